@@ -1,0 +1,63 @@
+"""binarize: turn any timm or custom PyTorch network into a binary neural network.
+
+The public names are resolved at first use (PEP 562), so that `import binarize` costs nothing: neither torch
+nor timm is imported before something needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from binarize import functional, layers, methods, networks, testing
+    from binarize.accounting import summary
+    from binarize.files import load, save
+    from binarize.graph import Policy, apply, plan
+    from binarize.methods import binary_layer, register_method
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Policy",
+    "__version__",
+    "apply",
+    "binary_layer",
+    "functional",
+    "layers",
+    "load",
+    "methods",
+    "networks",
+    "plan",
+    "register_method",
+    "save",
+    "summary",
+    "testing",
+]
+
+_MODULES = ("functional", "layers", "methods", "networks", "testing")
+_ORIGIN = {
+    "Policy": "binarize.graph",
+    "apply": "binarize.graph",
+    "binary_layer": "binarize.methods",
+    "load": "binarize.files",
+    "plan": "binarize.graph",
+    "register_method": "binarize.methods",
+    "save": "binarize.files",
+    "summary": "binarize.accounting",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value = importlib.import_module(f"binarize.{name}")
+    elif name in _ORIGIN:
+        value = getattr(importlib.import_module(_ORIGIN[name]), name)
+    else:
+        raise AttributeError(f"module 'binarize' has no attribute {name!r}")
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

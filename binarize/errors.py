@@ -1,0 +1,54 @@
+"""Errors of the toolkit: each says where, what was given, what was expected and what to do.
+
+Every error derives from `BinarizeError`, so that a caller (the command line, a notebook) can tell
+a mistake in the request from a defect in the toolkit: only the latter surfaces as anything else.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BinarizeError(Exception):
+    """Base of all errors that the toolkit raises on purpose."""
+
+
+class ConfigError(BinarizeError, ValueError):
+    """A name, an option or an argument that cannot be used."""
+
+
+class TraceError(BinarizeError):
+    """A model that could not be run or traced, so that no plan can be made."""
+
+
+class RewriteError(BinarizeError):
+    """A plan that does not fit the model it is executed on."""
+
+
+class FormatError(BinarizeError, ValueError):
+    """A file that is truncated, corrupted, foreign or of a newer format."""
+
+
+def near_names(name: str, known: Iterable[str], *, limit: int = 3) -> list[str]:
+    """The known names that look most like `name`, best first."""
+    return difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
+    """The message for a name that is not known: near misses if any, else all names if few.
+
+    Args:
+        what: what is named, in the singular ("method", "option of bidense").
+        name: what was given.
+        known: what would have been accepted.
+    """
+    names = sorted(known)
+    near = near_names(name, names)
+    if near:
+        hint = "did you mean " + " or ".join(repr(n) for n in near) + "?"
+    elif names and len(names) <= 20:
+        hint = "expected one of " + ", ".join(repr(n) for n in names) + "."
+    else:
+        hint = f"none of the {len(names)} known names is near." if names else "none is known."
+    return f"unknown {what} {name!r}: {hint}"

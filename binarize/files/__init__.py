@@ -1,0 +1,22 @@
+"""Files: one safetensors file per model with a header that says how to rebuild it; no pickle."""
+
+from binarize.files.checkpoint import CheckpointReport, load_checkpoint
+from binarize.files.container import check_target
+from binarize.files.header import FORMAT_VERSION, Header
+from binarize.files.model import load, read_header, save
+from binarize.files.source import build, create_timm, find_source, parse_kwargs
+
+__all__ = [
+    "FORMAT_VERSION",
+    "CheckpointReport",
+    "Header",
+    "build",
+    "check_target",
+    "create_timm",
+    "find_source",
+    "load",
+    "load_checkpoint",
+    "parse_kwargs",
+    "read_header",
+    "save",
+]

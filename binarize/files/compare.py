@@ -1,0 +1,48 @@
+"""In words: how the tensors of a file differ from those of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+_SHOWN = 3
+
+
+def difference(expected: Mapping[str, tuple[int, ...]], got: Mapping[str, Tensor]) -> str:
+    """What is missing, unexpected or of another shape; empty if nothing.
+
+    Args:
+        expected: names and shapes of the model.
+        got: tensors of the file.
+    """
+    missing = [name for name in expected if name not in got]
+    unexpected = [name for name in got if name not in expected]
+    shapes = [
+        f"{name} is {_shape(got[name].shape)}, expected {_shape(expected[name])}"
+        for name in expected
+        if name in got and tuple(got[name].shape) != tuple(expected[name])
+    ]
+    matching = len(expected) - len(missing) - len(shapes)
+    parts = [
+        _list("missing", missing),
+        _list("unexpected", unexpected),
+        _list("of another shape", shapes),
+    ]
+    if not any(parts):
+        return ""
+    found = f"{matching} of {len(expected)} tensors match"
+    if matching == 0:
+        found = f"this looks like another architecture, {found}"
+    return "; ".join([found, *filter(None, parts)])
+
+
+def _list(what: str, names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{more})"
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "a number"

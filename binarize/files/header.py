@@ -1,0 +1,149 @@
+"""The header entry of a model file: what it says, how it is checked. `docs/files.md` specifies it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from binarize.errors import FormatError
+
+ENTRY = "binarize"
+"""Key of the header's text entry."""
+FORMAT = "binarize-model"
+FORMAT_VERSION = 1
+"""Of the files written here; files of a higher version are refused."""
+
+_SOURCES: dict[str, dict[str, type]] = {
+    "timm": {"name": str, "kwargs": dict},
+    "networks": {"name": str, "kwargs": dict},
+    "custom": {"class": str},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a model file says about its model.
+
+    Attributes:
+        source: how to rebuild the float model.
+        plan: the conversion plan as JSON, or None for a float model.
+        aliases: name of a tensor -> name under which the same (tied) tensor is stored.
+        transient: dtype of each floating-point buffer that is not stored but rebuilt.
+        versions: of the packages that wrote the file; for people, nothing depends on them.
+    """
+
+    source: Mapping[str, Any]
+    plan: Mapping[str, Any] | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    transient: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def dumps(self, tensors: Mapping[str, Tensor]) -> str:
+        """The entry's text, with the checksum over itself and `tensors`.
+
+        Raises:
+            TypeError: if a part of it cannot be written as JSON.
+        """
+        fields = {"format": FORMAT, "version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        return _canonical({**fields, "sha256": _checksum(fields, tensors)})
+
+
+def loads(metadata: Mapping[str, str], where: str) -> tuple[Header, dict[str, Any]]:
+    """The header in a file's text entries, and its raw fields for `verify`.
+
+    Args:
+        metadata: all text entries of the file.
+        where: names the file in messages.
+
+    Raises:
+        FormatError: if the entry is missing, corrupted or of a newer version.
+    """
+    if ENTRY not in metadata:
+        raise FormatError(
+            f"{where} was not written by binarize: its header has no {ENTRY!r} entry. "
+            "A file of float weights is read with --checkpoint, or binarize.files.load_checkpoint."
+        )
+    try:
+        fields = json.loads(metadata[ENTRY])
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where} is corrupted: its {ENTRY!r} entry is not JSON ({error}).") from error
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+        raise FormatError(f"{where} is corrupted or foreign: its {ENTRY!r} entry is not a {FORMAT!r} header.")
+    version = fields.get("version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise FormatError(f"{where} is corrupted: format version {version!r}, expected a positive integer.")
+    if version > FORMAT_VERSION:
+        raise FormatError(
+            f"{where} has format version {version}; this binarize reads versions up to {FORMAT_VERSION}. "
+            "Install a newer binarize to read it."
+        )
+    _expect(where, fields, {"source": dict, "aliases": dict, "transient": dict, "versions": dict, "sha256": str})
+    if "plan" not in fields or not isinstance(fields["plan"], (dict, type(None))):
+        raise FormatError(f"{where} is corrupted: 'plan' in its header is neither a plan nor null.")
+    _check_source(where, fields["source"])
+    for name in ("aliases", "transient", "versions"):
+        if not all(isinstance(value, str) for value in fields[name].values()):
+            raise FormatError(f"{where} is corrupted: {name!r} in its header holds something else than texts.")
+    known = {item.name for item in dataclasses.fields(Header)}
+    return Header(**{name: value for name, value in fields.items() if name in known}), fields
+
+
+def verify(fields: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Check the checksum.
+
+    Raises:
+        FormatError: if the header or a tensor is not what was written.
+    """
+    signed = {name: value for name, value in fields.items() if name != "sha256"}
+    if _checksum(signed, tensors) != fields["sha256"]:
+        raise FormatError(f"{where} is corrupted: its contents do not match its checksum. Get the file again.")
+
+
+def dtype_of(name: str, where: str) -> torch.dtype:
+    """The floating-point dtype called `name` ("float16").
+
+    Raises:
+        FormatError: if there is none.
+    """
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise FormatError(f"{where} is corrupted: {name!r} in its header is not a floating-point type.")
+    return dtype
+
+
+def _check_source(where: str, source: dict[str, Any]) -> None:
+    kind = source.get("source")
+    if not isinstance(kind, str) or kind not in _SOURCES:
+        raise FormatError(f"{where} is corrupted: source {kind!r} in its header, expected one of {list(_SOURCES)}.")
+    _expect(where, source, _SOURCES[kind])
+
+
+def _expect(where: str, fields: Mapping[str, Any], types: Mapping[str, type]) -> None:
+    for name, kind in types.items():
+        if not isinstance(fields.get(name), kind):
+            got = f"a {type(fields[name]).__name__}" if name in fields else "nothing"
+            raise FormatError(f"{where} is corrupted: {name!r} in its header is {got}, not a {kind.__name__}.")
+
+
+def _canonical(fields: Mapping[str, Any]) -> str:
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _checksum(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the canonical JSON of `fields`, then each tensor by name: name, dtype, shape, bytes."""
+    digest = hashlib.sha256(_canonical(fields).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        shape = ",".join(map(str, tensor.shape))
+        digest.update(f"\0{name}\0{dtype}\0{shape}\0".encode())
+        if tensor.numel():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,27 @@
+"""Pure tensor functions: sign and surrogate gradients, weight scaling, the DAB and the channel bypass."""
+
+from binarize.functional.activations import AdaBinSet, ApproxSign, RedistributedSign, ShiftedSign, SteSign
+from binarize.functional.bypass import channel_bypass
+from binarize.functional.convolution import Geometry, binary_dense
+from binarize.functional.dab import DabRule
+from binarize.functional.rules import Rule, quantize
+from binarize.functional.sign import sign
+from binarize.functional.weights import AdaBinWeights, CentredScaledSign, ScaledSign
+
+__all__ = [
+    "AdaBinSet",
+    "AdaBinWeights",
+    "ApproxSign",
+    "CentredScaledSign",
+    "DabRule",
+    "Geometry",
+    "RedistributedSign",
+    "Rule",
+    "ScaledSign",
+    "ShiftedSign",
+    "SteSign",
+    "binary_dense",
+    "channel_bypass",
+    "quantize",
+    "sign",
+]

@@ -1,0 +1,168 @@
+"""A convolution of quantized activations with quantized weights that saves neither of the two.
+
+For the backward pass it keeps the float input, the latent weights and a few numbers per channel, and
+builds both quantized tensors again when their turn comes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from binarize.functional.rules import Rule
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Stride, symmetric zero padding, dilation... of a convolution, one number per spatial dim."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+    transposed: bool = False
+    output_padding: tuple[int, ...] = ()
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution itself; the number of spatial dims is that of `stride`."""
+        return torch.ops.aten.convolution(
+            x,
+            weight,
+            bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.transposed,
+            self.output_padding or (0,) * len(self.stride),
+            self.groups,
+        )
+
+    def filters_first(self, weight: Tensor) -> Tensor:
+        """A weight as rules want it, output filters in dim 0; differs in transposed convolutions."""
+        if not self.transposed:
+            return weight
+        cin, cout, *kernel = weight.shape  # (Cin, Cout / groups, ...)
+        grouped = weight.reshape(self.groups, cin // self.groups, cout, *kernel)
+        return grouped.transpose(1, 2).reshape(self.groups * cout, cin // self.groups, *kernel)
+
+    def filters_back(self, weight: Tensor) -> Tensor:
+        """The inverse of `filters_first`."""
+        if not self.transposed:
+            return weight
+        cout, cin, *kernel = weight.shape  # (Cout, Cin / groups, ...)
+        grouped = weight.reshape(self.groups, cout // self.groups, cin, *kernel)
+        return grouped.transpose(1, 2).reshape(self.groups * cin, cout // self.groups, *kernel)
+
+
+def _dense(geometry: Geometry | None, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if geometry is None:
+        return torch.nn.functional.linear(x, weight, bias)
+    return geometry.convolve(x, geometry.filters_back(weight), bias)
+
+
+def _dense_backward(
+    geometry: Geometry | None, grad: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of input, (filters-first) weight and bias of `_dense`."""
+    if geometry is None:
+        flat = grad.reshape(-1, grad.shape[-1])
+        return (
+            grad @ weight if wanted[0] else None,
+            flat.t() @ x.reshape(-1, x.shape[-1]) if wanted[1] else None,
+            flat.sum(0) if wanted[2] else None,
+        )
+    gx, gw, gb = torch.ops.aten.convolution_backward(
+        grad,
+        x,
+        geometry.filters_back(weight),
+        [grad.shape[1]] if wanted[2] else None,
+        geometry.stride,
+        geometry.padding,
+        geometry.dilation,
+        geometry.transposed,
+        geometry.output_padding or (0,) * len(geometry.stride),
+        geometry.groups,
+        wanted,
+    )
+    return gx, geometry.filters_first(gw) if gw is not None else None, gb
+
+
+class _BinaryDense(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        geometry: Geometry | None,
+        input_rule: Rule | None,
+        weight_rule: Rule,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *params: Tensor,
+    ) -> Tensor:
+        quantized, stats = input_rule.quantize(x, *params) if input_rule is not None else (x, ())
+        binary, weight_stats = weight_rule.quantize(weight)
+        kind = x.device.type
+        ctx.dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        ctx.rules = (geometry, input_rule, weight_rule)
+        ctx.counts = (len(stats), len(weight_stats))
+        ctx.bias = bias is not None
+        ctx.save_for_backward(x, weight, *stats, *weight_stats, *params)
+        if ctx.dtype is not None:
+            quantized, binary = quantized.to(ctx.dtype), binary.to(ctx.dtype)
+            bias = bias.to(ctx.dtype) if bias is not None else None
+        return _dense(geometry, quantized, binary, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        geometry, input_rule, weight_rule = ctx.rules
+        x, weight, *rest = ctx.saved_tensors
+        end, weight_end = ctx.counts[0], sum(ctx.counts)
+        stats, weight_stats, params = tuple(rest[:end]), tuple(rest[end:weight_end]), rest[weight_end:]
+        inputs_wanted = ctx.needs_input_grad[3] or any(ctx.needs_input_grad[6:])
+        weight_wanted = ctx.needs_input_grad[4]
+        quantized = input_rule.rebuild(x, stats, *params) if input_rule is not None else x
+        binary = weight_rule.rebuild(weight, weight_stats)
+        if ctx.dtype is not None:
+            quantized, binary = quantized.to(ctx.dtype), binary.to(ctx.dtype)
+        wanted = (inputs_wanted, weight_wanted, ctx.bias and ctx.needs_input_grad[5])
+        grad = grads[0].to(quantized.dtype)
+        gx, gw, gb = _dense_backward(geometry, grad, quantized, binary, wanted)
+        gx, gw, gb = (g.to(weight.dtype) if g is not None else None for g in (gx, gw, gb))
+        del quantized, binary  # both are large, and the rules' gradients need room of their own
+        gweight = weight_rule.gradient(gw, weight, weight_stats)[0] if gw is not None else None
+        if input_rule is None or gx is None:
+            return None, None, None, gx, gweight, gb, *(None for _ in params)
+        gx, *gparams = input_rule.gradient(gx, x, stats, *params)
+        return None, None, None, gx, gweight, gb, *gparams
+
+
+def binary_dense(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    weight_rule: Rule,
+    input_rule: Rule | None = None,
+    params: tuple[Tensor, ...] = (),
+    geometry: Geometry | None = None,
+) -> Tensor:
+    """Quantize input and weight, then convolve (or, without `geometry`, apply a linear map).
+
+    Args:
+        x: (N, Cin, ...) for a convolution, (..., Cin) for a linear map.
+        weight: latent weights, output filters first (see `Geometry.filters_first`).
+        bias: (Cout,) or None; float.
+        weight_rule: turns latent into binary weights.
+        input_rule: quantizes `x`; None if `x` is quantized already.
+        params: learnable parameters of `input_rule`, in its order.
+        geometry: of the convolution; None for a linear map.
+
+    Returns:
+        (N, Cout, ...) or (..., Cout). Under autocast both operands are cast after quantization.
+    """
+    return _BinaryDense.apply(geometry, input_rule, weight_rule, x, weight, bias, *params)

@@ -1,0 +1,68 @@
+"""What a quantizer is: a forward function, what it saves, and a gradient written by hand.
+
+A `Rule` is stateless; learnable parameters are passed in. Its `gradient` needs the input and the few
+numbers of `stats` only, so that a layer keeps its *input* alive for the backward pass (which the
+bypass around the layer shares) and neither the quantized tensor nor any temporary of the surrogate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Stats = tuple[Tensor, ...]
+Gradients = tuple[Tensor | None, ...]
+
+
+class Rule:
+    """Forward and backward of one quantizer; subclasses are frozen dataclasses without tensors."""
+
+    def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
+        """The quantized `x` (same shape) and what `rebuild` and `gradient` want to know again."""
+        raise NotImplementedError(f"{type(self).__name__} does not define quantize()")
+
+    def rebuild(self, x: Tensor, stats: Stats, *params: Tensor) -> Tensor:
+        """The quantized `x` again, from the saved statistics."""
+        return self.quantize(x, *params)[0]
+
+    def gradient(self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor) -> Gradients:
+        """The gradients of `x` and of each of `params`, in this order.
+
+        Args:
+            grad: gradient of the quantized tensor, shape of `x`.
+            x: the input of `quantize`.
+            stats: what `quantize` returned beside the quantized tensor.
+            params: the parameters that `quantize` was given.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define gradient()")
+
+
+class _Quantize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rule: Rule, x: Tensor, *params: Tensor) -> Tensor:
+        y, stats = rule.quantize(x, *params)
+        ctx.rule = rule
+        ctx.stats = len(stats)
+        ctx.save_for_backward(x, *stats, *params)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        x, *rest = ctx.saved_tensors
+        stats, params = tuple(rest[: ctx.stats]), rest[ctx.stats :]
+        return None, *ctx.rule.gradient(grads[0], x, stats, *params)
+
+
+def quantize(rule: Rule, x: Tensor, *params: Tensor) -> Tensor:
+    """`rule` applied to `x` (any shape the rule accepts), differentiable by the rule's own gradient."""
+    return _Quantize.apply(rule, x, *params)
+
+
+def sum_to(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """`x` summed over the dimensions in which `shape` is 1 or missing: the transpose of broadcasting."""
+    return x.sum_to_size(*shape)

@@ -1,0 +1,59 @@
+"""The sign function and the surrogate gradients that let networks train through it.
+
+`sign(x) = +1 if x >= 0 else -1`: two values only, because only two values fit in one bit. So
+`sign(0) = sign(-0.0) = +1`, and NaN gives -1.
+
+The surrogates are written as one fused pass each and in place on their own temporary: a training
+step of a binary network is bound by memory traffic, not by arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# hardtanh_backward lets nothing through at the bounds themselves; the definition (gradient 1 for
+# abs(x) <= 1) does. Bounds one step outside of 1 let exactly the closed interval through, in every
+# dtype: `nextafter` in double is rounded to 1 +- one step by none of them, hence one per dtype.
+_OUTSIDE = {dtype: 1.0 + torch.finfo(dtype).eps for dtype in (torch.half, torch.bfloat16, torch.float)}
+_OUTSIDE[torch.double] = math.nextafter(1.0, 2.0)
+
+
+def sign(x: Tensor, magnitude: Tensor | None = None) -> Tensor:
+    """`magnitude * sign(x)` with `sign(0) = +1`.
+
+    Args:
+        x: any shape, floating point.
+        magnitude: non-negative, broadcastable to `x`; 1 if not given.
+
+    Returns:
+        Same shape, dtype and memory format as `x`.
+    """
+    if magnitude is None:
+        magnitude = torch.ones((), dtype=x.dtype, device=x.device)
+    return torch.where(x >= 0, magnitude, -magnitude)
+
+
+def clip_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """`grad` where abs(x) <= 1, else 0: the gradient of clamp(x, -1, 1) (BinaryNet; ReActNet weights)."""
+    bound = _OUTSIDE.get(x.dtype, 1.0)
+    return torch.ops.aten.hardtanh_backward(grad, x, -bound, bound)
+
+
+def approx_gradient(grad: Tensor, x: Tensor, scale: Tensor | None = None, *, owned: bool = False) -> Tensor:
+    """`grad * scale * max(0, 2 - 2 abs(x))`: the piecewise quadratic surrogate of Bi-Real Net.
+
+    Args:
+        grad: shape of `x`.
+        x: what the sign was taken of.
+        scale: non-negative, broadcastable to `x`; 1 if not given.
+        owned: `x` is a temporary of the caller and may be overwritten.
+    """
+    slope = x.abs_() if owned else x.abs()
+    if scale is None:
+        slope.mul_(-2).add_(2)
+    else:
+        slope.mul_(-2 * scale).add_(2 * scale)
+    return slope.clamp_(min=0).mul_(grad)

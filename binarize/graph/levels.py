@@ -1,0 +1,138 @@
+"""One module's own forward as a torch.fx graph, its children being single calls.
+
+A network is traced module by module: data-dependent control flow in one of them hides nothing of the
+others, and only the smallest module whose forward must change is ever rewritten.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from binarize.errors import TraceError
+
+
+@dataclass(frozen=True)
+class Level:
+    """A module's own graph.
+
+    Attributes:
+        graph: children are `call_module`; `self.training` is read when the graph runs.
+        fixed: parameters of forward that no call passes; the graph holds for their default values only.
+    """
+
+    graph: fx.Graph
+    fixed: tuple[str, ...]
+
+
+class _LevelTracer(fx.Tracer):
+    proxy_buffer_attributes = True
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+    def __init__(self, fixed: tuple[str, ...]) -> None:
+        super().__init__()
+        self._fixed = fixed
+
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """A placeholder per parameter of forward; those of `fixed` are there, but their default is used."""
+        positional: list[Any] = [self.root]
+        keyword: dict[str, Any] = {}
+        for parameter in list(inspect.signature(root_fn).parameters.values())[1:]:
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                if parameter.name not in self._fixed:
+                    raise TraceError(f"its forward takes *{parameter.name}")
+                continue
+            default = () if parameter.default is parameter.empty else (parameter.default,)
+            value: Any = self.create_proxy("placeholder", parameter.name, default, {})
+            if parameter.name in self._fixed:
+                value = parameter.default
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                keyword[parameter.name] = value
+            else:
+                positional.append(value)
+        return functools.partial(root_fn, **keyword), positional
+
+    def create_arg(self, a: Any) -> Any:
+        # fx would store such a tensor on the module; then its device and dtype could not follow the model's.
+        if isinstance(a, torch.Tensor) and not isinstance(a, nn.Parameter):
+            raise TraceError("its forward makes a tensor constant")
+        return super().create_arg(a)
+
+
+def trace_level(module: nn.Module, fixed: tuple[str, ...] = ()) -> Level:
+    """The graph of `module.forward`.
+
+    Args:
+        module: left as it is.
+        fixed: parameters of forward to hold at their defaults.
+
+    Raises:
+        TraceError: it cannot be traced, or differs between training and evaluation by more than flags.
+    """
+    was_training = module.training
+    graphs: list[fx.Graph] = []
+    try:
+        for training in (False, True):
+            module.training = training
+            graphs.append(_trace(module, fixed))
+    finally:
+        module.training = was_training
+    return Level(_unify(*graphs), fixed)
+
+
+def _trace(module: nn.Module, fixed: tuple[str, ...]) -> fx.Graph:
+    try:
+        graph = _LevelTracer(fixed).trace(module)
+    except TraceError:
+        raise
+    except Exception as error:  # whatever user code raises on symbolic values
+        text = str(error).strip().splitlines()
+        raise TraceError(f"{type(error).__name__}: {text[0][:120] if text else 'no message'}") from None
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output", "call_module"))
+    return graph
+
+
+def _unify(evaluation: fx.Graph, training: fx.Graph) -> fx.Graph:
+    """The evaluation graph with every flag that training flips read from `self.training`."""
+    pairs = list(zip(evaluation.nodes, training.nodes, strict=False))
+    same = len(evaluation.nodes) == len(training.nodes) and all(
+        a.op == b.op and a.target == b.target and a.name == b.name for a, b in pairs
+    )
+    if not same:
+        raise TraceError("its forward takes another path in training than in evaluation")
+    for a, b in pairs:
+        if (_plain(a.args), _plain(a.kwargs)) == (_plain(b.args), _plain(b.kwargs)):
+            continue
+        with evaluation.inserting_before(a):
+            flag = fx.Node(evaluation, "training", "get_attr", "training", (), {})
+            a.prepend(flag)
+        a.args = _merge(a.args, b.args, flag)
+        a.kwargs = _merge(a.kwargs, b.kwargs, flag)
+    return evaluation
+
+
+def _plain(value: Any) -> Any:
+    """Arguments with nodes by name, so that those of two graphs compare."""
+    return fx.node.map_arg(value, lambda node: f"%{node.name}")
+
+
+def _merge(off: Any, on: Any, flag: fx.Node) -> Any:
+    if isinstance(off, (tuple, list)):
+        return type(off)(_merge(a, b, flag) for a, b in zip(off, on, strict=True))
+    if isinstance(off, dict):
+        return {key: _merge(off[key], on[key], flag) for key in off}
+    if off is False and on is True:
+        return flag
+    if _plain(off) != _plain(on):
+        raise TraceError("its forward computes with other constants in training than in evaluation")
+    return off

@@ -1,0 +1,348 @@
+"""One run of a model, written down as a flat torch.fx graph.
+
+The run is on fake tensors (shapes, no arithmetic) and falls back to real ones where control flow depends on
+data. Modules that can be traced on their own are run through their own graph (`levels`), so that each
+recorded step knows which node of which module's graph it came from and can be rewritten there; the others run
+as they are. Nothing is refused because one function has control flow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from binarize.errors import TraceError
+from binarize.graph.levels import Level, trace_level
+from binarize.graph.roles import Role, function_role, module_role
+
+# Functions that read something off a tensor and give none, or that only look.
+_SILENT = {"size", "dim", "numel", "stride", "is_contiguous", "__len__", "__get__", "requires_grad_", "get_device"}
+
+
+@dataclass
+class Recording:
+    """A flat graph of one run and what was learnt on the way.
+
+    Every node's meta holds `role`, `owner` (path of the module whose forward made the step), `level` (name of
+    the node in that module's own graph, or None), `shape`, and `constant` (computed from parameters only).
+
+    Attributes:
+        graph: `call_module` per layer, norm, activation...; `call_function` for the rest.
+        levels: own graphs by path, for the modules that can be rewritten.
+        opaque: reasons by path, for those that cannot.
+        calls: number of calls per module path.
+        fake: the run was on fake tensors.
+    """
+
+    graph: fx.Graph
+    levels: dict[str, Level] = field(default_factory=dict)
+    opaque: dict[str, str] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    fake: bool = True
+
+
+def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Recording:
+    """Run `model` once in evaluation mode and write it down; the model is left as it was.
+
+    Args:
+        model: any module.
+        args: positional inputs, real tensors; their values matter only where control flow depends on them.
+        kwargs: keyword inputs.
+
+    Raises:
+        TraceError: the model does not run on these inputs.
+    """
+    failures = []
+    for fake in (True, False):
+        try:
+            return _Recorder(model, fake).run(args, kwargs or {})
+        except Exception as error:  # any failure of user code: try real tensors, then report
+            failures.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''}")
+            if any(p.device.type == "meta" for p in model.parameters()):
+                break
+    raise TraceError(f"the model does not run on the example inputs: {failures[-1]}")
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self, model: nn.Module, fake: bool) -> None:
+        super().__init__()
+        self._model = model
+        self._graph = fx.Graph()
+        self._recording = Recording(self._graph, fake=fake)
+        self._nodes: dict[int, fx.Node] = {}
+        self._alive: list[Any] = []  # ids of freed tensors would be used again
+        self._owners: list[str] = [""]
+        self._level_nodes: list[str | None] = [None]
+        self._leaf_depth = 0
+        self._paths = {id(module): name for name, module in model.named_modules()}
+        self._tensors = {
+            id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())
+        }
+        self._patterns: dict[str, tuple[str, ...]] = {}
+        self._paused = False
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recording:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_evaluating(self._model))
+            stack.enter_context(torch.no_grad())
+            if self._recording.fake:
+                mode = FakeTensorMode(allow_non_fake_inputs=True)
+                args, kwargs = tree_map(
+                    lambda t: mode.from_tensor(t) if isinstance(t, Tensor) else t, (args, kwargs)
+                )
+                stack.enter_context(mode)
+            leaves = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
+            for index, tensor in enumerate(leaves):
+                self._bind(tensor, self._graph.placeholder(f"input_{index}"), "other", "")
+            stack.enter_context(self._wrapped_forwards())
+            stack.enter_context(self)
+            result = self._model(*args, **kwargs)
+        outputs = [self._nodes[id(t)] for t in _tensors(result) if id(t) in self._nodes]
+        if not outputs:
+            raise TraceError("no tensor of the output comes from the inputs")
+        self._graph.output(tuple(outputs))
+        return self._recording
+
+    # -- modules ------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _wrapped_forwards(self) -> Iterator[None]:
+        """Give every module an instance attribute `forward` that records; hooks keep running around it."""
+        wrapped: list[tuple[nn.Module, bool, Any, Any]] = []
+        try:
+            for path, module in self._model.named_modules():
+                if isinstance(module, torch.jit.ScriptModule):
+                    continue
+                had = "forward" in module.__dict__
+                old = module.__dict__.get("forward")
+                compiled = module.__dict__.get("_compiled_call_impl")
+                role = module_role(module)
+                original = module.forward
+                if role is None:
+                    new = self._container(path, module, original, had)
+                else:
+                    new = self._step(path, role, original)
+                wrapped.append((module, had, old, compiled))
+                module.__dict__["forward"] = new
+                if compiled is not None:
+                    module.__dict__["_compiled_call_impl"] = None
+            yield
+        finally:
+            for module, had, old, compiled in wrapped:
+                if had:
+                    module.__dict__["forward"] = old
+                else:
+                    module.__dict__.pop("forward", None)
+                if compiled is not None:
+                    module.__dict__["_compiled_call_impl"] = compiled
+
+    def _step(self, path: str, role: Role, original: Any) -> Any:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if self._leaf_depth:
+                return original(*args, **kwargs)
+            self._recording.calls[path] = self._recording.calls.get(path, 0) + 1
+            self._leaf_depth += 1
+            try:
+                result = original(*args, **kwargs)
+            finally:
+                self._leaf_depth -= 1
+            if role == "identity":
+                return result
+            node = self._graph.create_node("call_module", path, self._args(args), self._args(kwargs))
+            node.meta["input_shape"] = next((tuple(t.shape) for t in _tensors((args, kwargs))), ())
+            self._record_result(result, node, role)
+            return result
+
+        return forward
+
+    def _container(self, path: str, module: nn.Module, original: Any, patched: bool) -> Any:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if self._leaf_depth:
+                return original(*args, **kwargs)
+            self._recording.calls[path] = self._recording.calls.get(path, 0) + 1
+            self._owners.append(path)
+            self._level_nodes.append(None)
+            try:
+                level = None if patched else self._level(path, module, args, kwargs)
+                if level is None:
+                    return original(*args, **kwargs)
+                return self._interpret(level, module, args, kwargs)
+            finally:
+                self._owners.pop()
+                self._level_nodes.pop()
+
+        return forward
+
+    def _level(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Level | None:
+        if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) or path in self._recording.opaque:
+            return None
+        if isinstance(module, fx.GraphModule):
+            self._recording.opaque[path] = "is a graph module already"
+            return None
+        try:
+            bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
+        except TypeError as error:
+            raise TraceError(f"{path or 'the model'}: {error}") from None
+        fixed = tuple(
+            name
+            for name, parameter in list(inspect.signature(type(module).forward).parameters.items())[1:]
+            if name not in bound.arguments or bound.arguments[name] is parameter.default
+        )
+        known = self._patterns.get(path)
+        if known is not None:
+            if known != fixed:
+                self._recording.opaque[path] = "is called with different arguments"
+                self._recording.levels.pop(path, None)
+                return None
+            return self._recording.levels[path]
+        self._paused = True  # fx meets this mode's functions with its proxies
+        try:
+            level = trace_level(module, fixed)
+        except TraceError as error:
+            self._recording.opaque[path] = str(error)
+            return None
+        finally:
+            self._paused = False
+        self._patterns[path] = fixed
+        self._recording.levels[path] = level
+        return level
+
+    def _interpret(self, level: Level, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run `level` on real values, each step knowing its node."""
+        bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
+        bound.apply_defaults()
+        env: dict[fx.Node, Any] = {}
+        for node in level.graph.nodes:
+            if node.op == "placeholder":
+                env[node] = bound.arguments[str(node.target).lstrip("*")]
+                continue
+            node_args = _values(node.args, env)
+            node_kwargs = _values(node.kwargs, env)
+            self._level_nodes[-1] = node.name
+            if node.op == "output":
+                return node_args[0]
+            if node.op == "get_attr":
+                env[node] = _attribute(module, str(node.target))
+            elif node.op == "call_module":
+                env[node] = module.get_submodule(str(node.target))(*node_args, **node_kwargs)
+            elif node.op == "call_method":
+                env[node] = getattr(node_args[0], str(node.target))(*node_args[1:], **node_kwargs)
+            else:
+                env[node] = node.target(*node_args, **node_kwargs)  # type: ignore[operator]
+        raise TraceError("a graph without output")
+
+    # -- functions ----------------------------------------------------------------------------------
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if self._paused or self._leaf_depth or getattr(func, "__name__", "") in _SILENT:
+            return result
+        outputs = _tensors(result)
+        inputs = _tensors((args, kwargs))
+        if not outputs or not inputs:
+            return result
+        if len(outputs) == 1 and any(outputs[0] is t for t in inputs) and function_role(func) in ("layout", "drop"):
+            return result  # contiguous(), to() and dropout that changed nothing
+        node = self._graph.create_node("call_function", func, self._args(args), self._args(kwargs))
+        node.meta["input_shape"] = tuple(inputs[0].shape)
+        self._record_result(result, node, function_role(func))
+        return result
+
+    # -- values -------------------------------------------------------------------------------------
+
+    def _bind(self, tensor: Tensor, node: fx.Node, role: Role, owner: str) -> None:
+        node.meta.update(role=role, owner=owner, level=None, shape=tuple(tensor.shape), constant=False)
+        self._nodes[id(tensor)] = node
+        self._alive.append(tensor)
+
+    def _args(self, value: Any) -> Any:
+        """Arguments for the flat graph: tensors become nodes, the rest is dropped to its repr if odd."""
+        if isinstance(value, Tensor):
+            return self._node_of(value)
+        if isinstance(value, (tuple, list)):
+            return tuple(self._args(v) for v in value)
+        if isinstance(value, dict):
+            return {str(k): self._args(v) for k, v in value.items()}
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        return repr(value)
+
+    def _node_of(self, tensor: Tensor) -> fx.Node:
+        node = self._nodes.get(id(tensor))
+        if node is None:
+            name = self._tensors.get(id(tensor))
+            node = self._graph.create_node("get_attr", name or "constant", (), {})
+            self._bind(tensor, node, "other", self._owners[-1])
+            node.meta["constant"] = True
+        return node
+
+    def _record_result(self, result: Any, node: fx.Node, role: Role) -> None:
+        outputs = _tensors(result)
+        constant = bool(node.all_input_nodes) and all(n.meta["constant"] for n in node.all_input_nodes)
+        node.meta.update(
+            role=role,
+            owner=self._owners[-1],
+            level=self._level_nodes[-1],
+            constant=constant,
+            shape=tuple(outputs[0].shape) if outputs else (),
+        )
+        self._alive.append(result)
+        if isinstance(result, Tensor):
+            self._nodes[id(result)] = node
+            return
+        for index, tensor in enumerate(outputs):
+            item = self._graph.create_node("call_function", _item, (node, index), {})
+            item.meta.update(node.meta, role="split", shape=tuple(tensor.shape))
+            self._nodes[id(tensor)] = item
+
+
+def _item(values: Any, index: int) -> Any:
+    """Stands for an element of a step's several results."""
+    return values[index]
+
+
+def _values(value: Any, env: dict[fx.Node, Any]) -> Any:
+    """Arguments of a node as plain tuples, lists and dicts (fx's own refuse to be changed)."""
+    if isinstance(value, fx.Node):
+        return env[value]
+    if isinstance(value, (tuple, list)):
+        items = [_values(v, env) for v in value]
+        return items if isinstance(value, list) else tuple(items)
+    if isinstance(value, dict):
+        return {key: _values(v, env) for key, v in value.items()}
+    if isinstance(value, slice):
+        return slice(*(_values(v, env) for v in (value.start, value.stop, value.step)))
+    return value
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [t for t in tree_flatten(value)[0] if isinstance(t, Tensor)]
+
+
+def _attribute(module: nn.Module, path: str) -> Any:
+    found: Any = module
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the time being; each module's own flag comes back."""
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag

@@ -1,0 +1,42 @@
+"""Trainable modules of binary networks: quantizers, convolutions, linear layers, activations, bypass."""
+
+from binarize.layers.activations import BiasPReLU, Maxout, RPReLU
+from binarize.layers.base import BinaryLayer
+from binarize.layers.bypass import Bypass
+from binarize.layers.conv import BinaryConv1d, BinaryConv2d, BinaryConvTranspose2d
+from binarize.layers.linear import BinaryLinear
+from binarize.layers.norm import ChannelLastBatchNorm
+from binarize.layers.quantizers import (
+    DAB,
+    AdaBinSign,
+    ApproxSignQuantizer,
+    Quantizer,
+    Redistribution,
+    ShiftedSignQuantizer,
+    SignSTE,
+    TokenSign,
+)
+from binarize.layers.recipe import Recipe, Site
+
+__all__ = [
+    "DAB",
+    "AdaBinSign",
+    "ApproxSignQuantizer",
+    "BiasPReLU",
+    "BinaryConv1d",
+    "BinaryConv2d",
+    "BinaryConvTranspose2d",
+    "BinaryLayer",
+    "BinaryLinear",
+    "Bypass",
+    "ChannelLastBatchNorm",
+    "Maxout",
+    "Quantizer",
+    "RPReLU",
+    "Recipe",
+    "Redistribution",
+    "ShiftedSignQuantizer",
+    "SignSTE",
+    "Site",
+    "TokenSign",
+]

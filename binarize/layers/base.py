@@ -1,0 +1,99 @@
+"""What all binary layers share: quantized input, quantized weight, norm, inner activation, bypass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from binarize.functional import Geometry, Rule, binary_dense
+from binarize.layers.bypass import Bypass
+from binarize.layers.norm import batch_norm
+from binarize.layers.quantizers import Quantizer
+from binarize.layers.recipe import Recipe, Site
+
+
+class BinaryLayer(nn.Module):
+    """Mixin of the binary layers; beside it stands the float class whose arguments they take.
+
+    Attributes:
+        weight: latent weights, in the float layer's shape; one bit each when packed.
+        bias: (Cout,) float, or None.
+        quantizer: activation quantizer.
+        weight_rule: latent to binary weights.
+        weight_transform: applied to the latent weights first (weight standardization), or None.
+        norm: normalization behind the convolution, or None.
+        inner: activation between norm and bypass, or None.
+        bypass: brings the input to the output's shape, or None.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    quantizer: nn.Module
+    weight_rule: Rule
+    weight_transform: nn.Module | None
+    norm: nn.Module | None
+    inner: nn.Module | None
+    bypass: Bypass | None
+
+    def _assemble(self, recipe: Recipe, site: Site, *, norm: bool, bypass: Bypass | None) -> None:
+        self.quantizer = recipe.quantizer()
+        self.weight_rule = recipe.weight_rule
+        self.weight_transform = None
+        self.norm = _norm(recipe, site) if norm else None
+        self.inner = recipe.inner() if recipe.inner is not None else None
+        self.bypass = bypass
+
+    def _quantized_input(self) -> tuple[Rule | None, tuple[Tensor, ...]]:
+        """The rule and its parameters, if the quantizer can be fused into the layer's own function."""
+        if isinstance(self.quantizer, Quantizer) and not (
+            self.quantizer._forward_hooks or self.quantizer._forward_pre_hooks
+        ):
+            return self.quantizer.rule, self.quantizer.rule_parameters()
+        return None, ()
+
+    def _dense(self, x: Tensor, geometry: Geometry | None, *, quantized: bool = False) -> Tensor:
+        rule, params = (None, ()) if quantized else self._quantized_input()
+        if rule is None and not quantized:
+            x = self.quantizer(x)
+        weight = self.weight if self.weight_transform is None else self.weight_transform(self.weight)
+        if geometry is not None:
+            weight = geometry.filters_first(weight)
+        return binary_dense(
+            x,
+            weight,
+            self.bias,
+            weight_rule=self.weight_rule,
+            input_rule=rule,
+            params=params,
+            geometry=geometry,
+        )
+
+    def _finish(self, y: Tensor, x: Tensor) -> Tensor:
+        if self.norm is not None:
+            y = self.norm(y)
+        if self.inner is not None:
+            y = self.inner(y)
+        if self.bypass is not None:
+            y = y + self.bypass(x, y.shape[2:])
+        return y
+
+    def binary_weight(self) -> Tensor:
+        """The weights that the layer computes with, in the latent weights' shape (detached)."""
+        weight = self.weight.detach()
+        if self.weight_transform is not None:
+            weight = self.weight_transform(weight).detach()
+        geometry: Geometry | None = getattr(self, "_geometry", None)
+        if geometry is None:
+            return self.weight_rule.quantize(weight)[0]
+        return geometry.filters_back(self.weight_rule.quantize(geometry.filters_first(weight))[0])
+
+
+def _norm(recipe: Recipe, site: Site) -> nn.Module | None:
+    if recipe.norm == "none":
+        return None
+    if recipe.norm == "layer":
+        return nn.LayerNorm(site.out_channels, eps=1e-6)
+    return batch_norm(site.out_channels, dim=site.dim, spatial=site.spatial)
+
+

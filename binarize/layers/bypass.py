@@ -1,0 +1,96 @@
+"""The full-precision bypass around a binary layer: to the output's positions, then to its channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from binarize.functional import channel_bypass
+
+Fit = Literal["floor", "ceil", "crop"]
+
+_POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
+class Bypass(nn.Module):
+    """Brings a layer's input to the shape of its output without a parameter (CFB of BiDense, Section 3.3).
+
+    Positions: average pooling with kernel and stride of the layer's stride (ceil where the output size
+    demands it), nearest upsampling for transposed convolutions; where the layer has no or more padding
+    than "same", the centre is cropped or the border replicated. Channels: `channel_bypass`.
+
+    Args:
+        in_channels: Cin.
+        out_channels: Cout.
+        stride: of the layer, one per spatial dim; empty for linear layers.
+        transposed: of a transposed convolution.
+        fit: how the pooled input meets the output: `floor` or `ceil` where that rounding of size / stride
+            is always the output size, `crop` where it depends on the size.
+        dim: channel dimension, 1 or -1.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: Sequence[int] = (),
+        transposed: bool = False,
+        fit: Fit = "crop",
+        dim: int = 1,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.stride = tuple(stride)
+        self.transposed = transposed
+        self.fit = fit
+        self.dim = dim
+
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """(N, Cin, ...) -> (N, Cout, *size); `size` is ignored by linear layers."""
+        if self.stride:
+            x = self._resize(x, size)
+        return channel_bypass(x, self.out_channels, self.dim)
+
+    def _resize(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        if self.transposed:
+            return F.interpolate(x, size=list(size), mode="nearest")
+        pool = _POOLS[len(self.stride)] if any(s > 1 for s in self.stride) else None
+        if self.fit != "crop":  # nothing here may depend on the size: graphs are exported with it unknown
+            return pool(x, self.stride, self.stride, ceil_mode=self.fit == "ceil") if pool else x
+        if pool is not None:
+            short = any(n // s < m for n, s, m in zip(x.shape[2:], self.stride, size, strict=True))
+            x = pool(x, self.stride, self.stride, ceil_mode=short)
+        if any(n < m for n, m in zip(x.shape[2:], size, strict=True)):
+            return F.interpolate(x, size=list(size), mode="nearest")
+        for axis, m in enumerate(size, start=2):
+            surplus = x.shape[axis] - m
+            if surplus > 0:
+                x = x.narrow(axis, surplus // 2, m)
+        return x
+
+    def extra_repr(self) -> str:
+        stride = f", stride={self.stride}" if any(s > 1 for s in self.stride) else ""
+        return f"{self.in_channels}, {self.out_channels}{stride}"
+
+
+def fit_of(
+    kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> Fit:
+    """Which rounding of size / stride gives the output size of a convolution, whatever the size.
+
+    The output has floor((n + slack) / s) positions with slack = 2p - d(k - 1) - 1 + s: slack 0 is floor,
+    slack s - 1 is ceil ("same" padding), anything else varies.
+    """
+    slacks = [
+        2 * p - d * (k - 1) - 1 + s for k, s, p, d in zip(kernel, stride, padding, dilation, strict=True)
+    ]
+    if all(slack == 0 for slack in slacks):
+        return "floor"
+    if all(slack == s - 1 for slack, s in zip(slacks, stride, strict=True)):
+        return "ceil"
+    return "crop"

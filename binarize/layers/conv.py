@@ -1,0 +1,252 @@
+"""Binary convolutions: float-layer arguments, method parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from binarize.functional import Geometry
+from binarize.layers.base import BinaryLayer
+from binarize.layers.bypass import Bypass, fit_of
+from binarize.layers.recipe import MethodLike, Site, resolve
+
+
+def _site(conv: nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) -> Site:
+    return Site(
+        kind="conv",
+        in_channels=conv.in_channels,
+        out_channels=conv.out_channels,
+        kernel=tuple(conv.kernel_size),
+        stride=tuple(conv.stride),
+        groups=conv.groups,
+        transposed=conv.transposed,
+        has_bias=conv.bias is not None,
+    )
+
+
+class _BinaryConv(BinaryLayer):
+    """Set-up and forward of the convolutions; mixed in in front of nn.Conv1d and nn.Conv2d.
+
+    y = inner(norm(conv(quantizer(x), weight_rule(weight)) + bias)) + bypass(x). Padding is applied to
+    the quantized activations: a padded position is 0, neither of the two values.
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: str | tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: str
+    _pads: list[int] | None
+    same_padding: bool
+
+    def _set_up(self, method: Any, norm: bool, bypass: bool, options: dict[str, Any], site: Site) -> None:
+        recipe = resolve(method, options).recipe(site)
+        if not recipe.bias:
+            self.bias = None
+        pads = self._static_pads()
+        symmetric = all(low == high for low, high in pads)
+        # Explicit padding of the quantized input, in F.pad's order, where the kernel cannot do it itself.
+        explicit = self.padding_mode != "zeros" or not symmetric
+        self._pads = [p for pair in reversed(pads) for p in pair] if explicit else None
+        self.same_padding = False
+        padding = (0,) * len(pads) if explicit else tuple(low for low, _ in pads)
+        self._geometry = Geometry(self.stride, padding, self.dilation, self.groups)
+        way = None
+        if bypass and recipe.bypass:
+            fit = fit_of(self.kernel_size, self.stride, [low for low, _ in pads], self.dilation)
+            way = Bypass(
+                self.in_channels, self.out_channels, stride=self.stride, fit=fit if symmetric else "crop"
+            )
+        self._assemble(recipe, site, norm=norm, bypass=way)
+
+    def _static_pads(self) -> list[tuple[int, int]]:
+        if self.padding == "valid":
+            return [(0, 0)] * len(self.kernel_size)
+        if self.padding == "same":
+            totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+            return [(total // 2, total - total // 2) for total in totals]
+        return [(int(p), int(p)) for p in self.padding]
+
+    def use_same_padding(self) -> None:
+        """Pad as TensorFlow's "SAME" does, by the size of the input (timm's Conv2dSame)."""
+        self.same_padding = True
+        self._pads = None
+        self._geometry = Geometry(self.stride, (0,) * len(self.stride), self.dilation, self.groups)
+        if self.bypass is not None:
+            self.bypass.fit = "ceil"
+
+    def _pads_for(self, x: Tensor) -> list[int] | None:
+        if not self.same_padding:
+            return self._pads
+        pads: list[int] = []
+        for axis in reversed(range(len(self.stride))):
+            n, s = x.shape[2 + axis], self.stride[axis]
+            reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
+            total = max(((n + s - 1) // s - 1) * s + reach - n, 0)
+            pads += [total // 2, total - total // 2]
+        return pads
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, Cin, ...) -> (N, Cout, ...); dtype of the input."""
+        pads = self._pads_for(input)
+        if pads is None:
+            return self._finish(self._dense(input, self._geometry), input)
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        padded = F.pad(self.quantizer(input), pads, mode=mode)
+        return self._finish(self._dense(padded, self._geometry, quantized=True), input)
+
+
+class BinaryConv1d(_BinaryConv, nn.Conv1d):
+    """A binary nn.Conv1d; see `BinaryConv2d`."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int],
+        stride: int | tuple[int] = 1,
+        padding: int | tuple[int] | str = 0,
+        dilation: int | tuple[int] = 1,
+        groups: int = 1,
+        bias: bool = False,
+        padding_mode: str = "zeros",
+        *,
+        method: str | MethodLike = "bidense",
+        norm: bool = True,
+        bypass: bool = True,
+        **options: Any,
+    ) -> None:
+        nn.Conv1d.__init__(
+            self,
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+        )
+        self._set_up(method, norm, bypass, options, _site(self))
+
+
+class BinaryConv2d(_BinaryConv, nn.Conv2d):
+    """A binary nn.Conv2d with everything its method puts around it.
+
+    Args:
+        in_channels: Cin.
+        out_channels: Cout.
+        kernel_size: as nn.Conv2d.
+        stride: as nn.Conv2d.
+        padding: as nn.Conv2d; zeros are padded behind the quantizer.
+        dilation: as nn.Conv2d.
+        groups: as nn.Conv2d.
+        bias: ask for a bias; a method that has none there drops it.
+        padding_mode: as nn.Conv2d.
+        method: name or method object.
+        norm: False leaves the method's normalization out.
+        bypass: False leaves the method's bypass out.
+        **options: of the method, if it is given by name.
+
+    Raises:
+        ConfigError: for an unknown method or option.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = False,
+        padding_mode: str = "zeros",
+        *,
+        method: str | MethodLike = "bidense",
+        norm: bool = True,
+        bypass: bool = True,
+        **options: Any,
+    ) -> None:
+        nn.Conv2d.__init__(
+            self,
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+        )
+        self._set_up(method, norm, bypass, options, _site(self))
+
+
+class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
+    """A binary nn.ConvTranspose2d; its bypass upsamples to the output size, nearest neighbour.
+
+    Args: as nn.ConvTranspose2d (zero padding only) and `BinaryConv2d`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        output_padding: int | tuple[int, int] = 0,
+        groups: int = 1,
+        bias: bool = False,
+        dilation: int | tuple[int, int] = 1,
+        *,
+        method: str | MethodLike = "bidense",
+        norm: bool = True,
+        bypass: bool = True,
+        **options: Any,
+    ) -> None:
+        nn.ConvTranspose2d.__init__(
+            self,
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            output_padding,
+            groups,
+            bias,
+            dilation,
+        )
+        site = _site(self)
+        recipe = resolve(method, options).recipe(site)
+        if not recipe.bias:
+            self.bias = None
+        way = None
+        if bypass and recipe.bypass:
+            way = Bypass(in_channels, out_channels, stride=tuple(self.stride), transposed=True)
+        self._assemble(recipe, site, norm=norm, bypass=way)
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(N, Cin, H, W) -> (N, Cout, H', W'); `output_size` as in nn.ConvTranspose2d."""
+        extra = self.output_padding
+        if output_size is not None:
+            extra = self._output_padding(
+                input, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
+            )
+        geometry = Geometry(
+            tuple(self.stride), tuple(self.padding), tuple(self.dilation), self.groups, True, tuple(extra)
+        )
+        return self._finish(self._dense(input, geometry), input)
+
+    def binary_weight(self) -> Tensor:
+        geometry = Geometry((), (), (), self.groups, True)
+        return geometry.filters_back(self.weight_rule.quantize(geometry.filters_first(self.weight))[0])

@@ -1,0 +1,55 @@
+"""Binary linear layers, on tokens or as pointwise convolutions of channels-last maps."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from binarize.layers.base import BinaryLayer
+from binarize.layers.bypass import Bypass
+from binarize.layers.recipe import MethodLike, Site, resolve
+
+
+class BinaryLinear(BinaryLayer, nn.Linear):
+    """A binary nn.Linear with everything its method puts around it.
+
+    Args:
+        in_features: Cin.
+        out_features: Cout.
+        bias: ask for a bias; a method that has none there drops it.
+        kind: `token` for (N, L, C) and (N, C); `pointwise` for maps (N, H, W, C), where the method's
+            convolution parts are used with the channel in the last dim.
+        method: name or method object.
+        norm: False leaves the method's normalization out.
+        bypass: False leaves the method's bypass out.
+        **options: of the method, if it is given by name.
+
+    Raises:
+        ConfigError: for an unknown method or option.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        kind: Literal["token", "pointwise"] = "token",
+        method: str | MethodLike = "bidense",
+        norm: bool = True,
+        bypass: bool = True,
+        **options: Any,
+    ) -> None:
+        nn.Linear.__init__(self, in_features, out_features, bias)
+        site = Site(kind=kind, in_channels=in_features, out_channels=out_features, has_bias=bias)
+        recipe = resolve(method, options).recipe(site)
+        if not recipe.bias:
+            self.bias = None
+        way = Bypass(in_features, out_features, dim=-1) if bypass and recipe.bypass else None
+        self._assemble(recipe, site, norm=norm, bypass=way)
+        self.kind = kind
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., Cin) -> (..., Cout)."""
+        return self._finish(self._dense(input, None), input)

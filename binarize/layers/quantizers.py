@@ -1,0 +1,169 @@
+"""Activation quantizers as modules: a rule together with its learnable parameters.
+
+`dim` is the channel dimension: 1 for (N, C, ...), where parameters have shape (1, C, 1, 1) (as many
+trailing ones as `spatial`), or -1 for channels-last tensors, where they have shape (C,).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from binarize.functional import (
+    AdaBinSet,
+    ApproxSign,
+    DabRule,
+    RedistributedSign,
+    Rule,
+    ShiftedSign,
+    SteSign,
+    quantize,
+)
+from binarize.functional.dab import Granularity, Scale, Threshold
+
+
+def channel_shape(channels: int, dim: int, spatial: int) -> tuple[int, ...]:
+    """The shape that broadcasts one value per channel over activations."""
+    return (1, channels, *(1,) * spatial) if dim == 1 else (channels,)
+
+
+class Quantizer(nn.Module):
+    """Base of activation quantizers: subclasses set `rule` and list their parameters."""
+
+    rule: Rule
+
+    def rule_parameters(self) -> tuple[Tensor, ...]:
+        """The tensors that the rule takes beside the input, in its order."""
+        return ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The quantized `x`, of the same shape; a float tensor of two values per scale."""
+        return quantize(self.rule, x, *self.rule_parameters())
+
+    def extra_repr(self) -> str:
+        return repr(self.rule)
+
+
+class SignSTE(Quantizer):
+    """Forward sign(x), gradient 1 for abs(x) <= 1 (bnn)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rule = SteSign()
+
+
+class ApproxSignQuantizer(Quantizer):
+    """Forward sign(x), gradient max(0, 2 - 2 abs(x)) (Bi-Real Net; BiDense without its DAB)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rule = ApproxSign()
+
+
+class ShiftedSignQuantizer(Quantizer):
+    """Forward sign(x + beta), gradient max(0, 2 - 2 abs(x + beta)) (ReActNet's RSign).
+
+    Args:
+        channels: input channels C.
+        name: of the parameter: `beta`, or `move` in linear layers on tokens.
+        dim: channel dimension.
+        spatial: number of spatial dims.
+    """
+
+    beta: nn.Parameter
+    move: nn.Parameter
+
+    def __init__(self, channels: int, *, name: str = "beta", dim: int = 1, spatial: int = 2) -> None:
+        super().__init__()
+        self.rule = ShiftedSign()
+        self._name = name
+        self.register_parameter(name, nn.Parameter(torch.zeros(channel_shape(channels, dim, spatial))))
+
+    def rule_parameters(self) -> tuple[Tensor, ...]:
+        return (self.move if self._name == "move" else self.beta,)
+
+
+class TokenSign(ShiftedSignQuantizer):
+    """Forward sign(x + move) on (N, L, C), parameter `move` of shape (C,) (BiDense's linear layers)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, name="move", dim=-1)
+
+
+class AdaBinSign(Quantizer):
+    """Forward alpha_a * (sign((x - beta_a) / alpha_a) + beta_a), two learnable numbers (AdaBin)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rule = AdaBinSet()
+        self.alpha_a = nn.Parameter(torch.ones(()))
+        self.beta_a = nn.Parameter(torch.zeros(()))
+
+    def rule_parameters(self) -> tuple[Tensor, ...]:
+        return self.alpha_a, self.beta_a
+
+
+class Redistribution(Quantizer):
+    """Forward sign(k x + b), gradient of tanh(beta (k x + b)) (BiSRNet).
+
+    Args:
+        channels: input channels C; k (init 1) and b (init 0) have one value each per channel.
+        dim: channel dimension.
+        spatial: number of spatial dims.
+    """
+
+    def __init__(self, channels: int, *, dim: int = 1, spatial: int = 2) -> None:
+        super().__init__()
+        self.rule = RedistributedSign()
+        shape = channel_shape(channels, dim, spatial)
+        self.k = nn.Parameter(torch.ones(shape))
+        self.b = nn.Parameter(torch.zeros(shape))
+        self.beta = nn.Parameter(torch.ones(1))
+
+    def rule_parameters(self) -> tuple[Tensor, ...]:
+        return self.k, self.b, self.beta
+
+
+class DAB(Quantizer):
+    """The distribution-adaptive binarizer of BiDense; formulas in `binarize.functional.dab`.
+
+    Parameters `a`, `k` and `b`, of which a variant has those that its formula holds: one value per
+    channel, or with `granularity="layer"` a single `a`. `a` and `k` start from N(0, 1e-3), `b` from 0.
+
+    Args:
+        channels: input channels C.
+        granularity: `channel`: a scale per sample and channel (the authors' code); `layer`: one per
+            sample (the paper's text; only then is the convolution an XNOR and a popcount).
+        threshold: see `DabRule`.
+        scale: see `DabRule`.
+        dim: channel dimension.
+        spatial: number of spatial dims.
+    """
+
+    rule: DabRule
+    a: nn.Parameter
+    k: nn.Parameter
+    b: nn.Parameter
+
+    def __init__(
+        self,
+        channels: int,
+        granularity: Granularity = "channel",
+        *,
+        threshold: Threshold = "adaptive",
+        scale: Scale = "adaptive",
+        dim: int = 1,
+        spatial: int = 2,
+    ) -> None:
+        super().__init__()
+        self.rule = DabRule(threshold, scale, granularity, dim)
+        shape = channel_shape(channels, dim, spatial)
+        scale_shape = channel_shape(1, dim, spatial) if granularity == "layer" else shape
+        for name in self.rule.names():
+            value = torch.zeros(scale_shape if name == "a" else shape)
+            if name != "b":
+                value.normal_(0, 1e-3)
+            self.register_parameter(name, nn.Parameter(value))
+
+    def rule_parameters(self) -> tuple[Tensor, ...]:
+        return tuple(getattr(self, name) for name in self.rule.names())

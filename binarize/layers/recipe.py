@@ -1,0 +1,118 @@
+"""What a method says about one layer: the parts that a binary layer is put together from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from torch import nn
+
+from binarize.errors import ConfigError
+from binarize.functional import Rule
+from binarize.registry import Registry
+
+Kind = Literal["conv", "pointwise", "token"]
+"""`conv`: a convolution; `pointwise`: a linear layer on (N, H, W, C), a 1x1 convolution in disguise;
+`token`: a linear layer on (N, L, C) or (N, C)."""
+
+NormKind = Literal["batch", "layer", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A place in a network where a binary layer can stand, as far as a method needs to know it.
+
+    Attributes:
+        kind: see `Kind`.
+        in_channels: Cin.
+        out_channels: Cout.
+        kernel: one number per spatial dim; empty for linear layers.
+        stride: likewise.
+        groups: of the convolution.
+        transposed: a transposed convolution.
+        has_bias: the float layer has a bias.
+        activated: an activation follows (behind the norm, if there is one).
+        spatial_next: behind that activation comes a convolution of kernel > 1 and nothing else.
+        final_next: behind that activation comes a layer that stays float as the network's final one.
+    """
+
+    kind: Kind
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    groups: int = 1
+    transposed: bool = False
+    has_bias: bool = False
+    activated: bool = False
+    spatial_next: bool = False
+    final_next: bool = False
+
+    @property
+    def dim(self) -> int:
+        """The channel dimension of input and output: 1, or -1 for linear layers."""
+        return 1 if self.kind == "conv" else -1
+
+    @property
+    def spatial(self) -> int:
+        """Number of spatial dims of the kernel."""
+        return len(self.kernel)
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Input and output have the same channels and no stride lies between them."""
+        return self.in_channels == self.out_channels and all(s == 1 for s in self.stride)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The parts of one binary layer: y = inner(norm(conv(quantizer(x), weight_rule(w)) + bias)) + bypass(x).
+
+    Attributes:
+        quantizer: makes the activation quantizer.
+        weight_rule: latent to binary weights.
+        bias: keep a float bias (where the float layer has one).
+        norm: `batch`, `layer` (eps 1e-6) or `none`.
+        bypass: add the bypass.
+        inner: makes an activation between norm and bypass, if the method has one there.
+    """
+
+    quantizer: Callable[[], nn.Module]
+    weight_rule: Rule
+    bias: bool = False
+    norm: NormKind = "batch"
+    bypass: bool = False
+    inner: Callable[[], nn.Module] | None = None
+
+
+class MethodLike(Protocol):
+    """What a layer asks of a method."""
+
+    def recipe(self, site: Site) -> Recipe:
+        """The parts of the layer at `site`."""
+        ...
+
+
+METHODS: Registry[Any] = Registry("method", builtin="binarize.methods", group="binarize.methods")
+"""Method classes by name. It stands here so that a layer can be built by its method's name."""
+
+
+def resolve(method: str | MethodLike, options: dict[str, Any]) -> Any:
+    """A method object from a name and options, or the object itself.
+
+    Raises:
+        ConfigError: unknown name, unknown option, wrong type, or options beside an object.
+    """
+    if isinstance(method, str):
+        return METHODS.get(method).create(**options)
+    if isinstance(method, type) or not hasattr(method, "recipe"):
+        raise ConfigError(
+            f"method: got {method!r}, expected a name or a method object such as binarize.methods.BiDense()."
+        )
+    if options:
+        raise ConfigError(
+            f"method: got a configured {type(method).__name__} and the options {sorted(options)}; "
+            "give the options to the method object instead."
+        )
+    return method

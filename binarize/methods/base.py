@@ -1,0 +1,177 @@
+"""What a binarization method is: a frozen description. It builds layers; it never edits a graph."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, TypeVar
+
+from torch import nn
+
+from binarize.errors import ConfigError, unknown_name
+from binarize.layers.recipe import METHODS, Recipe, Site
+
+Form = Literal["default", "table"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationSite:
+    """An activation of the network beside binary layers.
+
+    Attributes:
+        channels: C.
+        dim: channel dimension of its input, 1 or -1.
+        spatial: number of spatial dims.
+        spatial_between: the layer in front of it (behind its norm) and the one behind it are convolutions
+            of kernel > 1.
+        final_next: what follows is a layer that stays float as the network's final one.
+    """
+
+    channels: int
+    dim: int = 1
+    spatial: int = 2
+    spatial_between: bool = False
+    final_next: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Base of all methods. A subclass sets `name`, `paper`, adds its options as fields and says:
+
+    - `recipe`: the parts of a binary layer at a site;
+    - `activation`: what stands in for the network's activations;
+    - `refuses`: why a site cannot be represented (it then stays float);
+    - `drops_residual`: whether the outer add around a branch of bypassed layers goes.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+
+    def recipe(self, site: Site) -> Recipe:
+        """The parts of the binary layer at `site`."""
+        raise NotImplementedError(f"{type(self).__name__} does not define recipe()")
+
+    def activation(self, site: ActivationSite) -> Callable[[], nn.Module] | None:
+        """Makes the activation that replaces the network's own, or None to keep that."""
+        return None
+
+    def refuses(self, site: Site) -> str | None:
+        """Why this method cannot represent the layer at `site`, or None if it can."""
+        return None
+
+    @property
+    def drops_residual(self) -> bool:
+        """Whether the outer add around a branch of bypassed layers is removed."""
+        return False
+
+    def compose(self, site: Site, weight: nn.Parameter, **geometry: Any) -> nn.Module | None:
+        """A module of several binary layers for `site`, or None where one layer by `recipe` does."""
+        return None
+
+    @classmethod
+    def create(cls, **options: Any) -> Self:
+        """A method with these options.
+
+        Raises:
+            ConfigError: an option that does not exist (with near names) or has a wrong type.
+        """
+        hints = typing.get_type_hints(cls)
+        known = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+        for name, value in options.items():
+            if name not in known:
+                if not known:
+                    raise ConfigError(f"{cls.name} has no option {name!r}: it takes none.")
+                raise ConfigError(unknown_name(f"option of {cls.name}", name, known))
+            if not _fits(value, known[name]):
+                raise ConfigError(
+                    f"{cls.name}: option {name}={value!r} is a {type(value).__name__}, "
+                    f"expected {describe_type(known[name])}."
+                    if not typing.get_origin(known[name]) is Literal
+                    else f"{cls.name}: {name}={value!r}, expected {describe_type(known[name])}."
+                )
+        return cls(**options)
+
+    @classmethod
+    def parse(cls, name: str, text: str) -> Any:
+        """The value of option `name` from its text on a command line.
+
+        Raises:
+            ConfigError: an option that does not exist or a text that none of its types reads.
+        """
+        hints = typing.get_type_hints(cls)
+        known = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+        if name not in known:
+            raise ConfigError(unknown_name(f"option of {cls.name}", name, known))
+        for value in _readings(text):
+            if _fits(value, known[name]):
+                return value
+        raise ConfigError(f"{cls.name}: {name}={text}: expected {describe_type(known[name])}.")
+
+    def options(self) -> dict[str, Any]:
+        """The values of all options, as JSON holds them."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Name and options; `from_dict` takes it back."""
+        return {"name": self.name, "options": self.options()}
+
+    @classmethod
+    def describe(cls) -> str:
+        """The first line of the method's docstring."""
+        return (cls.__doc__ or cls.name).strip().splitlines()[0]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in typing.get_args(hint))
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, choice) for choice in typing.get_args(hint))
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return value is None if hint is type(None) else isinstance(value, hint)
+
+
+def describe_type(hint: Any) -> str:
+    """What an option takes, for people: `one of 'channel', 'layer'`, `true or false`, `a number`."""
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in typing.get_args(hint))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe_type(choice) for choice in typing.get_args(hint))
+    names = {bool: "true or false", int: "an integer", float: "a number", str: "a text", type(None): "none"}
+    return names.get(hint, str(hint))
+
+
+def _readings(text: str) -> list[Any]:
+    values: list[Any] = []
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        values.append(words[text.lower()])
+    for read in (int, float):
+        try:
+            values.append(read(text))
+        except ValueError:
+            continue
+    return [*values, text]
+
+
+MethodClass = TypeVar("MethodClass", bound=type[Method])
+
+
+def register_method(cls: MethodClass) -> MethodClass:
+    """Class decorator: make a method known by its `name`.
+
+    Raises:
+        ConfigError: no name, or a name that is taken.
+    """
+    name = getattr(cls, "name", None)
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"{cls.__name__} has no `name`: set `name: ClassVar[str]` to what users will type.")
+    METHODS.add(name, cls)
+    return cls

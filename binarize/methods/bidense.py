@@ -1,0 +1,119 @@
+"""BiDense: Yin et al., Binarization for Dense Prediction, arXiv 2411.10346.
+
+Forward: the DAB, exp(a (M - 1)) * sign(x - (k mean(x) + b)) (`binarize.functional.dab`);
+mean(abs(w)) * sign(w) per filter.
+Backward: A max(0, 2 - 2 abs(xs)) for activations, statistics detached; that of clamp(w, -1, 1) for weights.
+Block: conv without bias -> BN -> + CFB(x) (`binarize.functional.channel_bypass`) -> RPReLU.
+Linear layers on tokens: sign(x + move), weights sign(w - mean(w)) * mean(abs(w)) per row, bias,
+LayerNorm(1e-6), + CFB over channels.
+Departures: the paper's text has one `a` per layer, the authors' code and the printed parameter counts one per
+channel: `granularity` offers both. "table" form: learnable bias and PReLU as in Table 1's networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+from torch import nn
+
+from binarize.errors import ConfigError
+from binarize.functional import CentredScaledSign, ScaledSign
+from binarize.functional.dab import Granularity, Scale, Threshold
+from binarize.layers import DAB, ApproxSignQuantizer, Recipe, Site, TokenSign
+from binarize.methods.base import ActivationSite, Form, Method, register_method
+from binarize.methods.parts import norm_for, rprelu, table_prelu
+
+ABLATIONS: dict[int, dict[str, Any]] = {
+    0: {},
+    1: {"binarizer": "sign"},
+    2: {"bypass": "identity"},
+    3: {"threshold": "none"},
+    4: {"threshold": "b"},
+    5: {"threshold": "mean"},
+    6: {"scale": "none"},
+    7: {"scale": "mad"},
+    8: {"scale": "learned"},
+}
+"""The rows of Table 4, each as the one option that it changes."""
+
+
+@register_method
+@dataclass(frozen=True, kw_only=True)
+class BiDense(Method):
+    """Distribution-adaptive binarizer and channel-adaptive full-precision bypass.
+
+    Attributes:
+        form: `table` builds the network of Table 1.
+        residual: `drop` removes the outer add around branches of bypassed layers.
+        granularity: the DAB's scale per `channel` or per `layer`; only `layer` is an XNOR-popcount.
+        binarizer: `dab`, or `sign` without threshold and scale.
+        bypass: `cfb`, or `identity` for a bypass only where shapes agree.
+        threshold: of the DAB: `adaptive` k mean(x) + b, `b`, `mean` (k mean(x)) or `none`.
+        scale: of the DAB: `adaptive`, `mad`, `learned` or `none`.
+        ablation: row 1 to 8 of Table 4; sets the one option of the above that the row changes.
+    """
+
+    name: ClassVar[str] = "bidense"
+    paper: ClassVar[str] = "arXiv 2411.10346"
+
+    form: Form = "default"
+    residual: Literal["drop", "keep"] = "drop"
+    granularity: Granularity = "channel"
+    binarizer: Literal["dab", "sign"] = "dab"
+    bypass: Literal["cfb", "identity"] = "cfb"
+    threshold: Threshold = "adaptive"
+    scale: Scale = "adaptive"
+    ablation: int = 0
+
+    def __post_init__(self) -> None:
+        if self.ablation not in ABLATIONS:
+            raise ConfigError(f"bidense: ablation={self.ablation}, expected a row of Table 4, 0 to 8.")
+        defaults = {field.name: field.default for field in fields(self)}
+        for name, value in ABLATIONS[self.ablation].items():
+            given = getattr(self, name)
+            if given not in (defaults[name], value):
+                raise ConfigError(
+                    f"bidense: ablation={self.ablation} means {name}={value!r}, but {name}={given!r} was given; "
+                    "leave one of the two out."
+                )
+            object.__setattr__(self, name, value)
+
+    def recipe(self, site: Site) -> Recipe:
+        if site.kind == "token":
+            return Recipe(
+                quantizer=partial(TokenSign, site.in_channels),
+                weight_rule=CentredScaledSign(),
+                bias=site.has_bias,
+                norm=norm_for(site),
+                bypass=self._bypasses(site),
+            )
+        return Recipe(
+            quantizer=ApproxSignQuantizer if self.binarizer == "sign" else self._dab(site),
+            weight_rule=ScaledSign(),
+            norm=norm_for(site),
+            bypass=self._bypasses(site),
+        )
+
+    def activation(self, site: ActivationSite) -> Callable[[], nn.Module] | None:
+        return table_prelu(site) if self.form == "table" else rprelu(site)
+
+    @property
+    def drops_residual(self) -> bool:
+        return self.residual == "drop"
+
+    def _bypasses(self, site: Site) -> bool:
+        return self.bypass == "cfb" or site.keeps_shape
+
+    def _dab(self, site: Site) -> Callable[[], nn.Module]:
+        return partial(
+            DAB,
+            site.in_channels,
+            self.granularity,
+            threshold=self.threshold,
+            scale=self.scale,
+            dim=site.dim,
+            spatial=site.spatial,
+        )

@@ -1,0 +1,153 @@
+"""BiSRNet: Cai et al., Binarized Spectral Compressive Imaging, arXiv 2305.10299.
+
+Forward: sign(z), z = k x + b per channel; mean(abs(w)) * sign(w) per filter.
+Backward: that of tanh(beta z), beta per layer; that of clamp(w, -1, 1) for weights.
+Unit: y = RPReLU(conv(.)) + x with Cin = Cout and no BatchNorm. Channel changes are built from units:
+increase: r units, concatenated; decrease: split in r, a unit each, mean. At a stride the input is average-pooled
+first, in front of a transposed convolution it is upsampled bilinearly.
+Departures: the paper has r = 2 only. What no unit can hold (a ratio that is not whole, groups that change
+channels) is conv -> BN without bypass. "table" form as in BiDense's Table 1: units only at transitions (stride
+2, channels doubled), conv -> BN elsewhere. An even kernel becomes 3x3: its mean starts the centre weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from binarize.functional import ScaledSign
+from binarize.layers import BinaryConv2d, BinaryLinear, Recipe, Redistribution, RPReLU, Site
+from binarize.methods.base import ActivationSite, Form, Method, register_method
+from binarize.methods.parts import norm_for, rprelu, table_bypass, table_prelu
+
+
+class BiSRUnits(nn.Module):
+    """Units side by side: resample, then concatenate (channels grow), average (they shrink) or apply one.
+
+    Args:
+        units: each keeps its channels; as many as the ratio of output to input channels, or its inverse.
+        grows: concatenate the units' outputs instead of averaging those of the input's parts.
+        dim: channel dimension.
+        pool: kernel and stride of the average pooling in front; empty for none.
+        up: factor of the bilinear upsampling in front.
+    """
+
+    def __init__(
+        self, units: Sequence[nn.Module], *, grows: bool, dim: int, pool: tuple[int, ...] = (), up: int = 1
+    ) -> None:
+        super().__init__()
+        self.units = nn.ModuleList(units)
+        self.grows = grows
+        self.dim = dim
+        self.pool = pool
+        self.up = up
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, Cin, H, W) -> (N, Cout, H', W'), or channels last."""
+        if self.pool:
+            x = F.avg_pool2d(x, self.pool, self.pool)
+        if self.up > 1:
+            x = F.interpolate(x, scale_factor=self.up, mode="bilinear", align_corners=False)
+        if self.grows:
+            return torch.cat([unit(x) for unit in self.units], self.dim)
+        parts = x.chunk(len(self.units), self.dim)
+        outputs = [unit(part) for unit, part in zip(self.units, parts, strict=True)]
+        return sum(outputs[1:], outputs[0]) / len(outputs)
+
+
+@register_method
+@dataclass(frozen=True, kw_only=True)
+class BiSRNet(Method):
+    """Redistributed activations, tanh surrogate, units RPReLU(conv(.)) + x without BatchNorm.
+
+    Attributes:
+        form: `table` builds the networks of Table 1 of BiDense.
+        residual: `drop` removes the outer add around branches of bypassed layers.
+    """
+
+    name: ClassVar[str] = "bisrnet"
+    paper: ClassVar[str] = "arXiv 2305.10299"
+
+    form: Form = "default"
+    residual: Literal["drop", "keep"] = "drop"
+
+    def recipe(self, site: Site) -> Recipe:
+        unit = self.form == "default" and site.kind != "token" and site.keeps_shape
+        channels = site.out_channels
+        return Recipe(
+            quantizer=partial(Redistribution, site.in_channels, dim=site.dim, spatial=site.spatial),
+            weight_rule=ScaledSign(),
+            bias=site.kind == "token",
+            norm="none" if unit else norm_for(site),
+            inner=partial(RPReLU, channels, dim=site.dim, spatial=site.spatial) if unit else None,
+            bypass=unit or (table_bypass(site) if self.form == "table" else site.keeps_shape),
+        )
+
+    def activation(self, site: ActivationSite) -> Callable[[], nn.Module] | None:
+        return table_prelu(site) if self.form == "table" else rprelu(site)
+
+    @property
+    def drops_residual(self) -> bool:
+        return self.residual == "drop" and self.form == "default"
+
+    def composes(self, site: Site) -> bool:
+        if site.kind == "token" or site.keeps_shape or site.groups != 1 or site.spatial not in (0, 2):
+            return False
+        small, large = sorted((site.in_channels, site.out_channels))
+        whole = large % small == 0 and len(set(site.stride)) <= 1
+        if self.form == "table":
+            return site.stride == (2, 2) and site.out_channels == 2 * site.in_channels and not site.transposed
+        return whole and (not site.transposed or site.out_channels <= site.in_channels)
+
+    def compose(self, site: Site, weight: nn.Parameter, **geometry: Any) -> nn.Module | None:
+        if not self.composes(site):
+            return None
+        grows = site.out_channels >= site.in_channels
+        count = max(site.in_channels, site.out_channels) // min(site.in_channels, site.out_channels)
+        stride = site.stride[0] if site.stride else 1
+        latent = weight.detach()
+        if site.transposed:  # (Cin, Cout, ...), spatially flipped against a convolution's kernel
+            latent = latent.transpose(0, 1).flip(*range(2, latent.dim()))
+        pieces = latent.chunk(count, 0 if grows else 1)
+        unit_method = BiSRNet()
+        units: list[nn.Module] = []
+        for piece in pieces:
+            channels = piece.shape[0]
+            if site.kind == "pointwise":
+                unit: nn.Module = BinaryLinear(channels, channels, False, kind="pointwise", method=unit_method)
+            else:
+                piece = _odd_kernel(piece)
+                dilation = geometry.get("dilation", (1, 1)) if stride == 1 and not site.transposed else (1, 1)
+                padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, piece.shape[2:], strict=True))
+                unit = BinaryConv2d(
+                    channels,
+                    channels,
+                    tuple(piece.shape[2:]),
+                    padding=padding,
+                    dilation=dilation,
+                    method=unit_method,
+                )
+            unit.weight = nn.Parameter(piece.clone(), requires_grad=weight.requires_grad)
+            units.append(unit)
+        pool = site.stride if stride > 1 and not site.transposed else ()
+        up = stride if site.transposed else 1
+        return BiSRUnits(units, grows=grows, dim=site.dim, pool=pool, up=up)
+
+
+def _odd_kernel(weight: Tensor) -> Tensor:
+    """(Cout, Cin, h, w) with odd h and w; an even kernel becomes 3x3 around the mean of its weights.
+
+    Behind an average pooling, that mean is what the even kernel saw of a constant patch; the rest starts
+    from N(0, 1e-3) as latent weights without a float model do.
+    """
+    if all(k % 2 for k in weight.shape[2:]):
+        return weight
+    grown = torch.empty(*weight.shape[:2], 3, 3, dtype=weight.dtype, device=weight.device).normal_(0, 1e-3)
+    grown[:, :, 1, 1] = weight.mean((2, 3))
+    return grown

@@ -1,0 +1,41 @@
+"""BNN: Hubara et al., Binarized Neural Networks, arXiv 1602.02830.
+
+Forward: sign(x), sign(w), no scale. Backward: 1 for abs(.) <= 1, else 0, for both.
+Block: conv -> BN -> the network's own activation. No bypass but the network's own residual connections.
+Departures: in the "table" form (the networks of BiDense's Table 1) shape-keeping spatial convolutions that
+no activation follows have an identity bypass. Linear layers on tokens bring a LayerNorm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from binarize.functional import SteSign
+from binarize.layers import Recipe, SignSTE, Site
+from binarize.methods.base import Form, Method, register_method
+from binarize.methods.parts import norm_for, table_bypass
+
+
+@register_method
+@dataclass(frozen=True, kw_only=True)
+class BNN(Method):
+    """sign of activations and weights, BatchNorm, the network's own activation and residuals.
+
+    Attributes:
+        form: `table` builds the networks of Table 1 of BiDense.
+    """
+
+    name: ClassVar[str] = "bnn"
+    paper: ClassVar[str] = "arXiv 1602.02830"
+
+    form: Form = "default"
+
+    def recipe(self, site: Site) -> Recipe:
+        return Recipe(
+            quantizer=SignSTE,
+            weight_rule=SteSign(),
+            bias=site.has_bias,
+            norm=norm_for(site),
+            bypass=self.form == "table" and table_bypass(site),
+        )

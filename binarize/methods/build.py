@@ -1,0 +1,226 @@
+"""From a float layer to its binary replacement; the float weights become the latent weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from binarize.errors import ConfigError
+from binarize.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose2d, BinaryLayer, BinaryLinear
+from binarize.layers.recipe import Kind, MethodLike, Recipe, Site, resolve
+from binarize.methods.base import Method
+
+# Conv2d subclasses whose forward this module knows, by name: image-model libraries are not imported here.
+_SAME = {"Conv2dSame", "StdConv2dSame", "ScaledStdConv2dSame"}
+_STANDARDIZED = {"StdConv2d", "StdConv2dSame", "ScaledStdConv2d", "ScaledStdConv2dSame"}
+_PLAIN_LINEAR = {"Linear", "NonDynamicallyQuantizableLinear"}
+_BASES: dict[type[nn.Module], type[BinaryLayer]] = {
+    nn.Conv1d: BinaryConv1d,
+    nn.Conv2d: BinaryConv2d,
+    nn.ConvTranspose2d: BinaryConvTranspose2d,
+    nn.Linear: BinaryLinear,
+}
+
+
+class WeightStandardization(nn.Module):
+    """Per filter (w - mean) / sqrt(var + eps) * gain * scale, applied to latent weights before binarization.
+
+    Args:
+        eps: of the variance (biased).
+        scale: constant factor.
+        gain: (Cout, 1, 1, 1) learnable, or None for 1.
+    """
+
+    gain: nn.Parameter | None
+
+    def __init__(self, eps: float, scale: float = 1.0, gain: nn.Parameter | None = None) -> None:
+        super().__init__()
+        self.eps = eps
+        self.scale = scale
+        self.register_parameter("gain", gain)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """(Cout, Cin, h, w) -> the same shape."""
+        factor = None if self.gain is None else (self.gain * self.scale).reshape(-1)
+        flat = weight.reshape(1, weight.shape[0], -1)
+        normed = F.batch_norm(flat, None, None, weight=factor, training=True, momentum=0.0, eps=self.eps)
+        return normed.reshape(weight.shape)
+
+
+def why_not(layer: nn.Module) -> str | None:
+    """Why `layer` is no kind of layer that has a binary replacement, or None if it is one."""
+    if isinstance(layer, BinaryLayer):
+        return "is binary already"
+    base = next((base for base in _BASES if isinstance(layer, base)), None)
+    if base is None:
+        if isinstance(layer, (nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose3d)):
+            return f"{type(layer).__name__} has no binary replacement"
+        return f"{type(layer).__name__} is not a convolution or linear layer"
+    if isinstance(layer, (nn.modules.lazy.LazyModuleMixin,)):
+        return "is lazy: run the model once before converting it"
+    if parametrize.is_parametrized(layer):
+        return "its weight is parametrized: remove the parametrization (or fold it in) first"
+    if "weight" not in layer._parameters:
+        return "its weight is computed (weight_norm or spectral_norm): fold it in first"
+    name = type(layer).__name__
+    known = type(layer) is base or name in _SAME | _STANDARDIZED or (base is nn.Linear and name in _PLAIN_LINEAR)
+    if not known and type(layer).forward is not base.forward:
+        return f"{name} has a forward of its own that is not known here"
+    if isinstance(layer, nn.ConvTranspose2d) and layer.padding_mode != "zeros":
+        return f"padding_mode={layer.padding_mode!r} of a transposed convolution"
+    return None
+
+
+def site_of(layer: nn.Module, *, kind: Kind | None = None, **context: Any) -> Site:
+    """The site that `layer` makes; `context` are the fields of `Site` that only a graph knows.
+
+    Raises:
+        ConfigError: for a layer without a binary replacement.
+    """
+    reason = why_not(layer)
+    if reason is not None:
+        raise ConfigError(f"{reason}; expected nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d or nn.Linear.")
+    if isinstance(layer, nn.Linear):
+        return Site(
+            kind=kind or "token",
+            in_channels=layer.in_features,
+            out_channels=layer.out_features,
+            has_bias=layer.bias is not None,
+            **context,
+        )
+    conv: Any = layer
+    return Site(
+        kind="conv",
+        in_channels=conv.in_channels,
+        out_channels=conv.out_channels,
+        kernel=tuple(conv.kernel_size),
+        stride=tuple(conv.stride),
+        groups=conv.groups,
+        transposed=conv.transposed,
+        has_bias=conv.bias is not None,
+        **context,
+    )
+
+
+def build(layer: Any, method: Method, site: Site, *, norm: bool = True, bypass: bool = True) -> nn.Module:
+    """The binary replacement of `layer` at `site`; `layer` itself is left alone, its parameters are shared.
+
+    Args:
+        layer: a layer for which `why_not` is None.
+        method: whose parts are used.
+        site: see `site_of`.
+        norm: False leaves the method's normalization out (a caller brings one).
+        bypass: False leaves the method's bypass out.
+    """
+    composite = None
+    if bypass:
+        composite = method.compose(site, layer.weight, dilation=getattr(layer, "dilation", ()))
+    if composite is not None:
+        return _as(layer, composite)
+    recipe = method.recipe(site)
+    cls = next(binary for base, binary in _BASES.items() if isinstance(layer, base))
+    with torch.device("meta"):  # nothing of the layer's own start values is wanted
+        built = cls(**_arguments(layer, site), method=_Fixed(recipe), norm=norm, bypass=bypass)
+    way = built.bypass
+    built._assemble(recipe, site, norm=norm, bypass=way)
+    _as(layer, built)
+    built.weight = layer.weight
+    if built.bias is not None:
+        built.bias = layer.bias
+    if type(layer).__name__ in _SAME and any(s > 1 or k > 1 for s, k in zip(site.stride, site.kernel, strict=True)):
+        built.use_same_padding()
+    if type(layer).__name__ in _STANDARDIZED:
+        gain = getattr(layer, "gain", None)
+        built.weight_transform = WeightStandardization(layer.eps, getattr(layer, "scale", 1.0), gain)
+    return built
+
+
+def binary_layer(
+    layer: nn.Module,
+    method: str | MethodLike = "bidense",
+    *,
+    norm: bool = True,
+    bypass: bool = True,
+    kind: Kind | None = None,
+    **options: Any,
+) -> nn.Module:
+    """The binary replacement of one float layer, with a copy of its weights as latent weights.
+
+    Args:
+        layer: nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d or nn.Linear (timm's padded and weight-standardized
+            convolutions too); it is left untouched.
+        method: name or method object.
+        norm: False leaves the method's normalization out.
+        bypass: False leaves the method's bypass out.
+        kind: `pointwise` for a linear layer that works on maps (N, H, W, C).
+        **options: of the method, if it is given by name.
+
+    Returns:
+        A module that takes what `layer` takes and gives the same shape.
+
+    Raises:
+        ConfigError: a layer without a binary replacement or one that the method refuses, an unknown method
+            or option.
+    """
+    chosen = resolve(method, options)
+    try:
+        site = site_of(layer, kind=kind)
+    except ConfigError as error:
+        raise ConfigError(f"binary_layer: {error}") from None
+    reason = chosen.refuses(site)
+    if reason is not None:
+        raise ConfigError(f"binary_layer: {type(layer).__name__}: {reason}")
+    built = build(layer, chosen, site, norm=norm, bypass=bypass)
+    for module in built.modules():  # build() shares; a single layer is the caller's own
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                copy = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
+                module.register_parameter(name, copy)
+    return built
+
+
+class _Fixed:
+    """A method for one layer whose recipe is known."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+
+    def recipe(self, site: Site) -> Recipe:
+        return self._recipe
+
+
+def _arguments(layer: Any, site: Site) -> dict[str, Any]:
+    if isinstance(layer, nn.Linear):
+        return {
+            "in_features": layer.in_features,
+            "out_features": layer.out_features,
+            "bias": layer.bias is not None,
+            "kind": "token" if site.kind == "token" else "pointwise",
+        }
+    arguments = {
+        "in_channels": layer.in_channels,
+        "out_channels": layer.out_channels,
+        "kernel_size": layer.kernel_size,
+        "stride": layer.stride,
+        "padding": layer.padding,
+        "dilation": layer.dilation,
+        "groups": layer.groups,
+        "bias": layer.bias is not None,
+    }
+    if site.transposed:
+        arguments["output_padding"] = layer.output_padding
+    else:
+        arguments["padding_mode"] = layer.padding_mode
+    return arguments
+
+
+def _as(layer: nn.Module, built: nn.Module) -> nn.Module:
+    """`built` with the device, dtype and training flag of `layer`."""
+    weight: Any = layer.weight
+    for child in built.children():  # not the layer itself: its own tensors are on the meta device still
+        child.to(device=weight.device, dtype=weight.dtype)
+    return built.train(layer.training)

@@ -1,0 +1,202 @@
+"""UPerNet as in the BiDense paper's comparison: a timm encoder, pyramid pooling, a feature pyramid, a head.
+
+Source: "BiDense: Binarization for Dense Prediction" (arXiv 2411.10346), Tables 1 to 4; the decoder is the
+compact form of UPerNet (Xiao et al., ECCV 2018) whose three smoothing convolutions are one and the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from binarize.errors import ConfigError, unknown_name
+from binarize.networks.encoders import EncoderInfo, create_encoder
+
+Task = Literal["segmentation", "depth"]
+TASKS = ("segmentation", "depth")
+
+PSP_BINS = (1, 2, 4, 6)
+OUT_CHANNELS = 128
+DEPTH_CHANNELS = 32
+
+
+def resize(x: Tensor, like: Tensor) -> Tensor:
+    """`x` (N, C, h, w) bilinearly at the height and width of `like` (N, *, H, W): (N, C, H, W)."""
+    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=True)
+
+
+def _conv_norm_act(cin: int, cout: int, kernel: int) -> list[tuple[str, nn.Module]]:
+    conv = nn.Conv2d(cin, cout, kernel, padding=kernel // 2, bias=False)
+    return [("conv", conv), ("norm", nn.BatchNorm2d(cout)), ("act", nn.ReLU())]
+
+
+def _sequential(*steps: tuple[str, nn.Module]) -> nn.Sequential:
+    block = nn.Sequential()
+    for name, module in steps:
+        block.add_module(name, module)
+    return block
+
+
+class PSP(nn.Module):
+    """Pyramid pooling: the map at several coarse resolutions, concatenated to it and merged.
+
+    (N, C, H, W) -> (N, C, H, W). Each branch: mean over a grid of b x b bins, conv 1x1 to C / #bins, BN,
+    ReLU, bilinear back; then conv 3x3 back to C, BN, ReLU, Dropout2d.
+
+    Note:
+        With a single image the branch of one bin gives batch norm one value per channel, which it refuses
+        in training mode: train with at least two images per batch.
+    """
+
+    def __init__(self, channels: int, bins: Sequence[int] = PSP_BINS, dropout: float = 0.1) -> None:
+        super().__init__()
+        width = channels // len(bins)
+        self.branches = nn.ModuleList(
+            _sequential(("pool", nn.AdaptiveAvgPool2d(b)), *_conv_norm_act(channels, width, 1)) for b in bins
+        )
+        self.bottleneck = _sequential(
+            *_conv_norm_act(channels + width * len(bins), channels, 3), ("drop", nn.Dropout2d(dropout))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = [resize(branch(x), x) for branch in self.branches]
+        return self.bottleneck(torch.cat([x, *pooled], dim=1))
+
+
+class FPN(nn.Module):
+    """Feature pyramid over maps f_1 (finest) .. f_n (coarsest), of widths `channels`.
+
+    f_i, i > 1, goes through its lateral conv 1x1 to the width of f_1. Then P_i = smooth(up(f_{i+1}) + f_i)
+    for i < n: not cumulative (P_i sees f_{i+1}, not P_{i+1}), one shared conv 3x3 `smooth`. Result: P_1, ..,
+    P_{n-1}, f_n at the size of f_1, concatenated, through conv 3x3, BN, ReLU: (N, channels[0], H_1, W_1).
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        width = channels[0]
+        self.laterals = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels[1:])
+        self.smooth = nn.Conv2d(width, width, 3, padding=1)
+        self.fusion = _sequential(*_conv_norm_act(width * len(channels), width, 3))
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        levels = [features[0]]
+        levels += [lateral(f) for lateral, f in zip(self.laterals, features[1:], strict=True)]
+        merged = [self.smooth(resize(levels[i + 1], levels[i]) + levels[i]) for i in range(len(self.laterals))]
+        pyramid = [*merged, levels[-1]]
+        return self.fusion(torch.cat([pyramid[0], *(resize(p, pyramid[0]) for p in pyramid[1:])], dim=1))
+
+
+class SegmentationHead(nn.Module):
+    """conv 3x3, BN, ReLU, conv 1x1: (N, C, H, W) -> logits (N, num_classes, H, W)."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        self.act = nn.ReLU()
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.act(self.norm(self.conv(x))))
+
+
+class DepthHead(nn.Module):
+    """conv 3x3, ReLU, conv 1x1, sigmoid: (N, C, H, W) -> depth (N, 1, H, W) in (0, max_depth)."""
+
+    def __init__(self, channels: int, max_depth: float) -> None:
+        super().__init__()
+        self.max_depth = max_depth
+        self.conv = nn.Conv2d(channels, DEPTH_CHANNELS, 3, padding=1)
+        self.act = nn.ReLU()
+        self.classifier = nn.Conv2d(DEPTH_CHANNELS, 1, 1)
+        self.gate = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gate(self.classifier(self.act(self.conv(x)))) * self.max_depth
+
+
+class UPerNet(nn.Module):
+    """An encoder, then PSP on its coarsest map, FPN over all, a conv 3x3 and a head at the input's size.
+
+    Args:
+        encoder: gives the maps, finest first.
+        info: their widths and layout.
+        head: works on (N, 128, H, W) at the size of the input.
+    """
+
+    def __init__(self, encoder: nn.Module, info: EncoderInfo, head: nn.Module) -> None:
+        super().__init__()
+        if info.channels[-1] < len(PSP_BINS):
+            raise ConfigError(
+                f"upernet: the encoder's last map has {info.channels[-1]} channels, pyramid pooling over "
+                f"{len(PSP_BINS)} bins needs at least {len(PSP_BINS)}; choose a wider encoder."
+            )
+        self.encoder_info = info
+        self.encoder = encoder
+        self.psp = PSP(info.channels[-1])
+        self.fpn = FPN(info.channels)
+        self.out = nn.Conv2d(info.channels[0], OUT_CHANNELS, 3, padding=1)
+        self.head = head
+        self.binarize_spec: dict[str, Any] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W) of any size -> (N, classes or 1, H, W)."""
+        multiple = self.encoder_info.multiple
+        height, width = x.shape[-2:]
+        maps = self.encoder(x if multiple == 1 else F.pad(x, (0, -width % multiple, 0, -height % multiple)))
+        features = [maps[i] for i in self.encoder_info.indices]
+        if self.encoder_info.channels_last:
+            features = [f.permute(0, 3, 1, 2).contiguous() for f in features]
+        features[-1] = self.psp(features[-1])
+        y = self.out(self.fpn(features))
+        if multiple != 1:
+            y = F.interpolate(
+                y, size=(height + -height % multiple, width + -width % multiple), mode="bilinear", align_corners=True
+            )[..., :height, :width]
+            return self.head(y)
+        return self.head(resize(y, x))
+
+
+def upernet(
+    encoder: str,
+    task: Task = "segmentation",
+    num_classes: int = 151,
+    max_depth: float = 10.0,
+    pretrained: bool = False,
+    img_size: int | tuple[int, int] | None = None,
+) -> UPerNet:
+    """UPerNet on the timm model `encoder`, in float: (N, 3, H, W) -> (N, num_classes or 1, H, W).
+
+    With `convnext_tiny` and 151 classes: 39,850,551 trainable parameters, 69.33 G MACs at 480x480.
+
+    Args:
+        encoder: name of a timm model that gives at least two feature maps; its last four are used.
+        task: "segmentation" gives logits, "depth" gives depth in (0, max_depth).
+        num_classes: for segmentation; 151 is ADE20K with the unlabelled class.
+        max_depth: for depth, in the unit of the targets (NYUv2 10 m, KITTI 80 m).
+        pretrained: whether the encoder starts from timm's pretrained weights.
+        img_size: input size for encoders that can only be built for one.
+
+    Raises:
+        ConfigError: for an unknown encoder or task, or one that cannot be used.
+    """
+    if task not in TASKS:
+        raise ConfigError(unknown_name("task of upernet", task, TASKS))
+    if num_classes < 1:
+        raise ConfigError(f"upernet: num_classes={num_classes}; expected at least 1.")
+    if not max_depth > 0:
+        raise ConfigError(f"upernet: max_depth={max_depth}; expected a positive depth.")
+    body, info = create_encoder(encoder, pretrained=pretrained, img_size=img_size)
+    is_depth = task == "depth"
+    head = DepthHead(OUT_CHANNELS, max_depth) if is_depth else SegmentationHead(OUT_CHANNELS, num_classes)
+    network = UPerNet(body, info, head)
+    kwargs: dict[str, Any] = {"encoder": encoder, "task": task}
+    kwargs |= {"max_depth": max_depth} if is_depth else {"num_classes": num_classes}
+    if img_size is not None:
+        kwargs["img_size"] = img_size
+    network.binarize_spec = {"source": "networks", "name": "upernet", "kwargs": kwargs}
+    return network
