@@ -44,7 +44,8 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> Checkpoin
     Args:
         model: the float model; its weights are overwritten, in its own dtypes.
         path: `.safetensors`, or `.pth`, `.pt`, `.bin`, `.ckpt`, `.tar` (read by `torch.load` with
-            `weights_only=True`). Entries such as `state_dict` and prefixes such as `module.` are looked through.
+            `weights_only=True`). Entries such as `state_dict` and prefixes such as `module.` are looked
+            through.
 
     Raises:
         ConfigError: if there is no such file, or its name ends otherwise.
@@ -55,9 +56,13 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> Checkpoin
     entry, found = _tensors(file, where)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     prefix, found = _without_prefix(found, expected)
-    expected = {name: shape for name, shape in expected.items() if name in found or not name.endswith(_COUNTER)}
+    expected = {
+        name: shape for name, shape in expected.items() if name in found or not name.endswith(_COUNTER)
+    }
     tied = _tied(model)
-    expected = {name: shape for name, shape in expected.items() if name in found or tied.get(name) not in found}
+    expected = {
+        name: shape for name, shape in expected.items() if name in found or tied.get(name) not in found
+    }
     problem = difference(expected, found)
     if problem:
         raise FormatError(_explained(model, where, expected, found, problem))
@@ -72,7 +77,9 @@ def _tensors(file: Path, where: str) -> tuple[str, dict[str, Tensor]]:
         return "", _from_safetensors(file, where)
     if suffix not in _TORCH:
         known = ", ".join((".safetensors", *_TORCH))
-        raise ConfigError(f"checkpoint {where}: cannot tell its format; expected a name that ends in {known}.")
+        raise ConfigError(
+            f"checkpoint {where}: cannot tell its format; expected a name that ends in {known}."
+        )
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -80,8 +87,8 @@ def _tensors(file: Path, where: str) -> tuple[str, dict[str, Tensor]]:
     except Exception as error:  # the errors of zip, pickle and tensor reading
         first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise FormatError(
-            f"{where} cannot be read as a PyTorch checkpoint of plain weights (truncated, corrupted, or holding "
-            f"objects that only unsafe unpickling would read): {first}"
+            f"{where} cannot be read as a PyTorch checkpoint of plain weights (truncated, corrupted, or "
+            f"holding objects that only unsafe unpickling would read): {first}"
         ) from error
     entry = ""
     while isinstance(content, Mapping):
@@ -105,7 +112,9 @@ def _from_safetensors(file: Path, where: str) -> dict[str, Tensor]:
     if ENTRY in container.metadata:
         header, _ = loads(container.metadata, where)
         if header.plan is not None:
-            raise FormatError(f"{where} holds a converted model, expected float weights; read it with binarize.load.")
+            raise FormatError(
+                f"{where} holds a converted model, expected float weights; read it with binarize.load."
+            )
         tensors |= {name: tensors[target] for name, target in header.aliases.items() if target in tensors}
     if not tensors:
         raise FormatError(f"{where} holds no tensors.")
@@ -138,13 +147,19 @@ def _tied(model: nn.Module) -> dict[str, str]:
 
 
 def _explained(
-    model: nn.Module, where: str, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Tensor], problem: str
+    model: nn.Module,
+    where: str,
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, Tensor],
+    problem: str,
 ) -> str:
     """The message; a classifier of another size, the most frequent case, is named with its remedy."""
     config: Any = getattr(model, "pretrained_cfg", None)
     names = config.get("classifier") if isinstance(config, Mapping) else None
     heads = [names] if isinstance(names, str) else list(names or ())
-    others = {name for name in expected.keys() | found.keys() if not name.startswith(tuple(f"{h}." for h in heads))}
+    others = {
+        name for name in expected.keys() | found.keys() if not name.startswith(tuple(f"{h}." for h in heads))
+    }
     same = all(n in expected and n in found and tuple(found[n].shape) == expected[n] for n in others)
     for head in heads:
         weight = found.get(f"{head}.weight")
@@ -152,7 +167,7 @@ def _explained(
         if same and weight is not None and shape and weight.dim() and weight.shape[0] != shape[0]:
             classes = weight.shape[0]
             return (
-                f"checkpoint {where}: its classifier {head!r} has {classes} classes, the model's has {shape[0]}. "
-                f"Build the model with '?num_classes={classes}'."
+                f"checkpoint {where}: its classifier {head!r} has {classes} classes, the model's has "
+                f"{shape[0]}. Build the model with '?num_classes={classes}'."
             )
     return f"checkpoint {where} does not fit {type(model).__name__}: {problem}."

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -44,7 +45,9 @@ def check_target(path: str | os.PathLike[str]) -> Path:
         raise ConfigError(f"cannot write {str(given)!r}: it is not a regular file. Choose another path.")
     folder = target.parent
     if not folder.is_dir():
-        raise ConfigError(f"cannot write {str(given)!r}: there is no directory {str(folder)!r}. Create it first.")
+        raise ConfigError(
+            f"cannot write {str(given)!r}: there is no directory {str(folder)!r}. Create it first."
+        )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(f"cannot write {str(given)!r}: no permission to write into {str(folder)!r}.")
     return target
@@ -108,7 +111,7 @@ class _opened:  # noqa: N801 - used as a function
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = check_readable(path)
 
-    def __enter__(self):  # noqa: ANN204 - a class of the Rust extension
+    def __enter__(self) -> Any:
         try:
             self._file = safe_open(str(self._path), framework="pt", device="cpu")
             return self._file.__enter__()

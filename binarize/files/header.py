@@ -84,13 +84,17 @@ def loads(metadata: Mapping[str, str], where: str) -> tuple[Header, dict[str, An
             f"{where} has format version {version}; this binarize reads versions up to {FORMAT_VERSION}. "
             "Install a newer binarize to read it."
         )
-    _expect(where, fields, {"source": dict, "aliases": dict, "transient": dict, "versions": dict, "sha256": str})
+    _expect(
+        where, fields, {"source": dict, "aliases": dict, "transient": dict, "versions": dict, "sha256": str}
+    )
     if "plan" not in fields or not isinstance(fields["plan"], (dict, type(None))):
         raise FormatError(f"{where} is corrupted: 'plan' in its header is neither a plan nor null.")
     _check_source(where, fields["source"])
     for name in ("aliases", "transient", "versions"):
         if not all(isinstance(value, str) for value in fields[name].values()):
-            raise FormatError(f"{where} is corrupted: {name!r} in its header holds something else than texts.")
+            raise FormatError(
+                f"{where} is corrupted: {name!r} in its header holds something else than texts."
+            )
     known = {item.name for item in dataclasses.fields(Header)}
     return Header(**{name: value for name, value in fields.items() if name in known}), fields
 
@@ -103,7 +107,9 @@ def verify(fields: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str)
     """
     signed = {name: value for name, value in fields.items() if name != "sha256"}
     if _checksum(signed, tensors) != fields["sha256"]:
-        raise FormatError(f"{where} is corrupted: its contents do not match its checksum. Get the file again.")
+        raise FormatError(
+            f"{where} is corrupted: its contents do not match its checksum. Get the file again."
+        )
 
 
 def dtype_of(name: str, where: str) -> torch.dtype:
@@ -121,7 +127,9 @@ def dtype_of(name: str, where: str) -> torch.dtype:
 def _check_source(where: str, source: dict[str, Any]) -> None:
     kind = source.get("source")
     if not isinstance(kind, str) or kind not in _SOURCES:
-        raise FormatError(f"{where} is corrupted: source {kind!r} in its header, expected one of {list(_SOURCES)}.")
+        raise FormatError(
+            f"{where} is corrupted: source {kind!r} in its header, expected one of {list(_SOURCES)}."
+        )
     _expect(where, source, _SOURCES[kind])
 
 
@@ -129,7 +137,9 @@ def _expect(where: str, fields: Mapping[str, Any], types: Mapping[str, type]) ->
     for name, kind in types.items():
         if not isinstance(fields.get(name), kind):
             got = f"a {type(fields[name]).__name__}" if name in fields else "nothing"
-            raise FormatError(f"{where} is corrupted: {name!r} in its header is {got}, not a {kind.__name__}.")
+            raise FormatError(
+                f"{where} is corrupted: {name!r} in its header is {got}, not a {kind.__name__}."
+            )
 
 
 def _canonical(fields: Mapping[str, Any]) -> str:
@@ -145,5 +155,5 @@ def _checksum(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
         shape = ",".join(map(str, tensor.shape))
         digest.update(f"\0{name}\0{dtype}\0{shape}\0".encode())
         if tensor.numel():
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

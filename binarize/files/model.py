@@ -54,7 +54,9 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
 
 
 def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
-    """The model that `save` wrote: rebuilt, its plan executed, every tensor as it was; in eval mode, on the CPU.
+    """The model that `save` wrote: rebuilt, its plan executed, every tensor as it was.
+
+    It comes in eval mode, on the CPU.
 
     Args:
         path: a file written by `save`.
@@ -116,7 +118,9 @@ def _with_aliases(stored: Mapping[str, Tensor], aliases: Mapping[str, str], wher
     tensors = dict(stored)
     for name, target in aliases.items():
         if target not in stored or name in stored:
-            raise FormatError(f"{where} is corrupted: {name!r} is said to be tied to {target!r}, which cannot be.")
+            raise FormatError(
+                f"{where} is corrupted: {name!r} is said to be tied to {target!r}, which cannot be."
+            )
         tensors[name] = stored[target]
     return tensors
 
@@ -126,8 +130,9 @@ def _rebuilt(header: Header, tensors: Mapping[str, Tensor], model: nn.Module | N
     custom = header.source["source"] == "custom"
     if model is None and custom:
         raise ConfigError(
-            f"{where} holds a model of the custom class {header.source['class']}: give the float model that it was "
-            "made from, binarize.load(path, model=...)."
+            f"{where} holds a model of the custom class {header.source['class']}: give the float model "
+            "that it was made from, binarize.load(path, model=...), or on the command line --model "
+            "FILE.py:CALLABLE."
         )
     plan = _stored_plan(header, where)
     if model is None:
@@ -144,10 +149,14 @@ def _rebuilt(header: Header, tensors: Mapping[str, Tensor], model: nn.Module | N
         try:
             model = _execute(plan, model)
         except Exception as error:  # a plan from a file may be wrong in any way
-            raise FormatError(f"{where}: its plan cannot be executed on {qualified_name(model)}: {error}") from error
+            raise FormatError(
+                f"{where}: its plan cannot be executed on {qualified_name(model)}: {error}"
+            ) from error
     if custom and type(model).__qualname__ != str(header.source["class"]).rpartition(".")[2]:
         expected = header.source["class"]
-        raise FormatError(f"{where} holds a model of class {expected}, not of the given {qualified_name(model)}.")
+        raise FormatError(
+            f"{where} holds a model of class {expected}, not of the given {qualified_name(model)}."
+        )
     return model
 
 
@@ -170,7 +179,7 @@ def _stored_plan(header: Header, where: str) -> Plan | None:
 
 
 def _check_size(source: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> None:
-    """Refuse a header that names a model far larger than what the file holds, before memory is taken for it."""
+    """Refuse a header that names a far larger model than the file holds, before memory is taken for it."""
     shell = on_meta(source)
     if shell is None:
         return
@@ -178,7 +187,7 @@ def _check_size(source: Mapping[str, Any], tensors: Mapping[str, Tensor], where:
     held = sum(tensor.numel() for tensor in tensors.values())
     if named > 2 * held + 1_000_000:
         raise FormatError(
-            f"{where} is corrupted: its header names a model of {named:,} parameters, the file holds {held:,}."
+            f"{where} is corrupted: its header names a model of {named:,} parameters, it holds {held:,}."
         )
 
 
@@ -193,7 +202,9 @@ def _assign(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None
             state[name] = tensor
             continue
         if slot.is_floating_point() != tensor.is_floating_point():
-            raise FormatError(f"{where}: {name!r} is {tensor.dtype}, which a parameter of {slot.dtype} cannot be.")
+            raise FormatError(
+                f"{where}: {name!r} is {tensor.dtype}, which a parameter of {slot.dtype} cannot be."
+            )
         if id(tensor) not in made:
             made[id(tensor)] = nn.Parameter(tensor, requires_grad=slot.requires_grad)
         state[name] = made[id(tensor)]
@@ -210,7 +221,9 @@ def _transient_buffers(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tenso
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    return {
+        name: tuple(value.shape) for name, value in model.state_dict().items() if isinstance(value, Tensor)
+    }
 
 
 def _plan_of(model: nn.Module) -> Plan | None:

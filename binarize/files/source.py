@@ -1,4 +1,4 @@
-"""Where a float model comes from, so that a file can say how to rebuild it: timm, our networks, or elsewhere."""
+"""Where a float model comes from (timm, our networks, elsewhere): what a file says to rebuild it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ _RESERVED = {
     "exportable",
     "no_jit",
 }
+_RUNTIME = {"training", "grad_checkpointing"}  # attributes that are no part of an architecture
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 Rebuild = Callable[[nn.Module], nn.Module]
 
@@ -37,7 +38,8 @@ def create_timm(name: str, *, pretrained: bool = False, **kwargs: Any) -> nn.Mod
     Args:
         name: a timm model, with or without the tag of its weights.
         pretrained: whether to load timm's pretrained weights (from its cache or the network).
-        **kwargs: of the architecture (`num_classes`, `in_chans`, `features_only`...), values as JSON has them.
+        **kwargs: of the architecture (`num_classes`, `in_chans`, `features_only`...), with values
+            as JSON has them.
 
     Raises:
         ConfigError: for an unknown model (with near names), arguments that it does not take, or weights
@@ -53,7 +55,8 @@ def create_timm(name: str, *, pretrained: bool = False, **kwargs: Any) -> nn.Mod
     except Exception as error:  # any constructor of a thousand models, and the download
         what = "its pretrained weights" if pretrained else f"the arguments {kwargs}"
         raise ConfigError(f"timm model {name!r} cannot be built with {what}: {_first_line(error)}") from error
-    model.binarize_spec = {"source": "timm", "name": name, "kwargs": dict(kwargs)}
+    spec: Any = {"source": "timm", "name": name, "kwargs": dict(kwargs)}
+    model.binarize_spec = spec
     return model
 
 
@@ -69,7 +72,9 @@ def parse_kwargs(text: str) -> dict[str, Any]:
     for part in text.split("&"):
         name, equals, value = part.partition("=")
         if not equals or not name.isidentifier():
-            raise ConfigError(f"{text!r}: {part!r} is not name=value; write e.g. 'num_classes=10&in_chans=1'.")
+            raise ConfigError(
+                f"{text!r}: {part!r} is not name=value; write e.g. 'num_classes=10&in_chans=1'."
+            )
         if name in kwargs:
             raise ConfigError(f"{text!r}: {name!r} is given twice.")
         kwargs[name] = _value(value)
@@ -90,14 +95,14 @@ def find_source(model: nn.Module, rebuild: Rebuild | None = None) -> dict[str, A
     """How to rebuild `model` before its conversion: its own word if it holds, else timm's, else "custom".
 
     A source holds if the model that it builds has the same modules, with the same settings as they print, and
-    tensors of the same names and shapes.
+    tensors of the same names and shapes; for a source that is only guessed, every plain attribute must agree.
 
     Args:
         model: a float model, or a converted one.
         rebuild: what was done to the float model (executes the plan), None for nothing.
     """
-    for source in _candidates(model):
-        if _reproduces(source, model, rebuild):
+    for source, guessed in _candidates(model):
+        if _reproduces(source, model, rebuild, strict=guessed):
             return source
     return {"source": "custom", "class": qualified_name(model)}
 
@@ -131,23 +136,24 @@ def _build(source: Mapping[str, Any]) -> nn.Module:
         raise ConfigError(f"network {name!r} cannot be built with {kwargs}: {_first_line(error)}") from error
 
 
-def _candidates(model: nn.Module) -> Iterator[dict[str, Any]]:
+def _candidates(model: nn.Module) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Sources to try, and whether each is a guess."""
     spec = getattr(model, "binarize_spec", None)
     if isinstance(spec, Mapping) and spec.get("source") in ("timm", "networks"):
         with contextlib.suppress(TypeError, ValueError, KeyError):  # something that JSON cannot hold
             kwargs = json.loads(json.dumps(dict(spec["kwargs"]), allow_nan=False))
-            yield {"source": spec["source"], "name": str(spec["name"]), "kwargs": kwargs}
+            yield {"source": spec["source"], "name": str(spec["name"]), "kwargs": kwargs}, False
     config: Any = getattr(model, "pretrained_cfg", None)
     name = config.get("architecture") if isinstance(config, Mapping) else None
     if not isinstance(name, str):
         return
     kwargs = _inferred(model, config)
-    yield {"source": "timm", "name": name, "kwargs": kwargs}
+    yield {"source": "timm", "name": name, "kwargs": kwargs}, True
     indices = getattr(getattr(model, "feature_info", None), "out_indices", None)
     if indices is not None:
         kwargs = {k: v for k, v in kwargs.items() if k != "num_classes"}
-        indices = [int(i) for i in indices]
-        yield {"source": "timm", "name": name, "kwargs": {**kwargs, "features_only": True, "out_indices": indices}}
+        kwargs |= {"features_only": True, "out_indices": [int(i) for i in indices]}
+        yield {"source": "timm", "name": name, "kwargs": kwargs}, True
 
 
 def _inferred(model: Any, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,27 +169,50 @@ def _inferred(model: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     if weight is not None and weight.dim() > 1 and weight.shape[1] != default[0]:
         kwargs["in_chans"] = int(weight.shape[1])
     size = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    if config.get("fixed_input_size") and isinstance(size, (tuple, list)) and tuple(size) != tuple(default[1:]):
+    if (
+        config.get("fixed_input_size")
+        and isinstance(size, (tuple, list))
+        and tuple(size) != tuple(default[1:])
+    ):
         kwargs["img_size"] = [int(s) for s in size]
+    if isinstance(getattr(model, "drop_rate", None), float) and model.drop_rate > 0:
+        kwargs["drop_rate"] = model.drop_rate
+    paths = [m.drop_prob for m in model.modules() if type(m).__name__ == "DropPath" and m.drop_prob]
+    if paths:
+        kwargs["drop_path_rate"] = round(float(max(paths)), 4)  # it grows linearly to this
     return kwargs
 
 
-def _reproduces(source: Mapping[str, Any], model: nn.Module, rebuild: Rebuild | None) -> bool:
+def _reproduces(
+    source: Mapping[str, Any], model: nn.Module, rebuild: Rebuild | None, *, strict: bool
+) -> bool:
     for device in ("meta", "cpu"):  # some models cannot be built on the meta device
         try:
             with torch.device(device), _quiet():
                 candidate = build(source)
                 if rebuild is not None:
                     candidate = rebuild(candidate)
-        except Exception:  # noqa: S112 - whatever goes wrong, this source does not rebuild the model
+        except Exception:  # whatever goes wrong, this source does not rebuild the model
             continue
-        return _structure(candidate) == _structure(model)
+        same = _structure(candidate) == _structure(model)
+        return same and (not strict or _settings(candidate) == _settings(model))
     return False
 
 
 def _structure(model: nn.Module) -> tuple[dict[str, tuple[int, ...]], str]:
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     return shapes, _ADDRESS.sub("", repr(model))
+
+
+def _settings(model: nn.Module) -> dict[str, Any]:
+    """The plain public attributes of all modules: what their printed form leaves out, such as rates."""
+    plain = (bool, int, float, str, type(None))
+    return {
+        f"{path}.{name}": value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, plain) and not name.startswith("_") and name not in _RUNTIME
+    }
 
 
 def _check_arguments(name: str, kwargs: Mapping[str, Any]) -> None:
@@ -194,7 +223,9 @@ def _check_arguments(name: str, kwargs: Mapping[str, Any]) -> None:
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError):
-            raise ConfigError(f"{name!r}: {key}={value!r} is nothing that a file can name; use plain values.") from None
+            raise ConfigError(
+                f"{name!r}: {key}={value!r} is nothing that a file can name; use plain values."
+            ) from None
 
 
 def _value(text: str) -> Any:

@@ -67,6 +67,10 @@ class Method:
         """Whether the outer add around a branch of bypassed layers is removed."""
         return False
 
+    def composes(self, site: Site) -> bool:
+        """Whether `compose` builds the layer at `site` from several binary layers."""
+        return False
+
     def compose(self, site: Site, weight: nn.Parameter, **geometry: Any) -> nn.Module | None:
         """A module of several binary layers for `site`, or None where one layer by `recipe` does."""
         return None

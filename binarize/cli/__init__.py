@@ -1,0 +1,72 @@
+"""The command line: one file per command; heavy imports only inside the commands."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from binarize import __version__
+from binarize.cli.convert import convert
+from binarize.cli.methods import methods
+from binarize.cli.models import models
+from binarize.cli.summary import summary
+from binarize.errors import BinarizeError
+
+FAILED = 2
+INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+@click.version_option(__version__, prog_name="binarize", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Turn a timm or custom PyTorch network into a binary neural network."""
+
+
+for _command in (convert, methods, models, summary):
+    cli.add_command(_command)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status.
+
+    What the user can mend (`BinarizeError`, wrong usage) is one message on stderr and status 2. Anything else
+    is a defect here, and shows its traceback.
+    """
+    try:
+        status = cli.main(args=arguments, prog_name="binarize", standalone_mode=False)
+        sys.stdout.flush()
+    except BinarizeError as error:
+        return _fail(str(error))
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted.", err=True)
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EPIPE):
+            raise
+        _abandon_stdout()
+        return _fail(f"cannot write the output: {error.strerror}.") if error.errno == errno.ENOSPC else 1
+    return status if isinstance(status, int) else 0
+
+
+def main() -> None:
+    """Entry point of the `binarize` script."""
+    sys.exit(run())
+
+
+def _fail(message: str) -> int:
+    click.echo(f"Error: {message}", err=True)
+    return FAILED
+
+
+def _abandon_stdout() -> None:
+    """Let the interpreter's own flush at exit succeed: what could not be written is given up."""
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, sys.stdout.fileno())
+    os.close(sink)

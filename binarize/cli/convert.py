@@ -1,0 +1,192 @@
+"""`binarize convert`: a float model in, a binary model in a file out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from binarize.cli.options import InputSize, configure, default_out
+from binarize.cli.output import console, print_json, progress, say, size
+from binarize.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from binarize.graph import Plan
+
+
+@click.command()
+@click.argument("model")
+@click.option("--method", "-m", default="bidense", show_default=True, help="See `binarize methods`.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="File to write.  [default: MODEL-METHOD.safetensors]"
+)
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@click.option("--pretrained", is_flag=True, help="Start from timm's pretrained weights.")
+@click.option("--checkpoint", metavar="FILE", help="Start from the weights in FILE (.safetensors, .pth...).")
+@click.option("--keep", multiple=True, metavar="GLOB", help="Keep layers of these names in float.")
+@click.option("--only", multiple=True, metavar="GLOB", help="Convert layers of these names only.")
+@click.option(
+    "--first", default=1, show_default=True, type=click.IntRange(0), help="Layers to keep at the input."
+)
+@click.option(
+    "--last", default=1, show_default=True, type=click.IntRange(0), help="Layers to keep at each output."
+)
+@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Set an option of the method.")
+@click.option("--input-size", type=InputSize(), help="224, HxW or C,H,W.  [default: the model's own]")
+@click.option("--dry-run", is_flag=True, help="Print the plan; convert and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def convert(
+    model: str,
+    method: str,
+    out: Path | None,
+    force: bool,
+    pretrained: bool,
+    checkpoint: str | None,
+    keep: tuple[str, ...],
+    only: tuple[str, ...],
+    first: int,
+    last: int,
+    settings: tuple[str, ...],
+    input_size: tuple[int, ...] | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Turn MODEL into a binary network and write it to a file.
+
+    \b
+    MODEL is one of
+      convnext_tiny, 'resnet18?num_classes=10'    a timm model
+      'upernet:convnext_tiny?num_classes=19'      a dense-prediction network
+      path/to/file.py:callable                    returns an nn.Module
+    """  # noqa: D301 - \b tells click to leave the lines as they are
+    if pretrained and checkpoint is not None:
+        raise click.UsageError("--pretrained and --checkpoint exclude each other.")
+    clock = Clock()
+    with progress("loading torch"), clock.timed("import"):
+        import timm  # noqa: F401 - so that the time it takes is not counted as the engine's
+
+        from binarize import accounting, files, graph
+        from binarize.cli.model import label, resolve, with_channels
+
+    chosen = configure(method, settings)
+    policy = graph.Policy(keep=keep, only=only, first=first, last=last)
+    target = out or default_out(label(model), method)
+    if not dry_run:
+        _check_free(target, force)
+    with progress(f"building {model}"), clock.timed("build"):
+        network = resolve(model, pretrained=pretrained)
+        report = None if checkpoint is None else files.load_checkpoint(network, checkpoint)
+    shape = with_channels(input_size, network)
+    with progress("planning"), clock.timed("engine"):
+        plan = graph.plan(network, chosen, policy=policy, example_inputs=_example(shape))
+    document: dict[str, Any] = {
+        "model": model,
+        "method": chosen.as_dict(),
+        "input_size": list(shape),
+        "checkpoint": None if report is None else {"file": checkpoint, "entry": report.entry},
+        "plan": plan.as_dict(),
+        "summary": None,
+        "file": None,
+    }
+    if dry_run:
+        _finish(document, clock, as_json, plan)
+        return
+    baseline = _state_bytes(network)
+    with progress("converting"), clock.timed("engine"):
+        converted = graph.execute(plan, network, copy=False)  # it is ours: no copy
+    with progress("counting"), clock.timed("count"):
+        counted = accounting.summary(converted, shape)
+    with progress("writing"), clock.timed("write"):
+        written = files.save(converted, target)
+    document |= {"summary": counted.as_dict(), "file": str(written), "bytes": written.stat().st_size}
+    document["float_bytes"] = baseline
+    _finish(document, clock, as_json, plan)
+
+
+class Clock:
+    """Wall-clock seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the time that the block takes to `phase`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+def _check_free(target: Path, force: bool) -> None:
+    """Refuse, before the long work, a file that cannot be written or exists."""
+    from binarize.files import check_target
+
+    if check_target(target).exists() and not force:
+        raise ConfigError(
+            f"{str(target)!r} exists already; replace it with --force, or choose another --out."
+        )
+
+
+def _example(shape: tuple[int, int, int]) -> Tensor:
+    """An input of that shape; its values matter only to control flow that depends on them."""
+    import torch
+
+    return torch.zeros(1, *shape)
+
+
+def _state_bytes(model: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+def _finish(document: dict[str, Any], clock: Clock, as_json: bool, plan: Plan) -> None:
+    document["seconds"] = {phase: round(seconds, 3) for phase, seconds in clock.seconds.items()}
+    if as_json:
+        print_json(document)
+        return
+    console().print(plan)
+    say()
+    if document["file"] is None:
+        say("Dry run: nothing was converted or written.")
+        return
+    _print_totals(document)
+    say()
+    say(f"engine   {clock.seconds['engine']:.2f} s of {sum(clock.seconds.values()):.1f} s")
+    say(f"written  {document['file']} ({size(document['bytes'])}: latent weights, for training)")
+    say()
+    say("Next: binarize summary " + _quoted(document["file"]) + "  (layer by layer)")
+    say(f"      binarize.load({document['file']!r}) in Python, then train it: a conversion")
+    say("      keeps the weights, not the accuracy.")
+
+
+def _print_totals(document: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    counted = document["summary"]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
+    table.add_column("")
+    for column in ("1-bit", "32-bit", "share 1-bit"):
+        table.add_column(column, justify="right")
+    for what, name in (("parameters", "params"), ("MACs", "macs")):
+        binary, real = counted[f"binary_{name}"], counted[f"float_{name}"]
+        share = f"{binary / (binary + real):.1%}" if binary + real else "-"
+        table.add_row(what, f"{binary:,}", f"{real:,}", share)
+    console().print(table)
+    packed, before = counted["packed_bytes"], document["float_bytes"]
+    say(f"bytes when packed: {size(packed)}; in float: {size(before)}, {before / packed:.1f} times as many")
+    if counted["uncounted"]:
+        names = ", ".join(str(item) for item in counted["uncounted"][:5])
+        say(f"not counted: {len(counted['uncounted'])} ({names}...); see binarize summary")
+
+
+def _quoted(path: str) -> str:
+    import shlex
+
+    return shlex.quote(path)

@@ -1,0 +1,143 @@
+"""From the MODEL argument to a float model: a timm name, a network spec, or a callable in a Python file."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from binarize.errors import ConfigError, near_names
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_FILE = re.compile(r"(?P<path>.+\.py)(:(?P<name>[^?:]*)(\?(?P<query>.*))?)?")
+DEFAULT_SIZE = (3, 224, 224)
+
+
+def resolve(text: str, *, pretrained: bool = False) -> nn.Module:
+    """The float model that the MODEL argument `text` names.
+
+    Raises:
+        ConfigError: if there is no such thing, or it does not give a model.
+    """
+    match = _FILE.fullmatch(text)
+    if match:
+        if pretrained:
+            raise ConfigError(
+                f"{text}: --pretrained is for timm models; a file's callable loads its own weights."
+            )
+        return _from_file(text, Path(match["path"]), match["name"], match["query"])
+    name, _, query = text.partition("?")
+    if ":" in name:
+        from binarize import networks
+
+        if pretrained:
+            text = f"{text}{'&' if query else '?'}pretrained=true"
+        return networks.create(text)
+    from binarize.files import create_timm, parse_kwargs
+
+    return create_timm(name, pretrained=pretrained, **(parse_kwargs(query) if query else {}))
+
+
+def label(text: str) -> str:
+    """What an output file for the MODEL argument `text` is named after."""
+    match = _FILE.fullmatch(text)
+    return f"{Path(match['path']).stem}-{match['name'] or ''}" if match else text
+
+
+def input_size(model: nn.Module) -> tuple[int, int, int]:
+    """The (C, H, W) that a model was made for, as far as it says, else 3x224x224."""
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    spec: Any = getattr(model, "binarize_spec", None) or {}
+    kwargs = spec.get("kwargs", {})
+    channels, height, width = config.get("input_size") or DEFAULT_SIZE
+    size = kwargs.get("img_size")
+    if isinstance(size, int):
+        height = width = size
+    elif isinstance(size, (list, tuple)) and len(size) == 2:
+        height, width = size
+    return int(kwargs.get("in_chans", channels)), int(height), int(width)
+
+
+def with_channels(size: tuple[int, ...] | None, model: nn.Module) -> tuple[int, int, int]:
+    """`--input-size` as (C, H, W); what it leaves out comes from the model."""
+    default = input_size(model)
+    if size is None:
+        return default
+    channels, height, width = size if len(size) == 3 else (default[0], *size)
+    return channels, height, width
+
+
+def _from_file(text: str, path: Path, name: str | None, query: str | None) -> nn.Module:
+    from torch import nn
+
+    from binarize.files import parse_kwargs
+
+    if not path.is_file():
+        raise ConfigError(f"{text}: there is no file {str(path)!r}.")
+    if not name:
+        raise ConfigError(f"{text}: name a callable in the file that returns the model, {path}:build_model.")
+    with _importing(path):
+        module = _imported(text, path)
+        make = getattr(module, name, None)
+        if make is None:
+            near = near_names(
+                name, [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+            )
+            hint = f"; did you mean {' or '.join(near)}?" if near else "."
+            raise ConfigError(f"{text}: {path.name} has no {name!r}{hint}")
+        if not callable(make):
+            raise ConfigError(
+                f"{text}: {name!r} is a {type(make).__name__}, expected a callable without arguments."
+            )
+        try:
+            model = make(**(parse_kwargs(query) if query else {}))
+        except (Exception, SystemExit) as error:
+            raise ConfigError(f"{text}: {name}() failed: {_last_line(error, path)}") from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"{text}: {name}() returned a {type(model).__name__}, expected a torch.nn.Module.")
+    return model
+
+
+@contextlib.contextmanager
+def _importing(path: Path) -> Iterator[None]:
+    """Let the file import its neighbours, as a script could."""
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the file took it out itself
+            sys.path.remove(folder)
+
+
+def _imported(text: str, path: Path) -> ModuleType:
+    name = "binarize_model_" + re.sub(r"\W", "_", path.stem)
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{text}: {str(path)!r} cannot be imported as Python.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look classes up there
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise ConfigError(f"{text}: importing {path.name} failed: {_last_line(error, path)}") from error
+    return module
+
+
+def _last_line(error: BaseException, path: Path) -> str:
+    """The last line of the traceback, with the line of the user's file that it passed last."""
+    line = traceback.format_exception_only(error)[-1].strip()
+    resolved = str(path.resolve())
+    numbers = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == resolved
+    ]
+    return f"{line} ({path.name}, line {numbers[-1]})" if numbers else line

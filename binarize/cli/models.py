@@ -1,0 +1,33 @@
+"""`binarize models`: the names that can stand for MODEL."""
+
+from __future__ import annotations
+
+import fnmatch
+
+import click
+
+from binarize.errors import ConfigError, near_names
+
+
+@click.command()
+@click.argument("pattern", default="*")
+def models(pattern: str) -> None:
+    """List the models of timm and the dense-prediction networks, one per line.
+
+    PATTERN is part of a name, or has wildcards: 'convnext*tiny*'.
+    """
+    from binarize.cli.output import progress
+
+    with progress("looking models up"):
+        import timm
+
+        from binarize import networks
+
+        known = [f"{name}:ENCODER" for name in networks.names()] + timm.list_models()
+    wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+    found = [name for name in known if fnmatch.fnmatchcase(name, wanted)]
+    if not found:
+        near = near_names(pattern.replace("*", ""), known)
+        hint = f"did you mean {' or '.join(near)}?" if near else "try a shorter part of the name."
+        raise ConfigError(f"no model matches {pattern!r}: {hint}")
+    click.echo("\n".join(found))

@@ -1,0 +1,78 @@
+"""Values of options: input sizes, method options, names of output files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from binarize.errors import ConfigError
+
+if TYPE_CHECKING:
+    from binarize.methods import Method
+
+
+class InputSize(click.ParamType[tuple[int, ...]]):
+    """`224`, `480x640` (height x width) or `3,480,640` (channels, height, width)."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Two or three positive numbers; a single one is height and width."""
+        if isinstance(value, tuple):
+            return value
+        parts = re.split(r"[,x]", str(value).strip().lower())
+        if not all(re.fullmatch(r"[0-9]{1,6}", part) for part in parts) or len(parts) > 3:
+            self.fail(f"{value!r}: expected 224, 480x640 (HxW) or 3,480,640 (C,H,W).", param, ctx)
+        numbers = tuple(int(part) for part in parts)
+        if min(numbers) < 1:
+            self.fail(f"{value!r}: sizes are at least 1.", param, ctx)
+        return numbers * 2 if len(numbers) == 1 else numbers
+
+
+def configure(name: str, settings: Sequence[str]) -> Method:
+    """The method `name` with the options given as `option=value` texts.
+
+    Raises:
+        ConfigError: for an unknown method, an option that it does not have, or a value of a wrong type.
+    """
+    from binarize import methods
+
+    cls = methods.get(name)
+    options: dict[str, Any] = {}
+    for setting in settings:
+        option, equals, text = setting.partition("=")
+        option = option.strip()
+        if not equals or not option:
+            raise ConfigError(f"--set {setting!r}: expected option=value.")
+        if option in options:
+            raise ConfigError(f"--set {setting!r}: {option!r} is set twice.")
+        try:
+            options[option] = cls.parse(option, text.strip())
+        except ConfigError as error:
+            takes = "; ".join(f"{known}: {kind}" for known, kind, _ in option_rows(cls))
+            has = f"{name} takes {takes}." if takes else f"{name} takes no options."
+            raise ConfigError(f"--set {setting}: {error} {has}") from None
+    return methods.create(name, **options)
+
+
+def option_rows(cls: type[Method]) -> list[tuple[str, str, Any]]:
+    """Name, kind of value and default of each option of a method class."""
+    import dataclasses
+    import typing
+
+    from binarize.methods.base import describe_type
+
+    hints = typing.get_type_hints(cls)
+    return [(item.name, describe_type(hints[item.name]), item.default) for item in dataclasses.fields(cls)]
+
+
+def default_out(label: str, method: str) -> Path:
+    """`<model>-<method>.safetensors` in the current folder, with only harmless characters."""
+    stem = re.sub(r"[^A-Za-z0-9._]+", "-", label).strip("-.")
+    return Path(f"{stem[:120] or 'model'}-{re.sub(r'[^A-Za-z0-9._]+', '-', method)}.safetensors")

@@ -1,0 +1,68 @@
+"""What commands print: tables and text on stdout, progress on stderr, numbers for people."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPE_WIDTH = 80
+
+
+def console(stream: IO[str] | None = None) -> Console:
+    """A console on `stream` (stdout): colours on a terminal only; elsewhere 80 columns of plain text."""
+    from rich.console import Console
+
+    stream = stream or sys.stdout
+    if stream is not None and stream.isatty():
+        return Console(file=stream, highlight=False)
+    # said in full, because rich also listens to FORCE_COLOR, TTY_COMPATIBLE and COLUMNS
+    return Console(
+        file=stream,
+        force_terminal=False,
+        color_system=None,
+        width=PIPE_WIDTH,
+        highlight=False,
+        legacy_windows=False,
+    )
+
+
+def say(text: str = "") -> None:
+    """One line on stdout, never broken: paths in it can be copied."""
+    console().print(text, soft_wrap=True, markup=False)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def progress(text: str) -> Iterator[None]:
+    """Show `text` with a spinner on stderr while something long runs, if that is a terminal.
+
+    What the work prints on stdout goes to stderr: stdout is for results.
+    """
+    with contextlib.ExitStack() as stack:
+        if sys.stderr.isatty():
+            stack.enter_context(console(sys.stderr).status(text))
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield
+
+
+def size(count: float) -> str:
+    """A number of bytes, for people: `1.5 MB`."""
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    units = ("kB", "MB", "GB")
+    power = 0
+    count /= 1000
+    while count >= 1000 and power + 1 < len(units):
+        count /= 1000
+        power += 1
+    return f"{count:.1f} {units[power]}"

@@ -1,0 +1,62 @@
+"""`binarize summary`: count a model, or what a file holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from binarize.cli.options import InputSize
+from binarize.cli.output import console, print_json, progress
+from binarize.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@click.command()
+@click.argument("source", metavar="FILE|MODEL")
+@click.option("--input-size", type=InputSize(), help="224, HxW or C,H,W.  [default: the model's own]")
+@click.option(
+    "--convention",
+    default="honest",
+    show_default=True,
+    help="honest, or paper: as the tables of the BiDense paper count.",
+)
+@click.option(
+    "--model", "custom", metavar="FILE.py:CALLABLE", help="The float model, if FILE holds a custom class."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def summary(
+    source: str, input_size: tuple[int, ...] | None, convention: str, custom: str | None, as_json: bool
+) -> None:
+    """Count parameters, bits and operations, layer by layer.
+
+    The argument is a file written by `convert`, whose name ends in .safetensors, or a MODEL as `convert`
+    takes it.
+    """
+    with progress(f"reading {source}"):
+        from binarize.accounting import summary as count
+        from binarize.cli.model import with_channels
+
+        model = _model(source, custom)
+        size = with_channels(input_size, model)
+    with progress("counting"):
+        result = count(model, size, convention)
+    if as_json:
+        print_json({"model": source, "input_size": list(size), "summary": result.as_dict()})
+    else:
+        console().print(result)
+
+
+def _model(source: str, custom: str | None) -> nn.Module:
+    """The model in a file, or the float model of that name."""
+    from binarize.cli.model import resolve
+
+    if source.endswith(".safetensors"):
+        from binarize.files import load
+
+        return load(source, None if custom is None else resolve(custom))
+    if custom is not None:
+        raise ConfigError(f"--model {custom} goes with a file; {source!r} is a model itself.")
+    return resolve(source)

@@ -1,0 +1,176 @@
+"""A plan in the making: what has been decided so far about each layer, norm, activation and sum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx, nn
+
+from binarize.graph.flow import PASSIVE, Flow
+from binarize.graph.plan import Edit, Swap
+from binarize.graph.policy import Position
+from binarize.layers.recipe import Kind, Recipe, Site
+from binarize.methods.base import ActivationSite, Method
+from binarize.methods.build import site_of
+
+
+@dataclass
+class Draft:
+    """Everything the decisions share.
+
+    Attributes:
+        flow: the recorded run.
+        position: of its layers.
+        method: what the layers become.
+        sites: converted layers by name.
+        kept: reasons by name for all other layers.
+        norms: what became of a norm, by node: `absorbed`, `removed` or `batch`.
+        scales: nodes of layer scale that go.
+        swaps: modules to replace, by path.
+        edits: changes of a module's own graph, by (path, node name).
+    """
+
+    flow: Flow
+    position: Position
+    method: Method
+    sites: dict[str, SiteDraft] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+    norms: dict[fx.Node, str] = field(default_factory=dict)
+    scales: set[fx.Node] = field(default_factory=set)
+    swaps: dict[str, Swap] = field(default_factory=dict)
+    edits: dict[tuple[str, str], Edit] = field(default_factory=dict)
+
+    def site_at(self, node: fx.Node | None) -> SiteDraft | None:
+        """The converted layer that a node calls, if it does."""
+        if node is None or node.op != "call_module":
+            return None
+        return self.sites.get(str(node.target))
+
+    def direct_site(self, node: fx.Node | None, through: set[str] = PASSIVE) -> SiteDraft | None:
+        """The converted layer whose result `node` is, norms that go with it and layer scale aside."""
+        while node is not None:
+            site = self.site_at(node)
+            if site is not None:
+                return site
+            passes = self.flow.role(node) in through or node in self.scales
+            if not passes and self.norms.get(node) not in ("absorbed", "removed"):
+                return None
+            node = self.flow.source(node)
+        return None
+
+    def edit(self, node: fx.Node, edit: Edit) -> bool:
+        """Note a change of a module's own graph; False if that graph cannot be changed there."""
+        if not self.editable(node):
+            return False
+        self.edits[edit.owner, edit.node] = edit
+        return True
+
+    def editable(self, node: fx.Node) -> bool:
+        """Whether the step `node` can be changed in the graph of the module that makes it."""
+        recording = self.flow.recording
+        owner, level = node.meta["owner"], node.meta["level"]
+        return level is not None and owner in recording.levels and recording.calls.get(owner, 0) <= 1
+
+    def why_not_editable(self, node: fx.Node) -> str:
+        """The reason for `editable` being False, for people."""
+        owner = node.meta["owner"]
+        where = owner or type(self.flow.model).__name__
+        reason = self.flow.recording.opaque.get(owner, "is called several times")
+        return f"{where} cannot be rewritten: {reason}"
+
+
+@dataclass
+class SiteDraft:
+    """What is decided about one converted layer.
+
+    Attributes:
+        name: path in the model.
+        module: the float layer.
+        nodes: its calls.
+        kind: see `Kind`.
+        context: the fields of `Site` that only a graph knows.
+        norm: for people: what happens to the norm.
+        absorbs: path of the norm module that the layer takes over, or None.
+        removes_norm: a norm behind the layer goes.
+        activation: for people: what happens to the activation behind it.
+        tail: the node that carries the layer's normalized result.
+        bypass: the layer brings its bypass.
+        bypass_reason: why it does not, although its method has one there.
+        residual: for people: what happens to the sum around it.
+    """
+
+    name: str
+    module: nn.Module
+    nodes: list[fx.Node]
+    kind: Kind
+    context: dict[str, Any] = field(default_factory=dict)
+    norm: str = "fresh BatchNorm"
+    absorbs: str | None = None
+    activation: str = "none"
+    tail: fx.Node | None = None
+    bypass: bool = False
+    bypass_reason: str = ""
+    residual: str = ""
+
+    def site(self) -> Site:
+        """The site as the method sees it."""
+        return site_of(self.module, kind=self.kind, **self.context)
+
+    def recipe(self, method: Method) -> Recipe:
+        """The parts that the method wants here."""
+        return method.recipe(self.site())
+
+    def strided(self) -> bool:
+        """The layer's output has other positions than its input."""
+        site = self.site()
+        return site.transposed or any(s > 1 for s in site.stride)
+
+    def lose_bypass(self, reason: str) -> None:
+        """Leave the bypass out, for this reason."""
+        if self.bypass:
+            self.bypass, self.bypass_reason = False, reason
+
+
+def activation_site(
+    draft: Draft, node: fx.Node, front: SiteDraft | None, behind: fx.Node | None
+) -> ActivationSite | None:
+    """How a method sees the activation at `node`; None if its channels cannot be told.
+
+    Args:
+        draft: the decisions so far.
+        node: of the activation, or of the norm that holds it.
+        front: the layer in front of it, if there is just one.
+        behind: its only consumer, if there is just one.
+    """
+    flow = draft.flow
+    shape, dim = flow.shape(node), flow.channel_dim.get(node)
+    if dim is None or not 0 < dim < len(shape):
+        return None
+    last = dim == len(shape) - 1 and (dim != 1 or len(shape) == 2)
+    if dim != 1 and not last:
+        return None
+    return ActivationSite(
+        channels=shape[dim],
+        dim=-1 if last else 1,
+        spatial=0 if last else len(shape) - 2,
+        spatial_between=front is not None and _spatial(front.module) and _next_is_spatial(draft, behind),
+        final_next=is_final(draft, node),
+    )
+
+
+def is_final(draft: Draft, node: fx.Node) -> bool:
+    """Whether what follows `node` is a layer that stays float as the network's final one."""
+    consumer = draft.flow.only_user(node, PASSIVE)
+    if consumer is None or not draft.flow.is_layer(consumer) or draft.site_at(consumer) is not None:
+        return False
+    return draft.position.height(consumer) == 1
+
+
+def _spatial(module: nn.Module) -> bool:
+    return any(k > 1 for k in getattr(module, "kernel_size", ()))
+
+
+def _next_is_spatial(draft: Draft, behind: fx.Node | None) -> bool:
+    module = draft.flow.module(behind) if behind is not None and draft.flow.is_layer(behind) else None
+    return module is not None and _spatial(module)

@@ -1,0 +1,255 @@
+"""A plan: every decision about a model, frozen, printable, and executable from its JSON form."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+
+from binarize.errors import FormatError
+
+BypassText = Literal["none", "identity", "pool", "CFB up", "CFB down", "CFB mixed", "units"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPlan:
+    """What happens to one convolution or linear layer.
+
+    Attributes:
+        name: path in the model.
+        kind: `conv2d`, `depthwise conv2d`, `linear`...
+        in_shape: of the example run; empty if it did not reach the layer.
+        out_shape: likewise.
+        weight_shape: of the float layer.
+        converted: becomes binary.
+        reason: why not, or where it stands.
+        bypass: its kind; `units` where a method builds the layer from several bypassed ones.
+        bypass_reason: why there is none although the method has one.
+        norm: what happens to the norm behind and in front.
+        activation: what happens to the activation behind.
+        residual: what happens to the sum around it.
+        site_kind: `conv`, `pointwise` or `token`.
+        context: what the method was told about the surroundings.
+        absorbs: path of the norm module that the layer takes over.
+    """
+
+    name: str
+    kind: str
+    in_shape: tuple[int, ...] = ()
+    out_shape: tuple[int, ...] = ()
+    weight_shape: tuple[int, ...] = ()
+    converted: bool = False
+    reason: str = ""
+    bypass: str = "none"
+    bypass_reason: str = ""
+    norm: str = ""
+    activation: str = ""
+    residual: str = ""
+    site_kind: str = ""
+    context: tuple[tuple[str, bool], ...] = ()
+    absorbs: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swap:
+    """Replace the module at `path`.
+
+    Attributes:
+        path: in the model.
+        to: `identity`; `batch_norm`; `activation`: the method's own; `unfuse`: what a fused norm held beside
+            the norm (dropout, and the method's or its own activation); `inner_act`: the activation inside a
+            norm that stays; `drop_act`: nothing but a fused dropout.
+        channels: C of a norm or activation.
+        dim: channel dimension, 1 or -1.
+        spatial: number of spatial dims.
+        spatial_between: see `ActivationSite`.
+        own: keep the network's own activation in an `unfuse`.
+    """
+
+    path: str
+    to: str
+    channels: int = 0
+    dim: int = 1
+    spatial: int = 2
+    spatial_between: bool = False
+    own: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """Change one node of the own graph of the module at `owner`.
+
+    Attributes:
+        owner: path of the module.
+        node: name of the node.
+        action: `drop`: its value is that of argument `keep`; `activation`: a new module is called on argument 0;
+            `identity`: its value is that of argument 0.
+        keep: see `action`.
+        fixed: parameters of the forward that the graph holds at their defaults.
+        activation: describes the new activation (its `path` is its name in the owner).
+    """
+
+    owner: str
+    node: str
+    action: str
+    keep: int = 0
+    fixed: tuple[str, ...] = ()
+    activation: Swap | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What `apply` does to a model: nothing more, nothing less.
+
+    Attributes:
+        model: class name of the model.
+        method: name and options.
+        policy: as `Policy.as_dict`.
+        rows: one per convolution and linear layer, in the order of the run.
+        swaps: norms, activations and layer scale that are replaced.
+        edits: changes of modules' own forwards.
+        notes: what could not be traced or reached, and what was done instead.
+    """
+
+    model: str
+    method: dict[str, Any]
+    policy: dict[str, Any]
+    rows: tuple[LayerPlan, ...]
+    swaps: tuple[Swap, ...] = ()
+    edits: tuple[Edit, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def converted(self) -> tuple[LayerPlan, ...]:
+        """The rows that become binary."""
+        return tuple(row for row in self.rows if row.converted)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON holds it; `from_dict` takes it back."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, given: dict[str, Any]) -> Plan:
+        """The inverse of `as_dict`.
+
+        Raises:
+            FormatError: if something is missing or unknown.
+        """
+        try:
+            rows = tuple(_row(row) for row in given["rows"])
+            swaps = tuple(Swap(**swap) for swap in given["swaps"])
+            edits = tuple(_edit(edit) for edit in given["edits"])
+            return cls(
+                model=given["model"],
+                method=given["method"],
+                policy=given["policy"],
+                rows=rows,
+                swaps=swaps,
+                edits=edits,
+                notes=tuple(given["notes"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise FormatError(f"plan: {error}; expected what Plan.as_dict() gives.") from None
+
+    def summary_line(self) -> str:
+        """One line: how many layers and weights become binary, and why the others stay."""
+        total = sum(_count(row.weight_shape) for row in self.rows)
+        binary = sum(_count(row.weight_shape) for row in self.converted)
+        share = 100 * binary / total if total else 0.0
+        reasons = Counter(row.reason for row in self.rows if not row.converted)
+        kept = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        text = f"{self.method['name']}: {len(self.converted)} of {len(self.rows)} layers, {share:.1f} % of weights"
+        return f"{text}; kept: {kept}" if kept else text
+
+    def __str__(self) -> str:
+        console = Console(width=80, no_color=True, highlight=False)
+        with console.capture() as capture:
+            console.print(self)
+        return capture.get()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table(title=f"{self.model}: {self.method['name']}", title_justify="left", expand=False)
+        table.add_column("layer", overflow="fold", ratio=5)
+        table.add_column("kind", overflow="fold", ratio=3)
+        table.add_column("weight", overflow="fold", ratio=3)
+        table.add_column("becomes", overflow="fold", ratio=3)
+        table.add_column("norm, activation, sum", overflow="fold", ratio=6)
+        for name, row in self._folded():
+            state = f"binary, {_bypass_text(row)}" if row.converted else "float"
+            rest = "; ".join(part for part in (row.norm, row.activation, row.residual) if part and part != "none")
+            shape = "x".join(str(n) for n in row.weight_shape)
+            detail = row.reason if not row.converted else "; ".join(filter(None, (rest, row.bypass_reason)))
+            table.add_row(name, row.kind, shape, state, detail)
+        yield table
+        yield self.summary_line()
+        for note in self.notes:
+            yield f"note: {note}"
+
+    def _folded(self) -> Iterator[tuple[str, LayerPlan]]:
+        """Rows in order; runs of blocks that differ by an index only are one row each."""
+        seen: dict[Any, list[LayerPlan]] = {}
+        for row in self.rows:
+            seen.setdefault(_look(row), []).append(row)
+        for rows in seen.values():
+            yield (rows[0].name if len(rows) == 1 else f"{_pattern(rows)} (x{len(rows)})"), rows[0]
+
+
+def _look(row: LayerPlan) -> Any:
+    """All that a table shows of a row, indices in names aside."""
+    generic = ".".join("*" if part.isdigit() else part for part in row.name.split("."))
+    return (
+        generic,
+        row.kind,
+        row.weight_shape,
+        row.converted,
+        row.reason,
+        row.bypass,
+        row.bypass_reason,
+        row.norm,
+        row.activation,
+        row.residual,
+    )
+
+
+def _pattern(rows: list[LayerPlan]) -> str:
+    """The names of similar rows as one: indices that differ become ranges."""
+    columns = zip(*(row.name.split(".") for row in rows), strict=True)
+    parts = []
+    for column in columns:
+        values = list(dict.fromkeys(column))
+        numbers = sorted(int(v) for v in values) if all(v.isdigit() for v in values) else []
+        if len(values) == 1:
+            parts.append(values[0])
+        elif numbers and numbers == list(range(numbers[0], numbers[-1] + 1)):
+            parts.append(f"{numbers[0]}-{numbers[-1]}")
+        else:
+            parts.append("{" + ",".join(values) + "}")
+    return ".".join(parts)
+
+
+def _bypass_text(row: LayerPlan) -> str:
+    return "no bypass" if row.bypass == "none" else row.bypass
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for n in shape:
+        count *= n
+    return count if shape else 0
+
+
+def _row(given: dict[str, Any]) -> LayerPlan:
+    shapes = {name: tuple(given[name]) for name in ("in_shape", "out_shape", "weight_shape")}
+    context = tuple((str(name), bool(value)) for name, value in given["context"])
+    return LayerPlan(**{**given, **shapes, "context": context})
+
+
+def _edit(given: dict[str, Any]) -> Edit:
+    activation = Swap(**given["activation"]) if given["activation"] is not None else None
+    return Edit(**{**given, "fixed": tuple(given["fixed"]), "activation": activation})

@@ -1,0 +1,246 @@
+"""From a model to a plan: record, apply the policy, decide; nothing is changed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from binarize.errors import ConfigError, TraceError
+from binarize.functional.bypass import bypass_kind
+from binarize.graph.activations import decide_activations, note_contexts
+from binarize.graph.draft import Draft, SiteDraft
+from binarize.graph.flow import Flow
+from binarize.graph.norms import decide_norms, decide_scales
+from binarize.graph.plan import Edit, LayerPlan, Plan
+from binarize.graph.policy import Policy, Position, keep_reason
+from binarize.graph.record import Recording, record
+from binarize.graph.residuals import decide_residuals
+from binarize.graph.roles import module_role
+from binarize.layers.recipe import Kind, resolve
+from binarize.methods.base import Method
+from binarize.methods.build import why_not
+
+_GUESSES = (224, 256, 64, 32, 384, 512)
+
+
+def plan(
+    model: nn.Module,
+    method: str | Method = "bidense",
+    *,
+    policy: Policy | None = None,
+    example_inputs: Any = None,
+    **options: Any,
+) -> Plan:
+    """Decide what becomes of every layer of `model`; the model is left untouched.
+
+    Args:
+        model: any network.
+        method: name or method object.
+        policy: which layers to keep; the default keeps stem, final layers and squeeze-excite gates.
+        example_inputs: a tensor, a tuple of positional or a dict of keyword inputs; by default one image of the
+            size in the model's own configuration, or of a size that the model runs on.
+        **options: of the method, if it is given by name.
+
+    Raises:
+        ConfigError: unknown method or option, a glob that matches nothing, no layer to convert.
+        TraceError: the model does not run on the inputs.
+    """
+    chosen = resolve(method, options)
+    wanted = policy or Policy()
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model: got a {type(model).__name__}, expected an nn.Module.")
+    layers = {name: m for name, m in model.named_modules() if module_role(m) in ("conv", "linear")}
+    if not layers:
+        raise ConfigError(f"{type(model).__name__} has no convolution or linear layer to convert.")
+    wanted.check(layers)
+    recording = _record(model, example_inputs)
+    flow = Flow(model, recording)
+    draft = Draft(flow, Position(flow), chosen)
+    _sort_layers(draft, layers, wanted)
+    if not draft.sites:
+        reasons = ", ".join(sorted(set(draft.kept.values())))
+        raise ConfigError(
+            f"none of the {len(layers)} layers of {type(model).__name__} can be converted ({reasons}); "
+            "see Policy(first=, last=, keep=, only=)."
+        )
+    decide_norms(draft)
+    note_contexts(draft)
+    _note_bypasses(draft)
+    decide_scales(draft)
+    decide_residuals(draft)
+    decide_activations(draft)
+    rows = _rows(draft, layers)
+    return Plan(
+        model=type(model).__name__,
+        method=chosen.as_dict(),
+        policy=wanted.as_dict(),
+        rows=rows,
+        swaps=tuple(draft.swaps.values()),
+        edits=tuple(_with_fixed(edit, recording) for edit in draft.edits.values()),
+        notes=tuple(_notes(draft)),
+    )
+
+
+def example_size(model: nn.Module) -> tuple[int, ...] | None:
+    """(C, H, W) of the images that a model's own configuration names, or None."""
+    for holder in (model, *(m for m in model.children())):
+        config = getattr(holder, "pretrained_cfg", None) or getattr(holder, "default_cfg", None)
+        size = config.get("input_size") if isinstance(config, dict) else None
+        if size is not None and len(size) == 3:
+            first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+            channels = first.in_channels if first is not None and first.groups == 1 else int(size[0])
+            return (channels if channels <= 4 or channels == size[0] else int(size[0]), int(size[1]), int(size[2]))
+    return None
+
+
+def _record(model: nn.Module, example_inputs: Any) -> Recording:
+    if example_inputs is not None:
+        if isinstance(example_inputs, dict):
+            return record(model, (), example_inputs)
+        args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+        return record(model, args)
+    failure = ""
+    for shape in _example_shapes(model):
+        parameter = next(model.parameters())
+        dtype = parameter.dtype if parameter.dtype.is_floating_point else torch.float32
+        try:
+            return record(model, (_blank(shape, dtype, parameter.device),))
+        except TraceError as error:
+            failure = f"{tuple(shape)}: {error}"
+    raise TraceError(
+        f"{type(model).__name__} ran on none of the example inputs that were tried (last {failure}); "
+        "give example_inputs=, a tensor or a tuple of what its forward takes."
+    )
+
+
+def _blank(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    if device.type == "meta":
+        return torch.empty(shape, dtype=dtype, device=device)
+    return torch.randn(shape, generator=generator).to(device, dtype)
+
+
+def _example_shapes(model: nn.Module) -> list[tuple[int, ...]]:
+    known = example_size(model)
+    if known is not None:
+        return [(1, *known)]
+    first = next((m for m in model.modules() if module_role(m) in ("conv", "linear")), None)
+    if isinstance(first, nn.Linear):
+        return [(2, first.in_features), (2, 16, first.in_features), (1, 3, 224, 224)]
+    if isinstance(first, nn.Conv1d):
+        return [(1, first.in_channels, n) for n in (1024, 256, 64)]
+    if isinstance(first, nn.Conv3d):
+        return [(1, first.in_channels, n, n, n) for n in (32, 64)]
+    channels = getattr(first, "in_channels", 3)
+    return [(1, channels, n, n) for n in _GUESSES]
+
+
+def _sort_layers(draft: Draft, layers: dict[str, nn.Module], policy: Policy) -> None:
+    method: Method = draft.method
+    for name, module in layers.items():
+        nodes = draft.flow.calls.get(name, [])
+        node = nodes[0] if nodes else None
+        reason = keep_reason(name, node, module, policy, draft.flow, draft.position)
+        reason = reason or why_not(module)
+        if reason is None and node is not None:
+            site = SiteDraft(name, module, nodes, _kind(module, node))
+            reason = method.refuses(site.site())
+            if reason is None:
+                draft.sites[name] = site
+        if reason is not None:
+            draft.kept[name] = reason
+
+
+def _kind(module: nn.Module, node: fx.Node) -> Kind:
+    if not isinstance(module, nn.Linear):
+        return "conv"
+    return "pointwise" if len(node.meta["input_shape"]) >= 4 else "token"
+
+
+def _note_bypasses(draft: Draft) -> None:
+    for site in draft.sites.values():
+        seen = site.site()
+        site.bypass = draft.method.composes(seen) or site.recipe(draft.method).bypass
+
+
+def _rows(draft: Draft, layers: dict[str, nn.Module]) -> tuple[LayerPlan, ...]:
+    order = {name: draft.flow.order[nodes[0]] for name, nodes in draft.flow.calls.items()}
+    names = sorted(layers, key=lambda name: order.get(name, len(draft.flow.nodes)))
+    return tuple(_row(draft, name, layers[name]) for name in names)
+
+
+def _row(draft: Draft, name: str, module: nn.Module) -> LayerPlan:
+    nodes = draft.flow.calls.get(name, [])
+    weight = getattr(module, "weight", None)
+    row = LayerPlan(
+        name=name,
+        kind=_kind_name(module),
+        in_shape=nodes[0].meta["input_shape"] if nodes else (),
+        out_shape=draft.flow.shape(nodes[0]) if nodes else (),
+        weight_shape=tuple(weight.shape) if isinstance(weight, Tensor) else (),
+    )
+    site = draft.sites.get(name)
+    if site is None:
+        return dataclasses.replace(row, reason=draft.kept[name])
+    return dataclasses.replace(
+        row,
+        converted=True,
+        reason="shared: one layer, called several times" if len(nodes) > 1 else "",
+        bypass=_bypass_name(draft, site),
+        bypass_reason=site.bypass_reason,
+        norm=site.norm,
+        activation=site.activation,
+        residual=site.residual,
+        site_kind=site.kind,
+        context=tuple(site.context.items()),
+        absorbs=site.absorbs,
+    )
+
+
+def _bypass_name(draft: Draft, site: SiteDraft) -> str:
+    seen = site.site()
+    if not site.bypass:
+        return "none"
+    if draft.method.composes(seen):
+        return "units"
+    kind = bypass_kind(seen.in_channels, seen.out_channels)
+    if kind == "identity":
+        return "pool" if any(s > 1 for s in seen.stride) and not seen.transposed else "identity"
+    return f"CFB {kind}"
+
+
+def _kind_name(module: nn.Module) -> str:
+    if isinstance(module, nn.Linear):
+        return "linear"
+    conv: Any = module
+    names = {"Conv1d": "conv1d", "Conv2d": "conv2d", "Conv3d": "conv3d"}
+    base = next((text for cls, text in names.items() if isinstance(module, getattr(nn, cls))), "")
+    base = base or f"conv_transpose{len(conv.kernel_size)}d"
+    if conv.groups > 1:
+        base = f"depthwise {base}" if conv.groups == conv.in_channels else f"grouped {base}"
+    return base
+
+
+def _with_fixed(edit: Edit, recording: Recording) -> Edit:
+    return dataclasses.replace(edit, fixed=recording.levels[edit.owner].fixed)
+
+
+def _notes(draft: Draft) -> list[str]:
+    recording = draft.flow.recording
+    notes = []
+    if not recording.fake:
+        notes.append("control flow depends on data: the plan holds for the way that the example input took")
+    for path, reason in recording.opaque.items():
+        notes.append(f"{path or draft.flow.model.__class__.__name__}: converted part by part ({reason})")
+    functional = sum(
+        node.op == "call_function" and draft.flow.role(node) in ("conv", "linear")
+        and any(n.op == "get_attr" and isinstance(n.target, str) and n.target.endswith("weight")
+                for n in node.all_input_nodes)
+        for node in draft.flow.nodes
+    )
+    if functional:
+        notes.append(f"{functional} convolutions or linear maps are called as functions and stay float")
+    return notes

@@ -1,0 +1,208 @@
+"""Which layers are converted, and for every other one the reason why not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import fx, nn
+
+from binarize.errors import ConfigError, near_names
+from binarize.graph.flow import Flow
+from binarize.graph.roles import module_role
+
+_HEAD_ROLES = {"layout", "drop", "upsample", "gate", "pool", "split"}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What to keep in float. A glob matches a layer's name or that of a module around it.
+
+    Attributes:
+        keep: globs of layers to keep in float.
+        only: globs; if given, no other layer is converted.
+        first: layers to keep at the input: 1 keeps the convolutions that see the image, 0 none.
+        last: layers to keep at the output: 1 keeps the final classifiers and regressors, 0 none.
+    """
+
+    keep: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    first: int = 1
+    last: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("keep", "only"):
+            given: Any = getattr(self, name)
+            if isinstance(given, str) or not all(isinstance(glob, str) for glob in given):
+                raise ConfigError(f"policy: {name}={given!r}, expected a list of globs such as ['layer4.*'].")
+            object.__setattr__(self, name, tuple(given))
+        for name in ("first", "last"):
+            given = getattr(self, name)
+            if not isinstance(given, int) or given < 0:
+                raise ConfigError(f"policy: {name}={given!r}, expected a number of layers, 0 or more.")
+            object.__setattr__(self, name, int(given))
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON holds it; `from_dict` takes it back."""
+        return {"keep": list(self.keep), "only": list(self.only), "first": self.first, "last": self.last}
+
+    @classmethod
+    def from_dict(cls, given: dict[str, Any]) -> Policy:
+        """The inverse of `as_dict`."""
+        return cls(**{field.name: given[field.name] for field in dataclasses.fields(cls) if field.name in given})
+
+    def check(self, names: Iterable[str]) -> None:
+        """Refuse globs that match none of `names`.
+
+        Raises:
+            ConfigError: naming the glob and the layers that look like it.
+        """
+        known = list(names)
+        for option in ("keep", "only"):
+            for glob in getattr(self, option):
+                if any(matches(name, (glob,)) for name in known):
+                    continue
+                near = near_names(glob, known)
+                hint = "near: " + ", ".join(near) if near else f"for example: {', '.join(known[:3])}"
+                raise ConfigError(f"{option} {glob!r} matches none of the {len(known)} layers ({hint}).")
+
+
+def matches(name: str, globs: Sequence[str]) -> bool:
+    """Whether a glob fits `name` or one of the modules around it."""
+    parts = name.split(".")
+    around = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    return any(fnmatchcase(candidate, glob) for glob in globs for candidate in around)
+
+
+class Position:
+    """Where each layer stands in the network: at the image, at the output, in a gate."""
+
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+        self._depth: dict[fx.Node, int] = {}
+        self._height: dict[fx.Node, int | None] = {}
+        for node in flow.nodes:
+            above = max((self._depth[n] for n in node.all_input_nodes), default=0)
+            self._depth[node] = above + flow.is_layer(node)
+        for node in reversed(flow.nodes):
+            self._height[node] = self._layers_to_output(node)
+
+    def depth(self, node: fx.Node) -> int:
+        """Layers on the longest way from the input to this one, itself included: 1 sees the image."""
+        return self._depth[node]
+
+    def height(self, node: fx.Node) -> int | None:
+        """1 for a final layer, 2 for a layer whose result only final layers use...; None for all others."""
+        return self._height[node]
+
+    def _layers_to_output(self, node: fx.Node) -> int | None:
+        """As `height`, for any node: the number of layers at or behind it up to a final one."""
+        if node.op == "output":
+            return 0
+        users = [self._height.get(user) for user in node.users]
+        if not users or any(height is None for height in users):
+            return None
+        behind = max(height for height in users if height is not None)
+        if self._flow.is_layer(node):
+            return behind + 1
+        if behind == 0 and not self._plain_head(node):
+            return None  # a norm, an activation or a sum in front of the output: features, not a classifier
+        return behind
+
+    def _plain_head(self, node: fx.Node) -> bool:
+        role = self._flow.role(node)
+        if role in _HEAD_ROLES:
+            return True
+        if role == "mul":
+            return len(self._flow.sources(node)) == 1
+        return role == "add" and len(self._flow.shape(node)) == 2  # the mean of two classifiers
+
+    def pooled(self, node: fx.Node) -> bool:
+        """Whether a layer works on what global pooling left: one position per sample of a larger map."""
+        flow = self._flow
+        current: fx.Node | None = flow.source(node)
+        if current is None or _map_size(flow, current) != 1:
+            return False
+        seen = 0
+        while current is not None and seen < 64:
+            source = flow.source(current)
+            if source is None:
+                return False
+            if flow.role(current) == "pool":
+                size = _elements(flow, source)
+                if size > _elements(flow, current):
+                    return True
+            elif _map_size(flow, current) != 1:
+                return False
+            current, seen = source, seen + 1
+        return False
+
+    def gates(self, node: fx.Node) -> bool:
+        """Whether a layer's result ends up as a factor of something larger."""
+        flow = self._flow
+        size = _elements(flow, node)
+        return flow.reaches(
+            node,
+            lambda user: flow.role(user) in ("mul", "other", "attention") and _elements(flow, user) > size,
+            lambda user: flow.role(user) in ("upsample", "add") or _elements(flow, user) > 4 * size,
+        )
+
+    def spreads(self, node: fx.Node) -> bool:
+        """Whether a pooled result is brought back to a map (pyramid pooling) instead of gating one."""
+        flow = self._flow
+        return flow.reaches(
+            node,
+            lambda user: flow.role(user) == "upsample",
+            lambda user: flow.role(user) in ("mul", "add", "cat"),
+        )
+
+
+def _elements(flow: Flow, node: fx.Node) -> int:
+    count = 1
+    for n in flow.shape(node):
+        count *= n
+    return count
+
+
+def _map_size(flow: Flow, node: fx.Node) -> int | None:
+    """Positions of a map; a vector (N, C) has one; a channel descriptor (N, 1, C) counts as one too."""
+    shape = flow.shape(node)
+    if len(shape) <= 2:
+        return 1
+    if len(shape) == 3 and 1 in shape[1:]:
+        return 1
+    return flow.positions(node)
+
+
+def keep_reason(
+    name: str, node: fx.Node | None, module: nn.Module, policy: Policy, flow: Flow, position: Position
+) -> str | None:
+    """Why the policy keeps a layer in float, or None if it wants it converted.
+
+    Args:
+        name: of the layer.
+        node: its first call, or None if the run did not reach it.
+        module: the layer.
+        policy: what the user wants.
+        flow: of the model.
+        position: of the same flow.
+    """
+    if policy.only and not matches(name, policy.only):
+        return "not named by only"
+    if matches(name, policy.keep):
+        return "kept by name"
+    if node is None:
+        return "not called as a layer on the example input"
+    if policy.first and position.depth(node) <= policy.first:
+        return "stem: sees the input" if position.depth(node) == 1 else f"among the first {policy.first} layers"
+    height = position.height(node)
+    if policy.last and height is not None and height <= policy.last:
+        return "final classifier or regressor" if height == 1 else f"among the last {policy.last} layers"
+    if position.pooled(node) and not position.spreads(node):
+        return "squeeze-excite gate" if position.gates(node) else "on a pooled vector"
+    if module_role(module) == "linear" and len(node.meta.get("input_shape", ())) < 2:
+        return "on a vector without a batch"
+    return None
