@@ -72,7 +72,8 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     header, fields = loads(container.metadata, where)
     verify(fields, container.tensors, where)
     tensors = _with_aliases(container.tensors, header.aliases, where)
-    result = _rebuilt(header, tensors, model, where)
+    with torch.random.fork_rng(devices=[]):  # the start values that are drawn here are all replaced
+        result = _rebuilt(header, tensors, model, where)
     problem = difference(_shapes(result), tensors)
     if problem:
         raise FormatError(f"{where} does not fit {_subject(header, result)}: {problem}.")

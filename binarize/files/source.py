@@ -123,11 +123,11 @@ def qualified_name(model: nn.Module) -> str:
 
 def _build(source: Mapping[str, Any]) -> nn.Module:
     name, kwargs = source["name"], dict(source["kwargs"])
+    _check_arguments(name, kwargs)  # first of all: a file must not be able to ask for a download
     if source["source"] == "timm":
         return create_timm(name, **kwargs)
     from binarize import networks
 
-    _check_arguments(name, kwargs)
     try:
         return networks.build(name, **kwargs)
     except ConfigError:
@@ -188,7 +188,7 @@ def _reproduces(
 ) -> bool:
     for device in ("meta", "cpu"):  # some models cannot be built on the meta device
         try:
-            with torch.device(device), _quiet():
+            with torch.device(device), torch.random.fork_rng(devices=[]), _quiet():
                 candidate = build(source)
                 if rebuild is not None:
                     candidate = rebuild(candidate)

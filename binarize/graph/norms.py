@@ -62,7 +62,7 @@ def _is_learnt_factor(draft: Draft, node: fx.Node) -> bool:
 
 def _behind(draft: Draft, site: SiteDraft) -> None:
     flow = draft.flow
-    kind = site.recipe(draft.method).norm
+    kind = "none" if draft.method.composes(site.site()) else site.recipe(draft.method).norm
     site.norm = {"batch": "fresh BatchNorm", "layer": "fresh LayerNorm", "none": "none"}[kind]
     site.tail = site.nodes[0]
     if len(site.nodes) > 1:

@@ -81,7 +81,16 @@ def _decide(draft: Draft, root: fx.Node, terms: list[tuple[fx.Node, fx.Node]]) -
 def _carries(draft: Draft, start: fx.Node, end: fx.Node) -> bool:
     """Every way from `start` to `end` carries the signal, at its resolution, through a layer or more."""
     region = draft.flow.between(start, end)
-    return any(draft.site_at(node) for node in region) and all(_is_carrier(draft, node) for node in region)
+    if not any(draft.site_at(node) for node in region):
+        return False
+    return all(_is_carrier(draft, node) and not _doubles(draft, node, region, start) for node in region)
+
+
+def _doubles(draft: Draft, node: fx.Node, region: set[fx.Node], start: fx.Node) -> bool:
+    """A sum inside the branch that adds the signal to itself and stays (Res2Net's running sums)."""
+    if draft.flow.role(node) != "add" or (node.meta["owner"], node.meta["level"]) in draft.edits:
+        return False
+    return sum(source is start or source in region for source in draft.flow.sources(node)) > 1
 
 
 def _is_carrier(draft: Draft, node: fx.Node) -> bool:

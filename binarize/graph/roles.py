@@ -41,7 +41,7 @@ DROPS = {"DropPath", "StochasticDepth", "DropBlock2d", "PatchDropout"}
 SCALES = {"LayerScale", "LayerScale2d"}
 # Not torch.nn norms by inheritance, but norms by what they do.
 NORMS = {"FrozenBatchNorm2d", "FrozenBatchNormAct2d", "RmsNorm", "RmsNorm2d", "SimpleNorm", "SimpleNorm2d"}
-RESPONSE_NORMS = {"GlobalResponseNorm", "GlobalResponseNormMlp", "GRN"}
+RESPONSE_NORMS = {"GlobalResponseNorm", "GRN"}
 _NORM_BASES = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm)
 _POOLS = (
     nn.modules.pooling._AvgPoolNd,

@@ -8,12 +8,15 @@ no activation follows have an identity bypass. Linear layers on tokens bring a L
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+from torch import nn
 
 from binarize.functional import SteSign
 from binarize.layers import Recipe, SignSTE, Site
-from binarize.methods.base import Form, Method, register_method
+from binarize.methods.base import ActivationSite, Form, Method, register_method
 from binarize.methods.parts import norm_for, table_bypass
 
 
@@ -24,12 +27,15 @@ class BNN(Method):
 
     Attributes:
         form: `table` builds the networks of Table 1 of BiDense.
+        nonlinearity: `own` keeps the network's activations; `hardtanh` replaces them as in the BNN paper.
+            Behind a ReLU sign gives +1 everywhere: convert networks with ReLU by `hardtanh`.
     """
 
     name: ClassVar[str] = "bnn"
     paper: ClassVar[str] = "arXiv 1602.02830"
 
     form: Form = "default"
+    nonlinearity: Literal["own", "hardtanh"] = "own"
 
     def recipe(self, site: Site) -> Recipe:
         return Recipe(
@@ -39,3 +45,6 @@ class BNN(Method):
             norm=norm_for(site),
             bypass=self.form == "table" and table_bypass(site),
         )
+
+    def activation(self, site: ActivationSite) -> Callable[[], nn.Module] | None:
+        return nn.Hardtanh if self.nonlinearity == "hardtanh" else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -136,7 +137,25 @@ def build(layer: Any, method: Method, site: Site, *, norm: bool = True, bypass: 
     if type(layer).__name__ in _STANDARDIZED:
         gain = getattr(layer, "gain", None)
         built.weight_transform = WeightStandardization(layer.eps, getattr(layer, "scale", 1.0), gain)
+    _expect_statistics(built)
     return built
+
+
+def _expect_statistics(built: BinaryLayer) -> None:
+    """Start a fresh BatchNorm's running variance from what inputs of +-1 give: sum(binary weights^2) per filter.
+
+    So that a network can be evaluated before it was trained: without it, the sums of +-1 of methods without a
+    weight scale would pass as they are, tens of times too large.
+    """
+    norm: Any = built.norm
+    if getattr(norm, "running_var", None) is None or built.weight.is_meta:
+        return
+    weight = built.binary_weight()
+    if isinstance(built, nn.ConvTranspose2d):  # a stride of s lets 1 in s^2 of the kernel meet each output
+        norm.running_var.fill_(float(weight.square().sum()) / built.out_channels / math.prod(built.stride))
+        return
+    power = torch.linalg.vector_norm(weight, 2, list(range(1, weight.dim()))).square_()
+    norm.running_var.copy_(torch.where(power > 0, power, torch.ones_like(power)))
 
 
 def binary_layer(

@@ -1,7 +1,7 @@
 """timm networks as encoders: one contract (maps of known width and layout) for any of them.
 
-What differs between encoders (layout of the maps, which input sizes they take) is found out once, on the
-meta device, when a network is built: nothing in a forward pass depends on the data.
+What differs between encoders (layout of the maps, which input sizes they take) is found out once, when a
+network is built, by running a shell of the encoder without weights: nothing in a forward pass depends on it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,18 @@ from binarize.errors import ConfigError, unknown_name
 # option refuses it when it is built, so they are simply tried.
 _ANY_SIZE: tuple[Mapping[str, Any], ...] = ({}, {"dynamic_img_size": True}, {"strict_img_size": False})
 
+# timm has no one error for "no such option", "no such tag", "no feature maps" and "not at this size".
+_REFUSALS = (
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderInfo:
@@ -31,16 +43,23 @@ class EncoderInfo:
         strides: input pixels per map pixel, of the same maps.
         indices: positions of these maps among all that the encoder returns.
         channels_last: whether the maps come as (N, H, W, C) instead of (N, C, H, W).
-        multiple: height and width of the input must be multiples of this; 1 is any size.
+        multiple: height and width of the encoder's input must be multiples of this; 1 is any size.
+        fixed_size: the one (H, W) that the encoder takes, or None.
         options: what timm is given besides the name.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     indices: tuple[int, ...]
-    channels_last: bool
-    multiple: int
+    channels_last: bool = False
+    multiple: int = 1
+    fixed_size: tuple[int, int] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def _freedom(self) -> tuple[bool, int]:
+        """The smaller, the more input sizes the encoder takes."""
+        return self.fixed_size is not None, self.multiple
 
 
 def create_encoder(
@@ -52,97 +71,108 @@ def create_encoder(
         name: a timm model, with or without a pretrained tag: `convnext_tiny`, `convnext_tiny.fb_in1k`.
         pretrained: whether to load timm's pretrained weights, the only thing here that may use the network.
         levels: how many maps to use at most, counted from the coarsest.
-        img_size: size that an encoder with a fixed input size is built for. By default an encoder is built
-            so that it takes as many sizes as it can.
+        img_size: size (H, W) that an encoder with a fixed input size is built for. By default an encoder is
+            built so that it takes as many sizes as it can.
 
     Raises:
         ConfigError: if timm has no such model or tag, or it gives fewer than two maps of a known layout.
     """
-    if not timm.is_model(name):
-        raise ConfigError(unknown_name("encoder", name, timm.list_models()))
     info = examine_encoder(name, levels=levels, img_size=img_size)
-    encoder = timm.create_model(name, features_only=True, pretrained=pretrained, **info.options)
-    return encoder, info
+    return timm.create_model(name, features_only=True, pretrained=pretrained, **info.options), info
 
 
-def examine_encoder(name: str, *, levels: int = 4, img_size: int | Sequence[int] | None = None) -> EncoderInfo:
-    """What `create_encoder` would build, found out without allocating its weights.
+def examine_encoder(
+    name: str, *, levels: int = 4, img_size: int | Sequence[int] | None = None
+) -> EncoderInfo:
+    """What `create_encoder` would build, found out without its weights.
 
     Raises:
         ConfigError: as `create_encoder`.
     """
-    trials = _ANY_SIZE if img_size is None else ({"img_size": img_size},)
+    if not timm.is_model(name):
+        raise ConfigError(unknown_name("encoder", name, timm.list_models()))
+    size = tuple(img_size) if isinstance(img_size, Sequence) else img_size
+    trials = _ANY_SIZE if size is None else ({"img_size": size},)
     best: EncoderInfo | None = None
     reason = ""
     for options in trials:
         try:
             info = _examine(name, options, levels)
-        except (TypeError, RuntimeError, ValueError, AttributeError, AssertionError, IndexError) as error:
-            # timm has no one error for "no such option", "no such tag" and "no feature maps"
+        except _REFUSALS as error:
             reason = reason or f"{type(error).__name__}: {error}"
             continue
-        if best is None or info.multiple < best.multiple:
+        if best is None or info._freedom < best._freedom:
             best = info
-        if best.multiple <= max(best.strides):
+        if best.fixed_size is None and best.multiple <= max(best.strides):
             break
     if best is None:
-        raise ConfigError(f"encoder {name!r} cannot be used: {reason}. Choose another timm model.")
+        raise ConfigError(f"encoder {name!r} cannot be used ({reason}). Choose another model or img_size.")
     return best
 
 
 def _examine(name: str, options: Mapping[str, Any], levels: int) -> EncoderInfo:
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some initialisers warn that they do nothing on this device
-        shell = timm.create_model(name, features_only=True, pretrained=False, **options).eval()
+    shell, device = _shell(name, options)
     widths = [int(c) for c in shell.feature_info.channels()]
     strides = [int(s) for s in shell.feature_info.reduction()]
     if len(widths) < 2:
-        raise ValueError(f"it gives {len(widths)} map(s), a decoder needs at least 2")
-    multiple, maps = _smallest_multiple(shell, strides)
-    channels_last = _is_channels_last(maps, widths)
-    used = range(max(0, len(widths) - levels), len(widths))
-    return EncoderInfo(
-        channels=tuple(widths[i] for i in used),
-        strides=tuple(strides[i] for i in used),
-        indices=tuple(used),
-        channels_last=channels_last,
-        multiple=multiple,
-        options=dict(options),
-    )
-
-
-def _smallest_multiple(shell: nn.Module, strides: Sequence[int]) -> tuple[int, list[Tensor]]:
-    """What the encoder's input size must be a multiple of, and its maps (on the meta device)."""
+        raise ValueError(f"it gives {len(widths)} map, a decoder needs at least 2")
+    own = _own_size(shell, options)
     coarsest = max(strides)
-    _, own_height, own_width = _own_input_size(shell)
-    # (size to try, the multiple it shows): odd sizes, multiples of the coarsest stride, then its own size
-    trials = [
-        ((6 * coarsest + 3, 4 * coarsest + 5), 1),
-        ((6 * coarsest, 5 * coarsest), coarsest),
-        ((own_height, own_width), max(own_height, own_width)),
+    # What a size at which the encoder runs shows, most freedom first: odd sizes, multiples of the coarsest
+    # stride, multiples of its own size (windows of attention), its own size.
+    trials: list[tuple[tuple[int, int], int, tuple[int, int] | None]] = [
+        ((6 * coarsest + 3, 4 * coarsest + 5), 1, None),
+        ((6 * coarsest, 5 * coarsest), coarsest, None),
+        *([((own[0], 2 * own[0]), own[0], None)] if own[0] == own[1] else []),
+        (own, 1, own),
     ]
     failure: Exception | None = None
-    for size, multiple in trials:
+    for size, multiple, fixed in trials:
         try:
             with torch.no_grad():
-                maps = shell(torch.empty(1, 3, *size, device="meta"))
-        except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
+                maps = list(shell(torch.empty(1, 3, *size, device=device)))
+        except _REFUSALS as error:
             failure = error
             continue
-        return multiple, list(maps)
-    raise ValueError(f"it does not run at its own input size {own_height}x{own_width}: {failure}")
+        used = range(max(0, len(widths) - levels), len(widths))
+        return EncoderInfo(
+            channels=tuple(widths[i] for i in used),
+            strides=tuple(strides[i] for i in used),
+            indices=tuple(used),
+            channels_last=_is_channels_last(maps, widths),
+            multiple=multiple,
+            fixed_size=fixed,
+            options=dict(options),
+        )
+    raise ValueError(f"it does not run at its own input size {own[0]}x{own[1]}: {failure}")
 
 
-def _own_input_size(shell: nn.Module) -> tuple[int, int, int]:
-    config = getattr(shell, "default_cfg", None) or getattr(shell, "pretrained_cfg", None) or {}
-    size = config.get("input_size", (3, 224, 224)) if isinstance(config, Mapping) else (3, 224, 224)
-    return int(size[0]), int(size[1]), int(size[2])
+def _shell(name: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """The encoder without memory for its weights where it can be built so, and the device it is on."""
+    for device in ("meta", "cpu"):
+        try:
+            # Some initialisers warn that they do nothing on the meta device; others draw random numbers.
+            with torch.device(device), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+                warnings.simplefilter("ignore")
+                return timm.create_model(name, features_only=True, **options).eval(), device
+        except (NotImplementedError, RuntimeError):
+            if device == "cpu":
+                raise
+    raise RuntimeError(f"{name} can be built on no device")
+
+
+def _own_size(shell: Any, options: Mapping[str, Any]) -> tuple[int, int]:
+    size = options.get("img_size")
+    if size is None:
+        config = getattr(shell, "pretrained_cfg", None) or getattr(shell, "default_cfg", None)
+        size = tuple((config or {}).get("input_size", (3, 224, 224)))[1:]
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
 
 
 def _is_channels_last(maps: Sequence[Tensor], widths: Sequence[int]) -> bool:
-    if all(f.dim() == 4 and f.shape[1] == c for f, c in zip(maps, widths, strict=True)):
-        return False
-    if all(f.dim() == 4 and f.shape[3] == c for f, c in zip(maps, widths, strict=True)):
-        return True
+    for dim in (1, 3):
+        if all(f.dim() == 4 and f.shape[dim] == c for f, c in zip(maps, widths, strict=True)):
+            return dim == 3
     shapes = [tuple(f.shape) for f in maps]
     raise ValueError(f"its maps {shapes} hold the widths {list(widths)} neither in dim 1 nor in dim 3")

@@ -63,6 +63,7 @@ class PSP(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
         pooled = [resize(branch(x), x) for branch in self.branches]
         return self.bottleneck(torch.cat([x, *pooled], dim=1))
 
@@ -83,9 +84,10 @@ class FPN(nn.Module):
         self.fusion = _sequential(*_conv_norm_act(width * len(channels), width, 3))
 
     def forward(self, features: list[Tensor]) -> Tensor:
+        """Maps (N, channels[i], H_i, W_i), finest first -> (N, channels[0], H_0, W_0)."""
         levels = [features[0]]
         levels += [lateral(f) for lateral, f in zip(self.laterals, features[1:], strict=True)]
-        merged = [self.smooth(resize(levels[i + 1], levels[i]) + levels[i]) for i in range(len(self.laterals))]
+        merged = [self.smooth(resize(up, f) + f) for f, up in zip(levels[:-1], levels[1:], strict=True)]
         pyramid = [*merged, levels[-1]]
         return self.fusion(torch.cat([pyramid[0], *(resize(p, pyramid[0]) for p in pyramid[1:])], dim=1))
 
@@ -101,6 +103,7 @@ class SegmentationHead(nn.Module):
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, num_classes, H, W)."""
         return self.classifier(self.act(self.norm(self.conv(x))))
 
 
@@ -116,11 +119,16 @@ class DepthHead(nn.Module):
         self.gate = nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, 1, H, W)."""
         return self.gate(self.classifier(self.act(self.conv(x)))) * self.max_depth
 
 
 class UPerNet(nn.Module):
     """An encoder, then PSP on its coarsest map, FPN over all, a conv 3x3 and a head at the input's size.
+
+    Encoders restrict their input in two ways. One that wants multiples of something sees the image padded
+    with zeros at the right and the bottom, and the output is cropped. One that takes a single size sees the
+    image resized to it: give `img_size` to `upernet` to build it for the size that it shall work at.
 
     Args:
         encoder: gives the maps, finest first.
@@ -145,20 +153,30 @@ class UPerNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, 3, H, W) of any size -> (N, classes or 1, H, W)."""
-        multiple = self.encoder_info.multiple
-        height, width = x.shape[-2:]
-        maps = self.encoder(x if multiple == 1 else F.pad(x, (0, -width % multiple, 0, -height % multiple)))
-        features = [maps[i] for i in self.encoder_info.indices]
-        if self.encoder_info.channels_last:
-            features = [f.permute(0, 3, 1, 2).contiguous() for f in features]
+        features = self._features(x)
         features[-1] = self.psp(features[-1])
-        y = self.out(self.fpn(features))
-        if multiple != 1:
-            y = F.interpolate(
-                y, size=(height + -height % multiple, width + -width % multiple), mode="bilinear", align_corners=True
-            )[..., :height, :width]
-            return self.head(y)
-        return self.head(resize(y, x))
+        return self.head(self._to_input(self.out(self.fpn(features)), x))
+
+    def _features(self, x: Tensor) -> list[Tensor]:
+        """The maps that are used, (N, C_i, H_i, W_i), of `x` brought to a size that the encoder takes."""
+        info = self.encoder_info
+        if info.fixed_size is not None:
+            x = F.interpolate(x, size=info.fixed_size, mode="bilinear", align_corners=True)
+        elif info.multiple > 1:
+            height, width = x.shape[-2:]
+            x = F.pad(x, (0, -width % info.multiple, 0, -height % info.multiple))
+        maps = self.encoder(x)
+        features = [maps[i] for i in info.indices]
+        return [f.permute(0, 3, 1, 2) for f in features] if info.channels_last else features
+
+    def _to_input(self, y: Tensor, x: Tensor) -> Tensor:
+        """`y` bilinearly at the size of `x`, without what `_features` padded."""
+        multiple = self.encoder_info.multiple
+        if multiple == 1:
+            return resize(y, x)
+        height, width = x.shape[-2:]
+        padded = (height + -height % multiple, width + -width % multiple)
+        return F.interpolate(y, size=padded, mode="bilinear", align_corners=True)[..., :height, :width]
 
 
 def upernet(
@@ -167,7 +185,7 @@ def upernet(
     num_classes: int = 151,
     max_depth: float = 10.0,
     pretrained: bool = False,
-    img_size: int | tuple[int, int] | None = None,
+    img_size: int | Sequence[int] | None = None,
 ) -> UPerNet:
     """UPerNet on the timm model `encoder`, in float: (N, 3, H, W) -> (N, num_classes or 1, H, W).
 
@@ -179,7 +197,7 @@ def upernet(
         num_classes: for segmentation; 151 is ADE20K with the unlabelled class.
         max_depth: for depth, in the unit of the targets (NYUv2 10 m, KITTI 80 m).
         pretrained: whether the encoder starts from timm's pretrained weights.
-        img_size: input size for encoders that can only be built for one.
+        img_size: size (H, W) to build an encoder for that is tied to one; others refuse it.
 
     Raises:
         ConfigError: for an unknown encoder or task, or one that cannot be used.

@@ -1,0 +1,84 @@
+"""Networks by name, and from one line of text: `upernet:convnext_tiny?task=depth&max_depth=10`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from binarize.errors import ConfigError, unknown_name
+from binarize.networks.upernet import upernet
+from binarize.registry import Registry
+
+NETWORKS: Registry[Callable[..., nn.Module]] = Registry("network", group="binarize.networks")
+"""Functions that build a network; the first argument is the name of a timm encoder."""
+
+NETWORKS.add("upernet", upernet)
+
+_WORDS: dict[str, Any] = {"true": True, "false": False, "none": None}
+
+
+def names() -> list[str]:
+    """The names of all networks, sorted."""
+    return NETWORKS.names()
+
+
+def build(name: str, /, **kwargs: Any) -> nn.Module:
+    """The network `name`, in float.
+
+    Args:
+        name: one of `names()`.
+        **kwargs: what its function takes, `encoder` among them.
+
+    Raises:
+        ConfigError: for an unknown network, argument or encoder, or one that is missing.
+    """
+    function = NETWORKS.get(name)
+    parameters = inspect.signature(function).parameters
+    for key in kwargs:
+        if key not in parameters:
+            raise ConfigError(unknown_name(f"option of network {name!r}", key, parameters))
+    missing = [k for k, p in parameters.items() if p.default is p.empty and k not in kwargs]
+    if missing:
+        raise ConfigError(f"network {name!r} needs {', '.join(missing)}; write e.g. '{name}:convnext_tiny'.")
+    return function(**kwargs)
+
+
+def create(spec: str) -> nn.Module:
+    """The network that one line of text describes, in float.
+
+    Args:
+        spec: `NAME:ENCODER` or `NAME:ENCODER?option=value&option=value`. A value is a number, `true`,
+            `false`, `none`, numbers with commas between (`480,640`), or else a text.
+
+    Raises:
+        ConfigError: for a text of another form, or as `build`.
+    """
+    place, _, query = spec.partition("?")
+    name, colon, encoder = place.partition(":")
+    if not (name and colon and encoder):
+        raise ConfigError(f"network {spec!r}: expected NAME:ENCODER, for instance 'upernet:convnext_tiny'.")
+    kwargs: dict[str, Any] = {"encoder": encoder}
+    for part in query.split("&") if query else ():
+        key, equals, value = part.partition("=")
+        if not (key and equals):
+            raise ConfigError(f"network {spec!r}: {part!r} is no option; write option=value.")
+        if key in kwargs:
+            raise ConfigError(f"network {spec!r}: {key!r} is given twice.")
+        kwargs[key] = _value(value)
+    return build(name, **kwargs)
+
+
+def _value(text: str) -> Any:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    if "," in text:
+        return tuple(_value(part) for part in text.split(","))
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
