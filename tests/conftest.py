@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on the network; read when timm is imported
 
 

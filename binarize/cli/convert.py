@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from binarize.cli.options import InputSize, configure, default_out
-from binarize.cli.output import console, print_json, progress, say, size
+from binarize.cli.output import console, importing, print_json, progress, say, size
 from binarize.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -68,11 +68,11 @@ def convert(
     if pretrained and checkpoint is not None:
         raise click.UsageError("--pretrained and --checkpoint exclude each other.")
     clock = Clock()
-    with progress("loading torch"), clock.timed("import"):
+    with importing(), clock.timed("import"):
         import timm  # noqa: F401 - so that the time it takes is not counted as the engine's
 
         from binarize import accounting, files, graph
-        from binarize.cli.model import label, resolve, with_channels
+        from binarize.cli.model import is_file, label, resolve, with_channels
 
     chosen = configure(method, settings)
     policy = graph.Policy(keep=keep, only=only, first=first, last=last)
@@ -98,12 +98,13 @@ def convert(
         _finish(document, clock, as_json, plan)
         return
     baseline = _state_bytes(network)
+    source = None if is_file(model) else getattr(network, "binarize_spec", None)
     with progress("converting"), clock.timed("engine"):
         converted = graph.execute(plan, network, copy=False)  # it is ours: no copy
     with progress("counting"), clock.timed("count"):
         counted = accounting.summary(converted, shape)
     with progress("writing"), clock.timed("write"):
-        written = files.save(converted, target)
+        written = files.save(converted, target, source=source)
     document |= {"summary": counted.as_dict(), "file": str(written), "bytes": written.stat().st_size}
     document["float_bytes"] = baseline
     _finish(document, clock, as_json, plan)
@@ -182,8 +183,7 @@ def _print_totals(document: dict[str, Any]) -> None:
     packed, before = counted["packed_bytes"], document["float_bytes"]
     say(f"bytes when packed: {size(packed)}; in float: {size(before)}, {before / packed:.1f} times as many")
     if counted["uncounted"]:
-        names = ", ".join(str(item) for item in counted["uncounted"][:5])
-        say(f"not counted: {len(counted['uncounted'])} ({names}...); see binarize summary")
+        say(f"not counted: {len(counted['uncounted'])} parts of the network; see binarize summary")
 
 
 def _quoted(path: str) -> str:

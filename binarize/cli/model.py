@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from binarize.errors import ConfigError, near_names
+from binarize.errors import BinarizeError, ConfigError, near_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,13 +37,26 @@ def resolve(text: str, *, pretrained: bool = False) -> nn.Module:
     name, _, query = text.partition("?")
     if ":" in name:
         from binarize import networks
+        from binarize.files import first_line
 
         if pretrained:
             text = f"{text}{'&' if query else '?'}pretrained=true"
-        return networks.create(text)
-    from binarize.files import create_timm, parse_kwargs
+        try:
+            return networks.create(text)
+        except BinarizeError:
+            raise
+        except Exception as error:  # a constructor given a value of a wrong kind, or a download
+            raise ConfigError(f"network {text!r} cannot be built: {first_line(error)}") from error
+    from binarize.files import check_arguments, create_timm, parse_kwargs
 
-    return create_timm(name, pretrained=pretrained, **(parse_kwargs(query) if query else {}))
+    kwargs = parse_kwargs(query) if query else {}
+    check_arguments(name, kwargs)
+    return create_timm(name, pretrained=pretrained, **kwargs)
+
+
+def is_file(text: str) -> bool:
+    """Whether the MODEL argument `text` names a callable in a Python file."""
+    return _FILE.fullmatch(text) is not None
 
 
 def label(text: str) -> str:

@@ -6,6 +6,7 @@ import fnmatch
 
 import click
 
+from binarize.cli.output import importing
 from binarize.errors import ConfigError, near_names
 
 
@@ -16,14 +17,12 @@ def models(pattern: str) -> None:
 
     PATTERN is part of a name, or has wildcards: 'convnext*tiny*'.
     """
-    from binarize.cli.output import progress
-
-    with progress("looking models up"):
+    with importing():
         import timm
 
         from binarize import networks
 
-        known = [f"{name}:ENCODER" for name in networks.names()] + timm.list_models()
+    known = [f"{name}:ENCODER" for name in networks.names()] + timm.list_models()
     wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
     found = [name for name in known if fnmatch.fnmatchcase(name, wanted)]
     if not found:

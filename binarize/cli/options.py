@@ -52,12 +52,14 @@ def configure(name: str, settings: Sequence[str]) -> Method:
             raise ConfigError(f"--set {setting!r}: expected option=value.")
         if option in options:
             raise ConfigError(f"--set {setting!r}: {option!r} is set twice.")
+        rows = option_rows(cls)
         try:
             options[option] = cls.parse(option, text.strip())
         except ConfigError as error:
-            takes = "; ".join(f"{known}: {kind}" for known, kind, _ in option_rows(cls))
-            has = f"{name} takes {takes}." if takes else f"{name} takes no options."
-            raise ConfigError(f"--set {setting}: {error} {has}") from None
+            if option in [known for known, _, _ in rows]:
+                raise
+            takes = "; ".join(f"{known}: {kind}" for known, kind, _ in rows) or "no options"
+            raise ConfigError(f"{error} {name} takes {takes}.") from None
     return methods.create(name, **options)
 
 

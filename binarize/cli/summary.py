@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from binarize.cli.options import InputSize
-from binarize.cli.output import console, print_json, progress
+from binarize.cli.output import console, importing, print_json, progress
 from binarize.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,10 +35,12 @@ def summary(
     The argument is a file written by `convert`, whose name ends in .safetensors, or a MODEL as `convert`
     takes it.
     """
-    with progress(f"reading {source}"):
+    with importing():
+        import timm  # noqa: F401 - most of the time that the imports take
+
         from binarize.accounting import summary as count
         from binarize.cli.model import with_channels
-
+    with progress(f"reading {source}"):
         model = _model(source, custom)
         size = with_channels(input_size, model)
     with progress("counting"):

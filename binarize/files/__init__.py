@@ -4,16 +4,18 @@ from binarize.files.checkpoint import CheckpointReport, load_checkpoint
 from binarize.files.container import check_target
 from binarize.files.header import FORMAT_VERSION, Header
 from binarize.files.model import load, read_header, save
-from binarize.files.source import build, create_timm, find_source, parse_kwargs
+from binarize.files.source import build, check_arguments, create_timm, find_source, first_line, parse_kwargs
 
 __all__ = [
     "FORMAT_VERSION",
     "CheckpointReport",
     "Header",
     "build",
+    "check_arguments",
     "check_target",
     "create_timm",
     "find_source",
+    "first_line",
     "load",
     "load_checkpoint",
     "parse_kwargs",

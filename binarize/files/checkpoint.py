@@ -15,6 +15,7 @@ from binarize.errors import ConfigError, FormatError
 from binarize.files.compare import difference
 from binarize.files.container import check_readable, read
 from binarize.files.header import ENTRY, loads
+from binarize.files.source import first_line
 
 _TORCH = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 # Entries that training scripts put weights under; the averaged weights first, as timm prefers them.
@@ -85,10 +86,9 @@ def _tensors(file: Path, where: str) -> tuple[str, dict[str, Tensor]]:
     except OSError as error:
         raise ConfigError(f"cannot read {where}: {error}.") from error
     except Exception as error:  # the errors of zip, pickle and tensor reading
-        first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise FormatError(
             f"{where} cannot be read as a PyTorch checkpoint of plain weights (truncated, corrupted, or "
-            f"holding objects that only unsafe unpickling would read): {first}"
+            f"holding objects that only unsafe unpickling would read): {first_line(error)}"
         ) from error
     entry = ""
     while isinstance(content, Mapping):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from binarize.graph import Plan
 
 
-def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
+def save(model: nn.Module, path: str | os.PathLike[str], *, source: Mapping[str, Any] | None = None) -> Path:
     """Write `model`, converted or float, to one safetensors file that `load` rebuilds it from.
 
     The file holds every parameter and persistent buffer, bit for bit, and a header entry (`docs/files.md`):
@@ -32,6 +32,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     Args:
         model: on any device; left untouched.
         path: the file, by custom `.safetensors`.
+        source: how to rebuild the float model, if the caller knows for sure (the `binarize_spec` of a model
+            that it has just built). By default it is found out, which takes building the model once more.
 
     Returns:
         Where the file is.
@@ -43,8 +45,10 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     check_target(path)  # before the work
     tensors, aliases = _state(model)
     plan = _plan_of(model)
+    if source is None:
+        source = find_source(model, None if plan is None else lambda shell: _execute(plan, shell))
     header = Header(
-        source=find_source(model, None if plan is None else lambda shell: _execute(plan, shell)),
+        source=source,
         plan=None if plan is None else plan.as_dict(),
         aliases=aliases,
         transient={name: str(b.dtype).removeprefix("torch.") for name, _, b in _transient_buffers(model)},

@@ -47,14 +47,14 @@ def create_timm(name: str, *, pretrained: bool = False, **kwargs: Any) -> nn.Mod
     """
     import timm
 
-    _check_arguments(name, kwargs)
+    check_arguments(name, kwargs)
     if not timm.is_model(name):
         raise ConfigError(unknown_name("timm model", name, timm.list_models()))
     try:
         model = timm.create_model(name, pretrained=pretrained, **kwargs)
     except Exception as error:  # any constructor of a thousand models, and the download
         what = "its pretrained weights" if pretrained else f"the arguments {kwargs}"
-        raise ConfigError(f"timm model {name!r} cannot be built with {what}: {_first_line(error)}") from error
+        raise ConfigError(f"timm model {name!r} cannot be built with {what}: {first_line(error)}") from error
     spec: Any = {"source": "timm", "name": name, "kwargs": dict(kwargs)}
     model.binarize_spec = spec
     return model
@@ -123,7 +123,7 @@ def qualified_name(model: nn.Module) -> str:
 
 def _build(source: Mapping[str, Any]) -> nn.Module:
     name, kwargs = source["name"], dict(source["kwargs"])
-    _check_arguments(name, kwargs)  # first of all: a file must not be able to ask for a download
+    check_arguments(name, kwargs)  # first of all: a file must not be able to ask for a download
     if source["source"] == "timm":
         return create_timm(name, **kwargs)
     from binarize import networks
@@ -133,7 +133,7 @@ def _build(source: Mapping[str, Any]) -> nn.Module:
     except ConfigError:
         raise
     except Exception as error:  # a constructor of an encoder
-        raise ConfigError(f"network {name!r} cannot be built with {kwargs}: {_first_line(error)}") from error
+        raise ConfigError(f"network {name!r} cannot be built with {kwargs}: {first_line(error)}") from error
 
 
 def _candidates(model: nn.Module) -> Iterator[tuple[dict[str, Any], bool]]:
@@ -215,7 +215,12 @@ def _settings(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _check_arguments(name: str, kwargs: Mapping[str, Any]) -> None:
+def check_arguments(name: str, kwargs: Mapping[str, Any]) -> None:
+    """Refuse arguments of a model that choose weights, or that JSON cannot hold.
+
+    Raises:
+        ConfigError: naming the argument.
+    """
     reserved = sorted(_RESERVED & kwargs.keys())
     if reserved:
         raise ConfigError(f"{name!r}: {reserved} cannot be set here; weights are chosen with --pretrained.")
@@ -252,6 +257,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of somebody else's error, short enough to stand in a message of ours."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{lines[0][:300]}" if lines else type(error).__name__

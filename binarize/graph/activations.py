@@ -91,21 +91,6 @@ def _decide(draft: Draft, nodes: list[fx.Node], front: SiteDraft | None) -> str:
     return f"keeps {name} ({draft.why_not_editable(node)})"
 
 
-def count_blind(draft: Draft) -> int:
-    """Converted layers that see nothing but values >= 0 (behind a ReLU that stays), where sign is +1."""
-    flow = draft.flow
-    blind = 0
-    for site in draft.sites.values():
-        source = flow.up(site.nodes[0], _NEAR - {"norm", "add"})
-        if source is None or flow.role(source) != "act" or site.recipe(draft.method).norm == "layer":
-            continue
-        replaced = str(source.target) in draft.swaps or (source.meta["owner"], source.meta["level"]) in draft.edits
-        own = flow.module(source)
-        name = type(own).__name__ if own is not None else getattr(source.target, "__name__", "").rstrip("_")
-        blind += not replaced and name.lower() in ("relu", "relu6")
-    return blind
-
-
 def _put(draft: Draft, node: fx.Node, place: ActivationSite, *, fused: bool, nothing: bool) -> bool:
     """Note the replacement of the activation at `node`; False if there is no way."""
     flow, path = draft.flow, str(node.target)
@@ -116,6 +101,7 @@ def _put(draft: Draft, node: fx.Node, place: ActivationSite, *, fused: bool, not
         dim=place.dim,
         spatial=place.spatial,
         spatial_between=place.spatial_between,
+        blinds=place.blinds,
         own=False,
     )
     if fused:

@@ -10,9 +10,13 @@ from torch import fx, nn
 from binarize.graph.flow import PASSIVE, Flow
 from binarize.graph.plan import Edit, Swap
 from binarize.graph.policy import Position
+from binarize.graph.roles import fused_activation
 from binarize.layers.recipe import Kind, Recipe, Site
 from binarize.methods.base import ActivationSite, Method
 from binarize.methods.build import site_of
+
+
+_TOWARDS_LAYERS = PASSIVE | {"pool", "split", "cat", "upsample"}
 
 
 @dataclass
@@ -156,7 +160,15 @@ def activation_site(
         spatial=0 if last else len(shape) - 2,
         spatial_between=front is not None and _spatial(front.module) and _next_is_spatial(draft, behind),
         final_next=is_final(draft, node),
+        blinds=_is_relu(draft, node) and any(map(draft.site_at, flow.consumers(node, _TOWARDS_LAYERS))),
     )
+
+
+def _is_relu(draft: Draft, node: fx.Node) -> bool:
+    module = draft.flow.module(node)
+    own = module if draft.flow.role(node) == "act" or module is None else fused_activation(module)
+    name = type(own).__name__ if own is not None else getattr(node.target, "__name__", "").rstrip("_")
+    return name.lower() in ("relu", "relu6")
 
 
 def is_final(draft: Draft, node: fx.Node) -> bool:

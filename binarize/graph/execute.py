@@ -178,7 +178,11 @@ def _swap(model: nn.Module, swap: Swap, method: Method) -> None:
 
 def _activation(swap: Swap, method: Method) -> nn.Module:
     site = ActivationSite(
-        channels=swap.channels, dim=swap.dim, spatial=swap.spatial, spatial_between=swap.spatial_between
+        channels=swap.channels,
+        dim=swap.dim,
+        spatial=swap.spatial,
+        spatial_between=swap.spatial_between,
+        blinds=swap.blinds,
     )
     factory = method.activation(site)
     if factory is None:

@@ -114,8 +114,7 @@ def _unify(evaluation: fx.Graph, training: fx.Graph) -> fx.Graph:
         if (_plain(a.args), _plain(a.kwargs)) == (_plain(b.args), _plain(b.kwargs)):
             continue
         with evaluation.inserting_before(a):
-            flag = fx.Node(evaluation, "training", "get_attr", "training", (), {})
-            a.prepend(flag)
+            flag = evaluation.create_node("get_attr", "training")
         a.args = _merge(a.args, b.args, flag)
         a.kwargs = _merge(a.kwargs, b.kwargs, flag)
     return evaluation

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from binarize.errors import ConfigError, TraceError
 from binarize.functional.bypass import bypass_kind
-from binarize.graph.activations import count_blind, decide_activations, note_contexts
+from binarize.graph.activations import decide_activations, note_contexts
 from binarize.graph.draft import Draft, SiteDraft
 from binarize.graph.flow import Flow
 from binarize.graph.norms import decide_norms, decide_scales
@@ -241,12 +241,6 @@ def _notes(draft: Draft) -> list[str]:
                 for n in node.all_input_nodes)
         for node in draft.flow.nodes
     )
-    blind = count_blind(draft) if draft.method.name == "bnn" else 0
-    if blind:
-        notes.append(
-            f"{blind} binary layers see the output of a ReLU, where sign is +1 everywhere; "
-            "bnn's option nonlinearity=hardtanh replaces it"
-        )
     if functional:
         notes.append(f"{functional} convolutions or linear maps are called as functions and stay float")
     return notes

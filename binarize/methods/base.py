@@ -28,6 +28,8 @@ class ActivationSite:
         spatial_between: the layer in front of it (behind its norm) and the one behind it are convolutions
             of kernel > 1.
         final_next: what follows is a layer that stays float as the network's final one.
+        blinds: the network's own activation gives nothing below 0 (a ReLU) and a binary layer sees that:
+            sign makes it +1 everywhere.
     """
 
     channels: int
@@ -35,6 +37,7 @@ class ActivationSite:
     spatial: int = 2
     spatial_between: bool = False
     final_next: bool = False
+    blinds: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

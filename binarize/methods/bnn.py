@@ -2,7 +2,8 @@
 
 Forward: sign(x), sign(w), no scale. Backward: 1 for abs(.) <= 1, else 0, for both.
 Block: conv -> BN -> the network's own activation. No bypass but the network's own residual connections.
-Departures: in the "table" form (the networks of BiDense's Table 1) shape-keeping spatial convolutions that
+Departures: behind a ReLU sign is +1 everywhere, no signal is left, and BatchNorm divides by no variance; there
+the BNN paper's own hard tanh stands in for the ReLU (option `nonlinearity`). In the "table" form (the networks of BiDense's Table 1) shape-keeping spatial convolutions that
 no activation follows have an identity bypass. Linear layers on tokens bring a LayerNorm.
 """
 
@@ -27,15 +28,15 @@ class BNN(Method):
 
     Attributes:
         form: `table` builds the networks of Table 1 of BiDense.
-        nonlinearity: `own` keeps the network's activations; `hardtanh` replaces them as in the BNN paper.
-            Behind a ReLU sign gives +1 everywhere: convert networks with ReLU by `hardtanh`.
+        nonlinearity: `own` keeps the network's activations; `hardtanh` replaces them as in the BNN paper;
+            `auto` keeps them but where a ReLU would blind a binary layer (never in the table form).
     """
 
     name: ClassVar[str] = "bnn"
     paper: ClassVar[str] = "arXiv 1602.02830"
 
     form: Form = "default"
-    nonlinearity: Literal["own", "hardtanh"] = "own"
+    nonlinearity: Literal["auto", "own", "hardtanh"] = "auto"
 
     def recipe(self, site: Site) -> Recipe:
         return Recipe(
@@ -47,4 +48,5 @@ class BNN(Method):
         )
 
     def activation(self, site: ActivationSite) -> Callable[[], nn.Module] | None:
-        return nn.Hardtanh if self.nonlinearity == "hardtanh" else None
+        blinded = self.nonlinearity == "auto" and site.blinds and self.form == "default"
+        return nn.Hardtanh if blinded or self.nonlinearity == "hardtanh" else None

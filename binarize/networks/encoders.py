@@ -75,10 +75,16 @@ def create_encoder(
             built so that it takes as many sizes as it can.
 
     Raises:
-        ConfigError: if timm has no such model or tag, or it gives fewer than two maps of a known layout.
+        ConfigError: if timm has no such model or tag, it gives fewer than two maps of a known layout, or its
+            weights cannot be had.
     """
     info = examine_encoder(name, levels=levels, img_size=img_size)
-    return timm.create_model(name, features_only=True, pretrained=pretrained, **info.options), info
+    try:
+        return timm.create_model(name, features_only=True, pretrained=pretrained, **info.options), info
+    except Exception as error:  # a download may fail in as many ways as there are networks
+        if not pretrained:
+            raise
+        raise ConfigError(f"encoder {name!r}: its pretrained weights cannot be had ({error}).") from error
 
 
 def examine_encoder(
@@ -111,15 +117,43 @@ def examine_encoder(
 
 
 def _examine(name: str, options: Mapping[str, Any], levels: int) -> EncoderInfo:
-    shell, device = _shell(name, options)
+    # The meta device costs neither memory nor time; encoders that ask tensors for their values run for real.
+    try:
+        return _examine_on("meta", name, options, levels)
+    except _REFUSALS as error:
+        if "meta" not in str(error):
+            raise
+    return _examine_on("cpu", name, options, levels)
+
+
+def _examine_on(device: str, name: str, options: Mapping[str, Any], levels: int) -> EncoderInfo:
+    # Some initialisers warn that they do nothing on the meta device; elsewhere they draw random numbers.
+    with torch.device(device), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        shell: Any = timm.create_model(name, features_only=True, **options).eval()
     widths = [int(c) for c in shell.feature_info.channels()]
     strides = [int(s) for s in shell.feature_info.reduction()]
     if len(widths) < 2:
         raise ValueError(f"it gives {len(widths)} map, a decoder needs at least 2")
-    own = _own_size(shell, options)
-    coarsest = max(strides)
-    # What a size at which the encoder runs shows, most freedom first: odd sizes, multiples of the coarsest
-    # stride, multiples of its own size (windows of attention), its own size.
+    maps, multiple, fixed = _run(shell, device, max(strides), _own_size(shell, options))
+    used = range(max(0, len(widths) - levels), len(widths))
+    return EncoderInfo(
+        channels=tuple(widths[i] for i in used),
+        strides=tuple(strides[i] for i in used),
+        indices=tuple(used),
+        channels_last=_is_channels_last(maps, widths),
+        multiple=multiple,
+        fixed_size=fixed,
+        options=dict(options),
+    )
+
+
+def _run(
+    shell: nn.Module, device: str, coarsest: int, own: tuple[int, int]
+) -> tuple[list[Tensor], int, tuple[int, int] | None]:
+    """The maps at the least restricted size at which the encoder runs, and (multiple, fixed size)."""
+    # What running at a size shows, most freedom first: odd sizes, multiples of the coarsest stride, multiples
+    # of its own size (windows of attention), its own size.
     trials: list[tuple[tuple[int, int], int, tuple[int, int] | None]] = [
         ((6 * coarsest + 3, 4 * coarsest + 5), 1, None),
         ((6 * coarsest, 5 * coarsest), coarsest, None),
@@ -127,38 +161,13 @@ def _examine(name: str, options: Mapping[str, Any], levels: int) -> EncoderInfo:
         (own, 1, own),
     ]
     failure: Exception | None = None
-    for size, multiple, fixed in trials:
+    for size, multiple, fixed in trials if device == "meta" else trials[-1:]:
         try:
             with torch.no_grad():
-                maps = list(shell(torch.empty(1, 3, *size, device=device)))
+                return list(shell(torch.zeros(1, 3, *size, device=device))), multiple, fixed
         except _REFUSALS as error:
             failure = error
-            continue
-        used = range(max(0, len(widths) - levels), len(widths))
-        return EncoderInfo(
-            channels=tuple(widths[i] for i in used),
-            strides=tuple(strides[i] for i in used),
-            indices=tuple(used),
-            channels_last=_is_channels_last(maps, widths),
-            multiple=multiple,
-            fixed_size=fixed,
-            options=dict(options),
-        )
     raise ValueError(f"it does not run at its own input size {own[0]}x{own[1]}: {failure}")
-
-
-def _shell(name: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """The encoder without memory for its weights where it can be built so, and the device it is on."""
-    for device in ("meta", "cpu"):
-        try:
-            # Some initialisers warn that they do nothing on the meta device; others draw random numbers.
-            with torch.device(device), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-                warnings.simplefilter("ignore")
-                return timm.create_model(name, features_only=True, **options).eval(), device
-        except (NotImplementedError, RuntimeError):
-            if device == "cpu":
-                raise
-    raise RuntimeError(f"{name} can be built on no device")
 
 
 def _own_size(shell: Any, options: Mapping[str, Any]) -> tuple[int, int]:

@@ -6,6 +6,7 @@ compact form of UPerNet (Xiao et al., ECCV 2018) whose three smoothing convoluti
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -86,8 +87,8 @@ class FPN(nn.Module):
     def forward(self, features: list[Tensor]) -> Tensor:
         """Maps (N, channels[i], H_i, W_i), finest first -> (N, channels[0], H_0, W_0)."""
         levels = [features[0]]
-        levels += [lateral(f) for lateral, f in zip(self.laterals, features[1:], strict=True)]
-        merged = [self.smooth(resize(up, f) + f) for f, up in zip(levels[:-1], levels[1:], strict=True)]
+        levels += [lateral(features[i]) for i, lateral in enumerate(self.laterals, start=1)]
+        merged = [self.smooth(resize(up, f) + f) for f, up in itertools.pairwise(levels)]
         pyramid = [*merged, levels[-1]]
         return self.fusion(torch.cat([pyramid[0], *(resize(p, pyramid[0]) for p in pyramid[1:])], dim=1))
 
@@ -204,10 +205,10 @@ def upernet(
     """
     if task not in TASKS:
         raise ConfigError(unknown_name("task of upernet", task, TASKS))
-    if num_classes < 1:
-        raise ConfigError(f"upernet: num_classes={num_classes}; expected at least 1.")
-    if not max_depth > 0:
-        raise ConfigError(f"upernet: max_depth={max_depth}; expected a positive depth.")
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise ConfigError(f"upernet: num_classes={num_classes!r}; expected an integer of at least 1.")
+    if not isinstance(max_depth, (int, float)) or not max_depth > 0:
+        raise ConfigError(f"upernet: max_depth={max_depth!r}; expected a positive number.")
     body, info = create_encoder(encoder, pretrained=pretrained, img_size=img_size)
     is_depth = task == "depth"
     head = DepthHead(OUT_CHANNELS, max_depth) if is_depth else SegmentationHead(OUT_CHANNELS, num_classes)

@@ -1,0 +1,192 @@
+"""Time and peak memory of one training step: fused quantizers against elementwise surrogates.
+
+Both networks are the BiDense UPerNet on ConvNeXt-Tiny, built by `binarize.apply` with the same weights. The naive
+one writes each straight-through estimator as `f(x).detach() + h(x) - h(x).detach()` with h built from tensor
+operations, as most published code does; autograd keeps what it likes. A step is forward, backward and AdamW.
+
+Time: both variants in one process, steps alternating, median. Memory: one process per variant, the kernel's
+high-water mark of resident memory during steps (Linux), whole and above what stood there before the steps
+(model, gradients and optimizer state, which both variants share).
+
+    python benchmarks/training_step.py [--size 128] [--batch 2] [--steps 7] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import binarize
+from binarize.layers import DAB, BinaryLayer
+
+VARIANTS = ("fused", "naive")
+
+
+def straight_through(value: Tensor, surrogate: Tensor) -> Tensor:
+    """Forward `value`, gradient of `surrogate`."""
+    return value.detach() + surrogate - surrogate.detach()
+
+
+def naive_sign(x: Tensor) -> Tensor:
+    """sign(x) with the gradient of the piecewise quadratic that approximates it."""
+    inner = x.clamp(-1, 1)
+    quadratic = torch.where(x < 0, 2 * inner + inner * inner, 2 * inner - inner * inner)
+    return straight_through(torch.where(x >= 0, 1.0, -1.0), quadratic)
+
+
+def naive_dab(dab: DAB, x: Tensor) -> Tensor:
+    """The DAB in tensor operations (channel granularity)."""
+    dims = tuple(range(2, x.dim())) if dab.rule.dim == 1 else tuple(range(1, x.dim() - 1))
+    shifted = x - (dab.k * x.mean(dims, keepdim=True).detach() + dab.b)
+    deviation = shifted.abs().mean(dims, keepdim=True).detach()
+    return torch.exp(dab.a * (deviation - 1)) * naive_sign(shifted)
+
+
+def naive_weight(weight: Tensor) -> Tensor:
+    """mean(abs(w)) * sign(w) per filter with the gradient of clamp(w, -1, 1)."""
+    scale = weight.abs().mean(tuple(range(1, weight.dim())), keepdim=True).detach()
+    return straight_through(scale * torch.where(weight >= 0, 1.0, -1.0), weight.clamp(-1, 1))
+
+
+def naive_dense(layer: Any, x: Tensor, geometry: Any, *, quantized: bool = False) -> Tensor:
+    """What the layer computes, through autograd alone."""
+    y = naive_dab(layer.quantizer, x)
+    weight = naive_weight(layer.weight)
+    if geometry is None:
+        return F.linear(y, weight, layer.bias)
+    return F.conv2d(y, weight, layer.bias, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
+
+
+def network(variant: str, size: int, classes: int = 151) -> nn.Module:
+    """The BiDense UPerNet in training mode, quantizing in one way or the other."""
+    torch.manual_seed(0)
+    net = binarize.networks.upernet("convnext_tiny", num_classes=classes)
+    model = binarize.apply(net, "bidense", example_inputs=torch.zeros(1, 3, size, size)).train()
+    if variant == "naive":
+        for layer in model.modules():
+            if isinstance(layer, BinaryLayer):
+                layer.__dict__["_dense"] = functools.partial(naive_dense, layer)
+    return model
+
+
+class Stepper:
+    """A model with its optimizer and one fixed batch."""
+
+    def __init__(self, variant: str, size: int, batch: int) -> None:
+        self.model = network(variant, size)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-4)
+        generator = torch.Generator().manual_seed(1)
+        self.images = torch.randn(batch, 3, size, size, generator=generator)
+        self.labels = torch.randint(0, 151, (batch, size, size), generator=generator)
+
+    def forward_backward(self) -> float:
+        """One forward and backward; the loss."""
+        loss = F.cross_entropy(self.model(self.images), self.labels)
+        loss.backward()
+        return loss.item()
+
+    def step(self) -> float:
+        """One whole training step; the loss."""
+        self.optimizer.zero_grad(set_to_none=False)
+        loss = self.forward_backward()
+        self.optimizer.step()
+        return loss
+
+
+def time_both(size: int, batch: int, steps: int) -> dict[str, Any]:
+    """Median seconds of a whole step and of forward + backward, variants alternating."""
+    steppers = {variant: Stepper(variant, size, batch) for variant in VARIANTS}
+    whole: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    passes: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    losses: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    for index in range(steps + 1):
+        for variant, stepper in steppers.items():
+            start = time.perf_counter()
+            losses[variant].append(stepper.step())
+            middle = time.perf_counter()
+            stepper.optimizer.zero_grad(set_to_none=False)
+            restart = time.perf_counter()
+            stepper.forward_backward()
+            end = time.perf_counter()
+            if index:  # the first step allocates
+                whole[variant].append(middle - start)
+                passes[variant].append(end - restart)
+    return {
+        "step_s": {variant: statistics.median(values) for variant, values in whole.items()},
+        "forward_backward_s": {variant: statistics.median(values) for variant, values in passes.items()},
+        "loss": {variant: values[:3] for variant, values in losses.items()},
+    }
+
+
+def _status(key: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) / 1024
+    raise SystemExit(f"/proc/self/status has no {key}: this benchmark measures memory on Linux only.")
+
+
+def memory_of(variant: str, size: int, batch: int) -> dict[str, float]:
+    """MiB before the steps and at the highest point during two steps, in this process."""
+    stepper = Stepper(variant, size, batch)
+    for group in stepper.optimizer.param_groups:  # gradients and AdamW's state exist before the clock starts
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    stepper.optimizer.step()
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    for _ in range(2):
+        stepper.step()
+    return {"before": before, "peak": _status("VmHWM")}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=7)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--memory-of", choices=VARIANTS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory_of:
+        sys.stdout.write(json.dumps(memory_of(options.memory_of, options.size, options.batch)))
+        return
+    memory = {}
+    for variant in VARIANTS:
+        command = [sys.executable, __file__, "--memory-of", variant]
+        command += ["--size", str(options.size), "--batch", str(options.batch)]
+        # Freed memory goes back at once, so that the high-water mark is the step's and not the allocator's.
+        environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}
+        output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+        memory[variant] = json.loads(output)
+    result = time_both(options.size, options.batch, options.steps)
+    result["memory_mib"] = memory
+    result["machine"] = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    if options.json:
+        sys.stdout.write(json.dumps(result, indent=2) + "\n")
+        return
+    sys.stdout.write(f"{options.batch} x {options.size}x{options.size}, {result['machine']}\n")
+    for name in ("step_s", "forward_backward_s"):
+        fused, naive = result[name]["fused"], result[name]["naive"]
+        sys.stdout.write(f"{name:20s} fused {fused:.3f}  naive {naive:.3f}  ratio {fused / naive:.2f}\n")
+    for name, value in (("peak MiB", lambda m: m["peak"]), ("above before", lambda m: m["peak"] - m["before"])):
+        fused, naive = value(memory["fused"]), value(memory["naive"])
+        sys.stdout.write(f"{name:20s} fused {fused:.0f}  naive {naive:.0f}  ratio {fused / naive:.2f}\n")
+    sys.stdout.write(f"losses fused {result['loss']['fused']}\nlosses naive {result['loss']['naive']}\n")
+
+
+if __name__ == "__main__":
+    main()

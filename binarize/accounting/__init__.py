@@ -1,0 +1,6 @@
+"""What a network costs: parameters, bits, multiply-accumulates and bytes, layer by layer."""
+
+from binarize.accounting.report import LayerCount, Summary, Uncounted
+from binarize.accounting.summarize import summary
+
+__all__ = ["LayerCount", "Summary", "Uncounted", "summary"]

@@ -1,0 +1,53 @@
+"""The convention `honest`: what is there, once, and what is computed, all of it.
+
+Parameters: every one once, however often it is used and whether or not it is frozen; the latent weights
+of binary layers are of one bit, all others of 32. Work: the multiply-accumulates of every convolution,
+linear map, matrix product and attention that one run performs, functional ones included, with groups
+respected and padded positions counted; those that a binary layer does itself are binary. Elementwise
+arithmetic, normalization and interpolation are no multiply-accumulates and not counted.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from binarize.accounting.record import Recording
+from binarize.accounting.report import LayerCount, Uncounted
+from binarize.accounting.tally import Tally
+
+
+def count_honestly(
+    model: nn.Module, recording: Recording
+) -> tuple[tuple[LayerCount, ...], tuple[Uncounted, ...]]:
+    """The layers of `model` as counted by this convention, and what could not be counted."""
+    tally = Tally(model)
+    for path, _, parameter, binary in tally.parameters():
+        if binary:
+            tally.at(path).binary_params += parameter.numel()
+        else:
+            tally.at(path).float_params += parameter.numel()
+    for event in recording.events:
+        if event.work is not None and event.work.macs:
+            if tally.is_binary(event.path):
+                tally.at(event.path).binary_work += event.work.macs
+            else:
+                tally.at(event.path).float_work += event.work.macs
+    uncounted = find_uncounted(tally, recording)
+    tally.add_packed_bytes()
+    return tally.layers(), uncounted
+
+
+def find_uncounted(tally: Tally, recording: Recording) -> tuple[Uncounted, ...]:
+    """What the totals lack: operations without a rule, and modules whose parameters no operation read."""
+    found: dict[tuple[str, str], None] = {}
+    for path, reason in recording.uncounted:
+        tally.at(path).unknown = True
+        found[tally.owner(path), reason] = None
+    idle: dict[str, bool] = {}
+    for path, name, _, _ in tally.parameters():
+        owner = tally.owner(path)
+        idle[owner] = idle.get(owner, True) and f"{path}.{name}".lstrip(".") not in recording.used
+    for path in (p for p, unused in idle.items() if unused):
+        tally.at(path).unknown = True
+        found[path, "its parameters were not used in the run"] = None
+    return tuple(Uncounted(name=path, reason=reason) for path, reason in found)

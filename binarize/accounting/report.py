@@ -1,0 +1,205 @@
+"""The result of counting a network: numbers per layer, totals, and how they print."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+WIDTH = 80
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCount:
+    """One layer.
+
+    Attributes:
+        name: dotted path of its module.
+        kind: class of its module.
+        binary_params: parameters of one bit.
+        float_params: parameters of 32 bits.
+        binary_macs: multiply-accumulates of binary factors; None if some could not be counted.
+        float_macs: multiply-accumulates of floats; None if some could not be counted.
+        packed_bytes: size of what inference needs of it.
+    """
+
+    name: str
+    kind: str
+    binary_params: int = 0
+    float_params: int = 0
+    binary_macs: int | None = 0
+    float_macs: int | None = 0
+    packed_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uncounted:
+    """Something that the totals do not contain.
+
+    Attributes:
+        name: dotted path of its module, "" for the model itself.
+        reason: why it could not be counted.
+    """
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a network costs; prints as a table.
+
+    Under the convention `paper` the counts of work are operations instead of multiply-accumulates and the
+    counts of parameters hold buffers too: `binarize.accounting.paper`.
+
+    Attributes:
+        model: class of the network.
+        inputs: shapes of what it was run on.
+        convention: `honest` or `paper`.
+        layers: in the order of definition.
+        uncounted: what the totals lack; they are lower bounds if this is not empty.
+    """
+
+    model: str
+    inputs: tuple[tuple[int, ...], ...]
+    convention: str
+    layers: tuple[LayerCount, ...]
+    uncounted: tuple[Uncounted, ...] = ()
+
+    @property
+    def binary_params(self) -> int:
+        """Parameters of one bit."""
+        return sum(layer.binary_params for layer in self.layers)
+
+    @property
+    def float_params(self) -> int:
+        """Parameters of 32 bits."""
+        return sum(layer.float_params for layer in self.layers)
+
+    @property
+    def binary_macs(self) -> int:
+        """Work between binary factors, of one run."""
+        return sum(layer.binary_macs or 0 for layer in self.layers)
+
+    @property
+    def float_macs(self) -> int:
+        """Work between floats, of one run."""
+        return sum(layer.float_macs or 0 for layer in self.layers)
+
+    @property
+    def params(self) -> float:
+        """binary_params / 32 + float_params (BiDense, arXiv 2411.10346, Section 4)."""
+        return self.binary_params / 32 + self.float_params
+
+    @property
+    def ops(self) -> float:
+        """binary_macs / 64 + float_macs (BiDense, arXiv 2411.10346, Section 4)."""
+        return self.binary_macs / 64 + self.float_macs
+
+    @property
+    def packed_bytes(self) -> int:
+        """Size of what inference needs, binary weights packed."""
+        return sum(layer.packed_bytes for layer in self.layers)
+
+    @property
+    def float_bytes(self) -> int:
+        """Size of all its parameters in 32 bits each."""
+        return 4 * (self.binary_params + self.float_params)
+
+    @property
+    def binary_share(self) -> float:
+        """The part of the work that is binary, 0 to 1."""
+        work = self.binary_macs + self.float_macs
+        return self.binary_macs / work if work else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain values that JSON can hold."""
+        totals = ("binary_params", "float_params", "binary_macs", "float_macs", "params", "ops")
+        return {
+            "model": self.model,
+            "inputs": [list(shape) for shape in self.inputs],
+            "convention": self.convention,
+            **{name: getattr(self, name) for name in totals},
+            "packed_bytes": self.packed_bytes,
+            "float_bytes": self.float_bytes,
+            "binary_share": self.binary_share,
+            "layers": [dataclasses.asdict(layer) for layer in self.layers],
+            "uncounted": [dataclasses.asdict(item) for item in self.uncounted],
+        }
+
+    def __str__(self) -> str:
+        stream = io.StringIO()
+        console = Console(
+            file=stream,
+            width=WIDTH,
+            color_system=None,
+            force_terminal=False,
+            highlight=False,
+            legacy_windows=False,
+        )
+        console.print(self)
+        return stream.getvalue().rstrip("\n")
+
+    def __rich__(self) -> RenderableType:
+        parts: list[RenderableType] = [self._table(), Text(self._totals())]
+        if self.uncounted:
+            lines = [f"  {item.name or '(model)'}: {item.reason}" for item in self.uncounted]
+            parts.append(Text("\n".join(["not counted (the totals are lower bounds):", *lines])))
+        return Group(*parts)
+
+    def _table(self) -> Table:
+        work = "MACs" if self.convention == "honest" else "OPs"
+        shapes = ", ".join("x".join(map(str, shape)) for shape in self.inputs)
+        table = Table(
+            title=f"{self.model} on {shapes}, {self.convention} convention",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+            show_footer=True,
+        )
+        sums = (self.binary_params, self.float_params, self.binary_macs, self.float_macs, self.packed_bytes)
+        heads = ("params\n1-bit", "params\n32-bit", f"{work}\n1-bit", f"{work}\n32-bit", "bytes\npacked")
+        table.add_column("layer", "total", overflow="fold")
+        table.add_column("kind", overflow="fold", max_width=15)
+        for head, total in zip(heads, sums, strict=True):
+            table.add_column(head, short(total), justify="right", no_wrap=True)
+        for layer in self.layers:
+            numbers = (layer.binary_params, layer.float_params, layer.binary_macs, layer.float_macs)
+            cells = ["?" if n is None else short(n) for n in (*numbers, layer.packed_bytes)]
+            table.add_row(Text(layer.name or "(model)"), Text(layer.kind), *cells)
+        return table
+
+    def _totals(self) -> str:
+        work = "MACs" if self.convention == "honest" else "OPs"
+        params, macs = self.binary_params + self.float_params, self.binary_macs + self.float_macs
+        lines = [
+            f"params = 1-bit / 32 + 32-bit = {self.params:,.0f}{_times(params, self.params)}",
+            f"OPs = 1-bit / 64 + 32-bit = {short(self.ops, 4)}{_times(macs, self.ops)}",
+            f"size {short(self.packed_bytes, 4)}B, in 32 bits {short(self.float_bytes, 4)}B"
+            + _times(self.float_bytes, self.packed_bytes),
+            f"{100 * self.binary_share:.1f} % of the {work} are binary",
+        ]
+        return "\n".join(lines)
+
+
+def short(number: float, digits: int = 3) -> str:
+    """A number for people: 0 as "-", else `digits` significant digits and K, M, G or T."""
+    if number == 0:
+        return "-"
+    if number < 1000:
+        return f"{number:.0f}"
+    power = 0
+    while number >= 999.5 and power < 5:
+        number /= 1000
+        power += 1
+    return f"{number:.{max(0, digits - len(str(int(number))))}f}{' KMGTP'[power]}"
+
+
+def _times(whole: float, part: float) -> str:
+    return f", {whole / part:.1f} times less than in 32 bits" if part and whole > part else ""

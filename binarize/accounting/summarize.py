@@ -1,0 +1,76 @@
+"""`summary`: run a network once and count it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_iter
+
+from binarize.accounting.honest import count_honestly
+from binarize.accounting.paper import WHOLE, count_as_paper
+from binarize.accounting.record import record
+from binarize.accounting.report import Summary
+from binarize.errors import ConfigError, unknown_name
+
+Convention = Literal["honest", "paper"]
+InputSize = int | Sequence[int] | Tensor | Sequence[Any]
+
+_COUNTERS = {"honest": count_honestly, "paper": count_as_paper}
+
+
+def summary(model: nn.Module, input_size: InputSize, convention: Convention = "honest") -> Summary:
+    """Count parameters, work and bytes of a network, layer by layer.
+
+    The network is run once, in eval mode and without gradients, and is left as it is: the run is on a copy
+    without data where it does not depend on the data, else on a copy with data.
+
+    Args:
+        model: any network, float or binary.
+        input_size: an int n for n x n, (H, W), (C, H, W), (N, C, H, W), or example tensors as a tuple of
+            positional arguments. Without C, the input channels of the first convolution are taken, if they
+            are at most 4, else 3; without N, one image.
+        convention: `honest` (`binarize.accounting.honest`) or `paper` (`binarize.accounting.paper`), which
+            counts as the tables of the BiDense paper do.
+
+    Raises:
+        ConfigError: for an input size or a convention that cannot be understood.
+        TraceError: if the model does not run on such an input.
+    """
+    if convention not in get_args(Convention):
+        raise ConfigError(unknown_name("convention", convention, get_args(Convention)))
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    inputs = _inputs(model, input_size)
+    recording = record(model, inputs, WHOLE)
+    layers, uncounted = _COUNTERS[convention](model, recording)
+    return Summary(
+        model=type(model).__name__,
+        inputs=tuple(tuple(t.shape) for t in tree_iter(inputs()) if isinstance(t, Tensor)),
+        convention=convention,
+        layers=layers,
+        uncounted=uncounted,
+    )
+
+
+def _inputs(model: nn.Module, size: InputSize) -> Callable[[], tuple[Any, ...]]:
+    """What makes the positional arguments of the model's forward."""
+    if isinstance(size, Tensor):
+        return lambda: (size,)
+    sizes = [size, size] if isinstance(size, int) else list(size)
+    if any(isinstance(item, Tensor) for item in tree_iter(sizes)):
+        return lambda: tuple(sizes)
+    if not all(isinstance(n, int) and n > 0 for n in sizes) or not 2 <= len(sizes) <= 4:
+        raise ConfigError(
+            f"input_size={size!r}: expected n, (H, W), (C, H, W) or (N, C, H, W) of positive integers, "
+            "or a tuple of example tensors."
+        )
+    shape = [*[1, _channels(model)][: 4 - len(sizes)], *sizes]
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    return lambda: (torch.zeros(shape, dtype=parameter.dtype, device=parameter.device),)
+
+
+def _channels(model: nn.Module) -> int:
+    first = next((m for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))), None)
+    return first.in_channels if first is not None and first.in_channels <= 4 else 3

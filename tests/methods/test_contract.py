@@ -1,0 +1,112 @@
+"""Every registered method keeps the contract; a broken one is caught; third parties can register."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+import binarize
+from binarize.errors import ConfigError
+from binarize.functional import ScaledSign, SteSign
+from binarize.layers import Recipe, SignSTE, Site
+from binarize.layers.recipe import METHODS
+from binarize.methods import BiDense, Method
+from binarize.testing import ContractError, check_method
+
+
+@pytest.mark.parametrize("name", binarize.methods.names())
+def test_registered_methods_keep_the_contract(name: str) -> None:
+    check_method(name)
+
+
+@pytest.mark.parametrize("ablation", range(1, 9))
+@pytest.mark.parametrize("granularity", ["channel", "layer"])
+def test_ablations_keep_the_contract(ablation: int, granularity: str) -> None:
+    check_method(BiDense.create(ablation=ablation, granularity=granularity))
+
+
+@pytest.mark.parametrize("name", binarize.methods.names())
+def test_table_form_keeps_the_contract(name: str) -> None:
+    check_method(binarize.methods.create(name, form="table"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreeValued(Method):
+    """A quantizer that is not binary."""
+
+    name: ClassVar[str] = "three-valued"
+    paper: ClassVar[str] = "none"
+
+    def recipe(self, site: Site) -> Recipe:
+        class Rounded(ScaledSign):
+            def quantize(self, x: torch.Tensor, *params: torch.Tensor):  # noqa: ANN202
+                return torch.round(x * 4).clamp(-1, 1), ()
+
+            def rebuild(self, x: torch.Tensor, stats: tuple[torch.Tensor, ...], *params: torch.Tensor):  # noqa: ANN202
+                return self.quantize(x)[0]
+
+        return Recipe(quantizer=SignSTE, weight_rule=Rounded())
+
+
+def test_contract_catches_weights_that_are_not_binary() -> None:
+    with pytest.raises(ContractError, match="two values per filter"):
+        check_method(ThreeValued())
+
+
+def test_third_party_registers_by_decorator() -> None:
+    @binarize.register_method
+    @dataclass(frozen=True, kw_only=True)
+    class Mine(Method):
+        """Signs."""
+
+        name: ClassVar[str] = "mine-for-this-test"
+        paper: ClassVar[str] = "none"
+        scaled: bool = True
+
+        def recipe(self, site: Site) -> Recipe:
+            return Recipe(quantizer=SignSTE, weight_rule=ScaledSign() if self.scaled else SteSign())
+
+    try:
+        assert "mine-for-this-test" in binarize.methods.names()
+        check_method("mine-for-this-test")
+        layer = binarize.binary_layer(nn.Conv2d(4, 4, 3), "mine-for-this-test", scaled=False)
+        assert set(layer.binary_weight().unique().tolist()) <= {-1.0, 1.0}
+        with pytest.raises(ConfigError, match="already registered"):
+
+            @binarize.register_method
+            @dataclass(frozen=True, kw_only=True)
+            class Other(Method):
+                name: ClassVar[str] = "mine-for-this-test"
+                paper: ClassVar[str] = "none"
+    finally:
+        METHODS._entries.pop("mine-for-this-test")
+
+
+def test_options_are_checked() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'granularity'"):
+        BiDense.create(granularty="layer")
+    with pytest.raises(ConfigError, match="expected an integer"):
+        BiDense.create(ablation="two")
+    with pytest.raises(ConfigError, match="0 to 8"):
+        BiDense.create(ablation=9)
+    with pytest.raises(ConfigError, match="leave one of the two out"):
+        BiDense.create(ablation=6, scale="mad")
+    assert binarize.methods.get("adabin").parse("t", "3") == 3
+    assert binarize.methods.get("adabin").parse("authors_filter_size", "true") is True
+    with pytest.raises(ConfigError, match="a number"):
+        binarize.methods.get("adabin").parse("t", "sharp")
+
+
+def test_layers_refuse_what_they_cannot_hold() -> None:
+    with pytest.raises(ConfigError, match="Conv3d"):
+        binarize.binary_layer(nn.Conv3d(3, 4, 1))
+    with pytest.raises(ConfigError, match="weight"):
+        binarize.binary_layer(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 1)))
+    with pytest.raises(ConfigError, match="already"):
+        binarize.binary_layer(binarize.layers.BinaryConv2d(3, 4, 1))
+    with pytest.raises(ConfigError, match="one weight"):
+        binarize.binary_layer(nn.Conv2d(4, 4, 1, groups=4), "adabin")
