@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import errno
 import os
 import sys
@@ -57,7 +59,22 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Entry point of the `binarize` script."""
-    sys.exit(run())
+    end = _End()
+    atexit.register(end)  # first registered is last called: everybody else's handlers run before it
+    end.status = run()
+    sys.exit(end.status)
+
+
+class _End:
+    """Ends the process at once: taking torch apart object by object takes a second and frees nothing."""
+
+    status = 1  # until a command has run to its end
+
+    def __call__(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(self.status)
 
 
 def _fail(message: str) -> int:

@@ -105,8 +105,13 @@ def convert(
         counted = accounting.summary(converted, shape)
     with progress("writing"), clock.timed("write"):
         written = files.save(converted, target, source=source)
-    document |= {"summary": counted.as_dict(), "file": str(written), "bytes": written.stat().st_size}
-    document["float_bytes"] = baseline
+    document |= {
+        "summary": counted.as_dict(),
+        "float_bytes": baseline,
+        "file": str(written),
+        "bytes": written.stat().st_size,
+        "custom": files.read_header(written).source["source"] == "custom",
+    }
     _finish(document, clock, as_json, plan)
 
 
@@ -162,9 +167,11 @@ def _finish(document: dict[str, Any], clock: Clock, as_json: bool, plan: Plan) -
     say(f"engine   {clock.seconds['engine']:.2f} s of {sum(clock.seconds.values()):.1f} s")
     say(f"written  {document['file']} ({size(document['bytes'])}: latent weights, for training)")
     say()
-    say("Next: binarize summary " + _quoted(document["file"]) + "  (layer by layer)")
-    say(f"      binarize.load({document['file']!r}) in Python, then train it: a conversion")
-    say("      keeps the weights, not the accuracy.")
+    say("Next: count it layer by layer, or load it in Python and train it (a conversion")
+    say("keeps the weights, not the accuracy):")
+    given = (f" --model {_quoted(document['model'])}", ", model=...") if document["custom"] else ("", "")
+    say(f"  binarize summary {_quoted(document['file'])}{given[0]}")
+    say(f"  binarize.load({document['file']!r}{given[1]})")
 
 
 def _print_totals(document: dict[str, Any]) -> None:

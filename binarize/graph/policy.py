@@ -201,7 +201,7 @@ def keep_reason(
     height = position.height(node)
     if policy.last and height is not None and height <= policy.last:
         return "final classifier or regressor" if height == 1 else f"among the last {policy.last} layers"
-    if position.pooled(node) and not position.spreads(node):
+    if height != 1 and position.pooled(node) and not position.spreads(node):
         return "squeeze-excite gate" if position.gates(node) else "on a pooled vector"
     if module_role(module) == "linear" and len(node.meta.get("input_shape", ())) < 2:
         return "on a vector without a batch"

@@ -249,4 +249,5 @@ class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
 
     def binary_weight(self) -> Tensor:
         geometry = Geometry((), (), (), self.groups, True)
-        return geometry.filters_back(self.weight_rule.quantize(geometry.filters_first(self.weight))[0])
+        latent = geometry.filters_first(self.weight.detach())
+        return geometry.filters_back(self.weight_rule.quantize(latent)[0])

@@ -31,6 +31,8 @@ class Site:
         stride: likewise.
         groups: of the convolution.
         transposed: a transposed convolution.
+        fit: `floor` or `ceil` where that rounding of size / stride always gives the output size (for a transposed
+            convolution `floor`: size * stride does), `crop` where it does not.
         has_bias: the float layer has a bias.
         activated: an activation follows (behind the norm, if there is one).
         spatial_next: behind that activation comes a convolution of kernel > 1 and nothing else.
@@ -44,6 +46,7 @@ class Site:
     stride: tuple[int, ...] = ()
     groups: int = 1
     transposed: bool = False
+    fit: str = "crop"
     has_bias: bool = False
     activated: bool = False
     spatial_next: bool = False

@@ -35,23 +35,32 @@ class BiSRUnits(nn.Module):
         grows: concatenate the units' outputs instead of averaging those of the input's parts.
         dim: channel dimension.
         pool: kernel and stride of the average pooling in front; empty for none.
+        ceil: of the pooling's output size.
         up: factor of the bilinear upsampling in front.
     """
 
     def __init__(
-        self, units: Sequence[nn.Module], *, grows: bool, dim: int, pool: tuple[int, ...] = (), up: int = 1
+        self,
+        units: Sequence[nn.Module],
+        *,
+        grows: bool,
+        dim: int,
+        pool: tuple[int, ...] = (),
+        ceil: bool = False,
+        up: int = 1,
     ) -> None:
         super().__init__()
         self.units = nn.ModuleList(units)
         self.grows = grows
         self.dim = dim
         self.pool = pool
+        self.ceil = ceil
         self.up = up
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, Cin, H, W) -> (N, Cout, H', W'), or channels last."""
         if self.pool:
-            x = F.avg_pool2d(x, self.pool, self.pool)
+            x = F.avg_pool2d(x, self.pool, self.pool, ceil_mode=self.ceil)
         if self.up > 1:
             x = F.interpolate(x, scale_factor=self.up, mode="bilinear", align_corners=False)
         if self.grows:
@@ -101,6 +110,8 @@ class BiSRNet(Method):
             return False
         small, large = sorted((site.in_channels, site.out_channels))
         whole = large % small == 0 and len(set(site.stride)) <= 1
+        if site.kind == "conv" and site.fit == "crop":
+            return False
         if self.form == "table":
             return site.stride == (2, 2) and site.out_channels == 2 * site.in_channels and not site.transposed
         return whole and (not site.transposed or site.out_channels <= site.in_channels)
@@ -137,7 +148,7 @@ class BiSRNet(Method):
             units.append(unit)
         pool = site.stride if stride > 1 and not site.transposed else ()
         up = stride if site.transposed else 1
-        return BiSRUnits(units, grows=grows, dim=site.dim, pool=pool, up=up)
+        return BiSRUnits(units, grows=grows, dim=site.dim, pool=pool, ceil=site.fit == "ceil", up=up)
 
 
 def _odd_kernel(weight: Tensor) -> Tensor:

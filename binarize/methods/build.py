@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from binarize.errors import ConfigError
 from binarize.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose2d, BinaryLayer, BinaryLinear
+from binarize.layers.bypass import fit_of
 from binarize.layers.recipe import Kind, MethodLike, Recipe, Site, resolve
 from binarize.methods.base import Method
 
@@ -102,9 +103,21 @@ def site_of(layer: nn.Module, *, kind: Kind | None = None, **context: Any) -> Si
         stride=tuple(conv.stride),
         groups=conv.groups,
         transposed=conv.transposed,
+        fit=_fit(conv),
         has_bias=conv.bias is not None,
         **context,
     )
+
+
+def _fit(conv: Any) -> str:
+    if type(conv).__name__ in _SAME or conv.padding == "same":
+        return "ceil"
+    padding = (0,) * len(conv.kernel_size) if conv.padding == "valid" else conv.padding
+    if not conv.transposed:
+        return fit_of(conv.kernel_size, conv.stride, padding, conv.dilation)
+    reach = zip(conv.kernel_size, conv.stride, padding, conv.dilation, conv.output_padding, strict=True)
+    exact = all(d * (k - 1) + 1 - 2 * p + extra == s for k, s, p, d, extra in reach)
+    return "floor" if exact else "crop"
 
 
 def build(layer: Any, method: Method, site: Site, *, norm: bool = True, bypass: bool = True) -> nn.Module:

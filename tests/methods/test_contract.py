@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import binarize
 from binarize.errors import ConfigError
@@ -34,6 +34,17 @@ def test_table_form_keeps_the_contract(name: str) -> None:
     check_method(binarize.methods.create(name, form="table"))
 
 
+@dataclass(frozen=True)
+class Rounded(ScaledSign):
+    """Three values, not two."""
+
+    def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return torch.round(x * 20).clamp(-1, 1), ()
+
+    def rebuild(self, x: Tensor, stats: tuple[Tensor, ...], *params: Tensor) -> Tensor:
+        return self.quantize(x)[0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ThreeValued(Method):
     """A quantizer that is not binary."""
@@ -42,13 +53,6 @@ class ThreeValued(Method):
     paper: ClassVar[str] = "none"
 
     def recipe(self, site: Site) -> Recipe:
-        class Rounded(ScaledSign):
-            def quantize(self, x: torch.Tensor, *params: torch.Tensor):  # noqa: ANN202
-                return torch.round(x * 4).clamp(-1, 1), ()
-
-            def rebuild(self, x: torch.Tensor, stats: tuple[torch.Tensor, ...], *params: torch.Tensor):  # noqa: ANN202
-                return self.quantize(x)[0]
-
         return Recipe(quantizer=SignSTE, weight_rule=Rounded())
 
 
