@@ -79,6 +79,7 @@ def record(
         with FakeCopyMode(mode):
             shell = copy.deepcopy(model)
         with mode:
+            _leave_meta_device(shell)
             args = tree_map_only(Tensor, lambda t: _faked(mode, t), inputs())
             return _run(shell, args, whole)
     except Exception:  # whatever a model does that needs data: run it with data instead
@@ -99,7 +100,24 @@ def record(
 
 
 def _faked(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
+    if tensor.is_meta:
+        return torch.empty(tensor.shape, dtype=tensor.dtype)
     return tensor if getattr(tensor, "fake_mode", None) is mode else mode.from_tensor(tensor)
+
+
+def _leave_meta_device(shell: nn.Module) -> None:
+    """Put what is on the meta device on the CPU, in a fake mode: not every operation knows the former."""
+    moved: dict[int, Tensor] = {}
+    for module in shell.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor.is_meta:
+                    if id(tensor) not in moved:
+                        empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+                        moved[id(tensor)] = (
+                            nn.Parameter(empty, False) if tensors is module._parameters else empty
+                        )
+                    tensors[name] = moved[id(tensor)]  # type: ignore[assignment]
 
 
 class _Watch(TorchDispatchMode):

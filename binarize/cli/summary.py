@@ -13,12 +13,15 @@ from binarize.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
+    from binarize.accounting import Convention
+
 
 @click.command()
 @click.argument("source", metavar="FILE|MODEL")
 @click.option("--input-size", type=InputSize(), help="224, HxW or C,H,W.  [default: the model's own]")
 @click.option(
     "--convention",
+    type=click.Choice(["honest", "paper"]),
     default="honest",
     show_default=True,
     help="honest, or paper: as the tables of the BiDense paper count.",
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def summary(
-    source: str, input_size: tuple[int, ...] | None, convention: str, custom: str | None, as_json: bool
+    source: str, input_size: tuple[int, ...] | None, convention: Convention, custom: str | None, as_json: bool
 ) -> None:
     """Count parameters, bits and operations, layer by layer.
 

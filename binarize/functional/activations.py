@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from binarize.functional.rules import Gradients, Rule, Stats, sum_to
-from binarize.functional.sign import approx_gradient, clip_gradient, sign
+from binarize.functional.sign import approx_gradient, clip_gradient, shift, sign
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ShiftedSign(Rule):
 
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
         (beta,) = params
-        return sign(x + beta), ()
+        return sign(shift(x, -beta), positive_zeros=True), ()
 
     def gradient(self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor) -> Gradients:
         (beta,) = params

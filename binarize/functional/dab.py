@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from binarize.functional.rules import Gradients, Rule, Stats, sum_to
-from binarize.functional.sign import approx_gradient, sign
+from binarize.functional.sign import approx_gradient, shift, sign
 
 Threshold = Literal["adaptive", "b", "mean", "none"]
 Scale = Literal["adaptive", "mad", "learned", "none"]
@@ -63,11 +63,12 @@ class DabRule(Rule):
         xs = self._shift(x, tuple(stats), given)
         if self.scale in ("adaptive", "mad"):
             stats.append(xs.abs().mean(self._scale_dims(x), keepdim=True))
-        return sign(xs, self._magnitude(tuple(stats), given)), tuple(stats)
+        return sign(xs, self._magnitude(tuple(stats), given), positive_zeros=xs is not x), tuple(stats)
 
     def rebuild(self, x: Tensor, stats: Stats, *params: Tensor) -> Tensor:
         given = dict(zip(self.names(), params, strict=True))
-        return sign(self._shift(x, stats, given), self._magnitude(stats, given))
+        xs = self._shift(x, stats, given)
+        return sign(xs, self._magnitude(stats, given), positive_zeros=xs is not x)
 
     def gradient(self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor) -> Gradients:
         given = dict(zip(self.names(), params, strict=True))
@@ -77,7 +78,7 @@ class DabRule(Rule):
         if "a" in given and magnitude is not None:
             slope = magnitude * (stats[-1] - 1) if self.scale == "adaptive" else magnitude
             # Summed over positions first: the statistics are constant there.
-            signed = torch.where(xs >= 0, grad, -grad).sum(self._positions(x), keepdim=True)
+            signed = sign(xs, positive_zeros=xs is not x).mul_(grad).sum(self._positions(x), keepdim=True)
             grads["a"] = sum_to(signed * slope, given["a"].shape)
         gx = approx_gradient(grad, xs, magnitude, owned=xs is not x)
         if "k" in given or "b" in given:
@@ -97,8 +98,8 @@ class DabRule(Rule):
     def _shift(self, x: Tensor, stats: Stats, given: dict[str, Tensor]) -> Tensor:
         if "k" in given:
             beta = given["k"] * stats[0]
-            return x - (beta + given["b"] if "b" in given else beta)
-        return x - given["b"] if "b" in given else x
+            return shift(x, beta + given["b"] if "b" in given else beta)
+        return shift(x, given["b"]) if "b" in given else x
 
     def _magnitude(self, stats: Stats, given: dict[str, Tensor]) -> Tensor | None:
         if self.scale == "adaptive":

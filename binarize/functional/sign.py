@@ -21,19 +21,30 @@ _OUTSIDE = {dtype: 1.0 + torch.finfo(dtype).eps for dtype in (torch.half, torch.
 _OUTSIDE[torch.double] = math.nextafter(1.0, 2.0)
 
 
-def sign(x: Tensor, magnitude: Tensor | None = None) -> Tensor:
+def sign(x: Tensor, magnitude: Tensor | None = None, *, positive_zeros: bool = False) -> Tensor:
     """`magnitude * sign(x)` with `sign(0) = +1`.
 
     Args:
         x: any shape, floating point.
         magnitude: non-negative, broadcastable to `x`; 1 if not given.
+        positive_zeros: `x` holds no -0.0 (see `shift`), which saves a pass over it.
 
     Returns:
         Same shape, dtype and memory format as `x`.
     """
     if magnitude is None:
         magnitude = torch.ones((), dtype=x.dtype, device=x.device)
-    return torch.where(x >= 0, magnitude, -magnitude)
+    # copysign is one vectorized pass, an order of magnitude faster than where(x >= 0, ...) on a CPU; it takes
+    # the sign bit, so -0.0 has to become +0.0 first.
+    return torch.copysign(magnitude, x if positive_zeros else x + 0.0)
+
+
+def shift(x: Tensor, threshold: Tensor) -> Tensor:
+    """`x - threshold` without a -0.0 in the result, so that its sign bits are its signs.
+
+    A difference is -0.0 only for x = -0.0 and threshold = +0.0; subtracting -0.0 instead gives +0.0.
+    """
+    return x - torch.where(threshold == 0, -0.0, threshold)
 
 
 def clip_gradient(grad: Tensor, x: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from binarize.accounting import Summary, summary
 
 @cache
 def upernet() -> nn.Module:
-    return binarize.networks.upernet("convnext_tiny", num_classes=151)
+    with torch.device("meta"):  # counting needs shapes only
+        return binarize.networks.upernet("convnext_tiny", num_classes=151)
 
 
 @cache

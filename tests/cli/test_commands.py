@@ -231,7 +231,7 @@ BAD_INPUT = [
     (["summary", "truncated.safetensors"], "truncated or corrupted"),
     (["summary", "other.safetensors"], "not written by binarize"),
     (["summary", "newer.safetensors"], "version 2; this binarize reads versions up to 1"),
-    (["summary", MODEL, "--convention", "kind"], "kind"),
+    (["summary", MODEL, "--convention", "kind"], "'kind' is not one of 'honest', 'paper'"),
     (["summary", MODEL, "--model", "net.py:net"], "is a model itself"),
     (["nothing"], "No such command"),
 ]
