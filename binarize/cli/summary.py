@@ -13,7 +13,7 @@ from binarize.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
-    from binarize.accounting import Convention
+    from binarize.accounting.summarize import Convention
 
 
 @click.command()

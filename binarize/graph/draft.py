@@ -29,6 +29,7 @@ class Draft:
         method: what the layers become.
         sites: converted layers by name.
         kept: reasons by name for all other layers.
+        kept_norms: for people: what becomes of the norm behind a layer that stays float, by its name.
         norms: what became of a norm, by node: `absorbed`, `removed` or `batch`.
         scales: nodes of layer scale that go.
         swaps: modules to replace, by path.
@@ -40,6 +41,7 @@ class Draft:
     method: Method
     sites: dict[str, SiteDraft] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
+    kept_norms: dict[str, str] = field(default_factory=dict)
     norms: dict[fx.Node, str] = field(default_factory=dict)
     scales: set[fx.Node] = field(default_factory=set)
     swaps: dict[str, Swap] = field(default_factory=dict)

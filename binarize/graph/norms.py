@@ -26,20 +26,23 @@ def decide_scales(draft: Draft) -> None:
     flow = draft.flow
     for node in flow.nodes:
         role = flow.role(node)
-        if role == "scale" and draft.direct_site(flow.source(node)) is not None:
+        site = draft.direct_site(flow.source(node))
+        if site is None:
+            continue
+        if role == "scale":
             if len(flow.calls[str(node.target)]) == 1:
                 draft.scales.add(node)
                 draft.swaps[str(node.target)] = Swap(path=str(node.target), to="identity")
+                site.norm += ", layer scale goes"
         elif role == "mul" and _is_learnt_factor(draft, node):
             source = flow.source(node)
-            if draft.direct_site(source) is None or not isinstance(node.args, tuple):
-                continue
             keep = next((i for i, arg in enumerate(node.args) if arg is source), None)
             if keep is None:
                 continue
             edit = Edit(owner=node.meta["owner"], node=node.meta["level"] or "", action="drop", keep=keep)
             if draft.edit(node, edit):
                 draft.scales.add(node)
+                site.norm += ", layer scale goes"
 
 
 def _is_learnt_factor(draft: Draft, node: fx.Node) -> bool:
@@ -137,6 +140,7 @@ def _in_front(draft: Draft, node: fx.Node) -> None:
             shape = flow.shape(node)
             last = dim == len(shape) - 1 and dim != 1
             draft.norms[node] = "batch"
+            draft.kept_norms[str(producer.target)] = f"{type(module).__name__} behind becomes BatchNorm"
             draft.swaps[path] = Swap(
                 path=path, to="batch_norm", channels=shape[dim], dim=-1 if last else 1, spatial=len(shape) - 2
             )

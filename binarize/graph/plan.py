@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
@@ -23,7 +24,7 @@ class LayerPlan:
 
     Attributes:
         name: path in the model.
-        kind: `conv2d`, `depthwise conv2d`, `linear`...
+        kind: `conv2d`, `dw conv2d` (depthwise), `grouped conv2d`, `linear`...
         in_shape: of the example run; empty if it did not reach the layer.
         out_shape: likewise.
         weight_shape: of the float layer.
@@ -176,18 +177,18 @@ class Plan:
         return capture.get()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        table = Table(title=f"{self.model}: {self.method['name']}", title_justify="left", expand=False)
-        table.add_column("layer", overflow="fold", ratio=5)
-        table.add_column("kind", overflow="fold", ratio=3)
-        table.add_column("weight", overflow="fold", ratio=3)
-        table.add_column("becomes", overflow="fold", ratio=3)
-        table.add_column("norm, activation, sum", overflow="fold", ratio=6)
+        table = Table(
+            title=f"{self.model}: {self.method['name']}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+        )
+        table.add_column("layer", overflow="fold", ratio=9)
+        table.add_column("float layer", overflow="fold", ratio=6)
+        table.add_column("becomes", overflow="fold", ratio=5)
+        table.add_column("norm, activation, sum", overflow="fold", ratio=10)
         for name, row in self._folded():
             state = f"binary, {_bypass_text(row)}" if row.converted else "float"
-            rest = "; ".join(part for part in (row.norm, row.activation, row.residual) if part and part != "none")
-            shape = "x".join(str(n) for n in row.weight_shape)
-            detail = row.reason if not row.converted else "; ".join(filter(None, (rest, row.bypass_reason)))
-            table.add_row(name, row.kind, shape, state, detail)
+            told = (row.reason, row.norm, row.activation, row.residual, row.bypass_reason)
+            detail = "; ".join(part for part in told if part and part != "none")
+            table.add_row(name, f"{row.kind} {_geometry(row)}", state, detail)
         yield table
         yield self.summary_line()
         for note in self.notes:
@@ -233,6 +234,19 @@ def _pattern(rows: list[LayerPlan]) -> str:
         else:
             parts.append("{" + ",".join(values) + "}")
     return ".".join(parts)
+
+
+def _geometry(row: LayerPlan) -> str:
+    """Kernel and channels: `3x3 64>128`."""
+    if not row.weight_shape:
+        return ""
+    outgoing, incoming, *kernel = row.weight_shape
+    if row.kind.startswith("conv_transpose"):
+        outgoing, incoming = incoming, outgoing
+    if row.in_shape and row.out_shape and kernel:  # with groups, the weight does not tell both
+        incoming, outgoing = row.in_shape[1], row.out_shape[1]
+    size = "x".join(str(k) for k in kernel)
+    return f"{size} {incoming}>{outgoing}".strip()
 
 
 def _bypass_text(row: LayerPlan) -> str:

@@ -184,7 +184,7 @@ def _row(draft: Draft, name: str, module: nn.Module) -> LayerPlan:
     )
     site = draft.sites.get(name)
     if site is None:
-        return dataclasses.replace(row, reason=draft.kept[name])
+        return dataclasses.replace(row, reason=draft.kept[name], norm=draft.kept_norms.get(name, ""))
     return dataclasses.replace(
         row,
         converted=True,
@@ -220,7 +220,7 @@ def _kind_name(module: nn.Module) -> str:
     base = next((text for cls, text in names.items() if isinstance(module, getattr(nn, cls))), "")
     base = base or f"conv_transpose{len(conv.kernel_size)}d"
     if conv.groups > 1:
-        base = f"depthwise {base}" if conv.groups == conv.in_channels else f"grouped {base}"
+        base = f"dw {base}" if conv.groups == conv.in_channels else f"grouped {base}"
     return base
 
 
