@@ -1,8 +1,8 @@
 """Time and peak memory of one training step: fused quantizers against elementwise surrogates.
 
-Both networks are the BiDense UPerNet on ConvNeXt-Tiny, built by `binarize.apply` with the same weights. The naive
-one writes each straight-through estimator as `f(x).detach() + h(x) - h(x).detach()` with h built from tensor
-operations, as most published code does; autograd keeps what it likes. A step is forward, backward and AdamW.
+Both networks are the BiDense UPerNet on ConvNeXt-Tiny, built by `binarize.apply` with the same weights. The
+naive one writes each straight-through estimator as `f(x).detach() + h(x) - h(x).detach()` with h built from
+tensor operations, as most published code does; autograd keeps what it likes. A step is forward, backward and AdamW.
 
 Time: both variants in one process, steps alternating, median. Memory: one process per variant, the kernel's
 high-water mark of resident memory during steps (Linux), whole and above what stood there before the steps
@@ -67,7 +67,9 @@ def naive_dense(layer: Any, x: Tensor, geometry: Any, *, quantized: bool = False
     weight = naive_weight(layer.weight)
     if geometry is None:
         return F.linear(y, weight, layer.bias)
-    return F.conv2d(y, weight, layer.bias, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
+    return F.conv2d(
+        y, weight, layer.bias, geometry.stride, geometry.padding, geometry.dilation, geometry.groups
+    )
 
 
 def network(variant: str, size: int, classes: int = 151) -> nn.Module:
@@ -154,7 +156,9 @@ def memory_of(variant: str, size: int, batch: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--steps", type=int, default=7)
@@ -182,7 +186,10 @@ def main() -> None:
     for name in ("step_s", "forward_backward_s"):
         fused, naive = result[name]["fused"], result[name]["naive"]
         sys.stdout.write(f"{name:20s} fused {fused:.3f}  naive {naive:.3f}  ratio {fused / naive:.2f}\n")
-    for name, value in (("peak MiB", lambda m: m["peak"]), ("above before", lambda m: m["peak"] - m["before"])):
+    for name, value in (
+        ("peak MiB", lambda m: m["peak"]),
+        ("above before", lambda m: m["peak"] - m["before"]),
+    ):
         fused, naive = value(memory["fused"]), value(memory["naive"])
         sys.stdout.write(f"{name:20s} fused {fused:.0f}  naive {naive:.0f}  ratio {fused / naive:.2f}\n")
     sys.stdout.write(f"losses fused {result['loss']['fused']}\nlosses naive {result['loss']['naive']}\n")

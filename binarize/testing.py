@@ -1,4 +1,4 @@
-"""Checks that third parties run on their own methods: `check_method` is the contract all built-in ones pass."""
+"""Checks for methods of third parties: `check_method` is the contract that all built-in ones pass."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_method(method: str | Method, *, seed: int = 0) -> None:
     Layers of each kind: output shape of the float layer; finite gradients in every parameter; two values per
     filter in the binary weights; the state dict loads into a second layer bit for bit; deepcopy and pickle;
     evaluation mode gives each sample the same result in any batch. Options survive JSON. A small network with
-    norms, activations and residual sums converts by a plan that survives JSON, trains and keeps its state dict.
+    norms, activations and residual sums converts by a plan that survives JSON, trains and keeps its state.
 
     Args:
         method: a registered name or a method object.
@@ -93,7 +93,7 @@ def _check_layer(name: str, make: Callable[[], nn.Module], x: Tensor, method: Me
     built.eval()
     with torch.no_grad():
         whole = built(x)
-        for twin in (copy.deepcopy(built), pickle.loads(pickle.dumps(built))):  # noqa: S301 (our own bytes)
+        for twin in (copy.deepcopy(built), pickle.loads(pickle.dumps(built))):
             _expect(torch.equal(twin(x), whole), name, "must survive deepcopy and pickle")
         single = built(x[:1])
         close = torch.allclose(single, whole[:1], rtol=1e-4, atol=1e-4)
@@ -119,7 +119,9 @@ def _check_network(method: Method, x: Tensor) -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), _Block(8), nn.Conv2d(8, 16, 2, 2), _Block(16))
     net.append(nn.Conv2d(16, 5, 1))
     made = plan(net, method, example_inputs=x)
-    _expect(Plan.from_dict(json.loads(json.dumps(made.as_dict()))) == made, "plan", "must come back from JSON")
+    _expect(
+        Plan.from_dict(json.loads(json.dumps(made.as_dict()))) == made, "plan", "must come back from JSON"
+    )
     model = execute(made, net).train()
     model(x).square().mean().backward()
     for row in made.converted:

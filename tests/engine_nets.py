@@ -52,7 +52,9 @@ class UNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.enter = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
-        self.down = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.down = nn.Sequential(
+            nn.MaxPool2d(2), nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()
+        )
         self.up = nn.ConvTranspose2d(16, 8, 2, 2)
         self.leave = nn.Sequential(nn.Conv2d(16, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
         self.final = nn.Conv2d(8, 4, 1)

@@ -22,7 +22,7 @@ _OUTSIDE[torch.double] = math.nextafter(1.0, 2.0)
 
 
 def sign(x: Tensor, magnitude: Tensor | None = None, *, positive_zeros: bool = False) -> Tensor:
-    """`magnitude * sign(x)` with `sign(0) = +1`.
+    """The sign of each element times `magnitude`, the sign of 0 being +1.
 
     Args:
         x: any shape, floating point.
@@ -40,7 +40,7 @@ def sign(x: Tensor, magnitude: Tensor | None = None, *, positive_zeros: bool = F
 
 
 def shift(x: Tensor, threshold: Tensor) -> Tensor:
-    """`x - threshold` without a -0.0 in the result, so that its sign bits are its signs.
+    """The difference `x - threshold` without a -0.0 in it, so that its sign bits are its signs.
 
     A difference is -0.0 only for x = -0.0 and threshold = +0.0; subtracting -0.0 instead gives +0.0.
     """

@@ -114,10 +114,10 @@ def _put(draft: Draft, node: fx.Node, place: ActivationSite, *, fused: bool, not
             return False
         draft.swaps[path] = swap
         return True
-    if node.op == "call_module" and len({(n.meta["owner"], n.meta["level"]) for n in flow.calls[path]}) == 1:
-        if flow.modules[path] is not None and _single_name(flow.model, flow.modules[path]):
-            draft.swaps[path] = swap
-            return True
+    places = {(n.meta["owner"], n.meta["level"]) for n in flow.calls.get(path, [])}
+    if len(places) == 1 and _single_name(flow.model, flow.modules[path]):
+        draft.swaps[path] = swap
+        return True
     level = node.meta["level"] or ""
     action = "identity" if nothing else "activation"
     new = dataclasses.replace(swap, path=f"{level}_act")

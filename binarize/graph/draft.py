@@ -15,7 +15,6 @@ from binarize.layers.recipe import Kind, Recipe, Site
 from binarize.methods.base import ActivationSite, Method
 from binarize.methods.build import site_of
 
-
 _TOWARDS_LAYERS = PASSIVE | {"pool", "split", "cat", "upsample"}
 
 

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from binarize.errors import RewriteError, TraceError
 from binarize.graph.levels import trace_level
-from binarize.graph.plan import Edit, LayerPlan, Plan, Swap
+from binarize.graph.plan import Edit, Plan, Swap
 from binarize.graph.planner import plan
 from binarize.graph.policy import Policy
 from binarize.graph.rewritten import install
@@ -31,8 +31,8 @@ def apply(
 ) -> nn.Module:
     """A binary copy of `model`; the given model is left untouched.
 
-    The arguments are those of `plan`. The copy has the class, methods, training flags and state dict prefixes of
-    the model, its float weights as latent weights, and the executed plan as attribute `binarize_plan`.
+    The arguments are those of `plan`. The copy has the class, methods, training flags and state dict prefixes
+    of the model, its float weights as latent weights, and the executed plan as attribute `binarize_plan`.
 
     Raises:
         ConfigError: unknown method or option, a glob that matches nothing, no layer to convert.
@@ -91,11 +91,11 @@ def _edit(plan: Plan, model: nn.Module, method: Method) -> None:
         for edit in edits:
             node = nodes.get(edit.node)
             if node is None:
-                raise RewriteError(f"{owner}: its forward has no step {edit.node!r}; plan again for this model.")
+                raise RewriteError(
+                    f"{owner}: its forward has no step {edit.node!r}; plan again for this model."
+                )
             _edit_node(graph, node, edit, module, method)
-        graph.eliminate_dead_code(
-            is_impure_node=lambda n: n.op in ("placeholder", "output") or _raises(n)
-        )
+        graph.eliminate_dead_code(is_impure_node=lambda n: n.op in ("placeholder", "output") or _raises(n))
         for name in before - _parameters_read(graph):
             if "." not in name and name in module._parameters:
                 module._parameters[name] = None  # layer scale that nothing reads any more

@@ -179,7 +179,13 @@ def _through_layout(node: fx.Node, dim: int, before: tuple[int, ...], after: tup
     name = getattr(node.target, "__name__", "")
     rank = len(before)
     if name in ("permute",):
-        given = node.args[1:] if len(node.args) > 2 else node.args[1] if len(node.args) > 1 else node.kwargs.get("dims")
+        given = (
+            node.args[1:]
+            if len(node.args) > 2
+            else node.args[1]
+            if len(node.args) > 1
+            else node.kwargs.get("dims")
+        )
         order = [int(d) % rank for d in given]  # type: ignore[union-attr, arg-type]
         return order.index(dim)
     if name in ("transpose", "swapaxes", "swapdims") and len(node.args) == 3:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.node import map_arg
 
 from binarize.errors import TraceError
 
@@ -122,7 +123,7 @@ def _unify(evaluation: fx.Graph, training: fx.Graph) -> fx.Graph:
 
 def _plain(value: Any) -> Any:
     """Arguments with nodes by name, so that those of two graphs compare."""
-    return fx.node.map_arg(value, lambda node: f"%{node.name}")
+    return map_arg(value, lambda node: f"%{node.name}")
 
 
 def _merge(off: Any, on: Any, flag: fx.Node) -> Any:

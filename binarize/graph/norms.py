@@ -46,7 +46,7 @@ def decide_scales(draft: Draft) -> None:
 
 
 def _is_learnt_factor(draft: Draft, node: fx.Node) -> bool:
-    """x * parameter, the parameter with at most one value per channel and perhaps reshaped."""
+    """X * parameter, the parameter with at most one value per channel and perhaps reshaped."""
     flow = draft.flow
     factors = [n for n in node.all_input_nodes if n.meta["constant"]]
     if len(factors) != 1 or len(flow.sources(node)) != 1:
@@ -135,8 +135,15 @@ def _in_front(draft: Draft, node: fx.Node) -> None:
         return
     producer = flow.up(node, PASSIVE)
     dim = flow.channel_dim.get(node)
-    if producer is not None and flow.is_layer(producer) and draft.site_at(producer) is None and dim is not None:
-        if all(site is not None or flow.role(user) == "add" for site, user in zip(sites, consumers, strict=True)):
+    if (
+        producer is not None
+        and flow.is_layer(producer)
+        and draft.site_at(producer) is None
+        and dim is not None
+    ):
+        if all(
+            site is not None or flow.role(user) == "add" for site, user in zip(sites, consumers, strict=True)
+        ):
             shape = flow.shape(node)
             last = dim == len(shape) - 1 and dim != 1
             draft.norms[node] = "batch"

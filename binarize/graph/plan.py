@@ -91,7 +91,8 @@ class Edit:
     Attributes:
         owner: path of the module.
         node: name of the node.
-        action: `drop`: its value is that of argument `keep`; `activation`: a new module is called on argument 0;
+        action: `drop`: its value is that of argument `keep`; `activation`: a new module is called on
+            argument 0;
             `identity`: its value is that of argument 0.
         keep: see `action`.
         fixed: parameters of the forward that the graph holds at their defaults.
@@ -167,7 +168,8 @@ class Plan:
         share = 100 * binary / total if total else 0.0
         reasons = Counter(row.reason for row in self.rows if not row.converted)
         kept = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        text = f"{self.method['name']}: {len(self.converted)} of {len(self.rows)} layers, {share:.1f} % of weights"
+        layers = f"{len(self.converted)} of {len(self.rows)} layers"
+        text = f"{self.method['name']}: {layers}, {share:.1f} % of weights"
         return f"{text}; kept: {kept}" if kept else text
 
     def __str__(self) -> str:
@@ -178,7 +180,10 @@ class Plan:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = Table(
-            title=f"{self.model}: {self.method['name']}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+            title=f"{self.model}: {self.method['name']}",
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
         )
         table.add_column("layer", overflow="fold", ratio=9)
         table.add_column("float layer", overflow="fold", ratio=6)

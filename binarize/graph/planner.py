@@ -40,8 +40,8 @@ def plan(
         model: any network.
         method: name or method object.
         policy: which layers to keep; the default keeps stem, final layers and squeeze-excite gates.
-        example_inputs: a tensor, a tuple of positional or a dict of keyword inputs; by default one image of the
-            size in the model's own configuration, or of a size that the model runs on.
+        example_inputs: a tensor, a tuple of positional or a dict of keyword inputs; by default one image of
+            the size in the model's own configuration, or of a size that the model runs on.
         **options: of the method, if it is given by name.
 
     Raises:
@@ -92,7 +92,11 @@ def example_size(model: nn.Module) -> tuple[int, ...] | None:
         if size is not None and len(size) == 3:
             first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
             channels = first.in_channels if first is not None and first.groups == 1 else int(size[0])
-            return (channels if channels <= 4 or channels == size[0] else int(size[0]), int(size[1]), int(size[2]))
+            return (
+                channels if channels <= 4 or channels == size[0] else int(size[0]),
+                int(size[1]),
+                int(size[2]),
+            )
     return None
 
 
@@ -236,9 +240,12 @@ def _notes(draft: Draft) -> list[str]:
     for path, reason in recording.opaque.items():
         notes.append(f"{path or draft.flow.model.__class__.__name__}: converted part by part ({reason})")
     functional = sum(
-        node.op == "call_function" and draft.flow.role(node) in ("conv", "linear")
-        and any(n.op == "get_attr" and isinstance(n.target, str) and n.target.endswith("weight")
-                for n in node.all_input_nodes)
+        node.op == "call_function"
+        and draft.flow.role(node) in ("conv", "linear")
+        and any(
+            n.op == "get_attr" and isinstance(n.target, str) and n.target.endswith("weight")
+            for n in node.all_input_nodes
+        )
         for node in draft.flow.nodes
     )
     if functional:

@@ -52,7 +52,9 @@ class Policy:
     @classmethod
     def from_dict(cls, given: dict[str, Any]) -> Policy:
         """The inverse of `as_dict`."""
-        return cls(**{field.name: given[field.name] for field in dataclasses.fields(cls) if field.name in given})
+        return cls(
+            **{field.name: given[field.name] for field in dataclasses.fields(cls) if field.name in given}
+        )
 
     def check(self, names: Iterable[str]) -> None:
         """Refuse globs that match none of `names`.
@@ -197,7 +199,9 @@ def keep_reason(
     if node is None:
         return "not called as a layer on the example input"
     if policy.first and position.depth(node) <= policy.first:
-        return "stem: sees the input" if position.depth(node) == 1 else f"among the first {policy.first} layers"
+        return (
+            "stem: sees the input" if position.depth(node) == 1 else f"among the first {policy.first} layers"
+        )
     height = position.height(node)
     if policy.last and height is not None and height <= policy.last:
         return "final classifier or regressor" if height == 1 else f"among the last {policy.last} layers"

@@ -25,7 +25,17 @@ from binarize.graph.levels import Level, trace_level
 from binarize.graph.roles import Role, function_role, module_role
 
 # Functions that read something off a tensor and give none, or that only look.
-_SILENT = {"size", "dim", "numel", "stride", "is_contiguous", "__len__", "__get__", "requires_grad_", "get_device"}
+_SILENT = {
+    "size",
+    "dim",
+    "numel",
+    "stride",
+    "is_contiguous",
+    "__len__",
+    "__get__",
+    "requires_grad_",
+    "get_device",
+}
 
 
 @dataclass
@@ -66,7 +76,9 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | Non
         try:
             return _Recorder(model, fake).run(args, kwargs or {})
         except Exception as error:  # any failure of user code: try real tensors, then report
-            failures.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''}")
+            failures.append(
+                f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''}"
+            )
             if any(p.device.type == "meta" for p in model.parameters()):
                 break
     raise TraceError(f"the model does not run on the example inputs: {failures[-1]}")
@@ -84,9 +96,7 @@ class _Recorder(TorchFunctionMode):
         self._level_nodes: list[str | None] = [None]
         self._leaf_depth = 0
         self._paths = {id(module): name for name, module in model.named_modules()}
-        self._tensors = {
-            id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())
-        }
+        self._tensors = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
         self._patterns: dict[str, tuple[str, ...]] = {}
         self._paused = False
 
@@ -182,8 +192,13 @@ class _Recorder(TorchFunctionMode):
 
         return forward
 
-    def _level(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Level | None:
-        if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) or path in self._recording.opaque:
+    def _level(
+        self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Level | None:
+        if (
+            isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
+            or path in self._recording.opaque
+        ):
             return None
         if isinstance(module, fx.GraphModule):
             self._recording.opaque[path] = "is a graph module already"
@@ -216,7 +231,9 @@ class _Recorder(TorchFunctionMode):
         self._recording.levels[path] = level
         return level
 
-    def _interpret(self, level: Level, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _interpret(
+        self, level: Level, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """Run `level` on real values, each step knowing its node."""
         bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
         bound.apply_defaults()
@@ -251,7 +268,11 @@ class _Recorder(TorchFunctionMode):
         inputs = _tensors((args, kwargs))
         if not outputs or not inputs:
             return result
-        if len(outputs) == 1 and any(outputs[0] is t for t in inputs) and function_role(func) in ("layout", "drop"):
+        if (
+            len(outputs) == 1
+            and any(outputs[0] is t for t in inputs)
+            and function_role(func) in ("layout", "drop")
+        ):
             return result  # contiguous(), to() and dropout that changed nothing
         node = self._graph.create_node("call_function", func, self._args(args), self._args(kwargs))
         node.meta["input_shape"] = tuple(inputs[0].shape)

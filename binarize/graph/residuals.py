@@ -1,11 +1,11 @@
 """Which bypasses and which sums stay, so that a signal is carried once and not doubled in every block.
 
-A bypassed layer carries its input along. Where a whole branch does, the outer sum around it would add the same
-signal again: 2 to the number of blocks. So, per sum (of two or more terms of one shape):
+A bypassed layer carries its input along. Where a whole branch does, the outer sum around it would add the
+same signal again: 2 to the number of blocks. So, per sum (of two or more terms of one shape):
 
 - a shortcut around a branch that carries it to the end is dropped from the sum;
-- where the sum must stay (something multiplicative in the branch, a forward that cannot be rewritten), the last
-  layers of the branch leave their bypass out instead: the sum is their bypass;
+- where the sum must stay (something multiplicative in the branch, a forward that cannot be rewritten), the
+  last layers of the branch leave their bypass out instead: the sum is their bypass;
 - of two or more parallel layers that are summed (projection shortcuts), the deepest branch keeps its bypass;
 - a layer whose result is added to a signal of another origin leaves its bypass out, unless that signal or its
   own result was upsampled to meet it (top-down pathways of dense prediction, merged once).
@@ -73,7 +73,9 @@ def _decide(draft: Draft, root: fx.Node, terms: list[tuple[fx.Node, fx.Node]]) -
         for branch in leaves:
             if branch is not shortcut and _surrounds(draft, shortcut, branch):
                 for site in _last_sites(draft, shortcut, branch):
-                    site.residual = site.residual or "sum stays: the branch does not carry its input all the way"
+                    site.residual = (
+                        site.residual or "sum stays: the branch does not carry its input all the way"
+                    )
                     site.lose_bypass("the sum that stays is its bypass")
     _parallel(draft, leaves)
 
@@ -103,7 +105,8 @@ def _is_carrier(draft: Draft, node: fx.Node) -> bool:
 
 
 def _drop(draft: Draft, shortcut: fx.Node, addition: fx.Node, branch: fx.Node) -> bool:
-    keep = next((i for i, arg in enumerate(addition.args) if isinstance(arg, fx.Node) and arg is not shortcut), None)
+    terms = enumerate(addition.args)
+    keep = next((i for i, arg in terms if isinstance(arg, fx.Node) and arg is not shortcut), None)
     if keep is None:
         return False
     edit = Edit(owner=addition.meta["owner"], node=addition.meta["level"] or "", action="drop", keep=keep)
@@ -117,7 +120,7 @@ def _drop(draft: Draft, shortcut: fx.Node, addition: fx.Node, branch: fx.Node) -
 
 
 def _surrounds(draft: Draft, start: fx.Node, end: fx.Node) -> bool:
-    """`start` -> `end` is a branch with layers of ours that never leaves the map for a coarser one and back."""
+    """`start` -> `end` is a branch with layers of ours that is nowhere upsampled from a coarser map."""
     region = draft.flow.between(start, end)
     if not any(draft.site_at(node) for node in region):
         return False

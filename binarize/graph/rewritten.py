@@ -35,13 +35,13 @@ def install(module: nn.Module, graph: fx.Graph) -> None:
     module.__class__ = rewritten_class(base, code.src, names)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def rewritten_class(base: type[nn.Module], source: str, names: Names) -> type[nn.Module]:
     """The subclass of `base` whose forward is `source`; one class per source, shared by equal blocks."""
     namespace = {name: _find(name, module, qualified) for name, module, qualified in names}
     filename = f"<binarize {base.__qualname__} {abs(hash((base, source))):x}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    exec(compile(source, filename, "exec"), namespace)  # noqa: S102 (our own generated code)
+    exec(compile(source, filename, "exec"), namespace)
     attributes = {
         "forward": namespace["forward"],
         "__reduce_ex__": _reduce_ex,

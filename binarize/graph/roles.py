@@ -55,16 +55,29 @@ _FUNCTIONS: dict[str, Role] = {
     **dict.fromkeys(("add", "iadd", "radd"), "add"),
     **dict.fromkeys(("mul", "imul", "rmul", "multiply", "div", "truediv"), "mul"),
     **dict.fromkeys(
-        ("relu", "relu6", "leaky_relu", "gelu", "silu", "mish", "hardswish", "elu", "celu", "selu", "prelu"), "act"
+        ("relu", "relu6", "leaky_relu", "gelu", "silu", "mish", "hardswish", "elu", "celu", "selu", "prelu"),
+        "act",
     ),
     **dict.fromkeys(("softplus", "hardtanh"), "act"),
     **dict.fromkeys(("sigmoid", "hardsigmoid", "tanh", "softmax", "log_softmax"), "gate"),
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "drop_path"), "drop"),
     **dict.fromkeys(
-        ("permute", "transpose", "reshape", "view", "flatten", "unflatten", "contiguous", "movedim", "moveaxis"),
+        (
+            "permute",
+            "transpose",
+            "reshape",
+            "view",
+            "flatten",
+            "unflatten",
+            "contiguous",
+            "movedim",
+            "moveaxis",
+        ),
         "layout",
     ),
-    **dict.fromkeys(("squeeze", "unsqueeze", "to", "type_as", "float", "half", "bfloat16", "clone"), "layout"),
+    **dict.fromkeys(
+        ("squeeze", "unsqueeze", "to", "type_as", "float", "half", "bfloat16", "clone"), "layout"
+    ),
     **dict.fromkeys(("swapaxes", "swapdims", "detach", "pixel_shuffle", "channel_shuffle"), "layout"),
     **dict.fromkeys(("cat", "concat", "concatenate", "stack"), "cat"),
     **dict.fromkeys(("split", "chunk", "unbind", "tensor_split", "getitem"), "split"),

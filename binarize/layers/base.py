@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from binarize.functional import Geometry, Rule, binary_dense
@@ -95,5 +93,3 @@ def _norm(recipe: Recipe, site: Site) -> nn.Module | None:
     if recipe.norm == "layer":
         return nn.LayerNorm(site.out_channels, eps=1e-6)
     return batch_norm(site.out_channels, dim=site.dim, spatial=site.spatial)
-
-

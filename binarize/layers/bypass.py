@@ -74,6 +74,7 @@ class Bypass(nn.Module):
         return x
 
     def extra_repr(self) -> str:
+        """Channels, and the stride if there is one."""
         stride = f", stride={self.stride}" if any(s > 1 for s in self.stride) else ""
         return f"{self.in_channels}, {self.out_channels}{stride}"
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,6 +11,9 @@ from binarize.functional import Geometry
 from binarize.layers.base import BinaryLayer
 from binarize.layers.bypass import Bypass, fit_of
 from binarize.layers.recipe import MethodLike, Site, resolve
+
+
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
 def _site(conv: nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) -> Site:
@@ -115,7 +117,7 @@ class BinaryConv1d(_BinaryConv, nn.Conv1d):
         dilation: int | tuple[int] = 1,
         groups: int = 1,
         bias: bool = False,
-        padding_mode: str = "zeros",
+        padding_mode: PaddingMode = "zeros",
         *,
         method: str | MethodLike = "bidense",
         norm: bool = True,
@@ -169,7 +171,7 @@ class BinaryConv2d(_BinaryConv, nn.Conv2d):
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = False,
-        padding_mode: str = "zeros",
+        padding_mode: PaddingMode = "zeros",
         *,
         method: str | MethodLike = "bidense",
         norm: bool = True,
@@ -237,17 +239,16 @@ class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """(N, Cin, H, W) -> (N, Cout, H', W'); `output_size` as in nn.ConvTranspose2d."""
+        conv: Any = self  # torch's own annotations of these attributes are looser than what they hold
         extra = self.output_padding
         if output_size is not None:
-            extra = self._output_padding(
-                input, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
-            )
-        geometry = Geometry(
-            tuple(self.stride), tuple(self.padding), tuple(self.dilation), self.groups, True, tuple(extra)
-        )
+            sizes = (conv.stride, conv.padding, conv.kernel_size)
+            extra = self._output_padding(input, output_size, *sizes, 2, conv.dilation)
+        geometry = Geometry(conv.stride, conv.padding, conv.dilation, self.groups, True, tuple(extra))
         return self._finish(self._dense(input, geometry), input)
 
     def binary_weight(self) -> Tensor:
+        """The weights that the layer computes with, (Cin, Cout / groups, h, w) (detached)."""
         geometry = Geometry((), (), (), self.groups, True)
         latent = geometry.filters_first(self.weight.detach())
         return geometry.filters_back(self.weight_rule.quantize(latent)[0])

@@ -41,6 +41,7 @@ class Quantizer(nn.Module):
         return quantize(self.rule, x, *self.rule_parameters())
 
     def extra_repr(self) -> str:
+        """The rule."""
         return repr(self.rule)
 
 
@@ -80,6 +81,7 @@ class ShiftedSignQuantizer(Quantizer):
         self.register_parameter(name, nn.Parameter(torch.zeros(channel_shape(channels, dim, spatial))))
 
     def rule_parameters(self) -> tuple[Tensor, ...]:
+        """See `Quantizer`."""
         return (self.move if self._name == "move" else self.beta,)
 
 
@@ -100,6 +102,7 @@ class AdaBinSign(Quantizer):
         self.beta_a = nn.Parameter(torch.zeros(()))
 
     def rule_parameters(self) -> tuple[Tensor, ...]:
+        """See `Quantizer`."""
         return self.alpha_a, self.beta_a
 
 
@@ -121,6 +124,7 @@ class Redistribution(Quantizer):
         self.beta = nn.Parameter(torch.ones(1))
 
     def rule_parameters(self) -> tuple[Tensor, ...]:
+        """See `Quantizer`."""
         return self.k, self.b, self.beta
 
 
@@ -166,4 +170,5 @@ class DAB(Quantizer):
             self.register_parameter(name, nn.Parameter(value))
 
     def rule_parameters(self) -> tuple[Tensor, ...]:
+        """See `Quantizer`."""
         return tuple(getattr(self, name) for name in self.rule.names())

@@ -31,8 +31,8 @@ class Site:
         stride: likewise.
         groups: of the convolution.
         transposed: a transposed convolution.
-        fit: `floor` or `ceil` where that rounding of size / stride always gives the output size (for a transposed
-            convolution `floor`: size * stride does), `crop` where it does not.
+        fit: `floor` or `ceil` where that rounding of size / stride always gives the output size (for a
+            transposed convolution `floor`: size * stride does), `crop` where it does not.
         has_bias: the float layer has a bias.
         activated: an activation follows (behind the norm, if there is one).
         spatial_next: behind that activation comes a convolution of kernel > 1 and nothing else.
@@ -70,7 +70,7 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The parts of one binary layer: y = inner(norm(conv(quantizer(x), weight_rule(w)) + bias)) + bypass(x).
+    """The parts of a binary layer: y = inner(norm(conv(quantizer(x), weight_rule(w)) + bias)) + bypass(x).
 
     Attributes:
         quantizer: makes the activation quantizer.

@@ -42,7 +42,9 @@ class ActivationSite:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """Base of all methods. A subclass sets `name`, `paper`, adds its options as fields and says:
+    """Base of all methods.
+
+    A subclass sets `name` and `paper`, adds its options as fields and says:
 
     - `recipe`: the parts of a binary layer at a site;
     - `activation`: what stands in for the network's activations;
@@ -96,7 +98,7 @@ class Method:
                 raise ConfigError(
                     f"{cls.name}: option {name}={value!r} is a {type(value).__name__}, "
                     f"expected {describe_type(known[name])}."
-                    if not typing.get_origin(known[name]) is Literal
+                    if typing.get_origin(known[name]) is not Literal
                     else f"{cls.name}: {name}={value!r}, expected {describe_type(known[name])}."
                 )
         return cls(**options)

@@ -76,8 +76,8 @@ class BiDense(Method):
             given = getattr(self, name)
             if given not in (defaults[name], value):
                 raise ConfigError(
-                    f"bidense: ablation={self.ablation} means {name}={value!r}, but {name}={given!r} was given; "
-                    "leave one of the two out."
+                    f"bidense: ablation={self.ablation} means {name}={value!r}, "
+                    f"but {name}={given!r} was given; leave one of the two out."
                 )
             object.__setattr__(self, name, value)
 

@@ -3,11 +3,11 @@
 Forward: sign(z), z = k x + b per channel; mean(abs(w)) * sign(w) per filter.
 Backward: that of tanh(beta z), beta per layer; that of clamp(w, -1, 1) for weights.
 Unit: y = RPReLU(conv(.)) + x with Cin = Cout and no BatchNorm. Channel changes are built from units:
-increase: r units, concatenated; decrease: split in r, a unit each, mean. At a stride the input is average-pooled
-first, in front of a transposed convolution it is upsampled bilinearly.
+increase: r units, concatenated; decrease: split in r, a unit each, mean. At a stride the input is
+average-pooled first, in front of a transposed convolution it is upsampled bilinearly.
 Departures: the paper has r = 2 only. What no unit can hold (a ratio that is not whole, groups that change
-channels) is conv -> BN without bypass. "table" form as in BiDense's Table 1: units only at transitions (stride
-2, channels doubled), conv -> BN elsewhere. An even kernel becomes 3x3: its mean starts the centre weight.
+channels) is conv -> BN without bypass. "table" form as in BiDense's Table 1: units only at transitions
+(stride 2, channels doubled), conv -> BN elsewhere. An even kernel becomes 3x3: its mean starts the centre.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class BiSRUnits(nn.Module):
             return torch.cat([unit(x) for unit in self.units], self.dim)
         parts = x.chunk(len(self.units), self.dim)
         outputs = [unit(part) for unit, part in zip(self.units, parts, strict=True)]
-        return sum(outputs[1:], outputs[0]) / len(outputs)
+        return torch.stack(outputs).mean(0)
 
 
 @register_method
@@ -131,7 +131,9 @@ class BiSRNet(Method):
         for piece in pieces:
             channels = piece.shape[0]
             if site.kind == "pointwise":
-                unit: nn.Module = BinaryLinear(channels, channels, False, kind="pointwise", method=unit_method)
+                unit: nn.Module = BinaryLinear(
+                    channels, channels, False, kind="pointwise", method=unit_method
+                )
             else:
                 piece = _odd_kernel(piece)
                 dilation = geometry.get("dilation", (1, 1)) if stride == 1 and not site.transposed else (1, 1)
@@ -139,8 +141,8 @@ class BiSRNet(Method):
                 unit = BinaryConv2d(
                     channels,
                     channels,
-                    tuple(piece.shape[2:]),
-                    padding=padding,
+                    (piece.shape[2], piece.shape[3]),
+                    padding=(padding[0], padding[1]),
                     dilation=dilation,
                     method=unit_method,
                 )

@@ -2,9 +2,10 @@
 
 Forward: sign(x), sign(w), no scale. Backward: 1 for abs(.) <= 1, else 0, for both.
 Block: conv -> BN -> the network's own activation. No bypass but the network's own residual connections.
-Departures: behind a ReLU sign is +1 everywhere, no signal is left, and BatchNorm divides by no variance; there
-the BNN paper's own hard tanh stands in for the ReLU (option `nonlinearity`). In the "table" form (the networks of BiDense's Table 1) shape-keeping spatial convolutions that
-no activation follows have an identity bypass. Linear layers on tokens bring a LayerNorm.
+Departures: behind a ReLU sign is +1 everywhere, no signal is left, and BatchNorm divides by no variance;
+there the BNN paper's own hard tanh stands in for the ReLU (option `nonlinearity`). In the "table" form (the
+networks of BiDense's Table 1) ReLU stays, and shape-keeping spatial convolutions that no activation follows
+have an identity bypass. Linear layers on tokens bring a LayerNorm.
 """
 
 from __future__ import annotations

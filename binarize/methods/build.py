@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from binarize.errors import ConfigError
@@ -62,14 +63,16 @@ def why_not(layer: nn.Module) -> str | None:
         if isinstance(layer, (nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose3d)):
             return f"{type(layer).__name__} has no binary replacement"
         return f"{type(layer).__name__} is not a convolution or linear layer"
-    if isinstance(layer, (nn.modules.lazy.LazyModuleMixin,)):
+    if isinstance(layer, LazyModuleMixin):
         return "is lazy: run the model once before converting it"
     if parametrize.is_parametrized(layer):
         return "its weight is parametrized: remove the parametrization (or fold it in) first"
     if "weight" not in layer._parameters:
         return "its weight is computed (weight_norm or spectral_norm): fold it in first"
     name = type(layer).__name__
-    known = type(layer) is base or name in _SAME | _STANDARDIZED or (base is nn.Linear and name in _PLAIN_LINEAR)
+    known = (
+        type(layer) is base or name in _SAME | _STANDARDIZED or (base is nn.Linear and name in _PLAIN_LINEAR)
+    )
     if not known and type(layer).forward is not base.forward:
         return f"{name} has a forward of its own that is not known here"
     if isinstance(layer, nn.ConvTranspose2d) and layer.padding_mode != "zeros":
@@ -120,32 +123,37 @@ def _fit(conv: Any) -> str:
     return "floor" if exact else "crop"
 
 
-def build(layer: Any, method: Method, site: Site, *, norm: bool = True, bypass: bool = True) -> nn.Module:
-    """The binary replacement of `layer` at `site`; `layer` itself is left alone, its parameters are shared.
+def build(
+    float_layer: nn.Module, method: Method, site: Site, *, norm: bool = True, bypass: bool = True
+) -> nn.Module:
+    """The binary replacement of a layer at `site`; the layer is left alone, its parameters are shared.
 
     Args:
-        layer: a layer for which `why_not` is None.
+        float_layer: a layer for which `why_not` is None.
         method: whose parts are used.
         site: see `site_of`.
         norm: False leaves the method's normalization out (a caller brings one).
         bypass: False leaves the method's bypass out.
     """
+    layer: Any = float_layer  # one of several classes, each checked by `why_not`
     composite = None
     if bypass:
         composite = method.compose(site, layer.weight, dilation=getattr(layer, "dilation", ()))
     if composite is not None:
         return _as(layer, composite)
     recipe = method.recipe(site)
-    cls = next(binary for base, binary in _BASES.items() if isinstance(layer, base))
+    cls: Any = next(binary for base, binary in _BASES.items() if isinstance(layer, base))
     with torch.device("meta"):  # nothing of the layer's own start values is wanted
-        built = cls(**_arguments(layer, site), method=_Fixed(recipe), norm=norm, bypass=bypass)
+        built: Any = cls(**_arguments(layer, site), method=_Fixed(recipe), norm=norm, bypass=bypass)
     way = built.bypass
     built._assemble(recipe, site, norm=norm, bypass=way)
     _as(layer, built)
     built.weight = layer.weight
     if built.bias is not None:
         built.bias = layer.bias
-    if type(layer).__name__ in _SAME and any(s > 1 or k > 1 for s, k in zip(site.stride, site.kernel, strict=True)):
+    if type(layer).__name__ in _SAME and any(
+        s > 1 or k > 1 for s, k in zip(site.stride, site.kernel, strict=True)
+    ):
         built.use_same_padding()
     if type(layer).__name__ in _STANDARDIZED:
         gain = getattr(layer, "gain", None)
@@ -155,7 +163,7 @@ def build(layer: Any, method: Method, site: Site, *, norm: bool = True, bypass: 
 
 
 def _expect_statistics(built: BinaryLayer) -> None:
-    """Start a fresh BatchNorm's running variance from what inputs of +-1 give: sum(binary weights^2) per filter.
+    """Start a fresh BatchNorm's running variance from what inputs of +-1 give: sum(wb^2) per filter.
 
     So that a network can be evaluated before it was trained: without it, the sums of +-1 of methods without a
     weight scale would pass as they are, tens of times too large.

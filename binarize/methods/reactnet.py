@@ -1,13 +1,13 @@
-"""ReActNet: Liu et al., Towards Precise Binary Neural Network with Generalized Activation Functions,
-arXiv 2003.03488.
+"""ReActNet: Liu et al., Towards Precise Binary Neural Network with Generalized Activation Functions.
 
+arXiv 2003.03488.
 Forward: sign(x + beta) with beta per channel; mean(abs(w)) * sign(w) per filter.
 Backward: max(0, 2 - 2 abs(x + beta)) for activations, that of clamp(w, -1, 1) for weights.
 Block: conv -> BN -> + bypass -> RPReLU in place of the network's activation. The bypass is the identity where
 the channels agree (average-pooled at a stride), and x repeated twice where they double: in the paper's
 MobileNet two convolutions with the same bypass, concatenated, which is the same sum.
-Departures: "table" form as in BiDense's Table 1: identity bypass only around shape-keeping spatial convolutions
-that no activation follows; learnable bias and PReLU.
+Departures: "table" form as in BiDense's Table 1: identity bypass only around shape-keeping spatial
+convolutions that no activation follows; learnable bias and PReLU.
 """
 
 from __future__ import annotations

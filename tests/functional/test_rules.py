@@ -1,4 +1,4 @@
-"""Every rule against its definition, written with autograd and stop-gradients: STE[f; h] = sg(f) + h - sg(h)."""
+"""Every rule against its definition by autograd and stop-gradients: STE[f; h] = sg(f) + h - sg(h)."""
 
 from __future__ import annotations
 
@@ -109,7 +109,13 @@ CASES: list[tuple[str, Rule, Formula, tuple[int, ...], list[tuple[int, ...]]]] =
     ("wscale", ScaledSign(), scaled, (6, 3, 3, 3), []),
     ("centred", CentredScaledSign(), centred, (6, 9), []),
     ("adabin weights", AdaBinWeights(), adabin_weights(), (6, 3, 3, 3), []),
-    ("adabin authors", AdaBinWeights(groups=4, authors_filter_size=True), adabin_weights(4), (8, 1, 3, 3), []),
+    (
+        "adabin authors",
+        AdaBinWeights(groups=4, authors_filter_size=True),
+        adabin_weights(4),
+        (8, 1, 3, 3),
+        [],
+    ),
 ]
 for threshold in ("adaptive", "b", "mean", "none"):
     for scale_kind in ("adaptive", "mad", "learned", "none"):
@@ -120,10 +126,14 @@ for threshold in ("adaptive", "b", "mean", "none"):
                 one = (1, 1, 1, 1) if dim == 1 else (1,)
                 shapes = [one if n == "a" and granularity == "layer" else per_channel for n in rule.names()]
                 shape = (3, 5, 4, 6) if dim == 1 else (3, 4, 6, 5)
-                CASES.append((f"dab {threshold} {scale_kind} {granularity} {dim}", rule, dab(rule), shape, shapes))
+                CASES.append(
+                    (f"dab {threshold} {scale_kind} {granularity} {dim}", rule, dab(rule), shape, shapes)
+                )
 
 
-@pytest.mark.parametrize(("rule", "formula", "shape", "shapes"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+@pytest.mark.parametrize(
+    ("rule", "formula", "shape", "shapes"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
 def test_forward_and_gradients_are_those_of_the_formula(
     rule: Rule, formula: Formula, shape: tuple[int, ...], shapes: list[tuple[int, ...]]
 ) -> None:

@@ -9,11 +9,28 @@ import torch
 import binarize
 from binarize.layers import BinaryLayer
 
-MODELS = """
-    resnet18 resnet50 convnext_tiny convnextv2_atto efficientnet_b0 mobilenetv3_small_050 regnety_002 densenet121
-    hrnet_w18_small res2net50d nfnet_l0 resnetv2_50 ghostnet_100 repvgg_a0 fastvit_t8 edgenext_xx_small
-    swin_tiny_patch4_window7_224 vit_tiny_patch16_224 mobilevit_xxs coatnet_nano_rw_224
-""".split()
+MODELS = [
+    "resnet18",
+    "resnet50",
+    "convnext_tiny",
+    "convnextv2_atto",
+    "efficientnet_b0",
+    "mobilenetv3_small_050",
+    "regnety_002",
+    "densenet121",
+    "hrnet_w18_small",
+    "res2net50d",
+    "nfnet_l0",
+    "resnetv2_50",
+    "ghostnet_100",
+    "repvgg_a0",
+    "fastvit_t8",
+    "edgenext_xx_small",
+    "swin_tiny_patch4_window7_224",
+    "vit_tiny_patch16_224",
+    "mobilevit_xxs",
+    "coatnet_nano_rw_224",
+]
 
 
 @pytest.mark.slow

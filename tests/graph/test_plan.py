@@ -47,7 +47,13 @@ def test_rows_tell_bypass_norm_activation_and_sum() -> None:
 
 @pytest.mark.parametrize(
     ("cin", "cout", "stride", "expected"),
-    [(8, 8, 1, "identity"), (8, 8, 2, "pool"), (8, 24, 1, "CFB up"), (8, 20, 2, "CFB mixed"), (8, 3, 1, "CFB down")],
+    [
+        (8, 8, 1, "identity"),
+        (8, 8, 2, "pool"),
+        (8, 24, 1, "CFB up"),
+        (8, 20, 2, "CFB mixed"),
+        (8, 3, 1, "CFB down"),
+    ],
 )
 def test_bypass_kinds(cin: int, cout: int, stride: int, expected: str) -> None:
     net = nn.Sequential(nn.Conv2d(3, cin, 1), nn.Conv2d(cin, cout, 3, stride, 1), nn.Conv2d(cout, 2, 1))
@@ -88,7 +94,11 @@ def test_pyramid_pooling_is_no_gate() -> None:
 
 def test_keep_and_only_by_glob_and_by_module() -> None:
     kept = rows(plan(ResNetLike(), example_inputs=IMAGE, policy=Policy(keep=("block1", "mi?"))))
-    assert {n for n, r in kept.items() if r.reason == "kept by name"} == {"block1.conv1", "block1.conv2", "mix"}
+    assert {n for n, r in kept.items() if r.reason == "kept by name"} == {
+        "block1.conv1",
+        "block1.conv2",
+        "mix",
+    }
     only = rows(plan(ResNetLike(), example_inputs=IMAGE, policy=Policy(only=("block2.*",))))
     assert {n for n, r in only.items() if r.converted} == {"block2.conv1", "block2.conv2"}
 
