@@ -2,7 +2,8 @@
 
 Both networks are the BiDense UPerNet on ConvNeXt-Tiny, built by `binarize.apply` with the same weights. The
 naive one writes each straight-through estimator as `f(x).detach() + h(x) - h(x).detach()` with h built from
-tensor operations, as most published code does; autograd keeps what it likes. A step is forward, backward and AdamW.
+tensor operations, as most published code does; autograd keeps what it likes. A step is forward, backward and
+AdamW.
 
 Time: both variants in one process, steps alternating, median. Memory: one process per variant, the kernel's
 high-water mark of resident memory during steps (Linux), whole and above what stood there before the steps
@@ -102,7 +103,7 @@ class Stepper:
 
     def step(self) -> float:
         """One whole training step; the loss."""
-        self.optimizer.zero_grad(set_to_none=False)
+        self.optimizer.zero_grad()
         loss = self.forward_backward()
         self.optimizer.step()
         return loss
@@ -119,7 +120,7 @@ def time_both(size: int, batch: int, steps: int) -> dict[str, Any]:
             start = time.perf_counter()
             losses[variant].append(stepper.step())
             middle = time.perf_counter()
-            stepper.optimizer.zero_grad(set_to_none=False)
+            stepper.optimizer.zero_grad()
             restart = time.perf_counter()
             stepper.forward_backward()
             end = time.perf_counter()

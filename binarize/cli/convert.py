@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from binarize.cli.options import InputSize, configure, default_out
-from binarize.cli.output import console, importing, print_json, progress, say, size
+from binarize.cli.output import console, print_json, say, size
+from binarize.cli.speed import Clock, importing
 from binarize.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -79,11 +77,11 @@ def convert(
     target = out or default_out(label(model), method)
     if not dry_run:
         _check_free(target, force)
-    with progress(f"building {model}"), clock.timed("build"):
+    with clock.phase("build", f"building {model}"):
         network = resolve(model, pretrained=pretrained)
         report = None if checkpoint is None else files.load_checkpoint(network, checkpoint)
     shape = with_channels(input_size, network)
-    with progress("planning"), clock.timed("engine"):
+    with clock.phase("engine", "planning"):
         plan = graph.plan(network, chosen, policy=policy, example_inputs=_example(shape))
     document: dict[str, Any] = {
         "model": model,
@@ -99,11 +97,11 @@ def convert(
         return
     baseline = _state_bytes(network)
     source = None if is_file(model) else getattr(network, "binarize_spec", None)
-    with progress("converting"), clock.timed("engine"):
+    with clock.phase("engine", "converting"):
         converted = graph.execute(plan, network, copy=False)  # it is ours: no copy
-    with progress("counting"), clock.timed("count"):
+    with clock.phase("count", "counting"):
         counted = accounting.summary(converted, shape)
-    with progress("writing"), clock.timed("write"):
+    with clock.phase("write", "writing"):
         written = files.save(converted, target, source=source)
     document |= {
         "summary": counted.as_dict(),
@@ -113,22 +111,6 @@ def convert(
         "custom": files.read_header(written).source["source"] == "custom",
     }
     _finish(document, clock, as_json, plan)
-
-
-class Clock:
-    """Wall-clock seconds by phase."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        """Add the time that the block takes to `phase`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
 def _check_free(target: Path, force: bool) -> None:

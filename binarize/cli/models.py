@@ -6,7 +6,7 @@ import fnmatch
 
 import click
 
-from binarize.cli.output import importing
+from binarize.cli.speed import importing
 from binarize.errors import ConfigError, near_names
 
 

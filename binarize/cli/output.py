@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import sys
 from collections.abc import Iterator
@@ -54,22 +53,6 @@ def progress(text: str) -> Iterator[None]:
             stack.enter_context(console(sys.stderr).status(text))
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         yield
-
-
-@contextlib.contextmanager
-def importing() -> Iterator[None]:
-    """While torch and timm are imported: say so, and let the garbage collector rest.
-
-    An import makes hundreds of thousands of objects and no garbage; looking for it takes a sixth of the time.
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        with progress("loading torch and timm"):
-            yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def size(count: float) -> str:

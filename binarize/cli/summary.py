@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from binarize.cli.options import InputSize
-from binarize.cli.output import console, importing, print_json, progress
+from binarize.cli.output import console, print_json, progress
+from binarize.cli.speed import importing, one_thread
 from binarize.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,10 +44,10 @@ def summary(
 
         from binarize.accounting import summary as count
         from binarize.cli.model import with_channels
-    with progress(f"reading {source}"):
+    with progress(f"reading {source}"), one_thread():
         model = _model(source, custom)
         size = with_channels(input_size, model)
-    with progress("counting"):
+    with progress("counting"), one_thread():
         result = count(model, size, convention)
     if as_json:
         print_json({"model": source, "input_size": list(size), "summary": result.as_dict()})

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from binarize.functional.rules import Gradients, Rule, Stats, sum_to
-from binarize.functional.sign import approx_gradient, clip_gradient, shift, sign
+from binarize.functional.sign import approx_gradient, clip_gradient, shift, sign, sign_
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,9 @@ class SteSign(Rule):
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
         return sign(x), ()
 
-    def gradient(self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor) -> Gradients:
+    def gradient(
+        self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
+    ) -> Gradients:
         return (clip_gradient(grad, x),)
 
 
@@ -32,7 +34,9 @@ class ApproxSign(Rule):
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
         return sign(x), ()
 
-    def gradient(self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor) -> Gradients:
+    def gradient(
+        self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
+    ) -> Gradients:
         return (approx_gradient(grad, x),)
 
 
@@ -45,9 +49,11 @@ class ShiftedSign(Rule):
 
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
         (beta,) = params
-        return sign(shift(x, -beta), positive_zeros=True), ()
+        return sign_(shift(x, -beta), x.new_ones(())), ()
 
-    def gradient(self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor) -> Gradients:
+    def gradient(
+        self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
+    ) -> Gradients:
         (beta,) = params
         gx = approx_gradient(grad, x + beta, owned=True)
         return gx, sum_to(gx, beta.shape)
@@ -68,7 +74,9 @@ class AdaBinSet(Rule):
         alpha, beta = params
         return sign((x - beta) / alpha).add_(beta).mul_(alpha), ()
 
-    def gradient(self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor) -> Gradients:
+    def gradient(
+        self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
+    ) -> Gradients:
         alpha, beta = params
         u = (x - beta) / alpha
         gx = approx_gradient(grad, u)
@@ -88,7 +96,9 @@ class RedistributedSign(Rule):
         k, b, _ = params
         return sign(k * x + b), ()
 
-    def gradient(self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor) -> Gradients:
+    def gradient(
+        self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
+    ) -> Gradients:
         k, b, beta = params
         z = k * x + b
         common = (z * beta).tanh_().square_().neg_().add_(1).mul_(grad)  # g (1 - tanh^2)

@@ -134,11 +134,11 @@ class _BinaryDense(torch.autograd.Function):
         grad = grads[0].to(quantized.dtype)
         gx, gw, gb = _dense_backward(geometry, grad, quantized, binary, wanted)
         gx, gw, gb = (g.to(weight.dtype) if g is not None else None for g in (gx, gw, gb))
-        del quantized, binary  # both are large, and the rules' gradients need room of their own
+        del binary  # large, and the rules' gradients need room of their own
         gweight = weight_rule.gradient(gw, weight, weight_stats)[0] if gw is not None else None
         if input_rule is None or gx is None:
             return None, None, None, gx, gweight, gb, *(None for _ in params)
-        gx, *gparams = input_rule.gradient(gx, x, stats, *params)
+        gx, *gparams = input_rule.gradient(gx, x, stats, *params, y=quantized.to(x.dtype))
         return None, None, None, gx, gweight, gb, *gparams
 
 

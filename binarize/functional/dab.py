@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from binarize.functional.rules import Gradients, Rule, Stats, sum_to
-from binarize.functional.sign import approx_gradient, shift, sign
+from binarize.functional.sign import approx_gradient, shift, sign, sign_
 
 Threshold = Literal["adaptive", "b", "mean", "none"]
 Scale = Literal["adaptive", "mad", "learned", "none"]
@@ -63,23 +63,26 @@ class DabRule(Rule):
         xs = self._shift(x, tuple(stats), given)
         if self.scale in ("adaptive", "mad"):
             stats.append(xs.abs().mean(self._scale_dims(x), keepdim=True))
-        return sign(xs, self._magnitude(tuple(stats), given), positive_zeros=xs is not x), tuple(stats)
+        return self._signs(xs, x, tuple(stats), given), tuple(stats)
 
     def rebuild(self, x: Tensor, stats: Stats, *params: Tensor) -> Tensor:
         given = dict(zip(self.names(), params, strict=True))
-        xs = self._shift(x, stats, given)
-        return sign(xs, self._magnitude(stats, given), positive_zeros=xs is not x)
+        return self._signs(self._shift(x, stats, given), x, stats, given)
 
-    def gradient(self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor) -> Gradients:
+    def gradient(
+        self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
+    ) -> Gradients:
         given = dict(zip(self.names(), params, strict=True))
         magnitude = self._magnitude(stats, given)
         xs = self._shift(x, stats, given)
         grads: dict[str, Tensor] = {}
         if "a" in given and magnitude is not None:
-            slope = magnitude * (stats[-1] - 1) if self.scale == "adaptive" else magnitude
-            # Summed over positions first: the statistics are constant there.
-            signed = sign(xs, positive_zeros=xs is not x).mul_(grad).sum(self._positions(x), keepdim=True)
-            grads["a"] = sum_to(signed * slope, given["a"].shape)
+            # y = A sign(xs), and both statistics are constant over positions: those are summed first.
+            quantized = y if y is not None else sign(xs, magnitude, positive_zeros=xs is not x)
+            through = (grad * quantized).sum(self._positions(x), keepdim=True)
+            grads["a"] = sum_to(
+                through * (stats[-1] - 1) if self.scale == "adaptive" else through, given["a"].shape
+            )
         gx = approx_gradient(grad, xs, magnitude, owned=xs is not x)
         if "k" in given or "b" in given:
             total = gx.sum(self._positions(x), keepdim=True)
@@ -100,6 +103,12 @@ class DabRule(Rule):
             beta = given["k"] * stats[0]
             return shift(x, beta + given["b"] if "b" in given else beta)
         return shift(x, given["b"]) if "b" in given else x
+
+    def _signs(self, xs: Tensor, x: Tensor, stats: Stats, given: dict[str, Tensor]) -> Tensor:
+        magnitude = self._magnitude(stats, given)
+        if xs is x:
+            return sign(x, magnitude)
+        return sign_(xs, xs.new_ones(()) if magnitude is None else magnitude)
 
     def _magnitude(self, stats: Stats, given: dict[str, Tensor]) -> Tensor | None:
         if self.scale == "adaptive":

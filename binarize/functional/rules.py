@@ -29,7 +29,9 @@ class Rule:
         """The quantized `x` again, from the saved statistics."""
         return self.quantize(x, *params)[0]
 
-    def gradient(self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor) -> Gradients:
+    def gradient(
+        self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
+    ) -> Gradients:
         """The gradients of `x` and of each of `params`, in this order.
 
         Args:
@@ -37,6 +39,7 @@ class Rule:
             x: the input of `quantize`.
             stats: what `quantize` returned beside the quantized tensor.
             params: the parameters that `quantize` was given.
+            y: what `rebuild` gives, if the caller has it at hand.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define gradient()")
 

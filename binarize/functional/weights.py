@@ -41,7 +41,9 @@ class ScaledSign(Rule):
     def rebuild(self, x: Tensor, stats: Stats, *params: Tensor) -> Tensor:
         return sign(x, stats[0])
 
-    def gradient(self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor) -> Gradients:
+    def gradient(
+        self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
+    ) -> Gradients:
         return (clip_gradient(grad, x),)
 
 
@@ -56,7 +58,9 @@ class CentredScaledSign(Rule):
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
         return sign(self._centred(x), mean_magnitude(x)), ()
 
-    def gradient(self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor) -> Gradients:
+    def gradient(
+        self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
+    ) -> Gradients:
         through = clip_gradient(grad, self._centred(x))
         return (through - through.mean(_filter_dims(x), keepdim=True),)
 
@@ -99,7 +103,9 @@ class AdaBinWeights(Rule):
         centred, alpha, beta, _ = self._parts(x)
         return sign(centred, alpha).add_(beta), ()
 
-    def gradient(self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor) -> Gradients:
+    def gradient(
+        self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
+    ) -> Gradients:
         centred, alpha, _, n = self._parts(x)
         u = centred / alpha
         through = (u * self.t).tanh_().square_().neg_().add_(1).mul_(self.k * self.t).mul_(grad)  # g h

@@ -56,6 +56,19 @@ class Bypass(nn.Module):
             x = self._resize(x, size)
         return channel_bypass(x, self.out_channels, self.dim)
 
+    def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """`y` (N, Cout, ...) plus the bypassed `x`, in the memory of `y`, which nothing else may need.
+
+        Whole repetitions of the input's channels are added as they are, without being written out first.
+        """
+        if self.stride:
+            x = self._resize(x, y.shape[2:])
+        if self.out_channels % self.in_channels or self.out_channels == self.in_channels:
+            return y.add_(channel_bypass(x, self.out_channels, self.dim))
+        dim = self.dim % y.dim()
+        copies = y.unflatten(dim, (self.out_channels // self.in_channels, self.in_channels))
+        return copies.add_(x.unsqueeze(dim)).flatten(dim, dim + 1)
+
     def _resize(self, x: Tensor, size: Sequence[int]) -> Tensor:
         if self.transposed:
             return F.interpolate(x, size=list(size), mode="nearest")

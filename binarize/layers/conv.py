@@ -12,7 +12,6 @@ from binarize.layers.base import BinaryLayer
 from binarize.layers.bypass import Bypass, fit_of
 from binarize.layers.recipe import MethodLike, Site, resolve
 
-
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 

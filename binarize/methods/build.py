@@ -156,8 +156,9 @@ def build(
     ):
         built.use_same_padding()
     if type(layer).__name__ in _STANDARDIZED:
-        gain = getattr(layer, "gain", None)
-        built.weight_transform = WeightStandardization(layer.eps, getattr(layer, "scale", 1.0), gain)
+        gain: Any = getattr(layer, "gain", None)
+        eps: Any = layer.eps
+        built.weight_transform = WeightStandardization(eps, getattr(layer, "scale", 1.0), gain)
     _expect_statistics(built)
     return built
 

@@ -36,7 +36,10 @@ def stage_scales(model: nn.Module, stages: list[str], x: Tensor) -> list[float]:
     return scales
 
 
-@pytest.mark.parametrize("method", ["bidense", "reactnet", "adabin"])
+@pytest.mark.parametrize(
+    "method",
+    ["bidense", pytest.param("reactnet", marks=pytest.mark.slow), pytest.param("adabin", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("name", list(STAGES))
 def test_stage_outputs_stay_within_a_factor_of_ten_of_float(name: str, method: str) -> None:
     net = timm.create_model(name).train()
@@ -51,7 +54,8 @@ def test_keeping_the_sums_around_bypassed_branches_doubles_the_signal_per_block(
     net = timm.create_model("convnext_tiny").train()
     x = torch.randn(2, 3, 64, 64)
     expected = stage_scales(net, ["stages.3"], x)[0]
-    kept = stage_scales(apply(net, residual="keep", example_inputs=x[:1]), ["stages.3"], x)[0]
+    model = apply(net, residual="keep", scale="none", example_inputs=x[:1])  # exp(a (M - 1)) would overflow
+    kept = stage_scales(model, ["stages.3"], x)[0]
     assert kept / expected > 1000
 
 
