@@ -41,7 +41,8 @@ def sign(x: Tensor, magnitude: Tensor | None = None, *, positive_zeros: bool = F
 
 def sign_(x: Tensor, magnitude: Tensor) -> Tensor:
     """The same into `x`, a temporary of the caller without -0.0: the memory of a fresh tensor costs more."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled():  # out= takes part in neither
+    # out= takes part in neither compilation nor autograd, and tensor subclasses (fake ones) are slow with it.
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or type(x) is not Tensor:
         return torch.copysign(magnitude, x)
     return torch.copysign(magnitude, x, out=x)
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import fx, nn
 
+from binarize.errors import TraceError
 from binarize.graph.flow import PASSIVE, Flow
+from binarize.graph.levels import Level, for_both_modes
 from binarize.graph.plan import Edit, Swap
 from binarize.graph.policy import Position
 from binarize.graph.roles import fused_activation
@@ -33,6 +35,7 @@ class Draft:
         scales: nodes of layer scale that go.
         swaps: modules to replace, by path.
         edits: changes of a module's own graph, by (path, node name).
+        rewritable: graphs for training and evaluation of the modules that were asked about.
     """
 
     flow: Flow
@@ -45,6 +48,7 @@ class Draft:
     scales: set[fx.Node] = field(default_factory=set)
     swaps: dict[str, Swap] = field(default_factory=dict)
     edits: dict[tuple[str, str], Edit] = field(default_factory=dict)
+    rewritable: dict[str, Level] = field(default_factory=dict)
 
     def site_at(self, node: fx.Node | None) -> SiteDraft | None:
         """The converted layer that a node calls, if it does."""
@@ -75,7 +79,16 @@ class Draft:
         """Whether the step `node` can be changed in the graph of the module that makes it."""
         recording = self.flow.recording
         owner, level = node.meta["owner"], node.meta["level"]
-        return level is not None and owner in recording.levels and recording.calls.get(owner, 0) <= 1
+        if level is None or owner not in recording.levels or recording.calls.get(owner, 0) > 1:
+            return False
+        if owner not in self.rewritable:
+            try:
+                self.rewritable[owner] = for_both_modes(self.flow.modules[owner], recording.levels[owner])
+            except TraceError as error:
+                recording.opaque[owner] = str(error)
+                del recording.levels[owner]
+                return False
+        return True
 
     def why_not_editable(self, node: fx.Node) -> str:
         """The reason for `editable` being False, for people."""

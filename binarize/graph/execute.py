@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy as copying
+import dataclasses
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from binarize.errors import RewriteError, TraceError
-from binarize.graph.levels import trace_level
+from binarize.graph.levels import for_both_modes, trace_level
 from binarize.graph.plan import Edit, Plan, Swap
 from binarize.graph.planner import plan
 from binarize.graph.policy import Policy
@@ -54,12 +55,14 @@ def execute(plan: Plan, model: nn.Module, *, copy: bool = True) -> nn.Module:
     """
     method = METHODS.get(plan.method["name"]).create(**plan.method["options"])
     _check(plan, model)
+    same = plan.traced is not None and plan.traced.model() is model
+    graphs = plan.traced.graphs if same and plan.traced is not None else {}
     result = copying.deepcopy(model) if copy else model
-    _edit(plan, result, method)
+    _edit(plan, result, method, graphs)
     _swap_layers(plan, result, method)
     for swap in plan.swaps:
         _swap(result, swap, method)
-    result.binarize_plan = plan  # type: ignore[assignment]
+    result.binarize_plan = dataclasses.replace(plan, traced=None)  # type: ignore[assignment]
     return result
 
 
@@ -75,7 +78,7 @@ def _check(plan: Plan, model: nn.Module) -> None:
             )
 
 
-def _edit(plan: Plan, model: nn.Module, method: Method) -> None:
+def _edit(plan: Plan, model: nn.Module, method: Method, graphs: dict[str, fx.Graph]) -> None:
     """Rewrite the forward of each module that owns a sum, an activation or a layer scale that goes."""
     by_owner: dict[str, list[Edit]] = {}
     for edit in plan.edits:
@@ -83,7 +86,10 @@ def _edit(plan: Plan, model: nn.Module, method: Method) -> None:
     for owner, edits in by_owner.items():
         module = model.get_submodule(owner)
         try:
-            graph = trace_level(module, edits[0].fixed).graph
+            if owner in graphs:
+                graph = copying.deepcopy(graphs[owner])
+            else:
+                graph = for_both_modes(module, trace_level(module, edits[0].fixed)).graph
         except TraceError as error:
             raise RewriteError(f"{owner}: {error}; it could be traced when the plan was made.") from None
         before = _parameters_read(graph)

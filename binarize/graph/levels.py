@@ -6,9 +6,10 @@ others, and only the smallest module whose forward must change is ever rewritten
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,24 +72,42 @@ class _LevelTracer(fx.Tracer):
 
 
 def trace_level(module: nn.Module, fixed: tuple[str, ...] = ()) -> Level:
-    """The graph of `module.forward`.
+    """The graph of `module.forward` in evaluation mode, good for running it.
 
     Args:
         module: left as it is.
         fixed: parameters of forward to hold at their defaults.
 
     Raises:
-        TraceError: it cannot be traced, or differs between training and evaluation by more than flags.
+        TraceError: it cannot be traced.
     """
-    was_training = module.training
-    graphs: list[fx.Graph] = []
+    with _mode(module, training=False):
+        return Level(_trace(module, fixed), fixed)
+
+
+def for_both_modes(module: nn.Module, level: Level) -> Level:
+    """The graph of `module.forward` for training and evaluation, good for rewriting it.
+
+    Args:
+        module: left as it is.
+        level: its evaluation graph, which is changed.
+
+    Raises:
+        TraceError: the forward differs between training and evaluation by more than flags.
+    """
+    with _mode(module, training=True):
+        return Level(_unify(level.graph, _trace(module, level.fixed)), level.fixed)
+
+
+@contextlib.contextmanager
+def _mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """The module's own flag, children aside: they are calls."""
+    before = module.training
     try:
-        for training in (False, True):
-            module.training = training
-            graphs.append(_trace(module, fixed))
+        module.training = training
+        yield
     finally:
-        module.training = was_training
-    return Level(_unify(*graphs), fixed)
+        module.training = before
 
 
 def _trace(module: nn.Module, fixed: tuple[str, ...]) -> fx.Graph:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import weakref
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
+from torch import fx, nn
 
 from binarize.errors import FormatError
 
@@ -107,6 +109,19 @@ class Edit:
     activation: Swap | None = None
 
 
+@dataclass(frozen=True)
+class Traced:
+    """Own graphs of modules, valid for one model object.
+
+    Attributes:
+        model: the model that was planned for.
+        graphs: by path, for training and evaluation.
+    """
+
+    model: weakref.ref[nn.Module]
+    graphs: dict[str, fx.Graph]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What `apply` does to a model: nothing more, nothing less.
@@ -119,6 +134,7 @@ class Plan:
         swaps: norms, activations and layer scale that are replaced.
         edits: changes of modules' own forwards.
         notes: what could not be traced or reached, and what was done instead.
+        traced: the graphs that were made on the way, for execution on the same model; not kept in any file.
     """
 
     model: str
@@ -128,6 +144,10 @@ class Plan:
     swaps: tuple[Swap, ...] = ()
     edits: tuple[Edit, ...] = ()
     notes: tuple[str, ...] = ()
+    traced: Traced | None = field(default=None, compare=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "traced": None}  # graphs belong to a model in this process
 
     @property
     def converted(self) -> tuple[LayerPlan, ...]:
@@ -136,7 +156,9 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it; `from_dict` takes it back."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        given = dataclasses.asdict(dataclasses.replace(self, traced=None))
+        del given["traced"]
+        return json.loads(json.dumps(given))
 
     @classmethod
     def from_dict(cls, given: dict[str, Any]) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from binarize.graph.activations import decide_activations, note_contexts
 from binarize.graph.draft import Draft, SiteDraft
 from binarize.graph.flow import Flow
 from binarize.graph.norms import decide_norms, decide_scales
-from binarize.graph.plan import Edit, LayerPlan, Plan
+from binarize.graph.plan import Edit, LayerPlan, Plan, Traced
 from binarize.graph.policy import Policy, Position, keep_reason
 from binarize.graph.record import Recording, record
 from binarize.graph.residuals import decide_residuals
@@ -81,6 +82,7 @@ def plan(
         swaps=tuple(draft.swaps.values()),
         edits=tuple(_with_fixed(edit, recording) for edit in draft.edits.values()),
         notes=tuple(_notes(draft)),
+        traced=Traced(weakref.ref(model), {owner: draft.rewritable[owner].graph for owner, _ in draft.edits}),
     )
 
 

@@ -162,7 +162,7 @@ class _Recorder(TorchFunctionMode):
             self._recording.calls[path] = self._recording.calls.get(path, 0) + 1
             self._leaf_depth += 1
             try:
-                result = original(*args, **kwargs)
+                result = self._shaped(role, original, args, kwargs)
             finally:
                 self._leaf_depth -= 1
             if role == "identity":
@@ -173,6 +173,18 @@ class _Recorder(TorchFunctionMode):
             return result
 
         return forward
+
+    def _shaped(self, role: Role, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result of a step; on fake tensors, where the shape is plain, without running it."""
+        module = getattr(original, "__self__", None)
+        if self._recording.fake and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
+            x = args[0]
+            if isinstance(module, nn.Linear) and x.dim() and x.shape[-1] == module.in_features:
+                return x.new_empty((*x.shape[:-1], module.out_features))
+            if role in ("norm", "act", "drop", "scale") and not getattr(module, "inplace", False):
+                if not isinstance(getattr(module, "act", None), nn.Module):
+                    return torch.empty_like(x)
+        return original(*args, **kwargs)
 
     def _container(self, path: str, module: nn.Module, original: Any, patched: bool) -> Any:
         def forward(*args: Any, **kwargs: Any) -> Any:

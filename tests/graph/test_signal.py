@@ -38,7 +38,11 @@ def stage_scales(model: nn.Module, stages: list[str], x: Tensor) -> list[float]:
 
 @pytest.mark.parametrize(
     "method",
-    ["bidense", pytest.param("reactnet", marks=pytest.mark.slow), pytest.param("adabin", marks=pytest.mark.slow)],
+    [
+        "bidense",
+        pytest.param("reactnet", marks=pytest.mark.slow),
+        pytest.param("adabin", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("name", list(STAGES))
 def test_stage_outputs_stay_within_a_factor_of_ten_of_float(name: str, method: str) -> None:
