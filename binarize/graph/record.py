@@ -181,9 +181,10 @@ class _Recorder(TorchFunctionMode):
             x = args[0]
             if isinstance(module, nn.Linear) and x.dim() and x.shape[-1] == module.in_features:
                 return x.new_empty((*x.shape[:-1], module.out_features))
-            if role in ("norm", "act", "drop", "scale") and not getattr(module, "inplace", False):
-                if not isinstance(getattr(module, "act", None), nn.Module):
-                    return torch.empty_like(x)
+            fused = isinstance(getattr(module, "act", None), nn.Module)
+            plain = role in ("norm", "act", "drop", "scale") and not fused
+            if plain and not getattr(module, "inplace", False):
+                return torch.empty_like(x)
         return original(*args, **kwargs)
 
     def _container(self, path: str, module: nn.Module, original: Any, patched: bool) -> Any:
