@@ -75,6 +75,10 @@ def convert(
     chosen = configure(method, settings)
     policy = graph.Policy(keep=keep, only=only, first=first, last=last)
     target = out or default_out(label(model), method)
+    if target.suffix != ".safetensors":
+        raise ConfigError(
+            f"--out {str(target)!r}: expected a name that ends in .safetensors, which the file is."
+        )
     if not dry_run:
         _check_free(target, force)
     with clock.phase("build", f"building {model}"):
@@ -127,7 +131,7 @@ def _example(shape: tuple[int, int, int]) -> Tensor:
     """An input of that shape; its values matter only to control flow that depends on them."""
     import torch
 
-    return torch.zeros(1, *shape)
+    return torch.zeros(()).expand(1, *shape)  # one number, whatever the size
 
 
 def _state_bytes(model: nn.Module) -> int:

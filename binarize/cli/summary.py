@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -59,7 +60,7 @@ def _model(source: str, custom: str | None) -> nn.Module:
     """The model in a file, or the float model of that name."""
     from binarize.cli.model import resolve
 
-    if source.endswith(".safetensors"):
+    if source.endswith(".safetensors") or (Path(source).is_file() and ":" not in source):
         from binarize.files import load
 
         return load(source, None if custom is None else resolve(custom))

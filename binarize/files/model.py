@@ -45,6 +45,11 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, source: Mapping[str,
     check_target(path)  # before the work
     tensors, aliases = _state(model)
     plan = _plan_of(model)
+    if plan is not None and any(row.reason == "is binary already" for row in plan.rows):
+        raise ConfigError(
+            f"{type(model).__name__} was converted twice, and a file holds one conversion: convert the float "
+            "model once, with Policy(keep=...) for what is to stay float."
+        )
     if source is None:
         source = find_source(model, None if plan is None else lambda shell: _execute(plan, shell))
     header = Header(

@@ -75,7 +75,7 @@ def _decide(draft: Draft, nodes: list[fx.Node], front: SiteDraft | None) -> str:
     name = type(own).__name__ if own is not None else getattr(node.target, "__name__", "activation")
     if not (front is not None or _near(draft, node)):
         return f"keeps {name}"
-    if any(flow.role(user) == "mul" and len(flow.sources(user)) == 2 for user in node.users):
+    if any(_is_factor(draft, node, user) for user in node.users):
         return f"keeps {name} (a factor)"
     inside = front is not None and _has_activation_inside(draft, front)
     seen = [activation_site(draft, n, front, flow.only_user(n, ())) for n in nodes]
@@ -89,6 +89,15 @@ def _decide(draft: Draft, nodes: list[fx.Node], front: SiteDraft | None) -> str:
     if _put(draft, node, place, fused=fused, nothing=inside):
         return text
     return f"keeps {name} ({draft.why_not_editable(node)})"
+
+
+def _is_factor(draft: Draft, node: fx.Node, user: fx.Node) -> bool:
+    """Whether an activation multiplies a signal of another origin (a gated unit), not one gated by itself."""
+    flow = draft.flow
+    others = [source for source in flow.sources(user) if source is not node]
+    return (
+        flow.role(user) == "mul" and bool(others) and not any(flow.between(node, other) for other in others)
+    )
 
 
 def _put(draft: Draft, node: fx.Node, place: ActivationSite, *, fused: bool, nothing: bool) -> bool:

@@ -17,7 +17,7 @@ from binarize.layers.recipe import Kind, Recipe, Site
 from binarize.methods.base import ActivationSite, Method
 from binarize.methods.build import site_of
 
-_TOWARDS_LAYERS = PASSIVE | {"pool", "split", "cat", "upsample"}
+_TOWARDS_LAYERS = PASSIVE | {"pool", "split", "cat", "upsample", "mul", "add"}
 
 
 @dataclass
@@ -70,7 +70,9 @@ class Draft:
 
     def edit(self, node: fx.Node, edit: Edit) -> bool:
         """Note a change of a module's own graph; False if that graph cannot be changed there."""
-        if not self.editable(node):
+        kept = edit.keep if edit.action == "drop" else 0
+        given = kept < len(node.args) and isinstance(node.args[kept], fx.Node)  # not by keyword
+        if not given or not self.editable(node):
             return False
         self.edits[edit.owner, edit.node] = edit
         return True
@@ -110,7 +112,6 @@ class SiteDraft:
         context: the fields of `Site` that only a graph knows.
         norm: for people: what happens to the norm.
         absorbs: path of the norm module that the layer takes over, or None.
-        removes_norm: a norm behind the layer goes.
         activation: for people: what happens to the activation behind it.
         tail: the node that carries the layer's normalized result.
         bypass: the layer brings its bypass.

@@ -14,12 +14,22 @@ from binarize.graph.levels import for_both_modes, trace_level
 from binarize.graph.plan import Edit, Plan, Swap
 from binarize.graph.planner import plan
 from binarize.graph.policy import Policy
-from binarize.graph.rewritten import install
+from binarize.graph.rewritten import install, require_default
 from binarize.graph.roles import fused_activation, fused_drop, is_batch_norm
 from binarize.layers.norm import batch_norm
 from binarize.layers.recipe import METHODS
 from binarize.methods.base import ActivationSite, Method
 from binarize.methods.build import build, site_of
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
 
 
 def apply(
@@ -62,8 +72,18 @@ def execute(plan: Plan, model: nn.Module, *, copy: bool = True) -> nn.Module:
     _swap_layers(plan, result, method)
     for swap in plan.swaps:
         _swap(result, swap, method)
+    _disable_fast_paths(result)
     result.binarize_plan = dataclasses.replace(plan, traced=None)  # type: ignore[assignment]
     return result
+
+
+def _disable_fast_paths(model: nn.Module) -> None:
+    """Keep torch's transformer layers from reading the float weights of converted children directly."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0  # what its forward asks before it takes the fused path
+        elif isinstance(module, nn.TransformerEncoder):
+            module.enable_nested_tensor = module.use_nested_tensor = False
 
 
 def _check(plan: Plan, model: nn.Module) -> None:
@@ -101,11 +121,25 @@ def _edit(plan: Plan, model: nn.Module, method: Method, graphs: dict[str, fx.Gra
                     f"{owner}: its forward has no step {edit.node!r}; plan again for this model."
                 )
             _edit_node(graph, node, edit, module, method)
+        _guard(graph, owner, edits[0].fixed)
         graph.eliminate_dead_code(is_impure_node=lambda n: n.op in ("placeholder", "output") or _raises(n))
         for name in before - _parameters_read(graph):
             if "." not in name and name in module._parameters:
                 module._parameters[name] = None  # layer scale that nothing reads any more
         install(module, graph)
+
+
+def _guard(graph: fx.Graph, owner: str, fixed: tuple[str, ...]) -> None:
+    """Refuse values for parameters of the forward that the graph holds at their defaults."""
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    if not placeholders:
+        return
+    with graph.inserting_after(placeholders[-1]):
+        for node in placeholders:
+            if node.target in fixed:
+                graph.call_function(
+                    require_default, (node, node.args[0], f"{owner or 'forward'}: {node.target}")
+                )
 
 
 def _edit_node(graph: fx.Graph, node: fx.Node, edit: Edit, module: nn.Module, method: Method) -> None:
@@ -124,7 +158,7 @@ def _edit_node(graph: fx.Graph, node: fx.Node, edit: Edit, module: nn.Module, me
 
 
 def _raises(node: fx.Node) -> bool:
-    return getattr(node.target, "__name__", "") in ("_assert", "_check")
+    return getattr(node.target, "__name__", "") in ("_assert", "_check", "require_default")
 
 
 def _parameters_read(graph: fx.Graph) -> set[str]:
@@ -143,8 +177,10 @@ def _swap_layers(plan: Plan, model: nn.Module, method: Method) -> None:
 
 def _take_over(built: Any, norm: nn.Module, layer: Any) -> None:
     """Give `built` the norm that stood behind the float layer, with its statistics."""
+    if isinstance(norm, nn.SyncBatchNorm):
+        built.norm = _twin(norm)  # its statistics go over all processes
     if is_batch_norm(norm):
-        taken = built.norm
+        taken: Any = built.norm
         for name in ("weight", "bias"):
             taken._parameters[name] = norm._parameters.get(name)
         for name in ("running_mean", "running_var", "num_batches_tracked"):
@@ -156,12 +192,20 @@ def _take_over(built: Any, norm: nn.Module, layer: Any) -> None:
             # BN(conv + bias) with mean m is BN(conv) with mean m - bias.
             taken.running_mean.sub_(layer.bias.detach().to(taken.running_mean.dtype))
     else:
-        built.norm = norm
+        built.norm = _twin(norm)
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    """Another object with the same tensors: the first will be replaced wherever it is registered."""
+    twin = copying.copy(module)
+    twin._parameters = dict(module._parameters)
+    twin._buffers = dict(module._buffers)
+    return twin
 
 
 def _swap(model: nn.Module, swap: Swap, method: Method) -> None:
     old = model.get_submodule(swap.path)
-    reference = next((p for p in model.parameters() if p.dtype.is_floating_point), torch.empty(0))
+    reference = _reference(model, swap.path)
     if swap.to == "identity":
         new: nn.Module = nn.Identity()
     elif swap.to == "batch_norm":
@@ -180,6 +224,17 @@ def _swap(model: nn.Module, swap: Swap, method: Method) -> None:
     else:
         raise RewriteError(f"{swap.path}: unknown replacement {swap.to!r}; the plan is from another version.")
     replace(model, swap.path, new.to(reference.device, reference.dtype).train(old.training))
+
+
+def _reference(model: nn.Module, path: str) -> torch.Tensor:
+    """A float parameter of the module at `path` or of the nearest module around it: its device and dtype."""
+    while True:
+        for parameter in model.get_submodule(path).parameters():
+            if parameter.dtype.is_floating_point:
+                return parameter
+        if not path:
+            return torch.empty(0)
+        path = path.rpartition(".")[0]
 
 
 def _activation(swap: Swap, method: Method) -> nn.Module:
@@ -203,3 +258,6 @@ def replace(model: nn.Module, path: str, new: nn.Module) -> None:
         for name, child in list(parent._modules.items()):
             if child is old:
                 parent._modules[name] = new
+    for name in _HOOKS:  # feature extractors and users hang theirs on what is replaced
+        if getattr(old, name, None):
+            getattr(new, name).update(getattr(old, name))

@@ -63,12 +63,20 @@ def _is_learnt_factor(draft: Draft, node: fx.Node) -> bool:
     return count == 1 or (dim is not None and count == flow.shape(node)[dim])
 
 
+def short_name(path: str) -> str:
+    """The last part of a path, with the one before it where it is a number."""
+    parts = path.split(".")
+    return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]
+
+
 def _behind(draft: Draft, site: SiteDraft) -> None:
     flow = draft.flow
     kind = "none" if draft.method.composes(site.site()) else site.recipe(draft.method).norm
     site.norm = {"batch": "fresh BatchNorm", "layer": "fresh LayerNorm", "none": "none"}[kind]
     site.tail = site.nodes[0]
     if len(site.nodes) > 1:
+        if any(flow.role(user) == "norm" for node in site.nodes for user in node.users):
+            site.norm += "; the norms behind its calls stay"
         return
     node = site.nodes[0]
     norm = flow.only_user(node, LAYOUT)
@@ -83,7 +91,7 @@ def _behind(draft: Draft, site: SiteDraft) -> None:
     path = str(norm.target)
     if len(flow.calls[path]) > 1 or type(module).__name__ in RESPONSE_NORMS:
         return
-    name = f"{path.rpartition('.')[2]} ({type(module).__name__})"
+    name = short_name(path)
     direct = flow.source(norm) is node
     if is_batch_norm(module):
         if not direct or site.kind != "conv":
@@ -103,6 +111,8 @@ def _behind(draft: Draft, site: SiteDraft) -> None:
         else:
             _note_removed(draft, site, norm, name)
         draft.swaps[path] = _leftover(path, module)
+    else:
+        site.norm += f"; {name} behind stays"
 
 
 def _note_removed(draft: Draft, site: SiteDraft, norm: fx.Node, name: str) -> None:
@@ -160,7 +170,7 @@ def _in_front(draft: Draft, node: fx.Node) -> None:
     draft.swaps[path] = _leftover(path, module)
     for site in sites:
         if site is not None:
-            site.norm += f", removes {path.rpartition('.')[2]} in front"
+            site.norm += f", removes {short_name(path)} in front"
 
 
 def _feeds_attention(draft: Draft, node: fx.Node) -> bool:

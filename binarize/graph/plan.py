@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import weakref
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -17,7 +18,7 @@ from torch import fx, nn
 
 from binarize.errors import FormatError
 
-BypassText = Literal["none", "identity", "pool", "CFB up", "CFB down", "CFB mixed", "units"]
+_NAME_WIDTH = 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ class Swap:
         path: in the model.
         to: `identity`; `batch_norm`; `activation`: the method's own; `unfuse`: what a fused norm held beside
             the norm (dropout, and the method's or its own activation); `inner_act`: the activation inside a
-            norm that stays; `drop_act`: nothing but a fused dropout.
+            norm that stays; `no_inner_act`: none there; `drop_act`: nothing but a fused dropout.
         channels: C of a norm or activation.
         dim: channel dimension, 1 or -1.
         spatial: number of spatial dims.
@@ -206,16 +207,17 @@ class Plan:
             title_justify="left",
             box=box.SIMPLE_HEAD,
             pad_edge=False,
+            expand=True,
         )
-        table.add_column("layer", overflow="fold", ratio=9)
-        table.add_column("float layer", overflow="fold", ratio=6)
-        table.add_column("becomes", overflow="fold", ratio=5)
-        table.add_column("norm, activation, sum", overflow="fold", ratio=10)
+        table.add_column("layer", overflow="fold", width=_NAME_WIDTH)
+        table.add_column("float layer", overflow="fold", width=17)
+        table.add_column("becomes", overflow="fold", width=10)
+        table.add_column("norm, activation, sum", overflow="fold", ratio=1)
         for name, row in self._folded():
             state = f"binary, {_bypass_text(row)}" if row.converted else "float"
             told = (row.reason, row.norm, row.activation, row.residual, row.bypass_reason)
             detail = "; ".join(part for part in told if part and part != "none")
-            table.add_row(name, f"{row.kind} {_geometry(row)}", state, detail)
+            table.add_row(_at_dots(name), f"{row.kind} {_geometry(row)}", state, detail)
         yield table
         yield self.summary_line()
         for note in self.notes:
@@ -261,6 +263,16 @@ def _pattern(rows: list[LayerPlan]) -> str:
         else:
             parts.append("{" + ",".join(values) + "}")
     return ".".join(parts)
+
+
+def _at_dots(name: str) -> str:
+    """A name broken behind dots and in front of its count, so that each part can be read and copied."""
+    lines = [""]
+    for part in re.findall(r"[^. ]+\.?| \(x\d+\)", name):
+        if lines[-1] and len(lines[-1]) + len(part) > _NAME_WIDTH:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.strip() for line in lines)
 
 
 def _geometry(row: LayerPlan) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
 from binarize.errors import ConfigError, TraceError
 from binarize.functional.bypass import bypass_kind
@@ -57,6 +58,9 @@ def plan(
     if not layers:
         raise ConfigError(f"{type(model).__name__} has no convolution or linear layer to convert.")
     wanted.check(layers)
+    for name, module in model.named_modules():
+        if any(p is not None and is_lazy(p) for p in module._parameters.values()):
+            raise ConfigError(f"{name} is lazy: run the model once before converting it.")
     recording = _record(model, example_inputs)
     flow = Flow(model, recording)
     draft = Draft(flow, Position(flow), chosen)
@@ -115,7 +119,7 @@ def _record(model: nn.Module, example_inputs: Any) -> Recording:
         try:
             return record(model, (_blank(shape, dtype, parameter.device),))
         except TraceError as error:
-            failure = f"{tuple(shape)}: {error}"
+            failure = str(error)
     raise TraceError(
         f"{type(model).__name__} ran on none of the example inputs that were tried (last {failure}); "
         "give example_inputs=, a tensor or a tuple of what its forward takes."

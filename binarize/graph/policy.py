@@ -149,7 +149,7 @@ class Position:
         return flow.reaches(
             node,
             lambda user: flow.role(user) in ("mul", "other", "attention") and _elements(flow, user) > size,
-            lambda user: flow.role(user) in ("upsample", "add") or _elements(flow, user) > 4 * size,
+            lambda user: flow.role(user) in ("upsample", "add"),
         )
 
     def spreads(self, node: fx.Node) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from binarize.errors import TraceError
-from binarize.graph.levels import Level, trace_level
+from binarize.graph.levels import Level, trace_level, unchanged
 from binarize.graph.roles import Role, function_role, module_role
 
 # Functions that read something off a tensor and give none, or that only look.
@@ -81,7 +82,11 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | Non
             )
             if any(p.device.type == "meta" for p in model.parameters()):
                 break
-    raise TraceError(f"the model does not run on the example inputs: {failures[-1]}")
+    shapes = ", ".join("x".join(map(str, t.shape)) for t in _tensors((args, kwargs or {})))
+    raise TraceError(
+        f"{type(model).__name__} does not run on an example input of {shapes or 'no tensor'} "
+        f"({failures[-1]}); give other example_inputs (--input-size on the command line)."
+    )
 
 
 class _Recorder(TorchFunctionMode):
@@ -102,8 +107,11 @@ class _Recorder(TorchFunctionMode):
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recording:
         with contextlib.ExitStack() as stack:
+            stack.enter_context(unchanged(self._model.modules()))
+            stack.enter_context(_same_buffers(self._model))
             stack.enter_context(_evaluating(self._model))
             stack.enter_context(torch.no_grad())
+            stack.enter_context(_quiet("torch._subclasses.fake_tensor"))
             if self._recording.fake:
                 mode = FakeTensorMode(allow_non_fake_inputs=True)
                 args, kwargs = tree_map(
@@ -234,7 +242,7 @@ class _Recorder(TorchFunctionMode):
             return self._recording.levels[path]
         self._paused = True  # fx meets this mode's functions with its proxies
         try:
-            level = trace_level(module, fixed)
+            level = _trace_with_numbers(module, fixed)
         except TraceError as error:
             self._recording.opaque[path] = str(error)
             return None
@@ -340,6 +348,16 @@ class _Recorder(TorchFunctionMode):
             self._nodes[id(tensor)] = item
 
 
+def _trace_with_numbers(module: nn.Module, fixed: tuple[str, ...]) -> Level:
+    """Trace with numbers among the unused parameters left free, or else fixed at their defaults too."""
+    parameters = inspect.signature(type(module).forward).parameters
+    free = {n for n in fixed if type(parameters[n].default) in (int, float)}
+    if free:
+        with contextlib.suppress(TraceError):
+            return trace_level(module, tuple(n for n in fixed if n not in free))
+    return trace_level(module, fixed)
+
+
 def _item(values: Any, index: int) -> Any:
     """Stands for an element of a step's several results."""
     return values[index]
@@ -368,6 +386,30 @@ def _attribute(module: nn.Module, path: str) -> Any:
     for part in path.split("."):
         found = getattr(found, part)
     return found
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """No log lines of a failing fake run: the failure is reported, or a real run follows."""
+    logger = logging.getLogger(name)
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+@contextlib.contextmanager
+def _same_buffers(model: nn.Module) -> Iterator[None]:
+    """Counters that a run moves come back; in-place steps on buffers are real even on fake inputs."""
+    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in values:
+                buffer.copy_(value)
 
 
 @contextlib.contextmanager

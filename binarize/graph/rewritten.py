@@ -35,6 +35,19 @@ def install(module: nn.Module, graph: fx.Graph) -> None:
     module.__class__ = rewritten_class(base, code.src, names)
 
 
+def require_default(value: Any, default: Any, where: str) -> None:
+    """Raise if `value` is not the default that a rewritten forward was made for.
+
+    Raises:
+        RewriteError: naming the parameter and what to do.
+    """
+    if value is not default:
+        raise RewriteError(
+            f"{where}: the converted forward was made for the default {default!r}; "
+            "convert with example_inputs that hold this argument to use it."
+        )
+
+
 @functools.cache
 def rewritten_class(base: type[nn.Module], source: str, names: Names) -> type[nn.Module]:
     """The subclass of `base` whose forward is `source`; one class per source, shared by equal blocks."""

@@ -73,7 +73,7 @@ class BinaryLayer(nn.Module):
         if self.inner is not None:
             y = self.inner(y)
         if self.bypass is not None:
-            y = self.bypass.add_to(y, x)
+            y = self.bypass(x, y.shape[2:], y)
         return y
 
     def binary_weight(self) -> Tensor:

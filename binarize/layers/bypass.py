@@ -50,24 +50,26 @@ class Bypass(nn.Module):
         self.fit = fit
         self.dim = dim
 
-    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """(N, Cin, ...) -> (N, Cout, *size); `size` is ignored by linear layers."""
-        if self.stride:
-            x = self._resize(x, size)
-        return channel_bypass(x, self.out_channels, self.dim)
+    def forward(self, x: Tensor, size: Sequence[int], onto: Tensor | None = None) -> Tensor:
+        """The input at the output's positions and channels, alone or added to the layer's own result.
 
-    def add_to(self, y: Tensor, x: Tensor) -> Tensor:
-        """`y` (N, Cout, ...) plus the bypassed `x`, in the memory of `y`, which nothing else may need.
+        Args:
+            x: (N, Cin, ...), or channels last.
+            size: positions of the output; ignored by linear layers.
+            onto: (N, Cout, *size); is overwritten by the sum, so nothing else may need it.
 
-        Whole repetitions of the input's channels are added as they are, without being written out first.
+        Returns:
+            (N, Cout, *size), or channels last.
         """
         if self.stride:
-            x = self._resize(x, y.shape[2:])
-        if self.out_channels % self.in_channels or self.out_channels == self.in_channels:
-            return y.add_(channel_bypass(x, self.out_channels, self.dim))
-        dim = self.dim % y.dim()
-        copies = y.unflatten(dim, (self.out_channels // self.in_channels, self.in_channels))
-        return copies.add_(x.unsqueeze(dim)).flatten(dim, dim + 1)
+            x = self._resize(x, size)
+        copies, rest = divmod(self.out_channels, self.in_channels)
+        if onto is None or rest or copies == 1:
+            way = channel_bypass(x, self.out_channels, self.dim)
+            return way if onto is None else onto.add_(way)
+        # Whole repetitions of the input's channels are added as they are, without being written out first.
+        dim = self.dim % onto.dim()
+        return onto.unflatten(dim, (copies, self.in_channels)).add_(x.unsqueeze(dim)).flatten(dim, dim + 1)
 
     def _resize(self, x: Tensor, size: Sequence[int]) -> Tensor:
         if self.transposed:

@@ -17,6 +17,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
+from binarize.errors import ConfigError
 from binarize.functional import AdaBinWeights
 from binarize.layers import AdaBinSign, Maxout, Recipe, Site
 from binarize.methods.base import ActivationSite, Form, Method, register_method
@@ -44,6 +45,12 @@ class AdaBin(Method):
     k: float = 10.0
     t: float = 0.1
     authors_filter_size: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.k > 0 and self.t > 0):
+            raise ConfigError(
+                f"adabin: k={self.k}, t={self.t}: expected numbers above 0, else no weight learns."
+            )
 
     def recipe(self, site: Site) -> Recipe:
         return Recipe(

@@ -8,7 +8,7 @@ import pickle
 import pytest
 import timm
 import torch
-from engine_nets import DataDependent, Excited, ResNetLike, Shared, UNet
+from engine_nets import DataDependent, Excited, Residual, ResNetLike, Shared, UNet
 from torch import Tensor, nn
 
 import binarize
@@ -244,3 +244,104 @@ def test_depth_and_segmentation_networks_convert() -> None:
         model = binarize.apply(net, "bidense", example_inputs=torch.zeros(2, 3, 64, 64)).train()
         model(torch.randn(2, 3, 70, 66)).square().mean().backward()
         assert all(torch.isfinite(w.grad).all() for w in latent_weights(model).values() if w.grad is not None)
+
+
+def test_transformer_layers_do_not_take_the_float_fast_path() -> None:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    net = nn.Sequential(nn.Linear(8, 16), nn.TransformerEncoder(layer, 2), nn.Linear(16, 3)).eval()
+    x = torch.randn(2, 6, 8)
+    model = apply(net, example_inputs=x).eval()
+    with torch.no_grad():
+        inference = model(x)
+        assert not torch.allclose(inference, net(x), atol=1e-3)
+    assert torch.allclose(inference, model(x), atol=1e-5)
+
+
+class Stateful(nn.Module):
+    """Stores on itself, moves a buffer, takes options."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.block = Residual(8)
+        self.final = nn.Conv2d(8, 2, 1)
+        self.positions: Tensor | None = None
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        if self.positions is None:
+            self.positions = torch.linspace(0, 1, y.shape[-1])
+        self.calls += 1
+        return self.final(self.block(y) + self.positions)
+
+
+def test_planning_leaves_no_trace_of_what_a_forward_stores() -> None:
+    net = Stateful()
+    model = apply(net, example_inputs=IMAGE)
+    assert net.positions is None
+    assert float(net.calls) == 0
+    pickle.dumps(net)
+    model(torch.randn(2, 3, 32, 32))
+    assert float(model.calls) == 1
+
+
+class Optional(nn.Module):
+    """Parameters of forward that the example leaves at their defaults."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.final = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor, *, mask: Tensor | None = None, scale: float = 1.0) -> Tensor:
+        x = self.stem(x)
+        x = x + self.conv(x)
+        if mask is not None:
+            x = x * mask
+        return self.final(x) * scale
+
+
+def test_parameters_at_their_defaults_are_not_ignored_silently() -> None:
+    model = apply(Optional(), example_inputs=IMAGE).eval()
+    x = torch.randn(1, 3, 16, 16)
+    assert model(x, scale=0.0).abs().max() == 0
+    with pytest.raises(RewriteError, match="mask"):
+        model(x, mask=torch.zeros(1, 1, 16, 16))
+    torch.export.export(model, (x,))
+
+
+def test_hooks_move_to_what_replaces_their_module() -> None:
+    net = ResNetLike()
+    seen: list[torch.Size] = []
+    net.mix.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    model = apply(net, example_inputs=IMAGE)
+    seen.clear()
+    model(torch.zeros(1, 3, 32, 32))
+    assert seen == [torch.Size([1, 32, 8, 8])]
+
+
+def test_layer_norm_behind_a_token_layer_is_taken_over() -> None:
+    net = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 16), nn.LayerNorm(16), nn.Linear(16, 4))
+    nn.init.uniform_(net[2].weight)
+    model = apply(net, example_inputs=torch.zeros(2, 5, 8))
+    assert isinstance(model[1].norm, nn.LayerNorm)
+    assert torch.equal(model[1].norm.weight, net[2].weight)
+    assert isinstance(model[2], nn.Identity)
+
+
+@pytest.mark.parametrize("method", ["bnn", "reactnet", "adabin"])
+def test_signals_behind_a_gate_are_not_blind(method: str) -> None:
+    model = apply(Excited(), method, example_inputs=IMAGE)
+    assert type(model.act) is nn.ReLU  # of the gate
+    net = timm.create_model("test_byobnet")
+    made = plan(net, method)
+    assert not any("a factor" in row.activation for row in made.converted)
+
+
+def test_dtypes_of_mixed_models_are_kept() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1)))
+    net[1].double()
+    model = apply(net[1], policy=Policy(first=0), example_inputs=torch.zeros(1, 8, 4, 4, dtype=torch.double))
+    assert model(torch.zeros(1, 8, 4, 4, dtype=torch.double)).dtype == torch.double

@@ -101,7 +101,7 @@ def test_options_are_checked() -> None:
         BiDense.create(ablation=6, scale="mad")
     assert binarize.methods.get("adabin").parse("t", "3") == 3
     assert binarize.methods.get("adabin").parse("authors_filter_size", "true") is True
-    with pytest.raises(ConfigError, match="a number"):
+    with pytest.raises(ConfigError, match="a finite number"):
         binarize.methods.get("adabin").parse("t", "sharp")
 
 
