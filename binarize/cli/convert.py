@@ -75,12 +75,10 @@ def convert(
     chosen = configure(method, settings)
     policy = graph.Policy(keep=keep, only=only, first=first, last=last)
     target = out or default_out(label(model), method)
-    if target.suffix != ".safetensors":
-        raise ConfigError(
-            f"--out {str(target)!r}: expected a name that ends in .safetensors, which the file is."
-        )
     if not dry_run:
         _check_free(target, force)
+        if target.suffix != ".safetensors":
+            raise ConfigError(f"--out {str(target)!r}: expected a name that ends in .safetensors.")
     with clock.phase("build", f"building {model}"):
         network = resolve(model, pretrained=pretrained)
         report = None if checkpoint is None else files.load_checkpoint(network, checkpoint)
