@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import fx, nn
 from torch.fx.node import map_arg
 
 from binarize.errors import TraceError
+from binarize.graph.untouched import restore, state_of
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _mode(module: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 def _trace(module: nn.Module, fixed: tuple[str, ...]) -> fx.Graph:
-    before = _state(module)
+    before = state_of(module)
     try:
         graph = _LevelTracer(fixed).trace(module)
         stored = [name for name, value in module.__dict__.items() if before[0].get(name) is not value]
@@ -126,34 +127,8 @@ def _trace(module: nn.Module, fixed: tuple[str, ...]) -> fx.Graph:
         text = str(error).strip().splitlines()
         raise TraceError(f"{type(error).__name__}: {text[0][:120] if text else 'no message'}") from None
     finally:
-        _restore(module, before)
+        restore(module, before)
     return graph
-
-
-def _state(module: nn.Module) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """What a module holds: its attributes, and the contents of its registries."""
-    registries = ("_parameters", "_buffers", "_modules")
-    return dict(module.__dict__), {name: dict(module.__dict__[name]) for name in registries}
-
-
-def _restore(module: nn.Module, state: tuple[dict[str, Any], dict[str, dict[str, Any]]]) -> None:
-    attributes, registries = state
-    module.__dict__.clear()
-    module.__dict__.update(attributes)
-    for name, content in registries.items():
-        module.__dict__[name].clear()
-        module.__dict__[name].update(content)
-
-
-@contextlib.contextmanager
-def unchanged(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Give modules back what they held, whatever their forwards store on them meanwhile."""
-    states = [(module, _state(module)) for module in modules]
-    try:
-        yield
-    finally:
-        for module, state in states:
-            _restore(module, state)
 
 
 def _unify(evaluation: fx.Graph, training: fx.Graph) -> fx.Graph:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,8 +21,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from binarize.errors import TraceError
-from binarize.graph.levels import Level, trace_level, unchanged
+from binarize.graph.levels import Level, trace_level
 from binarize.graph.roles import Role, function_role, module_role
+from binarize.graph.untouched import evaluating, quiet, same_buffers, unchanged
 
 # Functions that read something off a tensor and give none, or that only look.
 _SILENT = {
@@ -108,10 +108,10 @@ class _Recorder(TorchFunctionMode):
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recording:
         with contextlib.ExitStack() as stack:
             stack.enter_context(unchanged(self._model.modules()))
-            stack.enter_context(_same_buffers(self._model))
-            stack.enter_context(_evaluating(self._model))
+            stack.enter_context(same_buffers(self._model))
+            stack.enter_context(evaluating(self._model))
             stack.enter_context(torch.no_grad())
-            stack.enter_context(_quiet("torch._subclasses.fake_tensor"))
+            stack.enter_context(quiet("torch._subclasses.fake_tensor"))
             if self._recording.fake:
                 mode = FakeTensorMode(allow_non_fake_inputs=True)
                 args, kwargs = tree_map(
@@ -386,39 +386,3 @@ def _attribute(module: nn.Module, path: str) -> Any:
     for part in path.split("."):
         found = getattr(found, part)
     return found
-
-
-@contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """No log lines of a failing fake run: the failure is reported, or a real run follows."""
-    logger = logging.getLogger(name)
-    before = logger.disabled
-    logger.disabled = True
-    try:
-        yield
-    finally:
-        logger.disabled = before
-
-
-@contextlib.contextmanager
-def _same_buffers(model: nn.Module) -> Iterator[None]:
-    """Counters that a run moves come back; in-place steps on buffers are real even on fake inputs."""
-    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in values:
-                buffer.copy_(value)
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the time being; each module's own flag comes back."""
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
