@@ -20,7 +20,8 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 
-from binarize.accounting.macs import Work, work_of
+from binarize.accounting.macs import work_of
+from binarize.accounting.work import Work
 from binarize.errors import TraceError
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
 from binarize.accounting.honest import count_honestly
-from binarize.accounting.paper import WHOLE, count_as_paper
+from binarize.accounting.paper import count_as_paper
+from binarize.accounting.paper_rules import WHOLE
 from binarize.accounting.record import record
 from binarize.accounting.report import Summary
 from binarize.errors import ConfigError, unknown_name
@@ -32,8 +33,9 @@ def summary(model: nn.Module, input_size: InputSize, convention: Convention = "h
         input_size: an int n for n x n, (H, W), (C, H, W), (N, C, H, W), or example tensors as a tuple of
             positional arguments. Without C, the input channels of the first convolution are taken, if they
             are at most 4, else 3; without N, one image.
-        convention: `honest` (`binarize.accounting.honest`) or `paper` (`binarize.accounting.paper`), which
-            counts as the tables of the BiDense paper do.
+        convention: `honest` (`binarize.accounting.honest`) says what the network costs; `paper`
+            (`binarize.accounting.paper`) counts as the printed tables of the BiDense paper do, slips of their
+            counter included (`binarize.accounting.paper_slips`).
 
     Raises:
         ConfigError: for an input size or a convention that cannot be understood.

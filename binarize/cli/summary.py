@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     type=click.Choice(["honest", "paper"]),
     default="honest",
     show_default=True,
-    help="honest, or paper: as the tables of the BiDense paper count.",
+    help="honest: what the network costs. paper: as the printed tables of the BiDense paper count.",
 )
 @click.option(
     "--model", "custom", metavar="FILE.py:CALLABLE", help="The float model, if FILE holds a custom class."
@@ -39,6 +39,10 @@ def summary(
 
     The argument is a file written by `convert`, whose name ends in .safetensors, or a MODEL as `convert`
     takes it.
+
+    The convention `paper` reproduces the Params and OPs that the paper prints for UPerNet on ConvNeXt-Tiny:
+    2 OPs per multiply-accumulate, groups ignored, elementwise work included, the head left out, and slips of
+    the authors' counter repeated (docstrings of binarize.accounting.paper and paper_slips).
     """
     with importing():
         import timm  # noqa: F401 - most of the time that the imports take

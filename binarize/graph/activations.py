@@ -124,18 +124,13 @@ def _put(draft: Draft, node: fx.Node, place: ActivationSite, *, fused: bool, not
         draft.swaps[path] = swap
         return True
     places = {(n.meta["owner"], n.meta["level"]) for n in flow.calls.get(path, [])}
-    if len(places) == 1 and _single_name(flow.model, flow.modules[path]):
+    if len(places) == 1 and not flow.has_aliases(path):
         draft.swaps[path] = swap
         return True
     level = node.meta["level"] or ""
     action = "identity" if nothing else "activation"
     new = dataclasses.replace(swap, path=f"{level}_act")
     return draft.edit(node, Edit(owner=node.meta["owner"], node=level, action=action, activation=new))
-
-
-def _single_name(model: nn.Module, module: nn.Module | None) -> bool:
-    """Whether a module is registered once: swapping one of several names would leave the others behind."""
-    return sum(m is module for _, m in model.named_modules(remove_duplicate=False)) == 1
 
 
 def _has_activation_inside(draft: Draft, site: SiteDraft) -> bool:

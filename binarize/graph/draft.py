@@ -10,7 +10,7 @@ from torch import fx, nn
 from binarize.errors import TraceError
 from binarize.graph.flow import PASSIVE, Flow
 from binarize.graph.levels import Level, for_both_modes
-from binarize.graph.plan import Edit, Swap
+from binarize.graph.plan import Edit, KeptBy, Swap
 from binarize.graph.policy import Position
 from binarize.graph.roles import fused_activation
 from binarize.layers.recipe import Kind, Recipe, Site
@@ -29,7 +29,7 @@ class Draft:
         position: of its layers.
         method: what the layers become.
         sites: converted layers by name.
-        kept: reasons by name for all other layers.
+        kept: by name for all other layers, who keeps them float and why.
         kept_norms: for people: what becomes of the norm behind a layer that stays float, by its name.
         norms: what became of a norm, by node: `absorbed`, `removed` or `batch`.
         scales: nodes of layer scale that go.
@@ -42,7 +42,7 @@ class Draft:
     position: Position
     method: Method
     sites: dict[str, SiteDraft] = field(default_factory=dict)
-    kept: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, tuple[KeptBy, str]] = field(default_factory=dict)
     kept_norms: dict[str, str] = field(default_factory=dict)
     norms: dict[fx.Node, str] = field(default_factory=dict)
     scales: set[fx.Node] = field(default_factory=set)
@@ -74,6 +74,8 @@ class Draft:
         given = kept < len(node.args) and isinstance(node.args[kept], fx.Node)  # not by keyword
         if not given or not self.editable(node):
             return False
+        if edit.action == "activation" and not self._used(node):
+            return False  # it works in place: a call in its stead would change nothing
         self.edits[edit.owner, edit.node] = edit
         return True
 
@@ -91,6 +93,11 @@ class Draft:
                 del recording.levels[owner]
                 return False
         return True
+
+    def _used(self, node: fx.Node) -> bool:
+        """Whether the result of a step is used as such in the graph of the module that makes it."""
+        graph = self.rewritable[node.meta["owner"]].graph
+        return any(step.name == node.meta["level"] and step.users for step in graph.nodes)
 
     def why_not_editable(self, node: fx.Node) -> str:
         """The reason for `editable` being False, for people."""

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from binarize.errors import RewriteError, TraceError
-from binarize.graph.levels import for_both_modes, trace_level
+from binarize.graph.levels import acts, for_both_modes, trace_level
 from binarize.graph.plan import Edit, Plan, Swap
 from binarize.graph.planner import plan
 from binarize.graph.policy import Policy
@@ -69,9 +69,10 @@ def execute(plan: Plan, model: nn.Module, *, copy: bool = True) -> nn.Module:
     graphs = plan.traced.graphs if same and plan.traced is not None else {}
     result = copying.deepcopy(model) if copy else model
     _edit(plan, result, method, graphs)
-    _swap_layers(plan, result, method)
+    places = _Places(result)
+    _swap_layers(plan, result, method, places)
     for swap in plan.swaps:
-        _swap(result, swap, method)
+        _swap(result, swap, method, places)
     _disable_fast_paths(result)
     result.binarize_plan = dataclasses.replace(plan, traced=None)  # type: ignore[assignment]
     return result
@@ -122,7 +123,9 @@ def _edit(plan: Plan, model: nn.Module, method: Method, graphs: dict[str, fx.Gra
                 )
             _edit_node(graph, node, edit, module, method)
         _guard(graph, owner, edits[0].fixed)
-        graph.eliminate_dead_code(is_impure_node=lambda n: n.op in ("placeholder", "output") or _raises(n))
+        graph.eliminate_dead_code(
+            is_impure_node=lambda n: (acts(n) and n.op != "call_module") or _raises(n)
+        )
         for name in before - _parameters_read(graph):
             if "." not in name and name in module._parameters:
                 module._parameters[name] = None  # layer scale that nothing reads any more
@@ -165,20 +168,20 @@ def _parameters_read(graph: fx.Graph) -> set[str]:
     return {str(node.target) for node in graph.nodes if node.op == "get_attr"}
 
 
-def _swap_layers(plan: Plan, model: nn.Module, method: Method) -> None:
+def _swap_layers(plan: Plan, model: nn.Module, method: Method, places: _Places) -> None:
     for row in plan.converted:
         layer = model.get_submodule(row.name)
         site = site_of(layer, kind=row.site_kind or None, **dict(row.context))  # type: ignore[arg-type]
         built = build(layer, method, site, bypass=row.bypass != "none")
         if row.absorbs is not None:
             _take_over(built, model.get_submodule(row.absorbs), layer)
-        replace(model, row.name, built)
+        places.replace(layer, built)
 
 
 def _take_over(built: Any, norm: nn.Module, layer: Any) -> None:
     """Give `built` the norm that stood behind the float layer, with its statistics."""
-    if isinstance(norm, nn.SyncBatchNorm):
-        built.norm = _twin(norm)  # its statistics go over all processes
+    if isinstance(norm, nn.SyncBatchNorm) or built.norm is None:
+        built.norm = _twin(norm)  # statistics that go over all processes, or a method without a norm of its own
     if is_batch_norm(norm):
         taken: Any = built.norm
         for name in ("weight", "bias"):
@@ -203,7 +206,7 @@ def _twin(module: nn.Module) -> nn.Module:
     return twin
 
 
-def _swap(model: nn.Module, swap: Swap, method: Method) -> None:
+def _swap(model: nn.Module, swap: Swap, method: Method, places: _Places) -> None:
     old = model.get_submodule(swap.path)
     reference = _reference(model, swap.path)
     if swap.to == "identity":
@@ -223,7 +226,7 @@ def _swap(model: nn.Module, swap: Swap, method: Method) -> None:
         new = nn.Identity() if not parts else parts[0] if len(parts) == 1 else nn.Sequential(*parts)
     else:
         raise RewriteError(f"{swap.path}: unknown replacement {swap.to!r}; the plan is from another version.")
-    replace(model, swap.path, new.to(reference.device, reference.dtype).train(old.training))
+    places.replace(old, new.to(reference.device, reference.dtype).train(old.training))
 
 
 def _reference(model: nn.Module, path: str) -> torch.Tensor:
@@ -251,13 +254,22 @@ def _activation(swap: Swap, method: Method) -> nn.Module:
     return factory()
 
 
-def replace(model: nn.Module, path: str, new: nn.Module) -> None:
-    """Put `new` wherever the module at `path` is registered, under all of its names."""
-    old = model.get_submodule(path)
-    for parent in model.modules():
-        for name, child in list(parent._modules.items()):
-            if child is old:
-                parent._modules[name] = new
-    for name in _HOOKS:  # feature extractors and users hang theirs on what is replaced
-        if getattr(old, name, None):
-            getattr(new, name).update(getattr(old, name))
+class _Places:
+    """Where each module is registered; found once, so that many replacements take no more walks."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._places: dict[nn.Module, list[tuple[nn.Module, str]]] = {}
+        for parent in model.modules():
+            for name, child in parent._modules.items():
+                if child is not None:
+                    self._places.setdefault(child, []).append((parent, name))
+
+    def replace(self, old: nn.Module, new: nn.Module) -> None:
+        """Put `new` wherever `old` is registered, under all of its names."""
+        places = self._places.pop(old, [])
+        for parent, name in places:
+            parent._modules[name] = new
+        self._places.setdefault(new, []).extend(places)
+        for name in _HOOKS:  # feature extractors and users hang theirs on what is replaced
+            if getattr(old, name, None):
+                getattr(new, name).update(getattr(old, name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from torch import fx, nn
@@ -30,6 +31,9 @@ class Flow:
         self.nodes: list[fx.Node] = list(recording.graph.nodes)
         self.order = {node: index for index, node in enumerate(self.nodes)}
         self.modules = dict(model.named_modules())
+        self.parameters = {name for name, _ in model.named_parameters()}
+        names = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
+        self._aliased = {id(m) for m in self.modules.values() if names[id(m)] > 1}
         self.calls: dict[str, list[fx.Node]] = {}
         for node in self.nodes:
             if node.op == "call_module":
@@ -44,6 +48,10 @@ class Flow:
     def module(self, node: fx.Node) -> nn.Module | None:
         """The module that a node calls, or None for a function."""
         return self.modules.get(str(node.target)) if node.op == "call_module" else None
+
+    def has_aliases(self, path: str) -> bool:
+        """Whether the module at `path` is registered under other names too."""
+        return id(self.modules[path]) in self._aliased
 
     def role(self, node: fx.Node) -> str:
         """The role of a node; `output` and inputs are `other`."""

@@ -21,6 +21,9 @@ from binarize.errors import TraceError
 from binarize.graph.untouched import restore, state_of
 
 
+_LIST_CHANGES = {"append", "extend", "insert", "pop", "remove", "clear", "update", "setdefault", "popitem"}
+
+
 @dataclass(frozen=True)
 class Level:
     """A module's own graph.
@@ -118,9 +121,8 @@ def _trace(module: nn.Module, fixed: tuple[str, ...]) -> fx.Graph:
         stored = [name for name, value in module.__dict__.items() if before[0].get(name) is not value]
         if stored:
             raise TraceError(f"its forward stores {stored[0]!r} on the module")
-        graph.eliminate_dead_code(
-            is_impure_node=lambda node: node.op in ("placeholder", "output", "call_module")
-        )
+        _refuse_changed_lists(graph)
+        graph.eliminate_dead_code(is_impure_node=acts)
     except TraceError:
         raise
     except Exception as error:  # whatever user code raises on symbolic values
@@ -129,6 +131,22 @@ def _trace(module: nn.Module, fixed: tuple[str, ...]) -> fx.Graph:
     finally:
         restore(module, before)
     return graph
+
+
+def acts(node: fx.Node) -> bool:
+    """Whether a step does something beside giving a result, and has to stay even if nothing uses that."""
+    if node.op in ("placeholder", "output", "call_module"):
+        return True
+    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    in_place = name.endswith("_") and not name.endswith("__")
+    return in_place or name in ("setitem", "__setitem__") or node.kwargs.get("inplace") is True
+
+
+def _refuse_changed_lists(graph: fx.Graph) -> None:
+    """A list that a caller passed is a fresh one in every run of a graph: changing it would be lost."""
+    for node in graph.nodes:
+        if node.op == "call_method" and node.target in _LIST_CHANGES:
+            raise TraceError(f"its forward calls .{node.target}() on what it is given")
 
 
 def _unify(evaluation: fx.Graph, training: fx.Graph) -> fx.Graph:

@@ -7,6 +7,7 @@ from torch import fx, nn
 from binarize.graph.draft import Draft, SiteDraft
 from binarize.graph.flow import LAYOUT, PASSIVE
 from binarize.graph.plan import Edit, Swap
+from binarize.layers.recipe import NormKind
 from binarize.graph.roles import RESPONSE_NORMS, fused_activation, fused_drop, is_batch_norm
 
 _ATTENTION = {"attention", "matmul"}
@@ -27,7 +28,7 @@ def decide_scales(draft: Draft) -> None:
     for node in flow.nodes:
         role = flow.role(node)
         site = draft.direct_site(flow.source(node))
-        if site is None:
+        if site is None or _norm_kind(draft, site) == "own":
             continue
         if role == "scale":
             if len(flow.calls[str(node.target)]) == 1:
@@ -54,7 +55,7 @@ def _is_learnt_factor(draft: Draft, node: fx.Node) -> bool:
     root = factors[0]
     while root.op != "get_attr" and root.all_input_nodes:
         root = root.all_input_nodes[0]
-    if root.op != "get_attr" or root.target not in dict(flow.model.named_parameters()):
+    if root.op != "get_attr" or root.target not in flow.parameters:
         return False
     count = 1
     for n in flow.shape(factors[0]):
@@ -71,8 +72,8 @@ def short_name(path: str) -> str:
 
 def _behind(draft: Draft, site: SiteDraft) -> None:
     flow = draft.flow
-    kind = "none" if draft.method.composes(site.site()) else site.recipe(draft.method).norm
-    site.norm = {"batch": "fresh BatchNorm", "layer": "fresh LayerNorm", "none": "none"}[kind]
+    kind = _norm_kind(draft, site)
+    site.norm = {"batch": "fresh BatchNorm", "layer": "fresh LayerNorm"}.get(kind, "none")
     site.tail = site.nodes[0]
     if len(site.nodes) > 1:
         if any(flow.role(user) == "norm" for node in site.nodes for user in node.users):
@@ -84,6 +85,8 @@ def _behind(draft: Draft, site: SiteDraft) -> None:
         return
     module = flow.module(norm)
     if module is None:
+        if kind == "own":
+            return
         edit = Edit(owner=norm.meta["owner"], node=norm.meta["level"] or "", action="drop", keep=0)
         if draft.edit(norm, edit):
             _note_removed(draft, site, norm, "functional norm")
@@ -98,21 +101,27 @@ def _behind(draft: Draft, site: SiteDraft) -> None:
             return
         draft.norms[norm] = "absorbed"
         site.tail = norm
-        if kind == "batch":
+        if kind in ("batch", "own"):
             site.absorbs, site.norm = path, f"takes over {name}"
         else:
             site.norm = f"removes {name}"
         draft.swaps[path] = _leftover(path, module)
     elif isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)) or "RmsNorm" in type(module).__name__:
-        takes = kind == "layer" and type(module) is nn.LayerNorm and direct and module.elementwise_affine
+        takes = kind in ("layer", "own") and type(module) is nn.LayerNorm and direct and module.elementwise_affine
         if takes and module.bias is not None and module.normalized_shape == (flow.shape(node)[-1],):
             draft.norms[norm] = "absorbed"
             site.tail, site.absorbs, site.norm = norm, path, f"takes over {name}"
+        elif kind == "own":
+            return
         else:
             _note_removed(draft, site, norm, name)
         draft.swaps[path] = _leftover(path, module)
     else:
         site.norm += f"; {name} behind stays"
+
+
+def _norm_kind(draft: Draft, site: SiteDraft) -> NormKind:
+    return "none" if draft.method.composes(site.site()) else site.recipe(draft.method).norm
 
 
 def _note_removed(draft: Draft, site: SiteDraft, norm: fx.Node, name: str) -> None:
@@ -141,7 +150,7 @@ def _in_front(draft: Draft, node: fx.Node) -> None:
     path = str(node.target)
     consumers = flow.consumers(node, PASSIVE | {"act"})
     sites = [draft.site_at(consumer) for consumer in consumers]
-    if not any(sites):
+    if not any(sites) or any(site is not None and _norm_kind(draft, site) == "own" for site in sites):
         return
     producer = flow.up(node, PASSIVE)
     dim = flow.channel_dim.get(node)

@@ -9,7 +9,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -19,6 +19,7 @@ from torch import fx, nn
 from binarize.errors import FormatError
 
 _NAME_WIDTH = 24
+KeptBy = Literal["", "policy", "method", "layer", "unused"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,9 @@ class LayerPlan:
         weight_shape: of the float layer.
         converted: becomes binary.
         reason: why not, or where it stands.
+        kept_by: who keeps it float: `policy`, `method` (it refuses such a layer), `layer` (there is no binary
+            replacement for it, or its weight is used without calling it) or `unused` (the run did not reach
+            it); empty if converted.
         bypass: its kind; `units` where a method builds the layer from several bypassed ones.
         bypass_reason: why there is none although the method has one.
         norm: what happens to the norm behind and in front.
@@ -50,6 +54,7 @@ class LayerPlan:
     weight_shape: tuple[int, ...] = ()
     converted: bool = False
     reason: str = ""
+    kept_by: KeptBy = ""
     bypass: str = "none"
     bypass_reason: str = ""
     norm: str = ""

@@ -16,8 +16,8 @@ from binarize.graph.activations import decide_activations, note_contexts
 from binarize.graph.draft import Draft, SiteDraft
 from binarize.graph.flow import Flow
 from binarize.graph.norms import decide_norms, decide_scales
-from binarize.graph.plan import Edit, LayerPlan, Plan, Traced
-from binarize.graph.policy import Policy, Position, keep_reason
+from binarize.graph.plan import Edit, KeptBy, LayerPlan, Plan, Traced
+from binarize.graph.policy import Policy, Position, named_reason, place_reason
 from binarize.graph.record import Recording, record
 from binarize.graph.residuals import decide_residuals
 from binarize.graph.roles import module_role
@@ -66,7 +66,7 @@ def plan(
     draft = Draft(flow, Position(flow), chosen)
     _sort_layers(draft, layers, wanted)
     if not draft.sites:
-        reasons = ", ".join(sorted(set(draft.kept.values())))
+        reasons = ", ".join(sorted({reason for _, reason in draft.kept.values()}))
         raise ConfigError(
             f"none of the {len(layers)} layers of {type(model).__name__} can be converted ({reasons}); "
             "see Policy(first=, last=, keep=, only=)."
@@ -152,16 +152,29 @@ def _sort_layers(draft: Draft, layers: dict[str, nn.Module], policy: Policy) -> 
     method: Method = draft.method
     for name, module in layers.items():
         nodes = draft.flow.calls.get(name, [])
-        node = nodes[0] if nodes else None
-        reason = keep_reason(name, node, module, policy, draft.flow, draft.position)
-        reason = reason or why_not(module)
-        if reason is None and node is not None:
-            site = SiteDraft(name, module, nodes, _kind(module, node))
+        reason = named_reason(name, policy)
+        if reason is not None:
+            draft.kept[name] = ("policy", reason)
+        elif not nodes:
+            draft.kept[name] = _uncalled(draft, name)
+        elif (reason := place_reason(nodes[0], module, policy, draft.flow, draft.position)) is not None:
+            draft.kept[name] = ("policy", reason)
+        elif (reason := why_not(module)) is not None:
+            draft.kept[name] = ("layer", reason)
+        else:
+            site = SiteDraft(name, module, nodes, _kind(module, nodes[0]))
             reason = method.refuses(site.site())
             if reason is None:
                 draft.sites[name] = site
-        if reason is not None:
-            draft.kept[name] = reason
+            else:
+                draft.kept[name] = ("method", reason)
+
+
+def _uncalled(draft: Draft, name: str) -> tuple[KeptBy, str]:
+    """Why a layer that was not called stays float."""
+    if f"{name}.weight" in draft.flow.recording.read:
+        return "layer", "its weight is used by a function, the layer is not called"
+    return "unused", "not called on the example input"
 
 
 def _kind(module: nn.Module, node: fx.Node) -> Kind:
@@ -194,7 +207,10 @@ def _row(draft: Draft, name: str, module: nn.Module) -> LayerPlan:
     )
     site = draft.sites.get(name)
     if site is None:
-        return dataclasses.replace(row, reason=draft.kept[name], norm=draft.kept_norms.get(name, ""))
+        kept_by, reason = draft.kept[name]
+        return dataclasses.replace(
+            row, reason=reason, kept_by=kept_by, norm=draft.kept_norms.get(name, "")
+        )
     return dataclasses.replace(
         row,
         converted=True,

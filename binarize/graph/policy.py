@@ -133,9 +133,9 @@ class Position:
             source = flow.source(current)
             if source is None:
                 return False
-            if flow.role(current) == "pool":
-                size = _elements(flow, source)
-                if size > _elements(flow, current):
+            # a pool, or an attention map times the map (global context)
+            if flow.role(current) in ("pool", "matmul"):
+                if _elements(flow, source) > _elements(flow, current):
                     return True
             elif _map_size(flow, current) != 1:
                 return False
@@ -170,34 +170,31 @@ def _elements(flow: Flow, node: fx.Node) -> int:
 
 
 def _map_size(flow: Flow, node: fx.Node) -> int | None:
-    """Positions of a map; a vector (N, C) has one; a channel descriptor (N, 1, C) counts as one too."""
-    shape = flow.shape(node)
-    if len(shape) <= 2:
-        return 1
-    if len(shape) == 3 and 1 in shape[1:]:
+    """Positions of a map; a vector (N, C) has one, as has (N, 1, C) or (N, C, 1, 1) wherever its channels are."""
+    if sum(n > 1 for n in flow.shape(node)[1:]) <= 1:
         return 1
     return flow.positions(node)
 
 
-def keep_reason(
-    name: str, node: fx.Node | None, module: nn.Module, policy: Policy, flow: Flow, position: Position
+def named_reason(name: str, policy: Policy) -> str | None:
+    """Why the policy keeps a layer of this name in float, wherever it stands, or None."""
+    if policy.only and not matches(name, policy.only):
+        return "not named by only"
+    return "kept by name" if matches(name, policy.keep) else None
+
+
+def place_reason(
+    node: fx.Node, module: nn.Module, policy: Policy, flow: Flow, position: Position
 ) -> str | None:
-    """Why the policy keeps a layer in float, or None if it wants it converted.
+    """Why the policy keeps a layer in float for where it stands, or None if it wants it converted.
 
     Args:
-        name: of the layer.
-        node: its first call, or None if the run did not reach it.
+        node: the layer's first call.
         module: the layer.
         policy: what the user wants.
         flow: of the model.
         position: of the same flow.
     """
-    if policy.only and not matches(name, policy.only):
-        return "not named by only"
-    if matches(name, policy.keep):
-        return "kept by name"
-    if node is None:
-        return "not called as a layer on the example input"
     if policy.first and position.depth(node) <= policy.first:
         return (
             "stem: sees the input" if position.depth(node) == 1 else f"among the first {policy.first} layers"

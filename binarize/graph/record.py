@@ -51,6 +51,7 @@ class Recording:
         levels: own graphs by path, for the modules that can be rewritten.
         opaque: reasons by path, for those that cannot.
         calls: number of calls per module path.
+        read: parameters and buffers that functions were called with.
         fake: the run was on fake tensors.
     """
 
@@ -58,6 +59,7 @@ class Recording:
     levels: dict[str, Level] = field(default_factory=dict)
     opaque: dict[str, str] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)
     fake: bool = True
 
 
@@ -297,7 +299,7 @@ class _Recorder(TorchFunctionMode):
             return result  # contiguous(), to() and dropout that changed nothing
         node = self._graph.create_node("call_function", func, self._args(args), self._args(kwargs))
         node.meta["input_shape"] = tuple(inputs[0].shape)
-        self._record_result(result, node, function_role(func))
+        self._record_result(result, node, "layout" if _is_neutral(func, args) else function_role(func))
         return result
 
     # -- values -------------------------------------------------------------------------------------
@@ -324,6 +326,8 @@ class _Recorder(TorchFunctionMode):
         if node is None:
             name = self._tensors.get(id(tensor))
             node = self._graph.create_node("get_attr", name or "constant", (), {})
+            if name:
+                self._recording.read.add(name)
             self._bind(tensor, node, "other", self._owners[-1])
             node.meta["constant"] = True
         return node
@@ -356,6 +360,12 @@ def _trace_with_numbers(module: nn.Module, fixed: tuple[str, ...]) -> Level:
         with contextlib.suppress(TraceError):
             return trace_level(module, tuple(n for n in fixed if n not in free))
     return trace_level(module, fixed)
+
+
+def _is_neutral(func: Any, args: tuple[Any, ...]) -> bool:
+    """A sum with the number 0 or a product with 1: loops over branches start from them."""
+    neutral = {"add": 0, "mul": 1}.get(function_role(func))
+    return len(args) == 2 and neutral is not None and any(type(a) in (int, float) and a == neutral for a in args)
 
 
 def _item(values: Any, index: int) -> Any:

@@ -71,8 +71,9 @@ def _decide(draft: Draft, root: fx.Node, terms: list[tuple[fx.Node, fx.Node]]) -
     leaves = [term for term, _ in remaining]
     for shortcut in leaves:
         for branch in leaves:
-            if branch is not shortcut and _surrounds(draft, shortcut, branch):
-                for site in _last_sites(draft, shortcut, branch):
+            origin = _origin(draft, shortcut)
+            if branch is not shortcut and _surrounds(draft, origin, branch):
+                for site in _last_sites(draft, origin, branch):
                     site.residual = (
                         site.residual or "sum stays: the branch does not carry its input all the way"
                     )
@@ -117,6 +118,13 @@ def _drop(draft: Draft, shortcut: fx.Node, addition: fx.Node, branch: fx.Node) -
         if site is not None:
             site.residual = "outer sum dropped"
     return True
+
+
+def _origin(draft: Draft, node: fx.Node) -> fx.Node:
+    """The signal that a term is, or is some channels of (dual path networks)."""
+    while draft.flow.role(node) in PASSIVE | {"split"} and (source := draft.flow.source(node)) is not None:
+        node = source
+    return node
 
 
 def _surrounds(draft: Draft, start: fx.Node, end: fx.Node) -> bool:

@@ -88,7 +88,7 @@ class BinaryLayer(nn.Module):
 
 
 def _norm(recipe: Recipe, site: Site) -> nn.Module | None:
-    if recipe.norm == "none":
+    if recipe.norm in ("none", "own"):
         return None
     if recipe.norm == "layer":
         return nn.LayerNorm(site.out_channels, eps=1e-6)

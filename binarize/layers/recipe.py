@@ -16,7 +16,7 @@ Kind = Literal["conv", "pointwise", "token"]
 """`conv`: a convolution; `pointwise`: a linear layer on (N, H, W, C), a 1x1 convolution in disguise;
 `token`: a linear layer on (N, L, C) or (N, C)."""
 
-NormKind = Literal["batch", "layer", "none"]
+NormKind = Literal["batch", "layer", "own", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,8 @@ class Recipe:
         quantizer: makes the activation quantizer.
         weight_rule: latent to binary weights.
         bias: keep a float bias (where the float layer has one).
-        norm: `batch`, `layer` (eps 1e-6) or `none`.
+        norm: `batch`, `layer` (eps 1e-6), `own` (the network's norms and layer scale stay as they are) or
+            `none`.
         bypass: add the bypass.
         inner: makes an activation between norm and bypass, if the method has one there.
     """

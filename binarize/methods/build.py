@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -144,7 +145,7 @@ def build(
     recipe = method.recipe(site)
     cls: Any = next(binary for base, binary in _BASES.items() if isinstance(layer, base))
     with torch.device("meta"):  # nothing of the layer's own start values is wanted
-        built: Any = cls(**_arguments(layer, site), method=_Fixed(recipe), norm=norm, bypass=bypass)
+        built: Any = cls(**_arguments(layer, site), method=_Shell(recipe), norm=False, bypass=bypass)
     way = built.bypass
     built._assemble(recipe, site, norm=norm, bypass=way)
     _as(layer, built)
@@ -224,11 +225,11 @@ def binary_layer(
     return built
 
 
-class _Fixed:
-    """A method for one layer whose recipe is known."""
+class _Shell:
+    """A method for one layer whose recipe is known and whose parts are assembled later."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
+        self._recipe = dataclasses.replace(recipe, quantizer=nn.Identity, inner=None)
 
     def recipe(self, site: Site) -> Recipe:
         return self._recipe

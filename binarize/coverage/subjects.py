@@ -1,0 +1,155 @@
+"""What coverage is measured on: timm's models as they are, or as encoders of a dense-prediction network."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import timm
+import torch
+from torch import nn
+
+from binarize.errors import ConfigError, near_names
+from binarize.files import create_timm
+from binarize.networks import upernet
+
+Use = Literal["model", "upernet"]
+"""`model`: the classifier as timm builds it; `upernet`: its maps under UPerNet's decoder."""
+
+USES: tuple[Use, ...] = ("model", "upernet")
+_CLASSES = 5  # of the dense-prediction network: the full-resolution head shall not dominate the time
+# Edge lengths to try, smallest first; a model made for one size only comes last, by its own size.
+_EDGES = (32, 48, 64, 96, 112, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One model in one use.
+
+    Attributes:
+        name: of the timm model.
+        use: see `Use`.
+    """
+
+    name: str
+    use: Use = "model"
+
+    @property
+    def family(self) -> str:
+        """The file of timm that defines the model: `resnet`, `vision_transformer`."""
+        return timm.model_entrypoint(self.name).__module__.rpartition(".")[2]
+
+    def build(self) -> nn.Module:
+        """The float model, with random weights.
+
+        Raises:
+            ConfigError: timm cannot build it in this use.
+        """
+        if self.use == "upernet":
+            return upernet(self.name, num_classes=_CLASSES)
+        return create_timm(self.name)
+
+    def shell(self) -> nn.Module:
+        """The float model on the meta device: its shapes without its numbers."""
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # initialisers that say they do nothing there
+            return self.build()
+
+
+def subjects(patterns: Sequence[str] = (), use: Use = "model") -> list[Subject]:
+    """The timm models whose names match one of the globs (all without any).
+
+    Raises:
+        ConfigError: for a glob that matches none, with near names.
+    """
+    known = timm.list_models()
+    chosen: dict[str, None] = {}
+    for glob in patterns or ("*",):
+        found = [name for name in known if fnmatchcase(name, glob)]
+        if not found:
+            near = near_names(glob, known)
+            hint = f"; did you mean {' or '.join(near)}?" if near else "; see `binarize models`."
+            raise ConfigError(f"--pattern {glob!r} matches none of timm's {len(known)} models{hint}")
+        chosen |= dict.fromkeys(found)
+    return [Subject(name=name, use=use) for name in chosen]
+
+
+def smallest_per_family(given: Iterable[Subject]) -> list[Subject]:
+    """Of each family the model with the fewest parameters among those with more than one convolution."""
+    best: dict[str, tuple[int, str, Subject]] = {}
+    for subject in given:
+        shell = subject.shell()
+        if count_convolutions(shell) < 2:
+            continue
+        size = sum(parameter.numel() for parameter in shell.parameters())
+        candidate = (size, subject.name, subject)
+        if subject.family not in best or candidate[:2] < best[subject.family][:2]:
+            best[subject.family] = candidate
+    return [best[family][2] for family in sorted(best)]
+
+
+def count_convolutions(model: nn.Module) -> int:
+    """Convolution modules of any rank."""
+    return sum(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
+
+
+def input_sizes(model: nn.Module, batch: int) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """The smallest (C, H, W) that a float model runs on, and another one if it takes any.
+
+    Args:
+        model: in evaluation mode, with or without numbers.
+        batch: images per batch to try with.
+
+    Raises:
+        ConfigError: it runs on none.
+    """
+    own = _own_size(model)
+    first: tuple[int, ...] | None = None
+    for shape in _candidates(own):
+        if _runs(model, (batch, *shape)):
+            first = shape
+            break
+    if first is None:
+        raise ConfigError(f"the float model runs on no square image of up to {_EDGES[-1]} pixels.")
+    channels, height, width = first
+    others = ((height + 32, width + 64), (height + 32, width + 32), (2 * height, 2 * width))
+    second = next((s for h, w in others if _runs(model, (batch, *(s := (channels, h, w))))), None)
+    return first, second
+
+
+def _candidates(own: tuple[int, int, int]) -> Iterator[tuple[int, ...]]:
+    edges = sorted(edge for edge in _EDGES if edge < max(own[1:]))
+    return itertools.chain(((own[0], edge, edge) for edge in edges), (own,), ((own[0], 512, 512),))
+
+
+def _own_size(model: nn.Module) -> tuple[int, int, int]:
+    encoder = getattr(model, "encoder", model)
+    config: Any = getattr(encoder, "pretrained_cfg", None) or {}
+    channels, height, width = config.get("input_size") or (3, 224, 224)
+    return int(channels), int(height), int(width)
+
+
+def _runs(model: nn.Module, shape: tuple[int, ...]) -> bool:
+    parameter = next(model.parameters())
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            outputs = tensors(model(torch.zeros(shape, dtype=parameter.dtype, device=parameter.device)))
+    except Exception:  # whatever a model raises on a size that it does not take
+        return False
+    return bool(outputs) and all(output.numel() for output in outputs)
+
+
+def tensors(value: Any) -> list[torch.Tensor]:
+    """All tensors in a model's output, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [t for item in value.values() for t in tensors(item)]
+    if isinstance(value, (tuple, list)):
+        return [t for item in value for t in tensors(item)]
+    return []

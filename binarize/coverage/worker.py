@@ -1,0 +1,41 @@
+"""A process that checks one model after another: one line of JSON in, one line of JSON out.
+
+A process of its own, because some models end it: memory runs out, a kernel crashes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+
+import torch
+
+from binarize.coverage.check import check
+from binarize.coverage.subjects import Subject
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    results = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what models print is no result
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        job = json.loads(line)
+        subject = Subject(name=job["name"], use=job["use"])
+        record = check(subject, job["method"], memory=job["memory"], folder=job["folder"])
+        results.write(record.dumps() + "\n")
+        _give_memory_back()
+
+
+def _give_memory_back() -> None:
+    """Freed blocks go back to the system, where the C library knows how: the next model may be in another
+    process."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""A method that changes nothing: its "binary" layers compute the float layer, without a bypass.
+
+What a model converted by it computes differs from the float model by what the engine gets wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from binarize.functional import Rule
+from binarize.functional.rules import Gradients, Stats
+from binarize.layers import Recipe, Site
+from binarize.methods import Method, register_method
+
+
+@dataclass(frozen=True)
+class Same(Rule):
+    """Forward x, gradient 1."""
+
+    def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
+        return x.clone(), ()
+
+    def gradient(
+        self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
+    ) -> Gradients:
+        return (grad,)
+
+
+@register_method
+@dataclass(frozen=True, kw_only=True)
+class PassThrough(Method):
+    """The float layer itself."""
+
+    name: ClassVar[str] = "test_pass_through"
+    paper: ClassVar[str] = "none"
+
+    def recipe(self, site: Site) -> Recipe:
+        return Recipe(quantizer=nn.Identity, weight_rule=Same(), bias=True, norm="own")
