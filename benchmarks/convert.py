@@ -1,7 +1,7 @@
 """Speed of the engine: layers per second from a ResNet-18 to a network of 1,000 convolutions.
 
-The engine is `plan` + `execute`; building the float model is not part of it. One thread, each model planned and
-converted several times, median. The time should grow with the number of modules, not with its square:
+The engine is `plan` + `execute`; building the float model is not part of it. One thread, each model planned
+and converted several times, median. The time should grow with the number of modules, not with its square:
 layers per second stay about the same. The last column is the slope between neighbours of one architecture,
 log(time ratio) / log(layers ratio): 1 is linear.
 
@@ -35,13 +35,20 @@ RESNETS = {
     "resnet514": (32, 64, 128, 32),
     "resnet1002": (62, 125, 250, 63),
 }
-OTHERS = ("convnext_tiny", "efficientnet_b0", "densenet121", "hrnet_w18_small", "swin_tiny_patch4_window7_224")
+OTHERS = (
+    "convnext_tiny",
+    "efficientnet_b0",
+    "densenet121",
+    "hrnet_w18_small",
+    "swin_tiny_patch4_window7_224",
+)
 
 
 def models() -> dict[str, nn.Module]:
     """Plain ResNets of growing depth, narrow so that memory plays no part, then other architectures."""
     built: dict[str, nn.Module] = {
-        name: ResNet(BasicBlock, layers, channels=(8, 16, 32, 64), stem_width=8) for name, layers in RESNETS.items()
+        name: ResNet(BasicBlock, layers, channels=(8, 16, 32, 64), stem_width=8)
+        for name, layers in RESNETS.items()
     }
     return built | {name: timm.create_model(name) for name in OTHERS}
 

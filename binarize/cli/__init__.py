@@ -13,6 +13,7 @@ import click
 
 from binarize import __version__
 from binarize.cli.convert import convert
+from binarize.cli.coverage import coverage
 from binarize.cli.methods import methods
 from binarize.cli.models import models
 from binarize.cli.summary import summary
@@ -28,7 +29,7 @@ def cli() -> None:
     """Turn a timm or custom PyTorch network into a binary neural network."""
 
 
-for _command in (convert, methods, models, summary):
+for _command in (convert, coverage, methods, models, summary):
     cli.add_command(_command)
 
 

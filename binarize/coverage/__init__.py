@@ -1,8 +1,9 @@
 """Does conversion work on every model of timm? Check them one by one, and publish what came out."""
 
-from binarize.coverage.check import check
+from binarize.coverage import pool, subjects
+from binarize.coverage.checks import check
 from binarize.coverage.record import Record
 from binarize.coverage.report import as_document, as_markdown
-from binarize.coverage.subjects import Subject, subjects
+from binarize.coverage.subjects import Subject
 
-__all__ = ["Record", "Subject", "as_document", "as_markdown", "check", "subjects"]
+__all__ = ["Record", "Subject", "as_document", "as_markdown", "check", "pool", "subjects"]

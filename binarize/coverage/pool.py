@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from binarize.coverage.check import memory_needed, versions
+from binarize.coverage.checks import memory_needed, versions
 from binarize.coverage.record import Record
-from binarize.coverage.subjects import Subject
-from binarize.errors import ConfigError, FormatError
+from binarize.coverage.subjects import Subject, count_convolutions
+from binarize.errors import FormatError
+from binarize.files import write_bytes
 
 TIMEOUT = 1800.0
 """Seconds after which a model is given up."""
@@ -39,21 +40,30 @@ class Job:
     method: str
     needs: int
 
-    @property
-    def key(self) -> tuple[str, str, str, str]:
-        """As `Record.key`."""
+    def blank(self) -> Record:
+        """The record of this check before anything of it was done."""
         return Record(
-            name=self.subject.name, use=self.subject.use, method=self.method, versions=versions()
-        ).key
+            name=self.subject.name,
+            use=self.subject.use,
+            method=self.method,
+            versions=versions(),
+            family=self.subject.family,
+        )
 
 
-def jobs_for(subjects: Sequence[Subject], methods: Sequence[str]) -> Iterator[Job]:
-    """Jobs with the memory that they take, found out on the meta device."""
+def jobs_for(subjects: Sequence[Subject], methods: Sequence[str], *, min_convs: int = 0) -> Iterator[Job]:
+    """Jobs with the memory that they take, found out on the meta device.
+
+    Args:
+        subjects: the models.
+        methods: one job each.
+        min_convs: leave out models with fewer convolutions.
+    """
     for subject in subjects:
-        try:
-            params = sum(parameter.numel() for parameter in subject.shell().parameters())
-        except ConfigError:
-            params = 0  # cannot be built: the check says why
+        classifier = Subject(name=subject.name).shell()
+        if count_convolutions(classifier) < min_convs:
+            continue
+        params = sum(parameter.numel() for parameter in classifier.parameters())
         for method in methods:
             yield Job(subject=subject, method=method, needs=memory_needed(params))
 
@@ -115,7 +125,7 @@ def run(
         thread.start()
     try:
         for job in jobs:
-            old = known.get(job.key)
+            old = known.get(job.blank().key)
             if old is not None:
                 done(old, old=True)
             else:
@@ -146,10 +156,16 @@ def read_records(path: Path) -> list[Record]:
             found.append(Record.loads(line))
         except FormatError as error:
             if number == len(lines):
-                path.write_text(text[: len(text) - len(line)], encoding="utf-8")
+                write_bytes(path, text[: len(text) - len(line)].encode())
                 break
             raise FormatError(f"{str(path)!r}, line {number}: {error}") from None
     return found
+
+
+def forget(path: Path) -> None:
+    """Empty a records file."""
+    if path.exists():
+        write_bytes(path, b"")
 
 
 def available_memory() -> int:
@@ -195,6 +211,9 @@ class _Worker:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         )
+        if self._process.stdin is None or self._process.stdout is None:
+            raise RuntimeError("a process without pipes")
+        self._jobs, self._results = self._process.stdin, self._process.stdout
         self.done = 0
 
     @property
@@ -208,11 +227,10 @@ class _Worker:
         timer = threading.Timer(TIMEOUT, self._process.kill)
         timer.start()
         try:
-            assert_pipes = (self._process.stdin, self._process.stdout)
-            with contextlib.suppress(OSError):
-                assert_pipes[0].write(json.dumps({**given, "folder": None}) + "\n")  # type: ignore[union-attr]
-                assert_pipes[0].flush()  # type: ignore[union-attr]
-                line = assert_pipes[1].readline()  # type: ignore[union-attr]
+            with contextlib.suppress(OSError):  # a process that has ended closes its pipes
+                self._jobs.write(json.dumps(given) + "\n")
+                self._jobs.flush()
+                line = self._results.readline()
         finally:
             timer.cancel()
         self.done += 1
@@ -220,17 +238,16 @@ class _Worker:
             return Record.loads(line)
         self._process.kill()
         status = self._process.wait()
-        record = Record(
-            name=job.subject.name, use=job.subject.use, method=job.method, versions=versions(),
-            family=job.subject.family, failed="process",
-        )
+        self.close()
         why = "out of memory, or out of time?" if status == -9 else "a crash of native code?"
-        return dataclasses.replace(record, reason=f"the process ended with status {status}: {why}")
+        return dataclasses.replace(
+            job.blank(), failed="process", reason=f"the process ended with status {status}: {why}"
+        )
 
     def close(self) -> None:
-        if self._process.stdin is not None:
+        for pipe in (self._jobs, self._results):
             with contextlib.suppress(OSError):
-                self._process.stdin.close()
+                pipe.close()
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:

@@ -29,6 +29,7 @@ class Record:
         params: of the float model.
         size: (C, H, W) of the smallest image that the float model takes.
         second_size: of another one that it takes, or None.
+        overflows: the size at which numbers overflow, and where; then all was checked from the next size on.
         convs: convolutions of the float model.
         linears: its linear layers.
         convs_converted: how many of the convolutions became binary.
@@ -52,6 +53,7 @@ class Record:
     params: int = 0
     size: tuple[int, ...] = ()
     second_size: tuple[int, ...] | None = None
+    overflows: str = ""
     convs: int = 0
     linears: int = 0
     convs_converted: int = 0

@@ -1,3 +1,228 @@
-"""Records summed up: per family for people, as one document for programs."""
-def as_document(*a): ...
-def as_markdown(*a): ...
+"""Records summed up: by use, method and family, as one document for programs and as a page for people."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from binarize.coverage.record import Record
+
+_STATUS = ("pass", "fail", "skip")
+
+
+def as_document(records: Iterable[Record]) -> dict[str, Any]:
+    """Totals, families and all records, as JSON holds them."""
+    given = _sorted(records)
+    return {
+        "versions": _versions(given),
+        "totals": [
+            {"use": use, "method": method, **_totals(group)} for (use, method), group in _groups(given)
+        ],
+        "families": [
+            {"use": use, "method": method, "family": family, **_totals(members)}
+            for (use, method), group in _groups(given)
+            for family, members in _families(group)
+        ],
+        "records": [json.loads(record.dumps()) for record in given],
+    }
+
+
+def as_markdown(records: Iterable[Record], commands: Sequence[str] = ()) -> str:
+    """The page `docs/coverage.md`.
+
+    Args:
+        records: of any uses and methods.
+        commands: that made them.
+    """
+    given = _sorted(records)
+    lines = [*_INTRODUCTION, ""]
+    if commands:
+        lines += [*(f"    {command}" for command in commands), ""]
+    for versions in _versions(given):
+        lines += ["With " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".", ""]
+    lines += [
+        "## Totals",
+        "",
+        *_table(_TOTALS, (_total_row(*key, group) for key, group in _groups(given))),
+        "",
+    ]
+    for (use, method), group in _groups(given):
+        lines += [f"## Families: {_title(use, method)}", ""]
+        rows = (_family_row(family, members) for family, members in _families(group))
+        lines += [*_table(_FAMILIES, rows), ""]
+    lines += _exceptions(given)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+_INTRODUCTION = (
+    "# Coverage of timm",
+    "",
+    "Made by `binarize coverage`; do not edit. Each model was planned at its own image size and converted.",
+    "Then, at the smallest image that the float model takes: forward and backward with a finite gradient in",
+    "every latent weight; in evaluation mode the same output, bit for bit, whatever else is in the batch; a",
+    "file that gives the same tensors and output, bit for bit; another image size where the float model",
+    "takes one. Weights are random: this says that conversion works, not what accuracy training reaches.",
+    "",
+    "*Wanted* are the convolutions that neither the default policy (stem, final layers, gates) nor the",
+    "method keeps in float; *never run* are those that the model holds but its forward does not use.",
+)
+_TOTALS = (
+    "use",
+    "method",
+    "models",
+    "pass",
+    "fail",
+    "nothing to do",
+    "on meta",
+    "convs wanted",
+    "converted",
+    "share",
+    "linears converted",
+)
+_FAMILIES = (
+    "family",
+    "models",
+    "pass",
+    "convs",
+    "converted",
+    "kept, and why",
+    "missed",
+    "linears",
+    "converted",
+)
+_SHORT = {
+    "stem: sees the input": "stem",
+    "squeeze-excite gate": "gate",
+    "on a pooled vector": "on a pooled vector",
+    "final classifier or regressor": "final",
+    "not called on the example input": "never run",
+}
+
+
+def _sorted(records: Iterable[Record]) -> list[Record]:
+    return sorted(records, key=lambda r: (r.use, r.method != "bidense", r.method, r.family, r.name))
+
+
+def _versions(records: Sequence[Record]) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = []
+    for record in records:
+        if record.versions not in found:
+            found.append(record.versions)
+    return found
+
+
+def _groups(records: Sequence[Record]) -> list[tuple[tuple[str, str], list[Record]]]:
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.use, record.method), []).append(record)
+    return list(groups.items())
+
+
+def _families(records: Sequence[Record]) -> list[tuple[str, list[Record]]]:
+    families: dict[str, list[Record]] = {}
+    for record in records:
+        families.setdefault(record.family, []).append(record)
+    return sorted(families.items())
+
+
+def _totals(records: Sequence[Record]) -> dict[str, Any]:
+    status = Counter(record.status for record in records)
+    kept: Counter[str] = Counter()
+    for record in records:
+        kept.update(record.convs_kept)
+    converted = sum(record.convs_converted for record in records)
+    missed = sum(len(record.convs_missed) for record in records)
+    return {
+        "models": len(records),
+        **{name: status[name] for name in _STATUS},
+        "meta": sum(record.device == "meta" for record in records),
+        "convs": sum(record.convs for record in records),
+        "convs_wanted": converted + missed,
+        "convs_converted": converted,
+        "convs_kept": dict(kept.most_common()),
+        "convs_missed": missed,
+        "linears": sum(record.linears for record in records),
+        "linears_converted": sum(record.linears_converted for record in records),
+    }
+
+
+def _title(use: str, method: str) -> str:
+    return f"{method}, " + (
+        "as encoders of UPerNet" if use == "upernet" else "classifiers as timm builds them"
+    )
+
+
+def _total_row(use: str, method: str, records: Sequence[Record]) -> tuple[str, ...]:
+    t = _totals(records)
+    share = f"{t['convs_converted'] / t['convs_wanted']:.2%}" if t["convs_wanted"] else "-"
+    counts = (
+        t["models"],
+        t["pass"],
+        t["fail"],
+        t["skip"],
+        t["meta"],
+        t["convs_wanted"],
+        t["convs_converted"],
+    )
+    return (use, method, *(f"{n:,}" for n in counts), share, f"{t['linears_converted']:,}")
+
+
+def _family_row(family: str, records: Sequence[Record]) -> tuple[str, ...]:
+    t = _totals(records)
+    kept = ", ".join(f"{count} {_SHORT.get(reason, reason)}" for reason, count in t["convs_kept"].items())
+    return (
+        family,
+        str(t["models"]),
+        str(t["pass"]),
+        f"{t['convs']:,}",
+        f"{t['convs_converted']:,}",
+        kept or "-",
+        str(t["convs_missed"] or "-"),
+        f"{t['linears']:,}",
+        f"{t['linears_converted']:,}",
+    )
+
+
+def _exceptions(records: Sequence[Record]) -> list[str]:
+    """What did not pass, what was only converted, what was missed, one line each."""
+    sections: list[tuple[str, list[str]]] = [
+        (
+            "Failures",
+            [f"{_name(r)}: {r.failed}: {r.reason}" for r in records if r.status == "fail"],
+        ),
+        (
+            "Too large for the machine: converted on the meta device, shapes only",
+            [f"{_name(r)}: {r.params / 1e6:,.0f} M parameters" for r in records if r.device == "meta"],
+        ),
+        (
+            "Numbers overflow at the smallest image (last maps of one pixel): checked from the next size on",
+            [f"{_name(r)}: {r.overflows}" for r in records if r.overflows],
+        ),
+        ("Nothing to convert", [f"{_name(r)}: {r.reason}" for r in records if r.status == "skip"]),
+        (
+            "Convolutions wanted and not converted",
+            [f"{_name(r)}: {_missed(r)}" for r in records if r.convs_missed],
+        ),
+    ]
+    lines = []
+    for title, items in sections:
+        lines += [f"## {title}", "", *([f"- {item}" for item in items] or ["None."]), ""]
+    return lines
+
+
+def _name(record: Record) -> str:
+    beside = "" if record.use == "model" else f" under {record.use}"
+    return f"`{record.name}`{beside} ({record.method})"
+
+
+def _missed(record: Record) -> str:
+    first = record.convs_missed[0]
+    more = len(record.convs_missed) - 1
+    return first + (f", and {more} more" if more else "")
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]

@@ -79,17 +79,15 @@ def subjects(patterns: Sequence[str] = (), use: Use = "model") -> list[Subject]:
 
 
 def smallest_per_family(given: Iterable[Subject]) -> list[Subject]:
-    """Of each family the model with the fewest parameters among those with more than one convolution."""
-    best: dict[str, tuple[int, str, Subject]] = {}
+    """Of each family the model with the fewest parameters, of those with several convolutions if any."""
+    best: dict[str, tuple[bool, int, str, Subject]] = {}
     for subject in given:
-        shell = subject.shell()
-        if count_convolutions(shell) < 2:
-            continue
-        size = sum(parameter.numel() for parameter in shell.parameters())
-        candidate = (size, subject.name, subject)
-        if subject.family not in best or candidate[:2] < best[subject.family][:2]:
+        classifier = Subject(name=subject.name).shell()
+        size = sum(parameter.numel() for parameter in classifier.parameters())
+        candidate = (count_convolutions(classifier) < 2, size, subject.name, subject)
+        if subject.family not in best or candidate[:3] < best[subject.family][:3]:
             best[subject.family] = candidate
-    return [best[family][2] for family in sorted(best)]
+    return [best[family][3] for family in sorted(best)]
 
 
 def count_convolutions(model: nn.Module) -> int:
@@ -97,8 +95,8 @@ def count_convolutions(model: nn.Module) -> int:
     return sum(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
 
 
-def input_sizes(model: nn.Module, batch: int) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-    """The smallest (C, H, W) that a float model runs on, and another one if it takes any.
+def input_sizes(model: nn.Module, batch: int) -> tuple[tuple[int, ...], ...]:
+    """The smallest (C, H, W) that a float model runs on, then up to two larger ones if it takes any.
 
     Args:
         model: in evaluation mode, with or without numbers.
@@ -107,18 +105,16 @@ def input_sizes(model: nn.Module, batch: int) -> tuple[tuple[int, ...], tuple[in
     Raises:
         ConfigError: it runs on none.
     """
-    own = _own_size(model)
-    first: tuple[int, ...] | None = None
-    for shape in _candidates(own):
-        if _runs(model, (batch, *shape)):
-            first = shape
-            break
+    first = next((s for s in _candidates(_own_size(model)) if _runs(model, (batch, *s))), None)
     if first is None:
         raise ConfigError(f"the float model runs on no square image of up to {_EDGES[-1]} pixels.")
     channels, height, width = first
-    others = ((height + 32, width + 64), (height + 32, width + 32), (2 * height, 2 * width))
-    second = next((s for h, w in others if _runs(model, (batch, *(s := (channels, h, w))))), None)
-    return first, second
+    steps = (((32, 64), (32, 32), (height, width)), ((96, 128), (96, 96), (2 * height, 2 * width)))
+    larger = (
+        next((s for h, w in step if _runs(model, (batch, *(s := (channels, height + h, width + w))))), None)
+        for step in steps
+    )
+    return first, *(size for size in larger if size is not None)
 
 
 def _candidates(own: tuple[int, int, int]) -> Iterator[tuple[int, ...]]:

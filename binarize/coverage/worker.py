@@ -12,7 +12,7 @@ import sys
 
 import torch
 
-from binarize.coverage.check import check
+from binarize.coverage.checks import check
 from binarize.coverage.subjects import Subject
 
 
@@ -24,14 +24,13 @@ def main() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         subject = Subject(name=job["name"], use=job["use"])
-        record = check(subject, job["method"], memory=job["memory"], folder=job["folder"])
+        record = check(subject, job["method"], memory=job["memory"])
         results.write(record.dumps() + "\n")
         _give_memory_back()
 
 
 def _give_memory_back() -> None:
-    """Freed blocks go back to the system, where the C library knows how: the next model may be in another
-    process."""
+    """Give freed blocks to the system, where the C library knows how: another process may need them next."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

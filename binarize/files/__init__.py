@@ -1,7 +1,7 @@
 """Files: one safetensors file per model with a header that says how to rebuild it; no pickle."""
 
 from binarize.files.checkpoint import CheckpointReport, load_checkpoint
-from binarize.files.container import check_target
+from binarize.files.container import check_target, write_bytes
 from binarize.files.header import FORMAT_VERSION, Header
 from binarize.files.model import load, read_header, save
 from binarize.files.source import build, check_arguments, create_timm, find_source, first_line, parse_kwargs
@@ -21,4 +21,5 @@ __all__ = [
     "parse_kwargs",
     "read_header",
     "save",
+    "write_bytes",
 ]

@@ -56,9 +56,6 @@ def check_target(path: str | os.PathLike[str]) -> Path:
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
     """Write one safetensors file atomically; returns where it is, with links followed.
 
-    The bytes go to a temporary file in the same folder, reach the disk (fsync) and then take the name: a
-    reader sees the old file or the new one. Whatever interrupts this, no temporary file stays.
-
     Args:
         path: the file to write; an existing one is replaced.
         tensors: contiguous CPU tensors that share no memory.
@@ -67,8 +64,20 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata:
     Raises:
         ConfigError: if the path cannot be written or the disk is full.
     """
+    check_target(path)  # before the work
+    return write_bytes(path, serialize(dict(tensors), dict(metadata)))
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write one file atomically; returns where it is, with links followed.
+
+    The bytes go to a temporary file in the same folder, reach the disk (fsync) and then take the name: a
+    reader sees the old file or the new one. Whatever interrupts this, no temporary file stays.
+
+    Raises:
+        ConfigError: if the path cannot be written or the disk is full.
+    """
     target = check_target(path)
-    data = serialize(dict(tensors), dict(metadata))
     temporary = target.parent / f".binarize-{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("xb") as file:

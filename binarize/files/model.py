@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -30,7 +29,8 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, source: Mapping[str,
     appears at once and whole; an existing file is replaced.
 
     Args:
-        model: on any device; left untouched.
+        model: on any device; left untouched. Of one in a wrapper (torch.compile, DistributedDataParallel,
+            DataParallel), the model inside is written.
         path: the file, by custom `.safetensors`.
         source: how to rebuild the float model, if the caller knows for sure (the `binarize_spec` of a model
             that it has just built). By default it is found out, which takes building the model once more.
@@ -43,6 +43,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, source: Mapping[str,
             dense tensors.
     """
     check_target(path)  # before the work
+    model = _unwrapped(model)
     tensors, aliases = _state(model)
     plan = _plan_of(model)
     if plan is not None and any(row.reason == "is binary already" for row in plan.rows):
@@ -65,7 +66,8 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, source: Mapping[str,
 def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
     """The model that `save` wrote: rebuilt, its plan executed, every tensor as it was.
 
-    It comes in eval mode, on the CPU.
+    It comes in eval mode, on the CPU. Which parameters are frozen is not in the file: it is as in
+    the float model, given or rebuilt.
 
     Args:
         path: a file written by `save`.
@@ -152,7 +154,7 @@ def _rebuilt(header: Header, tensors: Mapping[str, Tensor], model: nn.Module | N
         except ConfigError as error:
             raise FormatError(f"{where}: the model that its header names cannot be built: {error}") from error
     elif plan is None:
-        model = copy.deepcopy(model)
+        model = _copied(model)
     else:
         model = _copied(model)
     if plan is not None:
@@ -162,7 +164,7 @@ def _rebuilt(header: Header, tensors: Mapping[str, Tensor], model: nn.Module | N
             raise FormatError(
                 f"{where}: its plan cannot be executed on {qualified_name(model)}: {error}"
             ) from error
-    if custom and type(model).__qualname__ != str(header.source["class"]).rpartition(".")[2]:
+    if custom and type(model).__name__ != str(header.source["class"]).rpartition(".")[2]:
         expected = header.source["class"]
         raise FormatError(
             f"{where} holds a model of class {expected}, not of the given {qualified_name(model)}."
@@ -171,10 +173,15 @@ def _rebuilt(header: Header, tensors: Mapping[str, Tensor], model: nn.Module | N
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:  # whatever a custom class does when it is copied
-        raise ConfigError(f"the given {qualified_name(model)} cannot be copied: {error}") from error
+    from binarize.graph.refusals import copied, unwrapped
+
+    return copied(unwrapped(model))
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    from binarize.graph.refusals import unwrapped
+
+    return unwrapped(model)
 
 
 def _stored_plan(header: Header, where: str) -> Plan | None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
-from torch import fx, nn
+from torch import fx
 
 from binarize.graph.draft import Draft, SiteDraft, activation_site
 from binarize.graph.flow import PASSIVE
 from binarize.graph.plan import Edit, Swap
-from binarize.graph.roles import fused_activation
+from binarize.graph.roles import OWN_ACTIVATIONS, fused_activation
 from binarize.methods.base import ActivationSite
 
-_NEAR = PASSIVE | {"norm", "pool", "add", "scale", "split", "cat"}
+_NEAR = PASSIVE | {"norm", "pool", "pad", "add", "scale", "split", "cat"}
 
 
 def note_contexts(draft: Draft) -> None:
@@ -73,7 +73,7 @@ def _decide(draft: Draft, nodes: list[fx.Node], front: SiteDraft | None) -> str:
     fused = flow.role(node) == "norm"
     own = fused_activation(module) if fused and module is not None else module
     name = type(own).__name__ if own is not None else getattr(node.target, "__name__", "activation")
-    if not (front is not None or _near(draft, node)):
+    if isinstance(own, OWN_ACTIVATIONS) or not (front is not None or _near(draft, node)):
         return f"keeps {name}"
     if any(_is_factor(draft, node, user) for user in node.users):
         return f"keeps {name} (a factor)"
@@ -125,11 +125,16 @@ def _put(draft: Draft, node: fx.Node, place: ActivationSite, *, fused: bool, not
         return True
     places = {(n.meta["owner"], n.meta["level"]) for n in flow.calls.get(path, [])}
     if len(places) == 1 and not flow.has_aliases(path):
+        if not draft.used(node):
+            return False  # works in place, and what stands in its stead would not
         draft.swaps[path] = swap
         return True
     level = node.meta["level"] or ""
     action = "identity" if nothing else "activation"
-    new = dataclasses.replace(swap, path=f"{level}_act")
+    name = f"{level}_act"
+    while hasattr(flow.modules[node.meta["owner"]], name):  # taken by the network or an earlier conversion
+        name += "_"
+    new = dataclasses.replace(swap, path=name)
     return draft.edit(node, Edit(owner=node.meta["owner"], node=level, action=action, activation=new))
 
 

@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from binarize.errors import TraceError
 from binarize.graph.flow import PASSIVE, Flow
-from binarize.graph.levels import Level, for_both_modes
+from binarize.graph.levels import Level, acts, for_both_modes
 from binarize.graph.plan import Edit, KeptBy, Swap
 from binarize.graph.policy import Position
 from binarize.graph.roles import fused_activation
@@ -17,7 +17,8 @@ from binarize.layers.recipe import Kind, Recipe, Site
 from binarize.methods.base import ActivationSite, Method
 from binarize.methods.build import site_of
 
-_TOWARDS_LAYERS = PASSIVE | {"pool", "split", "cat", "upsample", "mul", "add"}
+_BLINDING = ("relu", "relu6", "starrelu", "softplus")
+_TOWARDS_LAYERS = PASSIVE | {"pool", "pad", "split", "cat", "upsample", "mul", "add"}
 
 
 @dataclass
@@ -74,8 +75,10 @@ class Draft:
         given = kept < len(node.args) and isinstance(node.args[kept], fx.Node)  # not by keyword
         if not given or not self.editable(node):
             return False
-        if edit.action == "activation" and not self._used(node):
+        if edit.action == "activation" and not self.used(node):
             return False  # it works in place: a call in its stead would change nothing
+        if edit.action == "drop" and self._seen_elsewhere(node):
+            return False
         self.edits[edit.owner, edit.node] = edit
         return True
 
@@ -94,10 +97,24 @@ class Draft:
                 return False
         return True
 
-    def _used(self, node: fx.Node) -> bool:
-        """Whether the result of a step is used as such in the graph of the module that makes it."""
-        graph = self.rewritable[node.meta["owner"]].graph
-        return any(step.name == node.meta["level"] and step.users for step in graph.nodes)
+    def used(self, node: fx.Node) -> bool:
+        """Whether the result of a step is used as such in the graph of the module that makes it, if known."""
+        step = self._step(node)
+        return step is None or bool(step.users)
+
+    def _seen_elsewhere(self, node: fx.Node) -> bool:
+        """Whether a step works in place on a value that others look at by another name."""
+        step = self._step(node)
+        if step is None or step.op == "call_module" or not acts(step):
+            return False
+        changed = step.args[0]
+        return not step.users or not isinstance(changed, fx.Node) or any(step < u for u in changed.users)
+
+    def _step(self, node: fx.Node) -> fx.Node | None:
+        """The step of its module's own graph that a node is, if that graph is known."""
+        level = self.flow.recording.levels.get(node.meta["owner"])
+        steps = () if level is None else level.graph.nodes
+        return next((step for step in steps if step.name == node.meta["level"]), None)
 
     def why_not_editable(self, node: fx.Node) -> str:
         """The reason for `editable` being False, for people."""
@@ -182,15 +199,15 @@ def activation_site(
         spatial=0 if last else len(shape) - 2,
         spatial_between=front is not None and _spatial(front.module) and _next_is_spatial(draft, behind),
         final_next=is_final(draft, node),
-        blinds=_is_relu(draft, node) and any(map(draft.site_at, flow.consumers(node, _TOWARDS_LAYERS))),
+        blinds=_gives_no_negatives(draft, node) and any(map(draft.site_at, flow.consumers(node, _TOWARDS_LAYERS))),
     )
 
 
-def _is_relu(draft: Draft, node: fx.Node) -> bool:
+def _gives_no_negatives(draft: Draft, node: fx.Node) -> bool:
     module = draft.flow.module(node)
     own = module if draft.flow.role(node) == "act" or module is None else fused_activation(module)
     name = type(own).__name__ if own is not None else getattr(node.target, "__name__", "").rstrip("_")
-    return name.lower() in ("relu", "relu6")
+    return name.lower() in _BLINDING
 
 
 def is_final(draft: Draft, node: fx.Node) -> bool:

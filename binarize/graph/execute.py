@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import copy as copying
 import dataclasses
+import functools
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from binarize.errors import RewriteError, TraceError
-from binarize.graph.levels import acts, for_both_modes, trace_level
+from binarize.graph.hooks import has_hooks, take_hooks, without_hooks
+from binarize.graph.levels import Signature, acts, for_both_modes, trace_level
 from binarize.graph.plan import Edit, Plan, Swap
 from binarize.graph.planner import plan
 from binarize.graph.policy import Policy
-from binarize.graph.rewritten import install, require_default
+from binarize.graph.refusals import copied, uncompiled
+from binarize.graph.rewritten import install, require_default, require_list
 from binarize.graph.roles import fused_activation, fused_drop, is_batch_norm
+from binarize.layers import BinaryLayer
 from binarize.layers.norm import batch_norm
 from binarize.layers.recipe import METHODS
 from binarize.methods.base import ActivationSite, Method
 from binarize.methods.build import build, site_of
-
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
 
 
 def apply(
@@ -44,9 +38,12 @@ def apply(
 
     The arguments are those of `plan`. The copy has the class, methods, training flags and state dict prefixes
     of the model, its float weights as latent weights, and the executed plan as attribute `binarize_plan`.
+    Parameters that modules share stay shared and frozen ones stay frozen; what the method adds (quantizers,
+    norms, activations) is trainable. Hooks go on with what replaces their module. A compiled model gives a
+    copy that is not.
 
     Raises:
-        ConfigError: unknown method or option, a glob that matches nothing, no layer to convert.
+        ConfigError: as `plan`, and for a model that cannot be copied.
         TraceError: the model does not run on the inputs.
     """
     return execute(plan(model, method, policy=policy, example_inputs=example_inputs, **options), model)
@@ -62,12 +59,14 @@ def execute(plan: Plan, model: nn.Module, *, copy: bool = True) -> nn.Module:
 
     Raises:
         RewriteError: the model is not the one that was planned for.
+        ConfigError: it cannot be copied.
     """
     method = METHODS.get(plan.method["name"]).create(**plan.method["options"])
+    model = uncompiled(model)
     _check(plan, model)
     same = plan.traced is not None and plan.traced.model() is model
     graphs = plan.traced.graphs if same and plan.traced is not None else {}
-    result = copying.deepcopy(model) if copy else model
+    result = copied(model) if copy else model
     _edit(plan, result, method, graphs)
     places = _Places(result)
     _swap_layers(plan, result, method, places)
@@ -106,14 +105,16 @@ def _edit(plan: Plan, model: nn.Module, method: Method, graphs: dict[str, fx.Gra
         by_owner.setdefault(edit.owner, []).append(edit)
     for owner, edits in by_owner.items():
         module = model.get_submodule(owner)
+        signature = Signature(fixed=edits[0].fixed, lists=edits[0].lists)
         try:
             if owner in graphs:
                 graph = copying.deepcopy(graphs[owner])
             else:
-                graph = for_both_modes(module, trace_level(module, edits[0].fixed)).graph
+                graph = for_both_modes(module, trace_level(module, signature)).graph
         except TraceError as error:
             raise RewriteError(f"{owner}: {error}; it could be traced when the plan was made.") from None
         before = _parameters_read(graph)
+        alone = {node for node in graph.nodes if node.op == "call_module" and not node.users}
         nodes = {node.name: node for node in graph.nodes}
         for edit in edits:
             node = nodes.get(edit.node)
@@ -122,34 +123,37 @@ def _edit(plan: Plan, model: nn.Module, method: Method, graphs: dict[str, fx.Gra
                     f"{owner}: its forward has no step {edit.node!r}; plan again for this model."
                 )
             _edit_node(graph, node, edit, module, method)
-        _guard(graph, owner, edits[0].fixed)
-        graph.eliminate_dead_code(
-            is_impure_node=lambda n: (acts(n) and n.op != "call_module") or _raises(n)
-        )
+        _guard(graph, owner, signature)
+        graph.eliminate_dead_code(is_impure_node=functools.partial(_has_to_stay, module, alone))
         for name in before - _parameters_read(graph):
             if "." not in name and name in module._parameters:
                 module._parameters[name] = None  # layer scale that nothing reads any more
         install(module, graph)
 
 
-def _guard(graph: fx.Graph, owner: str, fixed: tuple[str, ...]) -> None:
-    """Refuse values for parameters of the forward that the graph holds at their defaults."""
+def _guard(graph: fx.Graph, owner: str, signature: Signature) -> None:
+    """Refuse arguments of the forward that the graph was not made for."""
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     if not placeholders:
         return
+    lists = {name: (kind, length) for name, kind, length in signature.lists}
     with graph.inserting_after(placeholders[-1]):
         for node in placeholders:
-            if node.target in fixed:
-                graph.call_function(
-                    require_default, (node, node.args[0], f"{owner or 'forward'}: {node.target}")
-                )
+            where = f"{owner or 'forward'}: {node.target}"
+            if node.target in signature.fixed:
+                graph.call_function(require_default, (node, node.args[0], where))
+            elif node.target in lists:
+                graph.call_function(require_list, (node, *lists[str(node.target)], where))
 
 
 def _edit_node(graph: fx.Graph, node: fx.Node, edit: Edit, module: nn.Module, method: Method) -> None:
     if edit.action == "activation" and edit.activation is not None:
         name = edit.activation.path
         reference = next(module.parameters(), torch.empty(0))
-        module.add_module(name, _activation(edit.activation, method).to(reference.device, reference.dtype))
+        new = _activation(edit.activation, method).to(reference.device, reference.dtype)
+        if node.op == "call_module":  # shared by several places, each of which has its own now
+            take_hooks(new, module.get_submodule(str(node.target)))
+        module.add_module(name, new)
         with graph.inserting_before(node):
             value: Any = graph.call_module(name, (node.args[0],))
     else:
@@ -160,8 +164,15 @@ def _edit_node(graph: fx.Graph, node: fx.Node, edit: Edit, module: nn.Module, me
     graph.erase_node(node)
 
 
+def _has_to_stay(module: nn.Module, alone: set[fx.Node], node: fx.Node) -> bool:
+    """Whether a step is wanted even if nothing uses its result; nothing ever used that of those `alone`."""
+    if node.op == "call_module":
+        return node in alone or has_hooks(module.get_submodule(str(node.target)))
+    return acts(node) or _raises(node)
+
+
 def _raises(node: fx.Node) -> bool:
-    return getattr(node.target, "__name__", "") in ("_assert", "_check", "require_default")
+    return getattr(node.target, "__name__", "") in ("_assert", "_check", "require_default", "require_list")
 
 
 def _parameters_read(graph: fx.Graph) -> set[str]:
@@ -169,21 +180,40 @@ def _parameters_read(graph: fx.Graph) -> set[str]:
 
 
 def _swap_layers(plan: Plan, model: nn.Module, method: Method, places: _Places) -> None:
+    ties: dict[int, list[nn.Module]] = {}
     for row in plan.converted:
-        layer = model.get_submodule(row.name)
+        layer: Any = model.get_submodule(row.name)
         site = site_of(layer, kind=row.site_kind or None, **dict(row.context))  # type: ignore[arg-type]
         built = build(layer, method, site, bypass=row.bypass != "none")
         if row.absorbs is not None:
             _take_over(built, model.get_submodule(row.absorbs), layer)
+        for earlier in ties.setdefault(id(layer.weight), []):
+            _tie(built, earlier)
+        ties[id(layer.weight)].append(built)
         places.replace(layer, built)
+
+
+def _tie(built: nn.Module, earlier: nn.Module) -> None:
+    """Share the pieces of one latent weight between two layers that are built of them alike."""
+    layers, others = ([m for m in one.modules() if isinstance(m, BinaryLayer)] for one in (built, earlier))
+    if [_cut(layer) for layer in layers] != [_cut(other) for other in others]:
+        return  # the plan has a note
+    for layer, other in zip(layers, others, strict=True):
+        layer.weight = other.weight
+
+
+def _cut(layer: BinaryLayer) -> tuple[type[nn.Module], torch.Size]:
+    return type(layer), layer.weight.shape
 
 
 def _take_over(built: Any, norm: nn.Module, layer: Any) -> None:
     """Give `built` the norm that stood behind the float layer, with its statistics."""
-    if isinstance(norm, nn.SyncBatchNorm) or built.norm is None:
-        built.norm = _twin(norm)  # statistics that go over all processes, or a method without a norm of its own
     if is_batch_norm(norm):
         taken: Any = built.norm
+        if isinstance(norm, nn.SyncBatchNorm):  # its statistics go over all processes
+            taken = built.norm = nn.SyncBatchNorm(norm.num_features, process_group=norm.process_group)
+        elif taken is None:  # a method without a norm of its own
+            taken = built.norm = batch_norm(layer.out_channels, dim=1, spatial=len(layer.kernel_size))
         for name in ("weight", "bias"):
             taken._parameters[name] = norm._parameters.get(name)
         for name in ("running_mean", "running_var", "num_batches_tracked"):
@@ -203,11 +233,11 @@ def _twin(module: nn.Module) -> nn.Module:
     twin = copying.copy(module)
     twin._parameters = dict(module._parameters)
     twin._buffers = dict(module._buffers)
-    return twin
+    return without_hooks(twin)  # what is put in the first's place has them
 
 
 def _swap(model: nn.Module, swap: Swap, method: Method, places: _Places) -> None:
-    old = model.get_submodule(swap.path)
+    old: Any = model.get_submodule(swap.path)
     reference = _reference(model, swap.path)
     if swap.to == "identity":
         new: nn.Module = nn.Identity()
@@ -217,11 +247,14 @@ def _swap(model: nn.Module, swap: Swap, method: Method, places: _Places) -> None
         new = _activation(swap, method)
     elif swap.to in ("inner_act", "no_inner_act"):
         inner: nn.Module = nn.Identity() if swap.to == "no_inner_act" else _activation(swap, method)
+        take_hooks(inner, old.act)
         old.act = inner.to(reference.device, reference.dtype).train(old.training)
         return
     elif swap.to in ("unfuse", "drop_act"):
         own, drop = fused_activation(old), fused_drop(old)
         act = own if swap.own else (None if swap.to == "drop_act" else _activation(swap, method))
+        if act is not None and own is not None and act is not own:
+            take_hooks(act, own)
         parts = [part for part in (drop, act) if part is not None]
         new = nn.Identity() if not parts else parts[0] if len(parts) == 1 else nn.Sequential(*parts)
     else:
@@ -270,6 +303,4 @@ class _Places:
         for parent, name in places:
             parent._modules[name] = new
         self._places.setdefault(new, []).extend(places)
-        for name in _HOOKS:  # feature extractors and users hang theirs on what is replaced
-            if getattr(old, name, None):
-                getattr(new, name).update(getattr(old, name))
+        take_hooks(new, old)

@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import random
+import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +21,24 @@ from torch import fx, nn
 from torch.fx.node import map_arg
 
 from binarize.errors import TraceError
-from binarize.graph.untouched import restore, state_of
+from binarize.graph.symbols import Value
+from binarize.graph.untouched import changed_attribute, restore, same_items, state_of
 
-
+_IN_PLACE = {"setitem", "__setitem__", "iadd", "isub", "imul", "itruediv"}
 _LIST_CHANGES = {"append", "extend", "insert", "pop", "remove", "clear", "update", "setdefault", "popitem"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """What a graph takes for granted about the arguments of its module's forward.
+
+    Attributes:
+        fixed: parameters that no call passes; the graph holds for their default values only.
+        lists: parameters that are lists or tuples of tensors, each with its type's name and its length.
+    """
+
+    fixed: tuple[str, ...] = ()
+    lists: tuple[tuple[str, str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -30,11 +47,11 @@ class Level:
 
     Attributes:
         graph: children are `call_module`; `self.training` is read when the graph runs.
-        fixed: parameters of forward that no call passes; the graph holds for their default values only.
+        signature: what it takes for granted.
     """
 
     graph: fx.Graph
-    fixed: tuple[str, ...]
+    signature: Signature
 
 
 class _LevelTracer(fx.Tracer):
@@ -43,14 +60,20 @@ class _LevelTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
 
-    def __init__(self, fixed: tuple[str, ...]) -> None:
+    def __init__(self, signature: Signature, others: frozenset[str]) -> None:
         super().__init__()
-        self._fixed = fixed
+        self._fixed = signature.fixed
+        self._others = others
+        self._lists = {name: (kind, length) for name, kind, length in signature.lists}
+        self.given: list[tuple[list[Any], list[Any]]] = []
 
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
-        """A placeholder per parameter of forward; those of `fixed` are there, but their default is used."""
+        """A placeholder per parameter of forward; those of `fixed` are there, but their default is used.
+
+        Lists are lists of proxies, for forwards ask whether they are, and loop over them.
+        """
         positional: list[Any] = [self.root]
         keyword: dict[str, Any] = {}
         for parameter in list(inspect.signature(root_fn).parameters.values())[1:]:
@@ -62,31 +85,58 @@ class _LevelTracer(fx.Tracer):
             value: Any = self.create_proxy("placeholder", parameter.name, default, {})
             if parameter.name in self._fixed:
                 value = parameter.default
+            elif parameter.name in self._lists:
+                kind, length = self._lists[parameter.name]
+                items = [value[index] for index in range(length)]
+                for item in items:
+                    item.stands_for_tensor = True
+                self.given.append((items, list(items)))
+                value = tuple(items) if kind == "tuple" else items
+            elif parameter.name not in self._others:
+                value.stands_for_tensor = True
             if parameter.kind is parameter.KEYWORD_ONLY:
                 keyword[parameter.name] = value
             else:
                 positional.append(value)
         return functools.partial(root_fn, **keyword), positional
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """A value that does in place what tensors do, and refuses what they would answer otherwise."""
+        return Value(node, self)
+
+    def create_proxy(self, *args: Any, **kwargs: Any) -> fx.Proxy:
+        """A step; a graph does not hold what context it stood in."""
+        if not torch.is_grad_enabled():
+            raise TraceError("its forward switches gradients off for some of its steps")
+        return super().create_proxy(*args, **kwargs)
+
     def create_arg(self, a: Any) -> Any:
+        if isinstance(a, fx.Proxy):
+            return a.node
+        if isinstance(a, dict) and type(a) is not dict:
+            if type(a) is not OrderedDict:
+                raise TraceError(f"its forward makes a {type(a).__name__}")
+            pairs = [(key, self.create_arg(value)) for key, value in a.items()]
+            return self.create_node("call_function", OrderedDict, (pairs,), {})
         # fx would store such a tensor on the module; then its device and dtype could not follow the model's.
         if isinstance(a, torch.Tensor) and not isinstance(a, nn.Parameter):
             raise TraceError("its forward makes a tensor constant")
         return super().create_arg(a)
 
 
-def trace_level(module: nn.Module, fixed: tuple[str, ...] = ()) -> Level:
+def trace_level(module: nn.Module, signature: Signature, others: frozenset[str] = frozenset()) -> Level:
     """The graph of `module.forward` in evaluation mode, good for running it.
 
     Args:
         module: left as it is.
-        fixed: parameters of forward to hold at their defaults.
+        signature: what to take for granted about its arguments.
+        others: names of arguments that are neither tensors nor of `signature`.
 
     Raises:
         TraceError: it cannot be traced.
     """
     with _mode(module, training=False):
-        return Level(_trace(module, fixed), fixed)
+        return Level(_trace(module, signature, others), signature)
 
 
 def for_both_modes(module: nn.Module, level: Level) -> Level:
@@ -99,8 +149,19 @@ def for_both_modes(module: nn.Module, level: Level) -> Level:
     Raises:
         TraceError: the forward differs between training and evaluation by more than flags.
     """
+    before = _random_states()
     with _mode(module, training=True):
-        return Level(_unify(level.graph, _trace(module, level.fixed)), level.fixed)
+        training = _trace(module, level.signature)
+    if before != _random_states():
+        raise TraceError("its forward draws random numbers to choose its way")
+    return Level(_unify(level.graph, training), level.signature)
+
+
+def _random_states() -> tuple[Any, ...]:
+    """States of the generators that a forward may draw from outside of its steps."""
+    numpy = sys.modules.get("numpy")
+    drawn = () if numpy is None else (numpy.random.get_state()[1].tobytes(), numpy.random.get_state()[2])
+    return bytes(torch.get_rng_state().numpy()), random.getstate(), drawn
 
 
 @contextlib.contextmanager
@@ -114,14 +175,16 @@ def _mode(module: nn.Module, *, training: bool) -> Iterator[None]:
         module.training = before
 
 
-def _trace(module: nn.Module, fixed: tuple[str, ...]) -> fx.Graph:
+def _trace(module: nn.Module, signature: Signature, others: frozenset[str] = frozenset()) -> fx.Graph:
     before = state_of(module)
     try:
-        graph = _LevelTracer(fixed).trace(module)
-        stored = [name for name, value in module.__dict__.items() if before[0].get(name) is not value]
-        if stored:
-            raise TraceError(f"its forward stores {stored[0]!r} on the module")
-        _refuse_changed_lists(graph)
+        tracer = _LevelTracer(signature, others)
+        with torch.enable_grad():
+            graph = tracer.trace(module)
+        stored = changed_attribute(module, before)
+        if stored is not None:
+            raise TraceError(f"its forward stores {stored!r} on the module")
+        _refuse_changed_lists(graph, tracer.given)
         graph.eliminate_dead_code(is_impure_node=acts)
     except TraceError:
         raise
@@ -139,11 +202,15 @@ def acts(node: fx.Node) -> bool:
         return True
     name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
     in_place = name.endswith("_") and not name.endswith("__")
-    return in_place or name in ("setitem", "__setitem__") or node.kwargs.get("inplace") is True
+    in_place = in_place or name in _IN_PLACE or node.kwargs.get("inplace") is True
+    return in_place or node.kwargs.get("out") is not None
 
 
-def _refuse_changed_lists(graph: fx.Graph) -> None:
+def _refuse_changed_lists(graph: fx.Graph, given: list[tuple[list[Any], list[Any]]]) -> None:
     """A list that a caller passed is a fresh one in every run of a graph: changing it would be lost."""
+    for now, before in given:
+        if not same_items(now, before):
+            raise TraceError("its forward changes a list that it is given")
     for node in graph.nodes:
         if node.op == "call_method" and node.target in _LIST_CHANGES:
             raise TraceError(f"its forward calls .{node.target}() on what it is given")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from torch import fx, nn
+from torch.nn.utils import parametrize
 
 from binarize.graph.draft import Draft, SiteDraft
 from binarize.graph.flow import LAYOUT, PASSIVE
+from binarize.graph.hooks import has_state_hooks
 from binarize.graph.plan import Edit, Swap
-from binarize.layers.recipe import NormKind
 from binarize.graph.roles import RESPONSE_NORMS, fused_activation, fused_drop, is_batch_norm
+from binarize.layers.recipe import NormKind
 
 _ATTENTION = {"attention", "matmul"}
 
@@ -95,6 +97,9 @@ def _behind(draft: Draft, site: SiteDraft) -> None:
     if len(flow.calls[path]) > 1 or type(module).__name__ in RESPONSE_NORMS:
         return
     name = short_name(path)
+    if parametrize.is_parametrized(module) or has_state_hooks(module):
+        site.norm += f"; {name} behind stays (parametrized, or with state dict hooks)"
+        return
     direct = flow.source(norm) is node
     if is_batch_norm(module):
         if not direct or site.kind != "conv":
@@ -107,7 +112,9 @@ def _behind(draft: Draft, site: SiteDraft) -> None:
             site.norm = f"removes {name}"
         draft.swaps[path] = _leftover(path, module)
     elif isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)) or "RmsNorm" in type(module).__name__:
-        takes = kind in ("layer", "own") and type(module) is nn.LayerNorm and direct and module.elementwise_affine
+        takes = (
+            kind in ("layer", "own") and type(module) is nn.LayerNorm and direct and module.elementwise_affine
+        )
         if takes and module.bias is not None and module.normalized_shape == (flow.shape(node)[-1],):
             draft.norms[norm] = "absorbed"
             site.tail, site.absorbs, site.norm = norm, path, f"takes over {name}"
@@ -152,7 +159,7 @@ def _in_front(draft: Draft, node: fx.Node) -> None:
     sites = [draft.site_at(consumer) for consumer in consumers]
     if not any(sites) or any(site is not None and _norm_kind(draft, site) == "own" for site in sites):
         return
-    producer = flow.up(node, PASSIVE)
+    producer = flow.up(node, PASSIVE | {"pool", "pad"})  # a stem may end in one
     dim = flow.channel_dim.get(node)
     if (
         producer is not None
@@ -164,11 +171,15 @@ def _in_front(draft: Draft, node: fx.Node) -> None:
             site is not None or flow.role(user) == "add" for site, user in zip(sites, consumers, strict=True)
         ):
             shape = flow.shape(node)
-            last = dim == len(shape) - 1 and dim != 1
+            last = dim == len(shape) - 1 and (dim != 1 or len(shape) == 2)
             draft.norms[node] = "batch"
             draft.kept_norms[str(producer.target)] = f"{type(module).__name__} behind becomes BatchNorm"
             draft.swaps[path] = Swap(
-                path=path, to="batch_norm", channels=shape[dim], dim=-1 if last else 1, spatial=len(shape) - 2
+                path=path,
+                to="batch_norm",
+                channels=shape[dim],
+                dim=-1 if last else 1,
+                spatial=len(shape) - 2,
             )
         return
     if not all(sites):

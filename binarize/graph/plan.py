@@ -17,6 +17,7 @@ from rich.table import Table
 from torch import fx, nn
 
 from binarize.errors import FormatError
+from binarize.methods.build import BINARY_ALREADY
 
 _NAME_WIDTH = 24
 KeptBy = Literal["", "policy", "method", "layer", "unused"]
@@ -104,6 +105,7 @@ class Edit:
             `identity`: its value is that of argument 0.
         keep: see `action`.
         fixed: parameters of the forward that the graph holds at their defaults.
+        lists: parameters that are lists or tuples, with the name of their type and their length.
         activation: describes the new activation (its `path` is its name in the owner).
     """
 
@@ -112,6 +114,7 @@ class Edit:
     action: str
     keep: int = 0
     fixed: tuple[str, ...] = ()
+    lists: tuple[tuple[str, str, int], ...] = ()
     activation: Swap | None = None
 
 
@@ -219,7 +222,7 @@ class Plan:
         table.add_column("becomes", overflow="fold", width=10)
         table.add_column("norm, activation, sum", overflow="fold", ratio=1)
         for name, row in self._folded():
-            state = f"binary, {_bypass_text(row)}" if row.converted else "float"
+            state = f"binary, {_bypass_text(row)}" if row.converted else _kept_text(row)
             told = (row.reason, row.norm, row.activation, row.residual, row.bypass_reason)
             detail = "; ".join(part for part in told if part and part != "none")
             table.add_row(_at_dots(name), f"{row.kind} {_geometry(row)}", state, detail)
@@ -293,6 +296,10 @@ def _geometry(row: LayerPlan) -> str:
     return f"{size} {incoming}>{outgoing}".strip()
 
 
+def _kept_text(row: LayerPlan) -> str:
+    return "stays" if row.reason == BINARY_ALREADY else "float"
+
+
 def _bypass_text(row: LayerPlan) -> str:
     return "no bypass" if row.bypass == "none" else row.bypass
 
@@ -312,4 +319,5 @@ def _row(given: dict[str, Any]) -> LayerPlan:
 
 def _edit(given: dict[str, Any]) -> Edit:
     activation = Swap(**given["activation"]) if given["activation"] is not None else None
-    return Edit(**{**given, "fixed": tuple(given["fixed"]), "activation": activation})
+    lists = tuple((str(name), str(kind), int(length)) for name, kind, length in given.get("lists", ()))
+    return Edit(**{**given, "fixed": tuple(given["fixed"]), "lists": lists, "activation": activation})

@@ -19,12 +19,15 @@ from binarize.graph.norms import decide_norms, decide_scales
 from binarize.graph.plan import Edit, KeptBy, LayerPlan, Plan, Traced
 from binarize.graph.policy import Policy, Position, named_reason, place_reason
 from binarize.graph.record import Recording, record
+from binarize.graph.refusals import is_compiled, no_layers, refuse, uncompiled
+from binarize.graph.remarks import remarks
 from binarize.graph.residuals import decide_residuals
 from binarize.graph.roles import module_role
 from binarize.layers.recipe import Kind, resolve
 from binarize.methods.base import Method
-from binarize.methods.build import why_not
+from binarize.methods.build import BINARY_ALREADY, why_not
 
+_COMPILED = "the model is compiled: its binary copy has to be compiled anew"
 _GUESSES = (224, 256, 64, 32, 384, 512)
 
 
@@ -38,6 +41,9 @@ def plan(
 ) -> Plan:
     """Decide what becomes of every layer of `model`; the model is left untouched.
 
+    The model runs once, on tensors without data where that is possible; hooks on its modules run with it. Of
+    a model by torch.compile, the model inside is planned for.
+
     Args:
         model: any network.
         method: name or method object.
@@ -47,16 +53,20 @@ def plan(
         **options: of the method, if it is given by name.
 
     Raises:
-        ConfigError: unknown method or option, a glob that matches nothing, no layer to convert.
+        ConfigError: unknown method or option, a glob that matches nothing, no layer to convert, a model that
+            is wrapped for several devices, quantized or a TorchScript program.
         TraceError: the model does not run on the inputs.
     """
     chosen = resolve(method, options)
     wanted = policy or Policy()
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model: got a {type(model).__name__}, expected an nn.Module.")
+    compiled = is_compiled(model)
+    model = uncompiled(model)
+    refuse(model)
     layers = {name: m for name, m in model.named_modules() if module_role(m) in ("conv", "linear")}
     if not layers:
-        raise ConfigError(f"{type(model).__name__} has no convolution or linear layer to convert.")
+        raise ConfigError(no_layers(model))
     wanted.check(layers)
     for name, module in model.named_modules():
         if any(p is not None and is_lazy(p) for p in module._parameters.values()):
@@ -66,11 +76,7 @@ def plan(
     draft = Draft(flow, Position(flow), chosen)
     _sort_layers(draft, layers, wanted)
     if not draft.sites:
-        reasons = ", ".join(sorted({reason for _, reason in draft.kept.values()}))
-        raise ConfigError(
-            f"none of the {len(layers)} layers of {type(model).__name__} can be converted ({reasons}); "
-            "see Policy(first=, last=, keep=, only=)."
-        )
+        raise ConfigError(_nothing_left(draft))
     decide_norms(draft)
     note_contexts(draft)
     _note_bypasses(draft)
@@ -84,8 +90,8 @@ def plan(
         policy=wanted.as_dict(),
         rows=rows,
         swaps=tuple(draft.swaps.values()),
-        edits=tuple(_with_fixed(edit, recording) for edit in draft.edits.values()),
-        notes=tuple(_notes(draft)),
+        edits=tuple(_with_signature(edit, recording) for edit in draft.edits.values()),
+        notes=(*_notes(draft), *([_COMPILED] if compiled else []), *remarks(draft)),
         traced=Traced(weakref.ref(model), {owner: draft.rewritable[owner].graph for owner, _ in draft.edits}),
     )
 
@@ -170,6 +176,19 @@ def _sort_layers(draft: Draft, layers: dict[str, nn.Module], policy: Policy) -> 
                 draft.kept[name] = ("method", reason)
 
 
+def _nothing_left(draft: Draft) -> str:
+    """The message for a model of which every layer stays as it is."""
+    name, count = type(draft.flow.model).__name__, len(draft.kept)
+    reasons = [reason for _, reason in draft.kept.values()]
+    text = f"none of the {count} layers of {name} can be converted ({', '.join(sorted(set(reasons)))}); "
+    if BINARY_ALREADY in reasons:
+        binary = reasons.count(BINARY_ALREADY)
+        return (
+            f"{name} was converted before, {binary} of its layers are binary: {text}convert the float model."
+        )
+    return f"{text}see Policy(first=, last=, keep=, only=)."
+
+
 def _uncalled(draft: Draft, name: str) -> tuple[KeptBy, str]:
     """Why a layer that was not called stays float."""
     if f"{name}.weight" in draft.flow.recording.read:
@@ -208,9 +227,7 @@ def _row(draft: Draft, name: str, module: nn.Module) -> LayerPlan:
     site = draft.sites.get(name)
     if site is None:
         kept_by, reason = draft.kept[name]
-        return dataclasses.replace(
-            row, reason=reason, kept_by=kept_by, norm=draft.kept_norms.get(name, "")
-        )
+        return dataclasses.replace(row, reason=reason, kept_by=kept_by, norm=draft.kept_norms.get(name, ""))
     return dataclasses.replace(
         row,
         converted=True,
@@ -250,8 +267,9 @@ def _kind_name(module: nn.Module) -> str:
     return base
 
 
-def _with_fixed(edit: Edit, recording: Recording) -> Edit:
-    return dataclasses.replace(edit, fixed=recording.levels[edit.owner].fixed)
+def _with_signature(edit: Edit, recording: Recording) -> Edit:
+    signature = recording.levels[edit.owner].signature
+    return dataclasses.replace(edit, fixed=signature.fixed, lists=signature.lists)
 
 
 def _notes(draft: Draft) -> list[str]:
@@ -264,10 +282,7 @@ def _notes(draft: Draft) -> list[str]:
     functional = sum(
         node.op == "call_function"
         and draft.flow.role(node) in ("conv", "linear")
-        and any(
-            n.op == "get_attr" and isinstance(n.target, str) and n.target.endswith("weight")
-            for n in node.all_input_nodes
-        )
+        and any(n.meta["constant"] for n in node.all_input_nodes)
         for node in draft.flow.nodes
     )
     if functional:

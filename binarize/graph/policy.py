@@ -170,7 +170,7 @@ def _elements(flow: Flow, node: fx.Node) -> int:
 
 
 def _map_size(flow: Flow, node: fx.Node) -> int | None:
-    """Positions of a map; a vector (N, C) has one, as has (N, 1, C) or (N, C, 1, 1) wherever its channels are."""
+    """Positions of a map; a vector (N, C) has one, and (N, 1, C) and (N, C, 1, 1) have."""
     if sum(n > 1 for n in flow.shape(node)[1:]) <= 1:
         return 1
     return flow.positions(node)

@@ -9,6 +9,8 @@ as they are. Nothing is refused because one function has control flow.
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,9 +23,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from binarize.errors import TraceError
-from binarize.graph.levels import Level, trace_level
+from binarize.graph.levels import Level, Signature, acts, trace_level
+from binarize.graph.refusals import is_compiled
 from binarize.graph.roles import Role, function_role, module_role
-from binarize.graph.untouched import evaluating, quiet, same_buffers, unchanged
+from binarize.graph.untouched import evaluating, quiet, same_buffers, same_items, unchanged
 
 # Functions that read something off a tensor and give none, or that only look.
 _SILENT = {
@@ -77,7 +80,7 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | Non
     failures = []
     for fake in (True, False):
         try:
-            return _Recorder(model, fake).run(args, kwargs or {})
+            return _recorded(model, fake, args, kwargs or {})
         except Exception as error:  # any failure of user code: try real tensors, then report
             failures.append(
                 f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''}"
@@ -91,20 +94,41 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | Non
     )
 
 
+def _recorded(model: nn.Module, fake: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recording:
+    """One run; again, with that module as it is, whenever the graph of one fails on what it is given."""
+    opaque: dict[str, str] = {}
+    while True:
+        try:
+            return _Recorder(model, fake, opaque).run(args, kwargs)
+        except _UnfaithfulError as error:
+            opaque[error.path] = str(error)
+
+
+class _UnfaithfulError(Exception):
+    """A module's graph that fails on values: its forward asks what they are, and symbols answered."""
+
+    def __init__(self, path: str, error: Exception) -> None:
+        text = str(error).strip().splitlines()
+        super().__init__(
+            f"its graph fails on what it is given: {type(error).__name__}: {text[0][:80] if text else ''}"
+        )
+        self.path = path
+
+
 class _Recorder(TorchFunctionMode):
-    def __init__(self, model: nn.Module, fake: bool) -> None:
+    def __init__(self, model: nn.Module, fake: bool, opaque: dict[str, str]) -> None:
         super().__init__()
         self._model = model
         self._graph = fx.Graph()
-        self._recording = Recording(self._graph, fake=fake)
+        self._recording = Recording(self._graph, fake=fake, opaque=dict(opaque))
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Any] = []  # ids of freed tensors would be used again
         self._owners: list[str] = [""]
-        self._level_nodes: list[str | None] = [None]
+        self._level_nodes: list[fx.Node | None] = [None]
         self._leaf_depth = 0
         self._paths = {id(module): name for name, module in model.named_modules()}
         self._tensors = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
-        self._patterns: dict[str, tuple[str, ...]] = {}
+        self._patterns: dict[str, Signature] = {}
         self._paused = False
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recording:
@@ -114,6 +138,8 @@ class _Recorder(TorchFunctionMode):
             stack.enter_context(evaluating(self._model))
             stack.enter_context(torch.no_grad())
             stack.enter_context(quiet("torch._subclasses.fake_tensor"))
+            if is_compiled(self._model):  # or what records here would be compiled too
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
             if self._recording.fake:
                 mode = FakeTensorMode(allow_non_fake_inputs=True)
                 args, kwargs = tree_map(
@@ -130,7 +156,14 @@ class _Recorder(TorchFunctionMode):
         if not outputs:
             raise TraceError("no tensor of the output comes from the inputs")
         self._graph.output(tuple(outputs))
+        self._forget_asides()
         return self._recording
+
+    def _forget_asides(self) -> None:
+        """Erase steps whose results nobody uses: what hooks work out about a signal is no way it takes."""
+        for node in reversed(self._graph.nodes):
+            if node.op in ("call_function", "get_attr") and not node.users and not acts(node):
+                self._graph.erase_node(node)
 
     # -- modules ------------------------------------------------------------------------------------
 
@@ -167,7 +200,7 @@ class _Recorder(TorchFunctionMode):
 
     def _step(self, path: str, role: Role, original: Any) -> Any:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if self._leaf_depth:
+            if self._leaf_depth or self._paused:
                 return original(*args, **kwargs)
             self._recording.calls[path] = self._recording.calls.get(path, 0) + 1
             self._leaf_depth += 1
@@ -199,7 +232,7 @@ class _Recorder(TorchFunctionMode):
 
     def _container(self, path: str, module: nn.Module, original: Any, patched: bool) -> Any:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if self._leaf_depth:
+            if self._leaf_depth or self._paused:  # a forward that calls another's `.forward` is being traced
                 return original(*args, **kwargs)
             self._recording.calls[path] = self._recording.calls.get(path, 0) + 1
             self._owners.append(path)
@@ -208,7 +241,12 @@ class _Recorder(TorchFunctionMode):
                 level = None if patched else self._level(path, module, args, kwargs)
                 if level is None:
                     return original(*args, **kwargs)
-                return self._interpret(level, module, args, kwargs)
+                try:
+                    return self._interpret(level, module, args, kwargs)
+                except _UnfaithfulError:
+                    raise
+                except Exception as error:
+                    raise _UnfaithfulError(path, error) from error
             finally:
                 self._owners.pop()
                 self._level_nodes.pop()
@@ -230,27 +268,27 @@ class _Recorder(TorchFunctionMode):
             bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
         except TypeError as error:
             raise TraceError(f"{path or 'the model'}: {error}") from None
-        fixed = tuple(
-            name
-            for name, parameter in list(inspect.signature(type(module).forward).parameters.items())[1:]
-            if name not in bound.arguments or bound.arguments[name] is parameter.default
-        )
+        signature, others, odd = _signature(module, bound)
+        if odd:
+            self._recording.opaque[path] = odd
+            self._recording.levels.pop(path, None)
+            return None
         known = self._patterns.get(path)
         if known is not None:
-            if known != fixed:
+            if known != signature:
                 self._recording.opaque[path] = "is called with different arguments"
                 self._recording.levels.pop(path, None)
                 return None
             return self._recording.levels[path]
         self._paused = True  # fx meets this mode's functions with its proxies
         try:
-            level = _trace_with_numbers(module, fixed)
+            level = _trace_with_numbers(module, signature, others)
         except TraceError as error:
             self._recording.opaque[path] = str(error)
             return None
         finally:
             self._paused = False
-        self._patterns[path] = fixed
+        self._patterns[path] = signature
         self._recording.levels[path] = level
         return level
 
@@ -267,17 +305,23 @@ class _Recorder(TorchFunctionMode):
                 continue
             node_args = _values(node.args, env)
             node_kwargs = _values(node.kwargs, env)
-            self._level_nodes[-1] = node.name
+            self._level_nodes[-1] = node
             if node.op == "output":
                 return node_args[0]
             if node.op == "get_attr":
                 env[node] = _attribute(module, str(node.target))
             elif node.op == "call_module":
+                made = [v for a, v in zip(node.args, node_args, strict=True) if isinstance(a, (list, dict))]
+                before = [copy.copy(value) for value in made]
                 env[node] = module.get_submodule(str(node.target))(*node_args, **node_kwargs)
+                if not all(map(same_items, made, before)):  # a graph makes a new one for each use
+                    raise TraceError(f"{node.target} changes a list or dict that it is given")
             elif node.op == "call_method":
                 env[node] = getattr(node_args[0], str(node.target))(*node_args[1:], **node_kwargs)
             else:
                 env[node] = node.target(*node_args, **node_kwargs)  # type: ignore[operator]
+            if env[node] is None and node.users:
+                raise TraceError("its forward computes with None, which symbols never are")
         raise TraceError("a graph without output")
 
     # -- functions ----------------------------------------------------------------------------------
@@ -286,6 +330,9 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if self._paused or self._leaf_depth or getattr(func, "__name__", "") in _SILENT:
+            return result
+        if getattr(func, "__name__", "") == "__setitem__":
+            self._record_setitem(func, *args)
             return result
         outputs = _tensors(result)
         inputs = _tensors((args, kwargs))
@@ -301,6 +348,12 @@ class _Recorder(TorchFunctionMode):
         node.meta["input_shape"] = tuple(inputs[0].shape)
         self._record_result(result, node, "layout" if _is_neutral(func, args) else function_role(func))
         return result
+
+    def _record_setitem(self, func: Any, tensor: Tensor, index: Any, value: Any) -> None:
+        """A tensor whose part was set is another value from then on: what it was, and what was put in."""
+        node = self._graph.create_node("call_function", func, (self._args(tensor), self._args(value)), {})
+        node.meta["input_shape"] = tuple(tensor.shape)
+        self._record_result(tensor, node, "cat")
 
     # -- values -------------------------------------------------------------------------------------
 
@@ -332,13 +385,19 @@ class _Recorder(TorchFunctionMode):
             node.meta["constant"] = True
         return node
 
+    def _level_name(self, node: fx.Node) -> str | None:
+        """The name of a step in its module's own graph; what a hook computes during a call has none."""
+        step = self._level_nodes[-1]
+        calls = step is not None and step.op == "call_module"
+        return step.name if step is not None and calls == (node.op == "call_module") else None
+
     def _record_result(self, result: Any, node: fx.Node, role: Role) -> None:
         outputs = _tensors(result)
         constant = bool(node.all_input_nodes) and all(n.meta["constant"] for n in node.all_input_nodes)
         node.meta.update(
             role=role,
             owner=self._owners[-1],
-            level=self._level_nodes[-1],
+            level=self._level_name(node),
             constant=constant,
             shape=tuple(outputs[0].shape) if outputs else (),
         )
@@ -352,20 +411,46 @@ class _Recorder(TorchFunctionMode):
             self._nodes[id(tensor)] = item
 
 
-def _trace_with_numbers(module: nn.Module, fixed: tuple[str, ...]) -> Level:
+def _signature(module: nn.Module, bound: inspect.BoundArguments) -> tuple[Signature, frozenset[str], str]:
+    """What a call says about the arguments of `module.forward`.
+
+    Returns:
+        The signature; the names of arguments that are neither tensors nor lists of them; why such a call
+        cannot be traced, or nothing.
+    """
+    fixed, lists, others, odd = [], [], [], ""
+    for name, parameter in list(inspect.signature(type(module).forward).parameters.items())[1:]:
+        value = bound.arguments.get(name, parameter.default)
+        if value is parameter.default:
+            fixed.append(name)
+        elif value is None:
+            odd = f"is given None for {name!r}"  # a forward asks for that, and no symbol is None
+        elif type(value) in (list, tuple) and parameter.kind is not parameter.VAR_POSITIONAL:
+            lists.append((name, type(value).__name__, len(value)))
+            if any(item is None for item in value):
+                odd = f"is given a {type(value).__name__} with None in it for {name!r}"
+        elif not isinstance(value, Tensor):
+            others.append(name)
+    return Signature(fixed=tuple(fixed), lists=tuple(lists)), frozenset(others), odd
+
+
+def _trace_with_numbers(module: nn.Module, signature: Signature, others: frozenset[str]) -> Level:
     """Trace with numbers among the unused parameters left free, or else fixed at their defaults too."""
     parameters = inspect.signature(type(module).forward).parameters
-    free = {n for n in fixed if type(parameters[n].default) in (int, float)}
+    free = {n for n in signature.fixed if type(parameters[n].default) in (int, float)}
     if free:
+        fewer = tuple(n for n in signature.fixed if n not in free)
         with contextlib.suppress(TraceError):
-            return trace_level(module, tuple(n for n in fixed if n not in free))
-    return trace_level(module, fixed)
+            return trace_level(module, dataclasses.replace(signature, fixed=fewer), others | free)
+    return trace_level(module, signature, others)
 
 
 def _is_neutral(func: Any, args: tuple[Any, ...]) -> bool:
     """A sum with the number 0 or a product with 1: loops over branches start from them."""
     neutral = {"add": 0, "mul": 1}.get(function_role(func))
-    return len(args) == 2 and neutral is not None and any(type(a) in (int, float) and a == neutral for a in args)
+    return (
+        len(args) == 2 and neutral is not None and any(type(a) in (int, float) and a == neutral for a in args)
+    )
 
 
 def _item(values: Any, index: int) -> Any:
@@ -379,6 +464,8 @@ def _values(value: Any, env: dict[fx.Node, Any]) -> Any:
         return env[value]
     if isinstance(value, (tuple, list)):
         items = [_values(v, env) for v in value]
+        if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple
+            return type(value)(*items)
         return items if isinstance(value, list) else tuple(items)
     if isinstance(value, dict):
         return {key: _values(v, env) for key, v in value.items()}

@@ -72,7 +72,7 @@ def _decide(draft: Draft, root: fx.Node, terms: list[tuple[fx.Node, fx.Node]]) -
     for shortcut in leaves:
         for branch in leaves:
             origin = _origin(draft, shortcut)
-            if branch is not shortcut and _surrounds(draft, origin, branch):
+            if branch is not shortcut and _surrounds(draft, origin, branch, root):
                 for site in _last_sites(draft, origin, branch):
                     site.residual = (
                         site.residual or "sum stays: the branch does not carry its input all the way"
@@ -127,16 +127,29 @@ def _origin(draft: Draft, node: fx.Node) -> fx.Node:
     return node
 
 
-def _surrounds(draft: Draft, start: fx.Node, end: fx.Node) -> bool:
-    """`start` -> `end` is a branch with layers of ours that is nowhere upsampled from a coarser map."""
+def _surrounds(draft: Draft, start: fx.Node, end: fx.Node, root: fx.Node) -> bool:
+    """`start` -> `end` is a branch with layers of ours, and the sum `root` its outer sum.
+
+    A branch that is upsampled from a coarser map is one only if the whole of it stands in the block that
+    makes the sum, whose input is `start`; elsewhere it is a top-down pathway, merged with finer maps once.
+    """
     region = draft.flow.between(start, end)
     if not any(draft.site_at(node) for node in region):
         return False
-    for node in region:
-        site = draft.site_at(node)
-        if draft.flow.role(node) == "upsample" or (site is not None and site.site().transposed):
-            return False
-    return True
+    if not any(_upsamples(draft, node) for node in region):
+        return True
+    block = root.meta["owner"]
+    inside = all(_is_inside(node.meta["owner"], block) for node in region)
+    return inside and bool(block) and not _is_inside(start.meta["owner"], block)
+
+
+def _is_inside(path: str, block: str) -> bool:
+    return path == block or not block or path.startswith(f"{block}.")
+
+
+def _upsamples(draft: Draft, node: fx.Node) -> bool:
+    site = draft.site_at(node)
+    return draft.flow.role(node) == "upsample" or (site is not None and site.site().transposed)
 
 
 def _last_sites(draft: Draft, start: fx.Node, end: fx.Node) -> list[SiteDraft]:

@@ -10,6 +10,7 @@ import builtins
 import functools
 import importlib
 import linecache
+import operator
 from typing import Any
 
 from torch import fx, nn
@@ -46,6 +47,42 @@ def require_default(value: Any, default: Any, where: str) -> None:
             f"{where}: the converted forward was made for the default {default!r}; "
             "convert with example_inputs that hold this argument to use it."
         )
+
+
+def require_list(value: Any, kind: str, length: int, where: str) -> None:
+    """Raise if `value` is not the kind of list that a rewritten forward was made for.
+
+    Raises:
+        RewriteError: naming the parameter and what to do.
+    """
+    if type(value).__name__ != kind or len(value) != length:
+        given = (
+            f"{type(value).__name__} of {len(value)}" if hasattr(value, "__len__") else type(value).__name__
+        )
+        raise RewriteError(
+            f"{where}: got a {given}, the converted forward was made for a {kind} of {length}; "
+            "convert with example_inputs that are like what the model will be given."
+        )
+
+
+def iadd(a: Any, b: Any) -> Any:
+    """`a += b` as a step; operator.iadd would be printed as the statement, which renews a number's name."""
+    return operator.iadd(a, b)
+
+
+def isub(a: Any, b: Any) -> Any:
+    """`a -= b`; see `iadd`."""
+    return operator.isub(a, b)
+
+
+def imul(a: Any, b: Any) -> Any:
+    """`a *= b`; see `iadd`."""
+    return operator.imul(a, b)
+
+
+def itruediv(a: Any, b: Any) -> Any:
+    """`a /= b`; see `iadd`."""
+    return operator.itruediv(a, b)
 
 
 @functools.cache

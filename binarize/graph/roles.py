@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from torch import nn
 
+from binarize.layers import BiasPReLU, Maxout
+
 Role = Literal[
     "conv",
     "linear",
@@ -21,6 +23,7 @@ Role = Literal[
     "cat",
     "split",
     "pool",
+    "pad",
     "upsample",
     "attention",
     "matmul",
@@ -39,6 +42,8 @@ GATES = {
 }
 DROPS = {"DropPath", "StochasticDepth", "DropBlock2d", "PatchDropout"}
 SCALES = {"LayerScale", "LayerScale2d"}
+OWN_ACTIVATIONS = (BiasPReLU, Maxout)
+"""Those that conversions bring."""
 # Not torch.nn norms by inheritance, but norms by what they do.
 NORMS = {"FrozenBatchNorm2d", "FrozenBatchNormAct2d", "RmsNorm", "RmsNorm2d", "SimpleNorm", "SimpleNorm2d"}
 RESPONSE_NORMS = {"GlobalResponseNorm", "GRN"}
@@ -49,11 +54,16 @@ _POOLS = (
     nn.modules.pooling._AdaptiveAvgPoolNd,
     nn.modules.pooling._AdaptiveMaxPoolNd,
 )
+_PADS = (
+    nn.modules.padding._ConstantPadNd,
+    nn.modules.padding._ReflectionPadNd,
+    nn.modules.padding._ReplicationPadNd,
+)
 _LAYOUT_MODULES = (nn.Flatten, nn.Unflatten)
 
 _FUNCTIONS: dict[str, Role] = {
     **dict.fromkeys(("add", "iadd", "radd"), "add"),
-    **dict.fromkeys(("mul", "imul", "rmul", "multiply", "div", "truediv"), "mul"),
+    **dict.fromkeys(("mul", "imul", "rmul", "multiply", "div", "truediv", "idiv", "itruediv"), "mul"),
     **dict.fromkeys(
         ("relu", "relu6", "leaky_relu", "gelu", "silu", "mish", "hardswish", "elu", "celu", "selu", "prelu"),
         "act",
@@ -79,16 +89,18 @@ _FUNCTIONS: dict[str, Role] = {
         ("squeeze", "unsqueeze", "to", "type_as", "float", "half", "bfloat16", "clone"), "layout"
     ),
     **dict.fromkeys(("swapaxes", "swapdims", "detach", "pixel_shuffle", "channel_shuffle"), "layout"),
-    **dict.fromkeys(("cat", "concat", "concatenate", "stack"), "cat"),
+    **dict.fromkeys(("cat", "concat", "concatenate", "stack", "setitem"), "cat"),
     **dict.fromkeys(("split", "chunk", "unbind", "tensor_split", "getitem"), "split"),
     **dict.fromkeys(("interpolate", "upsample", "grid_sample"), "upsample"),
     **dict.fromkeys(("mean", "amax", "max", "std", "var", "sum", "avg_pool1d", "avg_pool2d"), "pool"),
     **dict.fromkeys(("max_pool1d", "max_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d"), "pool"),
     **dict.fromkeys(("adaptive_max_pool2d", "boolean_dispatch", "lp_pool2d"), "pool"),
     **dict.fromkeys(("layer_norm", "group_norm", "batch_norm", "instance_norm", "rms_norm"), "norm"),
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "conv_transpose2d"), "conv"),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), "conv"),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), "conv"),
     **dict.fromkeys(("matmul", "rmatmul", "bmm", "einsum", "baddbmm", "mm"), "matmul"),
     "linear": "linear",
+    "pad": "pad",
     "scaled_dot_product_attention": "attention",
 }
 
@@ -96,24 +108,27 @@ _FUNCTIONS: dict[str, Role] = {
 def module_role(module: nn.Module) -> Role | None:
     """The role of a module that is one step to the engine, or None for a container."""
     name = type(module).__name__
+    named = "" if module._modules else name  # what has modules inside is only called like one of these steps
     if isinstance(module, (nn.modules.conv._ConvNd,)):
         return "conv"
     if isinstance(module, nn.Linear):
         return "linear"
     if isinstance(module, _NORM_BASES) or name in NORMS or name in RESPONSE_NORMS:
         return "norm"
-    if name in ACTIVATIONS:
+    if named in ACTIVATIONS or isinstance(module, OWN_ACTIVATIONS):
         return "act"
-    if name in GATES:
+    if named in GATES:
         return "gate"
-    if isinstance(module, nn.modules.dropout._DropoutNd) or name in DROPS:
+    if isinstance(module, nn.modules.dropout._DropoutNd) or named in DROPS:
         return "drop"
-    if name in SCALES:
+    if named in SCALES:
         return "scale"
     if isinstance(module, nn.Identity):
         return "identity"
     if isinstance(module, _POOLS):
         return "pool"
+    if isinstance(module, _PADS):
+        return "pad"
     if isinstance(module, (nn.Upsample,)):
         return "upsample"
     if isinstance(module, (nn.PixelShuffle, *_LAYOUT_MODULES)):

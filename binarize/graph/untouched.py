@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -11,20 +12,48 @@ import torch
 from torch import nn
 
 
-def state_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """What a module holds: its attributes, and the contents of its registries."""
-    registries = ("_parameters", "_buffers", "_modules")
-    return dict(module.__dict__), {name: dict(module.__dict__[name]) for name in registries}
+State = tuple[dict[str, Any], dict[str, Any]]
 
 
-def restore(module: nn.Module, state: tuple[dict[str, Any], dict[str, dict[str, Any]]]) -> None:
+def state_of(module: nn.Module) -> State:
+    """What a module holds: its attributes, and copies of those that are lists, dicts or sets."""
+    attributes = dict(module.__dict__)
+    return attributes, {n: copy.copy(v) for n, v in attributes.items() if type(v) in (list, dict, set)}
+
+
+def restore(module: nn.Module, state: State) -> None:
     """Give a module back what `state_of` found."""
-    attributes, registries = state
+    attributes, contents = state
     module.__dict__.clear()
     module.__dict__.update(attributes)
-    for name, content in registries.items():
-        module.__dict__[name].clear()
-        module.__dict__[name].update(content)
+    for name, content in contents.items():
+        held = attributes[name]
+        if same_items(held, content):
+            continue
+        held.clear()
+        held.extend(content) if isinstance(held, list) else held.update(content)
+
+
+def changed_attribute(module: nn.Module, state: State) -> str | None:
+    """The name of an attribute that is not, or does not hold, what `state_of` found; None without one."""
+    attributes, contents = state
+    for name, value in module.__dict__.items():
+        if name not in attributes or attributes[name] is not value:
+            return name
+        if name in contents and not same_items(value, contents[name]):
+            return name
+    return None
+
+
+def same_items(a: Any, b: Any) -> bool:
+    """Whether two lists, dicts or sets hold the same objects; tensors are not compared by value."""
+    if len(a) != len(b):
+        return False
+    if isinstance(a, set):
+        return a == b
+    if isinstance(a, dict):
+        return all(m is n and a[m] is b[n] for m, n in zip(a, b, strict=True))
+    return all(m is n for m, n in zip(a, b, strict=True))
 
 
 @contextlib.contextmanager

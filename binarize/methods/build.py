@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from binarize.errors import ConfigError
 from binarize.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose2d, BinaryLayer, BinaryLinear
@@ -22,6 +23,7 @@ from binarize.methods.base import Method
 _SAME = {"Conv2dSame", "StdConv2dSame", "ScaledStdConv2dSame"}
 _STANDARDIZED = {"StdConv2d", "StdConv2dSame", "ScaledStdConv2d", "ScaledStdConv2dSame"}
 _PLAIN_LINEAR = {"Linear", "NonDynamicallyQuantizableLinear"}
+BINARY_ALREADY = "is binary already"
 _BASES: dict[type[nn.Module], type[BinaryLayer]] = {
     nn.Conv1d: BinaryConv1d,
     nn.Conv2d: BinaryConv2d,
@@ -58,7 +60,7 @@ class WeightStandardization(nn.Module):
 def why_not(layer: nn.Module) -> str | None:
     """Why `layer` is no kind of layer that has a binary replacement, or None if it is one."""
     if isinstance(layer, BinaryLayer):
-        return "is binary already"
+        return BINARY_ALREADY
     base = next((base for base in _BASES if isinstance(layer, base)), None)
     if base is None:
         if isinstance(layer, (nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose3d)):
@@ -67,9 +69,17 @@ def why_not(layer: nn.Module) -> str | None:
     if isinstance(layer, LazyModuleMixin):
         return "is lazy: run the model once before converting it"
     if parametrize.is_parametrized(layer):
-        return "its weight is parametrized: remove the parametrization (or fold it in) first"
-    if "weight" not in layer._parameters:
-        return "its weight is computed (weight_norm or spectral_norm): fold it in first"
+        names = " and ".join(layer.parametrizations)  # type: ignore[arg-type]
+        return f"its {names} is parametrized: remove the parametrization (or fold it in) first"
+    weight = layer._parameters.get("weight")
+    if weight is None:
+        return "its weight is computed (weight_norm, spectral_norm, pruning): fold it in first"
+    if not weight.is_floating_point():
+        return f"its weight is {weight.dtype}, not float"
+    if is_traceable_wrapper_subclass(weight):
+        return f"its weight is a {type(weight).__name__}: convert before sharding or quantizing"
+    if layer._state_dict_hooks or layer._load_state_dict_pre_hooks or layer._load_state_dict_post_hooks:
+        return "has state dict hooks, which know the float layer: remove them first"
     name = type(layer).__name__
     known = (
         type(layer) is base or name in _SAME | _STANDARDIZED or (base is nn.Linear and name in _PLAIN_LINEAR)

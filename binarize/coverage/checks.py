@@ -30,8 +30,12 @@ _COPIES = 3  # float model and copy; then copy and gradients; then copy, loaded 
 _OVERHEAD = 2 << 30  # activations, code, allocator
 
 
-class _Failure(Exception):
+class _CheckError(Exception):
     """A step whose outcome is wrong, with the reason."""
+
+
+class _NotFiniteError(_CheckError):
+    """A step in which numbers overflow."""
 
 
 def versions() -> dict[str, str]:
@@ -52,8 +56,9 @@ def check(
     Plan, at the model's own image size, and convert. Then, at the smallest image that the float model takes,
     two images per batch (sixteen of up to 96 pixels, or BatchNorm would have no variance to divide by):
     forward and backward in training mode with a finite gradient in every latent weight; in evaluation mode,
-    with that batch's statistics in the BatchNorms, each image's output is the same, bit for bit, whatever else is in the batch; a file gives the same tensors and the same
-    output, bit for bit; another image size where the float model takes one.
+    with that batch's statistics in the BatchNorms, each image's output is the same, bit for bit, whatever
+    else is in the batch; a file gives the same tensors and the same output, bit for bit; another image size
+    where the float model takes one.
 
     Args:
         subject: the model and its use.
@@ -96,7 +101,7 @@ class _Check:
             self.steps(memory)
         except Exception as error:  # the code of a thousand models: every failure is a result
             lines = str(error).strip().splitlines()
-            kind = "" if isinstance(error, (BinarizeError, _Failure)) else f"{type(error).__name__}: "
+            kind = "" if isinstance(error, (BinarizeError, _CheckError)) else f"{type(error).__name__}: "
             reason = f"{kind}{lines[0][:300] if lines else 'no message'}"
             self.note(status="fail", failed=self.step_name, reason=reason)
         self.note(seconds={**self.record.seconds, "total": round(time.perf_counter() - start, 3)})
@@ -119,9 +124,7 @@ class _Check:
             else:
                 model = shell.eval()
                 self.note(device="meta")
-            size, second = input_sizes(model, BATCH)
-            self.note(size=size, second_size=second)
-        device = next(model.parameters()).device
+            sizes = input_sizes(model, BATCH)
         with self.step("plan"):
             try:
                 made = plan(model, self.method)
@@ -132,26 +135,46 @@ class _Check:
                 return
             self.note(notes=made.notes, **_tally(made))
         with self.step("convert"):
+            self.plan = made
             converted = execute(made, model)
             del model
-        if fits:
-            self._train(converted, size)
-            self._batch(converted, size)
-            self._file(converted, size)
-        else:
-            with self.step("forward"):
-                self._evaluate(converted, torch.randn(BATCH, *size, device=device))
-        if second is not None:
-            with self.step("resize"), torch.no_grad():
-                images = torch.randn(BATCH, *second, device=device)
-                if fits:  # what is normal at one size is far off at another
-                    with _statistics_of_one_batch(converted.train()):
-                        converted(images)
-                self._evaluate(converted, images)
+        self._at_sizes(converted, sizes, real=fits)
         self.note(status="pass")
 
+    def _at_sizes(self, model: nn.Module, sizes: tuple[tuple[int, ...], ...], *, real: bool) -> None:
+        """All checks at the first size and that it runs at the second.
+
+        If numbers overflow at the first, from the second size on: where the last maps are a single pixel,
+        most channels have one sign in all images, no variance, and BatchNorm multiplies their gradients by
+        hundreds.
+        """
+        self.note(size=sizes[0], second_size=sizes[1] if len(sizes) > 1 else None)
+        try:
+            if real:
+                self._train(model, sizes[0])
+                self._batch(model, sizes[0])
+                self._file(model, sizes[0])
+            else:
+                with self.step("forward"):
+                    self._evaluate(model, torch.empty(BATCH, *sizes[0], device="meta"))
+            if len(sizes) > 1:
+                with self.step("resize"):
+                    self._resize(model, sizes[1], real=real)
+        except _NotFiniteError as error:
+            if len(sizes) < 3:
+                raise
+            self.note(overflows=f"{'x'.join(map(str, sizes[0][1:]))}: {self.step_name}: {error}")
+            self._at_sizes(execute(self.plan, self.subject.build()), sizes[1:], real=real)
+
+    def _resize(self, model: nn.Module, size: tuple[int, ...], *, real: bool) -> None:
+        images = torch.randn(BATCH, *size, device="cpu" if real else "meta")
+        if real:  # what is normal at one size is far off at another
+            with _statistics_of_one_batch(model.train()), torch.no_grad():
+                model(images)
+        self._evaluate(model, images)
+
     def _nothing_to_convert(self, model: nn.Module) -> bool:
-        """Whether the policy, not the engine, leaves nothing: then all layers are float with `only` lifted."""
+        """Whether it is the policy that leaves nothing, and not a layer that the engine cannot convert."""
         with contextlib.suppress(ConfigError):
             bare = plan(model, self.method, policy=Policy(first=0, last=0))
             return all(row.kept_by != "layer" for row in bare.rows)
@@ -166,7 +189,7 @@ class _Check:
         with self.step("backward"):
             loss = sum((output * torch.randn_like(output)).mean() for output in outputs)
             if not isinstance(loss, Tensor) or not loss.requires_grad:
-                raise _Failure("the output depends on no parameter")
+                raise _CheckError("the output depends on no parameter")
             loss.backward()
             bad = []
             for name, layer in model.named_modules():
@@ -175,7 +198,7 @@ class _Check:
                     if gradient is None or not bool(torch.isfinite(gradient).all()):
                         bad.append(f"{name} ({'none' if gradient is None else 'not finite'})")
             if bad:
-                raise _Failure(f"{len(bad)} latent weights without a finite gradient, first {bad[0]}")
+                raise _NotFiniteError(f"{len(bad)} latent weights without a finite gradient, first {bad[0]}")
         model.zero_grad()
 
     def _evaluate(self, model: nn.Module, images: Tensor) -> list[Tensor]:
@@ -183,7 +206,7 @@ class _Check:
         with torch.no_grad():
             outputs = tensors(model(images))
         if not outputs:
-            raise _Failure("no tensor comes out")
+            raise _CheckError("no tensor comes out")
         if not images.is_meta:
             _expect_finite(outputs, "the output in evaluation mode")
         return outputs
@@ -195,7 +218,7 @@ class _Check:
             first, second = (self._evaluate(model, torch.stack([image, other])) for other in others)
             for a, b in zip(first, second, strict=True):
                 if not torch.equal(a[:1], b[:1]):
-                    raise _Failure("an image's output depends on what else is in the batch")
+                    raise _CheckError("an image's output depends on what else is in the batch")
 
     def _file(self, model: nn.Module, size: tuple[int, ...]) -> None:
         with self.step("load"), tempfile.TemporaryDirectory(dir=self.folder) as folder:
@@ -203,20 +226,22 @@ class _Check:
             again = load(path)
             before, after = model.state_dict(), again.state_dict()
             if list(before) != list(after):
-                raise _Failure("the loaded model has other tensors than the saved one")
+                raise _CheckError("the loaded model has other tensors than the saved one")
             for name, tensor in before.items():
                 if tensor.dtype != after[name].dtype or not torch.equal(tensor, after[name]):
-                    raise _Failure(f"{name} is not what was saved")
+                    raise _CheckError(f"{name} is not what was saved")
             images = torch.randn(BATCH, *size)
             pairs = zip(self._evaluate(model, images), self._evaluate(again, images), strict=True)
             if not all(torch.equal(a, b) for a, b in pairs):
-                raise _Failure("the loaded model gives another output than the saved one")
+                raise _CheckError("the loaded model gives another output than the saved one")
 
 
 @contextlib.contextmanager
 def _statistics_of_one_batch(model: nn.Module) -> Iterator[None]:
-    """Let BatchNorms take over the next batch's statistics whole: those of an untrained float network are not
-    its own, and in a deep network what is off by a factor per layer ends in overflow."""
+    """Let BatchNorms take over the next batch's statistics whole.
+
+    Those of an untrained network are not its own; what is off by a factor per layer ends in overflow.
+    """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     try:
@@ -248,6 +273,6 @@ def _tally(made: Plan) -> dict[str, Any]:
 
 def _expect_finite(outputs: list[Tensor], what: str) -> None:
     if not outputs:
-        raise _Failure(f"{what} holds no tensor")
+        raise _CheckError(f"{what} holds no tensor")
     if not all(bool(torch.isfinite(output).all()) for output in outputs):
-        raise _Failure(f"{what} is not finite")
+        raise _NotFiniteError(f"{what} is not finite")

@@ -1,0 +1,167 @@
+"""`binarize coverage`: convert and check every model of timm."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from binarize.cli.output import console, print_json, say
+from binarize.cli.speed import importing
+from binarize.errors import ConfigError
+
+if TYPE_CHECKING:
+    from binarize.coverage import Record
+
+INCOMPLETE = 1
+"""Exit status if a model failed."""
+
+
+@click.command()
+@click.option(
+    "--pattern", "patterns", multiple=True, metavar="GLOB", help="Models of these names.  [default: all]"
+)
+@click.option("--method", "-m", "methods", multiple=True, default=("bidense",), show_default=True)
+@click.option(
+    "--use",
+    "uses",
+    multiple=True,
+    default=("model",),
+    show_default=True,
+    type=click.Choice(["model", "upernet"]),
+    help="As classifiers, or as encoders under UPerNet's decoder.",
+)
+@click.option("--smallest", is_flag=True, help="Only the smallest model of each family.")
+@click.option(
+    "--min-convs",
+    default=2,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Leave out models with fewer convolutions.",
+)
+@click.option(
+    "--jobs", "-j", default=1, show_default=True, type=click.IntRange(1), help="Processes side by side."
+)
+@click.option(
+    "--memory",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GB",
+    help="For all of them.  [default: 80 % of what is free]",
+)
+@click.option(
+    "--records",
+    default="coverage.jsonl",
+    show_default=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Results, kept as they come; those in it are not made again.",
+)
+@click.option("--fresh", is_flag=True, help="Make all results again.")
+@click.option("--report-only", is_flag=True, help="Check nothing: report all that --records holds.")
+@click.option(
+    "--markdown",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the page docs/coverage.md is made of.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def coverage(
+    patterns: tuple[str, ...],
+    methods: tuple[str, ...],
+    uses: tuple[str, ...],
+    smallest: bool,
+    min_convs: int,
+    jobs: int,
+    memory: float | None,
+    records: Path,
+    fresh: bool,
+    report_only: bool,
+    markdown: Path | None,
+    as_json: bool,
+) -> None:
+    """Convert and check every model of timm, or those that match.
+
+    Each is planned, converted, trained one step, evaluated alone and in a batch,
+    written, read back and run at another image size. Exit status 1 if one fails.
+    """
+    with importing():
+        from binarize import methods as known
+        from binarize.coverage import as_document, as_markdown, pool, subjects
+        from binarize.files import check_target, write_bytes
+
+    for method in methods:
+        known.get(method)
+    for target in (records, *([markdown] if markdown is not None else [])):
+        check_target(target)
+    if report_only:
+        found = pool.read_records(records)
+        if not found:
+            raise ConfigError(f"--records {str(records)!r} holds no result; run without --report-only first.")
+    else:
+        if fresh:
+            pool.forget(records)
+        chosen = [subject for use in uses for subject in subjects.subjects(patterns, use)]
+        if smallest:
+            chosen = subjects.smallest_per_family(chosen)
+        budget = int(memory * 1e9) if memory is not None else int(0.8 * pool.available_memory())
+        with _bar(len(chosen) * len(methods)) as report:
+            work = pool.jobs_for(chosen, methods, min_convs=min_convs)
+            found = pool.run(work, processes=jobs, memory=budget, records=records, report=report)
+    if markdown is not None:
+        write_bytes(markdown, as_markdown(found).encode())
+    document = as_document(found)
+    if as_json:
+        print_json(document)
+    else:
+        _print(found, document)
+    if any(record.status == "fail" for record in found):
+        click.get_current_context().exit(INCOMPLETE)
+
+
+@contextlib.contextmanager
+def _bar(total: int) -> Iterator[Callable[[Record, bool], None]]:
+    """Progress on stderr: a bar on a terminal, else a line per failure."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description:<32.32}"),
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console(sys.stderr), disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("models", total=total)
+
+        def report(record: Record, old: bool) -> None:
+            if record.status == "fail":
+                text = f"{record.name} ({record.use}, {record.method}): {record.failed}: {record.reason}"
+                progress.console.print(text, style="red", markup=False, soft_wrap=True)
+            progress.update(task, advance=1, description=record.name)
+
+        yield report
+        progress.update(task, total=progress.tasks[task].completed, description="done")
+
+
+def _print(found: list[Record], document: dict[str, Any]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("use", "method", "models", "pass", "fail", "none", "meta"):
+        table.add_column(column, justify="left" if column in ("use", "method") else "right")
+    table.add_column("convs wanted", justify="right")
+    table.add_column("converted", justify="right")
+    for row in document["totals"]:
+        counts = [row[name] for name in ("models", "pass", "fail", "skip", "meta")]
+        convs = (row["convs_wanted"], row["convs_converted"])
+        table.add_row(row["use"], row["method"], *(f"{n:,}" for n in (*counts, *convs)))
+    console().print(table)
+    failures = [record for record in found if record.status == "fail"]
+    for record in failures:
+        say(f"failed: {record.name} ({record.use}, {record.method}), {record.failed}: {record.reason}")
+    if any(row["skip"] for row in document["totals"]):
+        say("none: nothing to convert, the default policy keeps every layer")
+    if any(row["meta"] for row in document["totals"]):
+        say("meta: too large for this machine's memory; converted without numbers, only shapes checked")

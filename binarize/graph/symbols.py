@@ -1,0 +1,66 @@
+"""The values of a module's own trace: they record what is done to them and refuse what cannot be recorded."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, fx
+from torch.fx.proxy import Attribute
+
+from binarize.errors import TraceError
+from binarize.graph import rewritten
+
+# Who may ask for a value's class without being told what the user's code would be told.
+_INTERNAL = ("torch.fx", "torch.overrides", "torch.nn.parameter", "torch.nn.modules.module", "torch.utils", "torch._")
+
+
+class _Honest:
+    """Answers `isinstance` as the value itself would, or refuses: a branch must not be chosen by accident."""
+
+    stands_for_tensor = False
+
+    @property
+    def __class__(self) -> Any:
+        frame = sys._getframe(1)
+        while frame.f_globals.get("__name__") == "abc" and frame.f_back is not None:
+            frame = frame.f_back
+        if frame.f_globals.get("__name__", "").startswith(_INTERNAL):
+            return type(self)
+        if "isinstance" not in frame.f_code.co_names:  # a function of torch that is given this value asks
+            return type(self)
+        if self.stands_for_tensor:
+            return Tensor
+        raise TraceError("its forward asks for the type of a value")
+
+
+class Value(_Honest, fx.Proxy):
+    """A value that changes in place where a tensor does: `y += x` is seen under all names of `y`."""
+
+    def __getattr__(self, k: str) -> Any:
+        return ValueAttribute(self, k)
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._step(rewritten.iadd, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._step(rewritten.isub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._step(rewritten.imul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._step(rewritten.itruediv, other)
+
+    def _step(self, function: Callable[..., Any], other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    def _refused(self, other: Any) -> Any:
+        raise TraceError("its forward changes a value by an in-place operator other than += -= *= /=")
+
+    __ipow__ = __imatmul__ = __ifloordiv__ = __imod__ = __iand__ = __ior__ = __ixor__ = _refused
+
+
+class ValueAttribute(_Honest, Attribute):
+    """`x.shape` and the like."""

@@ -1,0 +1,89 @@
+"""All families of timm: the smallest model of each, with every method and as an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from pass_through import PassThrough
+from torch import nn
+
+import binarize
+from binarize.coverage import Record, Subject, pool, subjects
+
+FAMILIES = sorted({timm.model_entrypoint(name).__module__.rpartition(".")[2] for name in timm.list_models()})
+FEW = ["convnext_atto", "levit_128s", "resnet10t", "resnetv2_18", "selecsls42", "vit_tiny_patch16_224"]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    """Every family, with every method, and as an encoder; two processes beside each other."""
+    chosen = subjects.smallest_per_family(subjects.subjects())
+    encoders = [Subject(name=s.name, use="upernet") for s in chosen]
+
+    def jobs() -> Iterator[pool.Job]:
+        yield from pool.jobs_for(chosen, binarize.methods.names())
+        yield from pool.jobs_for(encoders, ["bidense"])
+
+    memory = int(0.8 * pool.available_memory())
+    records = Path(tmp_path_factory.mktemp("coverage")) / "records.jsonl"
+    return pool.run(jobs(), processes=2, memory=memory, records=records)
+
+
+@pytest.mark.slow
+def test_every_family_passes_with_every_method_and_as_an_encoder(swept: list[Record]) -> None:
+    failures = [
+        f"{r.name} ({r.use}, {r.method}): {r.failed}: {r.reason}" for r in swept if r.status == "fail"
+    ]
+    assert failures == []
+    for use, methods in (("model", binarize.methods.names()), ("upernet", ["bidense"])):
+        for method in methods:
+            assert len({r.family for r in swept if (r.use, r.method) == (use, method)}) == len(FAMILIES)
+
+
+@pytest.mark.slow
+def test_nearly_every_convolution_that_is_wanted_is_converted(swept: list[Record]) -> None:
+    records = [r for r in swept if (r.use, r.method) == ("model", "bidense")]
+    converted = sum(r.convs_converted for r in records)
+    missed = sum(len(r.convs_missed) for r in records)
+    assert converted > 3000
+    assert missed <= 0.001 * (converted + missed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rewrites_lose_nothing_in_any_family(family: str) -> None:
+    members = [s for s in subjects.subjects() if s.family == family]
+    check_pass_through(subjects.smallest_per_family(members)[0])
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_rewrites_lose_nothing(name: str) -> None:
+    check_pass_through(Subject(name=name))
+
+
+def check_pass_through(subject: Subject) -> None:
+    """Converted by a method whose layers are the float ones, a model is the float model."""
+    net = subject.build().eval()
+    _disturb(net)
+    size = subjects.input_sizes(net, 2)[0]
+    made = binarize.plan(net, PassThrough())
+    model = binarize.apply(net, PassThrough())
+    assert len(made.converted) > 0.5 * sum(row.kept_by != "policy" for row in made.rows)
+    images = torch.randn(2, *size)
+    with torch.no_grad():
+        pairs = zip(subjects.tensors(net(images)), subjects.tensors(model(images)), strict=True)
+        for expected, got in pairs:
+            assert torch.isfinite(expected).all()
+            assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def _disturb(net: nn.Module) -> None:
+    """Norms of an untrained network do nothing: give them gains, shifts and statistics to lose."""
+    with torch.no_grad():
+        for tensor in (*net.parameters(), *net.buffers()):
+            if tensor.dtype.is_floating_point and tensor.dim() == 1:
+                tensor.add_(0.2 * torch.rand_like(tensor))

@@ -1,0 +1,82 @@
+"""Records summed up."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from binarize.coverage import Record, as_document, as_markdown
+
+VERSIONS = {"binarize": "1", "timm": "2", "torch": "3"}
+
+
+def record(name: str, family: str, status: str = "pass", **fields: Any) -> Record:
+    given = {"use": "model", "method": "bidense", "versions": VERSIONS, **fields}
+    return Record(name=name, family=family, status=status, **given)  # type: ignore[arg-type]
+
+
+STEM = {"stem: sees the input": 1}
+RECORDS = [
+    record(
+        "b2",
+        "b",
+        convs=5,
+        convs_converted=4,
+        convs_kept=STEM,
+        linears=2,
+        linears_converted=1,
+    ),
+    record("a1", "a", "fail", failed="load", reason="not the same", convs=3, convs_converted=3),
+    record(
+        "b1",
+        "b",
+        convs=4,
+        convs_converted=2,
+        convs_kept=STEM,
+        convs_missed=("x: odd",),
+    ),
+    record("c1", "c", "skip", reason="nothing there", convs=1, convs_kept=STEM),
+    record(
+        "b1",
+        "b",
+        use="upernet",
+        method="bnn",
+        device="meta",
+        params=2_000_000_000,
+        overflows="32x32: x",
+    ),
+]
+
+
+def test_document_sums_up_by_use_method_and_family() -> None:
+    document = as_document(RECORDS)
+    assert json.loads(json.dumps(document)) == document
+    assert document["versions"] == [VERSIONS]
+    classifiers, encoders = document["totals"]
+    assert (classifiers["use"], classifiers["method"]) == ("model", "bidense")
+    assert [classifiers[n] for n in ("models", "pass", "fail", "skip", "meta")] == [4, 2, 1, 1, 0]
+    assert classifiers["convs_converted"] == 9
+    assert classifiers["convs_wanted"] == 10  # the missed one too
+    assert classifiers["convs_kept"] == {"stem: sees the input": 3}
+    assert (encoders["models"], encoders["meta"]) == (1, 1)
+    families = {(f["use"], f["family"]): f["models"] for f in document["families"]}
+    assert families == {("model", "a"): 1, ("model", "b"): 2, ("model", "c"): 1, ("upernet", "b"): 1}
+    assert [r["name"] for r in document["records"]] == ["a1", "b1", "b2", "c1", "b1"]
+
+
+def test_page_tells_shares_failures_and_what_was_not_done() -> None:
+    page = as_markdown(RECORDS, ["binarize coverage"])
+    assert "    binarize coverage\n" in page
+    assert "| model | bidense | 4 | 2 | 1 | 1 | 0 | 10 | 9 | 90.00% | 1 |" in page
+    assert "| b | 2 | 2 | 9 | 6 | 2 stem | 1 | 2 | 1 |" in page
+    assert "- `a1` (bidense): load: not the same" in page
+    assert "- `b1` under upernet (bnn): 2,000 M parameters" in page
+    assert "- `b1` under upernet (bnn): 32x32: x" in page
+    assert "- `c1` (bidense): nothing there" in page
+    assert "- `b1` (bidense): x: odd" in page
+    assert page.endswith("\n")
+
+
+def test_page_says_when_there_is_nothing_to_say() -> None:
+    page = as_markdown([record("a1", "a")])
+    assert page.count("\nNone.\n") == 5
