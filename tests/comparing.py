@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def unlike_fresh(net: nn.Module) -> nn.Module:
-    """Shift all vectors, parameters and buffers, a bit: an untrained norm changes nothing, and hides errors."""
+    """Shift all vectors, parameters and buffers, a bit: an untrained norm would hide errors."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for tensor in (*net.parameters(), *net.buffers()):

@@ -222,7 +222,8 @@ class _Check:
 
     def _file(self, model: nn.Module, size: tuple[int, ...]) -> None:
         with self.step("load"), tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            path = save(model, Path(folder) / "model.safetensors")
+            source = getattr(model, "binarize_spec", None)
+            path = save(model, Path(folder) / "model.safetensors", source=source)
             again = load(path)
             before, after = model.state_dict(), again.state_dict()
             if list(before) != list(after):

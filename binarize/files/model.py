@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from binarize.errors import BinarizeError, ConfigError, FormatError
+from binarize.files.blank import WithoutStartValues
 from binarize.files.compare import difference
 from binarize.files.container import check_target, detached, read, read_metadata, write
 from binarize.files.header import ENTRY, Header, dtype_of, loads, verify
@@ -150,7 +151,8 @@ def _rebuilt(header: Header, tensors: Mapping[str, Tensor], model: nn.Module | N
     if model is None:
         _check_size(header.source, tensors, where)
         try:
-            model = build(header.source)
+            with WithoutStartValues():
+                model = build(header.source)
         except ConfigError as error:
             raise FormatError(f"{where}: the model that its header names cannot be built: {error}") from error
     elif plan is None:

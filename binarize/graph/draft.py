@@ -199,7 +199,8 @@ def activation_site(
         spatial=0 if last else len(shape) - 2,
         spatial_between=front is not None and _spatial(front.module) and _next_is_spatial(draft, behind),
         final_next=is_final(draft, node),
-        blinds=_gives_no_negatives(draft, node) and any(map(draft.site_at, flow.consumers(node, _TOWARDS_LAYERS))),
+        blinds=_gives_no_negatives(draft, node)
+        and any(map(draft.site_at, flow.consumers(node, _TOWARDS_LAYERS))),
     )
 
 

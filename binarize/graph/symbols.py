@@ -13,7 +13,14 @@ from binarize.errors import TraceError
 from binarize.graph import rewritten
 
 # Who may ask for a value's class without being told what the user's code would be told.
-_INTERNAL = ("torch.fx", "torch.overrides", "torch.nn.parameter", "torch.nn.modules.module", "torch.utils", "torch._")
+_INTERNAL = (
+    "torch.fx",
+    "torch.overrides",
+    "torch.nn.parameter",
+    "torch.nn.modules.module",
+    "torch.utils",
+    "torch._",
+)
 
 
 class _Honest:

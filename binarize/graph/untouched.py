@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-
 State = tuple[dict[str, Any], dict[str, Any]]
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from data_parallel_step import train_step
 from engine_nets import ResNetLike
+from timm.layers import BatchNormAct2d, GroupNormAct
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune
@@ -275,6 +276,31 @@ def test_hooks_of_replaced_activations_fire_at_each_of_their_places() -> None:
     y = model.block1(x)
     assert len(seen) == 2
     assert torch.equal(seen[1], y)
+
+
+@pytest.mark.parametrize("kind", [BatchNormAct2d, GroupNormAct])
+def test_hooks_of_activations_inside_norms_fire(kind: type[nn.Module]) -> None:
+    net = chain()
+    fused = kind(8, group_size=1) if kind is GroupNormAct else kind(8)
+    net[2], net[3] = fused, nn.Identity()
+    seen: list[Tensor] = []
+    fused.act.register_forward_hook(lambda _, args, out: seen.append(out))
+    model = apply(net, example_inputs=IMAGE)
+    assert sum(isinstance(m, RPReLU) for m in model.modules()) == 2
+    seen.clear()
+    model(torch.randn(2, 3, 16, 16))
+    assert len(seen) == 1
+
+
+def test_hooks_of_an_activation_inside_a_norm_that_stays_fire() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), BatchNormAct2d(8), *chain()[1:])
+    seen: list[Tensor] = []
+    net[1].act.register_forward_hook(lambda _, args, out: seen.append(out))
+    model = apply(net, example_inputs=IMAGE)
+    assert isinstance(model[1].act, RPReLU)  # behind the stem, in front of a binary layer
+    seen.clear()
+    model(torch.randn(2, 3, 16, 16))
+    assert len(seen) == 1
 
 
 def test_hooks_of_activations_that_move_into_units_are_told() -> None:

@@ -67,9 +67,7 @@ def classifier(name: str) -> nn.Module:
 
 def segmenter(name: str, aux_loss: bool) -> nn.Module:
     options = {} if name.startswith("lraspp") else {"aux_loss": aux_loss}
-    return torchvision.models.get_model(
-        name, weights=None, weights_backbone=None, num_classes=5, **options
-    )
+    return torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=5, **options)
 
 
 def check_training(model: nn.Module, x: Tensor) -> None:

@@ -1,0 +1,102 @@
+"""`binarize coverage`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from binarize.cli import FAILED, run
+from binarize.cli.coverage import INCOMPLETE
+from binarize.coverage import Record, Subject, pool
+from binarize.coverage.checks import versions
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def fake_run(jobs: Any, *, report: Any, records: Path, **options: Any) -> list[Record]:
+    """As `pool.run`, without the work: one failure among the results."""
+    found = []
+    for job in jobs:
+        bad = job.subject.name == "test_convnext"
+        record = dataclasses.replace(
+            job.blank(),
+            status="fail" if bad else "pass",
+            failed="load" if bad else "",
+            reason="it is not the same" * bad,
+        )
+        report(record, False)
+        found.append(record)
+    return found
+
+
+def test_a_model_is_checked_and_reported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["coverage", "--pattern", "test_resnet", "--json", "--markdown", "page.md"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["versions"] == [versions()]
+    assert [(r["name"], r["status"]) for r in document["records"]] == [("test_resnet", "pass")]
+    assert [r.name for r in pool.read_records(here / "coverage.jsonl")] == ["test_resnet"]
+    assert (here / "page.md").read_text().startswith("# Coverage of timm\n")
+    assert run(["coverage", "--report-only"]) == 0
+    assert "test_resnet" not in capsys.readouterr().out  # only what needs a line of its own has one
+
+
+def test_failures_are_named_and_make_the_exit_status(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pool, "run", fake_run)
+    arguments = ["coverage", "--pattern", "test_[cr]*n*", "--method", "bnn", "--method", "bidense"]
+    assert run(arguments) == INCOMPLETE
+    out, err = capsys.readouterr()
+    assert "failed: test_convnext (model, bnn), load: it is not the same" in out
+    assert "test_convnext (model, bidense): load: it is not the same" in err
+    assert max(map(len, [line for line in out.splitlines() if not line.startswith("failed")])) <= 80
+    assert "\x1b" not in out + err
+
+
+def test_smallest_takes_one_model_of_each_family(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Subject] = []
+
+    def run_none(jobs: Any, **options: Any) -> list[Record]:
+        seen.extend(job.subject for job in jobs)
+        return []
+
+    monkeypatch.setattr(pool, "run", run_none)
+    arguments = [
+        "coverage",
+        "--smallest",
+        "--use",
+        "upernet",
+        "--pattern",
+        "resnet1[08]",
+        "--pattern",
+        "vgg1[13]",
+    ]
+    assert run(arguments) == 0
+    assert [(s.name, s.use) for s in seen] == [("resnet18", "upernet"), ("vgg11", "upernet")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--pattern", "resnet81"], "did you mean resnet18"),
+        (["--method", "bidens"], "did you mean 'bidense'"),
+        (["--report-only"], "holds no result"),
+        (["--records", "nowhere/x.jsonl"], "there is no directory"),
+        (["--markdown", "."], "is a directory"),
+        (["--jobs", "0"], "Invalid value for '--jobs'"),
+    ],
+)
+def test_wrong_input_is_told(
+    arguments: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["coverage", *arguments]) == FAILED
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert list(here.iterdir()) == []
