@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 _RANDOM = {
@@ -24,12 +23,6 @@ class WithoutStartValues(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if args and _is_parameter(args[0]):
-            filled = func in _RANDOM or getattr(func, "__module__", None) == "torch.nn.init"
-            if filled:
-                return args[0]
-        return func(*args, **kwargs)
-
-
-def _is_parameter(value: Any) -> bool:
-    return isinstance(value, torch.nn.Parameter)
+        target = args[0] if args else kwargs.get("tensor")  # by keyword: the functions of torch.nn.init
+        fills = func in _RANDOM or getattr(func, "__module__", None) == "torch.nn.init"
+        return target if fills and isinstance(target, nn.Parameter) else func(*args, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,10 @@ FEW = ["convnext_atto", "levit_128s", "resnet10t", "resnetv2_18", "selecsls42", 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    """Every family, with every method, and as an encoder; two processes beside each other."""
+    """Every family, with every method, and as an encoder; two processes beside each other.
+
+    BINARIZE_COVERAGE names a file to keep the results in; what it holds is not checked again.
+    """
     chosen = subjects.smallest_per_family(subjects.subjects())
     encoders = [Subject(name=s.name, use="upernet") for s in chosen]
 
@@ -29,7 +33,8 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
         yield from pool.jobs_for(encoders, ["bidense"])
 
     memory = int(0.8 * pool.available_memory())
-    records = Path(tmp_path_factory.mktemp("coverage")) / "records.jsonl"
+    kept = os.environ.get("BINARIZE_COVERAGE")
+    records = Path(kept) if kept else tmp_path_factory.mktemp("coverage") / "records.jsonl"
     return pool.run(jobs(), processes=2, memory=memory, records=records)
 
 

@@ -36,10 +36,11 @@ def test_a_file_is_loaded_without_them(tmp_path: Path, monkeypatch: pytest.Monke
     class Spy(WithoutStartValues):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             random = getattr(func, "__name__", "") in ("kaiming_uniform_", "uniform_", "normal_")
-            before = args[0].clone() if random and args and isinstance(args[0], nn.Parameter) else None
+            target = args[0] if args else (kwargs or {}).get("tensor")
+            before = target.clone() if random and isinstance(target, nn.Parameter) else None
             result = super().__torch_function__(func, types, args, kwargs)
             if before is not None:
-                left.append(torch.equal(before.nan_to_num(), args[0].nan_to_num()))
+                left.append(torch.equal(before.nan_to_num(), target.nan_to_num()))
             return result
 
     monkeypatch.setattr("binarize.files.model.WithoutStartValues", Spy)
