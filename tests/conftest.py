@@ -46,5 +46,14 @@ class SmallNet(nn.Module):
 
 
 @pytest.fixture
+def pass_through() -> Iterator[None]:
+    """The method `test_pass_through` of `pass_through.py`."""
+    from pass_through import registered
+
+    with registered():
+        yield
+
+
+@pytest.fixture
 def small_net() -> nn.Module:
     return SmallNet()

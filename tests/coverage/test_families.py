@@ -59,12 +59,14 @@ def test_nearly_every_convolution_that_is_wanted_is_converted(swept: list[Record
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("pass_through")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rewrites_lose_nothing_in_any_family(family: str) -> None:
     members = [s for s in subjects.subjects() if s.family == family]
     check_pass_through(subjects.smallest_per_family(members)[0])
 
 
+@pytest.mark.usefixtures("pass_through")
 @pytest.mark.parametrize("name", FEW)
 def test_rewrites_lose_nothing(name: str) -> None:
     check_pass_through(Subject(name=name))

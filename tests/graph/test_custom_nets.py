@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import custom_nets
-import pass_through  # noqa: F401  (registers test_pass_through)
 import pytest
 import timm
 import torch
@@ -24,6 +23,8 @@ from binarize.graph.levels import for_both_modes
 from binarize.graph.record import record
 from binarize.graph.rewritten import install
 from binarize.layers import BinaryLayer
+
+pytestmark = pytest.mark.usefixtures("pass_through")
 
 # What is said about the networks that are not converted as a whole: layers kept for another reason than their
 # place, and modules that keep their forward as it is.

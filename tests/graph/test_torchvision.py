@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-import pass_through  # noqa: F401  (registers test_pass_through)
 import pytest
 import torch
 import torchvision
@@ -14,6 +13,8 @@ from torch import Tensor, nn
 
 import binarize
 from binarize.layers import BinaryLayer
+
+pytestmark = pytest.mark.usefixtures("pass_through")
 
 # Name, edge length of the images.
 CLASSIFIERS = {
