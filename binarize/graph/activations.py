@@ -103,6 +103,8 @@ def _is_factor(draft: Draft, node: fx.Node, user: fx.Node) -> bool:
 def _put(draft: Draft, node: fx.Node, place: ActivationSite, *, fused: bool, nothing: bool) -> bool:
     """Note the replacement of the activation at `node`; False if there is no way."""
     flow, path = draft.flow, str(node.target)
+    if node.op == "call_module" and flow.is_read(path):
+        return False
     swap = Swap(
         path=path,
         to="identity" if nothing else "activation",
@@ -125,7 +127,7 @@ def _put(draft: Draft, node: fx.Node, place: ActivationSite, *, fused: bool, not
         return True
     places = {(n.meta["owner"], n.meta["level"]) for n in flow.calls.get(path, [])}
     if len(places) == 1 and not flow.has_aliases(path):
-        if not draft.used(node):
+        if not draft.used(node) or draft.read_again(node):
             return False  # works in place, and what stands in its stead would not
         draft.swaps[path] = swap
         return True

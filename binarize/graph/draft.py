@@ -75,8 +75,8 @@ class Draft:
         given = kept < len(node.args) and isinstance(node.args[kept], fx.Node)  # not by keyword
         if not given or not self.editable(node):
             return False
-        if edit.action == "activation" and not self.used(node):
-            return False  # it works in place: a call in its stead would change nothing
+        if edit.action != "drop" and (not self.used(node) or self.read_again(node)):
+            return False  # it works in place, and what stands in its stead would not
         if edit.action == "drop" and self._seen_elsewhere(node):
             return False
         self.edits[edit.owner, edit.node] = edit
@@ -108,7 +108,30 @@ class Draft:
         if step is None or step.op == "call_module" or not acts(step):
             return False
         changed = step.args[0]
-        return not step.users or not isinstance(changed, fx.Node) or any(step < u for u in changed.users)
+        if not step.users or not isinstance(changed, fx.Node) or changed.op == "placeholder":
+            return True
+        return any(step < user for user in changed.users)
+
+    def read_again(self, node: fx.Node) -> bool:
+        """Whether an activation works in place on a tensor that is read by its old name afterwards.
+
+        In the run both names are one tensor, so that all who read it use `node`: a single user is the next
+        step.
+        """
+        module, step = self.flow.module(node), self._step(node)
+        if module is not None:
+            in_place = getattr(module, "inplace", False) is True
+        else:
+            in_place = node.kwargs.get("inplace") is True or True in node.args[1:]
+            in_place = in_place or getattr(node.target, "__name__", "").endswith("_")
+        if not in_place or len(node.users) <= 1:
+            return False
+        if step is not None:
+            changed = step.args[0] if step.args else None
+            known = isinstance(changed, fx.Node) and changed.op != "placeholder"
+            return not known or any(step < user for user in changed.users)  # type: ignore[union-attr]
+        inside = isinstance(self.flow.modules.get(node.meta["owner"]), nn.Sequential)
+        return not inside or str(node.target).rpartition(".")[2] in ("0", "")
 
     def _step(self, node: fx.Node) -> fx.Node | None:
         """The step of its module's own graph that a node is, if that graph is known."""

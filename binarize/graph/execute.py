@@ -168,11 +168,7 @@ def _has_to_stay(module: nn.Module, alone: set[fx.Node], node: fx.Node) -> bool:
     """Whether a step is wanted even if nothing uses its result; nothing ever used that of those `alone`."""
     if node.op == "call_module":
         return node in alone or has_hooks(module.get_submodule(str(node.target)))
-    return acts(node) or _raises(node)
-
-
-def _raises(node: fx.Node) -> bool:
-    return getattr(node.target, "__name__", "") in ("_assert", "_check", "require_default", "require_list")
+    return acts(node)
 
 
 def _parameters_read(graph: fx.Graph) -> set[str]:
@@ -288,19 +284,25 @@ def _activation(swap: Swap, method: Method) -> nn.Module:
 
 
 class _Places:
-    """Where each module is registered; found once, so that many replacements take no more walks."""
+    """Where each module is held; found once, so that many replacements take no more walks."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._places: dict[nn.Module, list[tuple[nn.Module, str]]] = {}
+        self._places: dict[nn.Module, list[tuple[Any, Any]]] = {}
         for parent in model.modules():
             for name, child in parent._modules.items():
                 if child is not None:
-                    self._places.setdefault(child, []).append((parent, name))
+                    self._places.setdefault(child, []).append((parent._modules, name))
+            for value in vars(parent).values():  # lists of layers that a forward goes through
+                if type(value) in (list, dict):
+                    items = enumerate(value) if type(value) is list else value.items()
+                    for key, held in items:
+                        if isinstance(held, nn.Module):
+                            self._places.setdefault(held, []).append((value, key))
 
     def replace(self, old: nn.Module, new: nn.Module) -> None:
-        """Put `new` wherever `old` is registered, under all of its names."""
+        """Put `new` wherever `old` is, under all of its names."""
         places = self._places.pop(old, [])
-        for parent, name in places:
-            parent._modules[name] = new
+        for holder, key in places:
+            holder[key] = new
         self._places.setdefault(new, []).extend(places)
         take_hooks(new, old)

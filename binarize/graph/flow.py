@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from binarize.graph.record import Recording
 from binarize.graph.roles import module_role
@@ -41,7 +41,6 @@ class Flow:
         self.channel_dim: dict[fx.Node, int | None] = {}
         for node in self.nodes:
             self.channel_dim[node] = self._channel_dim(node)
-        self._positions: dict[fx.Node, bool] = {}
 
     # -- single nodes -------------------------------------------------------------------------------
 
@@ -52,6 +51,12 @@ class Flow:
     def has_aliases(self, path: str) -> bool:
         """Whether the module at `path` is registered under other names too."""
         return id(self.modules[path]) in self._aliased
+
+    def is_read(self, path: str) -> bool:
+        """Whether a forward reads a tensor of the module at `path` without calling it."""
+        held = self.modules[path]
+        names = (*held._parameters, *held._buffers)
+        return any(f"{path}.{name}" in self.recording.read for name in names)
 
     def role(self, node: fx.Node) -> str:
         """The role of a node; `output` and inputs are `other`."""
@@ -196,6 +201,8 @@ def _through_layout(node: fx.Node, dim: int, before: tuple[int, ...], after: tup
         )
         order = [int(d) % rank for d in given]  # type: ignore[union-attr, arg-type]
         return order.index(dim)
+    if name == "__get__":  # x.mT and the like; only .data leaves everything where it is
+        return dim if getattr(node.target, "__self__", None) is Tensor.data else None  # type: ignore[comparison-overlap]
     if name in ("transpose", "swapaxes", "swapdims") and len(node.args) == 3:
         a, b = (int(d) % rank for d in node.args[1:3])  # type: ignore[arg-type]
         return b if dim == a else a if dim == b else dim

@@ -25,6 +25,7 @@ from binarize.graph.symbols import Value
 from binarize.graph.untouched import changed_attribute, restore, same_items, state_of
 
 _IN_PLACE = {"setitem", "__setitem__", "iadd", "isub", "imul", "itruediv"}
+_RAISING = {"_assert", "_check", "require_default", "require_list"}
 _LIST_CHANGES = {"append", "extend", "insert", "pop", "remove", "clear", "update", "setdefault", "popitem"}
 
 
@@ -166,24 +167,28 @@ def _random_states() -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def _mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """The module's own flag, children aside: they are calls."""
-    before = module.training
+    """The flags of the module and of those inside, which its forward may read too."""
+    before = [(inner, inner.training) for inner in module.modules()]
     try:
-        module.training = training
+        for inner, _ in before:
+            inner.training = training
         yield
     finally:
-        module.training = before
+        for inner, flag in before:
+            inner.training = flag
 
 
 def _trace(module: nn.Module, signature: Signature, others: frozenset[str] = frozenset()) -> fx.Graph:
-    before = state_of(module)
+    _refuse_contexts(module)
+    before = [(held, state_of(held)) for held in (module, *module.children())]
     try:
         tracer = _LevelTracer(signature, others)
         with torch.enable_grad():
             graph = tracer.trace(module)
-        stored = changed_attribute(module, before)
-        if stored is not None:
-            raise TraceError(f"its forward stores {stored!r} on the module")
+        for held, state in before:
+            if (stored := changed_attribute(held, state)) is not None:
+                where = "the module" if held is module else f"its {type(held).__name__}"
+                raise TraceError(f"its forward stores {stored!r} on {where}")
         _refuse_changed_lists(graph, tracer.given)
         graph.eliminate_dead_code(is_impure_node=acts)
     except TraceError:
@@ -192,8 +197,16 @@ def _trace(module: nn.Module, signature: Signature, others: frozenset[str] = fro
         text = str(error).strip().splitlines()
         raise TraceError(f"{type(error).__name__}: {text[0][:120] if text else 'no message'}") from None
     finally:
-        restore(module, before)
+        for held, state in before:
+            restore(held, state)
     return graph
+
+
+def _refuse_contexts(module: nn.Module) -> None:
+    """A graph holds steps, not the contexts that they stood in; gradients are seen to by `create_proxy`."""
+    code = getattr(type(module).forward, "__code__", None)
+    if code is not None and "autocast" in code.co_names:
+        raise TraceError("its forward switches autocast for some of its steps")
 
 
 def acts(node: fx.Node) -> bool:
@@ -203,7 +216,7 @@ def acts(node: fx.Node) -> bool:
     name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
     in_place = name.endswith("_") and not name.endswith("__")
     in_place = in_place or name in _IN_PLACE or node.kwargs.get("inplace") is True
-    return in_place or node.kwargs.get("out") is not None
+    return in_place or node.kwargs.get("out") is not None or name in _RAISING
 
 
 def _refuse_changed_lists(graph: fx.Graph, given: list[tuple[list[Any], list[Any]]]) -> None:

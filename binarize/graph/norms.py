@@ -100,6 +100,9 @@ def _behind(draft: Draft, site: SiteDraft) -> None:
     if parametrize.is_parametrized(module) or has_state_hooks(module):
         site.norm += f"; {name} behind stays (parametrized, or with state dict hooks)"
         return
+    if flow.is_read(path):
+        site.norm += f"; {name} behind stays (its tensors are read elsewhere)"
+        return
     direct = flow.source(norm) is node
     if is_batch_norm(module):
         if not direct or site.kind != "conv":
@@ -155,6 +158,8 @@ def _in_front(draft: Draft, node: fx.Node) -> None:
     if module is None or not replaceable or len(flow.calls[str(node.target)]) > 1:
         return
     path = str(node.target)
+    if flow.is_read(path):
+        return
     consumers = flow.consumers(node, PASSIVE | {"act"})
     sites = [draft.site_at(consumer) for consumer in consumers]
     if not any(sites) or any(site is not None and _norm_kind(draft, site) == "own" for site in sites):

@@ -165,7 +165,7 @@ def _sort_layers(draft: Draft, layers: dict[str, nn.Module], policy: Policy) -> 
             draft.kept[name] = _uncalled(draft, name)
         elif (reason := place_reason(nodes[0], module, policy, draft.flow, draft.position)) is not None:
             draft.kept[name] = ("policy", reason)
-        elif (reason := why_not(module)) is not None:
+        elif (reason := why_not(module) or _inside_patched(draft, name)) is not None:
             draft.kept[name] = ("layer", reason)
         else:
             site = SiteDraft(name, module, nodes, _kind(module, nodes[0]))
@@ -187,6 +187,20 @@ def _nothing_left(draft: Draft) -> str:
             f"{name} was converted before, {binary} of its layers are binary: {text}convert the float model."
         )
     return f"{text}see Policy(first=, last=, keep=, only=)."
+
+
+def _inside_patched(draft: Draft, name: str) -> str | None:
+    """Why a layer cannot be replaced where a module around it has a forward of its instance's own.
+
+    Such a function holds on to the modules that it was made for, of which the result has copies.
+    """
+    parts = name.split(".")
+    for end in range(len(parts)):
+        path = ".".join(parts[:end])
+        around = draft.flow.modules[path]
+        if "forward" in around.__dict__ and not is_compiled(around):
+            return f"the forward of {path or 'the model'} was replaced on the instance: undo that first"
+    return None
 
 
 def _uncalled(draft: Draft, name: str) -> tuple[KeptBy, str]:

@@ -36,7 +36,6 @@ _SILENT = {
     "stride",
     "is_contiguous",
     "__len__",
-    "__get__",
     "requires_grad_",
     "get_device",
 }
@@ -101,7 +100,9 @@ def _recorded(model: nn.Module, fake: bool, args: tuple[Any, ...], kwargs: dict[
         try:
             return _Recorder(model, fake, opaque).run(args, kwargs)
         except _UnfaithfulError as error:
-            opaque[error.path] = str(error)
+            # its like fail too, and each failure is a run
+            failed = type(model.get_submodule(error.path))
+            opaque |= {name: str(error) for name, m in model.named_modules() if type(m) is failed}
 
 
 class _UnfaithfulError(Exception):
@@ -126,7 +127,7 @@ class _Recorder(TorchFunctionMode):
         self._owners: list[str] = [""]
         self._level_nodes: list[fx.Node | None] = [None]
         self._leaf_depth = 0
-        self._paths = {id(module): name for name, module in model.named_modules()}
+        self._made: dict[tuple[str, str], list[fx.Node]] = {}
         self._tensors = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
         self._patterns: dict[str, Signature] = {}
         self._paused = False
@@ -155,6 +156,10 @@ class _Recorder(TorchFunctionMode):
         outputs = [self._nodes[id(t)] for t in _tensors(result) if id(t) in self._nodes]
         if not outputs:
             raise TraceError("no tensor of the output comes from the inputs")
+        for (owner, _), nodes in self._made.items():
+            if len(nodes) > max(1, self._recording.calls.get(owner, 1)):  # a function of several operations
+                for node in nodes:
+                    node.meta["level"] = None
         self._graph.output(tuple(outputs))
         self._forget_asides()
         return self._recording
@@ -311,7 +316,7 @@ class _Recorder(TorchFunctionMode):
             if node.op == "get_attr":
                 env[node] = _attribute(module, str(node.target))
             elif node.op == "call_module":
-                made = [v for a, v in zip(node.args, node_args, strict=True) if isinstance(a, (list, dict))]
+                made = _containers((node_args, node_kwargs))
                 before = [copy.copy(value) for value in made]
                 env[node] = module.get_submodule(str(node.target))(*node_args, **node_kwargs)
                 if not all(map(same_items, made, before)):  # a graph makes a new one for each use
@@ -401,6 +406,8 @@ class _Recorder(TorchFunctionMode):
             constant=constant,
             shape=tuple(outputs[0].shape) if outputs else (),
         )
+        if (level := node.meta["level"]) is not None:
+            self._made.setdefault((node.meta["owner"], level), []).append(node)
         self._alive.append(result)
         if isinstance(result, Tensor):
             self._nodes[id(result)] = node
@@ -426,7 +433,10 @@ def _signature(module: nn.Module, bound: inspect.BoundArguments) -> tuple[Signat
         elif value is None:
             odd = f"is given None for {name!r}"  # a forward asks for that, and no symbol is None
         elif type(value) in (list, tuple) and parameter.kind is not parameter.VAR_POSITIONAL:
-            lists.append((name, type(value).__name__, len(value)))
+            if not all(isinstance(item, Tensor) for item in value):
+                others.append(name)
+            else:
+                lists.append((name, type(value).__name__, len(value)))
             if any(item is None for item in value):
                 odd = f"is given a {type(value).__name__} with None in it for {name!r}"
         elif not isinstance(value, Tensor):
@@ -472,6 +482,21 @@ def _values(value: Any, env: dict[fx.Node, Any]) -> Any:
     if isinstance(value, slice):
         return slice(*(_values(v, env) for v in (value.start, value.stop, value.step)))
     return value
+
+
+def _containers(value: Any) -> list[Any]:
+    """The lists and dicts among a call's arguments, inner ones too; its own tuple and dict aside."""
+    found: list[Any] = []
+    queue = [*value[0], *value[1].values()]
+    while queue:
+        item = queue.pop()
+        if type(item) in (list, dict):
+            found.append(item)
+        if isinstance(item, (list, tuple)):
+            queue += item
+        elif isinstance(item, dict):
+            queue += item.values()
+    return found
 
 
 def _tensors(value: Any) -> list[Tensor]:

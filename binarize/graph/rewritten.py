@@ -42,7 +42,8 @@ def require_default(value: Any, default: Any, where: str) -> None:
     Raises:
         RewriteError: naming the parameter and what to do.
     """
-    if value is not default:
+    plain = type(value) is type(default) and isinstance(value, (bool, int, float, str, tuple))
+    if value is not default and not (plain and value == default):
         raise RewriteError(
             f"{where}: the converted forward was made for the default {default!r}; "
             "convert with example_inputs that hold this argument to use it."
@@ -111,7 +112,7 @@ def _restore(base: type[nn.Module], source: str, names: Names) -> nn.Module:
 
 def _reduce_ex(self: Any, protocol: int) -> tuple[Any, ...]:
     source, names = self._binarize_source
-    return _restore, (self._binarize_base, source, names), self.__dict__
+    return _restore, (self._binarize_base, source, names), self.__getstate__()
 
 
 def _locate(name: str, value: Any) -> tuple[str, str, str]:

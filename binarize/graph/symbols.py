@@ -48,6 +48,11 @@ class Value(_Honest, fx.Proxy):
     def __getattr__(self, k: str) -> Any:
         return ValueAttribute(self, k)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("tracer", "node", "stands_for_tensor"):
+            raise TraceError(f"its forward sets .{name} of a value")
+        super().__setattr__(name, value)
+
     def __iadd__(self, other: Any) -> Any:
         return self._step(rewritten.iadd, other)
 

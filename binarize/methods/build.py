@@ -80,11 +80,14 @@ def why_not(layer: nn.Module) -> str | None:
         return f"its weight is a {type(weight).__name__}: convert before sharding or quantizing"
     if layer._state_dict_hooks or layer._load_state_dict_pre_hooks or layer._load_state_dict_post_hooks:
         return "has state dict hooks, which know the float layer: remove them first"
+    if "forward" in layer.__dict__:
+        return "its forward was replaced on the instance: undo that first"
     name = type(layer).__name__
     known = (
         type(layer) is base or name in _SAME | _STANDARDIZED or (base is nn.Linear and name in _PLAIN_LINEAR)
     )
-    if not known and type(layer).forward is not base.forward:
+    own = [getattr(type(layer), n, None) is not getattr(base, n, None) for n in ("forward", "_conv_forward")]
+    if not known and any(own):
         return f"{name} has a forward of its own that is not known here"
     if isinstance(layer, nn.ConvTranspose2d) and layer.padding_mode != "zeros":
         return f"padding_mode={layer.padding_mode!r} of a transposed convolution"
