@@ -108,7 +108,7 @@ _FUNCTIONS: dict[str, Role] = {
 def module_role(module: nn.Module) -> Role | None:
     """The role of a module that is one step to the engine, or None for a container."""
     name = type(module).__name__
-    named = "" if module._modules else name  # what has modules inside is only called like one of these steps
+    named = "" if _holds_layers(module) else name  # what holds layers is only called like one of these steps
     if isinstance(module, (nn.modules.conv._ConvNd,)):
         return "conv"
     if isinstance(module, nn.Linear):
@@ -136,6 +136,11 @@ def module_role(module: nn.Module) -> Role | None:
     if isinstance(module, nn.MultiheadAttention):
         return "attention"
     return None
+
+
+def _holds_layers(module: nn.Module) -> bool:
+    kinds = (nn.modules.conv._ConvNd, nn.Linear)
+    return bool(module._modules) and any(isinstance(inner, kinds) for inner in module.modules())
 
 
 def function_role(function: Any) -> Role:
