@@ -16,6 +16,7 @@ from binarize.errors import ConfigError
 
 if TYPE_CHECKING:
     from binarize.coverage import Record
+    from binarize.coverage.subjects import Use
 
 INCOMPLETE = 1
 """Exit status if a model failed."""
@@ -59,8 +60,13 @@ INCOMPLETE = 1
     type=click.Path(path_type=Path, dir_okay=False),
     help="Results, kept as they come; those in it are not made again.",
 )
-@click.option("--fresh", is_flag=True, help="Make all results again.")
-@click.option("--report-only", is_flag=True, help="Check nothing: report all that --records holds.")
+@click.option("--fresh", is_flag=True, help="Make also those again; the new ones replace them.")
+@click.option(
+    "--report-only",
+    is_flag=True,
+    help="Check nothing: report all that --records holds; of several results of a model, use and method,"
+    " by whatever versions, the last one.",
+)
 @click.option(
     "--markdown",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -70,7 +76,7 @@ INCOMPLETE = 1
 def coverage(
     patterns: tuple[str, ...],
     methods: tuple[str, ...],
-    uses: tuple[str, ...],
+    uses: tuple[Use, ...],
     smallest: bool,
     min_convs: int,
     jobs: int,
@@ -85,10 +91,12 @@ def coverage(
 
     Each is planned, converted, trained one step, evaluated alone and in a batch,
     written, read back and run at another image size. Exit status 1 if one fails.
+
+    With --report-only, the last result of each model, use and method counts.
     """
     with importing():
         from binarize import methods as known
-        from binarize.coverage import as_document, as_markdown, pool, subjects
+        from binarize.coverage import as_document, as_markdown, latest, pool, subjects
         from binarize.files import check_target, write_bytes
 
     for method in methods:
@@ -96,19 +104,17 @@ def coverage(
     for target in (records, *([markdown] if markdown is not None else [])):
         check_target(target)
     if report_only:
-        found = pool.read_records(records)
+        found = latest(pool.read_records(records))
         if not found:
             raise ConfigError(f"--records {str(records)!r} holds no result; run without --report-only first.")
     else:
-        if fresh:
-            pool.forget(records)
         chosen = [subject for use in uses for subject in subjects.subjects(patterns, use)]
         if smallest:
             chosen = subjects.smallest_per_family(chosen)
         budget = int(memory * 1e9) if memory is not None else int(0.8 * pool.available_memory())
         with _bar(len(chosen) * len(methods)) as report:
             work = pool.jobs_for(chosen, methods, min_convs=min_convs)
-            found = pool.run(work, processes=jobs, memory=budget, records=records, report=report)
+            found = pool.run(work, processes=jobs, memory=budget, records=records, fresh=fresh, report=report)
     if markdown is not None:
         write_bytes(markdown, as_markdown(found).encode())
     document = as_document(found)

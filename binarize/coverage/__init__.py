@@ -3,7 +3,7 @@
 from binarize.coverage import pool, subjects
 from binarize.coverage.checks import check
 from binarize.coverage.record import Record
-from binarize.coverage.report import as_document, as_markdown
+from binarize.coverage.report import as_document, as_markdown, latest
 from binarize.coverage.subjects import Subject
 
-__all__ = ["Record", "Subject", "as_document", "as_markdown", "check", "pool", "subjects"]
+__all__ = ["Record", "Subject", "as_document", "as_markdown", "check", "latest", "pool", "subjects"]

@@ -9,7 +9,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -141,30 +141,31 @@ class _Check:
         self._at_sizes(converted, sizes, real=fits)
         self.note(status="pass")
 
-    def _at_sizes(self, model: nn.Module, sizes: tuple[tuple[int, ...], ...], *, real: bool) -> None:
+    def _at_sizes(self, model: nn.Module, sizes: Sequence[tuple[int, ...]], *, real: bool) -> None:
         """All checks at the first size and that it runs at the second.
 
         If numbers overflow at the first, from the second size on: where the last maps are a single pixel,
         most channels have one sign in all images, no variance, and BatchNorm multiplies their gradients by
         hundreds.
         """
-        self.note(size=sizes[0], second_size=sizes[1] if len(sizes) > 1 else None)
+        first, *larger = sizes
+        self.note(size=first, second_size=larger[0] if larger else None)
         try:
             if real:
-                self._train(model, sizes[0])
-                self._batch(model, sizes[0])
-                self._file(model, sizes[0])
+                self._train(model, first)
+                self._batch(model, first)
+                self._file(model, first)
             else:
                 with self.step("forward"):
-                    self._evaluate(model, torch.empty(BATCH, *sizes[0], device="meta"))
-            if len(sizes) > 1:
+                    self._evaluate(model, torch.empty(BATCH, *first, device="meta"))
+            if larger:
                 with self.step("resize"):
-                    self._resize(model, sizes[1], real=real)
+                    self._resize(model, larger[0], real=real)
         except _NotFiniteError as error:
-            if len(sizes) < 3:
+            if len(larger) < 2:
                 raise
-            self.note(overflows=f"{'x'.join(map(str, sizes[0][1:]))}: {self.step_name}: {error}")
-            self._at_sizes(execute(self.plan, self.subject.build()), sizes[1:], real=real)
+            self.note(overflows=f"{'x'.join(map(str, first[1:]))}: {self.step_name}: {error}")
+            self._at_sizes(execute(self.plan, self.subject.build()), larger, real=real)
 
     def _resize(self, model: nn.Module, size: tuple[int, ...], *, real: bool) -> None:
         images = torch.randn(BATCH, *size, device="cpu" if real else "meta")

@@ -7,21 +7,15 @@ import dataclasses
 import json
 import os
 import queue
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from binarize.coverage.checks import memory_needed, versions
-from binarize.coverage.record import Record
-from binarize.coverage.subjects import Subject, count_convolutions
-from binarize.errors import FormatError
-from binarize.files import write_bytes
-
-TIMEOUT = 1800.0
-"""Seconds after which a model is given up."""
+from binarize.coverage.processes import Budget, ProcessEndedError, Worker
+from binarize.coverage.record import Record, append_record, read_records
+from binarize.coverage.subjects import Subject, measure
 
 _MODELS_PER_PROCESS = 60  # classes that rewritten forwards made stay in a process
 
@@ -60,10 +54,9 @@ def jobs_for(subjects: Sequence[Subject], methods: Sequence[str], *, min_convs: 
         min_convs: leave out models with fewer convolutions.
     """
     for subject in subjects:
-        classifier = Subject(name=subject.name).shell()
-        if count_convolutions(classifier) < min_convs:
+        params, convolutions = measure(subject.name)
+        if convolutions < min_convs:
             continue
-        params = sum(parameter.numel() for parameter in classifier.parameters())
         for method in methods:
             yield Job(subject=subject, method=method, needs=memory_needed(params))
 
@@ -74,98 +67,54 @@ def run(
     processes: int,
     memory: int,
     records: Path | None = None,
+    fresh: bool = False,
     report: Callable[[Record, bool], None] | None = None,
 ) -> list[Record]:
     """Run checks; those that `records` already holds, by these versions, are not run again.
+
+    Those of models that were too large for the memory given then, and are not for that given now, are. An
+    error anywhere, or a Ctrl-C, ends all processes; what was kept until then stays, nothing is added.
 
     Args:
         jobs: what to check.
         processes: checks side by side at most.
         memory: bytes for all of them; a model that needs more alone is converted on the meta device.
         records: file of results, appended to as they come; None keeps none.
+        fresh: run also those that `records` holds; there the new results follow the old ones.
         report: called with each result, and whether it was there already.
 
     Returns:
         One record per job, in no particular order.
+
+    Raises:
+        ConfigError: if `records` cannot be written.
+        FormatError: if it holds something else than records.
     """
-    known = {record.key: record for record in read_records(records)} if records is not None else {}
-    results: list[Record] = []
-    lock = threading.Lock()
-    budget = _Budget(memory)
-    waiting: queue.Queue[Job | None] = queue.Queue(maxsize=4 * processes)
-
-    def done(record: Record, *, old: bool) -> None:
-        with lock:
-            results.append(record)
-            if records is not None and not old:
-                with records.open("a", encoding="utf-8") as stream:
-                    stream.write(record.dumps() + "\n")
-            if report is not None:
-                report(record, old)
-
-    def serve() -> None:
-        worker: _Worker | None = None
-        try:
-            while (job := waiting.get()) is not None:
-                if worker is None or worker.done >= _MODELS_PER_PROCESS:
-                    if worker is not None:
-                        worker.close()
-                    worker = _Worker()
-                with budget.taken(job.needs):
-                    record = worker.check(job, memory)
-                if not worker.alive:
-                    worker = None
-                done(record, old=False)
-        finally:
-            if worker is not None:
-                worker.close()
-
-    threads = [threading.Thread(target=serve, daemon=True) for _ in range(processes)]
-    for thread in threads:
-        thread.start()
+    found = read_records(records) if records is not None else []  # for its errors, even if all is made again
+    known = {} if fresh else {record.key: record for record in found if not _fits_now(record, memory)}
+    crew = _Crew(processes, memory, records, report)
     try:
         for job in jobs:
             old = known.get(job.blank().key)
             if old is not None:
-                done(old, old=True)
+                crew.keep(old, old=True)
             else:
-                waiting.put(job)
-    finally:
-        for _ in threads:
-            waiting.put(None)
-    for thread in threads:
-        thread.join()
-    return results
-
-
-def read_records(path: Path) -> list[Record]:
-    """The records in a file; a last line that was cut short, by a kill or a full disk, is left out.
-
-    Raises:
-        FormatError: if another line is no record.
-    """
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    lines = text.split("\n")
-    found = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            found.append(Record.loads(line))
-        except FormatError as error:
-            if number == len(lines):
-                write_bytes(path, text[: len(text) - len(line)].encode())
+                crew.give(job)
+            if crew.stopping:
                 break
-            raise FormatError(f"{str(path)!r}, line {number}: {error}") from None
-    return found
+        crew.end()
+    except BaseException:
+        crew.stop()
+        crew.end()
+        raise
+    if crew.error is not None:
+        raise crew.error
+    return crew.results
 
 
-def forget(path: Path) -> None:
-    """Empty a records file."""
-    if path.exists():
-        write_bytes(path, b"")
+def _fits_now(record: Record, memory: int) -> bool:
+    """Whether a check without numbers can now be made with them."""
+    return record.device == "meta" and memory_needed(record.params) <= memory
 
 
 def available_memory() -> int:
@@ -177,78 +126,97 @@ def available_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-class _Budget:
-    """Memory shared by the processes; a job waits until there is enough left for it."""
+class _Crew:
+    """Threads that take jobs, each with a process of its own, and the results of all of them."""
 
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._free = total
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def taken(self, needs: int) -> Iterator[None]:
-        share = min(needs, self._total)
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= share)
-            self._free -= share
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += share
-                self._changed.notify_all()
-
-
-class _Worker:
-    """A process of `binarize.coverage.worker`."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "binarize.coverage.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        )
-        if self._process.stdin is None or self._process.stdout is None:
-            raise RuntimeError("a process without pipes")
-        self._jobs, self._results = self._process.stdin, self._process.stdout
-        self.done = 0
+    def __init__(
+        self,
+        processes: int,
+        memory: int,
+        records: Path | None,
+        report: Callable[[Record, bool], None] | None,
+    ) -> None:
+        self.results: list[Record] = []
+        self.error: BaseException | None = None
+        self._memory, self._records, self._report = memory, records, report
+        self._budget = Budget(memory)
+        self._waiting: queue.Queue[Job | None] = queue.Queue(maxsize=4 * processes)  # room for all end marks
+        self._workers: set[Worker] = set()
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(processes)]
+        for thread in self._threads:
+            thread.start()
 
     @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
+    def stopping(self) -> bool:
+        """Whether no more jobs are run."""
+        return self._stopping.is_set()
 
-    def check(self, job: Job, memory: int) -> Record:
+    def give(self, job: Job) -> None:
+        """Hand over a job, as soon as there is room for it."""
+        self._waiting.put(job)
+
+    def keep(self, record: Record, *, old: bool) -> None:
+        """Take a result, unless all is being stopped: then it says that its process was killed."""
+        with self._lock:
+            if self.stopping:
+                return
+            self.results.append(record)
+            if self._records is not None and not old:
+                append_record(self._records, record)
+            if self._report is not None:
+                self._report(record, old)
+
+    def stop(self) -> None:
+        """Keep nothing more and kill what runs."""
+        self._stopping.set()
+        with self._lock:
+            for worker in self._workers:
+                worker.kill()
+
+    def end(self) -> None:
+        """Wait until all jobs that were handed over are done; may be called twice."""
+        for _ in self._threads:
+            self._waiting.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _serve(self) -> None:
+        worker: Worker | None = None
+        # Jobs are taken until the end mark whatever happens, or `give` would wait for room for ever.
+        while (job := self._waiting.get()) is not None:
+            try:
+                with self._budget.taken(job.needs):
+                    if self.stopping:
+                        continue
+                    worker = self._ready(worker)
+                    record = self._check(job, worker)
+                self.keep(record, old=False)
+            except BaseException as error:  # raised again by `run`: nobody sees what a thread raises
+                self.error = self.error or error
+                self.stop()
+        if worker is not None:
+            worker.close()
+
+    def _ready(self, worker: Worker | None) -> Worker:
+        """A process that takes a job: this one, or a new one in its place."""
+        if worker is not None and worker.alive and worker.done < _MODELS_PER_PROCESS:
+            return worker
+        if worker is not None:
+            worker.close()
+        new = Worker()
+        with self._lock:
+            self._workers = (self._workers - {worker}) | {new}
+            if self.stopping:
+                new.kill()
+        return new
+
+    def _check(self, job: Job, worker: Worker) -> Record:
         """The record of a job, whatever happens to the process."""
-        given = {"name": job.subject.name, "use": job.subject.use, "method": job.method, "memory": memory}
-        line = ""
-        timer = threading.Timer(TIMEOUT, self._process.kill)
-        timer.start()
+        subject = job.subject
+        given = {"name": subject.name, "use": subject.use, "method": job.method, "memory": self._memory}
         try:
-            with contextlib.suppress(OSError):  # a process that has ended closes its pipes
-                self._jobs.write(json.dumps(given) + "\n")
-                self._jobs.flush()
-                line = self._results.readline()
-        finally:
-            timer.cancel()
-        self.done += 1
-        if line.endswith("\n"):
-            return Record.loads(line)
-        self._process.kill()
-        status = self._process.wait()
-        self.close()
-        why = "out of memory, or out of time?" if status == -9 else "a crash of native code?"
-        return dataclasses.replace(
-            job.blank(), failed="process", reason=f"the process ended with status {status}: {why}"
-        )
-
-    def close(self) -> None:
-        for pipe in (self._jobs, self._results):
-            with contextlib.suppress(OSError):
-                pipe.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+            return Record.loads(worker.ask(json.dumps(given)))
+        except ProcessEndedError as error:
+            return dataclasses.replace(job.blank(), failed="process", reason=str(error))

@@ -1,13 +1,15 @@
-"""What a check of one model found; one line of JSON in a records file."""
+"""What a check of one model found; one line of JSON in a records file; such files."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from binarize.errors import FormatError
+from binarize.errors import ConfigError, FormatError
+from binarize.files import write_bytes
 
 Status = Literal["pass", "fail", "skip"]
 
@@ -24,7 +26,8 @@ class Record:
         family: the file of timm that defines the model.
         status: `skip` says that there is nothing to convert, for `reason`.
         reason: of a skip or a failure.
-        failed: the step that failed: build, plan, convert, forward, backward, batch, load, resize.
+        failed: the step that failed: build, plan, convert, forward, backward, batch, load, resize; or
+            process, if the process that ran them ended.
         device: `cpu`; `meta` for a model too large for the machine: shapes only, no arithmetic.
         params: of the float model.
         size: (C, H, W) of the smallest image that the float model takes.
@@ -87,3 +90,52 @@ class Record:
             return cls(**given)
         except (ValueError, TypeError, KeyError) as error:
             raise FormatError(f"not a coverage record ({error}): {line[:80]!r}") from None
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records in a file, in the order in which they were made; of several of one check, the last one.
+
+    A last line that was cut short, by a kill or a full disk, is taken out of the file, and one that lacks
+    nothing but its end gets it, so that what is appended next starts a line of its own.
+
+    Raises:
+        ConfigError: if the file has to be changed and cannot be.
+        FormatError: if another line is no record.
+    """
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    lines = text.split("\n")
+    whole = text if text.endswith("\n") or not text else text + "\n"
+    found: dict[tuple[str, ...], Record] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = Record.loads(line)
+        except FormatError as error:
+            if number == len(lines):
+                whole = text[: len(text) - len(line)]
+                break
+            raise FormatError(f"{str(path)!r}, line {number}: {error}") from None
+        found.pop(record.key, None)  # its place is that of the last one
+        found[record.key] = record
+    if whole != text:
+        write_bytes(path, whole.encode())
+    return list(found.values())
+
+
+def append_record(path: Path, record: Record) -> None:
+    """Add a record to a file.
+
+    Raises:
+        ConfigError: if the file cannot be written or the disk is full.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(record.dumps() + "\n")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot append a result to {str(path)!r}: {error.strerror or error}. The results before it are "
+            "kept; make room and run again, or name another file."
+        ) from error

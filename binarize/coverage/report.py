@@ -12,8 +12,17 @@ from binarize.coverage.record import Record
 _STATUS = ("pass", "fail", "skip")
 
 
+def latest(records: Iterable[Record]) -> list[Record]:
+    """Of several records of a model, use and method, by whatever versions, the last one only."""
+    return list({(record.name, record.use, record.method): record for record in records}.values())
+
+
 def as_document(records: Iterable[Record]) -> dict[str, Any]:
-    """Totals, families and all records, as JSON holds them."""
+    """Totals, families and the `latest` records, as JSON holds them.
+
+    Args:
+        records: of any uses, methods and versions, in the order in which they were made.
+    """
     given = _sorted(records)
     return {
         "versions": _versions(given),
@@ -33,7 +42,7 @@ def as_markdown(records: Iterable[Record], commands: Sequence[str] = ()) -> str:
     """The page `docs/coverage.md`.
 
     Args:
-        records: of any uses and methods.
+        records: of any uses, methods and versions, in the order in which they were made; the `latest` count.
         commands: that made them.
     """
     given = _sorted(records)
@@ -102,7 +111,7 @@ _SHORT = {
 
 
 def _sorted(records: Iterable[Record]) -> list[Record]:
-    return sorted(records, key=lambda r: (r.use, r.method != "bidense", r.method, r.family, r.name))
+    return sorted(latest(records), key=lambda r: (r.use, r.method != "bidense", r.method, r.family, r.name))
 
 
 def _versions(records: Sequence[Record]) -> list[dict[str, str]]:

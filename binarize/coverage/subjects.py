@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -79,15 +80,25 @@ def subjects(patterns: Sequence[str] = (), use: Use = "model") -> list[Subject]:
 
 
 def smallest_per_family(given: Iterable[Subject]) -> list[Subject]:
-    """Of each family the model with the fewest parameters, of those with several convolutions if any."""
-    best: dict[str, tuple[bool, int, str, Subject]] = {}
+    """Of each use and family the model with the fewest parameters, of those with several convolutions if any.
+
+    Measured as classifiers, whatever the use.
+    """
+    best: dict[tuple[str, str], tuple[bool, int, str, Subject]] = {}
     for subject in given:
-        classifier = Subject(name=subject.name).shell()
-        size = sum(parameter.numel() for parameter in classifier.parameters())
-        candidate = (count_convolutions(classifier) < 2, size, subject.name, subject)
-        if subject.family not in best or candidate[:3] < best[subject.family][:3]:
-            best[subject.family] = candidate
-    return [best[family][3] for family in sorted(best)]
+        params, convolutions = measure(subject.name)
+        key = (subject.use, subject.family)
+        candidate = (convolutions < 2, params, subject.name, subject)
+        if key not in best or candidate[:3] < best[key][:3]:
+            best[key] = candidate
+    return [best[key][3] for key in sorted(best)]
+
+
+@functools.cache
+def measure(name: str) -> tuple[int, int]:
+    """How many parameters and convolutions a timm classifier has, found out once on the meta device."""
+    classifier = Subject(name=name).shell()
+    return sum(parameter.numel() for parameter in classifier.parameters()), count_convolutions(classifier)
 
 
 def count_convolutions(model: nn.Module) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,63 @@ def test_smallest_takes_one_model_of_each_family(here: Path, monkeypatch: pytest
     ]
     assert run(arguments) == 0
     assert [(s.name, s.use) for s in seen] == [("resnet18", "upernet"), ("vgg11", "upernet")]
+
+
+def test_smallest_is_taken_in_each_use(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Subject] = []
+
+    def run_none(jobs: Any, **options: Any) -> list[Record]:
+        seen.extend(job.subject for job in jobs)
+        return []
+
+    monkeypatch.setattr(pool, "run", run_none)
+    arguments = ["coverage", "--smallest", "--use", "model", "--use", "upernet", "--pattern", "resnet1[08]"]
+    assert run(arguments) == 0
+    assert [(s.name, s.use) for s in seen] == [("resnet18", "model"), ("resnet18", "upernet")]
+
+
+def test_fresh_leaves_what_is_not_made_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Record(name="test_vit", use="model", method="bnn", versions=versions(), status="pass")
+    (here / "coverage.jsonl").write_text(other.dumps() + "\n")
+    seen: list[bool] = []
+
+    def run_none(jobs: Any, *, fresh: bool, **options: Any) -> list[Record]:
+        seen.append(fresh)
+        return []
+
+    monkeypatch.setattr(pool, "run", run_none)
+    assert run(["coverage", "--pattern", "test_resnet", "--fresh"]) == 0
+    assert run(["coverage", "--pattern", "test_resnet"]) == 0
+    assert seen == [True, False]
+    assert pool.read_records(here / "coverage.jsonl") == [other]
+
+
+def test_a_report_counts_the_last_result(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = Record(
+        name="test_vit", use="model", method="bnn", versions={"binarize": "0"}, reason="not the same"
+    )
+    good = dataclasses.replace(bad, versions=versions(), status="pass", reason="")
+    (here / "coverage.jsonl").write_text(bad.dumps() + "\n" + good.dumps() + "\n")
+    assert run(["coverage", "--report-only"]) == 0
+    assert "not the same" not in capsys.readouterr().out
+    (here / "coverage.jsonl").write_text(good.dumps() + "\n" + bad.dumps() + "\n")
+    assert run(["coverage", "--report-only"]) == INCOMPLETE
+
+
+def test_a_full_disk_is_told(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = Path.open
+
+    def full(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if mode == "a":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return opened(path, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr("sys.executable", "/bin/false")  # what comes of it is a result too
+    assert run(["coverage", "--pattern", "test_resnet"]) == FAILED
+    assert "cannot append a result to 'coverage.jsonl': No space left" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from binarize.coverage import Record, as_document, as_markdown
+from binarize.coverage import Record, as_document, as_markdown, latest
 
 VERSIONS = {"binarize": "1", "timm": "2", "torch": "3"}
 
@@ -80,3 +80,15 @@ def test_page_tells_shares_failures_and_what_was_not_done() -> None:
 def test_page_says_when_there_is_nothing_to_say() -> None:
     page = as_markdown([record("a1", "a")])
     assert page.count("\nNone.\n") == 5
+
+
+def test_of_several_records_of_a_model_use_and_method_the_last_one_counts() -> None:
+    before = record("a1", "a", "fail", versions={"binarize": "0"}, failed="load", reason="not the same")
+    others = [record("a1", "a", use="upernet"), record("a1", "a", method="bnn")]
+    now = record("a1", "a", reason="now")
+    assert [r.reason for r in latest([before, now])] == ["now"]
+    document = as_document([before, *others, now])
+    assert [(t["models"], t["pass"]) for t in document["totals"]] == [(1, 1)] * 3
+    assert document["versions"] == [VERSIONS]
+    assert "not the same" not in as_markdown([before, *others, now])
+    assert "not the same" in as_markdown([*others, now, before])
