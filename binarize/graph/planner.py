@@ -192,13 +192,19 @@ def _nothing_left(draft: Draft) -> str:
 def _inside_patched(draft: Draft, name: str) -> str | None:
     """Why a layer cannot be replaced where a module around it has a forward of its instance's own.
 
-    Such a function holds on to the modules that it was made for, of which the result has copies.
+    Such a function holds on to the modules that it was made for, of which the result has copies. A method of
+    the module's own is copied with it.
     """
     parts = name.split(".")
     for end in range(len(parts)):
         path = ".".join(parts[:end])
         around = draft.flow.modules[path]
-        if "forward" in around.__dict__ and not is_compiled(around):
+        forward = around.__dict__.get("forward")
+        if (
+            forward is not None
+            and getattr(forward, "__self__", None) is not around
+            and not is_compiled(around)
+        ):
             return f"the forward of {path or 'the model'} was replaced on the instance: undo that first"
     return None
 

@@ -201,14 +201,30 @@ def test_forwards_replaced_on_an_instance_are_left_alone() -> None:
     row = next(row for row in made.rows if row.name == "b.conv")
     assert (row.converted, row.kept_by) == (False, "layer")
     assert "replaced on the instance" in row.reason
-    patched = Net(Plain())
-    patched.b.forward = lambda x: x  # type: ignore[method-assign]
-    patched.extra = conv()
-    patched.forward = types.MethodType(  # type: ignore[method-assign]
-        lambda self, x: self.head(self.b(self.extra(self.stem(x))).mean((2, 3))), patched
-    )
+    block = Plain()
+    inner = block.forward
+    block.forward = lambda x: 2 * inner(x)  # type: ignore[method-assign]
     with pytest.raises(binarize.errors.ConfigError, match="replaced on the instance"):
-        binarize.plan(patched, "bidense", example_inputs=torch.zeros(1, 3, 16, 16))
+        binarize.plan(Net(block), "bidense", example_inputs=torch.zeros(1, 3, 16, 16))
+
+
+class ChoosesForward(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = conv()
+        self.forward = self.forward_twice  # type: ignore[method-assign]
+
+    def forward_twice(self, x: Tensor) -> Tensor:
+        return 2 * self.conv(x)
+
+
+def test_a_forward_that_the_module_chose_itself_goes_on_with_the_copy() -> None:
+    model = convert(ChoosesForward()).train()
+    assert isinstance(model.b.conv, BinaryConv2d)  # type: ignore[union-attr]
+    calls: list[int] = []
+    model.b.conv.register_forward_hook(lambda *_: calls.append(1))  # type: ignore[union-attr]
+    model(images(8))
+    assert calls == [1]
 
 
 class Appends(nn.Module):
