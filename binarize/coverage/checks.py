@@ -54,7 +54,7 @@ def check(
     """Convert one model and check what comes out; never raises on account of the model.
 
     Plan, at the model's own image size, and convert. Then, at the smallest image that the float model takes,
-    two images per batch (sixteen of up to 96 pixels, or BatchNorm would have no variance to divide by):
+    two images per batch (sixteen of up to 96 pixels if memory allows, or BatchNorm would have no variance):
     forward and backward in training mode with a finite gradient in every latent weight; in evaluation mode,
     with that batch's statistics in the BatchNorms, each image's output is the same, bit for bit, whatever
     else is in the batch; a file gives the same tensors and the same output, bit for bit; another image size
@@ -182,8 +182,17 @@ class _Check:
         return False
 
     def _train(self, model: nn.Module, size: tuple[int, ...]) -> None:
+        if max(size) <= _SMALL:
+            try:
+                return self._train_with(model, size, _SMALL_BATCH)
+            except (MemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+        model.zero_grad()
+        return self._train_with(model, size, BATCH)
+
+    def _train_with(self, model: nn.Module, size: tuple[int, ...], batch: int) -> None:
         model.train()
-        batch = _SMALL_BATCH if max(size) <= _SMALL else BATCH
         with self.step("forward"), _statistics_of_one_batch(model):
             outputs = tensors(model(torch.randn(batch, *size)))
             _expect_finite(outputs, "the output in training mode")
@@ -236,6 +245,10 @@ class _Check:
             pairs = zip(self._evaluate(model, images), self._evaluate(again, images), strict=True)
             if not all(torch.equal(a, b) for a, b in pairs):
                 raise _CheckError("the loaded model gives another output than the saved one")
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 @contextlib.contextmanager

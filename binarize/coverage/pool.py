@@ -215,7 +215,13 @@ class _Crew:
     def _check(self, job: Job, worker: Worker) -> Record:
         """The record of a job, whatever happens to the process."""
         subject = job.subject
-        given = {"name": subject.name, "use": subject.use, "method": job.method, "memory": self._memory}
+        given = {
+            "name": subject.name,
+            "use": subject.use,
+            "method": job.method,
+            "memory": self._memory,
+            "limit": max(job.needs, self._memory // len(self._threads)),
+        }
         try:
             return Record.loads(worker.ask(json.dumps(given)))
         except ProcessEndedError as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,9 +20,18 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from binarize.errors import TraceError
-from binarize.graph.levels import Level, Signature, acts, trace_level
+from binarize.graph.calls import (
+    attribute,
+    containers,
+    plain_values,
+    signature_of,
+    tensors,
+    trace_with_numbers,
+)
+from binarize.graph.levels import Level, Signature, acts
 from binarize.graph.refusals import is_compiled
 from binarize.graph.roles import Role, function_role, module_role
 from binarize.graph.untouched import evaluating, quiet, same_buffers, same_items, unchanged
@@ -86,7 +94,7 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | Non
             )
             if any(p.device.type == "meta" for p in model.parameters()):
                 break
-    shapes = ", ".join("x".join(map(str, t.shape)) for t in _tensors((args, kwargs or {})))
+    shapes = ", ".join("x".join(map(str, t.shape)) for t in tensors((args, kwargs or {})))
     raise TraceError(
         f"{type(model).__name__} does not run on an example input of {shapes or 'no tensor'} "
         f"({failures[-1]}); give other example_inputs (--input-size on the command line)."
@@ -122,8 +130,8 @@ class _Recorder(TorchFunctionMode):
         self._model = model
         self._graph = fx.Graph()
         self._recording = Recording(self._graph, fake=fake, opaque=dict(opaque))
-        self._nodes: dict[int, fx.Node] = {}
-        self._alive: list[Any] = []  # ids of freed tensors would be used again
+        # Weak: a run on real tensors that kept all of them would take as much memory as training.
+        self._nodes = WeakTensorKeyDictionary()
         self._owners: list[str] = [""]
         self._level_nodes: list[fx.Node | None] = [None]
         self._leaf_depth = 0
@@ -153,7 +161,7 @@ class _Recorder(TorchFunctionMode):
             stack.enter_context(self._wrapped_forwards())
             stack.enter_context(self)
             result = self._model(*args, **kwargs)
-        outputs = [self._nodes[id(t)] for t in _tensors(result) if id(t) in self._nodes]
+        outputs = [self._nodes[t] for t in tensors(result) if t in self._nodes]
         if not outputs:
             raise TraceError("no tensor of the output comes from the inputs")
         for (owner, _), nodes in self._made.items():
@@ -216,7 +224,7 @@ class _Recorder(TorchFunctionMode):
             if role == "identity":
                 return result
             node = self._graph.create_node("call_module", path, self._args(args), self._args(kwargs))
-            node.meta["input_shape"] = next((tuple(t.shape) for t in _tensors((args, kwargs))), ())
+            node.meta["input_shape"] = next((tuple(t.shape) for t in tensors((args, kwargs))), ())
             self._record_result(result, node, role)
             return result
 
@@ -273,7 +281,7 @@ class _Recorder(TorchFunctionMode):
             bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
         except TypeError as error:
             raise TraceError(f"{path or 'the model'}: {error}") from None
-        signature, others, odd = _signature(module, bound)
+        signature, others, odd = signature_of(module, bound)
         if odd:
             self._recording.opaque[path] = odd
             self._recording.levels.pop(path, None)
@@ -287,7 +295,7 @@ class _Recorder(TorchFunctionMode):
             return self._recording.levels[path]
         self._paused = True  # fx meets this mode's functions with its proxies
         try:
-            level = _trace_with_numbers(module, signature, others)
+            level = trace_with_numbers(module, signature, others)
         except TraceError as error:
             self._recording.opaque[path] = str(error)
             return None
@@ -308,15 +316,15 @@ class _Recorder(TorchFunctionMode):
             if node.op == "placeholder":
                 env[node] = bound.arguments[str(node.target).lstrip("*")]
                 continue
-            node_args = _values(node.args, env)
-            node_kwargs = _values(node.kwargs, env)
+            node_args = plain_values(node.args, env)
+            node_kwargs = plain_values(node.kwargs, env)
             self._level_nodes[-1] = node
             if node.op == "output":
                 return node_args[0]
             if node.op == "get_attr":
-                env[node] = _attribute(module, str(node.target))
+                env[node] = attribute(module, str(node.target))
             elif node.op == "call_module":
-                made = _containers((node_args, node_kwargs))
+                made = containers((node_args, node_kwargs))
                 before = [copy.copy(value) for value in made]
                 env[node] = module.get_submodule(str(node.target))(*node_args, **node_kwargs)
                 if not all(map(same_items, made, before)):  # a graph makes a new one for each use
@@ -339,8 +347,8 @@ class _Recorder(TorchFunctionMode):
         if getattr(func, "__name__", "") == "__setitem__":
             self._record_setitem(func, *args)
             return result
-        outputs = _tensors(result)
-        inputs = _tensors((args, kwargs))
+        outputs = tensors(result)
+        inputs = tensors((args, kwargs))
         if not outputs or not inputs:
             return result
         if (
@@ -364,8 +372,7 @@ class _Recorder(TorchFunctionMode):
 
     def _bind(self, tensor: Tensor, node: fx.Node, role: Role, owner: str) -> None:
         node.meta.update(role=role, owner=owner, level=None, shape=tuple(tensor.shape), constant=False)
-        self._nodes[id(tensor)] = node
-        self._alive.append(tensor)
+        self._nodes[tensor] = node
 
     def _args(self, value: Any) -> Any:
         """Arguments for the flat graph: tensors become nodes, the rest is dropped to its repr if odd."""
@@ -380,7 +387,7 @@ class _Recorder(TorchFunctionMode):
         return repr(value)
 
     def _node_of(self, tensor: Tensor) -> fx.Node:
-        node = self._nodes.get(id(tensor))
+        node = self._nodes.get(tensor)
         if node is None:
             name = self._tensors.get(id(tensor))
             node = self._graph.create_node("get_attr", name or "constant", (), {})
@@ -397,7 +404,7 @@ class _Recorder(TorchFunctionMode):
         return step.name if step is not None and calls == (node.op == "call_module") else None
 
     def _record_result(self, result: Any, node: fx.Node, role: Role) -> None:
-        outputs = _tensors(result)
+        outputs = tensors(result)
         constant = bool(node.all_input_nodes) and all(n.meta["constant"] for n in node.all_input_nodes)
         node.meta.update(
             role=role,
@@ -408,51 +415,13 @@ class _Recorder(TorchFunctionMode):
         )
         if (level := node.meta["level"]) is not None:
             self._made.setdefault((node.meta["owner"], level), []).append(node)
-        self._alive.append(result)
         if isinstance(result, Tensor):
-            self._nodes[id(result)] = node
+            self._nodes[result] = node
             return
         for index, tensor in enumerate(outputs):
             item = self._graph.create_node("call_function", _item, (node, index), {})
             item.meta.update(node.meta, role="split", shape=tuple(tensor.shape))
-            self._nodes[id(tensor)] = item
-
-
-def _signature(module: nn.Module, bound: inspect.BoundArguments) -> tuple[Signature, frozenset[str], str]:
-    """What a call says about the arguments of `module.forward`.
-
-    Returns:
-        The signature; the names of arguments that are neither tensors nor lists of them; why such a call
-        cannot be traced, or nothing.
-    """
-    fixed, lists, others, odd = [], [], [], ""
-    for name, parameter in list(inspect.signature(type(module).forward).parameters.items())[1:]:
-        value = bound.arguments.get(name, parameter.default)
-        if value is parameter.default:
-            fixed.append(name)
-        elif value is None:
-            odd = f"is given None for {name!r}"  # a forward asks for that, and no symbol is None
-        elif type(value) in (list, tuple) and parameter.kind is not parameter.VAR_POSITIONAL:
-            if not all(isinstance(item, Tensor) for item in value):
-                others.append(name)
-            else:
-                lists.append((name, type(value).__name__, len(value)))
-            if any(item is None for item in value):
-                odd = f"is given a {type(value).__name__} with None in it for {name!r}"
-        elif not isinstance(value, Tensor):
-            others.append(name)
-    return Signature(fixed=tuple(fixed), lists=tuple(lists)), frozenset(others), odd
-
-
-def _trace_with_numbers(module: nn.Module, signature: Signature, others: frozenset[str]) -> Level:
-    """Trace with numbers among the unused parameters left free, or else fixed at their defaults too."""
-    parameters = inspect.signature(type(module).forward).parameters
-    free = {n for n in signature.fixed if type(parameters[n].default) in (int, float)}
-    if free:
-        fewer = tuple(n for n in signature.fixed if n not in free)
-        with contextlib.suppress(TraceError):
-            return trace_level(module, dataclasses.replace(signature, fixed=fewer), others | free)
-    return trace_level(module, signature, others)
+            self._nodes[tensor] = item
 
 
 def _is_neutral(func: Any, args: tuple[Any, ...]) -> bool:
@@ -466,45 +435,3 @@ def _is_neutral(func: Any, args: tuple[Any, ...]) -> bool:
 def _item(values: Any, index: int) -> Any:
     """Stands for an element of a step's several results."""
     return values[index]
-
-
-def _values(value: Any, env: dict[fx.Node, Any]) -> Any:
-    """Arguments of a node as plain tuples, lists and dicts (fx's own refuse to be changed)."""
-    if isinstance(value, fx.Node):
-        return env[value]
-    if isinstance(value, (tuple, list)):
-        items = [_values(v, env) for v in value]
-        if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple
-            return type(value)(*items)
-        return items if isinstance(value, list) else tuple(items)
-    if isinstance(value, dict):
-        return {key: _values(v, env) for key, v in value.items()}
-    if isinstance(value, slice):
-        return slice(*(_values(v, env) for v in (value.start, value.stop, value.step)))
-    return value
-
-
-def _containers(value: Any) -> list[Any]:
-    """The lists and dicts among a call's arguments, inner ones too; its own tuple and dict aside."""
-    found: list[Any] = []
-    queue = [*value[0], *value[1].values()]
-    while queue:
-        item = queue.pop()
-        if type(item) in (list, dict):
-            found.append(item)
-        if isinstance(item, (list, tuple)):
-            queue += item
-        elif isinstance(item, dict):
-            queue += item.values()
-    return found
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    return [t for t in tree_flatten(value)[0] if isinstance(t, Tensor)]
-
-
-def _attribute(module: nn.Module, path: str) -> Any:
-    found: Any = module
-    for part in path.split("."):
-        found = getattr(found, part)
-    return found

@@ -30,6 +30,10 @@ _BASES: dict[type[nn.Module], type[BinaryLayer]] = {
     nn.ConvTranspose2d: BinaryConvTranspose2d,
     nn.Linear: BinaryLinear,
 }
+_GEOMETRY = {
+    *("in_channels", "out_channels", "in_features", "out_features"),
+    *("kernel_size", "stride", "padding", "dilation", "groups"),
+}
 
 
 class WeightStandardization(nn.Module):
@@ -154,6 +158,8 @@ def build(
     if bypass:
         composite = method.compose(site, layer.weight, dilation=getattr(layer, "dilation", ()))
     if composite is not None:
+        for name in _GEOMETRY & vars(layer).keys():  # what forwards ask their layers for
+            setattr(composite, name, getattr(layer, name))
         return _as(layer, composite)
     recipe = method.recipe(site)
     cls: Any = next(binary for base, binary in _BASES.items() if isinstance(layer, base))

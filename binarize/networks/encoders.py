@@ -161,7 +161,7 @@ def _run(
         (own, 1, own),
     ]
     failure: Exception | None = None
-    for size, multiple, fixed in trials if device == "meta" else trials[-1:]:
+    for size, multiple, fixed in trials:
         try:
             with torch.no_grad():
                 return list(shell(torch.zeros(1, 3, *size, device=device))), multiple, fixed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -756,3 +757,40 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     for one, other in zip(first, second, strict=True):
         assert one.keys() == other.keys()
         assert all(value is not None and torch.equal(value, other[name]) for name, value in one.items())
+
+
+class Recalled(nn.Module):
+    """A signal of 4 MB goes through many layers; its forward asks for a value, so symbols do not do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(16, 16, 1) for _ in range(40))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum().item() == 0.5:
+            return x
+        for conv in self.convs:
+            x = conv(x)
+            x = x.relu()
+        return x
+
+
+def test_a_run_with_numbers_frees_them_as_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: set[int] = set()
+    most = 0
+
+    def counted(module: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> None:
+        nonlocal most
+        alive.add(number := len(most_seen))
+        most_seen.append(number)
+        weakref.finalize(result, alive.discard, number)
+        most = max(most, len(alive))
+
+    most_seen: list[int] = []
+    net = Recalled()
+    for conv in net.convs:
+        conv.register_forward_hook(counted)
+    made = plan(net, example_inputs=torch.ones(1, 16, 256, 256))
+    assert len(made.rows) == 40
+    assert len(most_seen) >= 40
+    assert most <= 4

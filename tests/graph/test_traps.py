@@ -389,3 +389,21 @@ def test_a_block_compiled_in_place_is_copied_with_its_own_weights() -> None:
         for parameter in twin.parameters():
             parameter.zero_()
     assert not torch.equal(twin.eval()(torch.ones(1, C, 16, 16)), block.eval()(torch.ones(1, C, 16, 16)))
+
+
+class PadsByItsLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(C, 2 * C, 2, stride=2)
+        self.up = nn.Conv2d(2 * C, C, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (height, width), (step, _) = self.down.kernel_size, self.down.stride
+        x = F.pad(x, (0, -x.shape[3] % width, 0, -x.shape[2] % height))
+        return self.up(self.down(x)) * (1.0 if (step, self.down.out_channels) == (2, 2 * C) else float("nan"))
+
+
+def test_a_layer_of_several_units_still_says_what_it_replaces() -> None:
+    model = convert(PadsByItsLayer(), "bisrnet")
+    assert model.b.down.kernel_size == (2, 2)  # type: ignore[union-attr]
+    assert torch.isfinite(model(torch.randn(2, 3, 15, 17))).all()

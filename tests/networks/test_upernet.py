@@ -7,6 +7,7 @@ import json
 import pickle
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -83,6 +84,25 @@ def test_channels_last_maps() -> None:
     assert net.encoder_info.channels_last
     assert net.encoder_info.channels == (48, 96, 192, 288)
     assert net(torch.empty(1, 3, 100, 140, device="meta")).shape == (1, 3, 100, 140)
+
+
+def test_encoder_that_asks_for_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Asking(nn.Module):
+        """As any encoder of timm, but it reads a number off its input, which the meta device has not."""
+
+        def __init__(self, encoder: nn.Module) -> None:
+            super().__init__()
+            self.encoder = encoder
+            self.feature_info = encoder.feature_info
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            assert x[0, 0, 0, 0].item() == 0
+            return self.encoder(x)
+
+    create = timm.create_model
+    monkeypatch.setattr("timm.create_model", lambda *args, **kwargs: Asking(create(*args, **kwargs)))
+    info = examine_encoder("test_resnet")
+    assert (info.fixed_size, info.multiple) == (None, 1)
 
 
 def test_encoder_of_one_size() -> None:
