@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from binarize.coverage.record import Record
+from binarize.coverage.spill import saved_in_files
 from binarize.coverage.subjects import Subject, count_convolutions, input_sizes, tensors
 from binarize.errors import BinarizeError, ConfigError
 from binarize.files import load, save
@@ -118,13 +119,10 @@ class _Check:
                 linears=sum(isinstance(m, nn.Linear) for m in shell.modules()),
             )
             fits = memory is None or memory_needed(params) <= memory
-            if fits:
-                del shell
-                model = self.subject.build().eval()
-            else:
-                model = shell.eval()
+            model = (self.subject.build() if fits else shell).eval()
+            if not fits:
                 self.note(device="meta")
-            sizes = input_sizes(model, BATCH)
+            sizes = self._sizes(shell, model)
         with self.step("plan"):
             try:
                 made = plan(model, self.method)
@@ -140,6 +138,12 @@ class _Check:
             del model
         self._at_sizes(converted, sizes, real=fits)
         self.note(status="pass")
+
+    def _sizes(self, shell: nn.Module, model: nn.Module) -> tuple[tuple[int, ...], ...]:
+        """Found out without arithmetic, but for models that ask tensors for their values."""
+        with contextlib.suppress(ConfigError):
+            return input_sizes(shell.eval(), BATCH)
+        return input_sizes(model, BATCH)
 
     def _at_sizes(self, model: nn.Module, sizes: Sequence[tuple[int, ...]], *, real: bool) -> None:
         """All checks at the first size and that it runs at the second.
@@ -182,14 +186,16 @@ class _Check:
         return False
 
     def _train(self, model: nn.Module, size: tuple[int, ...]) -> None:
-        if max(size) <= _SMALL:
+        """A training step with as many images as memory allows; at last one, its activations in files."""
+        for batch in (_SMALL_BATCH, BATCH) if max(size) <= _SMALL else (BATCH,):
             try:
-                return self._train_with(model, size, _SMALL_BATCH)
+                return self._train_with(model, size, batch)
             except (MemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
-        model.zero_grad()
-        return self._train_with(model, size, BATCH)
+            model.zero_grad()
+        with saved_in_files(self.folder):
+            return self._train_with(model, size, 1)
 
     def _train_with(self, model: nn.Module, size: tuple[int, ...], batch: int) -> None:
         model.train()
