@@ -26,9 +26,7 @@ def saved_in_files(folder: str | None = None) -> Iterator[None]:
         path = Path(place) / "saved"
 
         def pack(tensor: Tensor) -> Tensor | tuple[Tensor, torch.Size]:
-            if tensor.numel() < _LARGE or (
-                tensor.is_leaf and tensor.requires_grad
-            ):  # weights are kept anyway
+            if tensor.numel() < _LARGE or (tensor.is_leaf and tensor.requires_grad):  # is kept anyway
                 return tensor
             flat = torch.from_file(str(path), shared=True, size=tensor.numel(), dtype=tensor.dtype)
             path.unlink()  # the mapping keeps the file until it ends itself
