@@ -27,6 +27,7 @@ from binarize.layers import BinaryLayer
 
 BATCH = 2
 _SMALL, _SMALL_BATCH = 96, 16  # images whose last maps have few positions, and how many make up for that
+_LARGE = 384  # images of which one has positions enough
 _COPIES = 3  # float model and copy; then copy and gradients; then copy, loaded copy and the file's tensors
 _OVERHEAD = 2 << 30  # activations, code, allocator
 
@@ -50,12 +51,17 @@ def memory_needed(params: int) -> int:
 
 
 def check(
-    subject: Subject, method: str = "bidense", *, memory: int | None = None, folder: str | None = None
+    subject: Subject,
+    method: str = "bidense",
+    *,
+    memory: int | None = None,
+    activations: int | None = None,
+    folder: str | None = None,
 ) -> Record:
     """Convert one model and check what comes out; never raises on account of the model.
 
     Plan, at the model's own image size, and convert. Then, at the smallest image that the float model takes,
-    two images per batch (sixteen of up to 96 pixels if memory allows, or BatchNorm would have no variance):
+    two images per batch (sixteen of up to 96 pixels, or BatchNorm would have no variance; one from 384 on):
     forward and backward in training mode with a finite gradient in every latent weight; in evaluation mode,
     with that batch's statistics in the BatchNorms, each image's output is the same, bit for bit, whatever
     else is in the batch; a file gives the same tensors and the same output, bit for bit; another image size
@@ -66,10 +72,11 @@ def check(
         method: name of the method.
         memory: bytes to use at most; a model that needs more is converted on the meta device, where only
             shapes are computed and only plan, conversion and forward are checked. None for no limit.
-        folder: where the temporary file of the model goes.
+        activations: bytes that the backward pass may need in memory; the rest goes to files. None for all.
+        folder: where the temporary files go.
     """
     record = Record(name=subject.name, use=subject.use, method=method, versions=versions())
-    run = _Check(subject, method, record, folder)
+    run = _Check(subject, method, record, activations, folder)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
@@ -78,10 +85,13 @@ def check(
 
 
 class _Check:
-    def __init__(self, subject: Subject, method: str, record: Record, folder: str | None) -> None:
+    def __init__(
+        self, subject: Subject, method: str, record: Record, activations: int | None, folder: str | None
+    ) -> None:
         self.subject = subject
         self.method = method
         self.record = record
+        self.activations = activations
         self.folder = folder
         self.step_name = "build"
 
@@ -186,20 +196,10 @@ class _Check:
         return False
 
     def _train(self, model: nn.Module, size: tuple[int, ...]) -> None:
-        """A training step with as many images as memory allows; at last one, its activations in files."""
-        for batch in (_SMALL_BATCH, BATCH) if max(size) <= _SMALL else (BATCH,):
-            try:
-                return self._train_with(model, size, batch)
-            except (MemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
-                    raise
-            model.zero_grad()
-        with saved_in_files(self.folder):
-            return self._train_with(model, size, 1)
-
-    def _train_with(self, model: nn.Module, size: tuple[int, ...], batch: int) -> None:
         model.train()
-        with self.step("forward"), _statistics_of_one_batch(model):
+        batch = _SMALL_BATCH if max(size) <= _SMALL else BATCH if max(size) < _LARGE else 1
+        kept = saved_in_files(self.activations, self.folder)
+        with self.step("forward"), kept, _statistics_of_one_batch(model):
             outputs = tensors(model(torch.randn(batch, *size)))
             _expect_finite(outputs, "the output in training mode")
         with self.step("backward"):
@@ -251,10 +251,6 @@ class _Check:
             pairs = zip(self._evaluate(model, images), self._evaluate(again, images), strict=True)
             if not all(torch.equal(a, b) for a, b in pairs):
                 raise _CheckError("the loaded model gives another output than the saved one")
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from binarize.coverage.processes import Budget, ProcessEndedError, Worker
 from binarize.coverage.record import Record, append_record, read_records
 from binarize.coverage.subjects import Subject, measure
 
+_LEAST = 1 << 30  # bytes for what a backward pass needs; memory_needed counts on them
 _MODELS_PER_PROCESS = 60  # classes that rewritten forwards made stay in a process
 
 
@@ -220,7 +221,7 @@ class _Crew:
             "use": subject.use,
             "method": job.method,
             "memory": self._memory,
-            "limit": max(job.needs, self._memory // len(self._threads)),
+            "activations": max(_LEAST, self._memory // len(self._threads) - job.needs),
         }
         try:
             return Record.loads(worker.ask(json.dumps(given)))

@@ -10,23 +10,29 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-_LARGE = 1 << 20  # elements below which a file costs more than it saves
+_LARGE = 1 << 20  # elements; smaller ones cost more as files than they take
 
 
 @contextlib.contextmanager
-def saved_in_files(folder: str | None = None) -> Iterator[None]:
+def saved_in_files(beyond: int | None, folder: str | None = None) -> Iterator[None]:
     """Let autograd keep large tensors in mapped files, which the system may write out.
 
     They are gone as soon as no graph needs them.
 
     Args:
+        beyond: bytes to keep in memory before the first file is written; None for all.
         folder: where they go; the system's temporary folder by default.
     """
     with tempfile.TemporaryDirectory(dir=folder) as place:
         path = Path(place) / "saved"
+        kept = 0
 
         def pack(tensor: Tensor) -> Tensor | tuple[Tensor, torch.Size]:
-            if tensor.numel() < _LARGE or (tensor.is_leaf and tensor.requires_grad):  # is kept anyway
+            nonlocal kept
+            if beyond is None or (tensor.is_leaf and tensor.requires_grad):  # a weight, kept anyway
+                return tensor
+            if tensor.numel() < _LARGE or kept + tensor.nbytes <= beyond:
+                kept += tensor.nbytes
                 return tensor
             flat = torch.from_file(str(path), shared=True, size=tensor.numel(), dtype=tensor.dtype)
             path.unlink()  # the mapping keeps the file until it ends itself

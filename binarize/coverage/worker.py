@@ -5,7 +5,6 @@ A process of its own, because some models end it: memory runs out, a kernel cras
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import os
@@ -24,20 +23,10 @@ def main() -> None:
     torch.set_num_threads(1)
     for line in sys.stdin:
         job = json.loads(line)
-        _limit_memory(job["limit"])
         subject = Subject(name=job["name"], use=job["use"])
-        record = check(subject, job["method"], memory=job["memory"])
+        record = check(subject, job["method"], memory=job["memory"], activations=job["activations"])
         results.write(record.dumps() + "\n")
         _give_memory_back()
-
-
-def _limit_memory(size: int) -> None:
-    """Bytes that this process may hold: then an error says where memory ran out, instead of a kill later."""
-    with contextlib.suppress(ImportError, ValueError, OSError):  # not every system can
-        import resource
-
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (size, hard))
 
 
 def _give_memory_back() -> None:

@@ -106,26 +106,6 @@ def test_what_is_wrong_is_found(
     assert bool(record.overflows) == (how is _overflows)  # tried again at larger sizes
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
-def test_fewer_images_where_memory_runs_out(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    from binarize.graph import execute
-
-    batches: list[int] = []
-
-    def full(net: nn.Module, y: Tensor) -> Tensor:
-        batches.append(len(y))
-        if len(y) > 2:
-            raise error
-        return y
-
-    monkeypatch.setattr(f"{CHECK}.execute", lambda plan, model: _Spoiled(execute(plan, model), full))
-    record = check(SUBJECT)
-    assert batches[:2] == [16, 2]
-    assert (
-        record.failed == "load"
-    )  # all steps before that one, for which a class of the tests cannot be rebuilt
-
-
 def test_a_latent_weight_without_gradient_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     from binarize.graph import execute
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import binarize
-from binarize.coverage import check, checks, spill, subjects
+from binarize.coverage import Subject, check, spill
 from binarize.coverage.spill import saved_in_files
 
 
-@pytest.mark.parametrize("least", [1, 1 << 20])
-def test_gradients_are_the_same(least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("least", "beyond"), [(1, 0), (1, 30_000), (1 << 20, 0), (1, None)])
+def test_gradients_are_the_same(
+    least: int, beyond: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(spill, "_LARGE", least)
     float_net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     images = torch.randn(2, 3, 24, 20)
@@ -22,7 +25,7 @@ def test_gradients_are_the_same(least: int, tmp_path: Path, monkeypatch: pytest.
     net(images).square().mean().backward()
     expected = [p.grad for p in net.parameters()]
     net.zero_grad()
-    with saved_in_files(str(tmp_path)):
+    with saved_in_files(beyond, str(tmp_path)):
         loss = net(images).square().mean()
         left = [p for p in tmp_path.rglob("*") if p.is_file()]
     loss.backward()
@@ -34,20 +37,19 @@ def test_gradients_are_the_same(least: int, tmp_path: Path, monkeypatch: pytest.
         assert torch.equal(parameter.grad, gradient)
 
 
-def test_a_check_that_memory_cannot_hold_trains_on_one_image(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    batches: list[int] = []
-    step = checks._Check._train_with
+def test_a_check_with_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    files: list[int] = []
+    create = torch.from_file
 
-    def full(self: object, model: nn.Module, size: tuple[int, ...], batch: int) -> None:
-        batches.append(batch)
-        if batch > 1:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        step(self, model, (3, 64, 64), batch)  # type: ignore[arg-type]
+    def counted(*args: Any, size: int, **kwargs: Any) -> torch.Tensor:
+        files.append(size)
+        return create(*args, size=size, **kwargs)
 
-    monkeypatch.setattr(checks._Check, "_train_with", full)
-    monkeypatch.setattr(spill, "_LARGE", 1)
-    record = check(subjects.Subject(name="test_resnet"))
+    monkeypatch.setattr("torch.from_file", counted)
+    monkeypatch.setattr(spill, "_LARGE", 1000)
+    subject = Subject(name="test_resnet")
+    assert check(subject).status == "pass"
+    assert files == []
+    record = check(subject, activations=100_000)
     assert record.status == "pass", record.reason
-    assert batches == [16, 2, 1]
+    assert len(files) > 10
