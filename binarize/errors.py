@@ -30,6 +30,14 @@ class FormatError(BinarizeError, ValueError):
     """A file that is truncated, corrupted, foreign or of a newer format."""
 
 
+class DataError(BinarizeError, ValueError):
+    """A data set, or a file of one, that is missing, corrupt or not what its layout promises."""
+
+
+class TrainingError(BinarizeError):
+    """A training that cannot go on: numbers that overflow, a run folder that does not fit."""
+
+
 def near_names(name: str, known: Iterable[str], *, limit: int = 3) -> list[str]:
     """The known names that look most like `name`, best first."""
     return difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)

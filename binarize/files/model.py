@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from binarize.graph import Plan
 
 
-def save(model: nn.Module, path: str | os.PathLike[str], *, source: Mapping[str, Any] | None = None) -> Path:
+def save(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    source: Mapping[str, Any] | None = None,
+    entries: Mapping[str, str] | None = None,
+) -> Path:
     """Write `model`, converted or float, to one safetensors file that `load` rebuilds it from.
 
     The file holds every parameter and persistent buffer, bit for bit, and a header entry (`docs/files.md`):
@@ -35,6 +41,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, source: Mapping[str,
         path: the file, by custom `.safetensors`.
         source: how to rebuild the float model, if the caller knows for sure (the `binarize_spec` of a model
             that it has just built). By default it is found out, which takes building the model once more.
+        entries: further texts for the file's header, by name; `load` does not look at them.
 
     Returns:
         Where the file is.
@@ -61,7 +68,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, source: Mapping[str,
         transient={name: str(b.dtype).removeprefix("torch.") for name, _, b in _transient_buffers(model)},
         versions={name: _version(name) for name in ("binarize", "torch", "timm")},
     )
-    return write(path, tensors, {ENTRY: header.dumps(tensors)})
+    return write(path, tensors, {**(entries or {}), ENTRY: header.dumps(tensors)})
 
 
 def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:

@@ -1,0 +1,60 @@
+"""CamVid in 11 classes, split as by SegNet: 367, 101, 233 (Brostow et al., PRL 2009)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from binarize.data.catalog import register_dataset
+from binarize.data.dataset import DenseDataset, Labels, Pair
+from binarize.data.files import columns, existing
+from binarize.errors import DataError
+
+_NAMES = (
+    *("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian"),
+    "Bicyclist",
+)
+_VOID = 11  # what the SegNet files use for unlabelled pixels
+
+
+@register_dataset(
+    "camvid",
+    task="segmentation",
+    splits=("train", "val", "test"),
+    folders=("camvid", "CamVid"),
+    layout="train.txt, val.txt, test.txt (lines `image mask`), or train, trainannot, val, valannot...",
+)
+def camvid(root: Path, split: str) -> DenseDataset:
+    """By lists of `image mask`, paths relative to `root`; SegNet's folders if there is no list.
+
+    Raises:
+        DataError: lists and folders, or files of them, are missing.
+    """
+    source = root / f"{split}.txt"
+    if source.is_file():
+        pairs = [Pair(_path(root, image), _path(root, mask)) for image, mask in columns(source, (2,))]
+    else:
+        source = root / split
+        if not source.is_dir():
+            raise DataError(f"{root}: neither {split}.txt nor a folder {split} is there.")
+        pairs = [Pair(p, root / f"{split}annot" / p.name) for p in sorted(source.glob("*.png"))]
+    truth = Labels(names=_NAMES, palette=_palette(root), ignored=(_VOID, 255))
+    return DenseDataset(existing(pairs, source), truth)
+
+
+def _path(root: Path, text: str) -> Path:
+    """SegNet's own lists begin with /SegNet/CamVid/."""
+    return root / text.removeprefix("/SegNet/CamVid/")
+
+
+def _palette(root: Path) -> tuple[tuple[int, int, int], ...]:
+    """From classes.json where it is there."""
+    table = root / "classes.json"
+    if not table.is_file():
+        return ()
+    try:
+        found = json.loads(table.read_text(encoding="utf-8"))
+        colours = tuple((int(r), int(g), int(b)) for r, g, b in found["palette"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{table}: no table of classes with a palette ({error}).") from error
+    return colours if len(colours) == len(_NAMES) else ()

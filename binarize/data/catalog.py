@@ -1,0 +1,117 @@
+"""Data sets by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from binarize.data.dataset import DenseDataset, Task
+from binarize.errors import ConfigError, DataError, unknown_name
+from binarize.registry import Registry
+
+Loader = Callable[..., DenseDataset]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """A data set that recipes can name.
+
+    Attributes:
+        name: for recipes.
+        task: what its truth is.
+        splits: names of its parts.
+        folders: where it is looked for under the folder that BINARIZE_DATA names; empty if it has no files.
+        layout: what has to be in its folder, for messages.
+        load: (root, split, **options) -> the data set.
+    """
+
+    name: str
+    task: Task | None
+    splits: tuple[str, ...]
+    folders: tuple[str, ...]
+    layout: str
+    load: Loader
+
+
+_REGISTRY: Registry[DatasetInfo] = Registry(
+    "data set", builtin="binarize.data.builtin", group="binarize.datasets"
+)
+
+
+def register_dataset(
+    name: str, *, task: Task | None, splits: tuple[str, ...], folders: tuple[str, ...] = (), layout: str = ""
+) -> Callable[[Loader], Loader]:
+    """Make a function (root, split, **options) -> DenseDataset known under `name`.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
+
+    def register(load: Loader) -> Loader:
+        info = DatasetInfo(name=name, task=task, splits=splits, folders=folders, layout=layout, load=load)
+        _REGISTRY.add(name, info)
+        return load
+
+    return register
+
+
+def names() -> list[str]:
+    """Names of all data sets."""
+    return _REGISTRY.names()
+
+
+def info(name: str) -> DatasetInfo:
+    """What is known of a data set.
+
+    Raises:
+        ConfigError: no data set has this name.
+    """
+    return _REGISTRY.get(name)
+
+
+def create(name: str, split: str, root: Path | None = None, **options: Any) -> DenseDataset:
+    """A part of a data set.
+
+    Args:
+        name: see `names`.
+        split: one of its parts.
+        root: its folder; by default it is looked for where BINARIZE_DATA points to.
+        options: of the data set.
+
+    Raises:
+        ConfigError: no such data set, part or option.
+        DataError: its files are not where they should be.
+    """
+    chosen = info(name)
+    if chosen.splits and split not in chosen.splits:
+        raise ConfigError(unknown_name(f"split of {name}", split, chosen.splits))
+    where = _root(chosen, root) if chosen.layout else None
+    try:
+        return chosen.load(where, split, **options)
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise ConfigError(f"data set {name}: {error}.") from error
+
+
+def _root(chosen: DatasetInfo, given: Path | None) -> Path:
+    if given is not None:
+        if not given.is_dir():
+            raise DataError(f"{given}: no such folder; expected {chosen.name}: {chosen.layout}.")
+        return given
+    base = os.environ.get("BINARIZE_DATA")
+    if not base:
+        raise DataError(
+            f"where is {chosen.name}? Give its folder with --data DIR (data.root in a recipe), or let the "
+            f"environment variable BINARIZE_DATA name the folder that holds {' or '.join(chosen.folders)}."
+        )
+    for folder in chosen.folders:
+        if (found := Path(base) / folder).is_dir():
+            return found
+    raise DataError(
+        f"{chosen.name} is not under BINARIZE_DATA={base}: none of {', '.join(chosen.folders)} is there; "
+        f"give its folder with --data DIR. Expected in it: {chosen.layout}."
+    )

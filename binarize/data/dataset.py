@@ -1,0 +1,177 @@
+"""Pairs of an image and its truth, as every data set here gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from binarize.data.reading import read_depth, read_image, read_labels
+from binarize.errors import DataError
+
+IGNORE = 255
+"""Label of pixels that count nowhere."""
+
+Task = Literal["segmentation", "depth"]
+_ERRORS_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """What the truth of a segmentation data set means.
+
+    Attributes:
+        names: of the classes, by id.
+        palette: an (R, G, B) per class for pictures, or empty.
+        ignored: values of the files that become `IGNORE`.
+        unscored: ids that networks have but no truth uses; no mean counts them.
+    """
+
+    names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...] = ()
+    ignored: tuple[int, ...] = (IGNORE,)
+    unscored: tuple[int, ...] = ()
+
+    task: Task = field(default="segmentation", init=False)
+
+    def read(self, path: Path) -> Tensor:
+        """Class ids (H, W) int64, `IGNORE` where there is none.
+
+        Raises:
+            DataError: the file cannot be read, or holds an id that is no class.
+        """
+        labels = read_labels(path)
+        for value in self.ignored:
+            labels[labels == value] = IGNORE
+        wrong = labels[(labels != IGNORE) & ((labels < 0) | (labels >= len(self.names)))]
+        if wrong.numel():
+            values = sorted(set(wrong.tolist()))
+            shown = ", ".join(map(str, values[:_ERRORS_SHOWN])) + (
+                "..." if len(values) > _ERRORS_SHOWN else ""
+            )
+            raise DataError(
+                f"{path}: {wrong.numel()} pixels have class id {shown}; expected 0 to {len(self.names) - 1}, "
+                f"or {' or '.join(map(str, self.ignored))} for pixels to ignore."
+            )
+        return labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depth:
+    """What the truth of a depth data set means.
+
+    Attributes:
+        scale: units of the files per metre.
+        least: smallest depth (m) that counts.
+        most: largest.
+        crop: what evaluation looks at, (top, bottom, left, right) as fractions of the image; empty for all.
+    """
+
+    scale: float
+    least: float = 1e-3
+    most: float
+    crop: tuple[float, ...] = ()
+
+    task: Task = field(default="depth", init=False)
+
+    def read(self, path: Path) -> Tensor:
+        """Depth (H, W) float32 in metres, 0 where there is none.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return read_depth(path, self.scale)
+
+
+class Pair(NamedTuple):
+    """Files of an image and of its truth; no truth where there is none."""
+
+    image: Path
+    target: Path | None
+
+
+class Sample(NamedTuple):
+    """An image (3, H, W) and its truth (H, W): int64 class ids or float32 metres."""
+
+    image: Tensor
+    target: Tensor
+
+
+Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class DenseDataset(Dataset[Sample]):
+    """Samples by index, or by (epoch, index).
+
+    The random choices of the transform depend on seed, epoch and index only: not on who loads the sample, nor
+    on what was loaded before. So a run that is resumed, or spread over processes, sees the same images.
+
+    Args:
+        pairs: the files.
+        truth: what the truth means.
+        transform: image (3, H, W) uint8 and truth to what the network takes.
+        seed: of the transform's random choices.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        truth: Labels | Depth,
+        *,
+        transform: Transform | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.pairs = tuple(pairs)
+        self.truth = truth
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def load(self, index: int) -> Sample:
+        """The sample as it is in its files; a truth that is missing says nothing anywhere.
+
+        Raises:
+            DataError: a file cannot be read, or image and truth are of different sizes.
+        """
+        pair = self.pairs[index]
+        image = read_image(pair.image)
+        if pair.target is None:
+            nothing = torch.full(image.shape[1:], IGNORE) if self.truth.task == "segmentation" else None
+            return Sample(image, torch.zeros(image.shape[1:]) if nothing is None else nothing)
+        target = self.truth.read(pair.target)
+        if target.shape != image.shape[1:]:
+            raise DataError(
+                f"{pair.target}: {_size(target)} (width x height), "
+                f"but its image {pair.image} is {_size(image)}."
+            )
+        return Sample(image, target)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        sample = self.load(index)
+        if self.transform is None:
+            return sample
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0]))
+            return Sample(*self.transform(tv_tensors.Image(sample.image), tv_tensors.Mask(sample.target)))
+
+    def with_transform(self, transform: Transform | None, seed: int = 0) -> DenseDataset:
+        """The same samples through another transform."""
+        changed = object.__new__(type(self))
+        changed.__dict__.update(self.__dict__, transform=transform, seed=seed)
+        return changed
+
+
+def _size(tensor: Tensor) -> str:
+    return f"{tensor.shape[-1]}x{tensor.shape[-2]}"

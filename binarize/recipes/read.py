@@ -1,0 +1,215 @@
+"""From a file, and the files that it extends, to a recipe; all faults at once, each with file and line."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from binarize.errors import ConfigError, near_names, unknown_name
+from binarize.recipes.schema import Recipe
+
+_EXTENDS = "extends"
+Place = tuple[str | int, ...]
+
+
+class _Source:
+    """Where each value of a recipe was written."""
+
+    def __init__(self) -> None:
+        self.lines: dict[Place, str] = {}
+
+    def of(self, place: Place) -> str:
+        """File and line of a value, or of the closest one around it."""
+        while place and place not in self.lines:
+            place = place[:-1]
+        return self.lines.get(place, "")
+
+
+def folder() -> Path:
+    """Where the recipes are that come with the toolkit: beside the package, or inside of an installed one."""
+    package = Path(__file__).parent.parent
+    beside = package.parent / "recipes"
+    return (
+        beside if (package.parent / "pyproject.toml").is_file() and beside.is_dir() else package / "_recipes"
+    )
+
+
+def names() -> list[str]:
+    """Names of the recipes that come with the toolkit: `shapes/convnext_atto-bidense`."""
+    root = folder()
+    files = (p.relative_to(root).with_suffix("") for p in root.glob("*/*.yaml"))
+    return sorted(p.as_posix() for p in files if not p.name.startswith("_"))
+
+
+def find(name: str | Path) -> Path:
+    """The file of a recipe, given by its path or by its name.
+
+    Raises:
+        ConfigError: there is none; the message holds near names.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    text = path.as_posix().removeprefix("recipes/").removesuffix(".yaml")
+    if text in (known := names()):
+        return folder() / f"{text}.yaml"
+    if path.suffix in (".yaml", ".yml") and not near_names(text, known):
+        raise ConfigError(f"recipe {path}: no such file, and no recipe of this name; see `binarize recipes`.")
+    raise ConfigError(unknown_name("recipe", text, known))
+
+
+def load(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
+    """A recipe from its file.
+
+    Args:
+        name: path, or name of one that comes with the toolkit.
+        settings: `a.b=value` each, on top of the file.
+
+    Raises:
+        ConfigError: no such file, or it is no recipe; the message names all faults.
+    """
+    path = find(name)
+    source = _Source()
+    values = _read(path, source, ())
+    return validate(apply_settings(values, settings, source), str(path), source)
+
+
+def apply_settings(
+    values: dict[str, Any], settings: Sequence[str], source: _Source | None = None
+) -> dict[str, Any]:
+    """Values with others put in by dotted names: `training.lr=1e-3`.
+
+    Raises:
+        ConfigError: a setting of another form.
+    """
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ConfigError(f"--set {setting!r}: expected NAME=VALUE, for instance training.lr=1e-3.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {setting!r}: {text!r} is no YAML value ({_first(error)}).") from error
+        place = tuple(key.split("."))
+        for part in reversed(place):
+            value = {part: value}
+        values = _merged(values, value)
+        if source is not None:
+            source.lines[place] = f"--set {key}"
+    return values
+
+
+def validate(values: Mapping[str, Any], where: str, source: _Source | None = None) -> Recipe:
+    """A recipe from plain values.
+
+    Raises:
+        ConfigError: they are none; the message names all faults.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        faults = "\n".join(f"  {fault}" for fault in _faults(error, source or _Source()))
+        raise ConfigError(f"recipe {where}:\n{faults}") from None
+
+
+def _read(path: Path, source: _Source, via: tuple[Path, ...]) -> dict[str, Any]:
+    path = path.resolve()
+    if path in via:
+        chain = " -> ".join(p.name for p in (*via, path))
+        raise ConfigError(f"recipe {path}: extends itself ({chain}).")
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path}: cannot be read ({error}).") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"recipe {path}: no YAML: {error}.") from error
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"recipe {path}: expected `name: value` lines, found something else.")
+    lines: dict[Place, str] = {}
+    _note_lines(node, path, (), lines)
+    values = yaml.safe_load(text)
+    base: dict[str, Any] = {}
+    if _EXTENDS in values:
+        parent = values.pop(_EXTENDS)
+        if not isinstance(parent, str):
+            raise ConfigError(f"{lines[(_EXTENDS,)]}: extends: expected the path of a file, got {parent!r}.")
+        target = path.parent / parent
+        if not target.is_file():
+            raise ConfigError(f"{lines[(_EXTENDS,)]}: extends: no such file: {target}.")
+        base = _read(target, source, (*via, path))
+    source.lines |= lines
+    return _merged(base, values)
+
+
+def _note_lines(node: yaml.Node, path: Path, place: Place, lines: dict[Place, str]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            number = key.start_mark.line + 1
+            if key.value in seen:
+                raise ConfigError(
+                    f"{path}, line {number}: {key.value!r} is there already, in line {seen[key.value]}."
+                )
+            seen[key.value] = number
+            lines[(*place, key.value)] = f"{path.name}, line {number}"
+            _note_lines(value, path, (*place, key.value), lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[(*place, index)] = f"{path.name}, line {value.start_mark.line + 1}"
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` wins; mappings are merged, but one that names something else starts anew."""
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            renamed = "name" in value and "name" in old and value["name"] != old["name"]
+            if renamed and "options" in old and "options" not in value:  # those of another method or data set
+                old = {k: v for k, v in old.items() if k != "options"}
+            result[key] = _merged(old, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _faults(error: ValidationError, source: _Source) -> Iterator[str]:
+    for fault in error.errors(include_url=False):
+        place = tuple(fault["loc"])
+        name = ".".join(map(str, place)) or "recipe"
+        where = source.of(place)
+        prefix = f"{where}: " if where else ""
+        if fault["type"] == "extra_forbidden":
+            known = _fields(place[:-1])
+            near = near_names(str(place[-1]), known)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known)}."
+            yield f"{prefix}{name}: no such setting; {hint}"
+        elif fault["type"] == "missing":
+            yield f"{prefix}{name}: is missing."
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+            yield f"{prefix}{name}: {message[0].lower()}{message[1:]}; got {fault['input']!r}."
+
+
+def _fields(place: Place) -> list[str]:
+    """The settings that a part of a recipe can have."""
+    model: Any = Recipe
+    for part in place:
+        field = model.model_fields.get(part) if isinstance(part, str) else None
+        if field is None:
+            return []
+        options = (field.annotation, *typing.get_args(field.annotation))
+        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+        if model is None:
+            return []
+    return sorted(model.model_fields)
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,224 @@
+"""What a recipe can say, and what it means where it says nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Augmentation(_Part):
+    """What a training image and its truth go through; see `data.transforms.training_transform`.
+
+    Attributes:
+        size: (H, W) of the random crop that the network sees.
+        resize: (H, W) first.
+        border: (top, bottom, left, right) to cut to first.
+        bottom: (H, W) to cut from the middle of the bottom first.
+        long_side: what the longer side is resized to, times a number drawn from `scale`.
+        scale: least and largest.
+        rotate: degrees, at most, either way.
+        flip: left to right every other time.
+        colour: gamma, brightness and channels as in BTS.
+    """
+
+    size: Size
+    resize: Size | None = None
+    border: tuple[Whole, Whole, Whole, Whole] | None = None
+    bottom: Size | None = None
+    long_side: Count | None = None
+    scale: tuple[Positive, Positive] = (1.0, 1.0)
+    rotate: NotNegative = 0.0
+    flip: bool = True
+    colour: bool = False
+
+
+class Evaluation(_Part):
+    """What an image goes through before it is evaluated; see `data.transforms.evaluation_transform`.
+
+    Attributes:
+        resize: (H, W) of the image; predictions are resized to the truth.
+        short_side: resize image and truth first.
+        crop: (H, W) of both to look at, in the middle.
+        bottom: (H, W) of both, from the middle of the bottom.
+        batch: images at once; only images of one size can be.
+        flip: mean of the predictions for the image and its mirror image.
+        scales: mean of the predictions at these sizes, times that of the image.
+    """
+
+    resize: Size | None = None
+    short_side: Count | None = None
+    crop: Size | None = None
+    bottom: Size | None = None
+    batch: Count = 1
+    flip: bool = False
+    scales: tuple[Positive, ...] = (1.0,)
+
+
+class Data(_Part):
+    """The data set.
+
+    Attributes:
+        name: see `binarize data list`.
+        root: its folder; by default it is looked for where BINARIZE_DATA points to.
+        options: of the data set.
+        train: name of the split to train on.
+        val: of the one to watch during training; none to watch nothing.
+        test: of the one that `binarize evaluate` takes by default.
+        workers: processes that load images, per training process; 0 loads them in the training process.
+    """
+
+    name: str
+    root: str | None = None
+    options: dict[str, Any] = {}
+    train: str = "train"
+    val: str | None = "val"
+    test: str = "test"
+    augmentation: Augmentation
+    evaluation: Evaluation = Evaluation()
+    workers: Whole = 0
+
+
+class Network(_Part):
+    """The float network; classes or depth range come from the data set.
+
+    Attributes:
+        name: see `binarize.networks.names()`.
+        encoder: a timm model.
+        pretrained: start from timm's pretrained weights.
+        options: further arguments of the network.
+    """
+
+    name: str = "upernet"
+    encoder: str
+    pretrained: bool = False
+    options: dict[str, Any] = {}
+
+
+class Method(_Part):
+    """How the network is binarized; see `binarize methods` and `binarize.Policy`.
+
+    Attributes:
+        name: of the method.
+        options: of the method.
+        keep: globs of layers that stay float.
+        only: globs of the layers to convert; none for all.
+        first: layers to keep at the input.
+        last: layers to keep at each output.
+    """
+
+    name: str
+    options: dict[str, Any] = {}
+    keep: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    first: Whole = 1
+    last: Whole = 1
+
+
+class Schedule(_Part):
+    """OneCycle (Smith and Topin, 2019), cosine.
+
+    Attributes:
+        per: when the rate changes; the paper's code changes it once per epoch.
+        rise: share of the training after which the rate is highest.
+        start: highest rate / first rate.
+        end: first rate / last rate.
+    """
+
+    name: Literal["onecycle", "constant"] = "onecycle"
+    per: Literal["epoch", "step"] = "epoch"
+    rise: Share = 0.3
+    start: Positive = 25.0
+    end: Positive = 1e4
+
+
+class Distillation(_Part):
+    """Learning from a float network too.
+
+    Attributes:
+        teacher: file of a checkpoint of a network for the same task.
+        weight: of its loss: per-pixel KL divergence of the class probabilities, or of depth the mean absolute
+            difference of logarithms.
+        temperature: of the probabilities.
+        features: weight of the mean squared difference of the encoder's maps, each divided by its own scale.
+    """
+
+    teacher: str
+    weight: NotNegative = 1.0
+    temperature: Positive = 1.0
+    features: NotNegative = 0.0
+
+
+class Training(_Part):
+    """How it is trained.
+
+    Attributes:
+        epochs: how often all training images are seen.
+        batch: images per step, of all processes together.
+        accumulate: parts that a step's images are worked through in.
+        lr: highest learning rate of AdamW.
+        weight_decay: of AdamW.
+        quantizer_decay: whether it also applies to the parameters of quantizers (thresholds, scales, shifts).
+        schedule: of the learning rate.
+        clip: largest norm of the gradient; none for any.
+        seed: of start values, order and random choices.
+        precision: `no` for float32, bf16 or fp16 for mixed precision.
+        ema: decay per step of a moving average of the weights, which is evaluated and kept; none for none.
+        activations_first: share of the epochs in which weights stay float and only activations are binary.
+        start_from: file of weights to start from, of the float network or of the same binary one.
+        distillation: from a float network.
+        save_every: epochs from one checkpoint to the next.
+        evaluate_every: epochs from one look at `val` to the next; the last epoch is always looked at.
+    """
+
+    epochs: Count
+    batch: Count
+    accumulate: Count = 1
+    lr: Positive
+    weight_decay: NotNegative = 0.01
+    quantizer_decay: bool = False
+    schedule: Schedule = Schedule()
+    clip: Positive | None = None
+    seed: Whole = 0
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    activations_first: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    start_from: str | None = None
+    distillation: Distillation | None = None
+    save_every: Count = 1
+    evaluate_every: Count = 1
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Training:
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch {self.batch} is no multiple of accumulate {self.accumulate}")
+        return self
+
+
+class Recipe(_Part):
+    """One training.
+
+    Attributes:
+        about: one line for lists.
+        data: what on.
+        network: what.
+        method: how it is binarized; none trains the float network.
+        training: how.
+    """
+
+    about: str = ""
+    data: Data
+    network: Network
+    method: Method | None = None
+    training: Training

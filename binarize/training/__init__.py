@@ -1,0 +1,1 @@
+"""Training and evaluation of dense-prediction networks by recipes."""

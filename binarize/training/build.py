@@ -1,0 +1,121 @@
+"""From a recipe to data, network and optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from binarize import data, graph, networks
+from binarize.data.dataset import DenseDataset, Depth, Labels
+from binarize.data.transforms import evaluation_transform, training_transform
+from binarize.errors import BinarizeError, ConfigError
+from binarize.files import load_checkpoint
+from binarize.layers import BinaryLayer
+from binarize.methods import create
+from binarize.recipes import Recipe
+
+
+def dataset(recipe: Recipe, split: str, *, root: Path | None = None, training: bool = False) -> DenseDataset:
+    """A split of the recipe's data set, through the recipe's transform.
+
+    Args:
+        recipe: which.
+        split: name of the split.
+        root: folder of the data set, in place of the recipe's.
+        training: through the augmentation; else as evaluation sees it.
+
+    Raises:
+        ConfigError: no such data set, split or option.
+        DataError: files are missing.
+    """
+    chosen = recipe.data
+    folder = root if root is not None else Path(chosen.root) if chosen.root is not None else None
+    found = data.create(chosen.name, split, folder, **chosen.options)
+    if training:
+        transform = training_transform(found.truth, **chosen.augmentation.model_dump())
+    else:
+        fields = chosen.evaluation.model_dump(exclude={"batch", "flip", "scales"})
+        transform = evaluation_transform(found.truth, **fields)
+    return found.with_transform(transform, recipe.training.seed)
+
+
+def network(recipe: Recipe, truth: Labels | Depth, *, weights: bool = True) -> nn.Module:
+    """The recipe's network, converted if it has a method; start values by its seed.
+
+    Args:
+        recipe: which.
+        truth: of the data set: how many classes, or how deep.
+        weights: load what `start_from` and `pretrained` say; not needed where weights are loaded later.
+
+    Raises:
+        ConfigError: no such network, encoder, method or option, or weights that do not fit.
+    """
+    chosen = recipe.network
+    task: dict[str, Any] = (
+        {"task": "depth", "max_depth": truth.most}
+        if isinstance(truth, Depth)
+        else {"task": "segmentation", "num_classes": len(truth.names)}
+    )
+    start = recipe.training.start_from if weights else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.training.seed)
+        kwargs = {"encoder": chosen.encoder, **task, **chosen.options}
+        net = networks.build(chosen.name, **kwargs, pretrained=chosen.pretrained and weights)
+        spec = getattr(net, "binarize_spec", None)
+        failure: BinarizeError | None = None
+        if start is not None:
+            try:
+                load_checkpoint(net, start)
+            except BinarizeError as error:
+                if recipe.method is None:
+                    raise
+                failure = error
+        if recipe.method is not None:
+            net = _converted(recipe, net)
+            if failure is not None:
+                try:
+                    load_checkpoint(net, start)
+                except BinarizeError as error:
+                    raise ConfigError(
+                        f"start_from {start}: fits neither the float network ({failure}) nor the binary one "
+                        f"({error})."
+                    ) from error
+    if spec is not None:
+        net.binarize_spec = spec
+    return net
+
+
+def _converted(recipe: Recipe, net: nn.Module) -> nn.Module:
+    chosen = recipe.method
+    if chosen is None:
+        return net
+    policy = graph.Policy(keep=chosen.keep, only=chosen.only, first=chosen.first, last=chosen.last)
+    return graph.apply(net, create(chosen.name, **chosen.options), policy=policy)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, *, quantizers: bool) -> list[dict[str, Any]]:
+    """Parameters for AdamW: those that decay and those that do not.
+
+    Args:
+        model: the network.
+        weight_decay: of the first group.
+        quantizers: whether the parameters of quantizers decay too.
+    """
+    free = set() if quantizers else {id(p) for p in quantizer_parameters(model)}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if id(p) not in free], "weight_decay": weight_decay},
+        {"params": [p for p in trained if id(p) in free], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def quantizer_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Thresholds, scales and shifts of all binary layers' activation quantizers."""
+    for module in model.modules():
+        if isinstance(module, BinaryLayer):
+            yield from module.quantizer.parameters()

@@ -1,0 +1,78 @@
+"""Learning from a float network that was trained for the same task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from binarize import files
+from binarize.errors import ConfigError
+from binarize.recipes.schema import Distillation
+from binarize.training.evaluate import resized
+
+
+class Teacher:
+    """A frozen network, and how far another one's outputs and encoder maps are from its own.
+
+    Per pixel, with temperature T: T^2 KL(softmax(teacher / T) || softmax(student / T)) (Hinton et al., arXiv
+    1503.02531), mean over pixels; for depth mean |ln student - ln teacher|. Maps: mean over maps of
+    mean((student - teacher)^2) / mean(teacher^2).
+
+    Args:
+        settings: weights of both, and the teacher's file.
+        student: the network that learns; its attribute `encoder` gives the maps.
+        device: where both are.
+
+    Raises:
+        ConfigError: maps are wanted and one of the networks has no `encoder`.
+    """
+
+    def __init__(self, settings: Distillation, student: nn.Module, device: torch.device) -> None:
+        self._settings = settings
+        self._net = files.load(settings.teacher).to(device).requires_grad_(False)
+        self._maps: dict[str, list[Tensor]] = {}
+        if settings.features:
+            for name, net in (("student", student), ("teacher", self._net)):
+                encoder = getattr(net, "encoder", None)
+                if not isinstance(encoder, nn.Module):
+                    raise ConfigError(f"distillation.features: the {name} has no part called encoder.")
+                encoder.register_forward_hook(self._keep(name))
+
+    def loss(self, images: Tensor, output: Tensor) -> Tensor:
+        """What is added to the loss of a part.
+
+        Args:
+            images: (N, 3, H, W), the ones that `output` is of.
+            output: of the student, (N, C, H, W).
+        """
+        with torch.no_grad():
+            expected = self._net(images).float()
+        output = output.float()
+        expected = resized(expected, output.shape[-2:])
+        if expected.shape != output.shape:
+            raise ConfigError(
+                f"distillation.teacher gives {expected.shape[1]} channels, the network {output.shape[1]}."
+            )
+        if output.shape[1] > 1:
+            t = self._settings.temperature
+            difference = F.kl_div(
+                (output / t).log_softmax(1), (expected / t).log_softmax(1), reduction="none", log_target=True
+            )
+            own = t * t * difference.sum(1).mean()
+        else:
+            own = (output.clamp_min(1e-3).log() - expected.clamp_min(1e-3).log()).abs().mean()
+        total = self._settings.weight * own
+        if self._settings.features:
+            pairs = list(zip(self._maps["student"], self._maps["teacher"], strict=True))
+            apart = [(a - b).square().mean() / b.square().mean().clamp_min(1e-12) for a, b in pairs]
+            total = total + self._settings.features * torch.stack(apart).mean()
+        return total
+
+    def _keep(self, name: str) -> Any:
+        def hook(module: nn.Module, args: Any, result: Any) -> None:
+            self._maps[name] = list(result)
+
+        return hook

@@ -1,0 +1,73 @@
+"""Sums over all processes, inside the graph: what a batch decides must not depend on how it is spread.
+
+Losses and BatchNorm see the whole batch. Every process then has the gradient of the whole loss with regard to
+its own copy, times the number of processes; the mean that data-parallel training takes makes it right.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+class _AllSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = x.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(grad)
+        return grad
+
+
+def all_sum(x: Tensor) -> Tensor:
+    """The sum of all processes' `x`, of one shape; `x` itself in a single one."""
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        return _AllSum.apply(x)  # type: ignore[no-any-return]
+    return x
+
+
+def synchronize_norms(model: nn.Module) -> None:
+    """Let every BatchNorm of the model see all processes' images in training.
+
+    PyTorch's SyncBatchNorm refuses the CPU, and changes classes that files name; this changes no class.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.forward = partial(_synchronized, module)
+
+
+def _synchronized(norm: Any, x: Tensor) -> Tensor:
+    if not norm.training:
+        return type(norm).forward(norm, x)  # type: ignore[no-any-return]
+    dims = [d for d in range(x.dim()) if d != 1]
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    wide = x.float()
+    own = wide.sum(dims)
+    total, n = all_sum(torch.stack([own, torch.full_like(own, x.numel() / x.shape[1])]))
+    mean = total / n
+    # in a second pass: E[x^2] - E[x]^2 loses digits where the mean is large
+    centred = wide - mean.view(shape)
+    variance = all_sum(centred.square().sum(dims)) / n
+    if norm.track_running_stats and norm.running_mean is not None:
+        with torch.no_grad():
+            norm.num_batches_tracked.add_(1)
+            momentum = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+            norm.running_mean.lerp_(mean.to(norm.running_mean), momentum)
+            unbiased = variance * (n / (n - 1).clamp_min(1))
+            norm.running_var.lerp_(unbiased.to(norm.running_var), momentum)
+    y = centred * (variance + norm.eps).rsqrt().view(shape)
+    if norm.affine:
+        y = y * norm.weight.view(shape) + norm.bias.view(shape)
+    y = y.to(x.dtype)
+    for part in ("drop", "act"):  # timm's norms with an activation
+        if isinstance(module := getattr(norm, part, None), nn.Module):
+            y = module(y)
+    return y

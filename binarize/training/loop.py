@@ -1,0 +1,359 @@
+"""The training loop, top to bottom: one for all recipes, on one device or many."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from binarize import files
+from binarize.errors import ConfigError, TrainingError
+from binarize.recipes import Recipe
+from binarize.training.batches import Batches
+from binarize.training.build import dataset, network, parameter_groups
+from binarize.training.distill import Teacher
+from binarize.training.distributed import all_sum, synchronize_norms
+from binarize.training.evaluate import evaluate
+from binarize.training.health import LatentWatch, first_not_finite
+from binarize.training.losses import create_loss
+from binarize.training.metrics import HIGHER_IS_BETTER, headline
+from binarize.training.schedule import rate
+from binarize.training.stages import float_weights
+from binarize.training.state import Progress, read_recipe, restore_state, save_state
+
+STATE = "state.safetensors"
+"""What a run goes on from."""
+
+MODEL = "model.safetensors"
+"""The network of the last checkpoint: `binarize.load` gives it, `binarize evaluate` takes it."""
+
+LOG = "log.jsonl"
+"""The figures of each epoch, one line of JSON each."""
+
+RECIPE_ENTRY = "binarize.recipe"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What happened: a step, or the end of an epoch.
+
+    Attributes:
+        epoch: counted from 0.
+        step: steps done in this epoch.
+        steps: of an epoch.
+        loss: mean over this epoch so far.
+        rate: learning rate.
+        figures: of an epoch that is over, what its line of the log says; else empty.
+    """
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    rate: float
+    figures: dict[str, Any]
+
+
+class StoppedError(TrainingError):
+    """A training that was interrupted after it was saved."""
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    root: Path | None = None,
+    resume: bool = False,
+    report: Callable[[Event], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Train by a recipe; the run's folder holds state, model and log.
+
+    Args:
+        recipe: what, on what, how.
+        out: folder of the run; made if it is not there.
+        root: folder of the data set, in place of the recipe's.
+        resume: go on with what is in `out`; a run that is complete is left as it is.
+        report: called after each step and each epoch, in the main process.
+
+    Returns:
+        The figures of every epoch.
+
+    Raises:
+        ConfigError: a recipe that cannot be followed, a folder that holds another run or cannot be written.
+        DataError: data that is missing or wrong.
+        StoppedError: Ctrl-C; all was saved.
+        TrainingError: numbers that are not finite; the last checkpoint is kept.
+    """
+    settings = recipe.training
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # or processes on CPUs would not find each other
+        mixed_precision=settings.precision,
+    )
+    rank, world = accelerator.process_index, accelerator.num_processes
+    if settings.batch % (world * settings.accumulate):
+        raise ConfigError(
+            f"batch {settings.batch} cannot be shared by {world} processes in {settings.accumulate} parts; "
+            "choose a multiple."
+        )
+    state_file = out / STATE
+    _check_folder(out, recipe, resume)
+
+    data = dataset(recipe, recipe.data.train, root=root, training=True)
+    val = dataset(recipe, recipe.data.val, root=root) if recipe.data.val is not None else None
+    net = network(recipe, data.truth, weights=not (resume and state_file.is_file()))
+    average = _copies(net) if settings.ema is not None else None
+    groups = parameter_groups(net, settings.weight_decay, quantizers=settings.quantizer_decay)
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr)
+    progress = Progress()
+    if resume and state_file.is_file():
+        progress = restore_state(state_file, net, optimizer, average)
+    if world > 1:
+        synchronize_norms(net)
+    model, optimizer = accelerator.prepare(net, optimizer)
+    if average is not None:
+        average = {name: tensor.to(accelerator.device) for name, tensor in average.items()}
+    loss_of = create_loss(data.truth)
+    teacher = Teacher(settings.distillation, net, accelerator.device) if settings.distillation else None
+
+    batches = Batches(len(data), settings.batch, settings.seed, rank=rank, world=world)
+    loader = DataLoader(
+        data,
+        batch_sampler=batches,
+        num_workers=recipe.data.workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    steps = batches.steps
+    watch = LatentWatch(net)
+
+    def save() -> None:
+        if accelerator.is_main_process:
+            plain = recipe.model_dump(mode="json")
+            save_state(state_file, plain, progress, net, optimizer.optimizer, average)
+            with _weights(net, average):
+                source = getattr(net, "binarize_spec", None)
+                files.save(net, out / MODEL, source=source, entries={RECIPE_ENTRY: json.dumps(plain)})
+
+    with _interruptible() as stopped:
+        for epoch in range(progress.step // steps, settings.epochs):
+            start, began = progress.step % steps, time.perf_counter()
+            batches.start(epoch, start)
+            watch.restart()
+            model.train()
+            first_stage = epoch < settings.activations_first * settings.epochs
+            with float_weights(net) if first_stage else contextlib.nullcontext():
+                for step, (images, targets) in enumerate(loader, start=start):
+                    lr = rate(
+                        settings.schedule,
+                        settings.lr,
+                        progress.step,
+                        steps_per_epoch=steps,
+                        epochs=settings.epochs,
+                    )
+                    for group in optimizer.param_groups:
+                        group["lr"] = lr
+                    _seed(
+                        settings.seed, progress.step, rank
+                    )  # of dropout, so that a resumed run draws the same
+                    optimizer.zero_grad()
+                    loss = 0.0
+                    parts = list(
+                        zip(
+                            images.chunk(settings.accumulate), targets.chunk(settings.accumulate), strict=True
+                        )
+                    )
+                    for index, (part, target) in enumerate(parts):
+                        part, target = part.to(accelerator.device), target.to(accelerator.device)
+                        waits = index < len(parts) - 1
+                        with accelerator.no_sync(model) if waits else contextlib.nullcontext():
+                            output = model(part)
+                            value = loss_of(output, target)
+                            if teacher is not None:
+                                value = value + teacher.loss(part, output)
+                            value = value / len(parts)
+                            accelerator.backward(value)
+                        loss += value.item()
+                    if not np.isfinite(loss):
+                        _give_up(net, epoch, step, state_file, "the loss")
+                    if settings.clip is not None:
+                        accelerator.clip_grad_norm_(model.parameters(), settings.clip)
+                    optimizer.step()
+                    if average is not None and settings.ema is not None:
+                        _follow(average, net, settings.ema)
+                    progress.step += 1
+                    progress.loss += loss
+                    if accelerator.is_main_process and report is not None:
+                        mean = progress.loss / (step + 1)
+                        report(Event(epoch=epoch, step=step + 1, steps=steps, loss=mean, rate=lr, figures={}))
+                    if stopped(accelerator) and step + 1 < steps:
+                        save()
+                        raise StoppedError(
+                            f"stopped in epoch {epoch + 1} after {step + 1} of {steps} steps; all is saved "
+                            f"in {out}. Go on with --resume."
+                        )
+            if problem := first_not_finite(net):
+                _give_up(net, epoch, steps, state_file, problem)
+            figures: dict[str, Any] = {
+                "epoch": epoch + 1,
+                "loss": progress.loss / steps,
+                "lr": lr,
+                "images_per_second": (steps - start) * settings.batch / (time.perf_counter() - began),
+                **({} if start else watch.figures()),
+            }
+            last = epoch + 1 == settings.epochs
+            if val is not None and (last or (epoch + 1) % settings.evaluate_every == 0):
+                with _weights(net, average):
+                    figures["val"] = evaluate(
+                        net,
+                        val,
+                        device=accelerator.device,
+                        batch=recipe.data.evaluation.batch,
+                        rank=rank,
+                        world=world,
+                    )
+                _note_best(progress, figures["val"], epoch + 1)
+            figures["seconds"] = time.perf_counter() - began
+            progress.history.append(figures)
+            progress.loss = 0.0
+            if last or (epoch + 1) % settings.save_every == 0:
+                save()
+            if accelerator.is_main_process:
+                _write_log(out / LOG, progress.history)
+                if report is not None:
+                    report(
+                        Event(
+                            epoch=epoch,
+                            step=steps,
+                            steps=steps,
+                            loss=figures["loss"],
+                            rate=lr,
+                            figures=figures,
+                        )
+                    )
+            if stopped(accelerator) and not last:
+                save()
+                raise StoppedError(
+                    f"stopped after epoch {epoch + 1} of {settings.epochs}; all is saved in {out}. "
+                    "Go on with --resume."
+                )
+    accelerator.wait_for_everyone()  # a process that ends while others still talk to it ends them
+    return progress.history
+
+
+def _check_folder(out: Path, recipe: Recipe, resume: bool) -> None:
+    state = out / STATE
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {out}: {error.strerror or error}.") from error
+    files.check_target(state)
+    if not state.is_file():
+        return
+    if not resume:
+        raise ConfigError(f"{out} holds a run already; go on with --resume, or name another folder.")
+    stored = read_recipe(state)
+    given = recipe.model_dump(mode="json")
+    differing = sorted(_differences(stored, given))
+    if differing:
+        raise ConfigError(f"{out} holds a run of another recipe: {'; '.join(differing[:5])}.")
+
+
+def _differences(stored: Any, given: Any, name: str = "") -> Iterator[str]:
+    free = ("about", "data.root", "data.workers", "training.save_every", "training.evaluate_every")
+    if isinstance(stored, dict) and isinstance(given, dict):
+        for key in stored.keys() | given.keys():
+            yield from _differences(stored.get(key), given.get(key), f"{name}.{key}" if name else key)
+    elif stored != given and name not in free:
+        yield f"{name} was {stored!r}, is {given!r}"
+
+
+def _seed(*numbers: int) -> None:
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+
+
+def _give_up(net: nn.Module, epoch: int, step: int, state: Path, what: str) -> None:
+    found = first_not_finite(net)
+    kept = f"{state} is of before" if state.is_file() else "nothing was saved yet"
+    raise TrainingError(
+        f"epoch {epoch + 1}, step {step + 1}: {what} is not finite"
+        f"{f', and so is {found}' if found and found != what else ''}; {kept}. A lower training.lr, "
+        "training.clip=1.0 or precision=no may help."
+    )
+
+
+def _copies(net: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in net.named_parameters() if p.requires_grad}
+
+
+def _follow(average: dict[str, Tensor], net: nn.Module, decay: float) -> None:
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name in average:
+                average[name].lerp_(parameter, 1.0 - decay)
+
+
+@contextlib.contextmanager
+def _weights(net: nn.Module, average: dict[str, Tensor] | None) -> Iterator[None]:
+    """The averaged weights in place of the trained ones, if there are any."""
+    if average is None:
+        yield
+        return
+    parameters = {name: p for name, p in net.named_parameters() if name in average}
+    own = {name: p.detach().clone() for name, p in parameters.items()}
+    try:
+        with torch.no_grad():
+            for name, p in parameters.items():
+                p.copy_(average[name])
+        yield
+    finally:
+        with torch.no_grad():
+            for name, p in parameters.items():
+                p.copy_(own[name])
+
+
+def _note_best(progress: Progress, figures: dict[str, Any], epoch: int) -> None:
+    name, value = headline(figures)
+    old = progress.best.get("value")
+    if value is not None and (old is None or (value > old) == HIGHER_IS_BETTER[name]):
+        progress.best = {"name": name, "value": value, "epoch": epoch}
+
+
+def _write_log(path: Path, history: list[dict[str, Any]]) -> None:
+    files.write_bytes(path, "".join(json.dumps(line) + "\n" for line in history).encode())
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[Accelerator], bool]]:
+    """Let Ctrl-C wait for the end of a step; a second one does not. In other threads nothing changes."""
+    pressed = False
+
+    def note(number: int, frame: object) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    def stopped(accelerator: Accelerator) -> bool:
+        if accelerator.num_processes == 1:
+            return pressed
+        return bool(all_sum(torch.tensor(float(pressed), device=accelerator.device)).item())
+
+    try:
+        old = signal.signal(signal.SIGINT, note)
+    except ValueError:  # not the main thread
+        yield stopped
+        return
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, old)

@@ -1,0 +1,62 @@
+"""What training makes small."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from binarize.data.dataset import IGNORE, Depth
+from binarize.training.distributed import all_sum
+
+
+class SegmentationLoss(nn.Module):
+    """Mean cross entropy over the pixels that count, of all processes' images; 0 if none does."""
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """One number.
+
+        Args:
+            output: logits (N, classes, H, W).
+            target: class ids (N, H, W) int64, `IGNORE` where they do not count.
+        """
+        total = F.cross_entropy(output.float(), target, ignore_index=IGNORE, reduction="sum")
+        return all_sum(total) / all_sum((target != IGNORE).sum().float()).clamp_min(1)
+
+
+class SiLog(nn.Module):
+    """10 sqrt(mean d^2 - lambda (mean d)^2), d = ln p - ln t over the valid pixels of a batch.
+
+    Of all processes' images. Eigen et al. (2014), scaled as in BTS (arXiv 1907.10326), whose lambda is 0.85.
+
+    Args:
+        depth: of the data set: which truths count.
+        ratio: lambda.
+    """
+
+    def __init__(self, depth: Depth, ratio: float = 0.85) -> None:
+        super().__init__()
+        self.least, self.most = depth.least, depth.most
+        self.ratio = ratio
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """One number.
+
+        Args:
+            output: metres (N, 1, H, W).
+            target: metres (N, H, W), 0 where there is none.
+        """
+        valid = (target > self.least) & (target <= self.most)
+        d = output.float().clamp_min(self.least).squeeze(1).log() - target.clamp_min(self.least).log()
+        d = torch.where(valid, d, 0.0)  # where nothing is valid, 0 with a gradient of 0
+        sums = all_sum(torch.stack([d.sum(), d.square().sum(), valid.sum().to(d)]))
+        mean, square = sums[:2] / sums[2].detach().clamp_min(1)
+        # the root has no gradient at 0, which a perfect prediction reaches
+        return 10.0 * (square - self.ratio * mean.square()).clamp_min(1e-12).sqrt()
+
+
+def create_loss(truth: Any) -> nn.Module:
+    """The paper's loss for a data set's truth."""
+    return SiLog(truth) if isinstance(truth, Depth) else SegmentationLoss()

@@ -1,0 +1,162 @@
+"""How good predictions are, over a whole data set, in one process or many (torchmetrics adds them up)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from binarize.data.dataset import IGNORE, Depth, Labels
+from binarize.errors import ConfigError
+
+MAIN = {"segmentation": "miou", "depth": "abs_rel"}
+"""The figure that says most, by task."""
+
+HIGHER_IS_BETTER = {"miou": True, "abs_rel": False}
+
+
+class SegmentationMetric:
+    """Pixel accuracy and mIoU over all pixels of a data set.
+
+    IoU_c = n_cc / (sum_j n_cj + sum_j n_jc - n_cc), n_ij pixels of class i predicted as j; mIoU is the mean
+    over the classes that occur in truth or predictions, but for those that the data set does not score.
+
+    Args:
+        labels: of the data set.
+        classes: outputs of the network, at least as many as the data set has.
+    """
+
+    def __init__(self, labels: Labels, classes: int | None = None) -> None:
+        self.labels = labels
+        self.classes = len(labels.names) if classes is None else classes
+        if self.classes < len(labels.names):
+            raise ConfigError(
+                f"the network tells {self.classes} classes, the data set has {len(labels.names)}; set "
+                f"num_classes={len(labels.names)}."
+            )
+        self._matrix = MulticlassConfusionMatrix(self.classes, ignore_index=IGNORE, validate_args=False)
+
+    def to(self, device: torch.device) -> SegmentationMetric:
+        """Where predictions are."""
+        self._matrix = self._matrix.to(device)
+        return self
+
+    def update(self, output: Tensor, target: Tensor) -> None:
+        """Add predictions.
+
+        Args:
+            output: logits (N, classes, H, W) or class ids (N, H, W).
+            target: class ids (N, H, W) int64, `IGNORE` where they do not count.
+        """
+        predicted = output.argmax(1) if output.dim() == target.dim() + 1 else output
+        if bool((target != IGNORE).any()):
+            self._matrix.update(predicted, target)
+
+    def compute(self) -> dict[str, Any]:
+        """`miou`, `pixel_accuracy` in [0, 1]; `class_iou` by name; `absent`; `pixels`, how many count.
+
+        The IoU of a class that occurs nowhere is None, as are all figures of no pixel. `absent` names the
+        scored classes that the truth does not hold.
+        """
+        # The library warns where nothing was counted; here that is a result.
+        counts = (
+            self._matrix.compute() if self._matrix.update_called else torch.zeros(self.classes, self.classes)
+        )
+        counts = counts.double().cpu()
+        hits, truth, predicted = counts.diag(), counts.sum(1), counts.sum(0)
+        union = truth + predicted - hits
+        scored = [i for i in range(len(self.labels.names)) if i not in self.labels.unscored]
+        ious = {i: (hits[i] / union[i]).item() if union[i] > 0 else None for i in scored}
+        found = [iou for iou in ious.values() if iou is not None]
+        total = counts.sum().item()
+        return {
+            "miou": sum(found) / len(found) if found and total else None,
+            "pixel_accuracy": hits.sum().item() / total if total else None,
+            "class_iou": {self.labels.names[i]: iou for i, iou in ious.items()},
+            "absent": [self.labels.names[i] for i in scored if truth[i] == 0],
+            "pixels": int(total),
+        }
+
+
+_DEPTH = (*("delta1", "delta2", "delta3", "abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog"),)
+
+
+class DepthMetric(Metric):
+    """Means over images of each image's figures over its valid pixels, as Eigen et al. (2014) and BTS.
+
+    With prediction p (clamped to the range), truth t, d = ln p - ln t: delta_k = share of max(p/t, t/p) <
+    1.25^k; abs_rel = mean |p - t| / t; sq_rel = mean (p - t)^2 / t; rmse = sqrt(mean (p - t)^2); rmse_log =
+    sqrt(mean d^2); log10 = mean |log10 p - log10 t|; silog = 100 sqrt(mean d^2 - (mean d)^2).
+
+    Args:
+        depth: of the data set: which truths count.
+    """
+
+    full_state_update = False
+    sums: Tensor
+    images: Tensor
+
+    def __init__(self, depth: Depth) -> None:
+        super().__init__()
+        self.depth = depth
+        self.add_state("sums", torch.zeros(len(_DEPTH), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, output: Tensor, target: Tensor) -> None:
+        """Add predictions.
+
+        Args:
+            output: metres (N, 1, H, W) or (N, H, W).
+            target: metres (N, H, W), 0 where there is none.
+        """
+        predicted = output.reshape(target.shape)
+        for p, t in zip(predicted, target, strict=True):
+            valid = (t > self.depth.least) & (t <= self.depth.most)
+            if bool(valid.any()):
+                self.sums += depth_figures(p[valid].clamp(self.depth.least, self.depth.most), t[valid])
+                self.images += 1
+
+    def compute(self) -> dict[str, Any]:
+        """By name; None if no image has a valid pixel. `images` says how many have."""
+        count = int(self.images)
+        means = (self.sums / max(count, 1)).tolist()
+        return {**{k: v if count else None for k, v in zip(_DEPTH, means, strict=True)}, "images": count}
+
+
+def depth_figures(p: Tensor, t: Tensor) -> Tensor:
+    """The figures of `DepthMetric` of one image, float64.
+
+    Args:
+        p: predictions, positive metres (n,), n >= 1.
+        t: truth.
+    """
+    p, t = p.double(), t.double()
+    ratio = torch.maximum(p / t, t / p)
+    d = p.log() - t.log()
+    squares = (p - t).square()
+    return torch.stack(
+        [
+            *((ratio < 1.25**k).double().mean() for k in (1, 2, 3)),
+            ((p - t).abs() / t).mean(),
+            (squares / t).mean(),
+            squares.mean().sqrt(),
+            d.square().mean().sqrt(),
+            d.abs().mean() / torch.log(torch.tensor(10.0, dtype=torch.float64)),
+            100.0 * (d.square().mean() - d.mean().square()).clamp_min(0.0).sqrt(),
+        ]
+    )
+
+
+def create_metric(truth: Labels | Depth, classes: int | None = None) -> SegmentationMetric | DepthMetric:
+    """The metric for a data set's truth."""
+    return DepthMetric(truth) if isinstance(truth, Depth) else SegmentationMetric(truth, classes)
+
+
+def headline(figures: Mapping[str, Any]) -> tuple[str, float | None]:
+    """The figure that says most, and its name."""
+    name = next(n for n in MAIN.values() if n in figures)
+    return name, figures[name]

@@ -1,0 +1,127 @@
+"""A training at one moment, in one file: what it takes to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from binarize.errors import FormatError, TrainingError
+from binarize.files import container
+
+_ENTRY = "binarize.training"
+_VERSION = 1
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Where a training is.
+
+    Attributes:
+        step: steps done, over all epochs.
+        loss: sum of this epoch's losses so far.
+        history: figures of every epoch that is over.
+        best: the best headline figure on `val`, and its epoch.
+    """
+
+    step: int = 0
+    loss: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+
+
+def save_state(
+    path: Path,
+    recipe: dict[str, Any],
+    progress: Progress,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: dict[str, Tensor] | None,
+) -> None:
+    """Write the file, atomically; the last good one stays if that fails.
+
+    Raises:
+        ConfigError: it cannot be written, or the disk is full.
+    """
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, key, value in _moments(model, optimizer):
+        tensors[f"optimizer/{key}/{name}"] = value
+    for name, tensor in (average or {}).items():
+        tensors[f"average/{name}"] = tensor
+    entry = {"version": _VERSION, "recipe": recipe, "progress": vars(progress)}
+    owned = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+    container.write(path, owned, {_ENTRY: json.dumps(entry)})
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The recipe in a state file.
+
+    Raises:
+        ConfigError: there is no such file.
+        FormatError: it is no state file.
+    """
+    return _entry(container.read_metadata(path), path)["recipe"]
+
+
+def restore_state(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor] | None
+) -> Progress:
+    """Put everything back, bit for bit.
+
+    Raises:
+        ConfigError: there is no such file.
+        FormatError: it is no state file, or one of another network.
+    """
+    read = container.read(path)
+    entry = _entry(read.metadata, path)
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}}
+    for name, tensor in read.tensors.items():
+        kind, _, rest = name.partition("/")
+        parts.setdefault(kind, {})[rest] = tensor
+    try:
+        model.load_state_dict(parts["model"])
+    except RuntimeError as error:
+        raise FormatError(f"{path} is of another network: {str(error).splitlines()[0]}") from error
+    names = {id(p): name for name, p in model.named_parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            found = {}
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                stored = parts["optimizer"].get(f"{key}/{name}")
+                if stored is not None:
+                    found[key] = stored if key == "step" else stored.to(parameter.device)
+            if found:
+                optimizer.state[parameter] = found
+    if average is not None:
+        for name, tensor in average.items():
+            tensor.copy_(parts["average"].get(name, tensor))
+    return Progress(**entry["progress"])
+
+
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, str, Tensor]]:
+    names = {id(p): name for name, p in model.named_parameters()}
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            if not isinstance(value, Tensor):
+                raise TrainingError(f"the optimizer keeps {key}, which is no tensor")
+            yield names[id(parameter)], key, value
+
+
+def _entry(metadata: dict[str, str], path: Path) -> dict[str, Any]:
+    if _ENTRY not in metadata:
+        raise FormatError(f"{path} is no training state: its header has no {_ENTRY!r} entry.")
+    try:
+        entry = json.loads(metadata[_ENTRY])
+        version = entry["version"]
+        entry["recipe"], entry["progress"]["step"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"{path} is corrupted: its {_ENTRY!r} entry is no training state.") from error
+    if version > _VERSION:
+        raise FormatError(f"{path} has version {version}; this binarize reads up to {_VERSION}.")
+    return entry

@@ -1,0 +1,89 @@
+"""Recipes from files: what they extend, what is set on top, and all that is wrong at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from binarize import recipes
+from binarize.errors import ConfigError
+
+BASE = """\
+data:
+  name: shapes
+  options: {size: [64, 64]}
+  augmentation:
+    size: [64, 64]
+network: {encoder: convnext_atto}
+method: {name: bidense, options: {granularity: layer}}
+training:
+  epochs: 5
+  batch: 8
+  lr: 1e-3
+"""
+
+
+def write(folder: Path, text: str, name: str = "recipe.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_that_comes_with_the_toolkit_is_valid(name: str) -> None:
+    assert recipes.load(name).training.epochs >= 1
+
+
+def test_a_recipe_holds_only_what_differs(tmp_path: Path) -> None:
+    write(tmp_path, BASE, "_base.yaml")
+    path = write(tmp_path, "extends: _base.yaml\nmethod: {name: bnn}\ntraining: {epochs: 9}\n")
+    recipe = recipes.load(path, ["training.lr=2e-3", "data.workers=3", "method.keep=[stem.*]"])
+    assert recipe.method is not None
+    assert (recipe.method.name, recipe.method.options) == ("bnn", {})  # options of another method are not its
+    assert recipe.method.keep == ("stem.*",)
+    assert (recipe.training.epochs, recipe.training.batch, recipe.training.lr) == (9, 8, 2e-3)
+    assert recipe.data.workers == 3
+    floats = write(tmp_path, "extends: _base.yaml\nmethod: null\n")
+    assert recipes.load(floats).method is None
+
+
+def test_all_faults_at_once_with_file_and_line(tmp_path: Path) -> None:
+    write(tmp_path, BASE.replace("  batch: 8\n", "  batch: 0\n"), "_base.yaml")
+    path = write(tmp_path, "extends: _base.yaml\ntraining:\n  epoch: 3\ndata: {splitt: x}\n")
+    with pytest.raises(ConfigError) as caught:
+        recipes.load(path, ["training.lr=fast"])
+    text = str(caught.value)
+    assert "recipe.yaml, line 3: training.epoch: no such setting; did you mean epochs?" in text
+    assert "recipe.yaml, line 4: data.splitt: no such setting; expected one of" in text
+    assert "_base.yaml, line 10: training.batch: input should be greater than or equal to 1; got 0." in text
+    assert "--set training.lr: training.lr: input should be a valid number" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a\n", "expected `name: value` lines"),
+        ("a: [\n", "no YAML"),
+        ("extends: nowhere.yaml\n", "line 1: extends: no such file"),
+        ("extends: recipe.yaml\n", "extends itself"),
+        ("about: x\nabout: y\n", "line 2: 'about' is there already, in line 1"),
+        ("about: x\n", "training: is missing"),
+    ],
+)
+def test_files_that_are_no_recipe(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        recipes.load(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("setting", ["training.lr", "=3", "a..b=3", "training.lr=[1"])
+def test_settings_that_are_none(setting: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        recipes.load(write(tmp_path, BASE), [setting])
+
+
+def test_names_that_are_near() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'shapes/tiny-bidense'"):
+        recipes.load("shapes/tiny-bidens")
+    with pytest.raises(ConfigError, match="no such file"):
+        recipes.load("nowhere/at/all.yaml")

@@ -1,0 +1,59 @@
+"""A network that trains in a second, known to recipes as `small`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from binarize.networks.catalog import NETWORKS
+
+
+class Small(nn.Module):
+    def __init__(self, outputs: int, max_depth: float | None) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 16, 3, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+        )
+        self.classifier = nn.Conv2d(16, outputs, 1)
+        self._max_depth = max_depth
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.interpolate(self.classifier(self.encoder(x)), size=x.shape[2:], mode="bilinear")
+        return y if self._max_depth is None else torch.sigmoid(y) * self._max_depth
+
+
+def small(encoder: str, task: str = "segmentation", num_classes: int = 2, max_depth: float = 10.0,
+          pretrained: bool = False) -> nn.Module:  # fmt: skip
+    if task == "depth":
+        return Small(1, max_depth)
+    return Small(num_classes, None)
+
+
+if "small" not in NETWORKS:
+    NETWORKS.add("small", small)
+
+
+def values(**training: Any) -> dict[str, Any]:
+    """A recipe of a few seconds, as plain values."""
+    return {
+        "data": {
+            "name": "shapes",
+            "options": {"size": [32, 32], "length": 24, "number": 3},
+            "augmentation": {"size": [32, 32]},
+            "evaluation": {"batch": 8},
+        },
+        "network": {"name": "small", "encoder": "none"},
+        "method": {"name": "bidense"},
+        "training": {"epochs": 3, "batch": 8, "lr": 3e-3, **training},
+    }

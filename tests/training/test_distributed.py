@@ -1,0 +1,36 @@
+"""BatchNorm over all processes, in a single one: the library's own."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from timm.layers import BatchNormAct2d
+from torch import nn
+
+from binarize.training.distributed import synchronize_norms
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [nn.BatchNorm2d(5), nn.BatchNorm2d(5, momentum=None), nn.BatchNorm2d(5, affine=False), BatchNormAct2d(5)],
+)
+def test_the_same_as_batch_norm(norm: nn.Module) -> None:
+    torch.manual_seed(0)
+    own = copy.deepcopy(norm)
+    synchronize_norms(own)
+    for _ in range(3):
+        x = (3 + 2 * torch.randn(4, 5, 6, 7)).requires_grad_()
+        y = x.detach().clone().requires_grad_()
+        a, b = norm(x), own(y)
+        torch.testing.assert_close(a, b)
+        grad = torch.randn_like(a)
+        torch.testing.assert_close(
+            torch.autograd.grad(a, x, grad), torch.autograd.grad(b, y, grad), atol=1e-5, rtol=1e-4
+        )
+    for (name, p), q in zip(norm.state_dict().items(), own.state_dict().values(), strict=True):
+        torch.testing.assert_close(p, q, msg=name)
+    norm.eval()
+    own.eval()
+    torch.testing.assert_close(norm(x), own(x))

@@ -1,0 +1,169 @@
+"""Runs of a few seconds: what is saved, what goes on, what stops."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_net import values
+from torch import nn
+
+from binarize import recipes
+from binarize.errors import ConfigError, TrainingError
+from binarize.training import loop
+from binarize.training.loop import MODEL, STATE, Event, StoppedError, train
+
+TESTS = Path(__file__).parent.parent
+
+
+def recipe(**training: Any) -> recipes.Recipe:
+    return recipes.validate(values(**training), "a test")
+
+
+def same(a: Path, b: Path) -> bool:
+    x, y = load_file(a), load_file(b)
+    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+
+
+def test_a_run_leaves_its_state_its_model_and_its_log(tmp_path: Path) -> None:
+    events: list[Event] = []
+    history = train(recipe(), tmp_path / "run", report=events.append)
+    assert [h["epoch"] for h in history] == [1, 2, 3]
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert 0 < max(h["flipped"] for h in history) < 0.5
+    assert 0 <= history[-1]["val"]["miou"] <= 1
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == history
+    assert [e.step for e in events if not e.figures] == [1, 2, 3] * 3
+    assert (tmp_path / "run" / MODEL).is_file()
+
+
+@pytest.mark.parametrize("when", ["step", "epoch"])
+def test_a_stopped_run_goes_on_to_the_same_bits(when: str, tmp_path: Path) -> None:
+    chosen = recipe(ema=0.9, accumulate=2, clip=1.0)
+    train(chosen, tmp_path / "whole")
+
+    def press(event: Event) -> None:
+        if event.epoch == 1 and (event.step == 2 if when == "step" else bool(event.figures)):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(StoppedError, match="Go on with --resume"):
+        train(chosen, tmp_path / "parts", report=press)
+    train(chosen, tmp_path / "parts", resume=True)
+    assert same(tmp_path / "whole" / STATE, tmp_path / "parts" / STATE)
+    assert same(tmp_path / "whole" / MODEL, tmp_path / "parts" / MODEL)
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    train(recipe(), tmp_path / "whole")
+    program = (
+        "import os, sys; from pathlib import Path; import small_net; from binarize import recipes\n"
+        "from binarize.training.loop import train\n"
+        "def die(e):\n"
+        "    if (e.epoch, e.step) == (1, 2): os.kill(os.getpid(), 9)\n"
+        "train(recipes.validate(small_net.values(), 'a test'), Path(sys.argv[1]), report=die)\n"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "parts")], env={**os.environ, "PYTHONPATH": str(TESTS)}
+    )
+    assert killed.returncode == -signal.SIGKILL
+    train(recipe(), tmp_path / "parts", resume=True)
+    assert same(tmp_path / "whole" / STATE, tmp_path / "parts" / STATE)
+
+
+def test_two_processes_learn_the_same_as_one(tmp_path: Path) -> None:
+    one = train(recipe(), tmp_path / "one")
+    program = (
+        "import sys; from pathlib import Path; import small_net; from binarize import recipes\n"
+        "from binarize.training.loop import train\n"
+        "train(recipes.validate(small_net.values(), 'a test'), Path(sys.argv[1]))\n"
+        "import torch.distributed; assert torch.distributed.get_world_size() == 2\n"
+        "from accelerate import PartialState; assert PartialState().num_processes == 2\n"
+    )
+    script = tmp_path / "program.py"
+    script.write_text(program)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script),
+         str(tmp_path / "two")],
+        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[:3000]
+    two = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
+    for a, b in zip(one, two, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+    assert two[-1]["val"]["pixels"] == one[-1]["val"]["pixels"]  # every image once
+
+
+def test_numbers_that_are_not_finite_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = loop.create_loss
+
+    class Breaking(nn.Module):
+        def __init__(self, truth: Any) -> None:
+            super().__init__()
+            self.inner, self.calls = create(truth), 0
+
+        def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return self.inner(output, target) * (float("nan") if self.calls == 5 else 1.0)
+
+    monkeypatch.setattr(loop, "create_loss", Breaking)
+    with pytest.raises(
+        TrainingError, match=r"epoch 2, step 2: the loss is not finite, and so is the gradient"
+    ):
+        train(recipe(), tmp_path / "run")
+    state = load_file(tmp_path / "run" / STATE)
+    assert all(bool(torch.isfinite(t).all()) for t in state.values() if t.is_floating_point())
+
+
+def test_a_folder_is_not_used_twice_by_accident(tmp_path: Path) -> None:
+    train(recipe(epochs=1), tmp_path)
+    with pytest.raises(ConfigError, match="holds a run already; go on with --resume"):
+        train(recipe(epochs=1), tmp_path)
+    with pytest.raises(ConfigError, match=r"of another recipe: training.lr was 0.003, is 0.1"):
+        train(recipe(epochs=1, lr=0.1), tmp_path, resume=True)
+    assert len(train(recipe(epochs=1), tmp_path, resume=True)) == 1  # complete: nothing to do
+
+
+def test_a_batch_that_processes_cannot_share(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no multiple of accumulate"):
+        recipe(batch=9, accumulate=2)
+
+
+def test_depth_two_stages_and_a_teacher(tmp_path: Path) -> None:
+    plain = values(epochs=2)
+    plain["data"]["options"]["task"] = "depth"
+    floats = recipes.validate({**plain, "method": None}, "a test")
+    history = train(floats, tmp_path / "float")
+    assert history[-1]["val"]["abs_rel"] > 0
+    assert "flipped" not in history[-1]
+
+
+def test_weights_are_float_in_the_first_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from binarize.layers import BinaryLayer
+    from binarize.training.stages import FloatWeights
+
+    seen: list[bool] = []
+    create = loop.network
+
+    def watched(*args: Any, **kwargs: Any) -> nn.Module:
+        net = create(*args, **kwargs)
+        layer = next(m for m in net.modules() if isinstance(m, BinaryLayer))
+        layer.register_forward_hook(
+            lambda m, *_: seen.append(isinstance(m.weight_rule, FloatWeights)) if m.training else None
+        )
+        return net
+
+    monkeypatch.setattr(loop, "network", watched)
+    train(recipe(activations_first=0.5), tmp_path)
+    assert seen == [True] * 6 + [False] * 3
