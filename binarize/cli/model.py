@@ -80,8 +80,10 @@ def input_size(model: nn.Module) -> tuple[int, int, int]:
 
 
 def with_channels(size: tuple[int, ...] | None, model: nn.Module) -> tuple[int, int, int]:
-    """`--input-size` as (C, H, W); what it leaves out comes from the model."""
-    default = input_size(model)
+    """`--input-size` as (C, H, W); what it leaves out comes from the conversion, or from the model."""
+    plan = getattr(model, "binarize_plan", None)
+    shapes = () if plan is None else plan.inputs
+    default = shapes[0][1:] if len(shapes) == 1 and len(shapes[0]) == 4 else input_size(model)
     if size is None:
         return default
     channels, height, width = size if len(size) == 3 else (default[0], *size)

@@ -143,6 +143,7 @@ class Plan:
         swaps: norms, activations and layer scale that are replaced.
         edits: changes of modules' own forwards.
         notes: what could not be traced or reached, and what was done instead.
+        inputs: shapes of the tensors that the example run was given.
         traced: the graphs that were made on the way, for execution on the same model; not kept in any file.
     """
 
@@ -153,6 +154,7 @@ class Plan:
     swaps: tuple[Swap, ...] = ()
     edits: tuple[Edit, ...] = ()
     notes: tuple[str, ...] = ()
+    inputs: tuple[tuple[int, ...], ...] = ()
     traced: Traced | None = field(default=None, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -188,6 +190,7 @@ class Plan:
                 swaps=swaps,
                 edits=edits,
                 notes=tuple(given["notes"]),
+                inputs=tuple(tuple(shape) for shape in given.get("inputs", ())),  # not in the first files
             )
         except (KeyError, TypeError) as error:
             raise FormatError(f"plan: {error}; expected what Plan.as_dict() gives.") from None

@@ -91,6 +91,7 @@ def plan(
         rows=rows,
         swaps=tuple(draft.swaps.values()),
         edits=tuple(_with_signature(edit, recording) for edit in draft.edits.values()),
+        inputs=tuple(n.meta["shape"] for n in recording.graph.nodes if n.op == "placeholder"),
         notes=(*_notes(draft), *([_COMPILED] if compiled else []), *remarks(draft)),
         traced=Traced(weakref.ref(model), {owner: draft.rewritable[owner].graph for owner, _ in draft.edits}),
     )

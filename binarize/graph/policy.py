@@ -120,7 +120,25 @@ class Position:
             return True
         if role == "mul":
             return len(self._flow.sources(node)) == 1
-        return role == "add" and len(self._flow.shape(node)) == 2  # the mean of two classifiers
+        if role == "add" and len(self._flow.shape(node)) == 2:  # the mean of two classifiers
+            return True
+        return self._joins(node) and all(self._is_score(n) for n in self._flow.sources(node))
+
+    def _joins(self, node: fx.Node) -> bool:
+        name = getattr(node.target, "__name__", "")
+        return self._flow.role(node) in ("add", "cat") or name in ("maximum", "max", "minimum", "min")
+
+    def _is_score(self, node: fx.Node) -> bool:
+        """Whether a value is a layer's own result, perhaps resized, or joined of such: a score of a head.
+
+        What an activation or a norm made, or what came past a layer, is a feature.
+        """
+        if self._flow.is_layer(node):
+            return True
+        sources = self._flow.sources(node)
+        if not sources or not (self._joins(node) or self._flow.role(node) in _HEAD_ROLES):
+            return False
+        return all(self._is_score(source) for source in sources)
 
     def pooled(self, node: fx.Node) -> bool:
         """Whether a layer works on what global pooling left: one position per sample of a larger map."""

@@ -407,3 +407,64 @@ def test_a_layer_of_several_units_still_says_what_it_replaces() -> None:
     model = convert(PadsByItsLayer(), "bisrnet")
     assert model.b.down.kernel_size == (2, 2)  # type: ignore[union-attr]
     assert torch.isfinite(model(torch.randn(2, 3, 15, 17))).all()
+
+
+class TwoHeads(nn.Module):
+    """Scores of two resolutions, joined: FCN-8s, LR-ASPP."""
+
+    def __init__(self, join: str) -> None:
+        super().__init__()
+        self.stem, self.body, self.down = conv3(), conv(), nn.Conv2d(C, C, 3, stride=2, padding=1)
+        self.low, self.high = nn.Conv2d(C, 5, 1), nn.Conv2d(C, 5, 1)
+        self._join = join
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(self.stem(x)).relu()
+        a, b = self.low(y), F.interpolate(self.high(self.down(y).relu()), size=y.shape[2:])
+        if self._join == "sum":
+            return F.interpolate(a + b, scale_factor=2.0)
+        if self._join == "maximum":
+            return torch.maximum(a, b)
+        if self._join == "mean":
+            return torch.stack([a, b]).mean(0)
+        return torch.cat([a, b], 1)
+
+
+def conv3() -> nn.Conv2d:
+    return nn.Conv2d(3, C, 3, padding=1)
+
+
+@pytest.mark.parametrize("join", ["sum", "maximum", "mean", "cat"])
+def test_heads_that_are_joined_are_heads(join: str) -> None:
+    made = binarize.plan(TwoHeads(join), "bidense", example_inputs=torch.zeros(1, 3, 16, 16))
+    assert {row.name for row in made.converted} == {"body", "down"}
+    assert {row.reason for row in made.rows if row.name in ("low", "high")} == {
+        "final classifier or regressor"
+    }
+
+
+class LastBlock(nn.Module):
+    """Features end with a sum too: of a branch and what came past it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two, self.short = conv3(), conv(), conv(), conv()
+        self.norm = nn.BatchNorm2d(C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.one(self.stem(x)).relu()
+        return self.norm(self.two(x)) + self.short(x)
+
+
+def test_a_block_at_the_end_is_no_head() -> None:
+    made = binarize.plan(LastBlock(), "bidense", example_inputs=torch.zeros(1, 3, 16, 16))
+    assert {row.name for row in made.converted} == {"one", "two", "short"}
+
+
+def test_a_plan_knows_what_it_was_made_on() -> None:
+    made = binarize.plan(LastBlock(), "bidense", example_inputs=torch.zeros(1, 3, 16, 20))
+    assert made.inputs == ((1, 3, 16, 20),)
+    given = made.as_dict()
+    assert Plan.from_dict(given) == made
+    del given["inputs"]  # as the first files
+    assert Plan.from_dict(given).inputs == ()
