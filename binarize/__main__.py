@@ -1,4 +1,4 @@
-"""`python -m binarize`: the command line."""
+"""`python -m binarize`, for launchers that start modules."""
 
 from binarize.cli import main
 

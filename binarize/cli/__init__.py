@@ -14,9 +14,13 @@ import click
 from binarize import __version__
 from binarize.cli.convert import convert
 from binarize.cli.coverage import coverage
+from binarize.cli.data import data
+from binarize.cli.evaluate import evaluate
 from binarize.cli.methods import methods
 from binarize.cli.models import models
+from binarize.cli.recipes import recipes
 from binarize.cli.summary import summary
+from binarize.cli.train import train
 from binarize.errors import BinarizeError
 
 FAILED = 2
@@ -29,7 +33,7 @@ def cli() -> None:
     """Turn a timm or custom PyTorch network into a binary neural network."""
 
 
-for _command in (convert, coverage, methods, models, summary):
+for _command in (convert, coverage, data, evaluate, methods, models, recipes, summary, train):
     cli.add_command(_command)
 
 

@@ -67,7 +67,9 @@ def training_transform(
         steps.append(v2.Resize(list(resize), antialias=True))
     fill: dict[Any, Any] = {tv_tensors.Image: _GREY, tv_tensors.Mask: _nothing(truth)}
     if rotate:
-        steps.append(v2.RandomRotation(rotate, interpolation=v2.InterpolationMode.BILINEAR, fill=fill))
+        steps.append(
+            v2.RandomRotation((-rotate, rotate), interpolation=v2.InterpolationMode.BILINEAR, fill=fill)
+        )
     if long_side is not None or scale != (1.0, 1.0):
         steps.append(RandomScale(long_side, scale))
     if flip:
@@ -223,7 +225,7 @@ class LookInside(v2.Transform):
         left, right = (int(f * width + 1e-6) for f in self.crop[2:])
         inside = torch.zeros_like(inpt)
         inside[..., top:bottom, left:right] = inpt[..., top:bottom, left:right]
-        return tv_tensors.wrap(inside, like=inpt)
+        return tv_tensors.Mask(inside)
 
 
 class BTSColour(v2.Transform):
@@ -247,4 +249,4 @@ class BTSColour(v2.Transform):
         if not isinstance(inpt, tv_tensors.Image) or not params["on"]:
             return inpt
         changed = (inpt.as_subclass(torch.Tensor).float() / 255.0) ** params["gamma"] * params["factor"]
-        return tv_tensors.wrap((changed.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8), like=inpt)
+        return tv_tensors.Image((changed.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8))

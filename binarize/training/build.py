@@ -76,7 +76,7 @@ def network(recipe: Recipe, truth: Labels | Depth, *, weights: bool = True) -> n
                 failure = error
         if recipe.method is not None:
             net = _converted(recipe, net)
-            if failure is not None:
+            if start is not None and failure is not None:
                 try:
                     load_checkpoint(net, start)
                 except BinarizeError as error:

@@ -41,7 +41,7 @@ def synchronize_norms(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.forward = partial(_synchronized, module)
+            module.__dict__["forward"] = partial(_synchronized, module)
 
 
 def _synchronized(norm: Any, x: Tensor) -> Tensor:

@@ -54,6 +54,7 @@ class Event:
         steps: of an epoch.
         loss: mean over this epoch so far.
         rate: learning rate.
+        images: per step.
         figures: of an epoch that is over, what its line of the log says; else empty.
     """
 
@@ -62,6 +63,7 @@ class Event:
     steps: int
     loss: float
     rate: float
+    images: int
     figures: dict[str, Any]
 
 
@@ -123,6 +125,7 @@ def train(
     model, optimizer = accelerator.prepare(net, optimizer)
     if average is not None:
         average = {name: tensor.to(accelerator.device) for name, tensor in average.items()}
+    _make_folder(out)  # all that can be wrong is known by now
     loss_of = create_loss(data.truth)
     teacher = Teacher(settings.distillation, net, accelerator.device) if settings.distillation else None
 
@@ -135,6 +138,13 @@ def train(
     )
     steps = batches.steps
     watch = LatentWatch(net)
+
+    def show(epoch: int, step: int, loss: float, lr: float, figures: dict[str, Any]) -> None:
+        if report is not None:
+            images = settings.batch
+            report(
+                Event(epoch=epoch, step=step, steps=steps, loss=loss, rate=lr, images=images, figures=figures)
+            )
 
     def save() -> None:
         if accelerator.is_main_process:
@@ -192,9 +202,8 @@ def train(
                         _follow(average, net, settings.ema)
                     progress.step += 1
                     progress.loss += loss
-                    if accelerator.is_main_process and report is not None:
-                        mean = progress.loss / (step + 1)
-                        report(Event(epoch=epoch, step=step + 1, steps=steps, loss=mean, rate=lr, figures={}))
+                    if accelerator.is_main_process:
+                        show(epoch, step + 1, progress.loss / (step + 1), lr, {})
                     if stopped(accelerator) and step + 1 < steps:
                         save()
                         raise StoppedError(
@@ -229,17 +238,7 @@ def train(
                 save()
             if accelerator.is_main_process:
                 _write_log(out / LOG, progress.history)
-                if report is not None:
-                    report(
-                        Event(
-                            epoch=epoch,
-                            step=steps,
-                            steps=steps,
-                            loss=figures["loss"],
-                            rate=lr,
-                            figures=figures,
-                        )
-                    )
+                show(epoch, steps, figures["loss"], lr, figures)
             if stopped(accelerator) and not last:
                 save()
                 raise StoppedError(
@@ -252,11 +251,6 @@ def train(
 
 def _check_folder(out: Path, recipe: Recipe, resume: bool) -> None:
     state = out / STATE
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot make the folder {out}: {error.strerror or error}.") from error
-    files.check_target(state)
     if not state.is_file():
         return
     if not resume:
@@ -266,6 +260,14 @@ def _check_folder(out: Path, recipe: Recipe, resume: bool) -> None:
     differing = sorted(_differences(stored, given))
     if differing:
         raise ConfigError(f"{out} holds a run of another recipe: {'; '.join(differing[:5])}.")
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {out}: {error.strerror or error}.") from error
+    files.check_target(out / STATE)
 
 
 def _differences(stored: Any, given: Any, name: str = "") -> Iterator[str]:

@@ -119,9 +119,11 @@ def _entry(metadata: dict[str, str], path: Path) -> dict[str, Any]:
     try:
         entry = json.loads(metadata[_ENTRY])
         version = entry["version"]
-        entry["recipe"], entry["progress"]["step"]
+        whole = isinstance(entry["recipe"], dict) and isinstance(entry["progress"]["step"], int)
     except (ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{path} is corrupted: its {_ENTRY!r} entry is no training state.") from error
+    if not whole or not isinstance(version, int):
+        raise FormatError(f"{path} is corrupted: its {_ENTRY!r} entry is no training state.")
     if version > _VERSION:
         raise FormatError(f"{path} has version {version}; this binarize reads up to {_VERSION}.")
     return entry

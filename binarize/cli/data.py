@@ -1,0 +1,73 @@
+"""`binarize data`: which data sets there are, and whether one is whole."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from binarize.cli.output import console, print_json, say
+from binarize.errors import DataError
+
+_SHOWN = 10
+
+
+@click.group()
+def data() -> None:
+    """Look at data sets."""
+
+
+@data.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def list_(as_json: bool) -> None:
+    """List the data sets that recipes can name, and the layouts they come in."""
+    from rich.table import Table
+
+    from binarize.data import catalog
+
+    infos = [catalog.info(name) for name in catalog.names()]
+    if as_json:
+        print_json([{"name": i.name, "task": i.task, "splits": i.splits, "layout": i.layout} for i in infos])
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("data set", "task", "splits"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("in its folder", overflow="fold")
+    for i in infos:
+        layout = i.layout or "drawn, no files"
+        table.add_row(i.name, i.task or "either", " ".join(i.splits) or "any", layout)
+    console().print(table)
+
+
+@data.command()
+@click.argument("recipe")
+@click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Another value in the recipe.")
+def check(recipe: str, root: Path | None, settings: tuple[str, ...]) -> None:
+    """Read every image and truth that RECIPE uses; exit status 2 if one is wrong."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from binarize import recipes
+    from binarize.training.build import dataset
+
+    chosen = recipes.load(recipe, settings)
+    splits = dict.fromkeys(s for s in (chosen.data.train, chosen.data.val, chosen.data.test) if s is not None)
+    parts = {
+        split: dataset(chosen, split, root=root, training=split == chosen.data.train) for split in splits
+    }
+    faults: list[str] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console(sys.stderr), disable=not sys.stderr.isatty()) as progress:
+        for split, part in parts.items():
+            for index in progress.track(range(len(part)), description=split):
+                try:
+                    _ = part[index]
+                except DataError as error:
+                    faults.append(str(error))
+    for split, part in parts.items():
+        say(f"{split}: {len(part)} images")
+    if faults:
+        more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise DataError(f"{len(faults)} are wrong:\n" + "\n".join(faults[:_SHOWN]) + more)
+    say("all can be read, and every truth fits its image")

@@ -1,0 +1,95 @@
+"""`binarize evaluate`: how good a trained network is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from binarize.cli.output import console, print_json, say
+from binarize.cli.speed import importing
+from binarize.errors import ConfigError
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
+@click.option("--split", help="Part of the data set.  [default: the recipe's test]")
+@click.option("--flip", is_flag=True, help="Mean over the image and its mirror image.")
+@click.option("--scales", metavar="S,S...", help="Mean over these sizes: 0.75,1,1.25.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def evaluate(
+    checkpoint: Path, root: Path | None, split: str | None, flip: bool, scales: str | None, as_json: bool
+) -> None:
+    """Measure CHECKPOINT, a model that `binarize train` wrote, or the folder of its run.
+
+    Segmentation: mIoU, pixel accuracy, IoU of each class. Depth: delta1-3, AbsRel, SqRel, RMSE, RMSE log,
+    log10, SILog.
+    """
+    sizes = _scales(scales)
+    with importing():
+        import torch
+
+        from binarize.training import saved
+        from binarize.training.build import dataset
+        from binarize.training.evaluate import evaluate as measure
+
+    recipe, model = saved.load(checkpoint)
+    part = split or recipe.data.test
+    data = dataset(recipe, part, root=root)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(part), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console(sys.stderr), disable=not sys.stderr.isatty(), transient=True
+    ) as progress:
+        task = progress.add_task("", total=len(data))
+        figures = measure(
+            model.to(device) if device is not None else model,
+            data,
+            device=device,
+            batch=recipe.data.evaluation.batch,
+            flip=flip or recipe.data.evaluation.flip,
+            scales=sizes or recipe.data.evaluation.scales,
+            report=lambda done: progress.update(task, completed=done),
+        )
+    if as_json:
+        print_json({"checkpoint": str(checkpoint), "data": recipe.data.name, "split": part, **figures})
+    else:
+        _print(figures, f"{recipe.data.name} {part}, {len(data)} images")
+
+
+def _scales(text: str | None) -> tuple[float, ...]:
+    if text is None:
+        return ()
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) <= 0:
+        raise ConfigError(f"--scales {text!r}: expected positive numbers with commas between: 0.75,1,1.25.")
+    return found
+
+
+def _print(figures: dict[str, Any], title: str) -> None:
+    from rich.table import Table
+
+    say(title)
+    classes = figures.get("class_iou")
+    for name, value in figures.items():
+        if name in ("class_iou", "absent", "pixels", "images"):
+            continue
+        say(f"{name:16} {'-' if value is None else f'{value:.4f}'}")
+    if classes is None:
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("class", overflow="fold")
+    table.add_column("IoU", justify="right")
+    for name, value in classes.items():
+        table.add_row(name, "-" if value is None else f"{value:.4f}")
+    console().print(table)
+    if figures["absent"]:
+        say(f"not in the truth: {', '.join(figures['absent'])}")

@@ -1,0 +1,107 @@
+"""`binarize train`: a recipe in, a trained network out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from binarize.cli.output import console, say
+from binarize.cli.speed import importing
+
+if TYPE_CHECKING:
+    from binarize.training.loop import Event
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/RECIPE]")
+@click.option("--resume", is_flag=True, help="Go on with the run in that folder.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Another value: training.lr=1e-3."
+)
+def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settings: tuple[str, ...]) -> None:
+    """Train by RECIPE, a file or a name that `binarize recipes` lists.
+
+    The run's folder holds model.safetensors (the network), state.safetensors (what --resume goes on from)
+    and log.jsonl (the figures of each epoch). Ctrl-C saves and ends.
+    """
+    with importing():
+        from binarize import recipes
+        from binarize.training import loop
+
+    chosen = recipes.load(recipe, settings)
+    folder = out or Path("runs") / Path(recipe).with_suffix("").name
+    with _Screen(chosen.training.epochs) as screen:
+        history = loop.train(chosen, folder, root=root, resume=resume, report=screen.show)
+    if history and screen.shown:
+        say(f"written  {folder / loop.MODEL}")
+        say(f"Next: binarize evaluate {folder / loop.MODEL}")
+    elif history:
+        say(f"{folder} holds a complete run of {len(history)} epochs.")
+
+
+class _Screen:
+    """A bar per run on a terminal, and one line per epoch anywhere."""
+
+    def __init__(self, epochs: int) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:.1f} images/s"),
+        )
+        self._progress = Progress(
+            *columns, console=console(sys.stderr), disable=not sys.stderr.isatty(), transient=True
+        )
+        self._epochs = epochs
+        self._task: Any = None
+        self._began = (time.perf_counter(), 0)
+        self.shown = False
+
+    def __enter__(self) -> _Screen:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, event: Event) -> None:
+        """A step, or the end of an epoch."""
+        self.shown = True
+        if event.figures:
+            say(_line(event.figures, self._epochs))
+            return
+        done = event.epoch * event.steps + event.step
+        if self._task is None:
+            self._began = (time.perf_counter(), done)
+            self._task = self._progress.add_task(
+                "", total=self._epochs * event.steps, epoch="", loss=0.0, speed=0.0
+            )
+        began, first = self._began
+        passed = time.perf_counter() - began
+        self._progress.update(
+            self._task,
+            completed=done,
+            epoch=f"{event.epoch + 1}/{self._epochs}",
+            loss=event.loss,
+            speed=(done - first) * event.images / passed if passed > 0 else 0.0,
+        )
+
+
+def _line(figures: dict[str, Any], epochs: int) -> str:
+    parts = [f"epoch {figures['epoch']}/{epochs}", f"loss {figures['loss']:.4f}"]
+    for name in ("miou", "pixel_accuracy", "abs_rel", "delta1"):
+        value = figures.get("val", {}).get(name)
+        if value is not None:
+            parts.append(f"{name} {value:.4f}")
+    if "flipped" in figures:
+        parts.append(f"flipped {100 * figures['flipped']:.2f} %")
+    parts.append(f"{figures['images_per_second']:.1f} images/s")
+    return "  ".join(parts)

@@ -1,0 +1,47 @@
+"""Trained networks in files: each knows the recipe that made it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from torch import nn
+
+from binarize import data, files
+from binarize.errors import ConfigError, FormatError
+from binarize.files import container
+from binarize.recipes import Recipe, validate
+from binarize.training.build import network
+from binarize.training.loop import MODEL, RECIPE_ENTRY
+
+
+def load(path: Path) -> tuple[Recipe, nn.Module]:
+    """The recipe and the network, in evaluation mode, of a run's folder or of its model file.
+
+    Raises:
+        ConfigError: there is no such file.
+        FormatError: it was not written by a training, or is corrupt.
+    """
+    file = path / MODEL if path.is_dir() else path
+    if not file.is_file():
+        hint = f" ({MODEL} in a run's folder)" if path.is_dir() else ""
+        raise ConfigError(f"{file}: no such file; expected a model that `binarize train` wrote{hint}.")
+    metadata = container.read_metadata(file)
+    if RECIPE_ENTRY not in metadata:
+        raise FormatError(f"{file}: its header holds no recipe: it was not written by `binarize train`.")
+    try:
+        values = json.loads(metadata[RECIPE_ENTRY])
+    except ValueError as error:
+        raise FormatError(f"{file} is corrupted: its recipe is no JSON.") from error
+    recipe = validate(values, str(file))
+    header = files.read_header(file)
+    if header.source.get("source") != "custom":
+        return recipe, files.load(file)
+    # a network of a third party: its class is not in the file, but the recipe builds it
+    found = data.create(recipe.data.name, recipe.data.test, _root(recipe), **recipe.data.options)
+    bare = recipe.model_copy(update={"method": None})
+    return recipe, files.load(file, network(bare, found.truth, weights=False))
+
+
+def _root(recipe: Recipe) -> Path | None:
+    return None if recipe.data.root is None else Path(recipe.data.root)
