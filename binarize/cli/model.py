@@ -34,6 +34,11 @@ def resolve(text: str, *, pretrained: bool = False) -> nn.Module:
                 f"{text}: --pretrained is for timm models; a file's callable loads its own weights."
             )
         return _from_file(text, Path(match["path"]), match["name"], match["query"])
+    if text.endswith(".safetensors") and Path(text).is_file():
+        raise ConfigError(
+            f"{text} is a file of weights or of a converted network, not a MODEL. Look at it with `binarize "
+            "summary`, or give a MODEL and start from these weights with --checkpoint."
+        )
     name, _, query = text.partition("?")
     if ":" in name:
         from binarize import networks

@@ -17,6 +17,7 @@ from binarize.files.compare import difference
 from binarize.files.container import check_target, detached, read, read_metadata, write
 from binarize.files.header import ENTRY, Header, dtype_of, loads, verify
 from binarize.files.source import build, find_source, on_meta, qualified_name
+from binarize.layers import BinaryLayer
 
 if TYPE_CHECKING:
     from binarize.graph import Plan
@@ -162,10 +163,18 @@ def _rebuilt(header: Header, tensors: Mapping[str, Tensor], model: nn.Module | N
                 model = build(header.source)
         except ConfigError as error:
             raise FormatError(f"{where}: the model that its header names cannot be built: {error}") from error
-    elif plan is None:
-        model = _copied(model)
     else:
         model = _copied(model)
+    if custom and type(model).__name__ != str(header.source["class"]).rpartition(".")[2]:
+        expected = header.source["class"]
+        raise FormatError(
+            f"{where} holds a model of class {expected}, not of the given {qualified_name(model)}."
+        )
+    if plan is not None and any(isinstance(module, BinaryLayer) for module in model.modules()):
+        raise ConfigError(
+            f"{where} holds a converted {qualified_name(model)}: give the float model that it was made "
+            "from, not one that is binary already."
+        )
     if plan is not None:
         try:
             model = _execute(plan, model)
@@ -173,11 +182,6 @@ def _rebuilt(header: Header, tensors: Mapping[str, Tensor], model: nn.Module | N
             raise FormatError(
                 f"{where}: its plan cannot be executed on {qualified_name(model)}: {error}"
             ) from error
-    if custom and type(model).__name__ != str(header.source["class"]).rpartition(".")[2]:
-        expected = header.source["class"]
-        raise FormatError(
-            f"{where} holds a model of class {expected}, not of the given {qualified_name(model)}."
-        )
     return model
 
 

@@ -223,7 +223,7 @@ class OtherNet(SmallNet):
         (lambda: OtherNet(), "of class .*SmallNet, not of the given .*OtherNet"),
         (lambda: SmallNet(width=8), r"plan cannot be executed on .*SmallNet: .*\(16, 3, 3, 3\)"),
         (lambda: SmallNet(classes=4), r"another shape \(head.weight is 5x32, expected 4x32|\(5, 32\)"),
-        (lambda: nn.Linear(3, 3), "plan cannot be executed on torch.nn.modules.linear.Linear"),
+        (lambda: nn.Linear(3, 3), "holds a model of class conftest.SmallNet, not of the given"),
     ],
 )
 def test_another_model_than_the_one_saved(tmp_path: Path, given, match: str):
@@ -455,3 +455,17 @@ def test_loading_is_silent(converted: Path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load(converted)
+
+
+def test_the_given_model_is_named_where_it_is_the_wrong_one(tmp_path: Path) -> None:
+    class Mine(nn.Sequential):
+        pass
+
+    layers = [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)]
+    net, example = Mine(*layers), torch.zeros(1, 3, 16, 16)
+    binary = binarize.apply(net, "bidense", example_inputs=example)
+    path = binarize.save(binary, tmp_path / "mine.safetensors")
+    with pytest.raises(FormatError, match=r"holds a model of class .*Mine, not of the given .*Conv2d"):
+        binarize.load(path, model=nn.Conv2d(3, 8, 3))
+    with pytest.raises(ConfigError, match="give the float model that it was made from"):
+        binarize.load(path, model=binary)
