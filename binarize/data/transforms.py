@@ -95,7 +95,7 @@ def evaluation_transform(
     Args:
         truth: what the truth is; outside its `crop` it says nothing.
         short_side: resize image and truth so that the shorter side is this.
-        crop: (H, W) of both to look at, in the middle.
+        crop: (H, W) of both to look at, in the middle; of a smaller image, what there is.
         bottom: (H, W) to cut from the middle of the bottom of both.
         resize: (H, W) of the image only; predictions are resized to the truth.
     """
@@ -105,7 +105,7 @@ def evaluation_transform(
     if short_side is not None:
         steps.append(v2.Resize(short_side, antialias=True))
     if crop is not None:
-        steps.append(v2.CenterCrop(list(crop)))
+        steps.append(CutMiddle(crop))
     if bottom is not None:
         steps.append(CutBottom(bottom))
     if resize is not None:
@@ -172,6 +172,20 @@ class Cut(v2.Transform):
                 f"{inpt.shape[-1]}x{inpt.shape[-2]}."
             )
         return v2.functional.crop(inpt, top, left, bottom - top, right - left)
+
+
+class CutMiddle(v2.Transform):
+    """(H, W) from the middle of image and truth, or what there is of it: a border would be told a class."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """One of both."""
+        height, width = (min(a, b) for a, b in zip(self.size, inpt.shape[-2:], strict=True))
+        top, left = (inpt.shape[-2] - height) // 2, (inpt.shape[-1] - width) // 2
+        return v2.functional.crop(inpt, top, left, height, width)
 
 
 class CutBottom(v2.Transform):

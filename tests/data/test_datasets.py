@@ -234,3 +234,10 @@ def test_real_samples(name: str, split: str, folder: str) -> None:
         assert sample.image.shape[1:] == sample.target.shape
         values = sample.target[sample.target != 255]
         assert values.numel()
+
+
+def test_a_crop_larger_than_the_image_adds_nothing() -> None:
+    drawn = data.create("shapes", "train", length=1, size=(40, 60))
+    seen = drawn.with_transform(evaluation_transform(drawn.truth, crop=(50, 50)))[0]
+    assert seen.target.shape == (40, 50)
+    assert torch.equal(seen.target, drawn.load(0).target[:, 5:55])
