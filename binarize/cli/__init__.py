@@ -18,6 +18,7 @@ from binarize.cli.data import data
 from binarize.cli.evaluate import evaluate
 from binarize.cli.methods import methods
 from binarize.cli.models import models
+from binarize.cli.predict import predict
 from binarize.cli.recipes import recipes
 from binarize.cli.summary import summary
 from binarize.cli.train import train
@@ -33,7 +34,7 @@ def cli() -> None:
     """Turn a timm or custom PyTorch network into a binary neural network."""
 
 
-for _command in (convert, coverage, data, evaluate, methods, models, recipes, summary, train):
+for _command in (convert, coverage, data, evaluate, methods, models, predict, recipes, summary, train):
     cli.add_command(_command)
 
 

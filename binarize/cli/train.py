@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settings: tuple[str, ...]) -> None:
     """Train by RECIPE, a file or a name that `binarize recipes` lists.
 
-    The run's folder holds model.safetensors (the network), state.safetensors (what --resume goes on from)
-    and log.jsonl (the figures of each epoch). Ctrl-C saves and ends.
+    The run's folder holds model.safetensors (the network), state.safetensors (what --resume goes on from),
+    log.jsonl (the figures of each epoch) and curves.png. Ctrl-C saves and ends.
     """
     with importing():
         from binarize import recipes

@@ -182,7 +182,8 @@ class _Check:
             self._at_sizes(execute(self.plan, self.subject.build()), larger, real=real)
 
     def _resize(self, model: nn.Module, size: tuple[int, ...], *, real: bool) -> None:
-        images = torch.randn(BATCH, *size, device="cpu" if real else "meta")
+        batch = BATCH if max(size) < _LARGE else 1
+        images = torch.randn(batch, *size, device="cpu" if real else "meta")
         if real:  # what is normal at one size is far off at another
             with _statistics_of_one_batch(model.train()), torch.no_grad():
                 model(images)

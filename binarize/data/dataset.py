@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +90,28 @@ class Depth:
             DataError: the file cannot be read.
         """
         return read_depth(path, self.scale)
+
+
+def truth_as_json(truth: Labels | Depth) -> str:
+    """For a file's header; `truth_from_json` takes it back."""
+    return json.dumps(dataclasses.asdict(truth))
+
+
+def truth_from_json(text: str) -> Labels | Depth:
+    """The inverse of `truth_as_json`.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no such text.
+    """
+    fields = json.loads(text)
+    if fields.pop("task") == "depth":
+        return Depth(**{**fields, "crop": tuple(fields["crop"])})
+    return Labels(
+        names=tuple(fields["names"]),
+        palette=tuple((int(r), int(g), int(b)) for r, g, b in fields["palette"]),
+        ignored=tuple(fields["ignored"]),
+        unscored=tuple(fields["unscored"]),
+    )
 
 
 class Pair(NamedTuple):

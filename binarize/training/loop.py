@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from binarize import files
+from binarize.data.dataset import truth_as_json
 from binarize.errors import ConfigError, TrainingError
 from binarize.recipes import Recipe
 from binarize.training.batches import Batches
 from binarize.training.build import dataset, network, parameter_groups
+from binarize.training.curves import draw_curves
 from binarize.training.distill import Teacher
 from binarize.training.distributed import all_sum, synchronize_norms
 from binarize.training.evaluate import evaluate
@@ -40,6 +42,11 @@ MODEL = "model.safetensors"
 
 LOG = "log.jsonl"
 """The figures of each epoch, one line of JSON each."""
+
+TRUTH_ENTRY = "binarize.truth"
+
+CURVES = "curves.png"
+"""Loss and figure on `val` by epoch, drawn at the end."""
 
 RECIPE_ENTRY = "binarize.recipe"
 
@@ -152,7 +159,8 @@ def train(
             save_state(state_file, plain, progress, net, optimizer.optimizer, average)
             with _weights(net, average):
                 source = getattr(net, "binarize_spec", None)
-                files.save(net, out / MODEL, source=source, entries={RECIPE_ENTRY: json.dumps(plain)})
+                entries = {RECIPE_ENTRY: json.dumps(plain), TRUTH_ENTRY: truth_as_json(data.truth)}
+                files.save(net, out / MODEL, source=source, entries=entries)
 
     with _interruptible() as stopped:
         for epoch in range(progress.step // steps, settings.epochs):
@@ -245,6 +253,8 @@ def train(
                     f"stopped after epoch {epoch + 1} of {settings.epochs}; all is saved in {out}. "
                     "Go on with --resume."
                 )
+    if accelerator.is_main_process and progress.history:
+        draw_curves(progress.history, out / CURVES)
     accelerator.wait_for_everyone()  # a process that ends while others still talk to it ends them
     return progress.history
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from torch import nn
 
-from binarize import data, files
+from binarize import files
+from binarize.data.dataset import Depth, Labels, truth_from_json
 from binarize.errors import ConfigError, FormatError
 from binarize.files import container
 from binarize.recipes import Recipe, validate
 from binarize.training.build import network
-from binarize.training.loop import MODEL, RECIPE_ENTRY
+from binarize.training.loop import MODEL, RECIPE_ENTRY, TRUTH_ENTRY
 
 
 def load(path: Path) -> tuple[Recipe, nn.Module]:
@@ -38,10 +39,24 @@ def load(path: Path) -> tuple[Recipe, nn.Module]:
     if header.source.get("source") != "custom":
         return recipe, files.load(file)
     # a network of a third party: its class is not in the file, but the recipe builds it
-    found = data.create(recipe.data.name, recipe.data.test, _root(recipe), **recipe.data.options)
     bare = recipe.model_copy(update={"method": None})
-    return recipe, files.load(file, network(bare, found.truth, weights=False))
+    return recipe, files.load(file, network(bare, _truth(file, metadata), weights=False))
 
 
-def _root(recipe: Recipe) -> Path | None:
-    return None if recipe.data.root is None else Path(recipe.data.root)
+def load_with_truth(path: Path) -> tuple[Recipe, nn.Module, Labels | Depth]:
+    """As `load`, and what the network was trained to tell: the data set need not be there.
+
+    Raises:
+        ConfigError: there is no such file.
+        FormatError: it was not written by a training, or is corrupt.
+    """
+    recipe, model = load(path)
+    file = path / MODEL if path.is_dir() else path
+    return recipe, model, _truth(file, container.read_metadata(file))
+
+
+def _truth(file: Path, metadata: dict[str, str]) -> Labels | Depth:
+    try:
+        return truth_from_json(metadata[TRUTH_ENTRY])
+    except (KeyError, ValueError, TypeError) as error:
+        raise FormatError(f"{file} is corrupted: its {TRUTH_ENTRY!r} entry says no truth.") from error

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import small_net
 import yaml
+from PIL import Image
 
 from binarize.cli import run
+from binarize.data.reading import read_depth, read_image, read_labels
 
 
 @pytest.fixture
@@ -40,6 +42,37 @@ def test_train_then_evaluate(recipe: Path, tmp_path: Path, capsys: pytest.Captur
     assert max(map(len, table.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_predict(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = small_net.values(epochs=1)
+    values["data"]["options"]["task"] = task
+    values["data"]["evaluation"]["resize"] = [24, 40]
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(values))
+    assert run(["train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run")]) == 0
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (50, 30), "red").save(tmp_path / "in/a b.jpg")
+    Image.new("L", (7, 9)).save(tmp_path / "in/grey.png")
+    command = ["predict", str(tmp_path / "run"), str(tmp_path / "in"), str(tmp_path / "in/*.jpg")]
+    assert run([*command, "--out", str(tmp_path / "out"), "--overlay", "--panel"]) == 0
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    kinds = ("", "-overlay", "-panel", *(["-colour"] if task == "depth" else []))
+    assert names == {f"{stem}{kind}.png" for stem in ("a b", "grey") for kind in kinds}
+    if task == "depth":
+        found = read_depth(tmp_path / "out/a b.png", 1000.0)
+        assert 0.001 <= found.min() <= found.max() <= 10.0
+    else:
+        found = read_labels(tmp_path / "out/a b.png")
+        assert 0 <= found.min() <= found.max() <= 5
+    assert found.shape == (30, 50)
+    assert read_image(tmp_path / "out/grey-panel.png").shape == (3, 9, 7 + 4 + 7)
+    capsys.readouterr()
+    assert run([*command, "--out", str(tmp_path / "out")]) == 2
+    assert "exists; replace it with --force" in capsys.readouterr().err
+    Image.new("L", (7, 9)).save(tmp_path / "grey.png")
+    assert run([*command, str(tmp_path / "grey.png"), "--out", str(tmp_path / "more")]) == 2
+    assert "would be written to the same files" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -50,6 +83,8 @@ def test_train_then_evaluate(recipe: Path, tmp_path: Path, capsys: pytest.Captur
         (["train", "{recipe}", "--set", "training.start_from=nothing.pth"], "nothing.pth"),
         (["train", "{recipe}", "--out", "/proc/nothing/run"], "cannot make the folder"),
         (["evaluate", "nothing.safetensors"], "no such file"),
+        (["predict", "nothing.safetensors", "{recipe}"], "no such file"),
+        (["predict", "nothing.safetensors", "*.gif"], "no file matches"),
         (["evaluate", "{recipe}"], "small.yaml"),
         (["evaluate", "{recipe}", "--scales", "0,1"], "expected positive numbers"),
         (["data", "check", "{recipe}", "--set", "data.name=camvid"], "camvid"),
@@ -82,8 +117,6 @@ def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_data_check_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from PIL import Image
-
     for split in ("train", "val", "test"):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{split}.png")
         Image.new("L", (8, 8), 12 if split == "val" else 3).save(tmp_path / f"{split}-mask.png")

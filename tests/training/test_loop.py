@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from small_net import values
 from torch import nn
@@ -44,6 +46,10 @@ def test_a_run_leaves_its_state_its_model_and_its_log(tmp_path: Path) -> None:
     assert [json.loads(line) for line in lines] == history
     assert [e.step for e in events if not e.figures] == [1, 2, 3] * 3
     assert (tmp_path / "run" / MODEL).is_file()
+    with Image.open(tmp_path / "run" / "curves.png") as picture:
+        assert (
+            len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 20
+        )  # two curves, grid and text
 
 
 @pytest.mark.parametrize("when", ["step", "epoch"])

@@ -1,0 +1,44 @@
+"""A picture of a run: its loss and its figure on `val`, epoch by epoch."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from binarize import files
+from binarize.training.metrics import headline
+
+_LABELS = {"miou": "mIoU on val", "abs_rel": "AbsRel on val"}
+
+
+def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
+    """Write a PNG.
+
+    Args:
+        history: the figures of every epoch, as `train` returns them.
+        path: the file.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    from matplotlib.figure import Figure  # without pyplot: no screen, no state
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(7.0, 3.6), dpi=120, layout="constrained")
+    left = figure.add_subplot()
+    epochs = [line["epoch"] for line in history]
+    left.plot(epochs, [line["loss"] for line in history], color="tab:blue", marker=".", label="loss")
+    left.set_xlabel("epoch")
+    left.set_ylabel("training loss", color="tab:blue")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.grid(alpha=0.3)
+    looked = [(line["epoch"], *headline(line["val"])) for line in history if "val" in line]
+    found = [(epoch, value) for epoch, _, value in looked if value is not None]
+    if found:
+        right = left.twinx()
+        right.plot(*zip(*found, strict=True), color="tab:orange", marker=".")
+        right.set_ylabel(_LABELS[looked[0][1]], color="tab:orange")
+    data = io.BytesIO()
+    figure.savefig(data, format="png", metadata={"Software": None})
+    files.write_bytes(path, data.getvalue())
