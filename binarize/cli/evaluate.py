@@ -69,8 +69,8 @@ def _scales(text: str | None) -> tuple[float, ...]:
         found = tuple(float(part) for part in text.split(","))
     except ValueError:
         found = ()
-    if not found or min(found) <= 0:
-        raise ConfigError(f"--scales {text!r}: expected positive numbers with commas between: 0.75,1,1.25.")
+    if not found or not all(0.1 <= scale <= 10 for scale in found):
+        raise ConfigError(f"--scales {text!r}: expected numbers from 0.1 to 10 with commas between.")
     return found
 
 

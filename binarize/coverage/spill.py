@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,24 +24,40 @@ def saved_in_files(beyond: int | None, folder: str | None = None) -> Iterator[No
         beyond: bytes to keep in memory before the first file is written; None for all.
         folder: where they go; the system's temporary folder by default.
     """
+    if beyond is None:
+        yield
+        return
     with tempfile.TemporaryDirectory(dir=folder) as place:
         path = Path(place) / "saved"
         kept = 0
 
-        def pack(tensor: Tensor) -> Tensor | tuple[Tensor, torch.Size]:
+        def pack(tensor: Tensor) -> _Kept | _Filed:
             nonlocal kept
-            if beyond is None or (tensor.is_leaf and tensor.requires_grad):  # a weight, kept anyway
-                return tensor
-            if tensor.numel() < _LARGE or kept + tensor.nbytes <= beyond:
-                kept += tensor.nbytes
-                return tensor
+            weight = tensor.is_leaf and tensor.requires_grad  # kept anyway
+            if weight or tensor.numel() < _LARGE or kept + tensor.nbytes <= beyond:
+                kept += 0 if weight else tensor.nbytes
+                return _Kept(tensor, tensor._version)
             flat = torch.from_file(str(path), shared=True, size=tensor.numel(), dtype=tensor.dtype)
             path.unlink()  # the mapping keeps the file until it ends itself
             flat.copy_(tensor.detach().reshape(-1))
-            return flat, tensor.shape
+            return _Filed(flat, tensor.shape)
 
-        def unpack(packed: Tensor | tuple[Tensor, torch.Size]) -> Tensor:
-            return packed if isinstance(packed, Tensor) else packed[0].view(packed[1])
+        def unpack(saved: _Kept | _Filed) -> Tensor:
+            if isinstance(saved, _Filed):
+                return saved.flat.view(saved.shape)
+            if saved.tensor._version != saved.version:  # what autograd checks where there are no hooks
+                raise RuntimeError("a tensor needed for gradient computation was modified in place")
+            return saved.tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
             yield
+
+
+class _Kept(NamedTuple):
+    tensor: Tensor
+    version: int
+
+
+class _Filed(NamedTuple):
+    flat: Tensor
+    shape: torch.Size

@@ -235,8 +235,8 @@ class LookInside(v2.Transform):
             return inpt
         height, width = inpt.shape[-2:]
         # as the published evaluation code does: rounded down
-        top, bottom = (int(f * height + 1e-6) for f in self.crop[:2])
-        left, right = (int(f * width + 1e-6) for f in self.crop[2:])
+        top, bottom = (int(f * height) for f in self.crop[:2])
+        left, right = (int(f * width) for f in self.crop[2:])
         inside = torch.zeros_like(inpt)
         inside[..., top:bottom, left:right] = inpt[..., top:bottom, left:right]
         return tv_tensors.Mask(inside)

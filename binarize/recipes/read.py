@@ -125,15 +125,15 @@ def _read(path: Path, source: _Source, via: tuple[Path, ...]) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {path}: cannot be read ({error}).") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
         raise ConfigError(f"recipe {path}: no YAML: {error}.") from error
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"recipe {path}: expected `name: value` lines, found something else.")
     lines: dict[Place, str] = {}
     _note_lines(node, path, (), lines)
-    values = yaml.safe_load(text)
     base: dict[str, Any] = {}
     if _EXTENDS in values:
         parent = values.pop(_EXTENDS)

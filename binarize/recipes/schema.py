@@ -166,7 +166,8 @@ class Training(_Part):
     Attributes:
         epochs: how often all training images are seen.
         batch: images per step, of all processes together.
-        accumulate: parts that a step's images are worked through in.
+        accumulate: parts that a step's images are worked through in; BatchNorm and loss are of each part
+            alone, and with several processes a part holds other images than with one.
         lr: highest learning rate of AdamW.
         weight_decay: of AdamW.
         quantizer_decay: whether it also applies to the parameters of quantizers (thresholds, scales, shifts).

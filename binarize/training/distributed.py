@@ -10,7 +10,13 @@ from functools import partial
 from typing import Any
 
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, distributed, nn
+
+from binarize.errors import ConfigError
+from binarize.layers.norm import ChannelLastBatchNorm
+
+_KNOWN = (nn.modules.batchnorm._BatchNorm.forward, ChannelLastBatchNorm.forward)
 
 
 class _AllSum(torch.autograd.Function):
@@ -38,15 +44,25 @@ def synchronize_norms(model: nn.Module) -> None:
     """Let every BatchNorm of the model see all processes' images in training.
 
     PyTorch's SyncBatchNorm refuses the CPU, and changes classes that files name; this changes no class.
+
+    Raises:
+        ConfigError: a class of BatchNorm whose forward is not known here.
     """
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if type(module).forward not in _KNOWN and not isinstance(module, BatchNormAct2d):
+                raise ConfigError(
+                    f"{name} is a {type(module).__name__}: its statistics cannot be those of all processes. "
+                    "Train in one process, or use nn.BatchNorm2d."
+                )
             module.__dict__["forward"] = partial(_synchronized, module)
 
 
 def _synchronized(norm: Any, x: Tensor) -> Tensor:
     if not norm.training:
         return type(norm).forward(norm, x)  # type: ignore[no-any-return]
+    if isinstance(norm, ChannelLastBatchNorm):
+        x = x.movedim(-1, 1)
     dims = [d for d in range(x.dim()) if d != 1]
     shape = [1, -1] + [1] * (x.dim() - 2)
     wide = x.float()
@@ -67,6 +83,8 @@ def _synchronized(norm: Any, x: Tensor) -> Tensor:
     if norm.affine:
         y = y * norm.weight.view(shape) + norm.bias.view(shape)
     y = y.to(x.dtype)
+    if isinstance(norm, ChannelLastBatchNorm):
+        y = y.movedim(1, -1)
     for part in ("drop", "act"):  # timm's norms with an activation
         if isinstance(module := getattr(norm, part, None), nn.Module):
             y = module(y)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from binarize import files
 from binarize.data.dataset import truth_as_json
-from binarize.errors import ConfigError, TrainingError
+from binarize.errors import ConfigError, DataError, TrainingError
 from binarize.recipes import Recipe
 from binarize.training.batches import Batches
 from binarize.training.build import dataset, network, parameter_groups
@@ -144,6 +144,12 @@ def train(
         pin_memory=accelerator.device.type == "cuda",
     )
     steps = batches.steps
+    if progress.step and progress.steps != steps:
+        raise ConfigError(
+            f"{out} was begun with {progress.steps} steps per epoch, this data makes {steps}: is it another "
+            "data set?"
+        )
+    progress.steps = steps
     watch = LatentWatch(net)
 
     def show(epoch: int, step: int, loss: float, lr: float, figures: dict[str, Any]) -> None:
@@ -156,11 +162,14 @@ def train(
     def save() -> None:
         if accelerator.is_main_process:
             plain = recipe.model_dump(mode="json")
-            save_state(state_file, plain, progress, net, optimizer.optimizer, average)
+            _write_log(out / LOG, progress.history)
             with _weights(net, average):
                 source = getattr(net, "binarize_spec", None)
                 entries = {RECIPE_ENTRY: json.dumps(plain), TRUTH_ENTRY: truth_as_json(data.truth)}
                 files.save(net, out / MODEL, source=source, entries=entries)
+            # Last: what is newer than the state is written again when the run goes on from it.
+            save_state(state_file, plain, progress, net, optimizer.optimizer, average)
+        accelerator.wait_for_everyone()  # or a process that ends now would take down the one that writes
 
     with _interruptible() as stopped:
         for epoch in range(progress.step // steps, settings.epochs):
@@ -170,7 +179,7 @@ def train(
             model.train()
             first_stage = epoch < settings.activations_first * settings.epochs
             with float_weights(net) if first_stage else contextlib.nullcontext():
-                for step, (images, targets) in enumerate(loader, start=start):
+                for step, (images, targets) in enumerate(_loaded(loader), start=start):
                     lr = rate(
                         settings.schedule,
                         settings.lr,
@@ -245,7 +254,6 @@ def train(
             if last or (epoch + 1) % settings.save_every == 0:
                 save()
             if accelerator.is_main_process:
-                _write_log(out / LOG, progress.history)
                 show(epoch, steps, figures["loss"], lr, figures)
             if stopped(accelerator) and not last:
                 save()
@@ -257,6 +265,14 @@ def train(
         draw_curves(progress.history, out / CURVES)
     accelerator.wait_for_everyone()  # a process that ends while others still talk to it ends them
     return progress.history
+
+
+def _loaded(loader: DataLoader[Any]) -> Iterator[Any]:
+    """What a loader gives; an error of a loading process without that process's traceback."""
+    try:
+        yield from loader
+    except DataError as error:
+        raise DataError(str(error).strip().rpartition("DataError: ")[2]) from None
 
 
 def _check_folder(out: Path, recipe: Recipe, resume: bool) -> None:

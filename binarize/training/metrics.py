@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,8 +54,7 @@ class SegmentationMetric:
             target: class ids (N, H, W) int64, `IGNORE` where they do not count.
         """
         predicted = output.argmax(1) if output.dim() == target.dim() + 1 else output
-        if bool((target != IGNORE).any()):
-            self._matrix.update(predicted, target)
+        self._matrix.update(predicted, target)
 
     def compute(self) -> dict[str, Any]:
         """`miou`, `pixel_accuracy` in [0, 1]; `class_iou` by name; `absent`; `pixels`, how many count.
@@ -62,10 +62,9 @@ class SegmentationMetric:
         The IoU of a class that occurs nowhere is None, as are all figures of no pixel. `absent` names the
         scored classes that the truth does not hold.
         """
-        # The library warns where nothing was counted; here that is a result.
-        counts = (
-            self._matrix.compute() if self._matrix.update_called else torch.zeros(self.classes, self.classes)
-        )
+        with warnings.catch_warnings():  # where nothing was counted: here that is a result
+            warnings.simplefilter("ignore")
+            counts = self._matrix.compute()  # always: the other processes wait for it
         counts = counts.double().cpu()
         hits, truth, predicted = counts.diag(), counts.sum(1), counts.sum(0)
         union = truth + predicted - hits

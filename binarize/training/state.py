@@ -24,12 +24,14 @@ class Progress:
 
     Attributes:
         step: steps done, over all epochs.
+        steps: of an epoch.
         loss: sum of this epoch's losses so far.
         history: figures of every epoch that is over.
         best: the best headline figure on `val`, and its epoch.
     """
 
     step: int = 0
+    steps: int = 0
     loss: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)

@@ -86,7 +86,7 @@ def test_predict(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["predict", "nothing.safetensors", "{recipe}"], "no such file"),
         (["predict", "nothing.safetensors", "*.gif"], "no file matches"),
         (["evaluate", "{recipe}"], "small.yaml"),
-        (["evaluate", "{recipe}", "--scales", "0,1"], "expected positive numbers"),
+        (["evaluate", "{recipe}", "--scales", "0,1"], "expected numbers from 0.1 to 10"),
         (["data", "check", "{recipe}", "--set", "data.name=camvid"], "camvid"),
     ],
 )

@@ -53,3 +53,15 @@ def test_a_check_with_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     record = check(subject, activations=100_000)
     assert record.status == "pass", record.reason
     assert len(files) > 10
+
+
+@pytest.mark.parametrize("beyond", [None, 10**9])
+def test_a_tensor_changed_in_place_is_still_an_error(beyond: int | None) -> None:
+    x = torch.ones(3, requires_grad=True)
+    with saved_in_files(beyond):
+        y = x.exp()
+        z = y.sum()
+        with torch.no_grad():
+            y.mul_(2)
+    with pytest.raises(RuntimeError, match="modified"):
+        z.backward()

@@ -9,6 +9,8 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
+from binarize.errors import ConfigError
+from binarize.layers.norm import ChannelLastBatchNorm
 from binarize.training.distributed import synchronize_norms
 
 
@@ -34,3 +36,19 @@ def test_the_same_as_batch_norm(norm: nn.Module) -> None:
     norm.eval()
     own.eval()
     torch.testing.assert_close(norm(x), own(x))
+
+
+def test_channels_last_and_classes_that_are_not_known() -> None:
+    norm = ChannelLastBatchNorm(5)
+    own = copy.deepcopy(norm)
+    synchronize_norms(own)
+    x = 3 + torch.randn(2, 6, 7, 5)
+    torch.testing.assert_close(norm(x), own(x))
+    torch.testing.assert_close(norm.running_var, own.running_var)
+
+    class Strange(nn.BatchNorm2d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return super().forward(input) * 2
+
+    with pytest.raises(ConfigError, match="0 is a Strange"):
+        synchronize_norms(nn.Sequential(Strange(3)))
