@@ -38,6 +38,10 @@ def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settin
     folder = out or Path("runs") / Path(recipe).with_suffix("").name
     with _Screen(chosen.training.epochs) as screen:
         history = loop.train(chosen, folder, root=root, resume=resume, report=screen.show)
+    from accelerate import PartialState
+
+    if not PartialState().is_main_process:
+        return
     if history and screen.shown:
         say(f"written  {folder / loop.MODEL}")
         say(f"Next: binarize evaluate {folder / loop.MODEL}")
