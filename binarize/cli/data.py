@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from binarize.cli.output import console, print_json, say
-from binarize.errors import DataError
+from binarize.errors import ConfigError, DataError
 
 _SHOWN = 10
 
@@ -65,6 +65,8 @@ def check(recipe: str, root: Path | None, settings: tuple[str, ...]) -> None:
                     _ = part[index]
                 except DataError as error:
                     faults.append(str(error))
+                except ConfigError as error:  # a transform that this image does not fit names no file
+                    faults.append(f"{part.pairs[index].image}: {error}")
     for split, part in parts.items():
         say(f"{split}: {len(part)} images")
     if faults:

@@ -80,7 +80,9 @@ class _Screen:
         """A step, or the end of an epoch."""
         self.shown = True
         if event.figures:
+            self._progress.stop()  # the bar goes: the line is for stdout, which it knows nothing of
             say(_line(event.figures, self._epochs))
+            self._progress.start()
             return
         done = event.epoch * event.steps + event.step
         if self._task is None:
@@ -101,11 +103,12 @@ class _Screen:
 
 def _line(figures: dict[str, Any], epochs: int) -> str:
     parts = [f"epoch {figures['epoch']}/{epochs}", f"loss {figures['loss']:.4f}"]
-    for name in ("miou", "pixel_accuracy", "abs_rel", "delta1"):
+    short = {"miou": "mIoU", "pixel_accuracy": "acc", "abs_rel": "AbsRel", "delta1": "delta1"}
+    for name, word in short.items():
         value = figures.get("val", {}).get(name)
         if value is not None:
-            parts.append(f"{name} {value:.4f}")
+            parts.append(f"{word} {value:.4f}")
     if "flipped" in figures:
-        parts.append(f"flipped {100 * figures['flipped']:.2f} %")
-    parts.append(f"{figures['images_per_second']:.1f} images/s")
+        parts.append(f"flipped {100 * figures['flipped']:.1f} %")
+    parts.append(f"{figures['images_per_second']:.3g} images/s")
     return "  ".join(parts)

@@ -18,7 +18,7 @@ _LARGE = 1 << 20  # elements; smaller ones cost more as files than they take
 def saved_in_files(beyond: int | None, folder: str | None = None) -> Iterator[None]:
     """Let autograd keep large tensors in mapped files, which the system may write out.
 
-    They are gone as soon as no graph needs them.
+    That is, if `folder` is on a disk. They are gone as soon as no graph needs them.
 
     Args:
         beyond: bytes to keep in memory before the first file is written; None for all.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError, validate_call
 
 from binarize.data.dataset import DenseDataset, Task
 from binarize.errors import ConfigError, DataError, unknown_name
@@ -86,15 +89,30 @@ def create(name: str, split: str, root: Path | None = None, **options: Any) -> D
         DataError: its files are not where they should be.
     """
     chosen = info(name)
+    check_split(name, split)
+    where = _root(chosen, root) if chosen.layout else None
+    known = list(inspect.signature(chosen.load).parameters)[2:]
+    for option in options:
+        if option not in known:
+            raise ConfigError(unknown_name(f"option of data set {name}", option, known))
+    try:
+        return validate_call(chosen.load)(where, split, **options)
+    except ValidationError as error:
+        faults = (
+            f"{fault['loc'][0]}: {fault['msg'].lower()}; got {fault['input']!r}" for fault in error.errors()
+        )
+        raise ConfigError(f"data set {name}: {'; '.join(faults)}.") from None
+
+
+def check_split(name: str, split: str) -> None:
+    """Refuse a part that a data set does not have.
+
+    Raises:
+        ConfigError: no such data set or part.
+    """
+    chosen = info(name)
     if chosen.splits and split not in chosen.splits:
         raise ConfigError(unknown_name(f"split of {name}", split, chosen.splits))
-    where = _root(chosen, root) if chosen.layout else None
-    try:
-        return chosen.load(where, split, **options)
-    except TypeError as error:
-        if "argument" not in str(error):
-            raise
-        raise ConfigError(f"data set {name}: {error}.") from error
 
 
 def _root(chosen: DatasetInfo, given: Path | None) -> Path:

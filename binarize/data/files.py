@@ -27,25 +27,26 @@ def folder(path: Path, what: str) -> Path:
     return path
 
 
-def lines(path: Path) -> list[str]:
-    """Lines of a list file, without empty ones.
+def lines(path: Path) -> dict[int, str]:
+    """Lines of a list file by their numbers, without empty ones.
 
     Raises:
         DataError: it is missing, no text, or empty.
     """
     try:
-        found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DataError(f"{path}: no such list file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable list file ({error}).") from error
+    found = {n: line.strip() for n, line in enumerate(text.splitlines(), start=1) if line.strip()}
     if not found:
         raise DataError(f"{path}: the list is empty.")
     return found
 
 
 def columns(path: Path, count: Sequence[int]) -> list[list[str]]:
-    """Space-separated columns of a list file; names with spaces are told by their endings.
+    """Columns of a list file, with blanks between; names with spaces are told by their endings.
 
     Args:
         path: of the list.
@@ -55,7 +56,7 @@ def columns(path: Path, count: Sequence[int]) -> list[list[str]]:
         DataError: as `lines`, and a line with another number of columns.
     """
     found = []
-    for number, line in enumerate(lines(path), start=1):
+    for number, line in lines(path).items():
         parts = _columns(line)
         if len(parts) not in count:
             expected = " or ".join(map(str, count))
@@ -67,7 +68,7 @@ def columns(path: Path, count: Sequence[int]) -> list[list[str]]:
 def _columns(line: str) -> list[str]:
     parts: list[str] = []
     pending = ""
-    for word in line.split(" "):
+    for word in line.replace("\t", " ").split(" "):
         pending = f"{pending} {word}" if pending else word
         if not pending:
             continue

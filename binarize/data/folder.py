@@ -62,8 +62,6 @@ def folders(
 
 
 def _labels(classes: Any, ignored: list[int] | None, palette: list[list[int]] | None) -> Labels:
-    if isinstance(classes, (str, bool)) or not isinstance(classes, (int, list, tuple)):
-        raise ConfigError(f"data set folder: classes={classes!r}, expected a list of names or their number.")
     names = tuple(f"class {i}" for i in range(classes)) if isinstance(classes, int) else tuple(classes)
     if not 1 <= len(names) <= 255:
         raise ConfigError(f"data set folder: {len(names)} classes; a mask tells 1 to 255, 255 says nothing.")

@@ -45,7 +45,7 @@ def voc2012(root: Path, split: str) -> DenseDataset:
     chosen = next(
         (sets / f"{n}.txt" for n in names if (sets / f"{n}.txt").is_file()), sets / f"{names[0]}.txt"
     )
-    stems = [Path(line.split()[-1]).stem for line in lines(chosen)]
+    stems = [Path(line.split()[-1]).stem for line in lines(chosen).values()]
     pairs = (Pair(base / "JPEGImages" / f"{stem}.jpg", base / masks / f"{stem}.png") for stem in stems)
     return DenseDataset(existing(pairs, chosen), Labels(names=_NAMES, palette=palette(len(_NAMES))))
 

@@ -93,7 +93,7 @@ def apply_settings(
             raise ConfigError(f"--set {setting!r}: expected NAME=VALUE, for instance training.lr=1e-3.")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, TypeError) as error:
             raise ConfigError(f"--set {setting!r}: {text!r} is no YAML value ({_first(error)}).") from error
         place = tuple(key.split("."))
         for part in reversed(place):
@@ -133,7 +133,10 @@ def _read(path: Path, source: _Source, via: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"recipe {path}: expected `name: value` lines, found something else.")
     lines: dict[Place, str] = {}
-    _note_lines(node, path, (), lines)
+    try:
+        _note_lines(node, path, (), lines)
+    except RecursionError:
+        raise ConfigError(f"recipe {path}: a part of it holds itself.") from None
     base: dict[str, Any] = {}
     if _EXTENDS in values:
         parent = values.pop(_EXTENDS)
@@ -152,6 +155,8 @@ def _note_lines(node: yaml.Node, path: Path, place: Place, lines: dict[Place, st
         seen: dict[str, int] = {}
         for key, value in node.value:
             number = key.start_mark.line + 1
+            if not isinstance(key.value, str):
+                raise ConfigError(f"{path}, line {number}: expected a name, found a list or a mapping.")
             if key.value in seen:
                 raise ConfigError(
                     f"{path}, line {number}: {key.value!r} is there already, in line {seen[key.value]}."

@@ -174,7 +174,7 @@ class Training(_Part):
         schedule: of the learning rate.
         clip: largest norm of the gradient; none for any.
         seed: of start values, order and random choices.
-        precision: `no` for float32, bf16 or fp16 for mixed precision.
+        precision: `no` for float32, bf16 for mixed precision.
         ema: decay per step of a moving average of the weights, which is evaluated and kept; none for none.
         activations_first: share of the epochs in which weights stay float and only activations are binary.
         start_from: file of weights to start from, of the float network or of the same binary one.
@@ -191,8 +191,8 @@ class Training(_Part):
     quantizer_decay: bool = False
     schedule: Schedule = Schedule()
     clip: Positive | None = None
-    seed: Whole = 0
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    precision: Literal["no", "bf16"] = "no"
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     activations_first: Annotated[float, Field(ge=0, lt=1)] = 0.0
     start_from: str | None = None

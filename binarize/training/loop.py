@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from binarize import files
+from binarize.data.catalog import check_split
 from binarize.data.dataset import truth_as_json
 from binarize.errors import ConfigError, DataError, TrainingError
-from binarize.recipes import Recipe
+from binarize.recipes import Recipe, validate
 from binarize.training.batches import Batches
 from binarize.training.build import dataset, network, parameter_groups
 from binarize.training.curves import draw_curves
@@ -29,7 +30,6 @@ from binarize.training.distributed import all_sum, synchronize_norms
 from binarize.training.evaluate import evaluate
 from binarize.training.health import LatentWatch, first_not_finite
 from binarize.training.losses import create_loss
-from binarize.training.metrics import HIGHER_IS_BETTER, headline
 from binarize.training.schedule import rate
 from binarize.training.stages import float_weights
 from binarize.training.state import Progress, read_recipe, restore_state, save_state
@@ -118,6 +118,7 @@ def train(
     state_file = out / STATE
     _check_folder(out, recipe, resume)
 
+    check_split(recipe.data.name, recipe.data.test)  # what `evaluate` will want, now rather than then
     data = dataset(recipe, recipe.data.train, root=root, training=True)
     val = dataset(recipe, recipe.data.val, root=root) if recipe.data.val is not None else None
     net = network(recipe, data.truth, weights=not (resume and state_file.is_file()))
@@ -209,7 +210,7 @@ def train(
                                 value = value + teacher.loss(part, output)
                             value = value / len(parts)
                             accelerator.backward(value)
-                        loss += value.item()
+                        loss += all_sum(value.detach()).item() / world  # of all: they must stop together
                     if not np.isfinite(loss):
                         _give_up(net, epoch, step, state_file, "the loss")
                     if settings.clip is not None:
@@ -228,7 +229,7 @@ def train(
                             f"in {out}. Go on with --resume."
                         )
             if problem := first_not_finite(net):
-                _give_up(net, epoch, steps, state_file, problem)
+                _give_up(net, epoch, steps - 1, state_file, problem)
             figures: dict[str, Any] = {
                 "epoch": epoch + 1,
                 "loss": progress.loss / steps,
@@ -247,7 +248,6 @@ def train(
                         rank=rank,
                         world=world,
                     )
-                _note_best(progress, figures["val"], epoch + 1)
             figures["seconds"] = time.perf_counter() - began
             progress.history.append(figures)
             progress.loss = 0.0
@@ -281,7 +281,7 @@ def _check_folder(out: Path, recipe: Recipe, resume: bool) -> None:
         return
     if not resume:
         raise ConfigError(f"{out} holds a run already; go on with --resume, or name another folder.")
-    stored = read_recipe(state)
+    stored = validate(read_recipe(state), str(state)).model_dump(mode="json")
     given = recipe.model_dump(mode="json")
     differing = sorted(_differences(stored, given))
     if differing:
@@ -347,13 +347,6 @@ def _weights(net: nn.Module, average: dict[str, Tensor] | None) -> Iterator[None
         with torch.no_grad():
             for name, p in parameters.items():
                 p.copy_(own[name])
-
-
-def _note_best(progress: Progress, figures: dict[str, Any], epoch: int) -> None:
-    name, value = headline(figures)
-    old = progress.best.get("value")
-    if value is not None and (old is None or (value > old) == HIGHER_IS_BETTER[name]):
-        progress.best = {"name": name, "value": value, "epoch": epoch}
 
 
 def _write_log(path: Path, history: list[dict[str, Any]]) -> None:

@@ -17,8 +17,6 @@ from binarize.errors import ConfigError
 MAIN = {"segmentation": "miou", "depth": "abs_rel"}
 """The figure that says most, by task."""
 
-HIGHER_IS_BETTER = {"miou": True, "abs_rel": False}
-
 
 class SegmentationMetric:
     """Pixel accuracy and mIoU over all pixels of a data set.

@@ -27,14 +27,12 @@ class Progress:
         steps: of an epoch.
         loss: sum of this epoch's losses so far.
         history: figures of every epoch that is over.
-        best: the best headline figure on `val`, and its epoch.
     """
 
     step: int = 0
     steps: int = 0
     loss: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] = field(default_factory=dict)
 
 
 def save_state(
@@ -102,7 +100,9 @@ def restore_state(
                 optimizer.state[parameter] = found
     if average is not None:
         for name, tensor in average.items():
-            tensor.copy_(parts["average"].get(name, tensor))
+            if name not in parts["average"]:
+                raise FormatError(f"{path} holds no average of {name}: it was made without training.ema.")
+            tensor.copy_(parts["average"][name])
     return Progress(**entry["progress"])
 
 

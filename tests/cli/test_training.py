@@ -27,6 +27,7 @@ def test_train_then_evaluate(recipe: Path, tmp_path: Path, capsys: pytest.Captur
     printed = capsys.readouterr().out
     assert "epoch 2/2  loss " in printed
     assert "\x1b" not in printed
+    assert max(len(line) for line in printed.splitlines() if line.startswith("epoch")) <= 80
     assert run(["train", str(recipe), "--out", out, "--set", "training.lr=1e-2", "--resume"]) == 0
     assert "complete run of 2 epochs" in capsys.readouterr().out
     assert run(["evaluate", out, "--json"]) == 0
@@ -79,7 +80,13 @@ def test_predict(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["train", "shapes/tiny-bidens"], "did you mean 'shapes/tiny-bidense'"),
         (["train", "{recipe}", "--set", "training.lrr=1"], "did you mean lr?"),
         (["train", "{recipe}", "--set", "method.name=bidens"], "did you mean 'bidense'"),
-        (["train", "{recipe}", "--set", "data.options.tsk=depth"], "unexpected keyword argument 'tsk'"),
+        (["train", "{recipe}", "--set", "data.options.tsk=depth"], "did you mean 'task'"),
+        (
+            ["train", "{recipe}", "--set", "data.options.length=many"],
+            "length: input should be a valid integer",
+        ),
+        (["train", "{recipe}", "--set", "data.test=tset"], "did you mean 'test'"),
+        (["train", "{recipe}", "--set", "about=2001-99-99"], "is no YAML value"),
         (["train", "{recipe}", "--set", "training.start_from=nothing.pth"], "nothing.pth"),
         (["train", "{recipe}", "--out", "/proc/nothing/run"], "cannot make the folder"),
         (["evaluate", "nothing.safetensors"], "no such file"),

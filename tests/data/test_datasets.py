@@ -88,7 +88,7 @@ def test_your_own_folder(tmp_path: Path) -> None:
         data.create("folder", "train", tmp_path, classes=2)
     with pytest.raises(ConfigError, match="give either `classes`"):
         data.create("folder", "train", tmp_path)
-    with pytest.raises(ConfigError, match="unexpected keyword argument 'clases'"):
+    with pytest.raises(ConfigError, match="did you mean 'classes'"):
         data.create("folder", "train", tmp_path, clases=2)
 
 

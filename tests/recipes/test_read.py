@@ -69,6 +69,10 @@ def test_all_faults_at_once_with_file_and_line(tmp_path: Path) -> None:
         ("extends: recipe.yaml\n", "extends itself"),
         ("about: x\nabout: y\n", "line 2: 'about' is there already, in line 1"),
         ("about: x\n", "training: is missing"),
+        ("? [a]\n: 1\n", "no YAML|expected a name"),
+        ("data: &a {b: *a}\n", "holds itself|no YAML"),
+        ("about: !foo x\n", "no YAML"),
+        ("about: 2001-99-99\n", "no YAML"),
     ],
 )
 def test_files_that_are_no_recipe(text: str, message: str, tmp_path: Path) -> None:

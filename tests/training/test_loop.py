@@ -15,12 +15,16 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from small_net import values
+from small_net import Small, values
 from torch import nn
 
 from binarize import recipes
+from binarize.data import create
 from binarize.errors import ConfigError, TrainingError
+from binarize.recipes.schema import Distillation
 from binarize.training import loop
+from binarize.training.build import network
+from binarize.training.distill import Teacher
 from binarize.training.loop import MODEL, STATE, Event, StoppedError, train
 
 TESTS = Path(__file__).parent.parent
@@ -141,18 +145,78 @@ def test_a_folder_is_not_used_twice_by_accident(tmp_path: Path) -> None:
     assert len(train(recipe(epochs=1), tmp_path, resume=True)) == 1  # complete: nothing to do
 
 
-def test_a_batch_that_processes_cannot_share(tmp_path: Path) -> None:
+def test_a_batch_that_parts_cannot_share() -> None:
     with pytest.raises(ConfigError, match="no multiple of accumulate"):
         recipe(batch=9, accumulate=2)
 
 
-def test_depth_two_stages_and_a_teacher(tmp_path: Path) -> None:
+def test_depth(tmp_path: Path) -> None:
     plain = values(epochs=2)
     plain["data"]["options"]["task"] = "depth"
-    floats = recipes.validate({**plain, "method": None}, "a test")
-    history = train(floats, tmp_path / "float")
+    history = train(recipes.validate({**plain, "method": None}, "a test"), tmp_path)
     assert history[-1]["val"]["abs_rel"] > 0
     assert "flipped" not in history[-1]
+
+
+def test_a_kill_between_the_last_two_writes_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(recipe(), tmp_path / "whole")
+    write, calls = loop.save_state, []
+
+    def third_time_dead(*args: Any) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise SystemExit  # the model is written, the state is not
+        write(*args)
+
+    monkeypatch.setattr(loop, "save_state", third_time_dead)
+    with pytest.raises(SystemExit):
+        train(recipe(), tmp_path / "parts")
+    monkeypatch.setattr(loop, "save_state", write)
+    history = train(recipe(), tmp_path / "parts", resume=True)
+    assert [h["epoch"] for h in history] == [1, 2, 3]
+    for name in (STATE, MODEL):
+        assert same(tmp_path / "whole" / name, tmp_path / "parts" / name)
+
+
+def test_other_data_under_a_begun_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(recipe(epochs=2), tmp_path)
+    monkeypatch.setattr(loop.Batches, "steps", property(lambda self: 5))
+    with pytest.raises(ConfigError, match="begun with 3 steps per epoch, this data makes 5"):
+        train(recipe(epochs=2), tmp_path, resume=True)
+
+
+def test_starting_from_a_float_network_and_learning_from_it(tmp_path: Path) -> None:
+    floats = values(epochs=1)
+    train(recipes.validate({**floats, "method": None}, "a test"), tmp_path / "float")
+    weights = load_file(tmp_path / "float" / MODEL)
+    started = network(recipe(start_from=str(tmp_path / "float" / MODEL)), create("shapes", "val").truth)
+    assert torch.equal(started.state_dict()["classifier.weight"], weights["classifier.weight"])
+    assert torch.equal(started.state_dict()["encoder.3.weight"], weights["encoder.3.weight"])
+    with pytest.raises(ConfigError, match="fits neither the float network"):
+        network(recipe(start_from=str(TESTS / "small_net.py")), create("shapes", "val").truth)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_the_teachers_loss_by_its_formula(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    student, master = Small(4, None).eval(), Small(4, None).eval()
+    monkeypatch.setattr("binarize.files.load", lambda path: master)
+    settings = Distillation(teacher="x", weight=2.0, temperature=temperature, features=0.5)
+    teacher = Teacher(settings, student, torch.device("cpu"))
+    images = torch.randn(2, 3, 16, 16)
+    output = student(images)
+    expected_output = master(images)
+    p = (expected_output / temperature).softmax(1).double()
+    q = (output / temperature).softmax(1).double()
+    divergence = temperature**2 * (p * (p.log() - q.log())).sum(1).mean()
+    apart = [
+        ((a - b) ** 2).mean() / (b**2).mean()
+        for a, b in zip(student.encoder(images), master.encoder(images), strict=True)
+    ]
+    expected = 2.0 * divergence + 0.5 * sum(apart) / len(apart)
+    assert teacher.loss(images, output).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_weights_are_float_in_the_first_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
