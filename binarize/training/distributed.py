@@ -61,7 +61,8 @@ def synchronize_norms(model: nn.Module) -> None:
 def _synchronized(norm: Any, x: Tensor) -> Tensor:
     if not norm.training:
         return type(norm).forward(norm, x)  # type: ignore[no-any-return]
-    if isinstance(norm, ChannelLastBatchNorm):
+    last = type(norm).forward is ChannelLastBatchNorm.forward
+    if last:
         x = x.movedim(-1, 1)
     dims = [d for d in range(x.dim()) if d != 1]
     shape = [1, -1] + [1] * (x.dim() - 2)
@@ -83,7 +84,7 @@ def _synchronized(norm: Any, x: Tensor) -> Tensor:
     if norm.affine:
         y = y * norm.weight.view(shape) + norm.bias.view(shape)
     y = y.to(x.dtype)
-    if isinstance(norm, ChannelLastBatchNorm):
+    if last:
         y = y.movedim(1, -1)
     for part in ("drop", "act"):  # timm's norms with an activation
         if isinstance(module := getattr(norm, part, None), nn.Module):
