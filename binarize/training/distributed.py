@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, distributed, nn
 
 from binarize.errors import ConfigError
