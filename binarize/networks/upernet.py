@@ -21,7 +21,7 @@ Task = Literal["segmentation", "depth"]
 TASKS = ("segmentation", "depth")
 
 PSP_BINS = (1, 2, 4, 6)
-OUT_CHANNELS = 128
+OUT_WIDTH = 128
 DEPTH_CHANNELS = 32
 
 
@@ -134,10 +134,13 @@ class UPerNet(nn.Module):
     Args:
         encoder: gives the maps, finest first.
         info: their widths and layout.
-        head: works on (N, 128, H, W) at the size of the input.
+        head: works on (N, width, H, W) at the size of the input.
+        width: channels of the map that the head sees.
     """
 
-    def __init__(self, encoder: nn.Module, info: EncoderInfo, head: nn.Module) -> None:
+    def __init__(
+        self, encoder: nn.Module, info: EncoderInfo, head: nn.Module, width: int = OUT_WIDTH
+    ) -> None:
         super().__init__()
         if info.channels[-1] < len(PSP_BINS):
             raise ConfigError(
@@ -148,7 +151,7 @@ class UPerNet(nn.Module):
         self.encoder = encoder
         self.psp = PSP(info.channels[-1])
         self.fpn = FPN(info.channels)
-        self.out = nn.Conv2d(info.channels[0], OUT_CHANNELS, 3, padding=1)
+        self.out = nn.Conv2d(info.channels[0], width, 3, padding=1)
         self.head = head
         self.binarize_spec: dict[str, Any] = {}
 
@@ -187,6 +190,7 @@ def upernet(
     max_depth: float = 10.0,
     pretrained: bool = False,
     img_size: int | Sequence[int] | None = None,
+    width: int = OUT_WIDTH,
 ) -> UPerNet:
     """UPerNet on the timm model `encoder`, in float: (N, 3, H, W) -> (N, num_classes or 1, H, W).
 
@@ -199,6 +203,8 @@ def upernet(
         max_depth: for depth, in the unit of the targets (NYUv2 10 m, KITTI 80 m).
         pretrained: whether the encoder starts from timm's pretrained weights.
         img_size: size (H, W) to build an encoder for that is tied to one; others refuse it.
+        width: channels of the map at the input's size that the head works on, where most of a small
+            network's MACs are.
 
     Raises:
         ConfigError: for an unknown encoder or task, or one that cannot be used.
@@ -209,13 +215,17 @@ def upernet(
         raise ConfigError(f"upernet: num_classes={num_classes!r}; expected an integer of at least 1.")
     if not isinstance(max_depth, (int, float)) or not max_depth > 0:
         raise ConfigError(f"upernet: max_depth={max_depth!r}; expected a positive number.")
+    if not isinstance(width, int) or width < 1:
+        raise ConfigError(f"upernet: width={width!r}; expected an integer of at least 1.")
     body, info = create_encoder(encoder, pretrained=pretrained, img_size=img_size)
     is_depth = task == "depth"
-    head = DepthHead(OUT_CHANNELS, max_depth) if is_depth else SegmentationHead(OUT_CHANNELS, num_classes)
-    network = UPerNet(body, info, head)
+    head = DepthHead(width, max_depth) if is_depth else SegmentationHead(width, num_classes)
+    network = UPerNet(body, info, head, width)
     kwargs: dict[str, Any] = {"encoder": encoder, "task": task}
     kwargs |= {"max_depth": max_depth} if is_depth else {"num_classes": num_classes}
     if img_size is not None:
         kwargs["img_size"] = img_size
+    if width != OUT_WIDTH:
+        kwargs["width"] = width
     network.binarize_spec = {"source": "networks", "name": "upernet", "kwargs": kwargs}
     return network

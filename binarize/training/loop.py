@@ -122,6 +122,8 @@ def train(
     data = dataset(recipe, recipe.data.train, root=root, training=True)
     val = dataset(recipe, recipe.data.val, root=root) if recipe.data.val is not None else None
     net = network(recipe, data.truth, weights=not (resume and state_file.is_file()))
+    layout = torch.channels_last if settings.channels_last else torch.preserve_format
+    net = net.to(memory_format=layout)
     average = _copies(net) if settings.ema is not None else None
     groups = parameter_groups(net, settings.weight_decay, quantizers=settings.quantizer_decay)
     optimizer = torch.optim.AdamW(groups, lr=settings.lr)
@@ -201,7 +203,8 @@ def train(
                         )
                     )
                     for index, (part, target) in enumerate(parts):
-                        part, target = part.to(accelerator.device), target.to(accelerator.device)
+                        part = part.to(accelerator.device, memory_format=layout)
+                        target = target.to(accelerator.device)
                         waits = index < len(parts) - 1
                         with accelerator.no_sync(model) if waits else contextlib.nullcontext():
                             output = model(part)
