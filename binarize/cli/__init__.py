@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import click
 
 from binarize import __version__
+from binarize.cli.compare import compare
 from binarize.cli.convert import convert
 from binarize.cli.coverage import coverage
 from binarize.cli.data import data
@@ -34,7 +35,8 @@ def cli() -> None:
     """Turn a timm or custom PyTorch network into a binary neural network."""
 
 
-for _command in (convert, coverage, data, evaluate, methods, models, predict, recipes, summary, train):
+_COMMANDS = (compare, convert, coverage, data, evaluate, methods, models, predict, recipes, summary, train)
+for _command in _COMMANDS:
     cli.add_command(_command)
 
 

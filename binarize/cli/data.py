@@ -73,3 +73,37 @@ def check(recipe: str, root: Path | None, settings: tuple[str, ...]) -> None:
         more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise DataError(f"{len(faults)} are wrong:\n" + "\n".join(faults[:_SHOWN]) + more)
     say("all can be read, and every truth fits its image")
+
+
+@data.command()
+@click.argument("recipe")
+@click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Another value in the recipe.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def floor(recipe: str, root: Path | None, settings: tuple[str, ...], as_json: bool) -> None:
+    """Measure predictions that do not look at the image, on the test split of RECIPE's data.
+
+    One value for all pixels, and one for each place in the picture, both from the truths of the training
+    split: what a network has to beat.
+    """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from binarize import recipes
+    from binarize.training.floor import floors
+
+    chosen = recipes.load(recipe, settings)
+    columns = (TextColumn("reading"), BarColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console(sys.stderr), disable=not sys.stderr.isatty(), transient=True
+    ) as progress:
+        task = progress.add_task("")
+        found = floors(
+            chosen, root=root, report=lambda done, total: progress.update(task, completed=done, total=total)
+        )
+    if as_json:
+        print_json(found)
+        return
+    say(f"{chosen.data.name} {chosen.data.test}")
+    for kind, figures in found.items():
+        shown = (f"{name} {value:.3f}" for name, value in figures.items() if isinstance(value, float))
+        say(f"{kind.replace('_', ' '):12} {'  '.join(shown)}")

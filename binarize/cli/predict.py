@@ -6,12 +6,16 @@ import glob
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from binarize.cli.output import console, say
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError
+
+if TYPE_CHECKING:
+    from binarize.recipes import Recipe
 
 
 @click.command()
@@ -25,23 +29,46 @@ from binarize.errors import ConfigError
     help="Folder.",
 )
 @click.option("--overlay", is_flag=True, help="Also the prediction's colours over the image.")
-@click.option("--panel", is_flag=True, help="Also image and prediction side by side.")
+@click.option("--panel", is_flag=True, help="Also image, truth and predictions side by side.")
+@click.option(
+    "--with", "others", multiple=True, type=click.Path(path_type=Path), help="A further network of the panel."
+)
+@click.option(
+    "--truth",
+    "truths",
+    type=click.Path(path_type=Path),
+    help="For the panel: a file, or a folder with files of the images' names.",
+)
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 def predict(
-    checkpoint: Path, images: tuple[str, ...], out: Path, overlay: bool, panel: bool, force: bool
+    checkpoint: Path,
+    images: tuple[str, ...],
+    out: Path,
+    overlay: bool,
+    panel: bool,
+    others: tuple[Path, ...],
+    truths: Path | None,
+    force: bool,
 ) -> None:
     """Predict labels or depth for IMAGES: files, folders or patterns.
 
     For cat.jpg: cat.png, class ids with a palette, or depth in millimetres (16 bits) and cat-colour.png; with
     --overlay cat-overlay.png, with --panel cat-panel.png. Of the size of the image, whatever it is.
     """
+    if (others or truths) and not panel:
+        raise ConfigError("predict: --with and --truth say what stands in a panel; add --panel.")
     files = _images(images)
     with importing():
         from binarize.data.reading import read_image
         from binarize.files import write_bytes
         from binarize.training import pictures, saved
 
-    recipe, model, truth = saved.load_with_truth(checkpoint)
+    networks = [saved.load_with_truth(path) for path in (checkpoint, *others)]
+    truth = networks[0][2]
+    for path, (_, _, other) in zip(others, networks[1:], strict=True):
+        if type(other) is not type(truth) or getattr(other, "names", ()) != getattr(truth, "names", ()):
+            raise ConfigError(f"{path}: was trained for another task or other classes than {checkpoint}.")
+    known = {file: _truth_of(file, truths, len(files)) for file in files} if truths is not None else {}
     endings = ["", *(["-colour"] if truth.task == "depth" else [])]
     endings += ["-overlay"] * overlay + ["-panel"] * panel
     taken = [p for file in files for e in endings if (p := out / f"{file.stem}{e}.png").exists()]
@@ -54,17 +81,42 @@ def predict(
         files, "predicting", console=console(sys.stderr), disable=not sys.stderr.isatty(), transient=True
     ):
         image = read_image(file)
-        prediction = pictures.predict_image(model, image, recipe.data.evaluation, truth)
-        colours = pictures.coloured(prediction, truth)
-        made = {
-            "": lambda p=prediction: pictures.as_png(p, truth),
-            "-colour": lambda c=colours: pictures.picture(c),
-            "-overlay": lambda i=image, c=colours: pictures.picture(pictures.overlay(i, c)),
-            "-panel": lambda i=image, c=colours: pictures.picture(pictures.panel([i, c])),
-        }
+        wanted = networks if panel else networks[:1]
+        maps = [
+            pictures.predict_image(model, image, recipe.data.evaluation, truth) for recipe, model, _ in wanted
+        ]
+        colours = pictures.coloured(maps[0], truth)
+        made = {"": pictures.as_png(maps[0], truth), "-colour": pictures.picture(colours)}
+        if overlay:
+            made["-overlay"] = pictures.picture(pictures.overlay(image, colours))
+        if panel:
+            named = [(_name(recipe), m) for (recipe, _, _), m in zip(networks, maps, strict=True)]
+            if file in known:
+                named.insert(0, ("truth", truth.read(known[file])))
+            span = pictures.depth_span(named[0][1]) if truth.task == "depth" else None
+            parts = [("image", image), *((n, pictures.coloured(m, truth, span)) for n, m in named)]
+            made["-panel"] = pictures.picture(pictures.panel(parts))
         for ending in endings:
-            write_bytes(out / f"{file.stem}{ending}.png", made[ending]())
+            write_bytes(out / f"{file.stem}{ending}.png", made[ending])
     say(f"{len(files)} images: {out}")
+
+
+def _name(recipe: Recipe) -> str:
+    from binarize.comparison import label
+
+    return label(recipe)
+
+
+def _truth_of(image: Path, truths: Path, count: int) -> Path:
+    """The file of an image's truth."""
+    if truths.is_file() and count == 1:
+        return truths
+    if not truths.is_dir():
+        raise ConfigError(f"--truth {truths}: expected a folder, or for one image a file.")
+    found = next((p for p in sorted(truths.glob("*")) if p.stem == image.stem and p.is_file()), None)
+    if found is None:
+        raise ConfigError(f"--truth {truths}: no file named {image.stem}.* is there, for {image}.")
+    return found
 
 
 def _images(given: Sequence[str]) -> list[Path]:

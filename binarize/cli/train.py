@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.output import console, say
+from binarize.cli.output import console, say, size
 from binarize.cli.speed import importing
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settin
 
     chosen = recipes.load(recipe, settings)
     folder = out or Path("runs") / Path(recipe).with_suffix("").name
-    with _Screen(chosen.training.epochs) as screen:
+    with Screen(chosen.training.epochs) as screen:
         history = loop.train(chosen, folder, root=root, resume=resume, report=screen.show)
     from accelerate import PartialState
 
@@ -49,27 +49,35 @@ def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settin
         say(f"{folder} holds a complete run of {len(history)} epochs.")
 
 
-class _Screen:
-    """A bar per run on a terminal, and one line per epoch anywhere."""
+class Screen:
+    """A bar per run on a terminal, and one line per epoch anywhere.
 
-    def __init__(self, epochs: int) -> None:
+    Args:
+        epochs: of the run.
+        lines: where the lines go; stdout if nothing else.
+    """
+
+    def __init__(self, epochs: int, lines: IO[str] | None = None) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
             TimeRemainingColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:.1f} images/s"),
+            TextColumn(
+                "loss {task.fields[loss]:.4f}  {task.fields[speed]:.1f} images/s  {task.fields[memory]}"
+            ),
         )
         self._progress = Progress(
             *columns, console=console(sys.stderr), disable=not sys.stderr.isatty(), transient=True
         )
         self._epochs = epochs
+        self._lines = lines
         self._task: Any = None
         self._began = (time.perf_counter(), 0)
         self.shown = False
 
-    def __enter__(self) -> _Screen:
+    def __enter__(self) -> Screen:
         self._progress.start()
         return self
 
@@ -81,14 +89,14 @@ class _Screen:
         self.shown = True
         if event.figures:
             self._progress.stop()  # the bar goes: the line is for stdout, which it knows nothing of
-            say(_line(event.figures, self._epochs))
+            console(self._lines).print(_line(event.figures, self._epochs), soft_wrap=True, markup=False)
             self._progress.start()
             return
         done = event.epoch * event.steps + event.step
         if self._task is None:
             self._began = (time.perf_counter(), done)
             self._task = self._progress.add_task(
-                "", total=self._epochs * event.steps, epoch="", loss=0.0, speed=0.0
+                "", total=self._epochs * event.steps, epoch="", loss=0.0, speed=0.0, memory=""
             )
         began, first = self._began
         passed = time.perf_counter() - began
@@ -98,7 +106,21 @@ class _Screen:
             epoch=f"{event.epoch + 1}/{self._epochs}",
             loss=event.loss,
             speed=(done - first) * event.images / passed if passed > 0 else 0.0,
+            memory=size(peak) if (peak := _peak_memory()) else "",
         )
+
+
+def _peak_memory() -> int:
+    """Bytes that this process has had at most, of the accelerator if there is one; 0 if unknown (Windows)."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _line(figures: dict[str, Any], epochs: int) -> str:

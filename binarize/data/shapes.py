@@ -1,7 +1,8 @@
 """Textured overlapping shapes, drawn as they are asked for: an instant start without a download.
 
 Every image has labels and true depth. Shapes are of one true size, so that their size in the picture tells
-their distance, as does the haze; nearer ones cover farther ones.
+their distance, as does the haze; nearer ones cover farther ones. One of a shape's two colours is near its
+class's own, the other is any: colour helps, form decides.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def draw(random: np.random.Generator, size: tuple[int, int], number: int) -> tup
             (v * math.cos(angle) - u * math.sin(angle)) * distance / _SPAN,
         )
         inside = _inside(kind, u, v)
-        colour = np.where(inside, _texture(random, u, v), colour)
+        colour = np.where(inside, _texture(random, u, v, _PALETTE[kind]), colour)
         labels[inside] = kind
         depth = np.where(inside, distance, depth)
     haze = (depth - _NEAR) / (_FAR - _NEAR) * 0.6
@@ -114,9 +115,14 @@ def draw(random: np.random.Generator, size: tuple[int, int], number: int) -> tup
     return image, torch.from_numpy(labels), torch.from_numpy(depth.astype(np.float32))
 
 
-def _texture(random: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Stripes of two colours (3, H, W)."""
+def _texture(
+    random: np.random.Generator, x: np.ndarray, y: np.ndarray, near: tuple[int, int, int] | None = None
+) -> np.ndarray:
+    """Stripes of two colours (3, H, W), the first `near` one if that is given."""
     first, second = random.uniform(0.0, 1.0, (2, 3, 1, 1))
+    if near is not None:
+        own = np.asarray(near, dtype=np.float64).reshape(3, 1, 1) / 255.0
+        first = (own + 0.5 * (first - 0.5)).clip(0.0, 1.0)
     angle, period, phase = random.uniform(0.0, math.pi), random.uniform(0.08, 0.5), random.uniform()
     wave = np.sin(2.0 * math.pi * ((x * math.cos(angle) + y * math.sin(angle)) / period + phase))
     return first + (second - first) * (0.5 + 0.5 * np.tanh(3.0 * wave))

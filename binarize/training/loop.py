@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -28,6 +29,7 @@ from binarize.training.curves import draw_curves
 from binarize.training.distill import Teacher
 from binarize.training.distributed import all_sum, synchronize_norms
 from binarize.training.evaluate import evaluate
+from binarize.training.events import event_log
 from binarize.training.health import LatentWatch, first_not_finite
 from binarize.training.losses import create_loss
 from binarize.training.schedule import rate
@@ -105,6 +107,7 @@ def train(
         TrainingError: numbers that are not finite; the last checkpoint is kept.
     """
     settings = recipe.training
+    AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # or processes on CPUs would not find each other
         mixed_precision=settings.precision,
@@ -174,8 +177,10 @@ def train(
             save_state(state_file, plain, progress, net, optimizer.optimizer, average)
         accelerator.wait_for_everyone()  # or a process that ends now would take down the one that writes
 
-    with _interruptible() as stopped:
-        for epoch in range(progress.step // steps, settings.epochs):
+    done = progress.step // steps
+    logged = event_log(out, done, on=accelerator.is_main_process and done < settings.epochs)
+    with _interruptible() as stopped, logged as log_events:
+        for epoch in range(done, settings.epochs):
             start, began = progress.step % steps, time.perf_counter()
             batches.start(epoch, start)
             watch.restart()
@@ -257,6 +262,7 @@ def train(
             if last or (epoch + 1) % settings.save_every == 0:
                 save()
             if accelerator.is_main_process:
+                log_events(figures)
                 show(epoch, steps, figures["loss"], lr, figures)
             if stopped(accelerator) and not last:
                 save()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
@@ -21,6 +22,8 @@ from binarize.training.evaluate import predict, resized
 _MILLIMETRES = 1000.0
 _MIX = 0.6  # share of the colours in an overlay
 _GAP = 4  # pixels between the parts of a panel
+_TEXT = 12  # least height of its letters
+_UNKNOWN = 128  # grey of pixels of which nothing is known
 
 
 def predict_image(
@@ -63,16 +66,34 @@ def as_png(prediction: Tensor, truth: Labels | Depth) -> bytes:
     return _png(mask)
 
 
-def coloured(prediction: Tensor, truth: Labels | Depth) -> Tensor:
-    """(H, W) as (3, H, W) uint8: the classes' colours; depth from near (bright) to far (dark)."""
+def coloured(prediction: Tensor, truth: Labels | Depth, span: tuple[float, float] | None = None) -> Tensor:
+    """(H, W) as (3, H, W) uint8: the classes' colours; depth from near (bright) to far (dark).
+
+    Args:
+        prediction: class ids or metres; grey where there is no class or depth.
+        truth: what they mean.
+        span: metres that are brightest and darkest; by default those of `depth_span`.
+    """
     if isinstance(truth, Depth):
         from matplotlib import colormaps
 
-        share = 1.0 - (prediction / truth.most).clamp(0.0, 1.0).numpy()
+        near, far = span if span is not None else depth_span(prediction)
+        share = 1.0 - ((prediction - near) / max(far - near, 1e-6)).clamp(0.0, 1.0).numpy()
         array = (colormaps["magma"](share)[..., :3] * 255).round().astype(np.uint8)
+        array[(prediction <= 0).numpy()] = _UNKNOWN
         return torch.from_numpy(array).permute(2, 0, 1)
-    table = torch.tensor([*_colours(truth)], dtype=torch.uint8)
-    return table[prediction.clamp(0, len(table) - 1)].permute(2, 0, 1)
+    known = (prediction >= 0) & (prediction < len(truth.names))
+    table = torch.tensor([*_colours(truth), (_UNKNOWN,) * 3], dtype=torch.uint8)
+    return table[torch.where(known, prediction, len(truth.names))].permute(2, 0, 1)
+
+
+def depth_span(depth: Tensor) -> tuple[float, float]:
+    """The metres between which nearly all of a map's depths are, for colours; 0 says nothing."""
+    known = depth[depth > 0]
+    if not known.numel():
+        return 0.0, 1.0
+    near, far = np.quantile(known.numpy(), [0.01, 0.99])
+    return float(near), float(far)
 
 
 def overlay(image: Tensor, colours: Tensor) -> Tensor:
@@ -80,12 +101,19 @@ def overlay(image: Tensor, colours: Tensor) -> Tensor:
     return ((1.0 - _MIX) * image.float() + _MIX * colours.float()).round().to(torch.uint8)
 
 
-def panel(parts: list[Tensor]) -> Tensor:
-    """Pictures (3, H, W) uint8 of one height, side by side."""
-    padded = [
-        F.pad(part, (0, _GAP if index < len(parts) - 1 else 0), value=255) for index, part in enumerate(parts)
-    ]
-    return torch.cat(padded, dim=2)
+def panel(parts: Sequence[tuple[str, Tensor]]) -> Tensor:
+    """Pictures (3, H, W) uint8 of one height side by side, each under its name."""
+    height = parts[0][1].shape[1]
+    size = max(_TEXT, height // 20)
+    font = ImageFont.load_default(size)
+    strip = 2 * _GAP + round(1.25 * size)
+    columns = []
+    for index, (name, part) in enumerate(parts):
+        head = Image.new("RGB", (part.shape[2], strip), "white")
+        ImageDraw.Draw(head).text((0, _GAP), name, "black", font)
+        column = torch.cat([torch.from_numpy(np.array(head)).permute(2, 0, 1), part], dim=1)
+        columns.append(F.pad(column, (0, _GAP if index < len(parts) - 1 else 0), value=255))
+    return torch.cat(columns, dim=2)
 
 
 def picture(colours: Tensor) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import small_net
 import yaml
@@ -65,13 +66,142 @@ def test_predict(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         found = read_labels(tmp_path / "out/a b.png")
         assert 0 <= found.min() <= found.max() <= 5
     assert found.shape == (30, 50)
-    assert read_image(tmp_path / "out/grey-panel.png").shape == (3, 9, 7 + 4 + 7)
+    shown = read_image(tmp_path / "out/grey-panel.png")
+    assert shown.shape[2] == 7 + 4 + 7
+    expected = read_image(tmp_path / f"out/grey{'-colour' if task == 'depth' else ''}.png")
+    if task == "depth":
+        assert shown[:, -9:, 11:].equal(expected)  # below the names
     capsys.readouterr()
     assert run([*command, "--out", str(tmp_path / "out")]) == 2
     assert "exists; replace it with --force" in capsys.readouterr().err
     Image.new("L", (7, 9)).save(tmp_path / "grey.png")
     assert run([*command, str(tmp_path / "grey.png"), "--out", str(tmp_path / "more")]) == 2
     assert "would be written to the same files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_panels_hold_the_truth_and_further_networks(
+    task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = small_net.values(epochs=1)
+    values["data"]["options"]["task"] = task
+    for name, method in (("a", {"name": "bidense"}), ("b", None)):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**values, "method": method}))
+        assert run(["train", str(tmp_path / f"{name}.yaml"), "--out", str(tmp_path / name)]) == 0
+    for folder in ("in", "truth"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (50, 30), "red").save(tmp_path / "in/x.jpg")
+    truth = np.full((30, 50), 2, np.uint16 if task == "depth" else np.uint8)
+    truth[:15] = 2500 if task == "depth" else 255
+    Image.fromarray(truth).save(tmp_path / "truth/x.png")
+    command = [
+        "predict",
+        str(tmp_path / "a"),
+        str(tmp_path / "in"),
+        "--out",
+        str(tmp_path / "out"),
+        "--panel",
+    ]
+    command += ["--with", str(tmp_path / "b"), "--truth", str(tmp_path / "truth")]
+    assert run(command) == 0
+    panel = read_image(tmp_path / "out/x-panel.png")
+    assert panel.shape[2] == 4 * 50 + 3 * 4  # image, truth, bidense, float
+    shown = panel[:, -30:, 54:104]
+    halves = shown[:, :15].flatten(1).unique(dim=1), shown[:, 15:].flatten(1).unique(dim=1)
+    assert [h.shape[1] for h in halves] == [1, 1]
+    assert not halves[0].equal(halves[1])
+    capsys.readouterr()
+    assert run([*command, "--force", "--truth", str(tmp_path / "in/none")]) == 2
+    assert "expected a folder" in capsys.readouterr().err
+    assert run([*command[:-2], "--force", "--truth", str(tmp_path / "a")]) == 2
+    assert "no file named x.*" in capsys.readouterr().err
+    assert run(["predict", str(tmp_path / "a"), str(tmp_path / "in"), "--truth", str(tmp_path / "in")]) == 2
+    assert "add --panel" in capsys.readouterr().err
+
+
+def test_compare(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = []
+    for seed, method in ((0, "bidense"), (1, "bidense"), (0, "bnn")):
+        out = tmp_path / f"{method}-{seed}"
+        settings = [f"training.seed={seed}", f"method.name={method}", "training.epochs=1"]
+        command = ["train", str(recipe), "--out", str(out)]
+        assert run([*command, *(part for s in settings for part in ("--set", s))]) == 0
+        runs.append(str(out))
+    capsys.readouterr()
+    assert run(["compare", *runs, "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert [(row["label"], row["seeds"]) for row in table["rows"]] == [("bidense", [0, 1]), ("bnn", [0])]
+    singles = []
+    for out in runs[:2]:
+        assert run(["evaluate", out, "--json"]) == 0
+        singles.append(json.loads(capsys.readouterr().out)["miou"])
+    found = table["rows"][0]["figures"]["miou"]
+    assert found["values"] == pytest.approx(singles)
+    assert found["mean"] == pytest.approx(np.mean(singles))
+    assert found["sd"] == pytest.approx(np.std(singles, ddof=1))
+    assert table["differences"] == []
+    assert run(["compare", *runs, "--out", str(tmp_path / "table")]) == 0  # from what is kept in the runs
+    assert max(map(len, capsys.readouterr().out.splitlines()[1:4])) <= 80
+    text = (tmp_path / "table.md").read_text()
+    assert f"{100 * found['mean']:.2f} ± {100 * found['sd']:.2f}" in text
+    assert json.loads((tmp_path / "table.json").read_text()) == table
+
+
+def test_compare_names_what_is_not_equal(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, setting in (
+        ("a", "training.epochs=1"),
+        ("b", "training.epochs=2"),
+        ("c", "data.options.task=depth"),
+    ):
+        command = ["train", str(recipe), "--out", str(tmp_path / name), "--set", setting]
+        assert run([*command, "--set", "training.batch=24"]) == 0
+    capsys.readouterr()
+    assert run(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["differences"] == ["training.epochs (1, 2)"]
+    assert run(["compare", str(tmp_path / "a"), str(tmp_path / "c")]) == 2
+    assert "shapes test depth, shapes test segmentation" in capsys.readouterr().err
+
+
+def test_compare_trains_a_set_of_recipes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "recipes/mine"
+    folder.mkdir(parents=True)
+    for method in ("bidense", "bnn"):
+        values = {**small_net.values(epochs=1), "method": {"name": method}}
+        (folder / f"small-{method}.yaml").write_text(yaml.safe_dump(values))
+    monkeypatch.setattr("binarize.recipes.read.folder", lambda: tmp_path / "recipes")
+    command = [
+        "compare",
+        "--recipe-set",
+        "mine",
+        "--seeds",
+        "0,3",
+        "--runs",
+        str(tmp_path / "runs"),
+        "--json",
+    ]
+    assert run(command) == 0
+    captured = capsys.readouterr()
+    table = json.loads(captured.out)
+    assert [(row["label"], row["seeds"]) for row in table["rows"]] == [("bidense", [0, 3]), ("bnn", [0, 3])]
+    assert "epoch 1/1" in captured.err
+    assert run(command) == 0
+    captured = capsys.readouterr()
+    assert "epoch" not in captured.err.replace("epochs", "")  # nothing is trained again
+    assert json.loads(captured.out) == table
+
+
+def test_floor(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for task, name in (("segmentation", "pixel_accuracy"), ("depth", "abs_rel")):
+        assert run(["data", "floor", str(recipe), "--set", f"data.options.task={task}", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found.keys() == {"constant", "by_position"}
+        assert 0 < found["constant"][name] < 1
+    assert run(["data", "floor", str(recipe)]) == 0
+    assert "by position" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -92,6 +222,11 @@ def test_predict(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["evaluate", "nothing.safetensors"], "no such file"),
         (["predict", "nothing.safetensors", "{recipe}"], "no such file"),
         (["predict", "nothing.safetensors", "*.gif"], "no file matches"),
+        (["compare"], "--recipe-set"),
+        (["compare", "nothing"], "no such file"),
+        (["compare", "--recipe-set", "camvit"], "did you mean 'camvid'"),
+        (["compare", "--recipe-set", "shapes", "--seeds", "0,x"], "expected different whole numbers"),
+        (["compare", "nothing", "--set", "training.lr=1"], "runs are as they are"),
         (["evaluate", "{recipe}"], "small.yaml"),
         (["evaluate", "{recipe}", "--scales", "0,1"], "expected numbers from 0.1 to 10"),
         (["data", "check", "{recipe}", "--set", "data.name=camvid"], "camvid"),

@@ -72,6 +72,57 @@ def test_a_stopped_run_goes_on_to_the_same_bits(when: str, tmp_path: Path) -> No
     assert same(tmp_path / "whole" / MODEL, tmp_path / "parts" / MODEL)
 
 
+def test_bf16_and_channels_last_train_too(tmp_path: Path) -> None:
+    plain = train(recipe(), tmp_path / "plain")
+    for name, options in (("bf16", {"precision": "bf16"}), ("last", {"channels_last": True})):
+        history = train(recipe(**options), tmp_path / name)
+        assert history[-1]["loss"] < history[0]["loss"]
+        assert history[0]["loss"] == pytest.approx(plain[0]["loss"], rel=0.05)
+        tensors = load_file(tmp_path / name / MODEL)
+        assert all(t.dtype != torch.bfloat16 for t in tensors.values())  # weights stay in float32
+
+
+def test_a_run_is_saved_and_looked_at_as_often_as_its_recipe_says(tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    def look(event: Event) -> None:
+        if event.figures:
+            seen.append((tmp_path / "run" / STATE).is_file())
+
+    history = train(recipe(epochs=5, save_every=2, evaluate_every=3), tmp_path / "run", report=look)
+    assert ["val" in h for h in history] == [False, False, True, False, True]
+    assert seen == [False, True, True, True, True]
+    chosen = recipe(epochs=3, save_every=2, evaluate_every=3, channels_last=True)
+
+    def press(event: Event) -> None:
+        if event.epoch == 1 and event.step == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    train(chosen, tmp_path / "whole")
+    with pytest.raises(StoppedError):
+        train(chosen, tmp_path / "parts", report=press)
+    train(chosen, tmp_path / "parts", resume=True)
+    assert same(tmp_path / "whole" / STATE, tmp_path / "parts" / STATE)
+
+
+def test_tensorboard_reads_the_figures(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    chosen = recipe()
+
+    def press(event: Event) -> None:
+        if event.epoch == 2 and event.step == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(StoppedError):
+        train(chosen, tmp_path / "run", report=press)
+    history = train(chosen, tmp_path / "run", resume=True)
+    events = accumulator.EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    for name, value in (("loss", lambda h: h["loss"]), ("val/miou", lambda h: h["val"]["miou"])):
+        found = [(e.step, e.value) for e in events.Scalars(name)]
+        assert found == [(h["epoch"], pytest.approx(value(h), rel=1e-6)) for h in history]
+
+
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     train(recipe(), tmp_path / "whole")
     program = (

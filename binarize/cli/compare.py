@@ -1,0 +1,155 @@
+"""`binarize compare`: runs in one table, trained first if they are named as a set of recipes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from binarize.cli.output import console, print_json, say, size
+from binarize.cli.speed import importing
+from binarize.errors import ConfigError, unknown_name
+
+
+@click.command()
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--recipe-set", metavar="NAME", help="Train all recipes of a set (camvid) that are not yet.")
+@click.option("--seeds", default="0", show_default=True, metavar="N,N...", help="Of the set's runs.")
+@click.option(
+    "--runs",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs"),
+    show_default=True,
+    help="Where the set's runs are.",
+)
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="For all recipes of the set.")
+@click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
+@click.option("--split", help="Part of the data set.  [default: the recipe's test]")
+@click.option("--out", type=click.Path(path_type=Path), help="Also write OUT.md and OUT.json.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def compare(
+    runs: tuple[Path, ...],
+    recipe_set: str | None,
+    seeds: str,
+    folder: Path,
+    settings: tuple[str, ...],
+    root: Path | None,
+    split: str | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Put RUNS, folders that `binarize train` wrote, into one table as in the BiDense paper.
+
+    Runs that differ by their seed only make one row. With --recipe-set, the recipes of that set are trained
+    first, one after the other, as far as they are not; started again, it goes on where it was.
+    """
+    if not runs and recipe_set is None:
+        raise ConfigError("compare: give folders of runs, or --recipe-set with the name of a set of recipes.")
+    if settings and recipe_set is None:
+        raise ConfigError("compare: --set is for a --recipe-set; runs are as they are.")
+    numbers = _seeds(seeds)
+    with importing():
+        from binarize import comparison
+        from binarize.files import check_target, write_bytes
+
+    if out is not None:
+        for ending in ("md", "json"):
+            check_target(_beside(out, ending))
+    found = list(runs)
+    if recipe_set is not None:
+        found += _train(recipe_set, numbers, folder, settings, root)
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    results = []
+    with Progress(
+        *columns, console=console(sys.stderr), disable=not sys.stderr.isatty(), transient=True
+    ) as bar:
+        task = bar.add_task("")
+        for run in found:
+            bar.reset(task, description=f"evaluating {run.name}")
+            result = comparison.collect(
+                run,
+                root=root,
+                split=split,
+                report=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+            results.append(result)
+    table = comparison.as_dict(results)
+    text = comparison.markdown(table)
+    if out is not None:
+        import json
+
+        write_bytes(_beside(out, "md"), text.encode())
+        write_bytes(_beside(out, "json"), (json.dumps(table, indent=2) + "\n").encode())
+    if as_json:
+        print_json(table)
+    else:
+        _print(table)
+        if out is not None:
+            say(f"written  {_beside(out, 'md')}, {_beside(out, 'json')}")
+
+
+def _print(table: dict[str, Any]) -> None:
+    """What fits a terminal of 80 columns; the files hold all."""
+    from rich.table import Table
+
+    from binarize import comparison
+
+    say(comparison.title(table))
+    names = comparison.columns(table)
+    shown = [n for n in names if n not in ("delta2", "delta3", "silog")]
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    grid.add_column("network", overflow="fold")
+    for head in ("packed", "float MACs", *(names[n] for n in shown), "seeds", "training"):
+        grid.add_column(head, justify="right")
+    for row in table["rows"]:
+        honest = row["costs"]["honest"]
+        share = honest["float_macs"] / (honest["float_macs"] + honest["binary_macs"])
+        cells = [size(honest["packed_bytes"]), f"{100 * share:.3g} %"]
+        cells += [comparison.figure(n, row) for n in shown]
+        grid.add_row(row["label"], *cells, str(len(row["seeds"])), f"{row['seconds'] / 60:.0f} min")
+    console().print(grid)
+    for remark in comparison.remarks(table):
+        say(remark)
+
+
+def _train(
+    recipe_set: str, seeds: tuple[int, ...], folder: Path, settings: tuple[str, ...], root: Path | None
+) -> Iterator[Path]:
+    """The folders of a set's runs, all complete."""
+    from binarize import recipes
+    from binarize.cli.train import Screen
+    from binarize.training import loop
+
+    sets = sorted({name.partition("/")[0] for name in recipes.names()})
+    if recipe_set not in sets:
+        raise ConfigError(unknown_name("set of recipes", recipe_set, sets))
+    for seed in seeds:
+        for name in recipes.names():
+            if name.partition("/")[0] != recipe_set:
+                continue
+            recipe = recipes.load(name, [*settings, f"training.seed={seed}"])
+            run = folder / recipe_set / f"{name.partition('/')[2]}-seed{seed}"
+            click.echo(f"{name}, seed {seed}: {run}", err=True)
+            with Screen(recipe.training.epochs, sys.stderr) as screen:
+                loop.train(recipe, run, root=root, resume=True, report=screen.show)
+            yield run
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 0 or len(set(found)) < len(found):
+        raise ConfigError(f"--seeds {text!r}: expected different whole numbers with commas between: 0,1,2.")
+    return found
+
+
+def _beside(out: Path, ending: str) -> Path:
+    return out.with_name(f"{out.name}.{ending}")

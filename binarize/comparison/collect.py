@@ -1,0 +1,129 @@
+"""From the folder of a run to its row: figures on the test split, costs, training time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from binarize import accounting, files
+from binarize.errors import ConfigError
+from binarize.recipes import Recipe
+from binarize.training import saved
+from binarize.training.build import dataset
+from binarize.training.evaluate import evaluate
+from binarize.training.loop import LOG, MODEL
+
+TEST = "test.json"
+"""The figures on the test split, kept in the run's folder for as long as its network stays the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        path: folder of the run.
+        recipe: that it followed.
+        split: that the figures are of.
+        figures: as `binarize.training.evaluate.evaluate` gives them.
+        history: its log, one entry per epoch.
+        costs: by convention, what `Summary.as_dict` says in total.
+    """
+
+    path: Path
+    recipe: Recipe
+    split: str
+    figures: dict[str, Any]
+    history: list[dict[str, Any]]
+    costs: dict[str, dict[str, Any]]
+
+    @property
+    def seconds(self) -> float:
+        """Of training, looks at the validation split among them."""
+        return sum(line["seconds"] for line in self.history)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all epochs of the recipe were trained."""
+        return len(self.history) == self.recipe.training.epochs
+
+
+def collect(
+    run: Path,
+    *,
+    root: Path | None = None,
+    split: str | None = None,
+    report: Callable[[int, int], None] | None = None,
+) -> Result:
+    """Evaluate a run, unless that was done before, and count its network.
+
+    Args:
+        run: folder that `binarize train` wrote.
+        root: folder of the data set, in place of the recipe's.
+        split: to evaluate on; by default the recipe's `test`.
+        report: called with the number of images done and of all.
+
+    Raises:
+        ConfigError: no run there.
+        DataError: data that is missing or wrong.
+        FormatError: files of the run that are damaged.
+    """
+    recipe, model = saved.load(run)
+    part = split or recipe.data.test
+    costs = {name: _cost(model, recipe, name) for name in ("honest", "paper")}
+    history = _history(run)
+    figures = _kept(run, part)
+    if figures is None:
+        data = dataset(recipe, part, root=root)
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        figures = evaluate(
+            model.to(device) if device is not None else model,
+            data,
+            device=device,
+            batch=recipe.data.evaluation.batch,
+            flip=recipe.data.evaluation.flip,
+            scales=recipe.data.evaluation.scales,
+            report=(lambda done: report(done, len(data))) if report is not None else None,
+        )
+        _keep(run, part, figures)
+    return Result(path=run, recipe=recipe, split=part, figures=figures, history=history, costs=costs)
+
+
+def _cost(model: nn.Module, recipe: Recipe, convention: Any) -> dict[str, Any]:
+    """Totals at the size that training sees, which is the same for all rows."""
+    counted = accounting.summary(model, (3, *recipe.data.augmentation.size), convention)
+    return {k: v for k, v in counted.as_dict().items() if k != "layers"}
+
+
+def _history(run: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in (run / LOG).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{run / LOG}: no log of a run ({error}).") from error
+
+
+def _kept(run: Path, split: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads((run / TEST).read_text(encoding="utf-8"))
+        if found["split"] == split and found["model"] == _digest(run / MODEL):
+            return dict(found["figures"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # none, or of something else: they are made again
+    return None
+
+
+def _keep(run: Path, split: str, figures: dict[str, Any]) -> None:
+    found = {"split": split, "model": _digest(run / MODEL), "figures": figures}
+    files.write_bytes(run / TEST, json.dumps(found, indent=2).encode())
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,212 @@
+"""Results as a table like Tables 1 and 3 of BiDense (arXiv 2411.10346), in Markdown and as plain values."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from binarize.comparison.collect import Result
+from binarize.comparison.published import published, remark
+from binarize.errors import ConfigError
+from binarize.recipes import Recipe
+
+_FIGURES = {
+    "segmentation": {"pixel_accuracy": "pixel acc. %", "miou": "mIoU %"},
+    "depth": {
+        "delta1": "delta1",
+        "delta2": "delta2",
+        "delta3": "delta3",
+        "abs_rel": "AbsRel",
+        "rmse": "RMSE m",
+        "log10": "log10",
+        "silog": "SILog",
+    },
+}
+_OWN = ("about", "method", "training.seed", "training.lr", "training.start_from", "data.root", "data.workers")
+_OWN += ("training.save_every", "training.evaluate_every", "network.pretrained")
+"""Settings that may differ between rows of a fair table: the rate is tuned for each."""
+
+
+def as_dict(results: Sequence[Result]) -> dict[str, Any]:
+    """All that the table says, as JSON holds it.
+
+    Args:
+        results: of one data set and split. Runs that differ by nothing but their seed make one row.
+
+    Raises:
+        ConfigError: none at all, or of several data sets or splits.
+    """
+    if not results:
+        raise ConfigError("compare: no runs.")
+    kinds = {(r.recipe.data.name, r.split, _task(r)) for r in results}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"compare: runs of different data: {', '.join(' '.join(k) for k in sorted(kinds))}; "
+            "they cannot stand in one table."
+        )
+    rows: dict[str, list[Result]] = {}
+    for result in results:
+        rows.setdefault(_key(result.recipe), []).append(result)
+    first = results[0].recipe
+    return {
+        "data": first.data.name,
+        "split": results[0].split,
+        "network": first.network.model_dump(mode="json"),
+        "counted_at": list(first.data.augmentation.size),
+        "epochs": first.training.epochs,
+        "batch": first.training.batch,
+        "differences": sorted({d for r in results for d in _differences(first, r.recipe)}),
+        **remark(first),
+        "rows": [_row(group) for group in rows.values()],
+    }
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """The table of `as_dict` for people.
+
+    Params and OPs of the columns `paper` are in the paper's own counting (`binarize.accounting.paper`); the
+    others say what the network costs. Figures are means, with the standard deviation over seeds if there are
+    several; those in brackets are printed in the paper.
+    """
+    rows = table["rows"]
+    names = columns(table)
+    head = ["network", "1-bit params", "32-bit params", "packed", "1-bit MACs", "32-bit MACs"]
+    head += ["Params, paper", "OPs, paper", *names.values(), "lr", "seeds", "training"]
+    lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)])]
+    for row in rows:
+        honest, paper = row["costs"]["honest"], row["costs"]["paper"]
+        cells = [
+            row["label"],
+            _short(honest["binary_params"]),
+            _short(honest["float_params"]),
+            f"{honest['packed_bytes'] / 1e6:.2f} MB",
+            _short(honest["binary_macs"]),
+            _short(honest["float_macs"]),
+            f"{paper['params'] / 1e3:,.0f} K",
+            f"{paper['ops'] / 1e9:.3f} G",
+            *(figure(name, row) for name in names),
+            f"{row['lr']:g}",
+            str(len(row["seeds"])),
+            f"{row['seconds'] / 60:.0f} min" + ("" if row["complete"] else " (not complete)"),
+        ]
+        lines.append(_line(cells))
+    text = [title(table), "", *lines]
+    text += [part for remark in remarks(table) for part in ("", remark)]
+    return "\n".join(text) + "\n"
+
+
+def title(table: dict[str, Any]) -> str:
+    """What was compared, in one sentence."""
+    height, width = table["counted_at"]
+    network = table["network"]
+    options = "".join(f", {k}={v}" for k, v in network["options"].items())
+    return (
+        f"{table['data']} {table['split']}: {network['name']} on {network['encoder']}{options}, "
+        f"{table['epochs']} epochs of batches of {table['batch']}, costs at {height}x{width}."
+    )
+
+
+def remarks(table: dict[str, Any]) -> list[str]:
+    """What to know about the table's figures, a sentence or two each."""
+    rows = table["rows"]
+    text: list[str] = []
+    if any(len(row["seeds"]) > 1 for row in rows):
+        text += ["Mean and sample standard deviation over seeds."]
+    if any(row["published"] for row in rows):
+        text += ["In brackets: the paper's figures."]
+    if "remark" in table:
+        text += [table["remark"]]
+    if table["differences"]:
+        text += [f"Not the same in all rows: {'; '.join(table['differences'])}."]
+    if any(row["costs"]["honest"]["uncounted"] for row in rows):
+        text += ["Costs are lower bounds: something could not be counted; see `binarize summary`."]
+    return text
+
+
+def columns(table: dict[str, Any]) -> dict[str, str]:
+    """Names of the figures that the table shows, and what to call them."""
+    return _FIGURES["segmentation" if "miou" in table["rows"][0]["figures"] else "depth"]
+
+
+def figure(name: str, row: dict[str, Any]) -> str:
+    """A row's figure, with its spread and what the paper prints."""
+    if name not in row["figures"]:
+        return "-"
+    percent = name in ("pixel_accuracy", "miou")
+    scale, digits = (100.0, 2) if percent else (1.0, 3)
+    found = row["figures"][name]
+    text = f"{scale * found['mean']:.{digits}f}"
+    if found["sd"] is not None:
+        text += f" ± {scale * found['sd']:.{digits}f}"
+    printed = row["published"].get(name)
+    return text if printed is None else f"{text} ({scale * printed:.{digits}f})"
+
+
+def label(recipe: Recipe) -> str:
+    """What a row is called: `float`, `bidense`, `bidense (granularity=layer)`."""
+    if recipe.method is None:
+        return "float, pretrained" if recipe.network.pretrained else "float"
+    options = ", ".join(f"{k}={v}" for k, v in recipe.method.options.items() if k != "form")
+    return f"{recipe.method.name} ({options})" if options else recipe.method.name
+
+
+def _task(result: Result) -> str:
+    return "segmentation" if "miou" in result.figures else "depth"
+
+
+def _row(group: list[Result]) -> dict[str, Any]:
+    recipe = group[0].recipe
+    numbers = [k for k, v in group[0].figures.items() if isinstance(v, float)]
+    return {
+        "label": label(recipe),
+        "method": recipe.method.model_dump(mode="json") if recipe.method else None,
+        "lr": recipe.training.lr,
+        "seeds": [r.recipe.training.seed for r in group],
+        "runs": [r.path.name for r in group],
+        "complete": all(r.complete for r in group),
+        "seconds": statistics.fmean(r.seconds for r in group),
+        "figures": {name: _spread([r.figures[name] for r in group]) for name in numbers},
+        "costs": group[0].costs,
+        "published": published(recipe),
+    }
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "sd": sd, "values": values}
+
+
+def _key(recipe: Recipe) -> str:
+    plain = recipe.model_dump(mode="json")
+    plain["training"].pop("seed")
+    for name in ("root", "workers"):
+        plain["data"].pop(name)
+    return json.dumps(plain, sort_keys=True)
+
+
+def _differences(first: Recipe, other: Recipe) -> Iterator[str]:
+    a, b = dict(_flat(first.model_dump(mode="json"))), dict(_flat(other.model_dump(mode="json")))
+    for name in sorted(a.keys() | b.keys()):
+        if a.get(name) != b.get(name) and not name.startswith(_OWN):
+            yield f"{name} ({a.get(name)}, {b.get(name)})"
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _short(number: float) -> str:
+    for power, unit in ((9, "G"), (6, "M"), (3, "K")):
+        if number >= 10**power:
+            return f"{number / 10**power:.3g} {unit}"
+    return f"{number:.0f}"
