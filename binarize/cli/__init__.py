@@ -23,6 +23,7 @@ from binarize.cli.predict import predict
 from binarize.cli.recipes import recipes
 from binarize.cli.summary import summary
 from binarize.cli.train import train
+from binarize.cli.zoo import zoo
 from binarize.errors import BinarizeError
 
 FAILED = 2
@@ -35,7 +36,20 @@ def cli() -> None:
     """Turn a timm or custom PyTorch network into a binary neural network."""
 
 
-_COMMANDS = (compare, convert, coverage, data, evaluate, methods, models, predict, recipes, summary, train)
+_COMMANDS = (
+    compare,
+    convert,
+    coverage,
+    data,
+    evaluate,
+    methods,
+    models,
+    predict,
+    recipes,
+    summary,
+    train,
+    zoo,
+)
 for _command in _COMMANDS:
     cli.add_command(_command)
 

@@ -23,6 +23,8 @@ _FOLDERS = {"train": "training", "val": "validation"}
     splits=("train", "val"),
     folders=("ade20k", "ADE20K", "ADEChallengeData2016"),
     layout="images/{training,validation}/*.jpg and annotations/{training,validation}/*.png",
+    terms="ADE20K (Zhou et al., CVPR 2017; IJCV 2019): images for non-commercial research, annotations "
+    "BSD 3-clause; cite it.",
 )
 def ade20k(root: Path, split: str) -> DenseDataset:
     """ADEChallengeData2016 in `root`, or in a folder of that name there.

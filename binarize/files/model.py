@@ -17,6 +17,7 @@ from binarize.files.compare import difference
 from binarize.files.container import check_target, detached, read, read_metadata, write
 from binarize.files.header import ENTRY, Header, dtype_of, loads, verify
 from binarize.files.source import build, find_source, on_meta, qualified_name
+from binarize.files.zoo import locate
 from binarize.layers import BinaryLayer
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     the float model, given or rebuilt.
 
     Args:
-        path: a file written by `save`.
+        path: a file written by `save`, or `zoo:NAME`.
         model: the float model, for a file whose model is of a custom class; left untouched.
 
     Raises:
@@ -87,6 +88,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
         FormatError: if the file is truncated, corrupted, foreign or of a newer format, or does not fit the
             model that it, or the caller, names.
     """
+    path = locate(path)
     where = repr(str(path))
     container = read(path)
     header, fields = loads(container.metadata, where)
@@ -107,6 +109,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
 
 def read_header(path: str | os.PathLike[str]) -> Header:
     """What a model file says about its model, without reading its tensors; raises as `load`."""
+    path = locate(path)
     return loads(read_metadata(path), repr(str(path)))[0]
 
 

@@ -107,7 +107,7 @@ def train(
         TrainingError: numbers that are not finite; the last checkpoint is kept.
     """
     settings = recipe.training
-    AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
+    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # or processes on CPUs would not find each other
         mixed_precision=settings.precision,

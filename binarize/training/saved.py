@@ -11,18 +11,20 @@ from binarize import files
 from binarize.data.dataset import Depth, Labels, truth_from_json
 from binarize.errors import ConfigError, FormatError
 from binarize.files import container
+from binarize.files.zoo import locate
 from binarize.recipes import Recipe, validate
 from binarize.training.build import network
 from binarize.training.loop import MODEL, RECIPE_ENTRY, TRUTH_ENTRY
 
 
 def load(path: Path) -> tuple[Recipe, nn.Module]:
-    """The recipe and the network, in evaluation mode, of a run's folder or of its model file.
+    """The recipe and the network, in evaluation mode, of a run's folder, its model file or `zoo:NAME`.
 
     Raises:
         ConfigError: there is no such file.
         FormatError: it was not written by a training, or is corrupt.
     """
+    path = locate(path)
     file = path / MODEL if path.is_dir() else path
     if not file.is_file():
         hint = f" ({MODEL} in a run's folder)" if path.is_dir() else ""
@@ -50,6 +52,7 @@ def load_with_truth(path: Path) -> tuple[Recipe, nn.Module, Labels | Depth]:
         ConfigError: there is no such file.
         FormatError: it was not written by a training, or is corrupt.
     """
+    path = locate(path)
     recipe, model = load(path)
     file = path / MODEL if path.is_dir() else path
     return recipe, model, _truth(file, container.read_metadata(file))

@@ -1,0 +1,89 @@
+"""`binarize zoo`: the trained networks that come with the toolkit."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from binarize.cli.output import console, print_json, say, size
+from binarize.errors import FormatError
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_context
+def zoo(context: click.Context, as_json: bool) -> None:
+    """List the trained networks: `zoo:NAME` wherever a file is expected."""
+    if context.invoked_subcommand is not None:
+        return
+    from rich.table import Table
+
+    from binarize.files import zoo as entries
+
+    found = [_metrics(name) for name in entries.names()]
+    if as_json:
+        print_json(found)
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("network", style="bold", overflow="fold")
+    for head in ("file", "figure", "floor"):
+        table.add_column(head, justify="right")
+    for metrics in found:
+        name, text = ("miou", "mIoU") if "miou" in metrics["figures"] else ("abs_rel", "AbsRel")
+        floor = metrics["floors"]["by_position"][name]
+        table.add_row(
+            metrics["name"], size(metrics["bytes"]), f"{text} {metrics['figures'][name]:.3f}", f"{floor:.3f}"
+        )
+    console().print(table)
+
+
+@zoo.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Print the card of the network NAME."""
+    from binarize.files import zoo as entries
+
+    say((entries.entry(name) / entries.CARD).read_text(encoding="utf-8").rstrip())
+
+
+@zoo.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--into", type=click.Path(path_type=Path, file_okay=False), help="Folder of the zoo.")
+@click.option("--recipe", "recipe_name", default="", help="What the card calls the recipe.")
+@click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
+def add(runs: tuple[Path, ...], into: Path | None, recipe_name: str, root: Path | None) -> None:
+    """Make entries of RUNS, folders that `binarize train` wrote: packed, measured, with a card."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from binarize.comparison.entry import add_entry
+    from binarize.files import zoo as entries
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console(sys.stderr), disable=not sys.stderr.isatty(), transient=True
+    ) as bar:
+        task = bar.add_task("")
+
+        def report(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        made = [
+            add_entry(run, into or entries.folder(), recipe_name=recipe_name, root=root, report=report)
+            for run in runs
+        ]
+    for path in made:
+        say(f"written  {path}")
+
+
+def _metrics(name: str) -> dict[str, Any]:
+    from binarize.files import zoo as entries
+
+    path = entries.entry(name) / entries.METRICS
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{path}: cannot be read ({error}).") from error

@@ -1,0 +1,152 @@
+"""An entry of the zoo from a run: the network as small as it gets, what was measured, and a card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from binarize import files
+from binarize.comparison.collect import Result, collect
+from binarize.comparison.table import columns, label
+from binarize.data.catalog import info
+from binarize.data.dataset import truth_as_json
+from binarize.errors import ConfigError
+from binarize.files.zoo import CARD, METRICS, MODEL
+from binarize.training import saved
+from binarize.training.floor import floors
+from binarize.training.loop import RECIPE_ENTRY, TRUTH_ENTRY
+
+Report = Callable[[str, int, int], None]
+
+
+def add_entry(
+    run: Path,
+    folder: Path,
+    *,
+    name: str | None = None,
+    recipe_name: str = "",
+    root: Path | None = None,
+    report: Report | None = None,
+) -> Path:
+    """Write an entry of the zoo.
+
+    A binary network is packed; of a float network the weights are rounded to 16 bits. What the card says was
+    measured with that very file.
+
+    Args:
+        run: folder that `binarize train` wrote; all epochs of its recipe are done.
+        folder: of the zoo.
+        name: of the entry; by default data set and method.
+        recipe_name: how the card calls the recipe.
+        root: folder of the data set, in place of the recipe's.
+        report: called with what is done, how much of it and of how much.
+
+    Returns:
+        The entry's folder; an entry that was there before is replaced.
+
+    Raises:
+        ConfigError: no run there, or one that is not complete.
+        DataError: data that is missing or wrong.
+    """
+    recipe, model, truth = saved.load_with_truth(run)
+    title = name or f"{recipe.data.name}-{label(recipe)}".translate(str.maketrans(" (=", "---", ")"))
+    entries = {RECIPE_ENTRY: json.dumps(recipe.model_dump(mode="json")), TRUTH_ENTRY: truth_as_json(truth)}
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as temporary:
+        made = Path(temporary)
+        binary = recipe.method is not None
+        if binary:
+            files.save(model, made / MODEL, packed=True, entries=entries)
+        else:
+            files.save(model.half(), made / MODEL, entries=entries)
+        shutil.copy(run / "log.jsonl", made)
+
+        def tell(what: str) -> Callable[[int, int], None] | None:
+            return None if report is None else lambda done, total: report(what, done, total)
+
+        full = collect(run, root=root, report=tell("the run"))
+        if not full.complete:
+            raise ConfigError(f"{run}: {len(full.history)} of {recipe.training.epochs} epochs are done.")
+        result = collect(made, root=root, report=tell("the packed file" if binary else "the file"))
+        found = floors(recipe, root=root, report=tell("floors"))
+        metrics = _metrics(title, recipe_name, result, full, found, (made / MODEL).stat().st_size)
+        files.write_bytes(made / METRICS, (json.dumps(metrics, indent=2) + "\n").encode())
+        files.write_bytes(made / CARD, _card(metrics, full).encode())
+        target = folder / title
+        target.mkdir(exist_ok=True)
+        for part in (MODEL, METRICS, CARD):
+            (made / part).replace(target / part)
+    return target
+
+
+def _metrics(
+    name: str, recipe_name: str, result: Result, full: Result, found: dict[Any, Any], size: int
+) -> dict[str, Any]:
+    recipe = result.recipe
+    return {
+        "name": name,
+        "label": label(recipe),
+        "recipe_name": recipe_name,
+        "data": recipe.data.name,
+        "split": result.split,
+        "seed": recipe.training.seed,
+        "bytes": size,
+        "figures": result.figures,
+        "figures_before_packing": full.figures,
+        "floors": found,
+        "costs": full.costs,
+        "seconds": full.seconds,
+        "recipe": recipe.model_dump(mode="json"),
+    }
+
+
+def _card(metrics: dict[str, Any], full: Result) -> str:
+    recipe = full.recipe
+    names = columns({"rows": [{"figures": metrics["figures"]}]})
+    honest = metrics["costs"]["honest"]
+    height, width = recipe.data.augmentation.size
+    head = f"{recipe.network.name} on {recipe.network.encoder}, {metrics['label']}"
+    stored = "weights of one bit" if recipe.method is not None else "weights rounded to 16 bits"
+    changed = f" --set training.lr={recipe.training.lr:g} --set training.seed={metrics['seed']}"
+    source = metrics["recipe_name"] or "RECIPE (in metrics.json)"
+    lines = [
+        f"# {metrics['name']}",
+        "",
+        f"{head}, trained from scratch on {metrics['data']}: {metrics['bytes']:,} bytes, {stored}.",
+        "",
+        "```python",
+        f'model = binarize.load("zoo:{metrics["name"]}")',
+        "```",
+        "",
+        f"or `binarize predict zoo:{metrics['name']} IMAGE...`",
+        "",
+        f"| {metrics['data']} {metrics['split']} | "
+        + " | ".join(("this file", "before", "best of one value", "best by position"))
+        + " |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        *(_figure_line(key, text, metrics) for key, text in names.items()),
+        "",
+        "`before` is the trained network as it was, the last two columns predictions that never look at the "
+        "image (`binarize data floor`).",
+        "",
+        f"- Command: `binarize train {source}{changed}`",
+        f"- Seed {metrics['seed']}, {recipe.training.epochs} epochs of batches of {recipe.training.batch}, "
+        f"{metrics['seconds'] / 60:.0f} minutes on one CPU core.",
+        f"- Cost at {height}x{width}: {honest['binary_macs']:,} multiply-accumulates of one bit, "
+        f"{honest['float_macs']:,} of 32 bits.",
+        f"- Data: {info(recipe.data.name).terms or 'built in.'}",
+        "- Limits: a small network and a small budget, meant for comparisons between methods; images are "
+        f"seen at {height}x{width} or near it. One run: see docs/comparison.md for the spread over seeds.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _figure_line(key: str, text: str, metrics: dict[str, Any]) -> str:
+    scale, digits = (100.0, 2) if text.endswith("%") else (1.0, 3)
+    sources = (metrics["figures"], metrics["figures_before_packing"], *metrics["floors"].values())
+    values = (f"{scale * s[key]:.{digits}f}" if s.get(key) is not None else "-" for s in sources)
+    return f"| {text} | {' | '.join(values)} |"
