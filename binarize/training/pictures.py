@@ -23,7 +23,7 @@ _MILLIMETRES = 1000.0
 _MIX = 0.6  # share of the colours in an overlay
 _GAP = 4  # pixels between the parts of a panel
 _TEXT = 12  # least height of its letters
-_UNKNOWN = 128  # grey of pixels of which nothing is known
+_UNKNOWN = 128  # grey of pixels without a depth
 
 
 def predict_image(
@@ -70,7 +70,7 @@ def coloured(prediction: Tensor, truth: Labels | Depth, span: tuple[float, float
     """(H, W) as (3, H, W) uint8: the classes' colours; depth from near (bright) to far (dark).
 
     Args:
-        prediction: class ids or metres; grey where there is no class or depth.
+        prediction: class ids or metres; black where there is no class, grey where there is no depth.
         truth: what they mean.
         span: metres that are brightest and darkest; by default those of `depth_span`.
     """
@@ -83,7 +83,7 @@ def coloured(prediction: Tensor, truth: Labels | Depth, span: tuple[float, float
         array[(prediction <= 0).numpy()] = _UNKNOWN
         return torch.from_numpy(array).permute(2, 0, 1)
     known = (prediction >= 0) & (prediction < len(truth.names))
-    table = torch.tensor([*_colours(truth), (_UNKNOWN,) * 3], dtype=torch.uint8)
+    table = torch.tensor([*_colours(truth), (0, 0, 0)], dtype=torch.uint8)
     return table[torch.where(known, prediction, len(truth.names))].permute(2, 0, 1)
 
 
