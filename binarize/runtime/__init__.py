@@ -1,6 +1,6 @@
 """Binary networks for inference: one bit per binary weight, everything else folded or kept as it is."""
 
-from binarize.runtime.deploy import deploy, deployed_layers, put_packed_layers
+from binarize.runtime.deploy import deploy, deployed_layers, with_packed_layers
 from binarize.runtime.lower import Refusal, describe, lower
 from binarize.runtime.packed import PackedLayer, RuntimeOptions
 from binarize.runtime.report import DeployReport, LayerReport, report
@@ -18,6 +18,6 @@ __all__ = [
     "deployed_layers",
     "describe",
     "lower",
-    "put_packed_layers",
     "report",
+    "with_packed_layers",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from binarize.errors import ConfigError, FormatError
 from binarize.graph.places import Places
-from binarize.graph.refusals import refuse, unwrapped
+from binarize.graph.refusals import copied, refuse, unwrapped
 from binarize.layers import BinaryLayer
 from binarize.runtime.lower import Refusal, describe, empty_packed, lower
 from binarize.runtime.packed import PackedLayer, RuntimeOptions
@@ -49,8 +48,8 @@ def deploy(model: nn.Module, *, threads: int | None = None, exact_scales: bool =
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise ConfigError(f"deploy: threads={threads!r}, expected a whole number of at least 1, or None.")
     model = unwrapped(model)
-    refuse(model)
     _check(model)
+    refuse(model)
     options = RuntimeOptions(threads=threads, exact_scales=bool(exact_scales))
     memo: dict[int, Any] = {}
     refused: dict[str, str] = {}
@@ -67,7 +66,7 @@ def deploy(model: nn.Module, *, threads: int | None = None, exact_scales: bool =
         if torch.equal(twin.bits, packed.bits):  # of one latent weight: stored once
             packed.bits = twin.bits
         memo[id(layer)] = packed
-    result = _copied(model, memo)
+    result = copied(model, memo)  # latent weights of packed layers are never copied
     return finished(result, refused)
 
 
@@ -84,8 +83,8 @@ def deployed_layers(model: nn.Module) -> dict[str, PackedLayer]:
     return {path: module for path, module in model.named_modules() if isinstance(module, PackedLayer)}
 
 
-def put_packed_layers(model: nn.Module, specs: Mapping[str, PackedSpec], where: str) -> None:
-    """Replace binary layers of `model` by empty packed ones, in place.
+def with_packed_layers(model: nn.Module, specs: Mapping[str, PackedSpec], where: str) -> nn.Module:
+    """`model` with empty packed layers for binary ones, in place (or the packed layer, if it is one itself).
 
     Args:
         model: converted or deployed, its tensors with or without data.
@@ -108,7 +107,11 @@ def put_packed_layers(model: nn.Module, specs: Mapping[str, PackedSpec], where: 
         if isinstance(found, Refusal) or found != spec:
             got = found.reason if isinstance(found, Refusal) else f"the model's is {found.as_dict()}"
             raise FormatError(f"{where}: layer {path!r} is {spec.as_dict()}, but {got}.")
-        places.replace(layer, empty_packed(layer, spec))
+        packed = empty_packed(layer, spec)
+        if not path:
+            return packed
+        places.replace(layer, packed)
+    return model
 
 
 def _check(model: nn.Module) -> None:
@@ -128,20 +131,6 @@ def _check(model: nn.Module) -> None:
                 f"{path} is on {tensor.device}: packed layers are made on the CPU; deploy a copy there, "
                 "binarize.deploy(copy.deepcopy(model).cpu())."
             )
-
-
-def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """A deep copy with packed layers for the binary ones: latent weights are never copied."""
-    for module in model.modules():
-        for value in (*module.__dict__.values(), *module._buffers.values()):
-            if isinstance(value, Tensor) and not value.is_leaf:  # the result of a computation
-                memo.setdefault(id(value), value.detach().clone())
-    try:
-        return copy.deepcopy(model, memo)
-    except Exception as error:  # whatever a custom class does when it is copied
-        raise ConfigError(
-            f"the given {type(model).__name__} cannot be copied ({type(error).__name__}: {error})."
-        ) from error
 
 
 def _report(model: nn.Module, refused: Mapping[str, str]) -> DeployReport:

@@ -108,7 +108,7 @@ def describe(layer: nn.Module) -> PackedSpec | Refusal:
 def lower(layer: nn.Module) -> PackedLayer | Refusal:
     """The packed form of `layer` in evaluation mode; the layer is left untouched.
 
-    BatchNorm, bias and the weights' scale are folded in float64: with W = m S + o per filter, S the signs, and
+    BatchNorm, bias and weight scale are folded in float64: with W = m S + o per filter, S the signs, and
     BatchNorm g (y - mean) / sqrt(var + eps) + c, f = g / sqrt(var + eps), the layer gets scale = m f,
     offset = o f and shift = (bias - mean) f + c, then rounded to the dtype of the weights.
 
@@ -132,7 +132,7 @@ def lower(layer: nn.Module) -> PackedLayer | Refusal:
     flat = flat.to(known.weight.dtype)
     if not bool(torch.isfinite(flat).all()):
         return Refusal("its scales, norm or quantizer hold numbers that are not finite")
-    if spec.quantizer.kind == "adabin" and not float(vectors["alpha"]):
+    if spec.quantizer.kind == "adabin" and not float(vectors["alpha"].detach()):
         return Refusal("alpha_a of its quantizer is 0: its input would be lost")
     packed = empty_packed(layer, spec)
     packed.bits, packed.vectors = pack_signs(positive), flat
