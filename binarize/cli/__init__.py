@@ -16,6 +16,7 @@ from binarize.cli.convert import convert
 from binarize.cli.coverage import coverage
 from binarize.cli.data import data
 from binarize.cli.evaluate import evaluate
+from binarize.cli.export import export
 from binarize.cli.methods import methods
 from binarize.cli.models import models
 from binarize.cli.predict import predict
@@ -34,7 +35,19 @@ def cli() -> None:
     """Turn a timm or custom PyTorch network into a binary neural network."""
 
 
-for _command in (convert, coverage, data, evaluate, methods, models, predict, recipes, summary, train):
+for _command in (
+    convert,
+    coverage,
+    data,
+    evaluate,
+    export,
+    methods,
+    models,
+    predict,
+    recipes,
+    summary,
+    train,
+):
     cli.add_command(_command)
 
 
