@@ -48,8 +48,8 @@ def export(
 ) -> None:
     """Write the binary network in FILE for inference.
 
-    FILE was written by `convert` or `train` (or is the folder of a run). The new file cannot be trained further:
-    keep FILE. `summary`, `evaluate`, `predict` and binarize.load read both.
+    FILE was written by `convert` or `train` (or is the folder of a run). The new file cannot be trained
+    further: keep FILE. `summary`, `evaluate`, `predict` and binarize.load read both.
     """
     if not packed:
         raise click.UsageError("say what to write: --packed.")
@@ -101,9 +101,7 @@ def export(
         say(f"not packed: {name}: {why}")
     say()
     say(f"written  {written}")
-    say(
-        f"         {size(after)}, from {size(before)}: {before / after:.1f} times smaller; for inference only"
-    )
+    say(f"         ({size(after)}, for inference; {source.name}: {size(before)})")
 
 
 def _check_free(target: Path, source: Path, force: bool) -> None:
