@@ -18,7 +18,7 @@ _RANDOM = {
     Tensor.erfinv_,  # the slow half of drawing from a truncated normal distribution
 }
 _FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange}
-_MOST_TENSORS = 300_000
+_MOST_TENSORS = 15_000
 
 
 class WithoutStartValues(TorchFunctionMode):
@@ -34,20 +34,28 @@ class WithoutStartValues(TorchFunctionMode):
         return target if fills and isinstance(target, nn.Parameter) else func(*args, **kwargs)
 
 
+class TooLargeError(FormatError):
+    """A file whose header asks for a model far larger than the file."""
+
+
 class BoundedMemory(TorchFunctionMode):
     """While it is active, a model of no unreasonable size can be built: a file's header may ask for anything.
 
     Args:
         most: how many numbers may be allocated; None, without memory (meta device), for any.
 
+    Attributes:
+        exceeded: more was asked for.
+
     Raises:
-        FormatError: from the call that asks for more, or that makes one tensor too many.
+        TooLargeError: from the call that asks for more, or that makes one tensor too many.
     """
 
     def __init__(self, most: int | None) -> None:
         super().__init__()
         self._left = most
         self._calls = _MOST_TENSORS
+        self.exceeded = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -56,7 +64,8 @@ class BoundedMemory(TorchFunctionMode):
             if self._left is not None:
                 self._left -= _numbers(func, args, kwargs)
             if self._calls < 0 or (self._left is not None and self._left < 0):
-                raise FormatError("its header asks for a model far larger than the file.")
+                self.exceeded = True
+                raise TooLargeError("its header asks for a model far larger than the file.")
         return func(*args, **kwargs)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from binarize.errors import BinarizeError, ConfigError, FormatError, unknown_name
+from binarize.files.blank import TooLargeError
 from binarize.files.compare import difference
 from binarize.files.container import write
 from binarize.files.header import ENTRY, LEFTOVERS, PackedHeader
@@ -154,6 +155,8 @@ def _rebuilt(
     for blank in (True, False):
         try:
             shell = _filled(header, specs, tensors, model, where, blank=blank)
+        except (ConfigError, TooLargeError):  # which data would not change
+            raise
         except BinarizeError:
             if not blank:
                 raise
@@ -180,9 +183,11 @@ def _filled(
 
     held = sum(tensor.numel() for tensor in tensors.values()) + sum(spec.weights for spec in specs.values())
     result = with_packed_layers(rebuilt(header, held, model, where, blank=blank), specs, where)
-    for name, module in result.named_modules():
-        if isinstance(module, BinaryLayer) and name not in header.kept:
-            raise FormatError(f"{where}: {name!r} is a binary layer of the model, but not one of the file.")
+    binary = {name for name, module in result.named_modules() if isinstance(module, BinaryLayer)}
+    for name in sorted(binary - header.kept.keys()):
+        raise FormatError(f"{where}: {name!r} is a binary layer of the model, but not one of the file.")
+    for name in sorted(header.kept.keys() - binary):
+        raise FormatError(f"{where}: {name!r} is said to be a layer that was kept, but is none.")
     problem = difference(shapes(result), tensors)
     if problem:
         raise FormatError(f"{where} does not fit {subject(header, result)}: {problem}.")

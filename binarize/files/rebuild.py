@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from binarize.errors import BinarizeError, ConfigError, FormatError
-from binarize.files.blank import BoundedMemory, WithoutStartValues
+from binarize.files.blank import BoundedMemory, TooLargeError, WithoutStartValues
 from binarize.files.header import Header
 from binarize.files.source import build, on_meta, qualified_name
 from binarize.layers import BinaryLayer
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _SINGLE = "binarize.runtime.packed.PackedLayer"
 """Class of the model in a packed file of one layer: whichever layer it was, its geometry is in the file."""
+
+_LARGEST = 1_000_000
+"""No argument of a network (classes, widths, depths) is larger: a list of 10^8 blocks takes all memory."""
 
 
 def rebuilt(header: Header, held: int, model: nn.Module | None, where: str, *, blank: bool) -> nn.Module:
@@ -75,14 +78,17 @@ def _bound(held: int) -> int:
 
 
 def _built(source: Mapping[str, Any], held: int, where: str, *, blank: bool) -> nn.Module:
-    with BoundedMemory(None):
+    for number in _numbers(source["kwargs"]):
+        if abs(number) > _LARGEST:
+            raise TooLargeError(f"{where} is corrupted: its header names a model of size {number:.3g}.")
+    bound = BoundedMemory(None)
+    with bound:
         shell = on_meta(source)
     named = 0 if shell is None else sum(parameter.numel() for parameter in shell.parameters())
-    if named > 2 * held + 1_000_000:
+    if bound.exceeded or named > 2 * held + 1_000_000:
         # refused before memory is taken for it
-        raise FormatError(
-            f"{where} is corrupted: its header names a model of {named:,} parameters, it holds {held:,}."
-        )
+        size = "a model that has no end" if bound.exceeded else f"a model of {named:,} parameters"
+        raise TooLargeError(f"{where} is corrupted: its header names {size}, it holds {held:,}.")
     if blank and shell is not None:
         return shell
     try:
@@ -90,6 +96,18 @@ def _built(source: Mapping[str, Any], held: int, where: str, *, blank: bool) -> 
             return build(source)
     except ConfigError as error:
         raise FormatError(f"{where}: the model that its header names cannot be built: {error}") from error
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    """All numbers in a value from JSON."""
+    if isinstance(value, (int, float)):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _numbers(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _numbers(item)
 
 
 def without_data(model: nn.Module) -> nn.Module:
