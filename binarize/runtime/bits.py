@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,15 +11,13 @@ def pack_signs(positive: Tensor) -> Tensor:
     """Bits of a tensor of any shape, taken in row-major order.
 
     Args:
-        positive: bool, any shape; True where the sign is +1.
+        positive: bool, any shape, on the CPU; True where the sign is +1.
 
     Returns:
         (ceil(n / 8),) uint8: element i is bit i mod 8 (value 2^(i mod 8)) of byte i div 8. Bits behind the
-        last element are 0. The same as `numpy.packbits(positive, bitorder="little")`.
+        last element are 0.
     """
-    flat = positive.reshape(-1).to(torch.uint8)
-    flat = torch.cat([flat, flat.new_zeros(-len(flat) % 8)])
-    return (flat.view(-1, 8) << _places(flat.device)).sum(1, dtype=torch.uint8)
+    return torch.from_numpy(np.packbits(positive.numpy(), axis=None, bitorder="little"))
 
 
 def unpack_signs(bits: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -259,15 +259,15 @@ def _levels(weight: Tensor, *, centred: bool) -> tuple[Tensor, Tensor, Tensor] |
     Of a filter with one value only, that value is the scale (with its sign) and the offset is 0.
     """
     flat = weight.reshape(weight.shape[0], -1)
-    if not bool(torch.isfinite(flat).all()):
-        return Refusal("its weights hold numbers that are not finite")
     high, low = flat.amax(1, keepdim=True), flat.amin(1, keepdim=True)
-    upper = flat == high
-    if not bool((upper | (flat == low)).all()):
-        return Refusal("its weight rule gives more than two values per filter")
     top, bottom = high.double(), low.double()
+    if not bool(torch.isfinite(top - bottom).all()):
+        return Refusal("its weights hold numbers that are not finite")
+    upper = flat == high
+    if not bool(torch.where(upper, True, flat == low).all()):
+        return Refusal("its weight rule gives more than two values per filter")
     single = top == bottom
-    positive = torch.where(single, flat >= 0, upper)
+    positive = torch.where(single, flat >= 0, upper) if bool(single.any()) else upper
     scale = torch.where(single, top.abs(), (top - bottom) / 2)
     offset = torch.where(single, 0, (top + bottom) / 2)
     if centred and bool(offset.any()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,18 @@ from torch import nn
 import binarize
 from binarize.errors import BinarizeError, ConfigError, FormatError
 from binarize.files import create_timm, load, load_checkpoint, read_header, save
+from binarize.files.blank import WithoutStartValues
 from binarize.files.header import PackedHeader
+from binarize.graph import execute
 from binarize.layers import BinaryConv2d, BinaryLayer
 from binarize.runtime import PackedLayer, deploy, report
 
 NETWORKS = [
     ("test_resnet", "bidense", {}),
-    ("test_resnet", "bidense", {"granularity": "layer", "form": "table"}),
-    ("test_convnext", "bidense", {"form": "table"}),
-    ("test_convnext", "bisrnet", {}),
-    ("test_efficientnet", "reactnet", {}),
+    ("test_convnext", "bidense", {"form": "table", "granularity": "layer"}),
     ("test_vit", "bidense", {}),
     ("test_resnet", "adabin", {}),
     ("test_resnet", "bisrnet", {"form": "table"}),
-    ("test_resnet", "bnn", {}),
-    ("test_nfnet", "bidense", {}),
 ]
 
 
@@ -69,7 +67,7 @@ def test_networks(tmp_path: Path, name: str, method: str, options: dict[str, Any
     deployed = deploy(model)
     assert not any(isinstance(module, BinaryLayer) for module in deployed.modules())
     assert type(deployed) is type(model)
-    x = torch.rand(1, 3, 160, 160)
+    x = torch.rand(1, 3, *((160, 160) if name == "test_vit" else (64, 64)))
     _same_layers(model, deployed, x)
     path = save(model, tmp_path / "m.safetensors", packed=True)
     rng = torch.get_rng_state()
@@ -84,8 +82,8 @@ def test_networks(tmp_path: Path, name: str, method: str, options: dict[str, Any
     assert loaded.binarize_plan == model.binarize_plan
     assert report(loaded) == report(deployed)
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in state.items())
-    assert save(deployed, tmp_path / "again.safetensors", packed=True).read_bytes() == path.read_bytes()
-    assert save(loaded, tmp_path / "again.safetensors", packed=True).read_bytes() == path.read_bytes()
+    again = save(loaded, tmp_path / "again.safetensors", packed=True, source=read_header(path).source)
+    assert again.read_bytes() == path.read_bytes()
     packed = report(deployed).packed
     tensors = sum(value.numel() * value.element_size() for value in deployed.state_dict().values())
     assert path.stat().st_size - tensors < 20_000 + 1_000 * len(packed)
@@ -307,19 +305,29 @@ def test_saving_refuses_models_without_binary_layers(tmp_path: Path):
         save(SmallNet(), tmp_path / "m.safetensors", packed=True)
 
 
-def test_size_of_the_paper_network(tmp_path: Path):
-    network = binarize.networks.create("upernet:convnext_tiny?num_classes=151")
-    plan = binarize.plan(network, "bidense", form="table")
-    from binarize.graph import execute
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Thousands of small steps: beside other work, waiting for a second thread takes most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
-    model = execute(plan, network, copy=False)
-    spec = network.binarize_spec
-    path = save(model, tmp_path / "m.safetensors", packed=True, source=spec)  # type: ignore[arg-type]
+
+def test_size_of_the_paper_network(tmp_path: Path, one_thread: None):
+    with WithoutStartValues():  # which take longer than all the rest
+        network = binarize.networks.create("upernet:convnext_tiny?num_classes=151")
+    for parameter in network.parameters():
+        parameter.data.fill_(0.01)
+    model = execute(binarize.plan(network, "bidense", form="table"), network, copy=False)
+    deployed = deploy(model)
+    spec: Any = network.binarize_spec
+    path = save(deployed, tmp_path / "m.safetensors", packed=True, source=spec)
     size = path.stat().st_size
     assert size <= 6_300_000
     header = int.from_bytes(path.read_bytes()[:8], "little")
-    assert header < 90_000
-    small = save(deploy(model), path, packed=True, source=spec, leftovers="float16")  # type: ignore[arg-type]
-    assert small.stat().st_size < size - 550_000
+    assert header < 70_000
     loaded = load(path)
     assert len(report(loaded).packed) == 69
+    small = save(loaded, path, packed=True, source=spec, leftovers="float16")
+    assert small.stat().st_size < size - 600_000

@@ -23,17 +23,19 @@ from binarize.runtime.bits import pack_signs, unpack_signs
 METHODS: dict[str, dict[str, Any]] = {
     "bnn": {"method": "bnn"},
     "reactnet": {"method": "reactnet"},
-    "reactnet table": {"method": "reactnet", "form": "table"},
     "adabin": {"method": "adabin"},
     "adabin table": {"method": "adabin", "form": "table"},
     "bisrnet": {"method": "bisrnet"},
     "bisrnet table": {"method": "bisrnet", "form": "table"},
     "bidense": {"method": "bidense"},
-    "bidense table": {"method": "bidense", "form": "table"},
     "bidense layer": {"method": "bidense", "granularity": "layer"},
-    **{f"bidense row {row}": {"method": "bidense", "ablation": row} for row in range(1, 9)},
-    "bidense layer mad": {"method": "bidense", "granularity": "layer", "scale": "mad"},
-    "bidense layer learned": {"method": "bidense", "granularity": "layer", "scale": "learned"},
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{f"row {row}": {"method": "bidense", "ablation": row} for row in range(1, 9)},
+    "table": {"method": "bidense", "form": "table"},
+    "layer mad": {"method": "bidense", "granularity": "layer", "scale": "mad"},
+    "layer learned": {"method": "bidense", "granularity": "layer", "scale": "learned"},
+    "reactnet table": {"method": "reactnet", "form": "table"},
 }
 
 Make = Callable[[], nn.Module]
@@ -109,6 +111,16 @@ def test_like_the_layer(method: str):
         check(away_from_start(layer), torch.randn(shape))
         checked += 1
     assert checked == len(LAYERS)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants(variant: str):
+    for name in ("3x3", "stride", "depthwise", "vectors"):
+        make, shape = LAYERS[name]
+        layer = binarize.binary_layer(make(), **VARIANTS[variant])
+        check(away_from_start(layer), torch.randn(shape))
+    pointwise = binarize.binary_layer(nn.Linear(8, 8), kind="pointwise", **VARIANTS[variant])
+    check(away_from_start(pointwise), torch.randn(2, 3, 4, 8))
 
 
 @pytest.mark.parametrize("method", ["bnn", "adabin", "bisrnet", "bidense"])
