@@ -10,11 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from binarize import functional, layers, methods, networks, testing
+    from binarize import functional, layers, methods, networks, runtime, testing
     from binarize.accounting import summary
     from binarize.files import load, save
     from binarize.graph import Policy, apply, plan
     from binarize.methods import binary_layer, register_method
+    from binarize.runtime import deploy
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,7 @@ __all__ = [
     "__version__",
     "apply",
     "binary_layer",
+    "deploy",
     "functional",
     "layers",
     "load",
@@ -30,16 +32,18 @@ __all__ = [
     "networks",
     "plan",
     "register_method",
+    "runtime",
     "save",
     "summary",
     "testing",
 ]
 
-_MODULES = ("functional", "layers", "methods", "networks", "testing")
+_MODULES = ("functional", "layers", "methods", "networks", "runtime", "testing")
 _ORIGIN = {
     "Policy": "binarize.graph",
     "apply": "binarize.graph",
     "binary_layer": "binarize.methods",
+    "deploy": "binarize.runtime",
     "load": "binarize.files",
     "plan": "binarize.graph",
     "register_method": "binarize.methods",

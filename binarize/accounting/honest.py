@@ -1,10 +1,11 @@
 """The convention `honest`: what is there, once, and what is computed, all of it.
 
 Parameters: every one once, however often it is used and whether or not it is frozen; the latent weights
-of binary layers are of one bit, all others of 32. Work: the multiply-accumulates of every convolution,
-linear map, matrix product and attention that one run performs, functional ones included, with groups
-respected and padded positions counted; those that a binary layer does itself are binary. Elementwise
-arithmetic, normalization and interpolation are no multiply-accumulates and not counted.
+of binary layers are of one bit, all others of 32; of packed layers, the bits and floats that they hold.
+Work: the multiply-accumulates of every convolution, linear map, matrix product and attention that one run
+performs, functional ones included, with groups respected and padded positions counted; those that a binary
+layer does itself are binary. Elementwise arithmetic, normalization and interpolation are no
+multiply-accumulates and not counted.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def count_honestly(
             tally.at(path).binary_params += parameter.numel()
         else:
             tally.at(path).float_params += parameter.numel()
+    tally.add_packed_layers()
     for event in recording.events:
         if event.work is not None and event.work.macs:
             if tally.is_binary(event.path):

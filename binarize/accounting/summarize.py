@@ -15,6 +15,7 @@ from binarize.accounting.paper_rules import WHOLE
 from binarize.accounting.record import record
 from binarize.accounting.report import Summary
 from binarize.errors import ConfigError, unknown_name
+from binarize.runtime import PackedLayer
 
 Convention = Literal["honest", "paper"]
 InputSize = int | Sequence[int] | Tensor | Sequence[Any]
@@ -38,12 +39,18 @@ def summary(model: nn.Module, input_size: InputSize, convention: Convention = "h
             counter included (`binarize.accounting.paper_slips`).
 
     Raises:
-        ConfigError: for an input size or a convention that cannot be understood.
+        ConfigError: for an input size or a convention that cannot be understood, or `paper` for a
+            packed model.
         TraceError: if the model does not run on such an input.
     """
     if convention not in get_args(Convention):
         raise ConfigError(unknown_name("convention", convention, get_args(Convention)))
     model = getattr(model, "_orig_mod", model)  # of torch.compile
+    if convention == "paper" and any(isinstance(module, PackedLayer) for module in model.modules()):
+        raise ConfigError(
+            "convention='paper' counts the layers of a network in training, which a packed one has folded: "
+            "count the converted model, or use convention='honest'."
+        )
     inputs = _inputs(model, input_size)
     recording = record(model, inputs, WHOLE)
     layers, uncounted = _COUNTERS[convention](model, recording)

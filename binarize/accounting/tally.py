@@ -9,8 +9,10 @@ from torch import nn
 
 from binarize.accounting.report import LayerCount
 from binarize.layers import BinaryLayer
+from binarize.runtime import PackedLayer
 
 _FOLDED = (nn.modules.batchnorm._BatchNorm,)
+_BINARY = (BinaryLayer, PackedLayer)
 
 
 @dataclass(kw_only=True)
@@ -34,7 +36,7 @@ class Tally:
         self._owner: dict[str, str] = {}
         for path in self.modules:
             above = self._owner.get(path.rpartition(".")[0], "") if path else ""
-            inside = bool(path) and isinstance(self.modules.get(above), BinaryLayer)
+            inside = bool(path) and isinstance(self.modules.get(above), _BINARY)
             self._owner[path] = above if inside else path
 
     def owner(self, path: str) -> str:
@@ -47,7 +49,17 @@ class Tally:
 
     def is_binary(self, path: str) -> bool:
         """Whether the module at `path` is a binary layer itself."""
-        return isinstance(self.modules.get(path), BinaryLayer)
+        return isinstance(self.modules.get(path), _BINARY)
+
+    def add_packed_layers(self) -> None:
+        """Add the weights of packed layers, one bit each, and the floats that they hold beside them."""
+        for path, module in self.modules.items():
+            if isinstance(module, PackedLayer):
+                self.at(path).binary_params += module.spec.weights
+                self.at(path).float_params += sum(
+                    buffer.numel() for buffer in module.buffers() if buffer.is_floating_point()
+                )
+                self.at(path).packed_bytes += module.bits.numel()
 
     def parameters(self) -> Iterator[tuple[str, str, nn.Parameter, bool]]:
         """(module path, name in it, parameter, whether it is of one bit), each parameter once."""

@@ -17,6 +17,7 @@ from binarize.cli.convert import convert
 from binarize.cli.coverage import coverage
 from binarize.cli.data import data
 from binarize.cli.evaluate import evaluate
+from binarize.cli.export import export
 from binarize.cli.methods import methods
 from binarize.cli.models import models
 from binarize.cli.predict import predict
@@ -42,6 +43,7 @@ _COMMANDS = (
     coverage,
     data,
     evaluate,
+    export,
     methods,
     models,
     predict,

@@ -2,14 +2,17 @@
 
 from binarize.files.checkpoint import CheckpointReport, load_checkpoint
 from binarize.files.container import check_target, write_bytes
-from binarize.files.header import FORMAT_VERSION, Header
+from binarize.files.header import ENTRY, FORMAT_VERSION, PACKED_VERSION, Header, PackedHeader
 from binarize.files.model import load, read_header, save
 from binarize.files.source import build, check_arguments, create_timm, find_source, first_line, parse_kwargs
 
 __all__ = [
+    "ENTRY",
     "FORMAT_VERSION",
+    "PACKED_VERSION",
     "CheckpointReport",
     "Header",
+    "PackedHeader",
     "build",
     "check_arguments",
     "check_target",

@@ -1,11 +1,15 @@
-"""Building a model whose weights will all be replaced, without drawing the numbers to start from."""
+"""Building a model whose weights will all be replaced: without start values, and within bounds."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from binarize.errors import FormatError
 
 _RANDOM = {
     Tensor.normal_,
@@ -13,6 +17,8 @@ _RANDOM = {
     Tensor.bernoulli_,
     Tensor.erfinv_,  # the slow half of drawing from a truncated normal distribution
 }
+_FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange}
+_MOST_TENSORS = 15_000
 
 
 class WithoutStartValues(TorchFunctionMode):
@@ -26,3 +32,48 @@ class WithoutStartValues(TorchFunctionMode):
         target = args[0] if args else kwargs.get("tensor")  # by keyword: the functions of torch.nn.init
         fills = func in _RANDOM or getattr(func, "__module__", None) == "torch.nn.init"
         return target if fills and isinstance(target, nn.Parameter) else func(*args, **kwargs)
+
+
+class TooLargeError(FormatError):
+    """A file whose header asks for a model far larger than the file."""
+
+
+class BoundedMemory(TorchFunctionMode):
+    """While it is active, a model of no unreasonable size can be built: a file's header may ask for anything.
+
+    Args:
+        most: how many numbers may be allocated; None, without memory (meta device), for any.
+
+    Attributes:
+        exceeded: more was asked for.
+
+    Raises:
+        TooLargeError: from the call that asks for more, or that makes one tensor too many.
+    """
+
+    def __init__(self, most: int | None) -> None:
+        super().__init__()
+        self._left = most
+        self._calls = _MOST_TENSORS
+        self.exceeded = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _FACTORIES:
+            self._calls -= 1
+            if self._left is not None:
+                self._left -= _numbers(func, args, kwargs)
+            if self._calls < 0 or (self._left is not None and self._left < 0):
+                self.exceeded = True
+                raise TooLargeError("its header asks for a model far larger than the file.")
+        return func(*args, **kwargs)
+
+
+def _numbers(func: Any, args: Any, kwargs: Any) -> int:
+    """How many numbers a factory would allocate, as far as its arguments say."""
+    size = args[:1] if func is torch.full else args
+    if size and isinstance(size[0], (tuple, list)):
+        size = size[0]
+    size = size or kwargs.get("size", ())
+    whole = [abs(n) for n in size if isinstance(n, int)]
+    return max(whole, default=0) if func is torch.arange else math.prod(whole) if whole else 0

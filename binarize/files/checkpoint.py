@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from binarize.errors import ConfigError, FormatError
 from binarize.files.compare import difference
 from binarize.files.container import check_readable, read
-from binarize.files.header import ENTRY, loads
+from binarize.files.header import ENTRY, PackedHeader, loads
 from binarize.files.source import first_line
 
 _TORCH = (".pth", ".pt", ".bin", ".ckpt", ".tar")
@@ -111,6 +111,12 @@ def _from_safetensors(file: Path, where: str) -> dict[str, Tensor]:
     tensors = dict(container.tensors)
     if ENTRY in container.metadata:
         header, _ = loads(container.metadata, where)
+        if isinstance(header, PackedHeader):
+            raise FormatError(
+                f"{where} is a packed file: its latent weights are gone, one bit of each is left, from which "
+                "nothing can be trained. Give the file that it was exported from; to use it as it is, read "
+                "it with binarize.load."
+            )
         if header.plan is not None:
             raise FormatError(
                 f"{where} holds a converted model, expected float weights; read it with binarize.load."

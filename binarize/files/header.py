@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,7 +18,10 @@ ENTRY = "binarize"
 """Key of the header's text entry."""
 FORMAT = "binarize-model"
 FORMAT_VERSION = 1
-"""Of the files written here; files of a higher version are refused."""
+"""Of the files with latent weights that are written here; files of a higher version are refused."""
+PACKED_FORMAT = "binarize-packed"
+PACKED_VERSION = 1
+"""Of the packed files that are written here (`docs/format.md`); likewise."""
 
 _SOURCES: dict[str, dict[str, type]] = {
     "timm": {"name": str, "kwargs": dict},
@@ -39,6 +42,9 @@ class Header:
         versions: of the packages that wrote the file; for people, nothing depends on them.
     """
 
+    format: ClassVar[str] = FORMAT
+    version: ClassVar[int] = FORMAT_VERSION
+
     source: Mapping[str, Any]
     plan: Mapping[str, Any] | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -51,8 +57,31 @@ class Header:
         Raises:
             TypeError: if a part of it cannot be written as JSON.
         """
-        fields = {"format": FORMAT, "version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        fields = {"format": self.format, "version": self.version, **dataclasses.asdict(self)}
         return _canonical({**fields, "sha256": _checksum(fields, tensors)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedHeader(Header):
+    """What a packed file says about its model, beside what `Header` has.
+
+    Attributes:
+        layers: packed layers by path, as `PackedSpec.as_dict` gives them.
+        kept: binary layers that are not packed, and why.
+        leftovers: dtype in which float tensors are stored.
+    """
+
+    format: ClassVar[str] = PACKED_FORMAT
+    version: ClassVar[int] = PACKED_VERSION
+
+    layers: Mapping[str, Any] = field(default_factory=dict)
+    kept: Mapping[str, str] = field(default_factory=dict)
+    leftovers: str = "float32"
+
+
+_KINDS: dict[str, type[Header]] = {FORMAT: Header, PACKED_FORMAT: PackedHeader}
+LEFTOVERS = ("float32", "float16", "bfloat16")
+"""The dtypes in which packed files store floats."""
 
 
 def loads(metadata: Mapping[str, str], where: str) -> tuple[Header, dict[str, Any]]:
@@ -71,17 +100,21 @@ def loads(metadata: Mapping[str, str], where: str) -> tuple[Header, dict[str, An
             "A file of float weights is read with --checkpoint, or binarize.files.load_checkpoint."
         )
     try:
-        fields = json.loads(metadata[ENTRY])
+        fields = json.loads(metadata[ENTRY], parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{where} is corrupted: its {ENTRY!r} entry is not JSON ({error}).") from error
-    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-        raise FormatError(f"{where} is corrupted or foreign: its {ENTRY!r} entry is not a {FORMAT!r} header.")
+    kind = fields.get("format") if isinstance(fields, dict) else None
+    cls = _KINDS.get(kind) if isinstance(kind, str) else None
+    if cls is None:
+        raise FormatError(
+            f"{where} is corrupted or foreign: its {ENTRY!r} entry is of no format of {list(_KINDS)}."
+        )
     version = fields.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise FormatError(f"{where} is corrupted: format version {version!r}, expected a positive integer.")
-    if version > FORMAT_VERSION:
+    if version > cls.version:
         raise FormatError(
-            f"{where} has format version {version}; this binarize reads versions up to {FORMAT_VERSION}. "
+            f"{where} has format version {version}; this binarize reads versions up to {cls.version}. "
             "Install a newer binarize to read it."
         )
     _expect(
@@ -90,13 +123,21 @@ def loads(metadata: Mapping[str, str], where: str) -> tuple[Header, dict[str, An
     if "plan" not in fields or not isinstance(fields["plan"], (dict, type(None))):
         raise FormatError(f"{where} is corrupted: 'plan' in its header is neither a plan nor null.")
     _check_source(where, fields["source"])
-    for name in ("aliases", "transient", "versions"):
+    texts = ["aliases", "transient", "versions"]
+    if cls is PackedHeader:
+        _expect(where, fields, {"layers": dict, "kept": dict, "leftovers": str})
+        if fields["leftovers"] not in LEFTOVERS:
+            raise FormatError(
+                f"{where} is corrupted: leftovers {fields['leftovers']!r}, expected one of {list(LEFTOVERS)}."
+            )
+        texts.append("kept")
+    for name in texts:
         if not all(isinstance(value, str) for value in fields[name].values()):
             raise FormatError(
                 f"{where} is corrupted: {name!r} in its header holds something else than texts."
             )
-    known = {item.name for item in dataclasses.fields(Header)}
-    return Header(**{name: value for name, value in fields.items() if name in known}), fields
+    known = {item.name for item in dataclasses.fields(cls)}
+    return cls(**{name: value for name, value in fields.items() if name in known}), fields
 
 
 def verify(fields: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> None:
@@ -106,7 +147,11 @@ def verify(fields: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str)
         FormatError: if the header or a tensor is not what was written.
     """
     signed = {name: value for name, value in fields.items() if name != "sha256"}
-    if _checksum(signed, tensors) != fields["sha256"]:
+    try:
+        right = _checksum(signed, tensors) == fields["sha256"]
+    except (ValueError, TypeError, RecursionError):  # what we never write: infinite numbers, deep nesting
+        right = False
+    if not right:
         raise FormatError(
             f"{where} is corrupted: its contents do not match its checksum. Get the file again."
         )
@@ -122,6 +167,10 @@ def dtype_of(name: str, where: str) -> torch.dtype:
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise FormatError(f"{where} is corrupted: {name!r} in its header is not a floating-point type.")
     return dtype
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _check_source(where: str, source: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from torch import fx, nn
 from binarize.errors import RewriteError, TraceError
 from binarize.graph.hooks import has_hooks, take_hooks, without_hooks
 from binarize.graph.levels import Signature, acts, for_both_modes, trace_level
+from binarize.graph.places import Places
 from binarize.graph.plan import Edit, Plan, Swap
 from binarize.graph.planner import plan
 from binarize.graph.policy import Policy
@@ -68,7 +69,7 @@ def execute(plan: Plan, model: nn.Module, *, copy: bool = True) -> nn.Module:
     graphs = plan.traced.graphs if same and plan.traced is not None else {}
     result = copied(model) if copy else model
     _edit(plan, result, method, graphs)
-    places = _Places(result)
+    places = Places(result)
     _swap_layers(plan, result, method, places)
     for swap in plan.swaps:
         _swap(result, swap, method, places)
@@ -175,7 +176,7 @@ def _parameters_read(graph: fx.Graph) -> set[str]:
     return {str(node.target) for node in graph.nodes if node.op == "get_attr"}
 
 
-def _swap_layers(plan: Plan, model: nn.Module, method: Method, places: _Places) -> None:
+def _swap_layers(plan: Plan, model: nn.Module, method: Method, places: Places) -> None:
     ties: dict[int, list[nn.Module]] = {}
     for row in plan.converted:
         layer: Any = model.get_submodule(row.name)
@@ -232,7 +233,7 @@ def _twin(module: nn.Module) -> nn.Module:
     return without_hooks(twin)  # what is put in the first's place has them
 
 
-def _swap(model: nn.Module, swap: Swap, method: Method, places: _Places) -> None:
+def _swap(model: nn.Module, swap: Swap, method: Method, places: Places) -> None:
     old: Any = model.get_submodule(swap.path)
     reference = _reference(model, swap.path)
     if swap.to == "identity":
@@ -281,28 +282,3 @@ def _activation(swap: Swap, method: Method) -> nn.Module:
     if factory is None:
         raise RewriteError(f"{swap.path}: {method.name} has no activation of its own; plan again.")
     return factory()
-
-
-class _Places:
-    """Where each module is held; found once, so that many replacements take no more walks."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._places: dict[nn.Module, list[tuple[Any, Any]]] = {}
-        for parent in model.modules():
-            for name, child in parent._modules.items():
-                if child is not None:
-                    self._places.setdefault(child, []).append((parent._modules, name))
-            for value in vars(parent).values():  # lists of layers that a forward goes through
-                if type(value) in (list, dict):
-                    items = enumerate(value) if type(value) is list else value.items()
-                    for key, held in items:
-                        if isinstance(held, nn.Module):
-                            self._places.setdefault(held, []).append((value, key))
-
-    def replace(self, old: nn.Module, new: nn.Module) -> None:
-        """Put `new` wherever `old` is, under all of its names."""
-        places = self._places.pop(old, [])
-        for holder, key in places:
-            holder[key] = new
-        self._places.setdefault(new, []).extend(places)
-        take_hooks(new, old)

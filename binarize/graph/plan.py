@@ -165,10 +165,17 @@ class Plan:
         """The rows that become binary."""
         return tuple(row for row in self.rows if row.converted)
 
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON holds it; `from_dict` takes it back."""
+    def as_dict(self, *, short: bool = False) -> dict[str, Any]:
+        """As JSON holds it; `from_dict` takes it back.
+
+        Args:
+            short: leave out the fields of rows, swaps and edits that have their default value.
+        """
         given = dataclasses.asdict(dataclasses.replace(self, traced=None))
         del given["traced"]
+        if short:
+            for name, cls in (("rows", LayerPlan), ("swaps", Swap), ("edits", Edit)):
+                given[name] = [_without_defaults(item, cls) for item in given[name]]
         return json.loads(json.dumps(given))
 
     @classmethod
@@ -315,12 +322,17 @@ def _count(shape: tuple[int, ...]) -> int:
 
 
 def _row(given: dict[str, Any]) -> LayerPlan:
-    shapes = {name: tuple(given[name]) for name in ("in_shape", "out_shape", "weight_shape")}
-    context = tuple((str(name), bool(value)) for name, value in given["context"])
+    shapes = {name: tuple(given.get(name, ())) for name in ("in_shape", "out_shape", "weight_shape")}
+    context = tuple((str(name), bool(value)) for name, value in given.get("context", ()))
     return LayerPlan(**{**given, **shapes, "context": context})
 
 
+def _without_defaults(given: dict[str, Any], cls: type) -> dict[str, Any]:
+    defaults = {item.name: item.default for item in dataclasses.fields(cls)}
+    return {name: value for name, value in given.items() if value != defaults[name]}
+
+
 def _edit(given: dict[str, Any]) -> Edit:
-    activation = Swap(**given["activation"]) if given["activation"] is not None else None
+    activation = Swap(**given["activation"]) if given.get("activation") is not None else None
     lists = tuple((str(name), str(kind), int(length)) for name, kind, length in given.get("lists", ()))
-    return Edit(**{**given, "fixed": tuple(given["fixed"]), "lists": lists, "activation": activation})
+    return Edit(**{**given, "fixed": tuple(given.get("fixed", ())), "lists": lists, "activation": activation})

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from binarize.errors import ConfigError
 
 _PARALLEL = {"DistributedDataParallel", "DataParallel"}
+_PACKED = {"PackedLayer"}
 _SHARDED = {"FullyShardedDataParallel", "FSDPModule"}
 # Packages whose modules compute with integers, or watch float ones to do so later.
 _QUANTIZED = (
@@ -67,6 +68,11 @@ def refuse(model: nn.Module) -> None:
             raise ConfigError(
                 f"{where}, whose parameters are shards: convert the whole model first, then shard the result."
             )
+        if _named(module, _PACKED):
+            raise ConfigError(
+                f"{where}: the model is deployed (or read from a packed file), its latent weights are gone; "
+                "use the converted model that it was made from."
+            )
         if isinstance(module, torch.jit.ScriptModule):
             raise ConfigError(
                 f"{where}, a TorchScript program that cannot be rewritten: convert the nn.Module that it was "
@@ -88,17 +94,21 @@ def no_layers(model: Any) -> str:
     return f"{text}."
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """A deep copy, also of modules that hold results of a computation (weight_norm's weight, pruned weights).
+
+    Args:
+        model: to copy.
+        memo: what stands in the copy for an object of the model, by its id.
 
     Raises:
         ConfigError: the model cannot be copied.
     """
-    memo: dict[int, Any] = {}
+    memo = {} if memo is None else memo
     for module in model.modules():
         for value in (*module.__dict__.values(), *module._buffers.values()):
             if isinstance(value, Tensor) and not value.is_leaf:  # is made anew by the next forward
-                memo[id(value)] = value.detach().clone()
+                memo.setdefault(id(value), value.detach().clone())
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:  # whatever a custom class does when it is copied

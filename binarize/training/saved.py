@@ -39,10 +39,10 @@ def load(path: Path) -> tuple[Recipe, nn.Module]:
     recipe = validate(values, str(file))
     header = files.read_header(file)
     if header.source.get("source") != "custom":
-        return recipe, files.load(file)
+        return recipe, files.load(file).float()  # the zoo's float weights have 16 bits
     # a network of a third party: its class is not in the file, but the recipe builds it
     bare = recipe.model_copy(update={"method": None})
-    return recipe, files.load(file, network(bare, _truth(file, metadata), weights=False))
+    return recipe, files.load(file, network(bare, _truth(file, metadata), weights=False)).float()
 
 
 def load_with_truth(path: Path) -> tuple[Recipe, nn.Module, Labels | Depth]:

@@ -43,7 +43,7 @@ def test_a_file_is_loaded_without_them(tmp_path: Path, monkeypatch: pytest.Monke
                 left.append(torch.equal(before.nan_to_num(), target.nan_to_num()))
             return result
 
-    monkeypatch.setattr("binarize.files.model.WithoutStartValues", Spy)
+    monkeypatch.setattr("binarize.files.rebuild.WithoutStartValues", Spy)
     again = binarize.load(path)
     assert len(left) > 10
     assert all(left)

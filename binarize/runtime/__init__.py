@@ -1,0 +1,23 @@
+"""Binary networks for inference: one bit per binary weight, everything else folded or kept as it is."""
+
+from binarize.runtime.deploy import deploy, deployed_layers, with_packed_layers
+from binarize.runtime.lower import Refusal, describe, lower
+from binarize.runtime.packed import PackedLayer, RuntimeOptions
+from binarize.runtime.report import DeployReport, LayerReport, report
+from binarize.runtime.spec import PackedSpec, QuantizerSpec
+
+__all__ = [
+    "DeployReport",
+    "LayerReport",
+    "PackedLayer",
+    "PackedSpec",
+    "QuantizerSpec",
+    "Refusal",
+    "RuntimeOptions",
+    "deploy",
+    "deployed_layers",
+    "describe",
+    "lower",
+    "report",
+    "with_packed_layers",
+]

@@ -1,0 +1,159 @@
+"""`deploy`: a copy of a converted network whose binary layers compute from bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from binarize.errors import ConfigError, FormatError
+from binarize.graph.places import Places
+from binarize.graph.refusals import copied, refuse, unwrapped
+from binarize.layers import BinaryLayer
+from binarize.runtime.lower import Refusal, describe, empty_packed, lower
+from binarize.runtime.packed import PackedLayer, RuntimeOptions
+from binarize.runtime.report import DeployReport, LayerReport
+from binarize.runtime.spec import PackedSpec
+
+_LAYERS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Linear,
+)
+
+
+def deploy(model: nn.Module, *, threads: int | None = None, exact_scales: bool = True) -> nn.Module:
+    """A copy of `model` for inference, its binary layers packed; the given model is left untouched.
+
+    The copy is an ordinary module in evaluation mode that takes and gives ordinary tensors. Nothing of it can
+    be trained. What became of each layer is in its attribute `deploy_report` (`binarize.runtime.report`): a
+    binary layer that cannot be packed stays as it is, and the report says why.
+
+    Args:
+        model: converted, on the CPU; of one in a wrapper (torch.compile, data parallelism), the model inside.
+        threads: of native kernels, None for as many as torch has. The torch reference, which computes where
+            there is no kernel, uses torch's own.
+        exact_scales: False lets native kernels approximate scales that stand inside a sum (bidense per
+            channel).
+
+    Raises:
+        ConfigError: a model without binary layers, on another device, or one that cannot be copied.
+    """
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise ConfigError(f"deploy: threads={threads!r}, expected a whole number of at least 1, or None.")
+    model = unwrapped(model)
+    _check(model)
+    refuse(model)
+    options = RuntimeOptions(threads=threads, exact_scales=bool(exact_scales))
+    memo: dict[int, Any] = {}
+    refused: dict[str, str] = {}
+    bits: dict[Any, PackedLayer] = {}
+    for path, layer in model.named_modules():
+        if not isinstance(layer, BinaryLayer):
+            continue
+        packed = lower(layer)
+        if isinstance(packed, Refusal):
+            refused[path] = packed.reason
+            continue
+        packed.options = options
+        twin = bits.setdefault((id(layer.weight), str(layer.weight_rule), str(packed.bits.shape)), packed)
+        if torch.equal(twin.bits, packed.bits):  # of one latent weight: stored once
+            packed.bits = twin.bits
+        memo[id(layer)] = packed
+    result = copied(model, memo)  # latent weights of packed layers are never copied
+    return finished(result, refused)
+
+
+def finished(model: nn.Module, refused: Mapping[str, str]) -> nn.Module:
+    """`model` in evaluation mode without a gradient, and with its report."""
+    model.requires_grad_(False)
+    model.eval()
+    model.deploy_report = _report(model, refused)  # type: ignore[assignment]
+    return model
+
+
+def deployed_layers(model: nn.Module) -> dict[str, PackedLayer]:
+    """The packed layers of `model` by path, each once."""
+    return {path: module for path, module in model.named_modules() if isinstance(module, PackedLayer)}
+
+
+def with_packed_layers(model: nn.Module, specs: Mapping[str, PackedSpec], where: str) -> nn.Module:
+    """`model` with empty packed layers for binary ones, in place (or the packed layer, if it is one itself).
+
+    Args:
+        model: converted or deployed, its tensors with or without data.
+        specs: by path of the layer.
+        where: names the file that the specs come from.
+
+    Raises:
+        FormatError: a path or a spec that is not that of the layer there.
+    """
+    places = Places(model)
+    modules = dict(model.named_modules())
+    for path, spec in specs.items():
+        layer = modules.get(path)
+        found = layer.spec if isinstance(layer, PackedLayer) else None
+        if isinstance(layer, BinaryLayer):
+            found = describe(layer)
+        if layer is None or found is None:
+            what = "no layer of that name" if layer is None else f"a {type(layer).__name__} there"
+            raise FormatError(f"{where}: {path!r} is said to be packed, but the model has {what}.")
+        if isinstance(found, Refusal) or found != spec:
+            got = found.reason if isinstance(found, Refusal) else f"the model's is {found.as_dict()}"
+            raise FormatError(f"{where}: layer {path!r} is {spec.as_dict()}, but {got}.")
+        packed = empty_packed(layer, spec)
+        if not path:
+            return packed
+        places.replace(layer, packed)
+    return model
+
+
+def _check(model: nn.Module) -> None:
+    binary = [(path, module) for path, module in model.named_modules() if isinstance(module, BinaryLayer)]
+    if not binary:
+        if deployed_layers(model):
+            raise ConfigError(f"{type(model).__name__} is deployed already: use it as it is.")
+        raise ConfigError(
+            f"{type(model).__name__} has no binary layer to deploy: convert it first, "
+            "binarize.deploy(binarize.apply(model, 'bidense'))."
+        )
+    for path, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_meta:
+            raise ConfigError(f"{path} has no data (meta device): load its weights before deploying it.")
+        if tensor.device.type != "cpu":
+            raise ConfigError(
+                f"{path} is on {tensor.device}: packed layers are made on the CPU; deploy a copy there, "
+                "binarize.deploy(copy.deepcopy(model).cpu())."
+            )
+
+
+def _report(model: nn.Module, refused: Mapping[str, str]) -> DeployReport:
+    plan = getattr(model, "binarize_plan", None)
+    kept = {row.name: row.reason for row in plan.rows if not row.converted} if plan is not None else {}
+    rows: list[LayerReport] = []
+    inside = ""
+    for path, module in model.named_modules():
+        if inside and path.startswith(inside):
+            continue  # parts of a packed layer
+        if isinstance(module, PackedLayer):
+            inside = f"{path}."
+            size = module.bits.numel() + sum(
+                t.numel() * t.element_size() for name, t in module.named_buffers() if name != "bits"
+            )
+            kind, why, weights = module.spec.kind, "", module.spec.weights
+        elif isinstance(module, _LAYERS):
+            own = [t for t in (module.weight, module.bias) if isinstance(t, Tensor)]
+            size = sum(t.numel() * t.element_size() for t in own)
+            why = refused.get(path) or kept.get(path) or "is float in the given model"
+            kind, weights = type(module).__name__, own[0].numel() if own else 0
+        else:
+            continue
+        packed = isinstance(module, PackedLayer)
+        rows.append(LayerReport(name=path, kind=kind, packed=packed, reason=why, weights=weights, bytes=size))
+    return DeployReport(model=type(model).__name__, layers=tuple(rows))

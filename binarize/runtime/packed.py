@@ -1,0 +1,337 @@
+"""A binary layer for inference: weights as bits, norm folded, all floats in one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from binarize.errors import ConfigError, TrainingError
+from binarize.functional import Geometry, sign
+from binarize.layers import Bypass
+from binarize.runtime.bits import unpack_signs
+from binarize.runtime.spec import PackedSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeOptions:
+    """How kernels may work; the torch reference computes exactly and in torch's own threads.
+
+    Attributes:
+        threads: of native kernels; None for as many as torch has.
+        exact_scales: False lets native kernels approximate scales that stand inside a sum (a DAB per
+            channel).
+    """
+
+    threads: int | None = None
+    exact_scales: bool = True
+
+
+class Thresholds(NamedTuple):
+    """What makes two values of one input: v = channel * (sign(mul * x + add) + lift), and `whole` for later.
+
+    Each is None where it would change nothing (1 for `mul`, `channel` and `whole`, 0 for `add` and `lift`).
+
+    Attributes:
+        mul: per channel, (1, C, 1, ...) or (C,).
+        add: per channel, or per sample and channel.
+        lift: one number.
+        channel: per sample and channel, (N, C, 1, ...): it stands inside the sum over input channels.
+        whole: per sample, (N, 1, 1, ...), or one number: a factor of the whole product.
+    """
+
+    mul: Tensor | None = None
+    add: Tensor | None = None
+    lift: Tensor | None = None
+    channel: Tensor | None = None
+    whole: Tensor | None = None
+
+
+class PackedLayer(nn.Module):
+    r"""A frozen binary layer: y = inner(norm(scale * P + offset * B + shift)) + bypass(x).
+
+    P is the product of the quantized input with the weights' signs, B the sum of the quantized input under
+    the kernel (only where weights are scale * sign + offset). The forward in plain torch is the reference
+    that other implementations of `_compute` are measured against.
+
+    Args:
+        spec: everything but the numbers.
+        norm: module for what `spec.norm` says, or None; it is taken over, its parameters become buffers.
+        inner: likewise for `spec.inner`.
+
+    Attributes:
+        spec: see above.
+        bits: (ceil(weights / 8),) uint8: the weights' signs, output filters first (`binarize.runtime.bits`).
+        vectors: (sum of `spec.vectors()`,) float: scale, offset, shift and the quantizer's parameters.
+        options: see `RuntimeOptions`.
+    """
+
+    bits: Tensor
+    vectors: Tensor
+
+    def __init__(
+        self,
+        spec: PackedSpec,
+        *,
+        norm: nn.Module | None = None,
+        inner: nn.Module | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.options = RuntimeOptions()
+        self.register_buffer("bits", torch.zeros(-(-spec.weights // 8), dtype=torch.uint8))
+        self.register_buffer("vectors", torch.zeros(sum(spec.vectors().values()), dtype=dtype))
+        self.norm = None if norm is None else without_parameters(norm)
+        self.inner = None if inner is None else without_parameters(inner)
+        self.bypass: Bypass | None = None
+        if spec.bypass is not None:
+            self.bypass = Bypass(
+                spec.in_channels,
+                spec.out_channels,
+                stride=spec.stride,
+                transposed=spec.kind == "transposed",
+                fit=spec.bypass,  # type: ignore[arg-type] - checked where a spec is made
+                dim=spec.dim,
+            )
+        self._signs: Tensor | None = None
+        self._describe_as_float_layer()
+        super().train(False)
+
+    def _describe_as_float_layer(self) -> None:
+        """The attributes that forwards of networks ask their layers for."""
+        spec = self.spec
+        if spec.kind == "linear":
+            self.in_features, self.out_features = spec.in_channels, spec.out_channels
+            return
+        self.in_channels, self.out_channels, self.groups = spec.in_channels, spec.out_channels, spec.groups
+        self.kernel_size, self.stride, self.dilation = spec.kernel, spec.stride, spec.dilation
+        self.padding = tuple(low for low, _ in spec.padding)
+        self.output_padding = spec.output_padding
+
+    def vector(self, name: str) -> Tensor:
+        """One of the vectors of `spec.vectors()`, a view of `vectors`."""
+        start = 0
+        for other, length in self.spec.vectors().items():
+            if other == name:
+                return self.vectors[start : start + length]
+            start += length
+        raise ConfigError(f"this layer has no vector {name!r}; it has {list(self.spec.vectors())}.")
+
+    def signs(self, dtype: torch.dtype) -> Tensor:
+        """The weights' signs, +1 and -1: (Cout, Cin / groups, *kernel), output filters first."""
+        return unpack_signs(self.bits, self.spec.weight_shape, dtype)
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """(N, Cin, ...) -> (N, Cout, ...), or (..., Cin) -> (..., Cout) if `linear`.
+
+        Raises:
+            TrainingError: if a gradient would have to pass.
+        """
+        if torch.is_grad_enabled() and input.requires_grad:
+            raise TrainingError(
+                "a packed layer gives no gradient: its latent weights are gone. Run it under "
+                "torch.no_grad(), or train the converted model and deploy it again."
+            )
+        return self._compute(input, output_size)
+
+    def _compute(self, x: Tensor, output_size: Sequence[int] | None) -> Tensor:
+        """The whole layer. Native kernels stand in for this method, or for `_product` alone."""
+        thresholds = self._thresholds(x)
+        product, box = self._product(self._values(x, thresholds), output_size)
+        return self._epilogue(product, box, thresholds.whole, x)
+
+    def _thresholds(self, x: Tensor) -> Thresholds:
+        """Thresholds and magnitudes for this input: statistics of it and the quantizer's parameters."""
+        kind = self.spec.quantizer.kind
+        if kind == "sign":
+            return Thresholds()
+        if kind == "shifted":
+            return Thresholds(add=self._channels("beta", x))
+        if kind == "redistributed":
+            return Thresholds(mul=self._channels("k", x), add=self._channels("b", x))
+        if kind == "adabin":
+            alpha, beta = self.vector("alpha"), self.vector("beta")
+            way = torch.sign(alpha)  # dividing by alpha turns the comparison around where it is negative
+            return Thresholds(mul=way, add=-way * beta, lift=beta, whole=alpha)
+        return self._dab(x)
+
+    def _dab(self, x: Tensor) -> Thresholds:
+        """Those of the DAB (`binarize.functional.dab`): xs = x - (k mean(x) + b), M = mean(abs(xs))."""
+        quantizer = self.spec.quantizer
+        last = self.spec.kind == "linear"
+        positions = list(range(1, x.dim() - 1)) if last else list(range(2, x.dim()))
+        threshold: Tensor | None = None
+        if quantizer.threshold in ("adaptive", "mean"):
+            threshold = self._channels("k", x) * x.mean(positions, keepdim=True)
+        if quantizer.threshold in ("adaptive", "b"):
+            b = self._channels("b", x)
+            threshold = b if threshold is None else threshold + b
+        add = None if threshold is None else -threshold
+        layer = quantizer.granularity == "layer"
+        magnitude: Tensor | None = None
+        if quantizer.scale in ("adaptive", "mad"):
+            shifted = x if add is None else x + add
+            magnitude = shifted.abs().mean(list(range(1, x.dim())) if layer else positions, keepdim=True)
+        if quantizer.scale == "adaptive" and magnitude is not None:
+            magnitude = torch.exp(self._channels("a", x) * (magnitude - 1))
+        elif quantizer.scale == "learned":
+            magnitude = torch.exp(self._channels("a", x))
+        return Thresholds(add=add, whole=magnitude) if layer else Thresholds(add=add, channel=magnitude)
+
+    @staticmethod
+    def _values(x: Tensor, thresholds: Thresholds) -> Tensor:
+        """The quantized input without its factor `whole`; shape of `x`."""
+        if thresholds.mul is not None:
+            x = thresholds.mul * x
+        if thresholds.add is not None:
+            x = x + thresholds.add
+        values = sign(x)
+        if thresholds.lift is not None:
+            values = values + thresholds.lift
+        return values if thresholds.channel is None else values * thresholds.channel
+
+    def _product(
+        self, values: Tensor, output_size: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Sums under the kernel: with the weights' signs, P, and with ones, B (None without `spec.offset`).
+
+        For values of +-1, P is a whole number and exact.
+
+        Args:
+            values: (N, Cin, ...) or (..., Cin).
+            output_size: of a transposed convolution, as in nn.ConvTranspose2d.
+
+        Returns:
+            (N, Cout, ...) or (..., Cout), and the same.
+        """
+        spec = self.spec
+        weight = self._kernel(values)
+        if spec.kind == "linear":
+            box = values.sum(-1, keepdim=True) if spec.offset else None
+            return F.linear(values, weight), box
+        values, geometry = self._padded(values, output_size)
+        product = geometry.convolve(values, weight, None)
+        if not spec.offset:
+            return product, None
+        ones = geometry.filters_back(values.new_ones(spec.groups, *spec.weight_shape[1:]))
+        box = geometry.convolve(values, ones, None)
+        return product, box.repeat_interleave(spec.out_channels // spec.groups, 1)
+
+    def _epilogue(self, product: Tensor, box: Tensor | None, whole: Tensor | None, x: Tensor) -> Tensor:
+        """Scale and shift, norm, activation, bypass."""
+        y = product * self._channels("scale", product)
+        if box is not None:
+            y = y + box * self._channels("offset", product)
+        if whole is not None:
+            y = y * whole
+        y = y + self._channels("shift", product)
+        if self.norm is not None:
+            y = self.norm(y)
+        if self.inner is not None:
+            y = self.inner(y)
+        if self.bypass is not None:
+            y = self.bypass(x, y.shape[2:], y)
+        return y
+
+    def _channels(self, name: str, like: Tensor) -> Tensor:
+        """A vector in the shape that broadcasts it over the channels of `like`."""
+        vector = self.vector(name)
+        return vector if self.spec.kind == "linear" else vector.view(1, -1, *(1,) * (like.dim() - 2))
+
+    def _kernel(self, values: Tensor) -> Tensor:
+        """The signs in the layout of torch's convolution; unpacked once and kept."""
+        kept = self._signs
+        if kept is None or kept.dtype != values.dtype or kept.device != values.device:
+            kept = self.signs(values.dtype)
+            if self.spec.kind == "transposed":
+                kept = Geometry((), (), (), self.spec.groups, True).filters_back(kept).contiguous()
+            if not torch.compiler.is_compiling():  # a graph must not change the module
+                self._signs = kept
+        return kept
+
+    def _padded(self, values: Tensor, output_size: Sequence[int] | None) -> tuple[Tensor, Geometry]:
+        """The values with the padding that torch's convolution cannot do, and the geometry for the rest."""
+        spec = self.spec
+        pads = self._same_pads(values) if spec.same else spec.padding
+        inside = spec.padding_mode == "zeros" and all(low == high for low, high in pads)
+        padding = tuple(low if inside else 0 for low, _ in pads)
+        if not inside:
+            mode = "constant" if spec.padding_mode == "zeros" else spec.padding_mode
+            values = F.pad(values, [side for pair in reversed(pads) for side in pair], mode=mode)
+        transposed = spec.kind == "transposed"
+        extra = self._extra(values, output_size) if transposed else ()
+        return values, Geometry(spec.stride, padding, spec.dilation, spec.groups, transposed, extra)
+
+    def _same_pads(self, values: Tensor) -> tuple[tuple[int, int], ...]:
+        pads = []
+        for n, k, s, d in zip(
+            values.shape[2:], self.spec.kernel, self.spec.stride, self.spec.dilation, strict=True
+        ):
+            total = max(((n + s - 1) // s - 1) * s + d * (k - 1) + 1 - n, 0)
+            pads.append((total // 2, total - total // 2))
+        return tuple(pads)
+
+    def _extra(self, values: Tensor, output_size: Sequence[int] | None) -> tuple[int, ...]:
+        """Output padding of a transposed convolution that gives `output_size`."""
+        spec = self.spec
+        if output_size is None:
+            return spec.output_padding
+        least = [
+            (n - 1) * s - 2 * p + d * (k - 1) + 1
+            for n, s, (p, _), d, k in zip(
+                values.shape[2:], spec.stride, spec.padding, spec.dilation, spec.kernel, strict=True
+            )
+        ]
+        wanted = list(output_size)[-len(least) :]
+        extra = tuple(want - low for want, low in zip(wanted, least, strict=True))
+        if any(not 0 <= e < s for e, s in zip(extra, spec.stride, strict=True)):
+            most = [low + s - 1 for low, s in zip(least, spec.stride, strict=True)]
+            raise ConfigError(f"output_size={list(output_size)}: expected sizes from {least} to {most}.")
+        return extra
+
+    def train(self, mode: bool = True) -> PackedLayer:
+        """Stays in evaluation mode, with all that it holds: there is nothing to train."""
+        return super().train(False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> PackedLayer:
+        self._signs = None
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._signs = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_signs": None}
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "weight":
+            raise AttributeError(
+                "a packed layer has no `weight`: its latent weights are gone; signs() gives the signs."
+            )
+        return super().__getattr__(name)
+
+    def extra_repr(self) -> str:
+        """Kind, channels, kernel and quantizer."""
+        spec = self.spec
+        kernel = f", kernel={spec.kernel}" if spec.kernel else ""
+        stride = f", stride={spec.stride}" if any(s > 1 for s in spec.stride) else ""
+        groups = f", groups={spec.groups}" if spec.groups > 1 else ""
+        return (
+            f"{spec.kind}, {spec.in_channels}, {spec.out_channels}{kernel}{stride}{groups}, "
+            f"{spec.quantizer.kind}"
+        )
+
+
+def without_parameters(module: nn.Module) -> nn.Module:
+    """`module` in evaluation mode with its parameters as buffers of the same names; it is changed."""
+    for part in module.modules():
+        for name, parameter in list(part._parameters.items()):
+            del part._parameters[name]
+            part.register_buffer(name, None if parameter is None else parameter.detach())
+    return module.eval()

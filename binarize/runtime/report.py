@@ -1,0 +1,98 @@
+"""What deployment made of each convolution and linear layer, and why some stayed float."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from torch import nn
+
+from binarize.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerReport:
+    """One layer.
+
+    Attributes:
+        name: path in the model.
+        kind: `conv`, `transposed`, `linear`, or the class of a layer that is not packed.
+        packed: computes from bits.
+        reason: why not; empty if it is packed.
+        weights: how many.
+        bytes: of its bits and vectors, or of its float weights and bias.
+    """
+
+    name: str
+    kind: str
+    packed: bool
+    reason: str
+    weights: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeployReport:
+    """All layers of a deployed model, in its order; prints as a table."""
+
+    model: str
+    layers: tuple[LayerReport, ...]
+
+    @property
+    def packed(self) -> tuple[LayerReport, ...]:
+        """The layers that compute from bits."""
+        return tuple(layer for layer in self.layers if layer.packed)
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """The binary layers that stayed float, and why."""
+        return {layer.name: layer.reason for layer in self.layers if layer.kind.startswith("Binary")}
+
+    def summary_line(self) -> str:
+        """How many layers and weights are packed."""
+        weights = sum(layer.weights for layer in self.layers)
+        share = 100 * sum(layer.weights for layer in self.packed) / weights if weights else 0.0
+        text = f"{self.model}: {len(self.packed)} of {len(self.layers)} layers packed, "
+        text += f"{share:.1f} % of weights"
+        return f"{text}; {len(self.refused)} binary layers stay float" if self.refused else text
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {"model": self.model, "layers": [dict(vars(layer)) for layer in self.layers]}
+
+    def __str__(self) -> str:
+        console = Console(width=80, no_color=True, highlight=False)
+        with console.capture() as capture:
+            console.print(self)
+        return capture.get()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("layer", overflow="fold")
+        table.add_column("kind", no_wrap=True)
+        table.add_column("weights", justify="right")
+        table.add_column("bytes", justify="right")
+        table.add_column("runs as", overflow="fold")
+        for layer in self.layers:
+            way = "bits" if layer.packed else f"float: {layer.reason}"
+            table.add_row(layer.name, layer.kind, f"{layer.weights:,}", f"{layer.bytes:,}", way)
+        yield table
+        yield self.summary_line()
+
+
+def report(model: nn.Module) -> DeployReport:
+    """What `deploy`, or `load` of a packed file, made of the layers of `model`.
+
+    Raises:
+        ConfigError: the model is not deployed.
+    """
+    found = getattr(model, "deploy_report", None)
+    if not isinstance(found, DeployReport):
+        raise ConfigError(
+            f"{type(model).__name__} is not deployed: there is a report on what binarize.deploy and "
+            "binarize.load (of a packed file) return."
+        )
+    return found

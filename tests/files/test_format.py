@@ -1,0 +1,273 @@
+"""`docs/format.md`, byte by byte: an exact file, and a decoder that knows nothing but the document."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from comparing import unlike_fresh
+from torch import nn
+
+import binarize
+from binarize.files import packed
+from binarize.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear
+
+
+def test_the_bytes_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(packed, "versions", lambda: {"binarize": "0"})
+    layer = BinaryConv2d(2, 3, (1, 2), stride=2, padding=(0, 1), method="reactnet", norm=False, bypass=False)
+    with torch.no_grad():
+        layer.weight.copy_(
+            torch.tensor([[1.0, -1, 0.5, 1.5], [-2, -2, -2, -2], [0.25, -0.25, -0.25, 0.25]]).view(3, 2, 1, 2)
+        )
+        layer.quantizer.beta.copy_(torch.tensor([0.5, -3]).view(1, 2, 1, 1))
+    path = binarize.save(nn.Sequential(layer), tmp_path / "m.safetensors", packed=True)
+
+    # filters + - + +, - - - -, + - - +: weights 0, 2, 3, 8 and 11, the lowest bit first
+    bits = bytes([0b00001101, 0b00001001])
+    vectors = struct.pack("<8f", 1, 2, 0.25, 0, 0, 0, 0.5, -3)  # scale, shift, beta
+    entry = (
+        '{"aliases":{},"format":"binarize-packed","kept":{},"layers":{"0":{"in":2,"kernel":[1,2],"kind":"conv",'
+        '"out":3,"padding":[[0,0],[1,1]],"quantizer":{"kind":"shifted"},"stride":[2,2]}},"leftovers":"float32",'
+        '"plan":null,%s"source":{"class":"torch.nn.modules.container.Sequential","source":"custom"},'
+        '"transient":{},"version":1,"versions":{"binarize":"0"}}'
+    )
+    digest = hashlib.sha256(entry.replace("%s", "").encode())
+    digest.update(b"\0" + b"0.bits\0uint8\0" + b"2\0" + bits)
+    digest.update(b"\0" + b"0.vectors\0float32\0" + b"8\0" + vectors)
+    text = entry.replace("%s", f'"sha256":"{digest.hexdigest()}",').replace('"', '\\"')
+    header = (
+        '{"__metadata__":{"binarize":"' + text + '"},'
+        '"0.vectors":{"dtype":"F32","shape":[8],"data_offsets":[0,32]},'
+        '"0.bits":{"dtype":"U8","shape":[2],"data_offsets":[32,34]}}'
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    assert path.read_bytes() == struct.pack("<Q", len(header)) + header + vectors + bits
+
+
+class Decoder:
+    """Reads a file and computes a layer, with struct, json and NumPy only."""
+
+    def __init__(self, data: bytes) -> None:
+        (length,) = struct.unpack("<Q", data[:8])
+        header = json.loads(data[8 : 8 + length])
+        self.entry = json.loads(header.pop("__metadata__")["binarize"])
+        self.tensors: dict[str, np.ndarray] = {}
+        for name, place in header.items():
+            begin, end = (8 + length + offset for offset in place["data_offsets"])
+            raw = data[begin:end]
+            if place["dtype"] == "BF16":
+                value = (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
+            else:
+                value = np.frombuffer(
+                    raw, {"U8": "u1", "F32": "<f4", "F16": "<f2", "I64": "<i8"}[place["dtype"]]
+                )
+            self.tensors[name] = value.reshape(place["shape"])
+
+    def run(self, path: str, x: np.ndarray) -> np.ndarray:
+        spec = self.entry["layers"][path]
+        linear = spec["kind"] == "linear"
+        cin, cout, groups = spec["in"], spec["out"], spec.get("groups", 1)
+        if linear:  # (..., C): as a 1x1 convolution over positions
+            shape = x.shape
+            x = np.moveaxis(x.reshape(shape[0], -1, cin), -1, 1)[:, :, :, None]
+        kernel = spec.get("kernel", [1, 1])
+        vectors = self._vectors(path, spec)
+        u, v = self._quantized(spec["quantizer"], vectors, x.astype(np.float64))
+        n = cout * (cin // groups) * int(np.prod(kernel))
+        bits = np.unpackbits(self.tensors[f"{path}.bits"], bitorder="little")[:n]
+        signs = np.where(bits == 1, 1.0, -1.0).reshape(cout, cin // groups, *kernel)
+        stride, dilation = spec.get("stride", [1, 1]), spec.get("dilation", [1, 1])
+        pads = spec.get("padding", [[0, 0], [0, 0]])
+        if spec.get("same"):
+            pads = []
+            for size, k, s, d in zip(x.shape[2:], kernel, stride, dilation, strict=True):
+                t = max((-(-size // s) - 1) * s + d * (k - 1) + 1 - size, 0)
+                pads.append([t // 2, t - t // 2])
+        convolve = self._transposed if spec["kind"] == "transposed" else self._convolve
+        extra = spec.get("output_padding", [0, 0])
+        y = convolve(v, signs, stride, pads, dilation, groups, extra) * self._wide(vectors["scale"])
+        if spec.get("offset"):
+            box = convolve(v, np.ones_like(signs), stride, pads, dilation, groups, extra)
+            y = y + box * self._wide(vectors["offset"])
+        y = u * y + self._wide(vectors["shift"])
+        if spec.get("norm"):
+            assert spec["norm"]["kind"] == "layer"
+            y = (y - y.mean(1, keepdims=True)) / np.sqrt(y.var(1, keepdims=True) + spec["norm"]["eps"])
+            y = y * self._wide(self.tensors[f"{path}.norm.weight"])
+            y = y + self._wide(self.tensors[f"{path}.norm.bias"])
+        if spec.get("inner"):
+            assert spec["inner"]["kind"] == "rprelu"
+            z = y + self.tensors[f"{path}.inner.b0"].reshape(1, -1, 1, 1)
+            y = np.where(z >= 0, z, z * self._wide(self.tensors[f"{path}.inner.weight"]))
+            y = y + self.tensors[f"{path}.inner.b1"].reshape(1, -1, 1, 1)
+        if "bypass" in spec:
+            y = y + self._bypass(spec, x.astype(np.float64), y.shape[2:])
+        return np.moveaxis(y[:, :, :, 0], 1, -1).reshape(*shape[:-1], cout) if linear else y
+
+    def _vectors(self, path: str, spec: dict[str, Any]) -> dict[str, np.ndarray]:
+        quantizer, cin, cout = spec["quantizer"], spec["in"], spec["out"]
+        lengths = {"scale": cout} | ({"offset": cout} if spec.get("offset") else {}) | {"shift": cout}
+        kind = quantizer["kind"]
+        if kind == "shifted":
+            lengths |= {"beta": cin}
+        elif kind == "redistributed":
+            lengths |= {"k": cin, "b": cin}
+        elif kind == "adabin":
+            lengths |= {"alpha": 1, "beta": 1}
+        elif kind == "dab":
+            if quantizer["scale"] in ("adaptive", "learned"):
+                lengths["a"] = 1 if quantizer["granularity"] == "layer" else cin
+            if quantizer["threshold"] in ("adaptive", "mean"):
+                lengths["k"] = cin
+            if quantizer["threshold"] in ("adaptive", "b"):
+                lengths["b"] = cin
+        flat = self.tensors[f"{path}.vectors"].astype(np.float64)
+        assert len(flat) == sum(lengths.values())
+        ends = np.cumsum(list(lengths.values()))
+        return dict(zip(lengths, np.split(flat, ends[:-1]), strict=True))
+
+    def _quantized(self, quantizer: dict[str, Any], vectors: dict[str, np.ndarray], x: np.ndarray) -> Any:
+        given = {name: self._wide(value) for name, value in vectors.items()}
+        kind = quantizer["kind"]
+        if kind == "sign":
+            return 1.0, self._sign(x)
+        if kind == "shifted":
+            return 1.0, self._sign(x + given["beta"])
+        if kind == "redistributed":
+            return 1.0, self._sign(given["k"] * x + given["b"])
+        if kind == "adabin":
+            alpha, beta = given["alpha"], given["beta"]
+            return alpha, self._sign((x - beta) / alpha) + beta
+        mean = x.mean((2, 3), keepdims=True)
+        threshold = {
+            "adaptive": lambda: given["k"] * mean + given["b"],
+            "b": lambda: given["b"],
+            "mean": lambda: given["k"] * mean,
+            "none": lambda: 0.0,
+        }[quantizer["threshold"]]()
+        layer = quantizer["granularity"] == "layer"
+        m = np.abs(x - threshold).mean((1, 2, 3) if layer else (2, 3), keepdims=True)
+        factor = {
+            "adaptive": lambda: np.exp(given["a"] * (m - 1)),
+            "learned": lambda: np.exp(given["a"]),
+            "mad": lambda: m,
+            "none": lambda: 1.0,
+        }[quantizer["scale"]]()
+        signs = self._sign(x - threshold)
+        return (factor, signs) if layer else (1.0, factor * signs)
+
+    @staticmethod
+    def _sign(z: np.ndarray) -> np.ndarray:
+        return np.where(z >= 0, 1.0, -1.0)
+
+    @staticmethod
+    def _wide(vector: np.ndarray) -> np.ndarray:
+        return vector.reshape(1, -1, 1, 1)
+
+    @staticmethod
+    def _convolve(v, w, stride, pads, dilation, groups, extra):
+        v = np.pad(v, [(0, 0), (0, 0), *pads])
+        cout, per, kh, kw = w.shape
+        oh, ow = (
+            (n - d * (k - 1) - 1) // s + 1
+            for n, k, s, d in zip(v.shape[2:], (kh, kw), stride, dilation, strict=True)
+        )
+        y = np.zeros((v.shape[0], cout, oh, ow))
+        for o in range(cout):
+            start = o // (cout // groups) * per
+            for i in range(kh):
+                for j in range(kw):
+                    rows = slice(i * dilation[0], i * dilation[0] + (oh - 1) * stride[0] + 1, stride[0])
+                    columns = slice(j * dilation[1], j * dilation[1] + (ow - 1) * stride[1] + 1, stride[1])
+                    part = v[:, start : start + per, rows, columns]
+                    y[:, o] += np.einsum("nchw,c->nhw", part, w[o, :, i, j])
+        return y
+
+    @staticmethod
+    def _transposed(v, w, stride, pads, dilation, groups, extra):
+        cout, per, kh, kw = w.shape
+        full = [
+            (n - 1) * s + d * (k - 1) + 1 + e
+            for n, s, d, k, e in zip(v.shape[2:], stride, dilation, (kh, kw), extra, strict=True)
+        ]
+        y = np.zeros((v.shape[0], cout, *full))
+        for o in range(cout):
+            start = o // (cout // groups) * per
+            for i in range(kh):
+                for j in range(kw):
+                    rows = slice(
+                        i * dilation[0], i * dilation[0] + (v.shape[2] - 1) * stride[0] + 1, stride[0]
+                    )
+                    at = j * dilation[1]
+                    columns = slice(at, at + (v.shape[3] - 1) * stride[1] + 1, stride[1])
+                    y[:, o, rows, columns] += np.einsum(
+                        "nchw,c->nhw", v[:, start : start + per], w[o, :, i, j]
+                    )
+        (top, bottom), (left, right) = pads
+        return y[:, :, top : full[0] - bottom, left : full[1] - right]
+
+    @staticmethod
+    def _bypass(spec: dict[str, Any], x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+        if spec["kind"] == "transposed":
+            rows = np.arange(size[0]) * x.shape[2] // size[0]
+            columns = np.arange(size[1]) * x.shape[3] // size[1]
+            x = x[:, :, rows][:, :, :, columns]
+        elif "stride" in spec:
+            (sh, sw), (oh, ow) = spec["stride"], size
+            windows = [
+                x[:, :, i * sh : (i + 1) * sh, j * sw : (j + 1) * sw].mean((2, 3))
+                for i in range(oh)
+                for j in range(ow)
+            ]
+            x = np.stack(windows, -1).reshape(*x.shape[:2], oh, ow)
+        cin, cout = spec["in"], spec["out"]
+        r, m = divmod(cout, cin)
+        parts = [x] * r
+        if m:
+            k = cin // m
+            groups = [[j + i * (m - 1) for i in range(k)] for j in range(m - 1)]
+            groups.append(list(range(k * (m - 1), cin)))
+            parts += [x[:, group].mean(1, keepdims=True) for group in groups]
+        return np.concatenate(parts, 1)
+
+
+@pytest.mark.parametrize("leftovers", ["float32", "float16", "bfloat16"])
+def test_a_decoder_made_from_the_document(tmp_path: Path, leftovers: str):
+    conv: Any = BinaryConv2d
+    net = nn.ModuleDict(
+        {
+            "dab": conv(6, 15, 3, 2, 1, method="bidense"),
+            "dab_layer": conv(6, 4, 3, padding=1, method="bidense", granularity="layer"),
+            "mad": conv(6, 6, 5, padding=2, groups=6, method="bidense", ablation=7),
+            "learned": conv(6, 6, 1, method="bidense", granularity="layer", scale="learned", threshold="b"),
+            "same": conv(6, 6, 3, 2, method="bidense", threshold="mean", scale="none"),
+            "reactnet": conv(6, 12, 3, padding=2, dilation=2, groups=3, method="reactnet"),
+            "adabin": conv(6, 6, 3, padding=1, groups=2, method="adabin"),
+            "bisrnet": conv(6, 6, 3, padding=1, method="bisrnet"),
+            "bnn": conv(6, 8, (1, 3), method="bnn"),
+            "transposed": BinaryConvTranspose2d(6, 4, 3, 2, 1, 1, 2, method="bidense"),
+            "adabin_up": BinaryConvTranspose2d(6, 6, 2, 2, method="adabin"),
+            "tokens": BinaryLinear(6, 20, method="bidense"),
+            "pointwise": BinaryLinear(6, 4, kind="pointwise", method="bidense"),
+        }
+    )
+    net["same"].use_same_padding()
+    unlike_fresh(net).eval()
+    path = binarize.save(net, tmp_path / "m.safetensors", packed=True, leftovers=leftovers)
+    loaded = binarize.load(path, model=net)
+    decoder = Decoder(path.read_bytes())
+    assert set(decoder.entry["layers"]) == set(net)
+    for name, layer in loaded.named_children():
+        shape = {"tokens": (2, 5, 6), "pointwise": (2, 5, 3, 6)}.get(name, (2, 6, 8, 6))
+        x = torch.randn(shape)
+        expected = layer(x).numpy()
+        found = decoder.run(name, x.numpy())
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max(), name
