@@ -116,6 +116,7 @@ struct DepthwisePlan {
     const uint32_t *plane, *words;
     const bz_epilogue* e;
     int32_t* out_int;
+    Parameters parameters;
     float* partial;
     Border border;
 };
@@ -148,24 +149,20 @@ static int depthwise_row(const DepthwisePlan& p, int64_t item) {
     int bits = 1;
     while (count >> bits) ++bits;
     kCountRows[bits - 1](taps, length, pixel, bytes);
-    Channels block;
-    float sums[kBlock];
-    for (int first = 0; first < channels; first += kBlock) {
-        const int some = channels - first < kBlock ? channels - first : kBlock;
-        if (p.e) take_channels(block, *p.e, first, some);
-        if (p.partial) memset(sums, 0, sizeof sums);
-        for (int64_t x = 0; x < s.out_w; ++x) {
+    const int padded = p.parameters.padded;
+    for (int64_t x = 0; x < s.out_w; ++x)
+        for (int first = 0; first < channels; first += kBlock) {
+            const Channels block = channels_of(p.parameters, 0, first, kBlock);
             const int32_t* base = p.border.base + p.border.class_of(y, x) * p.border.length + first;
             const uint8_t* mismatches = bytes + x * pixel * 32 + first;
             if (p.e) {
-                finish(block, s, *p.e, Sums<uint8_t>{base, mismatches}, n, y, x, p.partial ? sums : nullptr);
+                float* const sums = p.partial ? p.partial + item * padded + first : nullptr;
+                finish(block, p.parameters, s, *p.e, Sums<uint8_t>{base, mismatches}, n, y, x, sums);
             } else {
                 int32_t* out = p.out_int + ((n * s.out_h + y) * s.out_w + x) * channels + first;
-                for (int i = 0; i < some; ++i) out[i] = base[i] - 2 * mismatches[i];
+                for (int i = 0; i < block.count; ++i) out[i] = base[i] - 2 * mismatches[i];
             }
         }
-        if (p.partial) memcpy(p.partial + item * channels + first, sums, sizeof(float) * size_t(some));
-    }
     free(memory);
     return BZ_OK;
 }
@@ -173,23 +170,26 @@ static int depthwise_row(const DepthwisePlan& p, int64_t item) {
 static int depthwise(int threads, const bz_conv_shape& s, const uint32_t* plane, const uint32_t* words,
                      const int32_t* counts, const bz_epilogue* e, int32_t* out_int) {
     if (bz_taps(s) > kMostTaps) return BZ_UNSUPPORTED;
-    DepthwisePlan p = {s, plane, words, e, out_int, nullptr, {}};
-    int status = make_border(p.border, s, counts, 1, int64_t(bz_pixel_words(s.input)) * 32);
-    if (status != BZ_OK) return status;
+    DepthwisePlan p = {s, plane, words, e, out_int, {}, nullptr, {}};
+    const int padded = bz_pixel_words(s.input) * 32;
+    int status = make_border(p.border, s, counts, 1, padded);
+    if (status == BZ_OK) status = take_parameters(p.parameters, s, e, padded);
     const int64_t items = int64_t(s.input.images) * s.out_h;
     const bool summed = e && e->sums;
-    if (summed) p.partial = static_cast<float*>(malloc(size_t(items) * size_t(s.out_channels) * sizeof(float)));
-    if (!summed || p.partial) {
+    if (summed) p.partial = static_cast<float*>(calloc(size_t(items) * size_t(padded), sizeof(float)));
+    if (status == BZ_OK && (!summed || p.partial)) {
 #pragma omp parallel for schedule(static) num_threads(threads) reduction(max : status) if (threads > 1)
         for (int64_t item = 0; item < items; ++item) {
             const int done = depthwise_row(p, item);
             if (done > status) status = done;
         }
-        if (summed && status == BZ_OK) reduce(p.partial, s.input.images, s.out_h, s.out_channels, e->sums);
+        if (summed && status == BZ_OK)
+            reduce(p.partial, s.input.images, s.out_h, 1, s.out_channels, padded, e->sums);
     } else {
         status = BZ_NO_MEMORY;
     }
     free(p.partial);
+    free(p.parameters.memory);
     free(p.border.memory);
     return status;
 }

@@ -7,6 +7,7 @@ namespace bz {
 namespace BZ_NS {
 
 constexpr int kBlock = 128;  // most channels of one block
+constexpr int kArrays = 10;
 
 struct Activation {
     int kind;
@@ -14,35 +15,50 @@ struct Activation {
     const float *before, *negative, *positive, *after;
 };
 
-// The parameters of channels [first, first + count), readable up to `padded`, a multiple of kLanes.
-struct Channels {
-    int first, count, padded;
+// The epilogue's arrays in the order of padded outputs: each group's channels are followed by zeros up to `padded`, so
+// that whole vectors can be read. Where there is nothing to pad they are the caller's own arrays.
+struct Parameters {
+    int outputs, padded;  // of one group
     const float *mul, *add;
-    Activation before_bypass, after_bypass;
-    float copies[10][kBlock];
+    Activation first, second;
+    float* memory;  // to be freed, or null
 };
 
-BZ_INLINE const float* readable(Channels& b, int slot, const float* all) {
-    if (!all) return nullptr;
-    if (b.count == b.padded) return all + b.first;
-    memset(b.copies[slot], 0, sizeof b.copies[slot]);
-    memcpy(b.copies[slot], all + b.first, sizeof(float) * size_t(b.count));
-    return b.copies[slot];
+// Channels [first, first + count) of the output, whose parameters start at `at`; count may be read up to `padded`.
+struct Channels {
+    int first, count, padded, at;
+};
+
+static int take_parameters(Parameters& p, const bz_conv_shape& s, const bz_epilogue* e, int padded) {
+    p.outputs = bz_group_outputs(s);
+    p.padded = padded;
+    p.memory = nullptr;
+    if (!e) return BZ_OK;
+    const float* given[kArrays] = {e->mul,           e->add,          e->first.before,   e->first.negative,
+                                   e->first.positive, e->first.after,  e->second.before,  e->second.negative,
+                                   e->second.positive, e->second.after};
+    if (p.outputs != padded) {
+        const size_t length = size_t(s.input.groups) * size_t(padded);
+        p.memory = static_cast<float*>(calloc(kArrays * length, sizeof(float)));
+        if (!p.memory) return BZ_NO_MEMORY;
+        for (int i = 0; i < kArrays; ++i) {
+            if (!given[i]) continue;
+            float* to = p.memory + size_t(i) * length;
+            for (int g = 0; g < s.input.groups; ++g)
+                memcpy(to + int64_t(g) * padded, given[i] + int64_t(g) * p.outputs, sizeof(float) * size_t(p.outputs));
+            given[i] = to;
+        }
+    }
+    p.mul = given[0];
+    p.add = given[1];
+    p.first = {e->first.kind, e->first.low, e->first.high, given[2], given[3], given[4], given[5]};
+    p.second = {e->second.kind, e->second.low, e->second.high, given[6], given[7], given[8], given[9]};
+    return BZ_OK;
 }
 
-BZ_INLINE Activation activation_of(Channels& b, int slot, const bz_activation& a) {
-    return {a.kind, a.low, a.high, readable(b, slot, a.before), readable(b, slot + 1, a.negative),
-            readable(b, slot + 2, a.positive), readable(b, slot + 3, a.after)};
-}
-
-static void take_channels(Channels& b, const bz_epilogue& e, int first, int count) {
-    b.first = first;
-    b.count = count;
-    b.padded = (count + kLanes - 1) / kLanes * kLanes;
-    b.mul = readable(b, 0, e.mul);
-    b.add = readable(b, 1, e.add);
-    b.before_bypass = activation_of(b, 2, e.first);
-    b.after_bypass = activation_of(b, 6, e.second);
+BZ_INLINE Channels channels_of(const Parameters& p, int group, int first, int most) {
+    const int count = p.outputs - first < most ? p.outputs - first : most;
+    return {group * p.outputs + first, count, (count + kLanes - 1) / kLanes * kLanes, group * p.padded + first};
 }
 
 BZ_INLINE Floats activate(const Activation& a, Floats t, int j) {
@@ -100,8 +116,8 @@ BZ_INLINE float* at(const bz_map& m, int64_t n, int64_t y, int64_t x) {
 
 // One position's channels of a block. `source(j)` gives kLanes sums as floats; `sums` [padded] is added to, or null.
 template <class Source>
-BZ_INLINE void finish(const Channels& b, const bz_conv_shape& s, const bz_epilogue& e, const Source& source, int64_t n,
-                      int64_t y, int64_t x, float* sums) {
+BZ_INLINE void finish(const Channels& b, const Parameters& p, const bz_conv_shape& s, const bz_epilogue& e,
+                      const Source& source, int64_t n, int64_t y, int64_t x, float* sums) {
     float spare_bypass[kBlock], spare_residual[kBlock], spare_out[kBlock];
     const bool whole = b.count == b.padded;
     const float* bypass = nullptr;
@@ -123,12 +139,12 @@ BZ_INLINE void finish(const Channels& b, const bz_conv_shape& s, const bz_epilog
     const Floats scale = splat(scaled ? e.sample_scale[n] : 1.0f);
     for (int j = 0; j < b.padded; j += kLanes) {
         Floats t = source(j);
-        if (b.mul) t *= load<Floats>(b.mul + j);
+        if (p.mul) t *= load<Floats>(p.mul + b.at + j);
         if (scaled) t *= scale;
-        if (b.add) t += load<Floats>(b.add + j);
-        t = activate(b.before_bypass, t, j);
+        if (p.add) t += load<Floats>(p.add + b.at + j);
+        t = activate(p.first, t, b.at + j);
         if (bypass) t += load<Floats>(bypass + j);
-        t = activate(b.after_bypass, t, j);
+        t = activate(p.second, t, b.at + j);
         if (residual) t += load<Floats>(residual + j);
         store(to + j, t);
         if (sums) store(sums + j, load<Floats>(sums + j) + t);

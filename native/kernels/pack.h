@@ -112,7 +112,7 @@ static int pack(int threads, const bz_plane_shape& s, const bz_map& x, const flo
         }
     }
     memset(plane + s.images * bz_image_words(s), 0, BZ_SLACK * sizeof *plane);
-    if (abs_sums) reduce(partial, s.images, s.height, s.channels, abs_sums);
+    if (abs_sums) reduce(partial, s.images, s.height, 1, s.channels, s.channels, abs_sums);
     free(partial);
     return BZ_OK;
 }
@@ -140,7 +140,7 @@ static int channel_sums(int threads, const bz_plane_shape& s, const bz_map& x, f
         for (int64_t i = begin; i < end; ++i)
             for (int rest = c; rest < s.channels; ++rest) to[rest] += from[i * x.pixel + rest];
     }
-    reduce(partial, s.images, pieces, s.channels, sums);
+    reduce(partial, s.images, pieces, 1, s.channels, s.channels, sums);
     free(partial);
     return BZ_OK;
 }

@@ -36,6 +36,7 @@ struct ScaledPlan {
     const uint32_t* plane;
     const uint16_t* words;
     const bz_epilogue* e;
+    Parameters parameters;
     float* partial;
     int triples;            // three pieces each, per group and tap
     int64_t entries;        // taps * triples
@@ -128,37 +129,31 @@ static void scaled_piece(const ScaledPlan& p, const Lines& lines, int64_t item) 
         int32_t ints[kScaledTile][kBlock];
         float floats[kScaledTile][kBlock];
     } out;
-    float sums[kBlock];
-    Channels channels;
-    for (int g = 0; g < in.groups; ++g)
-        for (int first = 0; first < outputs; first += kBlock) {
-            const int count = outputs - first < kBlock ? outputs - first : kBlock;
-            const uint16_t* words = p.words + (int64_t(g) * words_blocks + first / 32) * p.entries * 32;
-            take_channels(channels, *p.e, g * outputs + first, count);
-            if (p.partial) memset(sums, 0, sizeof sums);
-            for (int64_t t = 0; t < tiles; ++t) {
-                const int64_t width = piece.end - piece.begin;
-                const int64_t x0 = piece.begin + width * t / tiles, x1 = piece.begin + width * (t + 1) / tiles;
-                const uint16_t* at = p.indices + (y * s.stride_h - s.pad_top + in.border_h) * row +
-                                     (x0 * s.stride_w - s.pad_left + in.border_w) * p.pixel +
-                                     int64_t(g) * p.triples * kPieces;
-                const int64_t step = s.stride_w * p.pixel;
-                const int blocks = (count + 31) / 32;
+    const int64_t all = int64_t(in.groups) * p.parameters.padded, step = s.stride_w * p.pixel;
+    for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t width = piece.end - piece.begin;
+        const int64_t x0 = piece.begin + width * t / tiles, x1 = piece.begin + width * (t + 1) / tiles;
+        const uint16_t* position = p.indices + (y * s.stride_h - s.pad_top + in.border_h) * row +
+                                   (x0 * s.stride_w - s.pad_left + in.border_w) * p.pixel;
+        for (int g = 0; g < in.groups; ++g)
+            for (int first = 0; first < outputs; first += kBlock) {
+                const Channels channels = channels_of(p.parameters, g, first, kBlock);
+                const uint16_t* words = p.words + (int64_t(g) * words_blocks + first / 32) * p.entries * 32;
+                const uint16_t* at = position + int64_t(g) * p.triples * kPieces;
+                const int blocks = (channels.count + 31) / 32;
                 if (p.exact)
                     look_up(int(x1 - x0), blocks, at, step, p.offsets, p.entries, words, p.float_tables, out.floats);
                 else
                     sum_scaled(int(x1 - x0), blocks, at, step, p.offsets, p.entries, words, p.tables, out.ints);
-                for (int64_t x = x0; x < x1; ++x) {
-                    float* const add = p.partial ? sums : nullptr;
+                float* const sums = p.partial ? p.partial + item * all + channels.at : nullptr;
+                for (int64_t x = x0; x < x1; ++x)
                     if (p.exact)
-                        finish(channels, s, *p.e, ScaledFloats{out.floats[x - x0]}, p.image, y, x, add);
+                        finish(channels, p.parameters, s, *p.e, ScaledFloats{out.floats[x - x0]}, p.image, y, x, sums);
                     else
-                        finish(channels, s, *p.e, ScaledInts{out.ints[x - x0], p.step}, p.image, y, x, add);
-                }
+                        finish(channels, p.parameters, s, *p.e, ScaledInts{out.ints[x - x0], p.step}, p.image, y, x,
+                               sums);
             }
-            if (p.partial)
-                memcpy(p.partial + item * s.out_channels + g * outputs + first, sums, sizeof(float) * size_t(count));
-        }
+    }
 }
 
 static int scaled(int threads, const bz_conv_shape& s, const uint32_t* plane, const uint16_t* words,
@@ -176,11 +171,12 @@ static int scaled(int threads, const bz_conv_shape& s, const uint32_t* plane, co
     p.indices = static_cast<uint16_t*>(malloc(size_t(rows * width * p.pixel) * sizeof(uint16_t)));
     p.offsets = static_cast<int64_t*>(malloc(size_t(p.entries + 1) * sizeof(int64_t)));
     void* tables = aligned_alloc(64, table * entry);  // a row is one vector of 16-bit entries
-    if (e.sums)
-        p.partial = static_cast<float*>(malloc(size_t(lines.items()) * size_t(s.out_channels) * sizeof(float)));
-    int status = BZ_NO_MEMORY;
-    if (p.indices && p.offsets && tables && (p.partial || !e.sums)) {
-        status = BZ_OK;
+    const int padded = bz_padded_outputs(s);
+    const size_t partial = size_t(lines.items()) * size_t(in.groups) * size_t(padded) * sizeof(float);
+    if (e.sums) p.partial = static_cast<float*>(malloc(partial));
+    int status = take_parameters(p.parameters, s, &e, padded);
+    if (status == BZ_OK && !(p.indices && p.offsets && tables && (p.partial || !e.sums))) status = BZ_NO_MEMORY;
+    if (status == BZ_OK) {
         memset(tables, 0, 32 * entry);
         p.tables = static_cast<int16_t*>(tables);
         p.float_tables = static_cast<float*>(tables);
@@ -191,15 +187,18 @@ static int scaled(int threads, const bz_conv_shape& s, const uint32_t* plane, co
                     p.offsets[k++] = (ky * s.dilation_h * width + int64_t(kx) * s.dilation_w) * p.pixel + t * kPieces;
         for (p.image = 0; p.image < in.images; ++p.image) {
             make_tables(p, alpha);
+            if (p.partial) memset(p.partial, 0, partial);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
             for (int64_t row = 0; row < rows; ++row) index_row(p, row);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
             for (int64_t item = 0; item < lines.items(); ++item) scaled_piece(p, lines, item);
             if (e.sums)
-                reduce(p.partial, 1, lines.lines * lines.chunks, s.out_channels, e.sums + p.image * s.out_channels);
+                reduce(p.partial, 1, lines.lines * lines.chunks, in.groups, p.parameters.outputs, padded,
+                       e.sums + p.image * s.out_channels);
         }
     }
     free(p.partial);
+    free(p.parameters.memory);
     free(tables);
     free(p.offsets);
     free(p.indices);

@@ -22,12 +22,15 @@ static void scaled_tile(const uint16_t* at, int64_t step, const int64_t* offsets
             BZ_UNROLL for (int q = 0; q < 3; ++q) {
                 BZ_UNROLL for (int p = 0; p < P; ++p) {
                     const __m512i table = _mm512_load_si512(tables + int64_t(index[p * step + q]) * 32);
-                    BZ_UNROLL for (int j = 0; j < J; ++j)
+                    BZ_UNROLL for (int j = 0; j < J; ++j) {
                         sum[p][j] = _mm512_add_epi16(sum[p][j], _mm512_permutexvar_epi16(w[j], table));
+                        BZ_KEEP(sum[p][j]);
+                    }
                 }
                 if (q < 2) BZ_UNROLL for (int j = 0; j < J; ++j) w[j] = _mm512_srli_epi16(w[j], 5);
             }
         }
+        BZ_FENCE;
         BZ_UNROLL for (int p = 0; p < P; ++p)
             BZ_UNROLL for (int j = 0; j < J; ++j) {
                 int32_t* to = sums[p] + 32 * j;

@@ -17,6 +17,15 @@
 
 #define BZ_INLINE static inline __attribute__((always_inline))
 #define BZ_UNROLL _Pragma("GCC unroll 16")
+// Keeps a sum in its register and its additions in their order: GCC otherwise collects the terms of an unrolled loop
+// and spills them.
+#if defined(__x86_64__)
+#define BZ_KEEP(v) asm("" : "+v"(v))
+#else
+#define BZ_KEEP(v)
+#endif
+// The compiler may not carry memory in registers across this.
+#define BZ_FENCE asm volatile("" : : : "memory")
 
 namespace bz {
 namespace BZ_NS {

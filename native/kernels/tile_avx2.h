@@ -62,12 +62,15 @@ static void count_tile(bool odd, const uint32_t* a, int64_t step, const int64_t*
                     const __m256i t1 = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i*)table[1]));
                     BZ_UNROLL for (int j = 0; j < J; ++j) {
                         sum[p][j] = _mm256_add_epi8(sum[p][j], _mm256_shuffle_epi8(t0, first[j]));
+                        BZ_KEEP(sum[p][j]);
                         sum[p][j] = _mm256_add_epi8(sum[p][j], _mm256_shuffle_epi8(t1, second[j]));
+                        BZ_KEEP(sum[p][j]);
                     }
                 }
             }
         }
-        for (int p = 0; p < P; ++p)
+        BZ_FENCE;
+        BZ_UNROLL for (int p = 0; p < P; ++p)
             BZ_UNROLL for (int j = 0; j < J; ++j) {
                 alignas(32) uint8_t narrow[32];
                 _mm256_store_si256((__m256i*)narrow, sum[p][j]);
@@ -95,8 +98,8 @@ BZ_INLINE void count_mismatches(int positions, int sixteens, const uint32_t* a, 
 
 static double peak(int64_t rounds) {
     __m256i sum[8], w[2], table = _mm256_set1_epi8(3);
-    for (int i = 0; i < 8; ++i) sum[i] = _mm256_setzero_si256();
-    for (int j = 0; j < 2; ++j) w[j] = _mm256_set1_epi8(char(j));
+    BZ_UNROLL for (int i = 0; i < 8; ++i) sum[i] = _mm256_setzero_si256();
+    BZ_UNROLL for (int j = 0; j < 2; ++j) w[j] = _mm256_set1_epi8(char(j));
     for (int64_t r = 0; r < rounds; ++r) {
         BZ_UNROLL for (int i = 0; i < 4; ++i) {
             asm volatile("" : "+x"(table));
@@ -104,7 +107,7 @@ static double peak(int64_t rounds) {
                 sum[2 * i + j] = _mm256_add_epi8(sum[2 * i + j], _mm256_shuffle_epi8(table, w[j]));
         }
     }
-    for (int i = 0; i < 8; ++i) asm volatile("" : : "x"(sum[i]));
+    BZ_UNROLL for (int i = 0; i < 8; ++i) asm volatile("" : : "x"(sum[i]));
     return double(rounds) * 8 * 128;
 }
 

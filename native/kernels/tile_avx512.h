@@ -42,24 +42,21 @@ BZ_INLINE void count_mismatches(int positions, int sixteens, const uint32_t* a, 
 
 // Rows of sums in registers, with operands that the compiler cannot know.
 static double peak(int64_t rounds) {
-    __m512i sum[6][4], x[6], w[4];
-    for (int p = 0; p < 6; ++p) {
+    __m512i sum[5][4], x[5], w[4];
+    BZ_UNROLL for (int p = 0; p < 5; ++p) {
         x[p] = _mm512_set1_epi32(p * 0x1234567);
-        for (int j = 0; j < 4; ++j) sum[p][j] = _mm512_setzero_si512();
+        BZ_UNROLL for (int j = 0; j < 4; ++j) sum[p][j] = _mm512_setzero_si512();
     }
-    for (int j = 0; j < 4; ++j) w[j] = _mm512_set1_epi32(j * 0x7654321);
+    BZ_UNROLL for (int j = 0; j < 4; ++j) w[j] = _mm512_set1_epi32(j * 0x7654321);
     for (int64_t r = 0; r < rounds; ++r) {
         BZ_UNROLL for (int j = 0; j < 4; ++j) asm volatile("" : "+v"(w[j]));
-        BZ_UNROLL for (int p = 0; p < 6; ++p) {
-            __m512i v = x[0];
-            asm volatile("" : "+v"(v));
+        BZ_UNROLL for (int p = 0; p < 5; ++p)
             BZ_UNROLL for (int j = 0; j < 4; ++j)
-                sum[p][j] = _mm512_add_epi32(sum[p][j], _mm512_popcnt_epi32(_mm512_xor_si512(v, w[j])));
-        }
+                sum[p][j] = _mm512_add_epi32(sum[p][j], _mm512_popcnt_epi32(_mm512_xor_si512(x[p], w[j])));
     }
-    for (int p = 0; p < 6; ++p)
-        for (int j = 0; j < 4; ++j) asm volatile("" : : "v"(sum[p][j]));
-    return double(rounds) * 6 * 4 * 512;
+    BZ_UNROLL for (int p = 0; p < 5; ++p)
+        BZ_UNROLL for (int j = 0; j < 4; ++j) asm volatile("" : : "v"(sum[p][j]));
+    return double(rounds) * 5 * 4 * 512;
 }
 
 }  // namespace BZ_NS

@@ -144,18 +144,20 @@ static int make_border(Border& b, const bz_conv_shape& s, const int32_t* counts,
     return BZ_OK;
 }
 
-// sums[n][c] from partial sums [images][pieces per image][channels], in a fixed order.
-static void reduce(const float* partial, int64_t images, int64_t pieces, int64_t channels, float* sums) {
+// sums[n][c] from partial sums [images][pieces per image][groups * padded], in a fixed order.
+static void reduce(const float* partial, int64_t images, int64_t pieces, int64_t groups, int64_t outputs,
+                   int64_t padded, float* sums) {
     for (int64_t n = 0; n < images; ++n)
-        for (int64_t c0 = 0; c0 < channels; c0 += 64) {
-            const int64_t count = channels - c0 < 64 ? channels - c0 : 64;
-            double total[64] = {};
-            for (int64_t p = 0; p < pieces; ++p) {
-                const float* row = partial + (n * pieces + p) * channels + c0;
-                for (int64_t c = 0; c < count; ++c) total[c] += row[c];
+        for (int64_t g = 0; g < groups; ++g)
+            for (int64_t c0 = 0; c0 < outputs; c0 += 64) {
+                const int64_t count = outputs - c0 < 64 ? outputs - c0 : 64;
+                double total[64] = {};
+                for (int64_t p = 0; p < pieces; ++p) {
+                    const float* row = partial + ((n * pieces + p) * groups + g) * padded + c0;
+                    for (int64_t c = 0; c < count; ++c) total[c] += row[c];
+                }
+                for (int64_t c = 0; c < count; ++c) sums[(n * groups + g) * outputs + c0 + c] = float(total[c]);
             }
-            for (int64_t c = 0; c < count; ++c) sums[n * channels + c0 + c] = float(total[c]);
-        }
 }
 
 }  // namespace BZ_NS
