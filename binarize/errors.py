@@ -38,6 +38,10 @@ class TrainingError(BinarizeError):
     """A training that cannot go on: numbers that overflow, a run folder that does not fit."""
 
 
+class NativeError(BinarizeError, ValueError):
+    """An argument that the packed kernels cannot use, or an instruction set that is not there."""
+
+
 def near_names(name: str, known: Iterable[str], *, limit: int = 3) -> list[str]:
     """The known names that look most like `name`, best first."""
     return difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)

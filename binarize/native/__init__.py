@@ -1,0 +1,72 @@
+"""Kernels for packed networks: bits instead of floats, XNOR and popcount instead of multiplications.
+
+    plane = native.pack(x, add=-threshold, border=(1, 1))
+    weights = native.pack_weights(weight, padding=(1, 1))
+    y = native.conv(plane, weights, native.Epilogue(mul=scale, add=shift, bypass=x))
+
+The kernels are a shared library (`native/binarize.h`) that is loaded at the first call, after torch, whose
+threads it uses; where the library could not be built, the same functions run on torch (`fallback`), exact but
+slower, and say so once. `features()` tells what is there. Results are the same on every instruction set.
+
+Nothing of this package is imported before it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from binarize.native.convolution import conv, conv_int, conv_scaled
+    from binarize.native.epilogue import Activation, Epilogue
+    from binarize.native.library import Features, available, features, peak, set_isa
+    from binarize.native.planes import BitPlane, channel_sums, pack, tokens_to_map, unpack
+    from binarize.native.transposed import TransposedWeights, conv_transposed, pack_transposed
+    from binarize.native.weights import PackedWeights, pack_depthwise, pack_scaled, pack_weights
+
+_MODULES = {
+    "convolution": ("conv", "conv_int", "conv_scaled"),
+    "epilogue": ("Activation", "Epilogue"),
+    "library": ("Features", "available", "features", "peak", "set_isa"),
+    "planes": ("BitPlane", "channel_sums", "pack", "tokens_to_map", "unpack"),
+    "transposed": ("TransposedWeights", "conv_transposed", "pack_transposed"),
+    "weights": ("PackedWeights", "pack_depthwise", "pack_scaled", "pack_weights"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "Activation",
+    "BitPlane",
+    "Epilogue",
+    "Features",
+    "PackedWeights",
+    "TransposedWeights",
+    "available",
+    "channel_sums",
+    "conv",
+    "conv_int",
+    "conv_scaled",
+    "conv_transposed",
+    "features",
+    "pack",
+    "pack_depthwise",
+    "pack_scaled",
+    "pack_transposed",
+    "pack_weights",
+    "peak",
+    "set_isa",
+    "tokens_to_map",
+    "unpack",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,183 @@
+"""The convolutions on packed tensors."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from binarize.errors import NativeError
+from binarize.native import fallback
+from binarize.native.epilogue import Epilogue
+from binarize.native.library import check, number_of, required, threads_or_default
+from binarize.native.planes import BitPlane
+from binarize.native.tensors import address, checked
+from binarize.native.weights import PackedWeights
+
+
+def conv(
+    plane: BitPlane,
+    weights: PackedWeights,
+    epilogue: Epilogue | None = None,
+    *,
+    out_size: Sequence[int] | None = None,
+    out: Tensor | None = None,
+    threads: int | None = None,
+) -> Tensor:
+    """Sums of +-1 products over a kernel, padded positions counting 0, and what follows them.
+
+    Runs the kernel and instruction set that `weights` were packed for (`conv` or `depthwise`). The sums are
+    exact; the epilogue rounds to float32 after each operation.
+
+    Args:
+        plane: packed input; its border has to hold the padding that is used.
+        weights: of `pack_weights` or `pack_depthwise`.
+        epilogue: None stores the sums.
+        out_size: (Hout, Wout); what the geometry says if None.
+        out: (N, Cout, Hout, Wout) float32 with neighbouring channels, to write into; may be a strided view.
+        threads: of the kernel; torch's number if None.
+
+    Returns:
+        (N, Cout, Hout, Wout) float32, channels-last.
+
+    Raises:
+        NativeError: shapes that do not fit, a border that is too small.
+    """
+    if weights.kind == "scaled":
+        raise NativeError("conv: weights of pack_scaled; use conv_scaled, or pack them with pack_weights.")
+    return _run(plane, weights, epilogue, out_size, out, threads, None, exact=False)
+
+
+def conv_scaled(
+    plane: BitPlane,
+    weights: PackedWeights,
+    alpha: Tensor,
+    epilogue: Epilogue | None = None,
+    *,
+    exact: bool = False,
+    out_size: Sequence[int] | None = None,
+    out: Tensor | None = None,
+    threads: int | None = None,
+) -> Tensor:
+    """The same where the activations of image n and channel c are +-alpha[n, c].
+
+    Args:
+        plane: see `conv`.
+        weights: of `pack_scaled`.
+        alpha: (N, Cin) float32.
+        epilogue: see `conv`.
+        exact: sum floats (slow) instead of 16-bit integers, whose rounding error is stated in docs/kernels.md.
+        out_size: see `conv`.
+        out: see `conv`.
+        threads: see `conv`.
+
+    Returns:
+        (N, Cout, Hout, Wout) float32, channels-last.
+
+    Raises:
+        NativeError: shapes that do not fit, a border that is too small.
+    """
+    if weights.kind != "scaled":
+        raise NativeError(f"conv_scaled: weights packed for {weights.kind}; pack them with pack_scaled.")
+    alpha = checked("conv_scaled: alpha", alpha, (plane.images, plane.channels))
+    return _run(plane, weights, epilogue, out_size, out, threads, alpha, exact=exact)
+
+
+def conv_int(
+    plane: BitPlane,
+    weights: PackedWeights,
+    *,
+    out_size: Sequence[int] | None = None,
+    threads: int | None = None,
+) -> Tensor:
+    """The sums themselves, (N, Cout, Hout, Wout) int32, channels-last; arguments as those of `conv`.
+
+    Raises:
+        NativeError: shapes that do not fit, a border that is too small.
+    """
+    size = _checked_size(plane, weights, out_size)
+    if weights.isa == "torch":
+        return fallback.conv(plane, weights, size).to(torch.int32, memory_format=torch.channels_last)
+    if weights.kind == "scaled":
+        raise NativeError("conv_int: weights of pack_scaled; their sums are no integers.")
+    lib = required()
+    out = torch.empty(plane.images, *size, weights.out_channels, dtype=torch.int32)
+    function = lib.bz_depthwise_int if weights.kind == "depthwise" else lib.bz_conv_int
+    status = function(
+        number_of(weights.isa),
+        threads_or_default(threads),
+        ctypes.byref(weights.struct(plane.struct(), size)),
+        address(plane.words),
+        address(weights.words),
+        address(weights.counts),
+        address(out),
+    )
+    check(status, "conv_int")
+    return out.permute(0, 3, 1, 2)
+
+
+def _run(
+    plane: BitPlane,
+    weights: PackedWeights,
+    epilogue: Epilogue | None,
+    out_size: Sequence[int] | None,
+    out: Tensor | None,
+    threads: int | None,
+    alpha: Tensor | None,
+    *,
+    exact: bool,
+) -> Tensor:
+    size = _checked_size(plane, weights, out_size)
+    channels = weights.out_channels
+    last = (epilogue or Epilogue()).checked(plane.images, channels, size)
+    shape = (plane.images, channels, *size)
+    if out is None:
+        out = torch.empty(shape, memory_format=torch.channels_last)
+    else:
+        checked("conv: out", out, shape, contiguous=False)
+        if channels > 1 and out.stride(1) != 1:
+            raise NativeError(f"conv: out has strides {out.stride()}; expected neighbouring channels.")
+    if weights.isa == "torch":
+        return out.copy_(fallback.finish(fallback.conv(plane, weights, size, alpha), last))
+    lib = required()
+    ints = (number_of(weights.isa), threads_or_default(threads))
+    geometry, described = weights.struct(plane.struct(), size), last.struct(out)
+    common = (*ints, ctypes.byref(geometry), address(plane.words), address(weights.words))
+    if alpha is not None:
+        status = lib.bz_conv_scaled(*common, address(alpha), int(exact), ctypes.byref(described))
+    else:
+        function = lib.bz_depthwise if weights.kind == "depthwise" else lib.bz_conv
+        status = function(*common, address(weights.counts), ctypes.byref(described))
+    check(status, "conv")
+    return out
+
+
+def _checked_size(
+    plane: BitPlane, weights: PackedWeights, out_size: Sequence[int] | None
+) -> tuple[int, int]:
+    groups = 1 if weights.kind == "depthwise" else weights.groups
+    if plane.channels != weights.in_channels or plane.groups != groups:
+        raise NativeError(
+            f"conv: the plane has {plane.channels} channels in {plane.groups} groups; "
+            f"expected {weights.in_channels} in {groups}."
+        )
+    size = weights.out_size(plane.height, plane.width) if out_size is None else tuple(out_size)
+    if len(size) != 2 or min(size) < 1:
+        raise NativeError(f"conv: an output of size {tuple(size)}; expected two sizes of at least 1.")
+    needed = _border_needed(plane, weights, size)
+    if any(has < wants for has, wants in zip(plane.border, needed, strict=True)):
+        raise NativeError(f"conv: the plane's border is {plane.border}; this convolution reads {needed}.")
+    return size[0], size[1]
+
+
+def _border_needed(plane: BitPlane, weights: PackedWeights, size: Sequence[int]) -> tuple[int, int]:
+    if 0 in weights.kernel:
+        return 0, 0
+    needed = []
+    for axis, n in enumerate((plane.height, plane.width)):
+        reach = weights.dilation[axis] * (weights.kernel[axis] - 1)
+        low = weights.padding[axis]
+        needed.append(max(0, low, (size[axis] - 1) * weights.stride[axis] - low + reach - n + 1))
+    return needed[0], needed[1]

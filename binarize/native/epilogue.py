@@ -1,0 +1,122 @@
+"""What a convolution does to its sums before they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from binarize.errors import NativeError
+from binarize.native import structs
+from binarize.native.tensors import address, channels_last, checked, map_of, vector
+
+_KINDS = {"none": 0, "piecewise": 1, "clamp": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activation:
+    """An activation function that the kernels know.
+
+    `piecewise`: t = y + before; t = t * negative if t < 0 else t * positive; y = t + after. Missing arrays
+    stand for before = after = negative = 0 and positive = 1: ReLU, PReLU, RPReLU, Maxout. `clamp`:
+    min(max(y, low), high).
+
+    Attributes:
+        kind: `none`, `piecewise` or `clamp`.
+        before: (Cout,) or None.
+        negative: (Cout,) or None.
+        positive: (Cout,) or None.
+        after: (Cout,) or None.
+        low: of `clamp`.
+        high: of `clamp`.
+    """
+
+    kind: Literal["none", "piecewise", "clamp"] = "none"
+    before: Tensor | None = None
+    negative: Tensor | None = None
+    positive: Tensor | None = None
+    after: Tensor | None = None
+    low: float = 0.0
+    high: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            raise NativeError(f"Activation: kind={self.kind!r}; expected one of {', '.join(_KINDS)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epilogue:
+    """y = sum * mul * sample_scale + add; first; y += bypass; second; y += residual.
+
+    Attributes:
+        mul: (Cout,) float32, or None for 1.
+        add: (Cout,), or None for 0.
+        sample_scale: (N,), or None for 1.
+        first: activation before the bypass.
+        second: activation after the bypass.
+        bypass: (N, C, Hout, Wout) with any number of channels C: brought to Cout channels by whole copies
+            and merged means, as `binarize.functional.channel_bypass` does.
+        residual: (N, Cout, Hout, Wout), added last.
+        sums: (N, Cout), is overwritten by the sums of the result over positions.
+    """
+
+    mul: Tensor | None = None
+    add: Tensor | None = None
+    sample_scale: Tensor | None = None
+    first: Activation = field(default_factory=Activation)
+    second: Activation = field(default_factory=Activation)
+    bypass: Tensor | None = None
+    residual: Tensor | None = None
+    sums: Tensor | None = None
+
+    def checked(self, images: int, channels: int, size: Sequence[int]) -> Epilogue:
+        """The same with tensors as the kernels want them.
+
+        Raises:
+            NativeError: a tensor of another shape or dtype.
+        """
+        if self.sums is not None and not self.sums.is_contiguous():
+            raise NativeError("Epilogue.sums is written to; expected it to be contiguous.")
+        bypass, residual = self.bypass, self.residual
+        if bypass is not None:
+            bypass = checked("Epilogue.bypass", bypass, (images, None, *size), contiguous=False)
+        if residual is not None:
+            residual = checked("Epilogue.residual", residual, (images, channels, *size), contiguous=False)
+        return Epilogue(
+            mul=vector("Epilogue.mul", self.mul, channels),
+            add=vector("Epilogue.add", self.add, channels),
+            sample_scale=vector("Epilogue.sample_scale", self.sample_scale, images),
+            first=_checked_activation(self.first, channels),
+            second=_checked_activation(self.second, channels),
+            bypass=None if bypass is None else channels_last(bypass),
+            residual=None if residual is None else channels_last(residual),
+            sums=vector("Epilogue.sums", self.sums, images, channels),
+        )
+
+    def struct(self, out: Tensor) -> structs.Epilogue:
+        """For the library; of a checked epilogue, which has to live as long as the result is used."""
+        return structs.Epilogue(
+            address(self.mul),
+            address(self.add),
+            address(self.sample_scale),
+            _activation_struct(self.first),
+            _activation_struct(self.second),
+            map_of(self.bypass),
+            0 if self.bypass is None else self.bypass.shape[1],
+            map_of(self.residual),
+            map_of(out),
+            address(self.sums),
+        )
+
+
+def _checked_activation(a: Activation, channels: int) -> Activation:
+    names = ("before", "negative", "positive", "after")
+    arrays = {n: vector(f"Activation.{n}", getattr(a, n), channels) for n in names}
+    return Activation(kind=a.kind, low=a.low, high=a.high, **arrays)
+
+
+def _activation_struct(a: Activation) -> structs.Activation:
+    arrays = (address(x) for x in (a.before, a.negative, a.positive, a.after))
+    return structs.Activation(_KINDS[a.kind], a.low, a.high, *arrays)

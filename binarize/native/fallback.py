@@ -1,0 +1,133 @@
+"""The kernels' functions on torch alone: the same numbers, slower; used where the library is missing.
+
+Planes have the library's layout. Weights are packed flat, 32 to a word, and unpacked at each call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from binarize.native.structs import SLACK
+
+if TYPE_CHECKING:
+    from binarize.native.epilogue import Activation, Epilogue
+    from binarize.native.planes import BitPlane
+    from binarize.native.weights import PackedWeights
+
+
+def pack_bits(bits: Tensor) -> Tensor:
+    """(..., n) bool to (..., ceil(n / 32)) int32, the first bit lowest."""
+    rest = -bits.shape[-1] % 32
+    spread = F.pad(bits.long(), (0, rest)).unflatten(-1, (-1, 32)) << torch.arange(32)
+    words = spread.sum(-1)
+    return torch.where(words >= 1 << 31, words - (1 << 32), words).int()
+
+
+def unpack_bits(words: Tensor, count: int) -> Tensor:
+    """(..., ceil(count / 32)) int32 to (..., count) float32 of +1 and -1."""
+    bits = (words.unsqueeze(-1) >> torch.arange(32, dtype=torch.int32)) & 1
+    return bits.flatten(-2)[..., :count].float() * 2 - 1
+
+
+def pack(
+    x: Tensor,
+    mul: Tensor | None,
+    add: Tensor | None,
+    groups: int,
+    border: tuple[int, int],
+    abs_sums: Tensor | None,
+) -> Tensor:
+    """The words of `planes.pack`."""
+    if mul is not None:
+        x = x * mul[:, None, None]
+    if add is not None:
+        x = x + add[..., None, None]
+    if abs_sums is not None:
+        abs_sums.copy_(x.abs().sum((2, 3), dtype=torch.float64))
+    bits = (x >= 0).movedim(1, -1).unflatten(-1, (groups, -1))
+    words = F.pad(pack_bits(bits), (0, 0, 0, 0, border[1], border[1], border[0], border[0]))
+    return F.pad(words.flatten(), (0, SLACK))
+
+
+def unpack(plane: BitPlane) -> Tensor:
+    """(N, C, H, W) float32 of +1 and -1."""
+    words = plane.words[: plane.words.numel() - SLACK].view(plane.grid)
+    (h, w), inside = plane.border, plane.channels // plane.groups
+    words = words[:, h : h + plane.height, w : w + plane.width]
+    return unpack_bits(words, inside).flatten(-2).movedim(-1, 1)
+
+
+def channel_sums(x: Tensor) -> Tensor:
+    """(N, C, H, W) to (N, C)."""
+    return x.sum((2, 3), dtype=torch.float64).float()
+
+
+def conv(
+    plane: BitPlane, weights: PackedWeights, size: Sequence[int], alpha: Tensor | None = None
+) -> Tensor:
+    """Sums, (N, Cout, *size) float32; integers up to 2^24 are exact."""
+    if 0 in weights.kernel:
+        return torch.zeros(plane.images, weights.out_channels, *size)
+    x = unpack(plane)
+    if alpha is not None:
+        x = x * alpha[:, :, None, None]
+    pads: list[int] = []
+    for axis in (1, 0):
+        low, n = weights.padding[axis], x.shape[2 + axis]
+        reach = weights.dilation[axis] * (weights.kernel[axis] - 1) + 1
+        pads += [low, (size[axis] - 1) * weights.stride[axis] + reach - low - n]
+    x = F.pad(x, pads)  # negative: cropped
+    return F.conv2d(
+        x, weights.unpacked(), stride=weights.stride, dilation=weights.dilation, groups=weights.groups
+    )
+
+
+def finish(y: Tensor, e: Epilogue) -> Tensor:
+    """The epilogue's operations in its order, each rounded to float32."""
+    if e.mul is not None:
+        y = y * e.mul[:, None, None]
+    if e.sample_scale is not None:
+        y = y * e.sample_scale[:, None, None, None]
+    if e.add is not None:
+        y = y + e.add[:, None, None]
+    y = activate(y, e.first)
+    if e.bypass is not None:
+        y = y + widen(e.bypass, y.shape[1])
+    y = activate(y, e.second)
+    if e.residual is not None:
+        y = y + e.residual
+    if e.sums is not None:
+        e.sums.copy_(y.sum((2, 3), dtype=torch.float64))
+    return y
+
+
+def activate(y: Tensor, a: Activation) -> Tensor:
+    """(N, C, H, W) to the same."""
+    if a.kind == "none":
+        return y
+    if a.kind == "clamp":
+        return y.clamp(a.low, a.high)
+    before, negative, positive, after = (
+        None if v is None else v[:, None, None] for v in (a.before, a.negative, a.positive, a.after)
+    )
+    y = y if before is None else y + before
+    below = torch.zeros_like(y) if negative is None else y * negative
+    y = torch.where(y < 0, below, y if positive is None else y * positive)
+    return y if after is None else y + after
+
+
+def widen(x: Tensor, channels: int) -> Tensor:
+    """(N, C, H, W) to `channels` channels: whole copies, then the means of the merged groups."""
+    copies, merged = divmod(channels, x.shape[1])
+    parts = [x] * copies
+    if merged:
+        strided = x.shape[1] // merged * (merged - 1)
+        if merged > 1:
+            parts.append(x[:, :strided].unflatten(1, (-1, merged - 1)).mean(1))
+        parts.append(x[:, strided:].mean(1, keepdim=True))
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]

@@ -1,0 +1,165 @@
+"""`torch.ops.binarize.pack` and `.conv`: the kernels as torch operators, so that graphs can be exported.
+
+Import this module to register them. Arguments are tensors and plain numbers; shapes are lists of them:
+
+- plane_shape: images, height, width, channels, groups, border h, border w.
+- geometry: Cin, Cout, kernel h w, stride h w, padding top left bottom right, dilation h w, groups.
+- first, second: six entries each of `activations`, which are kinds; `bounds` holds their low and high; `arrays`
+  their before, negative, positive and after.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from binarize.errors import NativeError
+from binarize.native.convolution import conv as run_conv
+from binarize.native.convolution import conv_scaled as run_scaled
+from binarize.native.epilogue import Activation, Epilogue
+from binarize.native.planes import BitPlane
+from binarize.native.planes import pack as run_pack
+from binarize.native.structs import SLACK
+from binarize.native.weights import Kind, PackedWeights
+
+_KINDS: tuple[Kind, ...] = ("conv", "depthwise", "scaled")
+
+
+@torch.library.custom_op("binarize::pack", mutates_args=())
+def pack(
+    x: Tensor, mul: Tensor | None, add: Tensor | None, groups: int, border: list[int]
+) -> tuple[Tensor, Tensor]:
+    """Words of the plane, flat int32, and the (N, C) sums of abs(mul * x + add); see `planes.pack`."""
+    sums = torch.empty(x.shape[0], x.shape[1])
+    plane = run_pack(x, mul=mul, add=add, groups=groups, border=border, abs_sums=sums)
+    return plane.words, sums
+
+
+@pack.register_fake
+def _(
+    x: Tensor, mul: Tensor | None, add: Tensor | None, groups: int, border: list[int]
+) -> tuple[Tensor, Tensor]:
+    n, c, h, w = x.shape
+    group_words = (c // groups + 31) // 32
+    words = n * (h + 2 * border[0]) * (w + 2 * border[1]) * groups * group_words
+    return x.new_empty(words + SLACK, dtype=torch.int32), x.new_empty(n, c)
+
+
+@torch.library.custom_op("binarize::conv", mutates_args=())
+def conv(
+    plane: Tensor,
+    plane_shape: list[int],
+    words: Tensor,
+    counts: Tensor,
+    kind: int,
+    isa: str,
+    geometry: list[int],
+    alpha: Tensor | None,
+    mul: Tensor | None,
+    add: Tensor | None,
+    sample_scale: Tensor | None,
+    activations: list[str],
+    bounds: list[float],
+    arrays: list[Tensor],
+    bypass: Tensor | None,
+    residual: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The result, (N, Cout, Hout, Wout) channels-last, and its (N, Cout) sums; see `convolution.conv`.
+
+    `arrays` holds eight tensors, an empty one for each that is missing.
+    """
+    n, h, w, c, g, *border = plane_shape
+    packed = BitPlane(
+        words=plane, images=n, height=h, width=w, channels=c, groups=g, border=(border[0], border[1])
+    )
+    weights = weights_of(words, counts, kind, isa, geometry)
+    sums = torch.empty(n, weights.out_channels)
+    epilogue = Epilogue(
+        mul=mul,
+        add=add,
+        sample_scale=sample_scale,
+        first=_activation(activations[0], bounds[:2], arrays[:4]),
+        second=_activation(activations[1], bounds[2:], arrays[4:]),
+        bypass=bypass,
+        residual=residual,
+        sums=sums,
+    )
+    if alpha is not None:
+        return run_scaled(packed, weights, alpha, epilogue), sums
+    return run_conv(packed, weights, epilogue), sums
+
+
+@conv.register_fake
+def _(
+    plane: Tensor,
+    plane_shape: list[int],
+    words: Tensor,
+    counts: Tensor,
+    kind: int,
+    isa: str,
+    geometry: list[int],
+    alpha: Tensor | None,
+    mul: Tensor | None,
+    add: Tensor | None,
+    sample_scale: Tensor | None,
+    activations: list[str],
+    bounds: list[float],
+    arrays: list[Tensor],
+    bypass: Tensor | None,
+    residual: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    weights = weights_of(words, counts, kind, isa, geometry)
+    size = weights.out_size(plane_shape[1], plane_shape[2])
+    shape = (plane_shape[0], weights.out_channels, *size)
+    out = plane.new_empty(shape, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
+    return out, plane.new_empty(shape[:2], dtype=torch.float32)
+
+
+def weights_of(words: Tensor, counts: Tensor, kind: int, isa: str, geometry: list[int]) -> PackedWeights:
+    """Packed weights from an operator's arguments.
+
+    Raises:
+        NativeError: another number of entries.
+    """
+    if len(geometry) != 13:
+        raise NativeError(f"geometry has {len(geometry)} entries; expected 13.")
+    cin, cout, kh, kw, sh, sw, top, left, bottom, right, dh, dw, groups = geometry
+    return PackedWeights(
+        kind=_KINDS[kind],
+        words=words,
+        counts=counts,
+        in_channels=cin,
+        out_channels=cout,
+        kernel=(kh, kw),
+        stride=(sh, sw),
+        padding=(top, left, bottom, right),
+        dilation=(dh, dw),
+        groups=groups,
+        isa=isa,
+    )
+
+
+def geometry_of(weights: PackedWeights) -> list[int]:
+    """The operator's `geometry` of packed weights."""
+    w = weights
+    ends = (w.in_channels, w.out_channels)
+    return [*ends, *w.kernel, *w.stride, *w.padding, *w.dilation, w.groups]
+
+
+def arrays_of(first: Activation, second: Activation) -> list[Tensor]:
+    """The operator's `arrays` of two activations."""
+    given = [x for a in (first, second) for x in (a.before, a.negative, a.positive, a.after)]
+    return [torch.empty(0) if x is None else x for x in given]
+
+
+def _activation(kind: str, bounds: list[float], arrays: list[Tensor]) -> Activation:
+    before, negative, positive, after = (x if x.numel() else None for x in arrays)
+    return Activation(
+        kind=kind,  # pyright: ignore[reportArgumentType] - checked by the class
+        before=before,
+        negative=negative,
+        positive=positive,
+        after=after,
+        low=bounds[0],
+        high=bounds[1],
+    )

@@ -1,0 +1,101 @@
+"""The structures of `native/binarize.h`, field by field."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, c_float, c_int32, c_int64, c_void_p
+
+STATUS = {
+    1: "an argument does not fit (a size, a pointer, or a kernel that reaches beyond the plane's border)",
+    2: "there is not enough memory for scratch",
+    3: "more taps or channels than the kernel can count",
+    4: "this processor or build lacks the instruction set",
+}
+ISAS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3}
+ABI_VERSION = 1
+SLACK = 16
+
+
+class PlaneShape(ctypes.Structure):
+    """`bz_plane_shape`."""
+
+    _fields_ = [(n, c_int32) for n in "images height width channels groups border_h border_w".split()]  # noqa: RUF012, SIM905
+
+
+class ConvShape(ctypes.Structure):
+    """`bz_conv_shape`."""
+
+    _fields_ = [  # noqa: RUF012
+        ("input", PlaneShape),
+        ("out_channels", c_int32),
+        *((f"{n}_{axis}", c_int32) for n in ("kernel", "stride") for axis in "hw"),
+        ("pad_top", c_int32),
+        ("pad_left", c_int32),
+        ("dilation_h", c_int32),
+        ("dilation_w", c_int32),
+        ("out_h", c_int32),
+        ("out_w", c_int32),
+    ]
+
+
+class Map(ctypes.Structure):
+    """`bz_map`."""
+
+    _fields_ = [("data", c_void_p), *((n, c_int64) for n in ("image", "row", "pixel", "channel"))]  # noqa: RUF012
+
+
+class Activation(ctypes.Structure):
+    """`bz_activation`."""
+
+    _fields_ = [  # noqa: RUF012
+        ("kind", c_int32),
+        ("low", c_float),
+        ("high", c_float),
+        *((n, c_void_p) for n in ("before", "negative", "positive", "after")),
+    ]
+
+
+class Epilogue(ctypes.Structure):
+    """`bz_epilogue`."""
+
+    _fields_ = [  # noqa: RUF012
+        ("mul", c_void_p),
+        ("add", c_void_p),
+        ("sample_scale", c_void_p),
+        ("first", Activation),
+        ("second", Activation),
+        ("bypass", Map),
+        ("bypass_channels", c_int32),
+        ("residual", Map),
+        ("out", Map),
+        ("sums", c_void_p),
+    ]
+
+
+_PLANE, _CONV, _MAP, _EPILOGUE = POINTER(PlaneShape), POINTER(ConvShape), POINTER(Map), POINTER(Epilogue)
+_INT = ctypes.c_int
+SIGNATURES = {
+    "bz_abi_version": (_INT, []),
+    "bz_build_info": (ctypes.c_char_p, []),
+    "bz_cpu_features": (ctypes.c_char_p, []),
+    "bz_isa_available": (_INT, [_INT]),
+    "bz_set_isa": (_INT, [_INT]),
+    "bz_get_isa": (_INT, []),
+    "bz_peak": (_INT, [_INT, c_int64, POINTER(ctypes.c_double)]),
+    "bz_plane_words": (c_int64, [_PLANE]),
+    "bz_channel_sums": (_INT, [_INT, _INT, _PLANE, _MAP, c_void_p]),
+    "bz_pack": (_INT, [_INT, _INT, _PLANE, _MAP, c_void_p, c_void_p, c_int64, c_void_p, c_void_p]),
+    "bz_weight_words": (c_int64, [_CONV]),
+    "bz_weight_counts": (c_int64, [_CONV]),
+    "bz_pack_weights": (_INT, [_INT, _CONV, c_void_p, c_void_p, c_void_p]),
+    "bz_conv": (_INT, [_INT, _INT, _CONV, c_void_p, c_void_p, c_void_p, _EPILOGUE]),
+    "bz_conv_int": (_INT, [_INT, _INT, _CONV, c_void_p, c_void_p, c_void_p, c_void_p]),
+    "bz_depthwise_words": (c_int64, [_CONV]),
+    "bz_depthwise_counts": (c_int64, [_CONV]),
+    "bz_pack_depthwise": (_INT, [_CONV, c_void_p, c_void_p, c_void_p]),
+    "bz_depthwise": (_INT, [_INT, _INT, _CONV, c_void_p, c_void_p, c_void_p, _EPILOGUE]),
+    "bz_depthwise_int": (_INT, [_INT, _INT, _CONV, c_void_p, c_void_p, c_void_p, c_void_p]),
+    "bz_scaled_words": (c_int64, [_CONV]),
+    "bz_pack_scaled": (_INT, [_CONV, c_void_p, c_void_p]),
+    "bz_conv_scaled": (_INT, [_INT, _INT, _CONV, c_void_p, c_void_p, c_void_p, _INT, _EPILOGUE]),
+}

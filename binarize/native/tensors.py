@@ -1,0 +1,69 @@
+"""Checks of tensors and their translation to the library's pointers and maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from binarize.errors import NativeError
+from binarize.native.structs import Map
+
+
+def checked(
+    name: str,
+    x: Tensor,
+    shape: Sequence[int | None],
+    dtype: torch.dtype = torch.float32,
+    *,
+    contiguous: bool = True,
+) -> Tensor:
+    """`x` if it is a CPU tensor of this shape (None: any size) and dtype; contiguous, by a copy if need be.
+
+    Raises:
+        NativeError: it is not.
+    """
+    fits = x.dim() == len(shape) and all(w in (None, n) for n, w in zip(x.shape, shape, strict=True))
+    if not fits or x.dtype != dtype or x.device.type != "cpu":
+        wanted = ", ".join("any" if n is None else str(n) for n in shape)
+        raise NativeError(
+            f"{name}: {x.dtype} of shape {tuple(x.shape)} on {x.device}; expected {dtype} of shape ({wanted}) "
+            "on cpu."
+        )
+    return x.detach().contiguous() if contiguous else x.detach()
+
+
+def vector(name: str, x: Tensor | None, *shape: int) -> Tensor | None:
+    """The same for an optional float32 tensor."""
+    return None if x is None else checked(name, x, shape)
+
+
+def address(x: Tensor | None) -> int | None:
+    """The address of the first element."""
+    return None if x is None else x.data_ptr()
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """(N, C, H, W) with its channels next to each other; other strides may be any, non-negative."""
+    return x if x.shape[1] == 1 or x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
+
+
+def map_of(x: Tensor | None) -> Map:
+    """The library's view of (N, C, H, W)."""
+    if x is None:
+        return Map()
+    n, c, h, w = x.stride()
+    return Map(x.data_ptr(), n, h, w, 1 if x.shape[1] == 1 else c)
+
+
+def pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
+    """(h, w) of one number or of two.
+
+    Raises:
+        NativeError: neither.
+    """
+    two = (value, value) if isinstance(value, int) else tuple(value)
+    if len(two) != 2:
+        raise NativeError(f"{name}={value!r}: expected one number or two, (h, w).")
+    return int(two[0]), int(two[1])

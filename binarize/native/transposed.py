@@ -1,0 +1,173 @@
+"""Transposed convolution as stride * stride ordinary ones, each writing every stride-th output position.
+
+Along one axis, output o = stride * q + r is the sum over taps k of input i * weight k with
+o + padding = stride * i + dilation * k. For a remainder r these are the taps with
+(r + padding - dilation k) divisible by the stride; they are evenly spaced, and so are their inputs
+i = q + (r + padding - dilation k) / stride: a convolution of stride 1, exact as any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from binarize.errors import NativeError
+from binarize.native.convolution import conv
+from binarize.native.epilogue import Epilogue
+from binarize.native.library import Isa
+from binarize.native.planes import BitPlane
+from binarize.native.tensors import checked, pair
+from binarize.native.weights import PackedWeights, pack_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransposedWeights:
+    """The ordinary convolutions that a transposed one consists of.
+
+    Attributes:
+        phases: [stride h][stride w] of them.
+        kernel: (h, w) of the transposed convolution, as are the following.
+        stride: (h, w).
+        padding: (h, w).
+        dilation: (h, w).
+    """
+
+    phases: tuple[tuple[PackedWeights, ...], ...]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+    @property
+    def out_channels(self) -> int:
+        """Cout."""
+        return self.phases[0][0].out_channels
+
+    def out_size(self, height: int, width: int, output_padding: Sequence[int] = (0, 0)) -> tuple[int, int]:
+        """Positions of the output, as torch counts them."""
+        h, w = (
+            (n - 1) * s - 2 * p + d * (k - 1) + 1 + extra
+            for n, s, p, d, k, extra in zip(
+                (height, width),
+                self.stride,
+                self.padding,
+                self.dilation,
+                self.kernel,
+                output_padding,
+                strict=True,
+            )
+        )
+        return h, w
+
+    def border(self, height: int, width: int, out_size: Sequence[int] | None = None) -> tuple[int, int]:
+        """The border that a plane of this size needs."""
+        size = self.out_size(height, width) if out_size is None else out_size
+        needed = [0, 0]
+        for axis, n in enumerate((height, width)):
+            for r in range(self.stride[axis]):
+                phase = self.phases[r][0] if axis == 0 else self.phases[0][r]
+                taps, low = phase.kernel[axis], phase.padding[axis]
+                if taps and (count := len(range(r, size[axis], self.stride[axis]))):
+                    last = count - 1 - low + phase.dilation[axis] * (taps - 1)
+                    needed[axis] = max(needed[axis], low, last - n + 1)
+        return needed[0], needed[1]
+
+
+def pack_transposed(
+    weight: Tensor,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    isa: Isa = "auto",
+) -> TransposedWeights:
+    """Weights of a transposed convolution.
+
+    Args:
+        weight: (Cin, Cout / groups, h, w) float32, as nn.ConvTranspose2d has it; >= 0 is +1.
+        stride: as in torch.
+        padding: as in torch.
+        dilation: as in torch.
+        groups: as in torch.
+        isa: that the layer will run on.
+
+    Raises:
+        NativeError: an argument that does not fit.
+    """
+    weight = checked("pack_transposed: weight", weight, (None,) * 4)
+    if groups < 1 or weight.shape[0] % groups:
+        raise NativeError(f"pack_transposed: groups={groups} do not divide {weight.shape[0]} input channels.")
+    stride, padding, dilation = pair("stride", stride), pair("padding", padding), pair("dilation", dilation)
+    if min(stride + dilation) < 1:
+        raise NativeError(f"pack_transposed: stride={stride}, dilation={dilation}; expected at least 1.")
+    filters = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)  # (Cout, Cin / groups, h, w)
+    kernel = (weight.shape[2], weight.shape[3])
+    rows, columns = (
+        [_taps(r, kernel[a], stride[a], padding[a], dilation[a]) for r in range(stride[a])] for a in (0, 1)
+    )
+    # A phase without taps along one axis has none at all; along the other it keeps its place.
+    phases = []
+    for taps_h, low_h in rows:
+        row = []
+        for taps_w, low_w in columns:
+            part = filters[:, :, taps_h][..., taps_w]
+            row.append(
+                pack_weights(
+                    part if part.numel() else filters.new_zeros(*filters.shape[:2], 0, 0),
+                    padding=(low_h, low_w, 0, 0),
+                    dilation=[d // math.gcd(s, d) for s, d in zip(stride, dilation, strict=True)],
+                    groups=groups,
+                    isa=isa,
+                )
+            )
+        phases.append(tuple(row))
+    return TransposedWeights(
+        phases=tuple(phases), kernel=kernel, stride=stride, padding=padding, dilation=dilation
+    )
+
+
+def conv_transposed(
+    plane: BitPlane,
+    weights: TransposedWeights,
+    epilogue: Epilogue | None = None,
+    *,
+    out_size: Sequence[int] | None = None,
+    threads: int | None = None,
+) -> Tensor:
+    """The transposed convolution of a plane; arguments and result as those of `conv`.
+
+    Raises:
+        NativeError: shapes that do not fit, or a border smaller than `weights.border`.
+    """
+    size = weights.out_size(plane.height, plane.width) if out_size is None else tuple(out_size)
+    shape = (plane.images, weights.out_channels, *size)
+    last = (epilogue or Epilogue()).checked(plane.images, weights.out_channels, size)
+    out = torch.empty(shape, memory_format=torch.channels_last)
+    sums = None if last.sums is None else torch.zeros_like(last.sums)
+    (high, wide) = weights.stride
+    for r, row in enumerate(weights.phases):
+        for c, phase in enumerate(row):
+            part = out[:, :, r::high, c::wide]
+            if not part.numel():
+                continue
+            way, residual = (
+                None if x is None else x[:, :, r::high, c::wide] for x in (last.bypass, last.residual)
+            )
+            mine = replace(last, bypass=way, residual=residual)
+            conv(plane, phase, mine, out_size=part.shape[2:], out=part, threads=threads)
+            if sums is not None and last.sums is not None:
+                sums += last.sums
+    if sums is not None and last.sums is not None:
+        last.sums.copy_(sums)
+    return out
+
+
+def _taps(r: int, kernel: int, stride: int, padding: int, dilation: int) -> tuple[list[int], int]:
+    """The taps of a phase, in the order of their inputs, and the padding in front of the first input."""
+    taps = [k for k in reversed(range(kernel)) if (r + padding - dilation * k) % stride == 0]
+    return taps, -((r + padding - dilation * taps[0]) // stride) if taps else 0

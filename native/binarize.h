@@ -1,0 +1,171 @@
+/* The native kernels of binarize: networks of +1/-1 weights and activations on a CPU.
+ *
+ * Plain C, no dependency but the C library (and an OpenMP runtime of the process, see num_threads). No function
+ * keeps state between calls except bz_set_isa; all may be called from several threads at once.
+ *
+ * Words. A bit is 1 for +1 and 0 for -1. 32 channels are one uint32_t, the lowest channel in the lowest bit; the
+ * bits behind the last channel are 0.
+ *
+ * Bit plane (activations). [images][height + 2 border_h][width + 2 border_w][groups][words per group] words with
+ * words per group = ceil(channels / groups / 32): the channels of each group of a grouped convolution start at a new
+ * word. The border is zero bits. Behind the plane lie BZ_SLACK more words that kernels may read: allocate
+ * bz_plane_words().
+ *
+ * Padding. A padded position counts 0, neither +1 nor -1. Kernels read zero bits there and correct the count by a
+ * table per border class; results are exact.
+ *
+ * Floats. All maps have their channels next to each other (channels-last); strides are in floats.
+ *
+ * num_threads: threads of the process's OpenMP runtime (at least 1); results do not depend on it, nor on the
+ * instruction set. isa: BZ_ISA_AUTO or one that bz_isa_available() confirms; packed weights of bz_pack_weights have
+ * a layout per instruction set and must be used with the one they were packed for.
+ *
+ * Every int function returns a bz_status.
+ */
+#ifndef BINARIZE_H
+#define BINARIZE_H
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define BZ_API __declspec(dllexport)
+#else
+#define BZ_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define BZ_ABI_VERSION 1
+#define BZ_SLACK 16 /* words behind a bit plane that kernels may read */
+
+typedef enum bz_status {
+    BZ_OK = 0,
+    BZ_BAD_ARGUMENT = 1, /* a null pointer, a size below 1, a kernel that reaches beyond the plane's border */
+    BZ_NO_MEMORY = 2,    /* scratch could not be allocated; nothing useful was written */
+    BZ_UNSUPPORTED = 3,  /* more taps or channels than the kernel can count */
+    BZ_NO_ISA = 4        /* this processor or build lacks the instruction set */
+} bz_status;
+
+typedef enum bz_isa {
+    BZ_ISA_AUTO = 0,     /* that of bz_set_isa, else the best one available */
+    BZ_ISA_PORTABLE = 1, /* plain C++ (NEON on aarch64) */
+    BZ_ISA_AVX2 = 2,     /* AVX2 */
+    BZ_ISA_AVX512 = 3    /* AVX-512 F, BW, VL, DQ, VPOPCNTDQ */
+} bz_isa;
+
+typedef struct bz_plane_shape {
+    int32_t images, height, width;
+    int32_t channels; /* of all groups */
+    int32_t groups;   /* divides channels */
+    int32_t border_h, border_w;
+} bz_plane_shape;
+
+/* Output position oy reads the input positions oy * stride_h - pad_top + ky * dilation_h. pad_* may be negative
+ * (the kernel starts inside); every position read must lie within the plane and its border. A kernel of 0 x 0 taps
+ * gives zeros: the empty phases of a transposed convolution. */
+typedef struct bz_conv_shape {
+    bz_plane_shape input;
+    int32_t out_channels; /* of all groups; divisible by input.groups */
+    int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
+    int32_t out_h, out_w;
+} bz_conv_shape;
+
+/* A float map: element (n, y, x, c) is data[n * image + y * row + x * pixel + c * channel]. Channel is 1 everywhere
+ * but in a source of bz_pack, where pixel may be 1 instead (NCHW). */
+typedef struct bz_map {
+    float* data;
+    int64_t image, row, pixel, channel;
+} bz_map;
+
+typedef enum bz_activation_kind { BZ_ACT_NONE = 0, BZ_ACT_PIECEWISE = 1, BZ_ACT_CLAMP = 2 } bz_activation_kind;
+
+/* Piecewise: t = y + before[o]; t = t < 0 ? t * negative[o] : t * positive[o]; y = t + after[o]: ReLU, PReLU, RPReLU,
+ * Maxout. Null arrays stand for before = after = negative = 0 and positive = 1. Clamp: min(max(y, low), high). */
+typedef struct bz_activation {
+    int32_t kind;
+    float low, high;
+    const float *before, *negative, *positive, *after; /* [out_channels] or null */
+} bz_activation;
+
+/* What is done to each sum before it is stored, in this order:
+ *   y = sum * mul[o] * sample_scale[n] + add[o];  first;  y += bypass;  second;  y += residual
+ * bypass.data null: none. Else a map of the output's positions with bypass_channels channels, brought to the output's
+ * channels: whole copies first, then out_channels % bypass_channels merged means (strided groups, the last one takes
+ * what remains). Equal numbers of channels: added as is. */
+typedef struct bz_epilogue {
+    const float* mul;          /* [out_channels] or null = 1 */
+    const float* add;          /* [out_channels] or null = 0 */
+    const float* sample_scale; /* [images] or null = 1 */
+    bz_activation first, second;
+    bz_map bypass;
+    int32_t bypass_channels;
+    bz_map residual; /* data null: none */
+    bz_map out;
+    float* sums; /* [images][out_channels] of the stored values over all positions, or null */
+} bz_epilogue;
+
+/* ---- what this library and processor can do ---- */
+BZ_API int bz_abi_version(void);
+BZ_API const char* bz_build_info(void);   /* "compiler=...;flags=...;version=...;openmp=0|1" */
+BZ_API const char* bz_cpu_features(void); /* space separated, those that matter here */
+BZ_API int bz_isa_available(int isa);     /* 1 or 0 */
+BZ_API int bz_set_isa(int isa);           /* what BZ_ISA_AUTO means from now on; BZ_ISA_AUTO: the best again */
+BZ_API int bz_get_isa(void);              /* what BZ_ISA_AUTO means now */
+
+/* Multiply-accumulates per call of a loop on registers alone that runs `rounds` times the innermost operations of the
+ * instruction set's convolution (xor, popcount, add; AVX2: shuffle, add): time it for the peak. */
+BZ_API int bz_peak(int isa, int64_t rounds, double* macs);
+
+/* ---- activations ---- */
+BZ_API int64_t bz_plane_words(const bz_plane_shape* shape); /* with slack; -1 for a bad shape */
+
+/* sums[n][c] = sum over positions of x (channels next to each other), accumulated in double across short runs. */
+BZ_API int bz_channel_sums(int isa, int num_threads, const bz_plane_shape* shape, const bz_map* x, float* sums);
+
+/* bit = (mul[c] * x + add[n * add_stride + c] >= 0), rounded as two operations; a NaN gives 0, -0.0 gives 1.
+ * mul, add: null for 1, 0. add_stride: 0 (one value per channel) or channels (per image and channel). abs_sums:
+ * [images][channels] sums of abs(mul * x + add), or null. Writes the whole plane with border and slack. */
+BZ_API int bz_pack(int isa, int num_threads, const bz_plane_shape* shape, const bz_map* x, const float* mul,
+                   const float* add, int64_t add_stride, uint32_t* plane, float* abs_sums);
+
+/* ---- convolution: sums of +-1 products ---- */
+/* Weights: [groups][ceil(out / groups / 16)][kernel_h * kernel_w * words per group][16] words; in the AVX2 layout the
+ * 64 bytes of a row are [4 bytes of the word][16 outputs]. Counts: [kernel_h * kernel_w][groups * out padded to 16]. */
+BZ_API int64_t bz_weight_words(const bz_conv_shape* shape);
+BZ_API int64_t bz_weight_counts(const bz_conv_shape* shape);
+/* weights: [out][channels / groups][kernel_h][kernel_w] floats, contiguous; >= 0 is +1. */
+BZ_API int bz_pack_weights(int isa, const bz_conv_shape* shape, const float* weights, uint32_t* words,
+                           int32_t* counts);
+BZ_API int bz_conv(int isa, int num_threads, const bz_conv_shape* shape, const uint32_t* plane, const uint32_t* words,
+                   const int32_t* counts, const bz_epilogue* epilogue);
+/* The sums themselves: out [images][out_h][out_w][out_channels]. */
+BZ_API int bz_conv_int(int isa, int num_threads, const bz_conv_shape* shape, const uint32_t* plane,
+                       const uint32_t* words, const int32_t* counts, int32_t* out);
+
+/* ---- depthwise convolution: one filter per channel; at most 255 taps ---- */
+/* shape: out_channels = input.channels, input.groups = 1 (the plane is packed without groups). Words: [taps][words per
+ * pixel + BZ_SLACK], the pixel's words repeated; counts: [taps][channels padded to 32]. The same for all isa. */
+BZ_API int64_t bz_depthwise_words(const bz_conv_shape* shape);
+BZ_API int64_t bz_depthwise_counts(const bz_conv_shape* shape);
+/* weights: [channels][kernel_h][kernel_w]. */
+BZ_API int bz_pack_depthwise(const bz_conv_shape* shape, const float* weights, uint32_t* words, int32_t* counts);
+BZ_API int bz_depthwise(int isa, int num_threads, const bz_conv_shape* shape, const uint32_t* plane,
+                        const uint32_t* words, const int32_t* counts, const bz_epilogue* epilogue);
+BZ_API int bz_depthwise_int(int isa, int num_threads, const bz_conv_shape* shape, const uint32_t* plane,
+                            const uint32_t* words, const int32_t* counts, int32_t* out);
+
+/* ---- convolution with one activation scale per image and channel ---- */
+/* sum = sum over taps and channels of alpha[n][c] * activation * weight. exact 0: from tables of 16-bit sums of five
+ * alphas each, exact 1: of float sums (slow). Words: [groups][ceil(out / groups / 32)][taps][ceil(ceil(channels per
+ * group / 5) / 3)][32] uint16_t, three 5-bit pieces each. The same for all isa. */
+BZ_API int64_t bz_scaled_words(const bz_conv_shape* shape);
+BZ_API int bz_pack_scaled(const bz_conv_shape* shape, const float* weights, uint16_t* words);
+BZ_API int bz_conv_scaled(int isa, int num_threads, const bz_conv_shape* shape, const uint32_t* plane,
+                          const uint16_t* words, const float* alpha, int exact, const bz_epilogue* epilogue);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

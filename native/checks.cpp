@@ -1,0 +1,51 @@
+#include "checks.h"
+
+namespace bz {
+namespace {
+
+constexpr int32_t kLargest = 1 << 24;  // of any one size: products of two stay within 64 bits by far
+
+bool size(int32_t value, int32_t low) { return value >= low && value <= kLargest; }
+
+// Positions read along one axis, in input coordinates, stay within [-border, size + border).
+bool reaches(int32_t out, int32_t kernel, int32_t stride, int32_t pad, int32_t dilation, int32_t in, int32_t border) {
+    if (kernel == 0) return true;
+    const int64_t last = int64_t(out - 1) * stride - pad + int64_t(kernel - 1) * dilation;
+    return -int64_t(pad) >= -int64_t(border) && last < int64_t(in) + border;
+}
+
+bool good_map(const bz_map& m) { return m.channel == 1 && m.image >= 0 && m.row >= 0 && m.pixel >= 0; }
+
+bool good_activation(const bz_activation& a) { return a.kind >= BZ_ACT_NONE && a.kind <= BZ_ACT_CLAMP; }
+
+}  // namespace
+
+bool good_plane(const bz_plane_shape* s) {
+    return s && size(s->images, 1) && size(s->height, 1) && size(s->width, 1) && size(s->channels, 1) &&
+           size(s->groups, 1) && s->channels % s->groups == 0 && size(s->border_h, 0) && size(s->border_w, 0);
+}
+
+bool good_conv(const bz_conv_shape* s) {
+    if (!s || !good_plane(&s->input) || !size(s->out_channels, 1) || s->out_channels % s->input.groups) return false;
+    if (!size(s->kernel_h, 0) || !size(s->kernel_w, 0) || !size(s->stride_h, 1) || !size(s->stride_w, 1)) return false;
+    if (!size(s->dilation_h, 1) || !size(s->dilation_w, 1) || !size(s->out_h, 1) || !size(s->out_w, 1)) return false;
+    if (int64_t(s->kernel_h) * s->kernel_w > kLargest) return false;
+    const bz_plane_shape& in = s->input;
+    if (s->kernel_h == 0 || s->kernel_w == 0) return true;
+    return reaches(s->out_h, s->kernel_h, s->stride_h, s->pad_top, s->dilation_h, in.height, in.border_h) &&
+           reaches(s->out_w, s->kernel_w, s->stride_w, s->pad_left, s->dilation_w, in.width, in.border_w);
+}
+
+bool good_depthwise(const bz_conv_shape* s) {
+    return good_conv(s) && s->input.groups == 1 && s->out_channels == s->input.channels;
+}
+
+bool good_epilogue(const bz_conv_shape& s, const bz_epilogue* e) {
+    if (!e || !e->out.data || !good_map(e->out) || !good_activation(e->first) || !good_activation(e->second))
+        return false;
+    if (e->bypass.data && (!good_map(e->bypass) || !size(e->bypass_channels, 1))) return false;
+    if (e->residual.data && !good_map(e->residual)) return false;
+    return s.out_channels >= 1;
+}
+
+}  // namespace bz

@@ -1,0 +1,13 @@
+// The kernels of one instruction set, as a table. Defined before: BZ_NS (namespace), BZ_VEC_BYTES, BZ_KERNELS (name of
+// the table).
+#include "conv.h"
+#include "depthwise.h"
+#include "pack.h"
+#include "scaled.h"
+
+namespace bz {
+
+extern const Kernels BZ_KERNELS = {BZ_NS::channel_sums, BZ_NS::pack,   BZ_NS::conv,         BZ_NS::depthwise,
+                                   BZ_NS::scaled,       BZ_NS::peak,   BZ_VEC_BYTES == 32};
+
+}  // namespace bz

@@ -1,0 +1,139 @@
+// Convolution by xor and popcount: a tile of neighbouring positions times up to 64 outputs at a time.
+//
+// Whatever the kernel, its words are one list of offsets from a position's first tap: no im2col, and kernel size,
+// dilation and groups cost nothing in the inner loop.
+#pragma once
+
+#include "epilogue.h"
+#include "tile.h"
+#include "walk.h"
+
+namespace bz {
+namespace BZ_NS {
+
+constexpr int kOutputs = 64;  // of one block of a convolution
+
+BZ_INLINE Ints widen(const int32_t* p) { return load<Ints>(p); }
+BZ_INLINE Ints widen(const uint8_t* p) {
+#if BZ_VEC_BYTES == 64
+    return (Ints)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
+#elif BZ_VEC_BYTES == 32
+    return (Ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+#else
+    return Ints{p[0], p[1], p[2], p[3]};
+#endif
+}
+
+// Sums as floats: base - 2 * mismatches.
+template <class Count>
+struct Sums {
+    const int32_t* base;
+    const Count* mismatches;
+
+    inline __attribute__((always_inline)) Floats operator()(int j) const {
+        return __builtin_convertvector(load<Ints>(base + j) - 2 * widen(mismatches + j), Floats);
+    }
+};
+
+struct ConvPlan {
+    bz_conv_shape s;
+    const uint32_t *plane, *words;
+    const bz_epilogue* e;
+    int32_t* out_int;
+    Parameters parameters;
+    float* partial;  // [pieces][padded outputs of all groups]: sums of each piece, or null
+    const int64_t* offsets;
+    int64_t length;  // words per output
+    Border border;
+    Lines lines;
+    int blocks;  // per group
+};
+
+// Positions [x0, x1) of a piece, at most kTile, times one block of outputs.
+static void conv_tile(const ConvPlan& p, const Piece& piece, int64_t item, int64_t x0, int64_t x1, int b) {
+    const bz_conv_shape& s = p.s;
+    const int64_t n = piece.image, y = piece.line;
+    const Channels channels = channels_of(p.parameters, b / p.blocks, b % p.blocks * kOutputs, kOutputs);
+    int32_t counts[kTile][kOutputs];
+    count_mismatches(int(x1 - x0), (channels.count + 15) / 16,
+                     p.plane + first_tap(s, n, y, x0) + int64_t(b / p.blocks) * bz_group_words(s.input),
+                     int64_t(s.stride_w) * bz_pixel_words(s.input), p.offsets, p.length,
+                     p.words + channels.at * p.length, counts);
+    const int64_t all = int64_t(s.input.groups) * p.parameters.padded;
+    float* const sums = p.partial ? p.partial + item * all + channels.at : nullptr;
+    for (int64_t x = x0; x < x1; ++x) {
+        const int32_t* base = p.border.base + p.border.class_of(y, x) * p.border.length + channels.at;
+        if (p.e) {
+            finish(channels, p.parameters, s, *p.e, Sums<int32_t>{base, counts[x - x0]}, n, y, x, sums);
+        } else {
+            const int64_t position = (n * p.lines.lines + y) * p.lines.width + x;
+            int32_t* out = p.out_int + position * s.out_channels + channels.first;
+            for (int i = 0; i < channels.count; ++i) out[i] = base[i] - 2 * counts[x - x0][i];
+        }
+    }
+}
+
+// Weights that fit the second cache are streamed past each tile, so that a position's outputs are written one after
+// the other; larger ones stay with a block while the tiles of a piece pass.
+constexpr int64_t kStreamed = 384 * 1024;
+
+static void conv_piece(const ConvPlan& p, int64_t item, int block_begin, int block_end) {
+    const Piece piece = piece_of(p.lines, item);
+    const int64_t width = piece.end - piece.begin, tiles = (width + kTile - 1) / kTile;
+    const int64_t bytes = int64_t(block_end - block_begin) * kOutputs * p.length * 4;
+    const auto tile = [&](int64_t t, int b) {
+        conv_tile(p, piece, item, piece.begin + width * t / tiles, piece.begin + width * (t + 1) / tiles, b);
+    };
+    if (bytes <= kStreamed) {
+        for (int64_t t = 0; t < tiles; ++t)
+            for (int b = block_begin; b < block_end; ++b) tile(t, b);
+    } else {
+        for (int b = block_begin; b < block_end; ++b)
+            for (int64_t t = 0; t < tiles; ++t) tile(t, b);
+    }
+}
+
+static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, const uint32_t* words,
+                const int32_t* counts, const bz_epilogue* e, int32_t* out_int) {
+    ConvPlan p = {s, plane, words, e, out_int, {}, nullptr, nullptr, 0, {}, lines_of(s, e), 0};
+    const bz_plane_shape& in = s.input;
+    const int group_words = bz_group_words(in);
+    p.length = int64_t(bz_taps(s)) * group_words;
+    p.blocks = bz_ceil_div(bz_group_outputs(s), kOutputs);
+    const int64_t padded = int64_t(in.groups) * bz_padded_outputs(s);
+    int status = make_border(p.border, s, counts, in.channels / in.groups, padded);
+    if (status == BZ_OK) status = take_parameters(p.parameters, s, e, bz_padded_outputs(s));
+    int64_t* offsets = static_cast<int64_t*>(malloc(size_t(p.length + 1) * sizeof(int64_t)));
+    const int64_t items = p.lines.items();
+    const bool summed = e && e->sums;
+    if (summed) p.partial = static_cast<float*>(calloc(size_t(items) * size_t(padded), sizeof(float)));
+    if (status == BZ_OK && offsets && (p.partial || !summed)) {
+        int64_t k = 0;
+        for (int ky = 0; ky < s.kernel_h; ++ky)
+            for (int kx = 0; kx < s.kernel_w; ++kx)
+                for (int w = 0; w < group_words; ++w)
+                    offsets[k++] = ky * s.dilation_h * bz_row_words(in) +
+                                   int64_t(kx) * s.dilation_w * bz_pixel_words(in) + w;
+        p.offsets = offsets;
+        const int blocks = in.groups * p.blocks;
+        const int64_t parts = items < 4 * int64_t(threads) && threads > 1 ? blocks : 1;  // few positions: split outputs
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+        for (int64_t i = 0; i < items * parts; ++i) {
+            const int part = int(i % parts);
+            conv_piece(p, i / parts, parts == 1 ? 0 : part, parts == 1 ? blocks : part + 1);
+        }
+        if (summed)
+            reduce(p.partial, p.lines.images, p.lines.lines * p.lines.chunks, in.groups, p.parameters.outputs,
+                   p.parameters.padded, e->sums);
+    } else {
+        status = BZ_NO_MEMORY;
+    }
+    free(p.partial);
+    free(p.parameters.memory);
+    free(offsets);
+    free(p.border.memory);
+    return status;
+}
+
+}  // namespace BZ_NS
+}  // namespace bz

@@ -1,0 +1,149 @@
+// From floats to bits, and sums over positions.
+#pragma once
+
+#include "walk.h"
+
+namespace bz {
+namespace BZ_NS {
+
+struct Packing {
+    const float *mul, *add;  // of the channels at hand, or null
+    float* abs_sums;         // added to, or null
+};
+
+BZ_INLINE uint32_t pack_scalar(float x, const Packing& p, int c) {
+    if (p.mul) x *= p.mul[c];
+    if (p.add) x += p.add[c];
+    if (p.abs_sums) p.abs_sums[c] += __builtin_fabsf(x);
+    return x >= 0;
+}
+
+// `count` neighbouring channels of one position.
+template <bool Mul, bool Add, bool Abs>
+static void pack_channels(const float* x, int count, const Packing& p, uint32_t* words) {
+    for (int c0 = 0; c0 < count; c0 += 32) {
+        const int end = count - c0 < 32 ? count : c0 + 32;
+        uint32_t bits = 0;
+        int c = c0;
+        for (; c + kLanes <= end; c += kLanes) {
+            Floats v = load<Floats>(x + c);
+            if (Mul) v *= load<Floats>(p.mul + c);
+            if (Add) v += load<Floats>(p.add + c);
+            if (Abs) store(p.abs_sums + c, load<Floats>(p.abs_sums + c) + absolute(v));
+            bits |= not_negative(v) << (c - c0);
+        }
+        for (; c < end; ++c) bits |= pack_scalar(x[c], p, c) << (c - c0);
+        *words++ = bits;
+    }
+}
+
+typedef void (*PackChannels)(const float*, int, const Packing&, uint32_t*);
+static const PackChannels kPackChannels[2][2][2] = {
+    {{pack_channels<false, false, false>, pack_channels<false, false, true>},
+     {pack_channels<false, true, false>, pack_channels<false, true, true>}},
+    {{pack_channels<true, false, false>, pack_channels<true, false, true>},
+     {pack_channels<true, true, false>, pack_channels<true, true, true>}}};
+
+// One row of a map whose positions are neighbours in memory: `count` channels, `step` floats apart, into words that
+// lie `pixel` words apart.
+static void pack_planar(const float* x, int64_t step, int width, int count, const Packing& p, uint32_t* words,
+                        int pixel) {
+    for (int c0 = 0; c0 < count; c0 += 32) {
+        const int channels = count - c0 < 32 ? count - c0 : 32;
+        Floats sums[32] = {};
+        int i = 0;
+        for (; i + kLanes <= width; i += kLanes) {
+            Words bits = {};
+            for (int c = 0; c < channels; ++c) {
+                Floats v = load<Floats>(x + (c0 + c) * step + i);
+                if (p.mul) v *= splat(p.mul[c0 + c]);
+                if (p.add) v += splat(p.add[c0 + c]);
+                if (p.abs_sums) sums[c] += absolute(v);
+                bits |= (Words)(v >= Floats{}) & splat_word(1u << c);
+            }
+            for (int lane = 0; lane < kLanes; ++lane) words[int64_t(i + lane) * pixel + c0 / 32] = bits[lane];
+        }
+        if (p.abs_sums)
+            for (int c = 0; c < channels; ++c)
+                for (int lane = 0; lane < kLanes; ++lane) p.abs_sums[c0 + c] += sums[c][lane];
+        for (; i < width; ++i) {
+            uint32_t bits = 0;
+            for (int c = 0; c < channels; ++c)
+                bits |= pack_scalar(x[(c0 + c) * step + i], p, c0 + c) << c;
+            words[int64_t(i) * pixel + c0 / 32] = bits;
+        }
+    }
+}
+
+static int pack(int threads, const bz_plane_shape& s, const bz_map& x, const float* mul, const float* add,
+                int64_t add_stride, uint32_t* plane, float* abs_sums) {
+    const int pixel = bz_pixel_words(s), group_words = bz_group_words(s), group = s.channels / s.groups;
+    const int64_t row_words = bz_row_words(s), rows = s.height + 2 * int64_t(s.border_h);
+    float* partial = nullptr;
+    if (abs_sums) {
+        partial = static_cast<float*>(calloc(size_t(s.images) * size_t(s.height) * size_t(s.channels), sizeof(float)));
+        if (!partial) return BZ_NO_MEMORY;
+    }
+    const PackChannels pack_some = kPackChannels[mul != nullptr][add != nullptr][abs_sums != nullptr];
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t item = 0; item < s.images * rows; ++item) {
+        const int64_t n = item / rows, y = item % rows - s.border_h;
+        uint32_t* to = plane + item * row_words;
+        if (y < 0 || y >= s.height) {
+            memset(to, 0, size_t(row_words) * sizeof *to);
+            continue;
+        }
+        const size_t side = size_t(s.border_w) * size_t(pixel);
+        memset(to, 0, side * sizeof *to);
+        memset(to + row_words - side, 0, side * sizeof *to);
+        to += side;
+        const float* from = x.data + n * x.image + y * x.row;
+        for (int g = 0; g < s.groups; ++g) {
+            const int first = g * group;
+            const Packing p = {mul ? mul + first : nullptr, add ? add + n * add_stride + first : nullptr,
+                               partial ? partial + (n * s.height + y) * s.channels + first : nullptr};
+            uint32_t* words = to + g * group_words;
+            if (x.channel == 1) {
+                for (int64_t i = 0; i < s.width; ++i)
+                    pack_some(from + i * x.pixel + first, group, p, words + i * pixel);
+            } else {
+                pack_planar(from + first * x.channel, x.channel, s.width, group, p, words, pixel);
+            }
+        }
+    }
+    memset(plane + s.images * bz_image_words(s), 0, BZ_SLACK * sizeof *plane);
+    if (abs_sums) reduce(partial, s.images, s.height, 1, s.channels, s.channels, abs_sums);
+    free(partial);
+    return BZ_OK;
+}
+
+constexpr int kRun = 64;  // positions summed in float before the sum goes on in double
+
+static int channel_sums(int threads, const bz_plane_shape& s, const bz_map& x, float* sums) {
+    const int64_t runs = (s.width + kRun - 1) / kRun, pieces = s.height * runs;
+    float* partial = static_cast<float*>(
+        calloc(size_t(s.images) * size_t(pieces) * size_t(s.channels), sizeof(float)));
+    if (!partial) return BZ_NO_MEMORY;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t item = 0; item < s.images * pieces; ++item) {
+        const int64_t n = item / pieces, y = item % pieces / runs, begin = item % runs * kRun;
+        const int64_t end = begin + kRun < s.width ? begin + kRun : s.width;
+        const float* from = x.data + n * x.image + y * x.row;
+        float* to = partial + item * s.channels;
+        int c = 0;
+        for (; c + 4 * kLanes <= s.channels; c += 4 * kLanes) {
+            Floats sum[4] = {};
+            for (int64_t i = begin; i < end; ++i)
+                BZ_UNROLL for (int q = 0; q < 4; ++q) sum[q] += load<Floats>(from + i * x.pixel + c + q * kLanes);
+            BZ_UNROLL for (int q = 0; q < 4; ++q) store(to + c + q * kLanes, sum[q]);
+        }
+        for (int64_t i = begin; i < end; ++i)
+            for (int rest = c; rest < s.channels; ++rest) to[rest] += from[i * x.pixel + rest];
+    }
+    reduce(partial, s.images, pieces, 1, s.channels, s.channels, sums);
+    free(partial);
+    return BZ_OK;
+}
+
+}  // namespace BZ_NS
+}  // namespace bz

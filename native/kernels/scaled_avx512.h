@@ -1,0 +1,59 @@
+// 32 look-ups at once: a table of 32 16-bit entries is one register, vpermw picks by the lowest five bits.
+#pragma once
+
+#include "scaled_look_up.h"
+
+namespace bz {
+namespace BZ_NS {
+
+template <int P, int J>
+static void scaled_tile(const uint16_t* at, int64_t step, const int64_t* offsets, int64_t entries,
+                        const uint16_t* words, const int16_t* tables, int32_t (*sums)[128]) {
+    for (int p = 0; p < P; ++p) memset(sums[p], 0, sizeof(int32_t) * 32 * J);
+    for (int64_t begin = 0; begin < entries; begin += kScaledBatch) {
+        const int64_t end = begin + kScaledBatch < entries ? begin + kScaledBatch : entries;
+        __m512i sum[P][J];
+        BZ_UNROLL for (int p = 0; p < P; ++p)
+            BZ_UNROLL for (int j = 0; j < J; ++j) sum[p][j] = _mm512_setzero_si512();
+        for (int64_t k = begin; k < end; ++k) {
+            const uint16_t* index = at + offsets[k];
+            __m512i w[J];
+            BZ_UNROLL for (int j = 0; j < J; ++j) w[j] = _mm512_loadu_si512(words + (j * entries + k) * 32);
+            BZ_UNROLL for (int q = 0; q < 3; ++q) {
+                BZ_UNROLL for (int p = 0; p < P; ++p) {
+                    const __m512i table = _mm512_load_si512(tables + int64_t(index[p * step + q]) * 32);
+                    BZ_UNROLL for (int j = 0; j < J; ++j) {
+                        sum[p][j] = _mm512_add_epi16(sum[p][j], _mm512_permutexvar_epi16(w[j], table));
+                        BZ_KEEP(sum[p][j]);
+                    }
+                }
+                if (q < 2) BZ_UNROLL for (int j = 0; j < J; ++j) w[j] = _mm512_srli_epi16(w[j], 5);
+            }
+        }
+        BZ_FENCE;
+        BZ_UNROLL for (int p = 0; p < P; ++p)
+            BZ_UNROLL for (int j = 0; j < J; ++j) {
+                int32_t* to = sums[p] + 32 * j;
+                const __m512i low = _mm512_cvtepi16_epi32(_mm512_castsi512_si256(sum[p][j]));
+                const __m512i high = _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(sum[p][j], 1));
+                _mm512_storeu_si512(to, _mm512_add_epi32(_mm512_loadu_si512(to), low));
+                _mm512_storeu_si512(to + 16, _mm512_add_epi32(_mm512_loadu_si512(to + 16), high));
+            }
+    }
+}
+
+typedef void (*ScaledTile)(const uint16_t*, int64_t, const int64_t*, int64_t, const uint16_t*, const int16_t*,
+                           int32_t (*)[128]);
+
+#define BZ_ROW(P) {scaled_tile<P, 1>, scaled_tile<P, 2>, scaled_tile<P, 3>, scaled_tile<P, 4>}
+static const ScaledTile kScaledTiles[kScaledTile][4] = {BZ_ROW(1), BZ_ROW(2), BZ_ROW(3),
+                                                        BZ_ROW(4), BZ_ROW(5), BZ_ROW(6)};
+#undef BZ_ROW
+
+static void sum_scaled(int positions, int blocks, const uint16_t* at, int64_t step, const int64_t* offsets,
+                       int64_t entries, const uint16_t* words, const int16_t* tables, int32_t (*sums)[128]) {
+    kScaledTiles[positions - 1][blocks - 1](at, step, offsets, entries, words, tables, sums);
+}
+
+}  // namespace BZ_NS
+}  // namespace bz

@@ -1,0 +1,83 @@
+// Vectors of BZ_VEC_BYTES bytes as GCC and clang offer them, and the few operations that they do not.
+//
+// Included into the namespace of one instruction set; everything is static and nothing comes from the C++ library.
+#pragma once
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#include "../internal.h"
+
+#define BZ_INLINE static inline __attribute__((always_inline))
+#define BZ_UNROLL _Pragma("GCC unroll 16")
+// Keeps a sum in its register and its additions in their order: GCC otherwise collects the terms of an unrolled loop
+// and spills them.
+#if defined(__x86_64__)
+#define BZ_KEEP(v) asm("" : "+v"(v))
+#else
+#define BZ_KEEP(v)
+#endif
+// The compiler may not carry memory in registers across this.
+#define BZ_FENCE asm volatile("" : : : "memory")
+
+namespace bz {
+namespace BZ_NS {
+
+constexpr int kLanes = BZ_VEC_BYTES / 4;
+typedef float Floats __attribute__((vector_size(BZ_VEC_BYTES)));
+typedef int32_t Ints __attribute__((vector_size(BZ_VEC_BYTES)));
+typedef uint32_t Words __attribute__((vector_size(BZ_VEC_BYTES)));
+
+template <class V, class T>
+BZ_INLINE V load(const T* p) {
+    V v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+template <class V, class T>
+BZ_INLINE void store(T* p, V v) {
+    memcpy(p, &v, sizeof v);
+}
+BZ_INLINE Floats splat(float x) { return x - Floats{}; }  // x - 0 is x, for -0.0 too
+BZ_INLINE Words splat_word(uint32_t x) { return x - Words{}; }
+
+// One bit per lane: the lane is >= 0.
+BZ_INLINE uint32_t not_negative(Floats v) {
+#if BZ_VEC_BYTES == 64
+    return _mm512_cmp_ps_mask((__m512)v, _mm512_setzero_ps(), _CMP_GE_OQ);
+#elif BZ_VEC_BYTES == 32
+    return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps((__m256)v, _mm256_setzero_ps(), _CMP_GE_OQ)));
+#elif defined(__aarch64__)
+    const uint32x4_t place = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(vcgezq_f32((float32x4_t)v), place));
+#else
+    uint32_t bits = 0;
+    for (int i = 0; i < kLanes; ++i) bits |= uint32_t(v[i] >= 0) << i;
+    return bits;
+#endif
+}
+
+BZ_INLINE Floats absolute(Floats v) { return (Floats)((Words)v & splat_word(0x7fffffffu)); }
+
+// high, low = carry and sum of three bits in every position
+BZ_INLINE void full_add(Words& high, Words& low, Words a, Words b, Words c) {
+#if BZ_VEC_BYTES == 64
+    const __m512i x = (__m512i)a, y = (__m512i)b, z = (__m512i)c;
+    high = (Words)_mm512_ternarylogic_epi32(x, y, z, 0xe8);
+    low = (Words)_mm512_ternarylogic_epi32(x, y, z, 0x96);
+#else
+    const Words half = a ^ b;
+    high = (a & b) | (c & half);
+    low = half ^ c;
+#endif
+}
+
+}  // namespace BZ_NS
+}  // namespace bz

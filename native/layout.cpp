@@ -1,0 +1,125 @@
+// Sizes of packed tensors and the packing of weights: run once per layer, so written plainly.
+#include <string.h>
+
+#include "checks.h"
+
+using namespace bz;
+
+namespace {
+
+constexpr int kPiece = 5, kPieces = 3;  // channels per table look-up, look-ups per 16-bit weight word
+
+bool bit_of(const float* weights, const bz_conv_shape& s, int out, int channel, int tap) {
+    const int per_group = s.input.channels / s.input.groups;
+    return weights[(int64_t(out) * per_group + channel) * bz_taps(s) + tap] >= 0;
+}
+
+int64_t scaled_entries(const bz_conv_shape& s) {
+    const int pieces = bz_ceil_div(s.input.channels / s.input.groups, kPiece);
+    return int64_t(bz_taps(s)) * bz_ceil_div(pieces, kPieces);
+}
+
+}  // namespace
+
+extern "C" {
+
+int64_t bz_plane_words(const bz_plane_shape* shape) {
+    if (!good_plane(shape)) return -1;
+    return shape->images * bz_image_words(*shape) + BZ_SLACK;
+}
+
+int64_t bz_weight_words(const bz_conv_shape* s) {
+    if (!good_conv(s)) return -1;
+    return int64_t(s->input.groups) * bz_padded_outputs(*s) * bz_taps(*s) * bz_group_words(s->input);
+}
+
+int64_t bz_weight_counts(const bz_conv_shape* s) {
+    if (!good_conv(s)) return -1;
+    return int64_t(bz_taps(*s)) * s->input.groups * bz_padded_outputs(*s);
+}
+
+int bz_pack_weights(int isa, const bz_conv_shape* shape, const float* weights, uint32_t* words, int32_t* counts) {
+    if (!good_conv(shape)) return BZ_BAD_ARGUMENT;
+    const Kernels* kernels = kernels_of(isa);
+    if (!kernels) return BZ_NO_ISA;
+    const bz_conv_shape& s = *shape;
+    if (bz_taps(s) == 0) return BZ_OK;
+    if (!weights || !words || !counts) return BZ_BAD_ARGUMENT;
+    memset(words, 0, size_t(bz_weight_words(shape)) * sizeof *words);
+    memset(counts, 0, size_t(bz_weight_counts(shape)) * sizeof *counts);
+    const int outputs = bz_group_outputs(s), padded = bz_padded_outputs(s), group_words = bz_group_words(s.input);
+    const int per_group = s.input.channels / s.input.groups, all = s.input.groups * padded;
+    const int64_t length = int64_t(bz_taps(s)) * group_words;  // rows of a block of 16 outputs
+    for (int g = 0; g < s.input.groups; ++g)
+        for (int o = 0; o < outputs; ++o)
+            for (int tap = 0; tap < bz_taps(s); ++tap)
+                for (int c = 0; c < per_group; ++c) {
+                    if (!bit_of(weights, s, g * outputs + o, c, tap)) continue;
+                    const int64_t row = (int64_t(g) * (padded / 16) + o / 16) * length + tap * group_words + c / 32;
+                    if (kernels->byte_rows) {
+                        uint8_t* bytes = reinterpret_cast<uint8_t*>(words + row * 16);
+                        bytes[(c % 32) / 8 * 16 + o % 16] |= uint8_t(1u << (c % 8));
+                    } else {
+                        words[row * 16 + o % 16] |= 1u << (c % 32);
+                    }
+                    ++counts[int64_t(tap) * all + g * padded + o];
+                }
+    return BZ_OK;
+}
+
+int64_t bz_depthwise_words(const bz_conv_shape* s) {
+    if (!good_depthwise(s)) return -1;
+    return int64_t(bz_taps(*s)) * (bz_pixel_words(s->input) + BZ_SLACK);
+}
+
+int64_t bz_depthwise_counts(const bz_conv_shape* s) {
+    if (!good_depthwise(s)) return -1;
+    return int64_t(bz_taps(*s)) * bz_pixel_words(s->input) * 32;
+}
+
+int bz_pack_depthwise(const bz_conv_shape* shape, const float* weights, uint32_t* words, int32_t* counts) {
+    if (!good_depthwise(shape)) return BZ_BAD_ARGUMENT;
+    const bz_conv_shape& s = *shape;
+    if (bz_taps(s) == 0) return BZ_OK;
+    if (!weights || !words || !counts) return BZ_BAD_ARGUMENT;
+    const int pixel = bz_pixel_words(s.input), length = pixel + BZ_SLACK;
+    memset(words, 0, size_t(bz_depthwise_words(shape)) * sizeof *words);
+    memset(counts, 0, size_t(bz_depthwise_counts(shape)) * sizeof *counts);
+    for (int tap = 0; tap < bz_taps(s); ++tap) {
+        uint32_t* row = words + int64_t(tap) * length;
+        for (int c = 0; c < s.input.channels; ++c)
+            if (weights[int64_t(c) * bz_taps(s) + tap] >= 0) {
+                row[c / 32] |= 1u << (c % 32);
+                counts[int64_t(tap) * pixel * 32 + c] = 1;
+            }
+        for (int i = pixel; i < length; ++i) row[i] = row[i - pixel];
+    }
+    return BZ_OK;
+}
+
+int64_t bz_scaled_words(const bz_conv_shape* s) {
+    if (!good_conv(s)) return -1;
+    return int64_t(s->input.groups) * bz_ceil_div(bz_group_outputs(*s), 32) * 32 * scaled_entries(*s);
+}
+
+int bz_pack_scaled(const bz_conv_shape* shape, const float* weights, uint16_t* words) {
+    if (!good_conv(shape)) return BZ_BAD_ARGUMENT;
+    const bz_conv_shape& s = *shape;
+    if (bz_taps(s) == 0) return BZ_OK;
+    if (!weights || !words) return BZ_BAD_ARGUMENT;
+    memset(words, 0, size_t(bz_scaled_words(shape)) * sizeof *words);
+    const int outputs = bz_group_outputs(s), blocks = bz_ceil_div(outputs, 32);
+    const int per_group = s.input.channels / s.input.groups, triple = kPiece * kPieces;
+    const int per_tap = bz_ceil_div(bz_ceil_div(per_group, kPiece), kPieces);
+    for (int g = 0; g < s.input.groups; ++g)
+        for (int o = 0; o < outputs; ++o)
+            for (int tap = 0; tap < bz_taps(s); ++tap)
+                for (int c = 0; c < per_group; ++c)
+                    if (bit_of(weights, s, g * outputs + o, c, tap)) {
+                        const int64_t entry = (int64_t(g) * blocks + o / 32) * scaled_entries(s) + tap * per_tap;
+                        words[(entry + c / triple) * 32 + o % 32] |= uint16_t(1u << (c % triple));
+                    }
+    return BZ_OK;
+}
+
+}  // extern "C"
