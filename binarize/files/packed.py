@@ -139,10 +139,13 @@ def _within(name: str, layers: Mapping[str, Any]) -> bool:
 def _packed_shell(shell: nn.Module, plan: Plan | None, specs: Mapping[str, PackedSpec]) -> nn.Module:
     """The float model `shell` converted by `plan`, with empty packed layers."""
     from binarize.runtime.deploy import with_packed_layers
+    from binarize.runtime.fuse import fuse
 
     if plan is not None:
         shell = execute(plan, shell)
-    return with_packed_layers(shell, specs, "the model")
+    shell = with_packed_layers(shell, specs, "the model").eval()
+    fuse(shell)  # as was done to the network that this is compared with
+    return shell
 
 
 def _rebuilt(

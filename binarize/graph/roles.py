@@ -106,7 +106,13 @@ _FUNCTIONS: dict[str, Role] = {
 
 
 def module_role(module: nn.Module) -> Role | None:
-    """The role of a module that is one step to the engine, or None for a container."""
+    """The role of a module that is one step to the engine, or None for a container.
+
+    A class can say its own role as `binarize_role`.
+    """
+    own: Role | None = getattr(type(module), "binarize_role", None)
+    if own is not None:
+        return own
     name = type(module).__name__
     named = "" if _holds_layers(module) else name  # what holds layers is only called like one of these steps
     if isinstance(module, (nn.modules.conv._ConvNd,)):

@@ -29,8 +29,15 @@ class BiasPReLU(nn.Module):
         self.b0 = nn.Parameter(torch.zeros(channel_shape(channels, dim, spatial)))
         self.weight = nn.Parameter(torch.full((channels,), 0.25))
 
+    done_before = False
+    """Set where the layer in front does it already (`binarize.runtime.fuse`): the forward passes its input on."""
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) or (N, ..., C) -> the same shape."""
+        return x if self.done_before else self.activate(x)
+
+    def activate(self, x: Tensor) -> Tensor:
+        """The activation itself."""
         return _prelu(x + self.b0, self.weight, self._dim)
 
 
@@ -41,9 +48,9 @@ class RPReLU(BiasPReLU):
         super().__init__(channels, dim=dim, spatial=spatial)
         self.b1 = nn.Parameter(torch.zeros(channel_shape(channels, dim, spatial)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, ...) or (N, ..., C) -> the same shape."""
-        return super().forward(x) + self.b1
+    def activate(self, x: Tensor) -> Tensor:
+        """The activation itself."""
+        return super().activate(x) + self.b1
 
 
 class Maxout(nn.Module):
@@ -61,6 +68,13 @@ class Maxout(nn.Module):
         self.p = nn.Parameter(torch.ones(channels))
         self.q = nn.Parameter(torch.full((channels,), 0.25))
 
+    done_before = False
+    """As of `BiasPReLU`."""
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) or (N, ..., C) -> the same shape."""
+        return x if self.done_before else self.activate(x)
+
+    def activate(self, x: Tensor) -> Tensor:
+        """The activation itself."""
         return self.p.view(self._shape) * F.relu(x) - self.q.view(self._shape) * F.relu(-x)

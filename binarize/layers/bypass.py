@@ -62,7 +62,7 @@ class Bypass(nn.Module):
             (N, Cout, *size), or channels last.
         """
         if self.stride:
-            x = self._resize(x, size)
+            x = self.at(x, size)
         copies, rest = divmod(self.out_channels, self.in_channels)
         if onto is None or rest or copies == 1:
             way = channel_bypass(x, self.out_channels, self.dim)
@@ -71,7 +71,8 @@ class Bypass(nn.Module):
         dim = self.dim % onto.dim()
         return onto.unflatten(dim, (copies, self.in_channels)).add_(x.unsqueeze(dim)).flatten(dim, dim + 1)
 
-    def _resize(self, x: Tensor, size: Sequence[int]) -> Tensor:
+    def at(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """The input at the output's positions, (N, Cin, *size), its channels as they are."""
         if self.transposed:
             return F.interpolate(x, size=list(size), mode="nearest")
         pool = _POOLS[len(self.stride)] if any(s > 1 for s in self.stride) else None

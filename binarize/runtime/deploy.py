@@ -12,6 +12,7 @@ from binarize.errors import ConfigError, FormatError
 from binarize.graph.places import Places
 from binarize.graph.refusals import copied, refuse, unwrapped
 from binarize.layers import BinaryLayer
+from binarize.runtime.fuse import fuse
 from binarize.runtime.lower import Refusal, describe, empty_packed, lower
 from binarize.runtime.packed import PackedLayer, RuntimeOptions
 from binarize.runtime.report import DeployReport, LayerReport
@@ -74,6 +75,7 @@ def finished(model: nn.Module, refused: Mapping[str, str]) -> nn.Module:
     """`model` in evaluation mode without a gradient, and with its report."""
     model.requires_grad_(False)
     model.eval()
+    fuse(model)
     model.deploy_report = _report(model, refused)  # type: ignore[assignment]
     return model
 

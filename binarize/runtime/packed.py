@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from binarize.errors import ConfigError, TrainingError
 from binarize.functional import Geometry, sign
 from binarize.layers import Bypass
+from binarize.native.library import available, warn_missing
 from binarize.runtime.bits import unpack_signs
+from binarize.runtime.kernels import Kernels, why_not
 from binarize.runtime.spec import PackedSpec
 
 
@@ -72,6 +74,8 @@ class PackedLayer(nn.Module):
 
     bits: Tensor
     vectors: Tensor
+    binarize_role = "conv"
+    """To the engine, which records runs, it is one step."""
 
     def __init__(
         self,
@@ -99,6 +103,8 @@ class PackedLayer(nn.Module):
                 dim=spec.dim,
             )
         self._signs: Tensor | None = None
+        self._kernels: Kernels | bool | None = False  # until somebody asks whether there can be any
+        self._after: list[nn.Module] = []  # a list: it belongs to the network, not to this layer
         self._describe_as_float_layer()
         super().train(False)
 
@@ -140,7 +146,39 @@ class PackedLayer(nn.Module):
         return self._compute(input, output_size)
 
     def _compute(self, x: Tensor, output_size: Sequence[int] | None) -> Tensor:
-        """The whole layer. Native kernels stand in for this method, or for `_product` alone."""
+        """The whole layer, on the native kernels where they can."""
+        plain = type(x) is Tensor and x.dtype == torch.float32 and x.device.type == "cpu"
+        if plain and x.numel() and not torch.compiler.is_compiling():
+            kernels = self._native()
+            if kernels is not None:
+                return kernels(x, output_size)
+        return self.activated(self.reference(x, output_size))
+
+    def activated(self, y: Tensor) -> Tensor:
+        """Through the activation that was taken over."""
+        for activation in self._after:
+            y = activation.activate(y) if hasattr(activation, "activate") else activation(y)
+        return y
+
+    def take_activation(self, activation: nn.Module) -> None:
+        """Do this activation of the network too, behind the bypass; its owner stays who it is."""
+        self._after = [activation]
+        self._kernels = False
+
+    @property
+    def after(self) -> nn.Module | None:
+        """The activation that was taken over, or None."""
+        return self._after[0] if self._after else None
+
+    def _native(self) -> Kernels | None:
+        if isinstance(self._kernels, bool):
+            if not available():
+                warn_missing()
+            self._kernels = None if why_not(self) else Kernels(self)
+        return self._kernels
+
+    def reference(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """The whole layer in plain torch: exact, and slower."""
         thresholds = self._thresholds(x)
         product, box = self._product(self._values(x, thresholds), output_size)
         return self._epilogue(product, box, thresholds.whole, x)
@@ -229,7 +267,10 @@ class PackedLayer(nn.Module):
             y = y + box * self._channels("offset", product)
         if whole is not None:
             y = y * whole
-        y = y + self._channels("shift", product)
+        return self.behind(y + self._channels("shift", product), x)
+
+    def behind(self, y: Tensor, x: Tensor) -> Tensor:
+        """What follows scale and shift: norm, inner activation and bypass. `y` may be overwritten."""
         if self.norm is not None:
             y = self.norm(y)
         if self.inner is not None:
@@ -250,7 +291,9 @@ class PackedLayer(nn.Module):
             kept = self.signs(values.dtype)
             if self.spec.kind == "transposed":
                 kept = Geometry((), (), (), self.spec.groups, True).filters_back(kept).contiguous()
-            if not torch.compiler.is_compiling():  # a graph must not change the module
+            if (
+                type(kept) is Tensor and not torch.compiler.is_compiling()
+            ):  # a graph must not change the module
                 self._signs = kept
         return kept
 
@@ -264,7 +307,7 @@ class PackedLayer(nn.Module):
             mode = "constant" if spec.padding_mode == "zeros" else spec.padding_mode
             values = F.pad(values, [side for pair in reversed(pads) for side in pair], mode=mode)
         transposed = spec.kind == "transposed"
-        extra = self._extra(values, output_size) if transposed else ()
+        extra = self.extra(output_size, values.shape[2:]) if transposed else ()
         return values, Geometry(spec.stride, padding, spec.dilation, spec.groups, transposed, extra)
 
     def _same_pads(self, values: Tensor) -> tuple[tuple[int, int], ...]:
@@ -276,15 +319,15 @@ class PackedLayer(nn.Module):
             pads.append((total // 2, total - total // 2))
         return tuple(pads)
 
-    def _extra(self, values: Tensor, output_size: Sequence[int] | None) -> tuple[int, ...]:
-        """Output padding of a transposed convolution that gives `output_size`."""
+    def extra(self, output_size: Sequence[int] | None, size: Sequence[int]) -> tuple[int, ...]:
+        """Output padding of a transposed convolution that makes `output_size` of a map of this size."""
         spec = self.spec
         if output_size is None:
             return spec.output_padding
         least = [
             (n - 1) * s - 2 * p + d * (k - 1) + 1
             for n, s, (p, _), d, k in zip(
-                values.shape[2:], spec.stride, spec.padding, spec.dilation, spec.kernel, strict=True
+                size, spec.stride, spec.padding, spec.dilation, spec.kernel, strict=True
             )
         ]
         wanted = list(output_size)[-len(least) :]
@@ -299,15 +342,15 @@ class PackedLayer(nn.Module):
         return super().train(False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedLayer:
-        self._signs = None
+        self._signs, self._kernels = None, False
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._signs = None
+        self._signs, self._kernels = None, False
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_signs": None}
+        return {**self.__dict__, "_signs": None, "_kernels": False}
 
     def __getattr__(self, name: str) -> Any:
         if name == "weight":

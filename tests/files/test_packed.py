@@ -42,7 +42,8 @@ def _same_layers(converted: nn.Module, deployed: nn.Module, x: torch.Tensor) -> 
 
     def compare(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: torch.Tensor) -> None:
-            pairs.append((output.clone(), packed[name](*args)))
+            ours = packed[name]
+            pairs.append((ours.activated(output.clone()), ours(*args)))
 
         return hook
 

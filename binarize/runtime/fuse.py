@@ -1,0 +1,100 @@
+"""What a deployed network can save between its layers: activations done where sums are made, float 1x1 layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from binarize.errors import TraceError
+from binarize.graph.flow import Flow
+from binarize.graph.places import Places
+from binarize.graph.record import record
+from binarize.layers import BiasPReLU, Maxout
+from binarize.runtime.kernels import activation_of
+from binarize.runtime.packed import PackedLayer
+
+_STATELESS = (nn.ReLU, nn.Hardtanh)
+
+
+class PointwiseConv2d(nn.Conv2d):
+    """A 1x1 convolution as a matrix product over channels-last maps, which one thread does several times faster."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, Cin, H, W) -> (N, Cout, H, W)."""
+        if torch.compiler.is_compiling() or not input.is_contiguous(memory_format=torch.channels_last):
+            return super().forward(input)
+        rows = input.permute(0, 2, 3, 1)
+        return F.linear(rows, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
+def fuse(model: nn.Module) -> None:
+    """Let packed layers do the activation behind them, and 1x1 convolutions be matrix products; in place.
+
+    Activations are found in a run on inputs of the shapes that the model was converted with; without those,
+    or if such a run fails, they stay where they are. Names of parameters and buffers do not change.
+
+    Args:
+        model: deployed, in evaluation mode.
+    """
+    places = Places(model)
+    for module in list(model.modules()):
+        if type(module) is nn.Conv2d and _is_pointwise(module):
+            module.__class__ = PointwiseConv2d
+    for layer, activation in _pairs(model):
+        layer.take_activation(activation)
+        if isinstance(activation, (BiasPReLU, Maxout)):
+            activation.done_before = True
+        else:
+            places.replace(activation, nn.Identity())
+
+
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    return (
+        set(conv.kernel_size) == {1}
+        and set(conv.stride) == {1}
+        and conv.padding in ((0, 0), "valid", "same")
+        and conv.groups == 1
+        and "forward" not in conv.__dict__
+    )
+
+
+def _pairs(model: nn.Module) -> Iterator[tuple[PackedLayer, nn.Module]]:
+    """Packed layers and the activations that see their result, and nothing else."""
+    plan = getattr(model, "binarize_plan", None)
+    shapes = plan.inputs if plan is not None else ()
+    if not shapes:
+        return
+    try:
+        flow = Flow(model, record(model, tuple(torch.zeros(shape) for shape in shapes)))
+    except TraceError:
+        return
+    for path, calls in flow.calls.items():
+        activation = flow.modules.get(path)
+        known = isinstance(activation, (BiasPReLU, Maxout)) or type(activation) in _STATELESS
+        if activation is None or not known or activation_of(activation) is None or flow.has_aliases(path):
+            continue
+        if _hooked(activation) or flow.is_read(path):
+            continue
+        layer = _in_front(flow, calls)
+        if layer is not None:
+            yield layer, activation
+
+
+def _in_front(flow: Flow, calls: list[fx.Node]) -> PackedLayer | None:
+    """The one layer that all calls' inputs come from directly, each result used by nothing else."""
+    if len(calls) != 1:
+        return None
+    source = flow.source(calls[0])
+    if source is None or len(source.users) != 1:
+        return None
+    layer = flow.module(source)
+    if not isinstance(layer, PackedLayer) or _hooked(layer) or flow.has_aliases(str(source.target)):
+        return None
+    return layer if len(flow.calls[str(source.target)]) == 1 else None
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
