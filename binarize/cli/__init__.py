@@ -24,6 +24,7 @@ from binarize.cli.predict import predict
 from binarize.cli.recipes import recipes
 from binarize.cli.summary import summary
 from binarize.cli.train import train
+from binarize.cli.verify import verify
 from binarize.cli.zoo import zoo
 from binarize.errors import BinarizeError
 
@@ -50,6 +51,7 @@ _COMMANDS = (
     recipes,
     summary,
     train,
+    verify,
     zoo,
 )
 for _command in _COMMANDS:

@@ -57,7 +57,7 @@ def predict(
     """
     if (others or truths) and not panel:
         raise ConfigError("predict: --with and --truth say what stands in a panel; add --panel.")
-    files = _images(images)
+    files = images_of(images)
     with importing():
         from binarize.data.reading import read_image
         from binarize.files import write_bytes
@@ -119,7 +119,7 @@ def _truth_of(image: Path, truths: Path, count: int) -> Path:
     return found
 
 
-def _images(given: Sequence[str]) -> list[Path]:
+def images_of(given: Sequence[str]) -> list[Path]:
     """The files that files, folders and patterns name, once each."""
     from binarize.data.files import images
 

@@ -65,8 +65,8 @@ def add_entry(
             files.save(model.half(), made / MODEL, entries=entries)
         shutil.copy(run / "log.jsonl", made)
 
-        def tell(what: str) -> Callable[[int, int], None] | None:
-            return None if report is None else lambda done, total: report(what, done, total)
+        def tell(what: str) -> Callable[[int, int], None]:
+            return lambda done, total: report(what, done, total) if report is not None else None
 
         full = collect(run, root=root, report=tell("the run"))
         if not full.complete:

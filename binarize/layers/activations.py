@@ -30,7 +30,7 @@ class BiasPReLU(nn.Module):
         self.weight = nn.Parameter(torch.full((channels,), 0.25))
 
     done_before = False
-    """Set where the layer in front does it already (`binarize.runtime.fuse`): the forward passes its input on."""
+    """Set where the layer in front does it (`binarize.runtime.fuse`): the forward passes its input on."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) or (N, ..., C) -> the same shape."""

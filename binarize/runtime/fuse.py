@@ -1,4 +1,4 @@
-"""What a deployed network can save between its layers: activations done where sums are made, float 1x1 layers."""
+"""What a deployed network can save between layers: activations where sums are made, float 1x1 layers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STATELESS = (nn.ReLU, nn.Hardtanh)
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """A 1x1 convolution as a matrix product over channels-last maps, which one thread does several times faster."""
+    """A 1x1 convolution as a matrix product over channels-last maps, which one thread does faster."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, Cin, H, W) -> (N, Cout, H, W)."""

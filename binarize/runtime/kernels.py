@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +103,7 @@ class Kernels:
             pads = ((0, 0), *spec.padding) if flat else spec.padding
         self.stride, self.dilation, self.pads = stride, dilation, pads
         self.kernel = tuple(signs.shape[2:])
-        shape = {"stride": stride, "dilation": dilation}
+        shape: dict[str, Any] = {"stride": stride, "dilation": dilation}
         padding = (pads[0][0], pads[1][0], pads[0][1], pads[1][1])
         if spec.kind == "transposed":
             back = Geometry((), (), (), spec.groups, True).filters_back(signs).contiguous()

@@ -157,7 +157,8 @@ class PackedLayer(nn.Module):
     def activated(self, y: Tensor) -> Tensor:
         """Through the activation that was taken over."""
         for activation in self._after:
-            y = activation.activate(y) if hasattr(activation, "activate") else activation(y)
+            known: Any = activation
+            y = known.activate(y) if hasattr(known, "activate") else known(y)
         return y
 
     def take_activation(self, activation: nn.Module) -> None:

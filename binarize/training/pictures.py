@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,21 +38,34 @@ def predict_image(
         settings: how the recipe resizes images, and whether it averages; its crops are not for predictions.
         truth: what the network was trained to tell.
     """
-    x = image
-    if settings.short_side is not None:
-        x = v2.functional.resize(x, [settings.short_side], antialias=True)
-    if settings.resize is not None:
-        x = v2.functional.resize(x, list(settings.resize), antialias=True)
-    x = v2.functional.normalize(v2.functional.to_dtype(x, torch.float32, scale=True), list(MEAN), list(STD))
-    device = next(model.parameters()).device
+    tensors = itertools.chain(model.parameters(), model.buffers())  # a packed network has no parameters
+    device = next(tensors).device
     with torch.no_grad():
-        output = predict(model, x[None].to(device), flip=settings.flip, scales=settings.scales)
+        output = predict(
+            model, prepared(image, settings).to(device), flip=settings.flip, scales=settings.scales
+        )
         output = resized(output, image.shape[-2:])[0].cpu()
     if isinstance(truth, Depth):
         return output[0].clamp(truth.least, truth.most)
     scores = output[: len(truth.names)].clone()
     scores[list(truth.unscored)] = -torch.inf  # what no truth uses is no answer
     return scores.argmax(0)
+
+
+def prepared(image: Tensor, settings: Evaluation) -> Tensor:
+    """An image (3, H, W) uint8 as the network takes it: (1, 3, H', W') float32.
+
+    Args:
+        image: of any size.
+        settings: how the recipe resizes; its crops are not for predictions.
+    """
+    x = image
+    if settings.short_side is not None:
+        x = v2.functional.resize(x, [settings.short_side], antialias=True)
+    if settings.resize is not None:
+        x = v2.functional.resize(x, list(settings.resize), antialias=True)
+    x = v2.functional.to_dtype(x, torch.float32, scale=True)
+    return v2.functional.normalize(x, list(MEAN), list(STD))[None]
 
 
 def as_png(prediction: Tensor, truth: Labels | Depth) -> bytes:

@@ -1,0 +1,99 @@
+"""`binarize verify`: whether a packed network still is the one that was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from binarize.cli.output import console, print_json, progress, say
+from binarize.cli.speed import importing
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1)
+@click.option(
+    "--packed", "packed_file", type=click.Path(path_type=Path), help="Its packed form.  [default: made here]"
+)
+@click.option("--approximate", is_flag=True, help="Let kernels approximate scales per channel.")
+@click.option(
+    "--data", "root", type=click.Path(path_type=Path), help="Folder of the data set: measure on it."
+)
+@click.option("--split", help="Part of the data set.  [default: the recipe's test]")
+@click.option("--count", default=8, show_default=True, help="Images to compare layer by layer.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def verify(
+    file: Path,
+    images: tuple[str, ...],
+    packed_file: Path | None,
+    approximate: bool,
+    root: Path | None,
+    split: str | None,
+    count: int,
+    as_json: bool,
+) -> None:
+    """Compare the network in FILE, which `train` wrote, with its packed form.
+
+    Layer by layer on the same inputs, then as a whole: on IMAGES, or on images of the data set that it was
+    trained for, and on all of those by their figures.
+    """
+    with importing():
+        from binarize import files, runtime
+        from binarize.data.reading import read_image
+        from binarize.runtime.verify import verify as compare
+        from binarize.training import saved
+        from binarize.training.build import dataset
+        from binarize.training.evaluate import evaluate
+        from binarize.training.pictures import prepared
+
+    recipe, model = saved.load(file)
+    with progress("packing"):
+        packed = (
+            runtime.deploy(model, exact_scales=not approximate)
+            if packed_file is None
+            else files.load(packed_file)
+        )
+    if packed_file is not None:
+        for layer in runtime.deployed_layers(packed).values():
+            layer.options = runtime.RuntimeOptions(exact_scales=not approximate)
+    data = None if images else dataset(recipe, split or recipe.data.test, root=root)
+
+    def inputs() -> Iterator[Tensor]:
+        if data is None:
+            from binarize.cli.predict import images_of
+
+            for path in images_of(images):
+                yield prepared(read_image(path), recipe.data.evaluation)
+        else:
+            step = max(1, len(data) // count)
+            for index in range(0, len(data), step)[:count]:
+                yield data[index].image[None]
+
+    with progress("comparing"):
+        result = compare(model, packed, inputs())
+    figures: dict[str, Any] = {}
+    if data is not None:
+        for name, net in (("trained", model), ("packed", packed)):
+            with progress(f"measuring the {name} network"):
+                figures[name] = _measured(net, data, recipe, evaluate)
+    if as_json:
+        print_json({"file": str(file), **result.as_dict(), "figures": figures})
+        return
+    console().print(result)
+    if figures:
+        for key in ("miou", "pixel_accuracy", "abs_rel", "delta1"):
+            if key in figures["trained"]:
+                a, b = figures["trained"][key], figures["packed"][key]
+                say(f"{key:16} trained {a:.5f}  packed {b:.5f}  difference {b - a:+.5f}")
+
+
+def _measured(net: nn.Module, data: Any, recipe: Any, evaluate: Any) -> dict[str, Any]:
+    settings = recipe.data.evaluation
+    found = evaluate(net, data, batch=settings.batch, flip=settings.flip, scales=settings.scales)
+    return {k: v for k, v in found.items() if isinstance(v, float)}
