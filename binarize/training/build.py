@@ -81,7 +81,9 @@ def network(recipe: Recipe, truth: Labels | Depth, *, weights: bool = True) -> n
                     load_checkpoint(net, start)
                 except BinarizeError as error:
                     if str(error) == str(failure):  # of the file itself, whatever it is to be read into
-                        raise
+                        raise ConfigError(
+                            f"start_from {start}: fits neither the float network nor the binary one: {error}"
+                        ) from error
                     raise ConfigError(
                         f"start_from {start}: fits neither the float network ({failure}) nor the binary one "
                         f"({error})."
