@@ -12,10 +12,12 @@ from collections.abc import Sequence
 import click
 
 from binarize import __version__
+from binarize.cli.bench import bench
 from binarize.cli.compare import compare
 from binarize.cli.convert import convert
 from binarize.cli.coverage import coverage
 from binarize.cli.data import data
+from binarize.cli.doctor import doctor
 from binarize.cli.evaluate import evaluate
 from binarize.cli.export import export
 from binarize.cli.methods import methods
@@ -39,10 +41,12 @@ def cli() -> None:
 
 
 _COMMANDS = (
+    bench,
     compare,
     convert,
     coverage,
     data,
+    doctor,
     evaluate,
     export,
     methods,

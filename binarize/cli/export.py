@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.output import console, print_json, progress, say, size
+from binarize.cli.options import InputSize
+from binarize.cli.output import console, print_json, progress, say
+from binarize.cli.output import size as _size
 from binarize.cli.speed import importing, one_thread
 from binarize.errors import ConfigError
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--packed", is_flag=True, help="One bit per binary weight, in one safetensors file.")
+@click.option("--onnx", "onnx_out", type=click.Path(path_type=Path), help="ONNX file to write, in floats.")
+@click.option("--size", type=InputSize(), help="Of its images.  [default: as converted]")
 @click.option(
     "--leftovers",
     type=click.Choice(["float32", "float16", "bfloat16"]),
@@ -40,6 +44,8 @@ if TYPE_CHECKING:
 def export(
     file: Path,
     packed: bool,
+    onnx_out: Path | None,
+    size: tuple[int, ...] | None,
     leftovers: str,
     out: Path | None,
     force: bool,
@@ -49,10 +55,16 @@ def export(
     """Write the binary network in FILE for inference.
 
     FILE was written by `convert` or `train` (or is the folder of a run). The new file cannot be trained
-    further: keep FILE. `summary`, `evaluate`, `predict` and binarize.load read both.
+    further: keep FILE. `summary`, `evaluate`, `predict` and binarize.load read both. With --onnx, FILE may be
+    packed, and the signs are floats again: for runtimes that know no bits.
     """
-    if not packed:
-        raise click.UsageError("say what to write: --packed.")
+    if packed == (onnx_out is not None):
+        raise click.UsageError("say what to write: --packed, or --onnx OUT.")
+    if onnx_out is not None:
+        _onnx(file, onnx_out, size, custom, force=force)
+        return
+    if size is not None:
+        raise click.UsageError("--size is for --onnx; a packed network takes images of any size.")
     with importing():
         from binarize import files
         from binarize.files import PackedHeader, container
@@ -101,7 +113,37 @@ def export(
         say(f"not packed: {name}: {why}")
     say()
     say(f"written  {written}")
-    say(f"         ({size(after)}, for inference; {source.name}: {size(before)})")
+    say(f"         ({_size(after)}, for inference; {source.name}: {_size(before)})")
+
+
+def _onnx(file: Path, target: Path, size: tuple[int, ...] | None, custom: str | None, *, force: bool) -> None:
+    with importing():
+        from binarize import files
+        from binarize.files import container
+        from binarize.files.zoo import locate
+        from binarize.runtime import deploy, deployed_layers, to_onnx
+
+    source = file / "model.safetensors" if file.is_dir() else locate(file)
+    metadata = container.read_metadata(source)
+    files.check_target(target)
+    if target.exists() and not force:
+        raise ConfigError(f"{str(target)!r} exists already; replace it with --force, or name another file.")
+    with progress(f"reading {source}"), one_thread():
+        custom_class = files.read_header(source).source["source"] == "custom"
+        model = _model(source, custom, custom_class=custom_class, metadata=metadata)
+    deployed = model if deployed_layers(model) else deploy(model)
+    plan = getattr(deployed, "binarize_plan", None)
+    if size is not None:
+        wanted = size[-2:]
+    elif plan is not None and plan.inputs:
+        wanted = plan.inputs[0][-2:]
+    else:
+        raise ConfigError(f"{str(source)!r} does not say for which size it was converted: give --size.")
+    with progress("exporting"):
+        data = to_onnx(deployed, wanted)
+        files.write_bytes(target, data)
+    say(f"written  {target}")
+    say(f"         ({_size(len(data))}, images of {wanted[0]}x{wanted[1]})")
 
 
 def _check_free(target: Path, source: Path, force: bool) -> None:

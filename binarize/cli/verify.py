@@ -44,7 +44,7 @@ def verify(
     trained for, and on all of those by their figures.
     """
     with importing():
-        from binarize import files, runtime
+        from binarize import runtime
         from binarize.data.reading import read_image
         from binarize.runtime.verify import verify as compare
         from binarize.training import saved
@@ -57,7 +57,7 @@ def verify(
         packed = (
             runtime.deploy(model, exact_scales=not approximate)
             if packed_file is None
-            else files.load(packed_file)
+            else saved.load(packed_file)[1]
         )
     if packed_file is not None:
         for layer in runtime.deployed_layers(packed).values():

@@ -2,6 +2,7 @@
 
 from binarize.runtime.deploy import deploy, deployed_layers, with_packed_layers
 from binarize.runtime.lower import Refusal, describe, lower
+from binarize.runtime.onnx import to_onnx
 from binarize.runtime.packed import PackedLayer, RuntimeOptions
 from binarize.runtime.report import DeployReport, LayerReport, report
 from binarize.runtime.spec import PackedSpec, QuantizerSpec
@@ -19,5 +20,6 @@ __all__ = [
     "describe",
     "lower",
     "report",
+    "to_onnx",
     "with_packed_layers",
 ]

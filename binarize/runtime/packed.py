@@ -178,6 +178,10 @@ class PackedLayer(nn.Module):
             self._kernels = None if why_not(self) else Kernels(self)
         return self._kernels
 
+    def prepare_reference(self) -> None:
+        """Unpack the signs now, so that a graph which is made of `reference` holds them as constants."""
+        self._kernel(self.vectors)
+
     def reference(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """The whole layer in plain torch: exact, and slower."""
         thresholds = self._thresholds(x)
@@ -229,7 +233,8 @@ class PackedLayer(nn.Module):
             x = thresholds.mul * x
         if thresholds.add is not None:
             x = x + thresholds.add
-        values = sign(x)
+        # an exporter knows no operator on the sign bit
+        values = torch.where(x >= 0, 1.0, -1.0) if torch.compiler.is_exporting() else sign(x)
         if thresholds.lift is not None:
             values = values + thresholds.lift
         return values if thresholds.channel is None else values * thresholds.channel

@@ -1,0 +1,7 @@
+"""How fast a packed network is, beside its float counterpart in the ways in which torch runs that."""
+
+from binarize.bench.measure import Bench, Variant, bench
+from binarize.bench.picture import picture
+from binarize.bench.variants import BASELINES, variants
+
+__all__ = ["BASELINES", "Bench", "Variant", "bench", "picture", "variants"]

@@ -1,0 +1,152 @@
+"""`binarize bench`: a packed network and its float counterpart, timed in turn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from binarize.cli.options import InputSize, configure
+from binarize.cli.output import console, print_json, progress, say
+from binarize.cli.speed import importing
+from binarize.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from binarize.bench import Bench
+
+
+@click.command()
+@click.argument("model")
+@click.option("--method", help="Of MODEL, if it is no file.  [default: bidense, granularity=layer]")
+@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Option of the method.")
+@click.option("--size", type=InputSize(), help="Of the image.  [default: as converted]")
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Images at once.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Of torch and kernels.")
+@click.option(
+    "--against", default="eager,channels_last", show_default=True, help="Of eager,channels_last,compile,bf16."
+)
+@click.option("--rounds", default=7, show_default=True, type=click.IntRange(1), help="Passes of each.")
+@click.option("--exact", is_flag=True, help="Sum scales per channel in floats, which is slow.")
+@click.option("--out", type=click.Path(path_type=Path), help="Also write OUT.json and OUT.png.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def bench(
+    model: str,
+    method: str | None,
+    settings: tuple[str, ...],
+    size: tuple[int, ...] | None,
+    batch: int,
+    threads: int,
+    against: str,
+    rounds: int,
+    exact: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Time the packed form of MODEL, a file or what `convert` takes, beside the float network.
+
+    Passes alternate, so that a machine that slows down slows down all; figures are medians. `compile` is
+    torch.compile with frozen weights, the strongest float baseline; it takes a minute to compile. With one
+    thread, some versions of torch run 1x1 convolutions slowly: `eager` alone flatters.
+    """
+    with importing():
+        import torch
+
+        from binarize import bench as measure
+        from binarize.files import check_target, write_bytes
+
+    if out is not None:
+        for ending in ("json", "png"):
+            check_target(out.with_name(f"{out.name}.{ending}"))
+    names = [name for name in against.split(",") if name]
+    torch.set_num_threads(threads)
+    with progress("building"):
+        packed, plain, shape = _networks(model, method, settings, threads, exact)
+    height, width = size[-2:] if size is not None else shape
+    x = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+    with progress("measuring"):
+        found = measure.bench(measure.variants(packed, plain, x, names), x.shape, rounds=rounds)
+    if out is not None:
+        import json
+
+        write_bytes(
+            out.with_name(f"{out.name}.json"), (json.dumps(found.as_dict(), indent=2) + "\n").encode()
+        )
+        write_bytes(out.with_name(f"{out.name}.png"), measure.picture(found))
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        _print(found)
+
+
+def _networks(
+    model: str, method: str | None, settings: tuple[str, ...], threads: int, exact: bool
+) -> tuple[nn.Module, nn.Module, tuple[int, int]]:
+    """The packed network, a float one of the same architecture, and the size that it was converted at."""
+    import binarize
+    from binarize import files, runtime
+    from binarize.files.zoo import PREFIX, locate
+
+    if model.startswith(PREFIX) or Path(model).is_file():
+        if method or settings:
+            raise ConfigError("bench: --method and --set are for a MODEL that is no file.")
+        path = locate(model)
+        loaded = files.load(path)
+        source = files.read_header(path).source
+        if source["source"] == "custom":
+            raise ConfigError(
+                f"{path} holds a network of a custom class, whose float form is not known here."
+            )
+        plain = files.build(source)
+        converted = loaded
+    else:
+        from binarize.cli.model import resolve
+
+        if method is None and not settings:
+            method, settings = "bidense", ("granularity=layer",)
+        chosen = configure(method or "bidense", settings)
+        plain = resolve(model)
+        converted = binarize.apply(plain, chosen)
+    plan = getattr(converted, "binarize_plan", None)
+    if plan is None:
+        raise ConfigError(f"{model} holds a float network: convert it first.")
+    height, width = plan.inputs[0][-2:] if plan.inputs else (224, 224)
+    if runtime.deployed_layers(converted):
+        packed = converted
+        for layer in runtime.deployed_layers(packed).values():
+            layer.options = runtime.RuntimeOptions(threads=threads, exact_scales=exact)
+    else:
+        packed = runtime.deploy(converted, threads=threads, exact_scales=exact)
+    return packed, plain.eval(), (height, width)
+
+
+def _print(found: Bench) -> None:
+    from rich.table import Table
+
+    told: dict[str, Any] = found.as_dict()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("network")
+    for head in ("median ms", "least ms", "times as long"):
+        table.add_column(head, justify="right")
+    for row in told["variants"]:
+        table.add_row(
+            row["name"],
+            f"{row['median_ms']:.1f}",
+            f"{row['least_ms']:.1f}",
+            "" if row["name"] == "packed" else f"{row['times_as_long']:.2f}",
+        )
+    shape = "x".join(map(str, found.shape))
+    machine = found.machine
+    say(
+        f"{shape}, {found.threads} threads, {machine['cpu']} ({machine['kernels']}), torch {machine['torch']}"
+    )
+    console().print(table)
+    say()
+    kinds = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    kinds.add_column("inside the packed network")
+    kinds.add_column("ms", justify="right")
+    for kind, spent in list(found.kinds.items())[:10]:
+        kinds.add_row(kind, f"{spent:.1f}")
+    console().print(kinds)

@@ -1,0 +1,53 @@
+"""A deployed network as ONNX: its signs, scales and bypasses with float operators that any runtime has."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from binarize.errors import ConfigError
+from binarize.runtime.deploy import deployed_layers
+
+_NEEDED = ("onnx", "onnxscript")
+
+
+def to_onnx(model: nn.Module, size: Sequence[int]) -> bytes:
+    """The bytes of an ONNX file for images (N, 3, H, W) of this height and width and any N.
+
+    Its weights are floats of +1 and -1, so it is as large as the float network: it is for runtimes that know
+    no bits.
+
+    Args:
+        model: deployed.
+        size: (H, W).
+
+    Raises:
+        ConfigError: a model that is not deployed or that torch cannot export, or packages that are missing.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"ONNX needs the packages {', '.join(missing)}: pip install 'binarize[onnx]'.")
+    if not deployed_layers(model):
+        raise ConfigError(f"{type(model).__name__} is not deployed: binarize.deploy(model) first.")
+    x = torch.zeros(2, 3, *size)
+    for layer in deployed_layers(model).values():
+        layer.prepare_reference()
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of torch about its own exporter
+            program = torch.onnx.export(
+                model, (x,), dynamo=True, dynamic_shapes=({0: "batch"},), input_names=["image"], verbose=False
+            )
+    except Exception as error:  # the exporter has many kinds of failure
+        text = str(error).strip().splitlines()
+        raise ConfigError(
+            f"torch cannot export {type(model).__name__} to ONNX ({type(error).__name__}: "
+            f"{text[0][:200] if text else ''})."
+        ) from error
+    if program is None:
+        raise ConfigError(f"torch gave no ONNX program for {type(model).__name__}.")
+    return program.model_proto.SerializeToString()

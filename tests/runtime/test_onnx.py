@@ -1,0 +1,63 @@
+"""ONNX files, run by onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import binarize
+from binarize.cli import run
+from binarize.errors import ConfigError
+from binarize.files import create_timm
+from binarize.runtime import to_onnx
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporter's own packages
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("bidense", {}), ("bidense", {"granularity": "layer"}), ("adabin", {}), ("bisrnet", {})],
+)
+def test_onnxruntime_gives_the_same(method: str, options: dict[str, Any], tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    model = binarize.apply(create_timm("test_resnet", num_classes=7), method, **options)
+    source = binarize.save(model, tmp_path / "m.safetensors")
+    assert run(["export", str(source), "--onnx", str(tmp_path / "m.onnx"), "--size", "64x96"]) == 0
+    session = runtime.InferenceSession(str(tmp_path / "m.onnx"))
+    packed = binarize.deploy(model)
+    for count in (1, 3):
+        x = torch.rand(count, 3, 64, 96)
+        (got,) = session.run(None, {"image": x.numpy()})
+        with torch.no_grad():
+            expected = packed(x).numpy()
+        # a sum that lies on a threshold to the last digit turns a sign, and what follows moves by whole steps
+        cosine = (got * expected).sum() / np.linalg.norm(got) / np.linalg.norm(expected)
+        assert cosine > 0.97
+        if method == "bidense":
+            np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+        np.testing.assert_array_equal(got.argmax(1), expected.argmax(1))
+
+
+def test_only_deployed_networks() -> None:
+    pytest.importorskip("onnxscript")
+    with pytest.raises(ConfigError, match="is not deployed"):
+        to_onnx(create_timm("test_resnet"), (64, 64))
+
+
+def test_bad_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = str(binarize.save(create_timm("test_resnet"), tmp_path / "m.safetensors"))
+    for arguments, message in (
+        ([], "--packed, or --onnx"),
+        (["--packed", "--onnx", "x.onnx"], "--packed, or --onnx"),
+        (["--onnx", str(tmp_path / "none/x.onnx")], "there is no directory"),
+        (["--onnx", str(tmp_path / "x.onnx")], "no binary layer"),
+    ):
+        assert run(["export", source, *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.safetensors"]
