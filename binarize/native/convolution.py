@@ -154,9 +154,7 @@ def _run(
     return out
 
 
-def _checked_size(
-    plane: BitPlane, weights: PackedWeights, out_size: Sequence[int] | None
-) -> tuple[int, int]:
+def _checked_size(plane: BitPlane, weights: PackedWeights, out_size: Sequence[int] | None) -> tuple[int, int]:
     groups = 1 if weights.kind == "depthwise" else weights.groups
     if plane.channels != weights.in_channels or plane.groups != groups:
         raise NativeError(

@@ -67,9 +67,7 @@ def channel_sums(x: Tensor) -> Tensor:
     return x.sum((2, 3), dtype=torch.float64).float()
 
 
-def conv(
-    plane: BitPlane, weights: PackedWeights, size: Sequence[int], alpha: Tensor | None = None
-) -> Tensor:
+def conv(plane: BitPlane, weights: PackedWeights, size: Sequence[int], alpha: Tensor | None = None) -> Tensor:
     """Sums, (N, Cout, *size) float32; integers up to 2^24 are exact."""
     if 0 in weights.kernel:
         return torch.zeros(plane.images, weights.out_channels, *size)

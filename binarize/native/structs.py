@@ -19,13 +19,13 @@ SLACK = 16
 class PlaneShape(ctypes.Structure):
     """`bz_plane_shape`."""
 
-    _fields_ = [(n, c_int32) for n in "images height width channels groups border_h border_w".split()]  # noqa: RUF012, SIM905
+    _fields_ = [(n, c_int32) for n in "images height width channels groups border_h border_w".split()]  # noqa: SIM905
 
 
 class ConvShape(ctypes.Structure):
     """`bz_conv_shape`."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("input", PlaneShape),
         ("out_channels", c_int32),
         *((f"{n}_{axis}", c_int32) for n in ("kernel", "stride") for axis in "hw"),
@@ -41,13 +41,13 @@ class ConvShape(ctypes.Structure):
 class Map(ctypes.Structure):
     """`bz_map`."""
 
-    _fields_ = [("data", c_void_p), *((n, c_int64) for n in ("image", "row", "pixel", "channel"))]  # noqa: RUF012
+    _fields_ = [("data", c_void_p), *((n, c_int64) for n in ("image", "row", "pixel", "channel"))]
 
 
 class Activation(ctypes.Structure):
     """`bz_activation`."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("kind", c_int32),
         ("low", c_float),
         ("high", c_float),
@@ -58,7 +58,7 @@ class Activation(ctypes.Structure):
 class Epilogue(ctypes.Structure):
     """`bz_epilogue`."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("mul", c_void_p),
         ("add", c_void_p),
         ("sample_scale", c_void_p),
