@@ -48,7 +48,7 @@ static Layer random_layer(bool depthwise) {
     s.dilation_h = between(1, 2), s.dilation_w = between(1, 2);
     s.pad_top = between(-1, 3), s.pad_left = between(-1, 3);
     in.height = between(2, 9), in.width = between(2, 9);
-    in.border_h = 8, in.border_w = 8;
+    in.border_h = 12, in.border_w = 12;
     s.out_h = between(1, (in.height + s.pad_top) / s.stride_h + 1);
     s.out_w = between(1, (in.width + s.pad_left) / s.stride_w + 1);
     l.x = normal(size_t(in.images) * in.height * in.width * in.channels);
