@@ -68,7 +68,7 @@ def conv_scaled(
         weights: of `pack_scaled`.
         alpha: (N, Cin) float32.
         epilogue: see `conv`.
-        exact: sum floats (slow) instead of 16-bit integers, whose rounding error is stated in docs/kernels.md.
+        exact: sum floats (slow) instead of 16-bit integers, whose error is stated in docs/kernels.md.
         out_size: see `conv`.
         out: see `conv`.
         threads: see `conv`.

@@ -4,11 +4,13 @@ Import this module to register them. Arguments are tensors and plain numbers; sh
 
 - plane_shape: images, height, width, channels, groups, border h, border w.
 - geometry: Cin, Cout, kernel h w, stride h w, padding top left bottom right, dilation h w, groups.
-- first, second: six entries each of `activations`, which are kinds; `bounds` holds their low and high; `arrays`
-  their before, negative, positive and after.
+- activations: kinds of the first and the second, 0 none, 1 piecewise, 2 clamp; `bounds`: their low and high;
+  `arrays`: their before, negative, positive and after.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +25,7 @@ from binarize.native.structs import SLACK
 from binarize.native.weights import Kind, PackedWeights
 
 _KINDS: tuple[Kind, ...] = ("conv", "depthwise", "scaled")
+_ACTIVATIONS: tuple[Literal["none", "piecewise", "clamp"], ...] = ("none", "piecewise", "clamp")
 
 
 @torch.library.custom_op("binarize::pack", mutates_args=())
@@ -58,7 +61,7 @@ def conv(
     mul: Tensor | None,
     add: Tensor | None,
     sample_scale: Tensor | None,
-    activations: list[str],
+    activations: list[int],
     bounds: list[float],
     arrays: list[Tensor],
     bypass: Tensor | None,
@@ -102,7 +105,7 @@ def _(
     mul: Tensor | None,
     add: Tensor | None,
     sample_scale: Tensor | None,
-    activations: list[str],
+    activations: list[int],
     bounds: list[float],
     arrays: list[Tensor],
     bypass: Tensor | None,
@@ -152,10 +155,10 @@ def arrays_of(first: Activation, second: Activation) -> list[Tensor]:
     return [torch.empty(0) if x is None else x for x in given]
 
 
-def _activation(kind: str, bounds: list[float], arrays: list[Tensor]) -> Activation:
+def _activation(kind: int, bounds: list[float], arrays: list[Tensor]) -> Activation:
     before, negative, positive, after = (x if x.numel() else None for x in arrays)
     return Activation(
-        kind=kind,  # pyright: ignore[reportArgumentType] - checked by the class
+        kind=_ACTIVATIONS[kind],
         before=before,
         negative=negative,
         positive=positive,

@@ -98,7 +98,7 @@ def pack(
     border = pair("pack: border", border)
     if min(x.shape) < 1 or groups < 1 or channels % groups or min(border) < 0:
         raise NativeError(
-            f"pack: x of shape {tuple(x.shape)}, groups={groups}, border={border}; expected no empty dimension, "
+            f"pack: x of shape {tuple(x.shape)}, groups={groups}, border={border}; expected no empty size, "
             "groups that divide the channels, and a border of at least 0."
         )
     mul = vector("pack: mul", mul, channels)

@@ -28,7 +28,7 @@ def checked(
     if not fits or x.dtype != dtype or x.device.type != "cpu":
         wanted = ", ".join("any" if n is None else str(n) for n in shape)
         raise NativeError(
-            f"{name}: {x.dtype} of shape {tuple(x.shape)} on {x.device}; expected {dtype} of shape ({wanted}) "
+            f"{name}: {x.dtype} of shape {tuple(x.shape)} on {x.device}; expected {dtype} of ({wanted}) "
             "on cpu."
         )
     return x.detach().contiguous() if contiguous else x.detach()

@@ -67,13 +67,14 @@ class TransposedWeights:
         """The border that a plane of this size needs."""
         size = self.out_size(height, width) if out_size is None else out_size
         needed = [0, 0]
-        for axis, n in enumerate((height, width)):
-            for r in range(self.stride[axis]):
-                phase = self.phases[r][0] if axis == 0 else self.phases[0][r]
-                taps, low = phase.kernel[axis], phase.padding[axis]
-                if taps and (count := len(range(r, size[axis], self.stride[axis]))):
-                    last = count - 1 - low + phase.dilation[axis] * (taps - 1)
-                    needed[axis] = max(needed[axis], low, last - n + 1)
+        for r, row in enumerate(self.phases):
+            for c, phase in enumerate(row):
+                if 0 in phase.kernel:  # without taps along one axis it reads nothing along the other either
+                    continue
+                for axis, (n, start) in enumerate(((height, r), (width, c))):
+                    low, reach = phase.padding[axis], phase.dilation[axis] * (phase.kernel[axis] - 1)
+                    if count := len(range(start, size[axis], self.stride[axis])):
+                        needed[axis] = max(needed[axis], low, count - low + reach - n)
         return needed[0], needed[1]
 
 

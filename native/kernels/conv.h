@@ -35,12 +35,27 @@ struct Sums {
     }
 };
 
+// The sums of neighbouring positions of a line.
+template <class Count>
+struct SumsOfLine {
+    const Border& border;
+    int64_t y, at;
+    const Count* mismatches;  // of position x0
+    int64_t x0, step;
+
+    inline __attribute__((always_inline)) Sums<Count> operator()(int64_t x) const {
+        return {border.base + border.class_of(y, x) * border.length + at, mismatches + (x - x0) * step};
+    }
+};
+
 struct ConvPlan {
     bz_conv_shape s;
     const uint32_t *plane, *words;
     const bz_epilogue* e;
     int32_t* out_int;
     Parameters parameters;
+    const Channels* channels;  // [groups * blocks]
+    int features;
     float* partial;  // [pieces][padded outputs of all groups]: sums of each piece, or null
     const int64_t* offsets;
     int64_t length;  // words per output
@@ -53,23 +68,23 @@ struct ConvPlan {
 static void conv_tile(const ConvPlan& p, const Piece& piece, int64_t item, int64_t x0, int64_t x1, int b) {
     const bz_conv_shape& s = p.s;
     const int64_t n = piece.image, y = piece.line;
-    const Channels channels = channels_of(p.parameters, b / p.blocks, b % p.blocks * kOutputs, kOutputs);
-    int32_t counts[kTile][kOutputs];
+    const Channels& channels = p.channels[b];
+    alignas(64) int32_t counts[kTile][kOutputs];
     count_mismatches(int(x1 - x0), (channels.count + 15) / 16,
                      p.plane + first_tap(s, n, y, x0) + int64_t(b / p.blocks) * bz_group_words(s.input),
                      int64_t(s.stride_w) * bz_pixel_words(s.input), p.offsets, p.length,
                      p.words + channels.at * p.length, counts);
     const int64_t all = int64_t(s.input.groups) * p.parameters.padded;
     float* const sums = p.partial ? p.partial + item * all + channels.at : nullptr;
-    for (int64_t x = x0; x < x1; ++x) {
-        const int32_t* base = p.border.base + p.border.class_of(y, x) * p.border.length + channels.at;
-        if (p.e) {
-            finish(channels, p.parameters, s, *p.e, Sums<int32_t>{base, counts[x - x0]}, n, y, x, sums);
-        } else {
-            const int64_t position = (n * p.lines.lines + y) * p.lines.width + x;
-            int32_t* out = p.out_int + position * s.out_channels + channels.first;
-            for (int i = 0; i < channels.count; ++i) out[i] = base[i] - 2 * counts[x - x0][i];
-        }
+    const SumsOfLine<int32_t> of_line = {p.border, y, channels.at, counts[0], x0, kOutputs};
+    if (p.e) {
+        finish(p.features, channels, p.parameters, s, *p.e, of_line, n, y, x0, x1, sums);
+        return;
+    }
+    int32_t* out = p.out_int + ((n * p.lines.lines + y) * p.lines.width + x0) * s.out_channels + channels.first;
+    for (int64_t x = x0; x < x1; ++x, out += s.out_channels) {
+        const Sums<int32_t> of_position = of_line(x);
+        for (int i = 0; i < channels.count; ++i) out[i] = of_position.base[i] - 2 * of_position.mismatches[i];
     }
 }
 
@@ -95,7 +110,8 @@ static void conv_piece(const ConvPlan& p, int64_t item, int block_begin, int blo
 
 static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, const uint32_t* words,
                 const int32_t* counts, const bz_epilogue* e, int32_t* out_int) {
-    ConvPlan p = {s, plane, words, e, out_int, {}, nullptr, nullptr, 0, {}, lines_of(s, e), 0};
+    ConvPlan p = {s, plane, words, e, out_int, {}, nullptr, e ? features_of(*e) : 0, nullptr, nullptr, 0, {},
+                  lines_of(s, e), 0};
     const bz_plane_shape& in = s.input;
     const int group_words = bz_group_words(in);
     p.length = int64_t(bz_taps(s)) * group_words;
@@ -104,10 +120,12 @@ static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, cons
     int status = make_border(p.border, s, counts, in.channels / in.groups, padded);
     if (status == BZ_OK) status = take_parameters(p.parameters, s, e, bz_padded_outputs(s));
     int64_t* offsets = static_cast<int64_t*>(malloc(size_t(p.length + 1) * sizeof(int64_t)));
+    const int blocks = in.groups * p.blocks;
+    Channels* channels = static_cast<Channels*>(malloc(size_t(blocks) * sizeof(Channels)));
     const int64_t items = p.lines.items();
     const bool summed = e && e->sums;
     if (summed) p.partial = static_cast<float*>(calloc(size_t(items) * size_t(padded), sizeof(float)));
-    if (status == BZ_OK && offsets && (p.partial || !summed)) {
+    if (status == BZ_OK && offsets && channels && (p.partial || !summed)) {
         int64_t k = 0;
         for (int ky = 0; ky < s.kernel_h; ++ky)
             for (int kx = 0; kx < s.kernel_w; ++kx)
@@ -115,7 +133,9 @@ static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, cons
                     offsets[k++] = ky * s.dilation_h * bz_row_words(in) +
                                    int64_t(kx) * s.dilation_w * bz_pixel_words(in) + w;
         p.offsets = offsets;
-        const int blocks = in.groups * p.blocks;
+        for (int b = 0; b < blocks; ++b)
+            channels[b] = channels_of(p.parameters, s, e, b / p.blocks, b % p.blocks * kOutputs, kOutputs);
+        p.channels = channels;
         const int64_t parts = items < 4 * int64_t(threads) && threads > 1 ? blocks : 1;  // few positions: split outputs
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
         for (int64_t i = 0; i < items * parts; ++i) {
@@ -130,6 +150,7 @@ static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, cons
     }
     free(p.partial);
     free(p.parameters.memory);
+    free(channels);
     free(offsets);
     free(p.border.memory);
     return status;

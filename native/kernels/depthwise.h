@@ -117,6 +117,7 @@ struct DepthwisePlan {
     const bz_epilogue* e;
     int32_t* out_int;
     Parameters parameters;
+    int features;
     float* partial;
     Border border;
 };
@@ -149,18 +150,22 @@ static int depthwise_row(const DepthwisePlan& p, int64_t item) {
     int bits = 1;
     while (count >> bits) ++bits;
     kCountRows[bits - 1](taps, length, pixel, bytes);
-    const int padded = p.parameters.padded;
-    for (int64_t x = 0; x < s.out_w; ++x)
+    // Few positions at a time, so that a position's outputs are written one after the other.
+    const int64_t run = channels <= kBlock ? s.out_w : 8;
+    for (int64_t x0 = 0; x0 < s.out_w; x0 += run)
         for (int first = 0; first < channels; first += kBlock) {
-            const Channels block = channels_of(p.parameters, 0, first, kBlock);
-            const int32_t* base = p.border.base + p.border.class_of(y, x) * p.border.length + first;
-            const uint8_t* mismatches = bytes + x * pixel * 32 + first;
+            const int64_t x1 = x0 + run < s.out_w ? x0 + run : s.out_w;
+            const Channels block = channels_of(p.parameters, s, p.e, 0, first, kBlock);
+            const SumsOfLine<uint8_t> of_line = {p.border, y, first, bytes + x0 * pixel * 32 + first, x0, pixel * 32};
             if (p.e) {
-                float* const sums = p.partial ? p.partial + item * padded + first : nullptr;
-                finish(block, p.parameters, s, *p.e, Sums<uint8_t>{base, mismatches}, n, y, x, sums);
-            } else {
-                int32_t* out = p.out_int + ((n * s.out_h + y) * s.out_w + x) * channels + first;
-                for (int i = 0; i < block.count; ++i) out[i] = base[i] - 2 * mismatches[i];
+                float* const sums = p.partial ? p.partial + item * p.parameters.padded + first : nullptr;
+                finish(p.features, block, p.parameters, s, *p.e, of_line, n, y, x0, x1, sums);
+                continue;
+            }
+            int32_t* out = p.out_int + ((n * s.out_h + y) * s.out_w + x0) * channels + first;
+            for (int64_t x = x0; x < x1; ++x, out += channels) {
+                const Sums<uint8_t> of_position = of_line(x);
+                for (int i = 0; i < block.count; ++i) out[i] = of_position.base[i] - 2 * of_position.mismatches[i];
             }
         }
     free(memory);
@@ -170,7 +175,7 @@ static int depthwise_row(const DepthwisePlan& p, int64_t item) {
 static int depthwise(int threads, const bz_conv_shape& s, const uint32_t* plane, const uint32_t* words,
                      const int32_t* counts, const bz_epilogue* e, int32_t* out_int) {
     if (bz_taps(s) > kMostTaps) return BZ_UNSUPPORTED;
-    DepthwisePlan p = {s, plane, words, e, out_int, {}, nullptr, {}};
+    DepthwisePlan p = {s, plane, words, e, out_int, {}, e ? features_of(*e) : 0, nullptr, {}};
     const int padded = bz_pixel_words(s.input) * 32;
     int status = make_border(p.border, s, counts, 1, padded);
     if (status == BZ_OK) status = take_parameters(p.parameters, s, e, padded);

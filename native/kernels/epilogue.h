@@ -27,6 +27,7 @@ struct Parameters {
 // Channels [first, first + count) of the output, whose parameters start at `at`; count may be read up to `padded`.
 struct Channels {
     int first, count, padded, at;
+    int bypass;  // where they lie side by side in the bypass, the offset; else -1
 };
 
 static int take_parameters(Parameters& p, const bz_conv_shape& s, const bz_epilogue* e, int padded) {
@@ -37,16 +38,23 @@ static int take_parameters(Parameters& p, const bz_conv_shape& s, const bz_epilo
     const float* given[kArrays] = {e->mul,           e->add,          e->first.before,   e->first.negative,
                                    e->first.positive, e->first.after,  e->second.before,  e->second.negative,
                                    e->second.positive, e->second.after};
-    if (p.outputs != padded) {
+    const bool filled = !e->mul || !e->add;  // ones and zeros instead of a question per vector
+    if (p.outputs != padded || filled) {
         const size_t length = size_t(s.input.groups) * size_t(padded);
         p.memory = static_cast<float*>(calloc(kArrays * length, sizeof(float)));
         if (!p.memory) return BZ_NO_MEMORY;
         for (int i = 0; i < kArrays; ++i) {
-            if (!given[i]) continue;
             float* to = p.memory + size_t(i) * length;
-            for (int g = 0; g < s.input.groups; ++g)
-                memcpy(to + int64_t(g) * padded, given[i] + int64_t(g) * p.outputs, sizeof(float) * size_t(p.outputs));
-            given[i] = to;
+            if (i == 0 && !given[i])
+                for (size_t k = 0; k < length; ++k) to[k] = 1;
+            if (i < 2 && !given[i]) given[i] = to;
+            else if (!given[i] || p.outputs == padded) continue;
+            else {
+                for (int g = 0; g < s.input.groups; ++g)
+                    memcpy(to + int64_t(g) * padded, given[i] + int64_t(g) * p.outputs,
+                           sizeof(float) * size_t(p.outputs));
+                given[i] = to;
+            }
         }
     }
     p.mul = given[0];
@@ -56,9 +64,16 @@ static int take_parameters(Parameters& p, const bz_conv_shape& s, const bz_epilo
     return BZ_OK;
 }
 
-BZ_INLINE Channels channels_of(const Parameters& p, int group, int first, int most) {
+static Channels channels_of(const Parameters& p, const bz_conv_shape& s, const bz_epilogue* e, int group, int first,
+                            int most) {
     const int count = p.outputs - first < most ? p.outputs - first : most;
-    return {group * p.outputs + first, count, (count + kLanes - 1) / kLanes * kLanes, group * p.padded + first};
+    Channels c = {group * p.outputs + first, count, (count + kLanes - 1) / kLanes * kLanes,
+                  group * p.padded + first, -1};
+    if (e && e->bypass.data) {
+        const int in = e->bypass_channels, copied = s.out_channels / in * in;
+        if (c.first + count <= copied && c.first % in + c.padded <= in) c.bypass = c.first % in;
+    }
+    return c;
 }
 
 BZ_INLINE Floats activate(const Activation& a, Floats t, int j) {
@@ -76,11 +91,9 @@ BZ_INLINE Floats activate(const Activation& a, Floats t, int j) {
     return t;
 }
 
-// Channels [first, first + count) of the bypass of one position: a pointer into x where they lie there side by side
-// and the padding may be read, else written to `spare`.
-static const float* bypass_part(const float* x, int in, int out, int first, int count, int padded, float* spare) {
+// Channels [first, first + count) of the bypass of one position, written to `spare` and followed by zeros.
+static void bypass_part(const float* x, int in, int out, int first, int count, int padded, float* spare) {
     const int copied = out / in * in;
-    if (first + count <= copied && first % in + padded <= in) return x + first % in;
     const int end = first + count, merged = out - copied;
     float* to = spare;
     int o = first;
@@ -107,49 +120,78 @@ static const float* bypass_part(const float* x, int in, int out, int first, int 
         }
     }
     memset(spare + count, 0, sizeof(float) * size_t(padded - count));
-    return spare;
 }
 
 BZ_INLINE float* at(const bz_map& m, int64_t n, int64_t y, int64_t x) {
     return m.data + n * m.image + y * m.row + x * m.pixel;
 }
 
-// One position's channels of a block. `source(j)` gives kLanes sums as floats; `sums` [padded] is added to, or null.
-template <class Source>
-BZ_INLINE void finish(const Channels& b, const Parameters& p, const bz_conv_shape& s, const bz_epilogue& e,
-                      const Source& source, int64_t n, int64_t y, int64_t x, float* sums) {
-    float spare_bypass[kBlock], spare_residual[kBlock], spare_out[kBlock];
-    const bool whole = b.count == b.padded;
-    const float* bypass = nullptr;
-    const float* residual = nullptr;
-    if (e.bypass.data)
-        bypass = bypass_part(at(e.bypass, n, y, x), e.bypass_channels, s.out_channels, b.first, b.count, b.padded,
-                             spare_bypass);
-    if (e.residual.data) {
-        residual = at(e.residual, n, y, x) + b.first;
-        if (!whole) {
-            memset(spare_residual, 0, sizeof(float) * size_t(b.padded));
-            memcpy(spare_residual, residual, sizeof(float) * size_t(b.count));
-            residual = spare_residual;
+// What an epilogue has, known when its loop is compiled.
+enum : int { kActivated = 1, kBypassed = 2, kScaled = 4, kMore = 8 };  // kMore: residual or sums
+
+static int features_of(const bz_epilogue& e) {
+    return (e.first.kind || e.second.kind ? kActivated : 0) | (e.bypass.data ? kBypassed : 0) |
+           (e.sample_scale ? kScaled : 0) | (e.residual.data || e.sums ? kMore : 0);
+}
+
+// Positions [x0, x1) of a line times the channels of a block. `sources(x)(j)` gives kLanes sums as floats; `sums`
+// [padded] is added to, or null.
+template <int Has, class Sources>
+static void finish_some(const Channels& c, const Parameters& p, const bz_conv_shape& s, const bz_epilogue& e,
+                        const Sources& sources, int64_t n, int64_t y, int64_t x0, int64_t x1, float* sums) {
+    alignas(64) float spare_bypass[kBlock], spare_residual[kBlock], spare_out[kBlock];
+    const bool whole = c.count == c.padded;
+    const int padded = c.padded;
+    const float *const mul = p.mul + c.at, *const add = p.add + c.at;
+    const Floats scale = splat(Has & kScaled ? e.sample_scale[n] : 1.0f);
+    float* out = at(e.out, n, y, x0) + c.first;
+    const float* way = Has & kBypassed ? at(e.bypass, n, y, x0) : nullptr;
+    const float* residual = Has & kMore && e.residual.data ? at(e.residual, n, y, x0) + c.first : nullptr;
+    for (int64_t x = x0; x < x1; ++x) {
+        const auto source = sources(x);
+        const float *bypass = spare_bypass, *last = residual;
+        if (Has & kBypassed) {
+            if (c.bypass >= 0) bypass = way + c.bypass;
+            else bypass_part(way, e.bypass_channels, s.out_channels, c.first, c.count, padded, spare_bypass);
+            way += e.bypass.pixel;
         }
+        if (Has & kMore && residual) {
+            if (!whole) {
+                memset(spare_residual, 0, sizeof(float) * size_t(padded));
+                memcpy(spare_residual, residual, sizeof(float) * size_t(c.count));
+                last = spare_residual;
+            }
+            residual += e.residual.pixel;
+        }
+        float* const to = whole ? out : spare_out;
+        for (int j = 0; j < padded; j += kLanes) {
+            Floats t = source(j) * load<Floats>(mul + j);
+            if (Has & kScaled) t *= scale;
+            t += load<Floats>(add + j);
+            if (Has & kActivated) t = activate(p.first, t, c.at + j);
+            if (Has & kBypassed) t += load<Floats>(bypass + j);
+            if (Has & kActivated) t = activate(p.second, t, c.at + j);
+            if (Has & kMore) {
+                if (last) t += load<Floats>(last + j);
+                if (sums) store(sums + j, load<Floats>(sums + j) + t);
+            }
+            store(to + j, t);
+        }
+        if (!whole) memcpy(out, spare_out, sizeof(float) * size_t(c.count));
+        out += e.out.pixel;
     }
-    float* const out = at(e.out, n, y, x) + b.first;
-    float* const to = whole ? out : spare_out;
-    const bool scaled = e.sample_scale != nullptr;
-    const Floats scale = splat(scaled ? e.sample_scale[n] : 1.0f);
-    for (int j = 0; j < b.padded; j += kLanes) {
-        Floats t = source(j);
-        if (p.mul) t *= load<Floats>(p.mul + b.at + j);
-        if (scaled) t *= scale;
-        if (p.add) t += load<Floats>(p.add + b.at + j);
-        t = activate(p.first, t, b.at + j);
-        if (bypass) t += load<Floats>(bypass + j);
-        t = activate(p.second, t, b.at + j);
-        if (residual) t += load<Floats>(residual + j);
-        store(to + j, t);
-        if (sums) store(sums + j, load<Floats>(sums + j) + t);
+}
+
+template <class Sources>
+static void finish(int features, const Channels& c, const Parameters& p, const bz_conv_shape& s, const bz_epilogue& e,
+                   const Sources& sources, int64_t n, int64_t y, int64_t x0, int64_t x1, float* sums) {
+#define BZ_CASE(F) \
+    case F: return finish_some<F>(c, p, s, e, sources, n, y, x0, x1, sums);
+    switch (features) {
+        BZ_CASE(0) BZ_CASE(1) BZ_CASE(2) BZ_CASE(3) BZ_CASE(4) BZ_CASE(5) BZ_CASE(6) BZ_CASE(7)
+        BZ_CASE(8) BZ_CASE(9) BZ_CASE(10) BZ_CASE(11) BZ_CASE(12) BZ_CASE(13) BZ_CASE(14) BZ_CASE(15)
     }
-    if (!whole) memcpy(out, spare_out, sizeof(float) * size_t(b.count));
+#undef BZ_CASE
 }
 
 }  // namespace BZ_NS

@@ -20,6 +20,7 @@ constexpr int kPiece = 5, kPieces = 3;
 
 struct ScaledFloats {
     const float* sums;
+    float step;  // not used
     inline __attribute__((always_inline)) Floats operator()(int j) const { return load<Floats>(sums + j); }
 };
 
@@ -31,12 +32,21 @@ struct ScaledInts {
     }
 };
 
+template <class Of, class Value>
+struct ScaledOfLine {
+    const Value (*values)[kBlock];
+    int64_t x0;
+    float step;
+    inline __attribute__((always_inline)) Of operator()(int64_t x) const { return Of{values[x - x0], step}; }
+};
+
 struct ScaledPlan {
     bz_conv_shape s;
     const uint32_t* plane;
     const uint16_t* words;
     const bz_epilogue* e;
     Parameters parameters;
+    int features;
     float* partial;
     int triples;            // three pieces each, per group and tap
     int64_t entries;        // taps * triples
@@ -125,7 +135,7 @@ static void scaled_piece(const ScaledPlan& p, const Lines& lines, int64_t item) 
     const int outputs = bz_group_outputs(s), words_blocks = bz_ceil_div(outputs, 32);
     const int64_t y = piece.line, row = (in.width + 2 * int64_t(in.border_w)) * p.pixel;
     const int64_t tiles = (piece.end - piece.begin + kScaledTile - 1) / kScaledTile;
-    union {
+    alignas(64) union {
         int32_t ints[kScaledTile][kBlock];
         float floats[kScaledTile][kBlock];
     } out;
@@ -137,7 +147,7 @@ static void scaled_piece(const ScaledPlan& p, const Lines& lines, int64_t item) 
                                    (x0 * s.stride_w - s.pad_left + in.border_w) * p.pixel;
         for (int g = 0; g < in.groups; ++g)
             for (int first = 0; first < outputs; first += kBlock) {
-                const Channels channels = channels_of(p.parameters, g, first, kBlock);
+                const Channels channels = channels_of(p.parameters, s, p.e, g, first, kBlock);
                 const uint16_t* words = p.words + (int64_t(g) * words_blocks + first / 32) * p.entries * 32;
                 const uint16_t* at = position + int64_t(g) * p.triples * kPieces;
                 const int blocks = (channels.count + 31) / 32;
@@ -146,12 +156,12 @@ static void scaled_piece(const ScaledPlan& p, const Lines& lines, int64_t item) 
                 else
                     sum_scaled(int(x1 - x0), blocks, at, step, p.offsets, p.entries, words, p.tables, out.ints);
                 float* const sums = p.partial ? p.partial + item * all + channels.at : nullptr;
-                for (int64_t x = x0; x < x1; ++x)
-                    if (p.exact)
-                        finish(channels, p.parameters, s, *p.e, ScaledFloats{out.floats[x - x0]}, p.image, y, x, sums);
-                    else
-                        finish(channels, p.parameters, s, *p.e, ScaledInts{out.ints[x - x0], p.step}, p.image, y, x,
-                               sums);
+                if (p.exact)
+                    finish(p.features, channels, p.parameters, s, *p.e,
+                           ScaledOfLine<ScaledFloats, float>{out.floats, x0, 1.0f}, p.image, y, x0, x1, sums);
+                else
+                    finish(p.features, channels, p.parameters, s, *p.e,
+                           ScaledOfLine<ScaledInts, int32_t>{out.ints, x0, p.step}, p.image, y, x0, x1, sums);
             }
     }
 }
@@ -160,7 +170,7 @@ static int scaled(int threads, const bz_conv_shape& s, const uint32_t* plane, co
                   const float* alpha, bool exact, const bz_epilogue& e) {
     const bz_plane_shape& in = s.input;
     ScaledPlan p = {};
-    p.s = s, p.plane = plane, p.words = words, p.e = &e, p.exact = exact;
+    p.s = s, p.plane = plane, p.words = words, p.e = &e, p.exact = exact, p.features = features_of(e);
     p.triples = bz_ceil_div(bz_ceil_div(in.channels / in.groups, kPiece), kPieces);
     p.entries = int64_t(bz_taps(s)) * p.triples;
     p.pixel = int64_t(in.groups) * p.triples * kPieces;

@@ -114,7 +114,8 @@ static int make_border(Border& b, const bz_conv_shape& s, const int32_t* counts,
     b.cols = cols;
     b.uniform = int64_t(rows) * cols == 1;
     const size_t table = size_t(rows) * size_t(cols) * size_t(length);
-    int32_t* all = static_cast<int32_t*>(malloc((outs + size_t(rows) * size_t(cols) + table) * sizeof(int32_t)));
+    const size_t lists = outs + size_t(rows) * size_t(cols), ahead = (lists + 15) / 16 * 16;  // whole cache lines
+    int32_t* all = static_cast<int32_t*>(aligned_alloc(64, ((ahead + table + 15) / 16 * 16) * sizeof(int32_t)));
     if (!all) {
         free(memory);
         return BZ_NO_MEMORY;
@@ -124,7 +125,7 @@ static int make_border(Border& b, const bz_conv_shape& s, const int32_t* counts,
     b.row = all;
     b.col = all + s.out_h;
     b.taps = all + outs;
-    b.base = b.taps + int64_t(rows) * cols;
+    b.base = all + ahead;
     for (int32_t r = 0; r < rows; ++r)
         for (int32_t c = 0; c < cols; ++c) {
             const Range v = ranges[r], h = columns[c];

@@ -1,0 +1,153 @@
+// Random geometries through every kernel and instruction set against a plain reference; for sanitizers.
+//
+//     native_driver [ROUNDS]
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <random>
+#include <vector>
+
+#include "binarize.h"
+
+static std::mt19937 random_bits(1);
+
+static int between(int low, int high) { return low + int(random_bits() % unsigned(high - low + 1)); }
+
+static std::vector<float> normal(size_t n) {
+    std::normal_distribution<float> d;
+    std::vector<float> v(n);
+    for (float& x : v) x = d(random_bits);
+    return v;
+}
+
+static void must(int status, const char* what) {
+    if (status != BZ_OK) {
+        fprintf(stderr, "%s: status %d\n", what, status);
+        exit(1);
+    }
+}
+
+static int sign(float x) { return x >= 0 ? 1 : -1; }
+
+struct Layer {
+    bz_conv_shape s;
+    std::vector<float> x, weights, alpha;
+};
+
+static Layer random_layer(bool depthwise) {
+    Layer l = {};
+    bz_conv_shape& s = l.s;
+    bz_plane_shape& in = s.input;
+    in.groups = depthwise ? 1 : between(1, 3);
+    const int inside = between(1, 100), outputs = depthwise ? inside : between(1, 80);
+    in.channels = in.groups * inside;
+    s.out_channels = in.groups * outputs;
+    in.images = between(1, 2);
+    s.kernel_h = between(1, 5), s.kernel_w = between(1, 5);
+    s.stride_h = between(1, 3), s.stride_w = between(1, 3);
+    s.dilation_h = between(1, 2), s.dilation_w = between(1, 2);
+    s.pad_top = between(-1, 3), s.pad_left = between(-1, 3);
+    in.height = between(2, 9), in.width = between(2, 9);
+    in.border_h = 12, in.border_w = 12;
+    s.out_h = between(1, (in.height + s.pad_top) / s.stride_h + 1);
+    s.out_w = between(1, (in.width + s.pad_left) / s.stride_w + 1);
+    l.x = normal(size_t(in.images) * in.height * in.width * in.channels);
+    l.weights = normal(size_t(s.out_channels) * (depthwise ? 1 : inside) * s.kernel_h * s.kernel_w);
+    l.alpha = normal(size_t(in.images) * in.channels);
+    return l;
+}
+
+static double sum_of(const Layer& l, bool depthwise, bool scaled, int n, int y, int x, int o) {
+    const bz_conv_shape& s = l.s;
+    const bz_plane_shape& in = s.input;
+    const int inside = depthwise ? 1 : in.channels / in.groups;
+    const int first = depthwise ? o : o / (s.out_channels / in.groups) * inside;
+    double sum = 0;
+    for (int ky = 0; ky < s.kernel_h; ++ky)
+        for (int kx = 0; kx < s.kernel_w; ++kx) {
+            const int iy = y * s.stride_h - s.pad_top + ky * s.dilation_h;
+            const int ix = x * s.stride_w - s.pad_left + kx * s.dilation_w;
+            if (iy < 0 || iy >= in.height || ix < 0 || ix >= in.width) continue;
+            for (int c = 0; c < inside; ++c) {
+                const float a = l.x[((size_t(n) * in.height + iy) * in.width + ix) * in.channels + first + c];
+                const float w = l.weights[((size_t(o) * inside + c) * s.kernel_h + ky) * s.kernel_w + kx];
+                sum += sign(a) * sign(w) * (scaled ? double(l.alpha[size_t(n) * in.channels + first + c]) : 1.0);
+            }
+        }
+    return sum;
+}
+
+static void check(const Layer& l, bool depthwise, bool scaled, const float* got, double slack, const char* what) {
+    const bz_conv_shape& s = l.s;
+    size_t i = 0;
+    for (int n = 0; n < s.input.images; ++n)
+        for (int y = 0; y < s.out_h; ++y)
+            for (int x = 0; x < s.out_w; ++x)
+                for (int o = 0; o < s.out_channels; ++o, ++i) {
+                    const double wanted = sum_of(l, depthwise, scaled, n, y, x, o), off = double(got[i]) - wanted;
+                    if (off > slack || off < -slack) {
+                        fprintf(stderr, "%s: got %g, expected %g\n", what, double(got[i]), wanted);
+                        exit(1);
+                    }
+                }
+}
+
+int main(int argc, char** argv) {
+    const int rounds = argc > 1 ? atoi(argv[1]) : 50;
+    for (int round = 0; round < rounds; ++round)
+        for (int isa = BZ_ISA_PORTABLE; isa <= BZ_ISA_AVX512; ++isa) {
+            if (!bz_isa_available(isa)) continue;
+            const bool depthwise = round % 3 == 0;
+            Layer l = random_layer(depthwise);
+            const bz_conv_shape& s = l.s;
+            const bz_plane_shape& in = s.input;
+            const int threads = between(1, 2);
+            const bz_map x = {l.x.data(), int64_t(in.height) * in.width * in.channels,
+                              int64_t(in.width) * in.channels, in.channels, 1};
+            std::vector<uint32_t> plane(size_t(bz_plane_words(&in)));
+            std::vector<float> sums(size_t(in.images) * in.channels);
+            must(bz_channel_sums(isa, threads, &in, &x, sums.data()), "sums");
+            must(bz_pack(isa, threads, &in, &x, nullptr, nullptr, 0, plane.data(), sums.data()), "pack");
+            const size_t outputs = size_t(in.images) * s.out_h * s.out_w * s.out_channels;
+            std::vector<float> out(outputs), out_sums(size_t(in.images) * s.out_channels);
+            std::vector<float> bypass = normal(outputs / s.out_channels * 7);
+            std::vector<int32_t> ints(outputs);
+            bz_epilogue e = {};
+            e.out = {out.data(), int64_t(s.out_h) * s.out_w * s.out_channels, int64_t(s.out_w) * s.out_channels,
+                     s.out_channels, 1};
+            e.sums = out_sums.data();
+            bz_epilogue full = e;
+            full.first.kind = BZ_ACT_PIECEWISE;
+            full.bypass = {bypass.data(), int64_t(s.out_h) * s.out_w * 7, int64_t(s.out_w) * 7, 7, 1};
+            full.bypass_channels = 7;
+            full.residual = e.out;
+            if (depthwise) {
+                std::vector<uint32_t> words(size_t(bz_depthwise_words(&s)));
+                std::vector<int32_t> counts(size_t(bz_depthwise_counts(&s)));
+                must(bz_pack_depthwise(&s, l.weights.data(), words.data(), counts.data()), "pack depthwise");
+                must(bz_depthwise_int(isa, threads, &s, plane.data(), words.data(), counts.data(), ints.data()), "int");
+                must(bz_depthwise(isa, threads, &s, plane.data(), words.data(), counts.data(), &full), "full");
+                must(bz_depthwise(isa, threads, &s, plane.data(), words.data(), counts.data(), &e), "depthwise");
+            } else {
+                std::vector<uint32_t> words(size_t(bz_weight_words(&s)));
+                std::vector<int32_t> counts(size_t(bz_weight_counts(&s)));
+                must(bz_pack_weights(isa, &s, l.weights.data(), words.data(), counts.data()), "pack weights");
+                must(bz_conv_int(isa, threads, &s, plane.data(), words.data(), counts.data(), ints.data()), "int");
+                must(bz_conv(isa, threads, &s, plane.data(), words.data(), counts.data(), &full), "full");
+                must(bz_conv(isa, threads, &s, plane.data(), words.data(), counts.data(), &e), "conv");
+            }
+            check(l, depthwise, false, out.data(), 0, "floats");
+            for (size_t i = 0; i < outputs; ++i) out[i] = float(ints[i]);
+            check(l, depthwise, false, out.data(), 0, "integers");
+            if (depthwise) continue;
+            std::vector<uint16_t> pieces(size_t(bz_scaled_words(&s)));
+            must(bz_pack_scaled(&s, l.weights.data(), pieces.data()), "pack scaled");
+            for (int exact = 0; exact < 2; ++exact) {
+                must(bz_conv_scaled(isa, threads, &s, plane.data(), pieces.data(), l.alpha.data(), exact, &e), "scaled");
+                const double slack = exact ? 1e-2 : 0.01 * s.kernel_h * s.kernel_w * (in.channels / 5 + 1);
+                check(l, false, true, out.data(), slack, "scaled");
+            }
+        }
+    printf("%d rounds\n", rounds);
+    return 0;
+}

@@ -1,0 +1,328 @@
+"""The kernels against integer and double references, on every instruction set."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from binarize import native
+from binarize.errors import NativeError
+from binarize.functional import channel_bypass
+from binarize.native import fallback, library
+
+ISAS = native.features().isas
+QUICK = settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+
+pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
+
+
+@st.composite
+def layers(draw: st.DrawFn, *, grouped: bool = True, kernel: int = 4) -> dict[str, Any]:
+    """Geometry and data of a convolution that has an output."""
+    groups = draw(st.integers(1, 3)) if grouped else 1
+    inside = draw(st.sampled_from([1, 5, 31, 32, 33, 64, 75]))
+    outputs = draw(st.sampled_from([1, 7, 16, 33, 64, 70]))
+    k = (draw(st.integers(1, kernel)), draw(st.integers(1, kernel)))
+    s, d = draw(pair), draw(pair)
+    p = (draw(st.integers(0, 3)), draw(st.integers(0, 3)))
+    low = [max(1, di * (ki - 1) + 1 - 2 * pi) for di, ki, pi in zip(d, k, p, strict=True)]
+    h, w = (draw(st.integers(lo, lo + 9)) for lo in low)
+    n = draw(st.integers(1, 2))
+    seed = draw(st.integers(0, 1 << 30))
+    random = torch.Generator().manual_seed(seed)
+    return {
+        "x": torch.randn(n, groups * inside, h, w, generator=random),
+        "weight": torch.randn(groups * outputs, inside, *k, generator=random),
+        "alpha": torch.rand(n, groups * inside, generator=random) + 0.5,
+        "geometry": {"stride": s, "padding": p, "dilation": d},
+        "groups": groups,
+        "threads": draw(st.integers(1, 2)),
+        "random": random,
+    }
+
+
+def signs(x: Tensor) -> Tensor:
+    return torch.where(x >= 0, 1.0, -1.0).double()
+
+
+def reference(layer: dict[str, Any], x: Tensor | None = None) -> Tensor:
+    x = signs(layer["x"]) if x is None else x
+    return F.conv2d(x, signs(layer["weight"]), groups=layer["groups"], **layer["geometry"])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@given(layer=layers())
+@QUICK
+def test_sums_are_exact(isa: Any, layer: dict[str, Any]):
+    plane = native.pack(layer["x"], groups=layer["groups"], border=layer["geometry"]["padding"], isa=isa)
+    weights = native.pack_weights(layer["weight"], groups=layer["groups"], isa=isa, **layer["geometry"])
+    sums = native.conv_int(plane, weights, threads=layer["threads"])
+    assert torch.equal(sums.double(), reference(layer))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@given(layer=layers(grouped=False, kernel=7), channels=st.sampled_from([1, 31, 32, 40, 130]))
+@QUICK
+def test_depthwise_sums_are_exact(isa: Any, layer: dict[str, Any], channels: int):
+    n, _, h, w = layer["x"].shape
+    layer["x"] = torch.randn(n, channels, h, w, generator=layer["random"])
+    layer["weight"] = torch.randn(channels, 1, *layer["weight"].shape[2:], generator=layer["random"])
+    layer["groups"] = channels
+    plane = native.pack(layer["x"], border=layer["geometry"]["padding"], isa=isa)
+    weights = native.pack_depthwise(layer["weight"], isa=isa, **layer["geometry"])
+    assert torch.equal(native.conv_int(plane, weights).double(), reference(layer))
+
+
+@pytest.mark.parametrize("taps", [(11, 11), (15, 17)])
+@pytest.mark.parametrize("isa", ISAS)
+def test_depthwise_of_many_taps(isa: Any, taps: tuple[int, int]):
+    x, weight = torch.randn(1, 33, 19, 20), torch.randn(33, 1, *taps)
+    plane = native.pack(x, border=8, isa=isa)
+    y = native.conv_int(plane, native.pack_depthwise(weight, padding=[k // 2 for k in taps], isa=isa))
+    assert torch.equal(
+        y.double(), F.conv2d(signs(x), signs(weight), padding=[k // 2 for k in taps], groups=33)
+    )
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("isa", ISAS)
+@given(layer=layers())
+@settings(parent=QUICK, max_examples=6)
+def test_scaled_sums(isa: Any, exact: bool, layer: dict[str, Any]):
+    alpha = layer["alpha"]
+    plane = native.pack(layer["x"], groups=layer["groups"], border=layer["geometry"]["padding"], isa=isa)
+    weights = native.pack_scaled(layer["weight"], groups=layer["groups"], isa=isa, **layer["geometry"])
+    y = native.conv_scaled(plane, weights, alpha, exact=exact, threads=layer["threads"])
+    wanted = reference(layer, signs(layer["x"]) * alpha[:, :, None, None].double())
+    # Half a step per look-up at most: 5 channels each, a step of (largest sum of five) / 1092.
+    inside, taps = layer["weight"].shape[1], layer["weight"][0, 0].numel()
+    bound = 1e-5 * inside * taps if exact else taps * -(-inside // 5) * 0.5 * 7.5 / 1092 + 1e-3
+    assert (y - wanted).abs().max() <= bound
+
+
+def test_error_of_scaled_sums_is_small():
+    x, weight, alpha = (
+        torch.randn(1, 192, 20, 20),
+        torch.randn(64, 192, 3, 3),
+        torch.exp(torch.randn(1, 192) / 4),
+    )
+    plane = native.pack(x, border=1)
+    y = native.conv_scaled(plane, native.pack_scaled(weight, padding=1), alpha)
+    wanted = F.conv2d(signs(x) * alpha[:, :, None, None].double(), signs(weight), padding=1)
+    assert ((y - wanted).abs() / wanted.abs()).median() <= 3e-3
+
+
+def full_epilogue(layer: dict[str, Any], shape: torch.Size, bypass_channels: int) -> native.Epilogue:
+    def some(*size: int) -> Tensor:
+        return torch.randn(*size, generator=layer["random"])
+
+    n, c = shape[:2]
+    arrays = {name: some(c) for name in ("before", "negative", "positive", "after")}
+    return native.Epilogue(
+        mul=some(c),
+        add=some(c),
+        sample_scale=some(n),
+        first=native.Activation(kind="piecewise", **arrays),
+        second=native.Activation(kind="clamp", low=-3.0, high=20.0),
+        bypass=some(n, bypass_channels, *shape[2:]),
+        residual=some(*shape),
+        sums=torch.empty(n, c),
+    )
+
+
+def finished(y: Tensor, e: native.Epilogue) -> Tensor:
+    """The epilogue in double, written independently."""
+    assert e.mul is not None
+    assert e.add is not None
+    assert e.sample_scale is not None
+    assert e.bypass is not None
+    assert e.residual is not None
+    y = y * e.mul.double()[:, None, None] * e.sample_scale.double()[:, None, None, None]
+    y = y + e.add.double()[:, None, None]
+    a = {n: getattr(e.first, n).double()[:, None, None] for n in ("before", "negative", "positive", "after")}
+    t = y + a["before"]
+    y = torch.where(t < 0, t * a["negative"], t * a["positive"]) + a["after"]
+    y = (y + channel_bypass(e.bypass.double(), y.shape[1])).clamp(e.second.low, e.second.high)
+    return y + e.residual.double()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@given(layer=layers(), bypass=st.sampled_from([1, 3, 16, 33, 64, 100]))
+@QUICK
+def test_epilogue(isa: Any, layer: dict[str, Any], bypass: int):
+    plane = native.pack(layer["x"], groups=layer["groups"], border=layer["geometry"]["padding"], isa=isa)
+    weights = native.pack_weights(layer["weight"], groups=layer["groups"], isa=isa, **layer["geometry"])
+    sums = reference(layer)
+    e = full_epilogue(layer, sums.shape, bypass)
+    y = native.conv(plane, weights, e, threads=layer["threads"])
+    wanted = finished(sums, e)
+    assert torch.allclose(y.double(), wanted, rtol=1e-5, atol=1e-4)
+    assert e.sums is not None
+    assert torch.allclose(e.sums.double(), wanted.sum((2, 3)), rtol=1e-4, atol=1e-2)
+
+
+@given(layer=layers())
+@settings(parent=QUICK, max_examples=8)
+def test_paths_and_threads_give_the_same_floats(layer: dict[str, Any]):
+    results = []
+    shape = reference(layer).shape
+    e = full_epilogue(layer, shape, shape[1])
+    for isa in library.features().isas[1:]:
+        plane = native.pack(layer["x"], groups=layer["groups"], border=layer["geometry"]["padding"], isa=isa)
+        weights = native.pack_weights(layer["weight"], groups=layer["groups"], isa=isa, **layer["geometry"])
+        results += [native.conv(plane, weights, e, threads=t) for t in (1, 2)]
+    assert all(torch.equal(results[0], other) for other in results[1:])
+
+
+@pytest.mark.parametrize("layout", ["last", "first", "strided"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_pack(isa: Any, layout: str):
+    x = torch.randn(2, 70, 5, 19)
+    x[0, :6, 0, 0] = torch.tensor([0.0, -0.0, float("nan"), float("inf"), -float("inf"), 1e-45])
+    if layout == "last":
+        x = x.contiguous(memory_format=torch.channels_last)
+    elif layout == "strided":
+        x = (
+            torch.randn(2, 10, 24, 99)
+            .permute(0, 3, 1, 2)[:, 10:80, 1:9:2, 2:24:3]
+            .copy_(torch.randn(2, 70, 4, 8))
+        )
+    mul, add = torch.randn(70), torch.randn(2, 70)
+    for m, a in ((None, None), (None, add[0]), (mul, add), (mul, None)):
+        z = x if m is None else x * m[:, None, None]
+        z = z if a is None else z + (a[..., None, None])
+        sums = torch.empty(2, 70)
+        plane = native.pack(x, mul=m, add=a, border=(1, 2), groups=2, isa=isa, abs_sums=sums)
+        assert torch.equal(native.unpack(plane).double(), signs(z))
+        finite = z.abs().sum((2, 3), dtype=torch.float64).float()
+        assert torch.allclose(sums, finite, rtol=1e-5, equal_nan=True)
+        assert torch.equal(plane.words, fallback.pack(x, m, a, 2, (1, 2), None))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_channel_sums(isa: Any):
+    x = torch.randn(2, 83, 9, 150).contiguous(memory_format=torch.channels_last) + 3
+    assert torch.allclose(native.channel_sums(x, isa=isa).double(), x.double().sum((2, 3)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@given(
+    kernel=pair,
+    stride=pair,
+    dilation=pair,
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    groups=st.integers(1, 2),
+)
+@QUICK
+def test_transposed(isa: Any, kernel: Any, stride: Any, dilation: Any, padding: Any, groups: int):
+    x, weight = torch.randn(2, 6, 5, 4), torch.randn(6, 5, *kernel)
+    weights = native.pack_transposed(
+        weight, stride=stride, padding=padding, dilation=dilation, groups=groups, isa=isa
+    )
+    size = weights.out_size(5, 4)
+    if min(size) < 1:
+        return
+    plane = native.pack(x, border=weights.border(5, 4), groups=groups, isa=isa)
+    wanted = F.conv_transpose2d(
+        signs(x), signs(weight), stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
+    sums = torch.empty(2, 5 * groups)
+    y = native.conv_transposed(plane, weights, native.Epilogue(sums=sums))
+    assert torch.equal(y.double(), wanted)
+    assert torch.allclose(sums.double(), wanted.sum((2, 3)))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_linear_layer_is_a_pointwise_convolution(isa: Any):
+    x, weight = torch.randn(3, 50, 40), torch.randn(24, 40)
+    plane = native.pack(native.tokens_to_map(x), isa=isa)
+    y = native.conv(plane, native.pack_weights(weight[:, :, None, None], isa=isa))
+    assert torch.equal(y.squeeze(2).movedim(1, -1).double(), F.linear(signs(x), signs(weight)))
+
+
+def test_set_isa_changes_what_auto_means():
+    if not native.available():
+        pytest.skip("the library was not built")
+    try:
+        native.set_isa("portable")
+        assert native.features().isa == "portable"
+        assert native.pack_weights(torch.randn(4, 4, 1, 1)).isa == "portable"
+    finally:
+        native.set_isa("auto")
+
+
+def test_wrong_arguments_say_what_was_expected():
+    plane = native.pack(torch.randn(1, 8, 4, 4))
+    weights = native.pack_weights(torch.randn(4, 8, 3, 3), padding=1)
+    with pytest.raises(NativeError, match="border is \\(0, 0\\)"):
+        native.conv(plane, weights)
+    with pytest.raises(NativeError, match="float64"):
+        native.pack(torch.randn(1, 8, 4, 4).double())
+    with pytest.raises(NativeError, match="8 channels in 1 groups"):
+        native.conv(plane, native.pack_weights(torch.randn(4, 8, 1, 1), groups=2))
+    with pytest.raises(NativeError, match="avx2"):
+        native.pack(torch.randn(1, 8, 4, 4), isa="avx3")  # pyright: ignore[reportArgumentType]
+
+
+def test_missing_library_is_said_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(library, "_load", lambda: (None, None, "not built"))
+    library.warn_missing.cache_clear()
+    with pytest.warns(RuntimeWarning, match="not built"):
+        plane = native.pack(torch.randn(1, 8, 4, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        weights = native.pack_weights(torch.randn(4, 8, 1, 1))
+        assert weights.isa == "torch"
+        assert native.conv(plane, weights).shape == (1, 4, 4, 4)
+    assert not native.features().available
+
+
+def test_operators_agree_with_their_fakes():
+    from binarize.native import ops
+
+    x = torch.randn(2, 40, 6, 6).contiguous(memory_format=torch.channels_last)
+    torch.library.opcheck(ops.pack, (x, None, torch.randn(40), 1, [1, 1]), test_utils="test_faketensor")
+    plane = native.pack(x, border=1)
+    weights = native.pack_weights(torch.randn(8, 40, 3, 3), padding=1)
+    first = native.Activation()
+    arguments = (
+        plane.words,
+        [2, 6, 6, 40, 1, 1, 1],
+        weights.words,
+        weights.counts,
+        0,
+        weights.isa,
+        ops.geometry_of(weights),
+        None,
+        torch.rand(8),
+        None,
+        None,
+        [0, 0],
+        [0.0, 0.0, 0.0, 0.0],
+        ops.arrays_of(first, first),
+        None,
+        None,
+    )
+    torch.library.opcheck(ops.conv, arguments, test_utils="test_faketensor")
+    y, _ = ops.conv(*arguments)
+    assert torch.equal(y, native.conv(plane, weights, native.Epilogue(mul=arguments[8])))
+
+
+@pytest.mark.slow
+def test_kernels_under_sanitizers(tmp_path: Path):
+    root = Path(__file__).parents[2]
+    subprocess.run(["cmake", "-S", root, "-B", tmp_path, "-DBINARIZE_SANITIZE=ON"], check=True)
+    subprocess.run(["cmake", "--build", tmp_path, "-j2"], check=True)
+    done = subprocess.run([tmp_path / "native_driver", "200"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout, file=sys.stderr)  # noqa: T201
