@@ -13,6 +13,7 @@ from binarize.graph.places import Places
 from binarize.graph.refusals import copied, refuse, unwrapped
 from binarize.layers import BinaryLayer
 from binarize.runtime.fuse import fuse
+from binarize.runtime.kernels import why_not
 from binarize.runtime.lower import Refusal, describe, empty_packed, lower
 from binarize.runtime.packed import PackedLayer, RuntimeOptions
 from binarize.runtime.report import DeployReport, LayerReport
@@ -148,7 +149,7 @@ def _report(model: nn.Module, refused: Mapping[str, str]) -> DeployReport:
             size = module.bits.numel() + sum(
                 t.numel() * t.element_size() for name, t in module.named_buffers() if name != "bits"
             )
-            kind, why, weights = module.spec.kind, "", module.spec.weights
+            kind, why, weights = module.spec.kind, why_not(module) or "", module.spec.weights
         elif isinstance(module, _LAYERS):
             own = [t for t in (module.weight, module.bias) if isinstance(t, Tensor)]
             size = sum(t.numel() * t.element_size() for t in own)

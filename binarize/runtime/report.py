@@ -20,8 +20,8 @@ class LayerReport:
     Attributes:
         name: path in the model.
         kind: `conv`, `transposed`, `linear`, or the class of a layer that is not packed.
-        packed: computes from bits.
-        reason: why not; empty if it is packed.
+        packed: its weights are bits.
+        reason: why not, or why torch computes it and not a native kernel; empty where one does.
         weights: how many.
         bytes: of its bits and vectors, or of its float weights and bias.
     """
@@ -77,7 +77,9 @@ class DeployReport:
         table.add_column("bytes", justify="right")
         table.add_column("runs as", overflow="fold")
         for layer in self.layers:
-            way = "bits" if layer.packed else f"float: {layer.reason}"
+            way = f"float: {layer.reason}"
+            if layer.packed:
+                way = f"bits, by torch: {layer.reason}" if layer.reason else "bits"
             table.add_row(layer.name, layer.kind, f"{layer.weights:,}", f"{layer.bytes:,}", way)
         yield table
         yield self.summary_line()
