@@ -3,8 +3,8 @@
 The peak is that of a loop on registers alone with the innermost operations of the instruction set's
 convolution (AVX-512: xor, popcount, add; AVX2: table look-up, add). Kernels are timed with an epilogue of
 scale and shift that stores floats; inputs are packed beforehand. The float convolution is torch's on the same
-shape, channels-last, with its own choice of instructions; `--avx2` restricts both to AVX2 (in a new process). One
-thread; times are the smallest of several repetitions, and include the call from Python.
+shape, channels-last, with its own choice of instructions; `--avx2` restricts both to AVX2 (in a new process).
+One thread; times are the smallest of several repetitions, and include the call from Python.
 
     OMP_NUM_THREADS=1 python benchmarks/kernels.py [--avx2] [--isa avx512] [--json]
 """
