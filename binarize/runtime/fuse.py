@@ -19,7 +19,7 @@ _STATELESS = (nn.ReLU, nn.Hardtanh)
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """A 1x1 convolution by oneDNN: with one thread, torch itself takes a path that is several times slower."""
+    """A 1x1 convolution by oneDNN: with one thread torch itself takes a path that is far slower."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, Cin, H, W) -> (N, Cout, H, W)."""
