@@ -37,7 +37,7 @@
 extern "C" {
 #endif
 
-#define BZ_ABI_VERSION 1
+#define BZ_ABI_VERSION 2
 #define BZ_SLACK 16 /* words behind a bit plane that kernels may read */
 
 typedef enum bz_status {
@@ -129,6 +129,18 @@ BZ_API int bz_channel_sums(int isa, int num_threads, const bz_plane_shape* shape
  * [images][channels] sums of abs(mul * x + add), or null. Writes the whole plane with border and slack. */
 BZ_API int bz_pack(int isa, int num_threads, const bz_plane_shape* shape, const bz_map* x, const float* mul,
                    const float* add, int64_t add_stride, uint32_t* plane, float* abs_sums);
+
+/* The distribution-adaptive binarizer of BiDense (arXiv 2411.10346, Eqs. 5 to 10). With mean over the positions of an
+ * image's channel: t = k * mean(x) + b; bit = (x - t >= 0); M = mean(abs(x - t)); scale = exp(a * (M - 1)). */
+typedef struct bz_dab {
+    const float *k, *b; /* [channels] or null = 0 */
+    const float* a;     /* [channels], [1] if layer, or null: no scale */
+    int32_t layer;      /* M is the mean over all channels, scales are [images] instead of [images][channels] */
+    int32_t plain;      /* the scale is M; a is not read */
+} bz_dab;
+/* x: channels next to each other. scratch: [2][images][channels]. scales: null if there is no scale. */
+BZ_API int bz_pack_dab(int isa, int num_threads, const bz_plane_shape* shape, const bz_map* x, const bz_dab* dab,
+                       uint32_t* plane, float* scratch, float* scales);
 
 /* ---- convolution: sums of +-1 products ---- */
 /* Weights: [groups][ceil(out / groups / 16)][kernel_h * kernel_w * words per group][16] words; in the AVX2 layout the

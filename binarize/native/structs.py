@@ -12,7 +12,7 @@ STATUS = {
     4: "this processor or build lacks the instruction set",
 }
 ISAS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3}
-ABI_VERSION = 1
+ABI_VERSION = 2
 SLACK = 16
 
 
@@ -72,6 +72,12 @@ class Epilogue(ctypes.Structure):
     ]
 
 
+class Dab(ctypes.Structure):
+    """`bz_dab`."""
+
+    _fields_ = [*((n, c_void_p) for n in "kba"), ("layer", c_int32), ("plain", c_int32)]
+
+
 _PLANE, _CONV, _MAP, _EPILOGUE = POINTER(PlaneShape), POINTER(ConvShape), POINTER(Map), POINTER(Epilogue)
 _INT = ctypes.c_int
 SIGNATURES = {
@@ -85,6 +91,7 @@ SIGNATURES = {
     "bz_plane_words": (c_int64, [_PLANE]),
     "bz_channel_sums": (_INT, [_INT, _INT, _PLANE, _MAP, c_void_p]),
     "bz_pack": (_INT, [_INT, _INT, _PLANE, _MAP, c_void_p, c_void_p, c_int64, c_void_p, c_void_p]),
+    "bz_pack_dab": (_INT, [_INT, _INT, _PLANE, _MAP, POINTER(Dab), c_void_p, c_void_p, c_void_p]),
     "bz_weight_words": (c_int64, [_CONV]),
     "bz_weight_counts": (c_int64, [_CONV]),
     "bz_pack_weights": (_INT, [_INT, _CONV, c_void_p, c_void_p, c_void_p]),

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from binarize.functional import Geometry
 from binarize.layers import BiasPReLU, Maxout, RPReLU
-from binarize.native.convolution import conv, conv_scaled
 from binarize.native.epilogue import Activation, Epilogue
 from binarize.native.library import available
-from binarize.native.planes import BitPlane, channel_sums, pack
+from binarize.native.planes import BitPlane
+from binarize.native.prepared import Dab, PreparedConv, PreparedPack
 from binarize.native.transposed import TransposedWeights, conv_transposed, pack_transposed
 from binarize.native.weights import PackedWeights, pack_depthwise, pack_scaled, pack_weights
 
@@ -26,20 +26,23 @@ if TYPE_CHECKING:
     from binarize.runtime.packed import PackedLayer
 
 _TAPS = 255  # of a depthwise kernel, which counts in bytes
+_SHAPES = 8  # of maps that a layer remembers
 
 
-class _Signs(NamedTuple):
-    """The signs of mul * x + add, and the scales that they stand for.
+class _Prepared(NamedTuple):
+    """Calls for maps of one shape.
 
     Attributes:
-        plane: the signs.
-        alpha: per image and channel, (N, C), or None for 1.
-        whole: per image, (N,), or None for 1.
+        pack: from floats to signs.
+        conv: from signs to the layer's result; None for a transposed convolution, which is several.
+        size: of the result, (H, W).
+        border: of the plane.
     """
 
-    plane: BitPlane
-    alpha: Tensor | None
-    whole: Tensor | None
+    pack: PreparedPack
+    conv: PreparedConv | None
+    size: tuple[int, int]
+    border: tuple[int, int]
 
 
 def why_not(layer: PackedLayer) -> str | None:
@@ -49,6 +52,8 @@ def why_not(layer: PackedLayer) -> str | None:
         return "the native kernels are not installed"
     if layer.vectors.dtype != torch.float32 or layer.vectors.device.type != "cpu":
         return f"{layer.vectors.dtype} on {layer.vectors.device}: the kernels take float32 on the CPU"
+    if spec.quantizer.scale == "learned":
+        return "a learnt scale without statistics (an ablation)"
     if spec.padding_mode != "zeros":
         return f"padding_mode={spec.padding_mode}"
     if spec.quantizer.kind == "adabin" or spec.offset:
@@ -92,6 +97,13 @@ class Kernels:
         self.scaled = False
         self.transposed: TransposedWeights | None = None
         self.weights: PackedWeights | None = None
+        self._known: dict[Any, _Prepared] = {}
+        inner, after = activation_of(layer.inner), activation_of(layer.after)
+        self.whole = layer.norm is None and inner is not None and after is not None
+        """Whether the kernel does all of the layer; else torch goes on behind scale and shift."""
+        self.epilogue = Epilogue(mul=layer.vector("scale"), add=layer.vector("shift"))
+        if self.whole and inner is not None and after is not None:
+            self.epilogue = dataclasses.replace(self.epilogue, first=inner, second=after)
         if spec.kind == "linear":
             signs, stride, dilation = signs[..., None, None], (1, 1), (1, 1)
             pads: tuple[tuple[int, int], ...] = ((0, 0), (0, 0))
@@ -124,88 +136,82 @@ class Kernels:
 
     def __call__(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """As `PackedLayer.forward`: the whole layer, and the activation that it took over."""
-        layer, spec = self.layer, self.layer.spec
-        maps = _as_maps(x, linear=spec.kind == "linear")
-        if self.depthwise and _per_channel(layer) and len(maps) > 1:
+        layer, linear = self.layer, self.layer.spec.kind == "linear"
+        maps = _as_maps(x, linear=linear)
+        if self.depthwise and len(maps) > 1 and _per_channel(layer):
             # a scale per input channel is one per output channel here, but it differs between images
-            parts = [self(x[i : i + 1]) for i in range(len(x))]
-            return torch.cat(parts)
-        signs = self._signs(maps, output_size)
-        y = self._convolve(signs, maps, x, output_size)
-        return _back(y, x, linear=spec.kind == "linear")
+            return torch.cat([self(x[i : i + 1]) for i in range(len(x))])
+        prepared = self._prepared(maps, output_size)
+        words, scales = prepared.pack(maps)
+        bypass = self._bypass(maps, prepared.size) if self.whole else None
+        if prepared.conv is not None:
+            if self.scaled:
+                y = prepared.conv(words, alpha=scales, bypass=bypass)
+            elif self.depthwise and scales is not None and _per_channel(layer):
+                y = prepared.conv(words, mul=layer.vector("scale") * scales[0], bypass=bypass)
+            else:
+                y = prepared.conv(words, sample_scale=scales, bypass=bypass)
+        else:
+            y = self._transposed(maps, prepared, words, scales, bypass)
+        y = _back(y, x, linear=linear)
+        return y if self.whole else layer.activated(layer.behind(y, x))
 
-    def _signs(self, x: Tensor, output_size: Sequence[int] | None) -> _Signs:
-        layer, spec = self.layer, self.layer.spec
-        border = self._border(x, output_size)
-        groups = 1 if self.depthwise else spec.groups
-        threads = layer.options.threads
-        kind = spec.quantizer.kind
-        if kind != "dab":
-            mul = layer.vector("k") if kind == "redistributed" else None
-            name = {"redistributed": "b", "shifted": "beta"}.get(kind)
-            add = layer.vector(name) if name is not None else None
-            return _Signs(
-                pack(x, mul=mul, add=add, groups=groups, border=border, threads=threads), None, None
-            )
-        quantizer = spec.quantizer
-        positions = x.shape[2] * x.shape[3]
-        add = None
-        if quantizer.threshold in ("adaptive", "mean"):
-            add = -(layer.vector("k") * (channel_sums(x, threads=threads) / positions))
-        if quantizer.threshold in ("adaptive", "b"):
-            b = layer.vector("b")
-            add = -b if add is None else add - b
-        wanted = quantizer.scale in ("adaptive", "mad")
-        sums = torch.empty(x.shape[0], x.shape[1]) if wanted else None
-        plane = pack(x, add=add, groups=groups, border=border, abs_sums=sums, threads=threads)
-        scale: Tensor | None = None
-        if sums is not None:
-            scale = sums / positions
-            if quantizer.granularity == "layer":
-                scale = scale.mean(1, keepdim=True)
-        if quantizer.scale == "adaptive" and scale is not None:
-            scale = torch.exp(layer.vector("a") * (scale - 1))
-        elif quantizer.scale == "learned":
-            scale = torch.exp(layer.vector("a")).expand(x.shape[0], -1)
-        if scale is None:
-            return _Signs(plane, None, None)
-        if quantizer.granularity == "layer":
-            return _Signs(plane, None, scale.reshape(-1).contiguous())
-        return _Signs(plane, scale.contiguous(), None)
+    def _prepared(self, maps: Tensor, output_size: Sequence[int] | None) -> _Prepared:
+        """What calls on maps of this shape have in common."""
+        key = (maps.shape, None if output_size is None else tuple(output_size))
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= _SHAPES:
+                self._known.clear()
+            found = self._known[key] = self._prepare(maps, output_size)
+        return found
 
-    def _convolve(self, signs: _Signs, maps: Tensor, x: Tensor, output_size: Sequence[int] | None) -> Tensor:
+    def _prepare(self, maps: Tensor, output_size: Sequence[int] | None) -> _Prepared:
         layer, spec = self.layer, self.layer.spec
-        mul, threads = layer.vector("scale"), layer.options.threads
-        if self.depthwise and signs.alpha is not None:
-            mul = mul * signs.alpha[0]
         size = self._out_size(maps, output_size)
-        inner = activation_of(layer.inner)
-        whole = layer.norm is None and inner is not None  # else torch goes on behind scale and shift
-        epilogue = Epilogue(mul=mul, add=layer.vector("shift"), sample_scale=signs.whole)
-        if whole:
-            epilogue = dataclasses.replace(
-                epilogue,
-                first=inner,
-                second=activation_of(layer.after) or Activation(),
-                bypass=self._bypass(maps, size),
-            )
-        if self.transposed is not None:
-            y = conv_transposed(signs.plane, self.transposed, epilogue, out_size=size, threads=threads)
-        elif self.scaled and signs.alpha is not None and self.weights is not None:
-            exact = layer.options.exact_scales
-            y = conv_scaled(
-                signs.plane, self.weights, signs.alpha, epilogue, exact=exact, out_size=size, threads=threads
-            )
-        elif self.weights is not None:
-            y = conv(signs.plane, self.weights, epilogue, out_size=size, threads=threads)
+        weights = self.weights
+        if weights is not None and spec.same:
+            weights = dataclasses.replace(weights, padding=self._same(maps))
+        if weights is not None:
+            border = weights.border
+        elif self.transposed is not None:
+            border = self.transposed.border(maps.shape[2], maps.shape[3], size)
         else:
             raise RuntimeError("no weights")
-        if whole:
-            return y
-        y = layer.behind(_back(y, x, linear=spec.kind == "linear"), x)
-        if layer.after is not None:
-            y = layer.activated(y)
-        return _as_maps(y, linear=spec.kind == "linear")
+        given: dict[str, Any] = {}
+        kind = spec.quantizer.kind
+        if kind == "dab":
+            given["dab"] = _dab(layer)
+        elif kind == "redistributed":
+            given |= {"mul": layer.vector("k"), "add": layer.vector("b")}
+        elif kind == "shifted":
+            given["add"] = layer.vector("beta")
+        groups, threads = 1 if self.depthwise else spec.groups, layer.options.threads
+        pack = PreparedPack(maps.shape, groups=groups, border=border, threads=threads, **given)
+        if weights is None:
+            return _Prepared(pack, None, size, border)
+        exact = layer.options.exact_scales
+        conv = PreparedConv(weights, pack.plane, self.epilogue, size, exact=exact, threads=threads)
+        return _Prepared(pack, conv, size, border)
+
+    def _transposed(
+        self, maps: Tensor, prepared: _Prepared, words: Tensor, scales: Tensor | None, bypass: Tensor | None
+    ) -> Tensor:
+        if self.transposed is None:
+            raise RuntimeError("no weights")
+        images, channels, height, width = maps.shape
+        plane = BitPlane(
+            words=words,
+            images=images,
+            height=height,
+            width=width,
+            channels=channels,
+            groups=self.layer.spec.groups,
+            border=prepared.border,
+        )
+        epilogue = dataclasses.replace(self.epilogue, sample_scale=scales, bypass=bypass)
+        threads = self.layer.options.threads
+        return conv_transposed(plane, self.transposed, epilogue, out_size=prepared.size, threads=threads)
 
     def _bypass(self, x: Tensor, size: Sequence[int]) -> Tensor | None:
         way = self.layer.bypass
@@ -230,15 +236,6 @@ class Kernels:
             raise RuntimeError("no weights")
         return self.weights.out_size(height, width)
 
-    def _border(self, x: Tensor, output_size: Sequence[int] | None) -> tuple[int, int]:
-        if self.transposed is not None:
-            return self.transposed.border(x.shape[2], x.shape[3], self._out_size(x, output_size))
-        if self.weights is None:
-            raise RuntimeError("no weights")
-        if self.layer.spec.same:
-            self.weights = dataclasses.replace(self.weights, padding=self._same(x))
-        return self.weights.border
-
     def _same(self, x: Tensor) -> tuple[int, int, int, int]:
         """Padding by the size of the input, as TensorFlow's SAME: (top, left, bottom, right)."""
         totals = [
@@ -247,6 +244,22 @@ class Kernels:
         ]
         (top, left), (high, wide) = (t // 2 for t in totals), totals
         return top, left, high - top, wide - left
+
+
+def _dab(layer: PackedLayer) -> Dab:
+    quantizer = layer.spec.quantizer
+    a: Tensor | None = None
+    if quantizer.scale == "adaptive":
+        a = layer.vector("a")
+    elif quantizer.scale == "learned":
+        raise RuntimeError("a scale without statistics")
+    return Dab(
+        k=layer.vector("k") if quantizer.threshold in ("adaptive", "mean") else None,
+        b=layer.vector("b") if quantizer.threshold in ("adaptive", "b") else None,
+        a=a,
+        layer=quantizer.granularity == "layer",
+        plain=quantizer.scale == "mad",
+    )
 
 
 def _per_channel(layer: PackedLayer) -> bool:

@@ -1,0 +1,203 @@
+"""Calls that are made again and again with maps of one shape: all but the pointers is ready beforehand.
+
+The functions of `planes` and `convolution` check and describe their arguments at each call, which takes longer
+than the work on a small map. Here that is done once; the library itself still checks what it is given.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from binarize.native import structs
+from binarize.native.epilogue import Epilogue
+from binarize.native.library import check, number_of, required, resolve, threads_or_default
+from binarize.native.structs import PlaneShape
+from binarize.native.tensors import address, channels_last, map_of, vector
+from binarize.native.weights import PackedWeights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dab:
+    """Parameters of the distribution-adaptive binarizer; formulas in `native/binarize.h`.
+
+    Attributes:
+        k: (C,) or None.
+        b: (C,) or None.
+        a: (C,), (1,) if `layer`, or None for no scale.
+        layer: one scale per image instead of one per channel.
+        plain: the scale is the mean absolute deviation itself.
+    """
+
+    k: Tensor | None = None
+    b: Tensor | None = None
+    a: Tensor | None = None
+    layer: bool = False
+    plain: bool = False
+
+    @property
+    def scaled(self) -> bool:
+        """Whether there is a scale."""
+        return self.a is not None or self.plain
+
+
+class PreparedPack:
+    """Signs of maps (N, C, H, W) of one shape.
+
+    Args:
+        shape: of the maps.
+        groups: of the convolution that reads the plane.
+        border: zero positions around the map, (vertically, horizontally).
+        mul: (C,), or None for 1; signs are those of mul * x + add.
+        add: (C,), or None for 0.
+        dab: in place of `mul` and `add`: thresholds and scales from statistics of each map.
+        threads: of the kernel; torch's number if None.
+
+    Raises:
+        NativeError: the library is missing, or a parameter has another shape.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        groups: int,
+        border: tuple[int, int],
+        mul: Tensor | None = None,
+        add: Tensor | None = None,
+        dab: Dab | None = None,
+        threads: int | None = None,
+    ) -> None:
+        images, channels, height, width = shape
+        self._library = required()
+        self._isa, self._threads = number_of(resolve()), threads_or_default(threads)
+        self.plane = PlaneShape(images, height, width, channels, groups, *border)
+        self._words = self._library.bz_plane_words(ctypes.byref(self.plane))
+        self._mul = vector("PreparedPack: mul", mul, channels)
+        self._add = vector("PreparedPack: add", add, channels)
+        self._dab: structs.Dab | None = None
+        self._scales: tuple[int, ...] | None = None
+        self._sizes = (images, channels)
+        if dab is not None:
+            self._held = (
+                vector("Dab.k", dab.k, channels),
+                vector("Dab.b", dab.b, channels),
+                vector("Dab.a", dab.a, 1 if dab.layer else channels),
+            )
+            self._dab = structs.Dab(*(address(x) for x in self._held), dab.layer, dab.plain)
+            if dab.scaled:
+                self._scales = (images,) if dab.layer else (images, channels)
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The plane's words, and the scales of a `dab`: (N,) or (N, C).
+
+        Args:
+            x: float32 of the shape that was prepared.
+        """
+        words = torch.empty(self._words, dtype=torch.int32)
+        common = (self._isa, self._threads, ctypes.byref(self.plane))
+        if self._dab is None:
+            x = x if x.stride(3) == 1 else channels_last(x)
+            ends = (address(self._mul), address(self._add), 0, words.data_ptr(), None)
+            check(self._library.bz_pack(*common, ctypes.byref(map_of(x)), *ends), "pack")
+            return words, None
+        x = channels_last(x)
+        scratch = torch.empty(2, *self._sizes)
+        scales = torch.empty(self._scales) if self._scales is not None else None
+        status = self._library.bz_pack_dab(
+            *common,
+            ctypes.byref(map_of(x)),
+            ctypes.byref(self._dab),
+            words.data_ptr(),
+            scratch.data_ptr(),
+            address(scales),
+        )
+        check(status, "pack_dab")
+        return words, scales
+
+
+class PreparedConv:
+    """A convolution of planes of one shape with the same weights and epilogue.
+
+    Args:
+        weights: packed.
+        plane: shape of the planes, from `PreparedPack.plane`.
+        epilogue: its constants; bypass and scales per image come with each call.
+        out_size: (Hout, Wout).
+        exact: of weights for scales per channel: sum floats.
+        threads: of the kernel; torch's number if None.
+    """
+
+    def __init__(
+        self,
+        weights: PackedWeights,
+        plane: PlaneShape,
+        epilogue: Epilogue,
+        out_size: Sequence[int],
+        *,
+        exact: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        library = required()
+        self._shape = (plane.images, weights.out_channels, *out_size)
+        self._constants = epilogue.checked(plane.images, weights.out_channels, out_size)  # holds the tensors
+        self._template = self._constants.struct(torch.empty(1, 1, 1, 1))
+        self._weights = weights
+        self._geometry = weights.struct(plane, out_size)
+        self._exact = int(exact)
+        self._common = (number_of(weights.isa), threads_or_default(threads), ctypes.byref(self._geometry))
+        self._scaled = library.bz_conv_scaled if weights.kind == "scaled" else None
+        self._plain = library.bz_depthwise if weights.kind == "depthwise" else library.bz_conv
+
+    def __call__(
+        self,
+        words: Tensor,
+        *,
+        alpha: Tensor | None = None,
+        sample_scale: Tensor | None = None,
+        mul: Tensor | None = None,
+        bypass: Tensor | None = None,
+    ) -> Tensor:
+        """The result, (N, Cout, Hout, Wout) channels-last.
+
+        Args:
+            words: of the plane.
+            alpha: (N, Cin), for weights of scales per channel.
+            sample_scale: (N,).
+            mul: (Cout,) in place of the epilogue's.
+            bypass: (N, C, Hout, Wout) float32.
+        """
+        out = torch.empty(self._shape, memory_format=torch.channels_last)
+        # a copy per call: several threads may be in here at once
+        described = structs.Epilogue.from_buffer_copy(self._template)
+        described.out = map_of(out)
+        if sample_scale is not None:
+            described.sample_scale = sample_scale.data_ptr()
+        if mul is not None:
+            described.mul = mul.data_ptr()
+        if bypass is not None:
+            bypass = channels_last(bypass)
+            described.bypass, described.bypass_channels = map_of(bypass), bypass.shape[1]
+        if self._scaled is not None:
+            status = self._scaled(
+                *self._common,
+                words.data_ptr(),
+                self._weights.words.data_ptr(),
+                address(alpha),
+                self._exact,
+                ctypes.byref(described),
+            )
+        else:
+            status = self._plain(
+                *self._common,
+                words.data_ptr(),
+                self._weights.words.data_ptr(),
+                self._weights.counts.data_ptr(),
+                ctypes.byref(described),
+            )
+        check(status, "conv")
+        return out

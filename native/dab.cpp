@@ -1,0 +1,47 @@
+// The distribution-adaptive binarizer in one call: for small maps, what stands between the passes costs more than they.
+#include <math.h>
+#include <stddef.h>
+
+#include "checks.h"
+
+using namespace bz;
+
+extern "C" int bz_pack_dab(int isa, int threads, const bz_plane_shape* shape, const bz_map* x, const bz_dab* dab,
+                           uint32_t* plane, float* scratch, float* scales) {
+    if (threads < 1 || !good_plane(shape) || !x || !x->data || x->channel != 1) return BZ_BAD_ARGUMENT;
+    if (!dab || !plane || !scratch || ((dab->a || dab->plain) && !scales)) return BZ_BAD_ARGUMENT;
+    const Kernels* kernels = kernels_of(isa);
+    if (!kernels) return BZ_NO_ISA;
+    const int64_t channels = shape->channels, images = shape->images;
+    const float positions = float(int64_t(shape->height) * shape->width);
+    float *add = scratch, *deviation = scratch + images * channels;
+    if (dab->k) {
+        const int status = kernels->sums(threads, *shape, *x, add);
+        if (status != BZ_OK) return status;
+    }
+    for (int64_t n = 0; n < images; ++n)
+        for (int64_t c = 0; c < channels; ++c) {
+            float threshold = dab->k ? dab->k[c] * (add[n * channels + c] / positions) : 0.0f;
+            if (dab->b) threshold += dab->b[c];
+            add[n * channels + c] = -threshold;
+        }
+    const bool shifted = dab->k || dab->b, scaled = dab->a || dab->plain;
+    const int status = kernels->pack(threads, *shape, *x, nullptr, shifted ? add : nullptr, channels, plane,
+                                     scaled ? deviation : nullptr);
+    if (status != BZ_OK || !scaled) return status;
+    for (int64_t n = 0; n < images; ++n) {
+        double whole = 0.0;
+        for (int64_t c = 0; c < channels; ++c) {
+            const float mean = deviation[n * channels + c] / positions;
+            if (dab->layer)
+                whole += mean;
+            else
+                scales[n * channels + c] = dab->plain ? mean : expf(dab->a[c] * (mean - 1.0f));
+        }
+        if (dab->layer) {
+            const float mean = float(whole / double(channels));
+            scales[n] = dab->plain ? mean : expf(dab->a[0] * (mean - 1.0f));
+        }
+    }
+    return BZ_OK;
+}
