@@ -1,7 +1,7 @@
 """Calls that are made again and again with maps of one shape: all but the pointers is ready beforehand.
 
-The functions of `planes` and `convolution` check and describe their arguments at each call, which takes longer
-than the work on a small map. Here that is done once; the library itself still checks what it is given.
+The functions of `planes` and `convolution` check and describe their arguments at each call, which takes
+longer than the work on a small map. Here that is done once; the library itself still checks what it is given.
 """
 
 from __future__ import annotations
