@@ -53,9 +53,12 @@ def show(name: str) -> None:
 @zoo.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--into", type=click.Path(path_type=Path, file_okay=False), help="Folder of the zoo.")
-@click.option("--recipe", "recipe_name", default="", help="What the card calls the recipe.")
+@click.option("--recipe", "recipe_name", default="", help="Name of the recipe that they followed.")
+@click.option("--name", help="Of the entry.  [default: after the recipe]")
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
-def add(runs: tuple[Path, ...], into: Path | None, recipe_name: str, root: Path | None) -> None:
+def add(
+    runs: tuple[Path, ...], into: Path | None, recipe_name: str, name: str | None, root: Path | None
+) -> None:
     """Make entries of RUNS, folders that `binarize train` wrote: packed, measured, with a card."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -72,7 +75,9 @@ def add(runs: tuple[Path, ...], into: Path | None, recipe_name: str, root: Path 
             bar.update(task, description=what, completed=done, total=total)
 
         made = [
-            add_entry(run, into or entries.folder(), recipe_name=recipe_name, root=root, report=report)
+            add_entry(
+                run, into or entries.folder(), name=name, recipe_name=recipe_name, root=root, report=report
+            )
             for run in runs
         ]
     for path in made:

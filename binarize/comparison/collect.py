@@ -60,6 +60,7 @@ def collect(
     *,
     root: Path | None = None,
     split: str | None = None,
+    count: bool = True,
     report: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Evaluate a run, unless that was done before, and count its network.
@@ -68,6 +69,7 @@ def collect(
         run: folder that `binarize train` wrote.
         root: folder of the data set, in place of the recipe's.
         split: to evaluate on; by default the recipe's `test`.
+        count: whether to count its network; a packed one cannot be counted as the paper does.
         report: called with the number of images done and of all.
 
     Raises:
@@ -77,7 +79,7 @@ def collect(
     """
     recipe, model = saved.load(run)
     part = split or recipe.data.test
-    costs = {name: _cost(model, recipe, name) for name in ("honest", "paper")}
+    costs = {name: _cost(model, recipe, name) for name in ("honest", "paper")} if count else {}
     history = _history(run)
     figures = _kept(run, part)
     if figures is None:

@@ -16,6 +16,7 @@ from binarize.data.catalog import info
 from binarize.data.dataset import truth_as_json
 from binarize.errors import ConfigError
 from binarize.files.zoo import CARD, METRICS, MODEL
+from binarize.recipes import Recipe
 from binarize.training import saved
 from binarize.training.floor import floors
 from binarize.training.loop import RECIPE_ENTRY, TRUTH_ENTRY
@@ -40,7 +41,7 @@ def add_entry(
     Args:
         run: folder that `binarize train` wrote; all epochs of its recipe are done.
         folder: of the zoo.
-        name: of the entry; by default data set and method.
+        name: of the entry; by default that of the recipe without its encoder, or data set and method.
         recipe_name: how the card calls the recipe.
         root: folder of the data set, in place of the recipe's.
         report: called with what is done, how much of it and of how much.
@@ -53,7 +54,7 @@ def add_entry(
         DataError: data that is missing or wrong.
     """
     recipe, model, truth = saved.load_with_truth(run)
-    title = name or f"{recipe.data.name}-{label(recipe)}".translate(str.maketrans(" (=", "---", ")"))
+    title = name or _name(recipe, recipe_name)
     entries = {RECIPE_ENTRY: json.dumps(recipe.model_dump(mode="json")), TRUTH_ENTRY: truth_as_json(truth)}
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as temporary:
@@ -71,7 +72,9 @@ def add_entry(
         full = collect(run, root=root, report=tell("the run"))
         if not full.complete:
             raise ConfigError(f"{run}: {len(full.history)} of {recipe.training.epochs} epochs are done.")
-        result = collect(made, root=root, report=tell("the packed file" if binary else "the file"))
+        result = collect(
+            made, root=root, count=False, report=tell("the packed file" if binary else "the file")
+        )
         found = floors(recipe, root=root, report=tell("floors"))
         metrics = _metrics(title, recipe_name, result, full, found, (made / MODEL).stat().st_size)
         files.write_bytes(made / METRICS, (json.dumps(metrics, indent=2) + "\n").encode())
@@ -81,6 +84,13 @@ def add_entry(
         for part in (MODEL, METRICS, CARD):
             (made / part).replace(target / part)
     return target
+
+
+def _name(recipe: Recipe, recipe_name: str) -> str:
+    """`camvid-bidense-layer` for the recipe camvid/convnext_atto-bidense-layer."""
+    if recipe_name:
+        return recipe_name.replace("/", "-").replace(f"{recipe.network.encoder}-", "")
+    return f"{recipe.data.name}-{recipe.method.name if recipe.method else 'float'}"
 
 
 def _metrics(

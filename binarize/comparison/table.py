@@ -89,7 +89,7 @@ def markdown(table: dict[str, Any]) -> str:
             *(figure(name, row) for name in names),
             f"{row['lr']:g}",
             str(len(row["seeds"])),
-            f"{row['seconds'] / 60:.0f} min" + ("" if row["complete"] else " (not complete)"),
+            f"{row['seconds'] / 60:.0f} min",
         ]
         lines.append(_line(cells))
     text = [title(table), "", *lines]
@@ -112,6 +112,9 @@ def remarks(table: dict[str, Any]) -> list[str]:
     """What to know about the table's figures, a sentence or two each."""
     rows = table["rows"]
     text: list[str] = []
+    unfinished = [row["label"] for row in rows if not row["complete"]]
+    if unfinished:
+        text += [f"Not trained to the end: {', '.join(unfinished)}."]
     if any(len(row["seeds"]) > 1 for row in rows):
         text += ["Mean and sample standard deviation over seeds."]
     if any(row["published"] for row in rows):

@@ -1,0 +1,83 @@
+"""Entries of the zoo: made from runs, listed, loaded by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import binarize
+from binarize.cli import run
+from binarize.errors import ConfigError
+from binarize.files import zoo
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    values = {
+        "data": {
+            "name": "shapes",
+            "options": {"size": [32, 32], "length": 8},
+            "augmentation": {"size": [32, 32]},
+            "evaluation": {"batch": 8},
+        },
+        "network": {"encoder": "test_resnet", "options": {"width": 8}},
+        "training": {"epochs": 1, "batch": 8, "lr": 1e-3},
+    }
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_from_a_run_to_a_loaded_network(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("binarize.files.zoo.folder", lambda: tmp_path / "zoo")
+    for name, settings in (("float", ()), ("bidense", ("--set", "method={name: bidense}"))):
+        assert run(["train", str(recipe), "--out", str(tmp_path / name), *settings]) == 0
+        command = ["zoo", "add", str(tmp_path / name), "--recipe", f"shapes/test_resnet-{name}"]
+        assert run(command) == 0
+    assert zoo.names() == ["shapes-bidense", "shapes-float"]
+    capsys.readouterr()
+    assert run(["zoo"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+    assert run(["zoo", "show", "shapes-bidense"]) == 0
+    assert "best by position" in capsys.readouterr().out
+    assert run(["zoo", "--json"]) == 0
+    metrics = {m["name"]: m for m in json.loads(capsys.readouterr().out)}
+    for name in zoo.names():
+        assert {p.name for p in (tmp_path / "zoo" / name).iterdir()} == {zoo.MODEL, zoo.METRICS, zoo.CARD}
+        model = binarize.load(f"zoo:{name}")
+        with torch.no_grad():
+            assert model(torch.rand(1, 3, 40, 48)).dtype == torch.float32
+        assert run(["evaluate", f"zoo:{name}", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["miou"] == metrics[name]["figures"]["miou"]
+        size = (tmp_path / "zoo" / name / zoo.MODEL).stat().st_size
+        assert metrics[name]["bytes"] == size < (tmp_path / name[7:] / zoo.MODEL).stat().st_size
+    Image.new("RGB", (20, 10)).save(tmp_path / "x.png")
+    assert (
+        run(["predict", "zoo:shapes-bidense", str(tmp_path / "x.png"), "--out", str(tmp_path / "out")]) == 0
+    )
+
+
+def test_unknown_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="unknown network in the zoo"):
+        binarize.load("zoo:nothing")
+    assert run(["evaluate", "zoo:nothing"]) == 2
+    assert "zoo" in capsys.readouterr().err
+    assert run(["zoo", "add", str(tmp_path), "--into", str(tmp_path / "zoo")]) == 2
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_every_entry_of_the_zoo_is_whole() -> None:
+    for name in zoo.names():
+        metrics = json.loads((zoo.entry(name) / zoo.METRICS).read_text())
+        assert metrics["bytes"] == zoo.locate(f"zoo:{name}").stat().st_size
+        model = binarize.load(f"zoo:{name}")
+        with torch.no_grad():
+            assert bool(model(torch.rand(1, 3, 64, 96)).isfinite().all())
