@@ -118,6 +118,10 @@ BZ_API int bz_get_isa(void);              /* what BZ_ISA_AUTO means now */
  * instruction set's convolution (xor, popcount, add; AVX2: shuffle, add): time it for the peak. */
 BZ_API int bz_peak(int isa, int64_t rounds, double* macs);
 
+/* Asks the system for large pages in memory that was just allocated and not yet touched: without them, most of the time
+ * of writing a large map goes into getting its pages. A hint, on Linux; does nothing elsewhere. */
+BZ_API void bz_large_pages(void* data, int64_t bytes);
+
 /* ---- activations ---- */
 BZ_API int64_t bz_plane_words(const bz_plane_shape* shape); /* with slack; -1 for a bad shape */
 
@@ -126,7 +130,7 @@ BZ_API int bz_channel_sums(int isa, int num_threads, const bz_plane_shape* shape
 
 /* bit = (mul[c] * x + add[n * add_stride + c] >= 0), rounded as two operations; a NaN gives 0, -0.0 gives 1.
  * mul, add: null for 1, 0. add_stride: 0 (one value per channel) or channels (per image and channel). abs_sums:
- * [images][channels] sums of abs(mul * x + add), or null. Writes the whole plane with border and slack. */
+ * [images][channels] sums of abs(mul * x + add), or null; their last digits depend on the layout. Writes the whole plane with border and slack. */
 BZ_API int bz_pack(int isa, int num_threads, const bz_plane_shape* shape, const bz_map* x, const float* mul,
                    const float* add, int64_t add_stride, uint32_t* plane, float* abs_sums);
 

@@ -59,9 +59,10 @@ def compare(
     if out is not None:
         for ending in ("md", "json"):
             check_target(_beside(out, ending))
-    found = list(runs)
+    found = list(dict.fromkeys(run.resolve() for run in runs))
     if recipe_set is not None:
-        found += _train(recipe_set, numbers, folder, settings, root)
+        trained = _train(recipe_set, numbers, folder, settings, root)
+        found = list(dict.fromkeys([*found, *(run.resolve() for run in trained)]))
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())

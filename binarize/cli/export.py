@@ -125,7 +125,8 @@ def _onnx(file: Path, target: Path, size: tuple[int, ...] | None, custom: str | 
 
     source = file / "model.safetensors" if file.is_dir() else locate(file)
     metadata = container.read_metadata(source)
-    files.check_target(target)
+    if files.check_target(target) == source.resolve():
+        raise ConfigError(f"--onnx {str(target)!r} is FILE itself: choose another name.")
     if target.exists() and not force:
         raise ConfigError(f"{str(target)!r} exists already; replace it with --force, or name another file.")
     with progress(f"reading {source}"), one_thread():

@@ -12,7 +12,7 @@ import click
 
 from binarize.cli.output import console, say
 from binarize.cli.speed import importing
-from binarize.errors import ConfigError
+from binarize.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from binarize.recipes import Recipe
@@ -76,7 +76,10 @@ def predict(
         raise ConfigError(f"{taken[0]} exists; replace it with --force, or name another folder with --out.")
     from rich.progress import track
 
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {out}: {error.strerror or error}.") from error
     for file in track(
         files, "predicting", console=console(sys.stderr), disable=not sys.stderr.isatty(), transient=True
     ):
@@ -92,7 +95,13 @@ def predict(
         if panel:
             named = [(_name(recipe), m) for (recipe, _, _), m in zip(networks, maps, strict=True)]
             if file in known:
-                named.insert(0, ("truth", truth.read(known[file])))
+                true = truth.read(known[file])
+                if true.shape != image.shape[1:]:
+                    raise DataError(
+                        f"{known[file]}: {true.shape[1]}x{true.shape[0]} (width x height), but {file} is "
+                        f"{image.shape[2]}x{image.shape[1]}."
+                    )
+                named.insert(0, ("truth", true))
             span = pictures.depth_span(named[0][1]) if truth.task == "depth" else None
             parts = [("image", image), *((n, pictures.coloured(m, truth, span)) for n, m in named)]
             made["-panel"] = pictures.picture(pictures.panel(parts))

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     "--data", "root", type=click.Path(path_type=Path), help="Folder of the data set: measure on it."
 )
 @click.option("--split", help="Part of the data set.  [default: the recipe's test]")
-@click.option("--count", default=8, show_default=True, help="Images to compare layer by layer.")
+@click.option(
+    "--count", default=8, show_default=True, type=click.IntRange(1), help="Images to compare layer by layer."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def verify(
     file: Path,

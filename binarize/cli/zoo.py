@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from binarize.cli.output import console, print_json, say, size
-from binarize.errors import FormatError
+from binarize.errors import ConfigError, FormatError
 
 
 @click.group(invoke_without_command=True)
@@ -65,6 +65,8 @@ def add(
     from binarize.comparison.entry import add_entry
     from binarize.files import zoo as entries
 
+    if len(runs) > 1 and (name or recipe_name):
+        raise ConfigError("zoo add: --name and --recipe are for one run.")
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(
         *columns, console=console(sys.stderr), disable=not sys.stderr.isatty(), transient=True

@@ -77,11 +77,13 @@ def collect(
         DataError: data that is missing or wrong.
         FormatError: files of the run that are damaged.
     """
+    if not run.is_dir():
+        raise ConfigError(f"{run}: no such folder; expected one that `binarize train` wrote.")
     recipe, model = saved.load(run)
     part = split or recipe.data.test
     costs = {name: _cost(model, recipe, name) for name in ("honest", "paper")} if count else {}
     history = _history(run)
-    figures = _kept(run, part)
+    figures = _kept(run, part) if root is None else None  # kept figures are of the recipe's own data
     if figures is None:
         data = dataset(recipe, part, root=root)
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -94,7 +96,8 @@ def collect(
             scales=recipe.data.evaluation.scales,
             report=(lambda done: report(done, len(data))) if report is not None else None,
         )
-        _keep(run, part, figures)
+        if root is None:
+            _keep(run, part, figures)
     return Result(path=run, recipe=recipe, split=part, figures=figures, history=history, costs=costs)
 
 
@@ -114,7 +117,8 @@ def _history(run: Path) -> list[dict[str, Any]]:
 def _kept(run: Path, split: str) -> dict[str, Any] | None:
     try:
         found = json.loads((run / TEST).read_text(encoding="utf-8"))
-        if found["split"] == split and found["model"] == _digest(run / MODEL):
+        same = found["split"] == split and found["version"] == version()
+        if same and found["model"] == _digest(run / MODEL):
             return dict(found["figures"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # none, or of something else: they are made again
@@ -122,8 +126,15 @@ def _kept(run: Path, split: str) -> dict[str, Any] | None:
 
 
 def _keep(run: Path, split: str, figures: dict[str, Any]) -> None:
-    found = {"split": split, "model": _digest(run / MODEL), "figures": figures}
+    found = {"split": split, "model": _digest(run / MODEL), "version": version(), "figures": figures}
     files.write_bytes(run / TEST, json.dumps(found, indent=2).encode())
+
+
+def version() -> str:
+    """Of the toolkit, which says how figures are measured."""
+    import binarize
+
+    return binarize.__version__
 
 
 def _digest(path: Path) -> str:

@@ -11,15 +11,15 @@ from typing import Any
 
 from binarize import files
 from binarize.comparison.collect import Result, collect
-from binarize.comparison.table import columns, label
+from binarize.comparison.table import columns, differences, label
 from binarize.data.catalog import info
 from binarize.data.dataset import truth_as_json
 from binarize.errors import ConfigError
 from binarize.files.zoo import CARD, METRICS, MODEL
-from binarize.recipes import Recipe
+from binarize.recipes import Recipe, load
 from binarize.training import saved
 from binarize.training.floor import floors
-from binarize.training.loop import RECIPE_ENTRY, TRUTH_ENTRY
+from binarize.training.loop import LOG, RECIPE_ENTRY, TRUTH_ENTRY
 
 Report = Callable[[str, int, int], None]
 
@@ -53,7 +53,12 @@ def add_entry(
         ConfigError: no run there, or one that is not complete.
         DataError: data that is missing or wrong.
     """
+    if not (run / LOG).is_file():
+        raise ConfigError(f"{run}: no run; expected a folder that `binarize train` wrote, with its {LOG}.")
     recipe, model, truth = saved.load_with_truth(run)
+    done = len((run / LOG).read_text(encoding="utf-8").splitlines())
+    if done != recipe.training.epochs:
+        raise ConfigError(f"{run}: {done} of {recipe.training.epochs} epochs are done.")
     title = name or _name(recipe, recipe_name)
     entries = {RECIPE_ENTRY: json.dumps(recipe.model_dump(mode="json")), TRUTH_ENTRY: truth_as_json(truth)}
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,14 +69,12 @@ def add_entry(
             files.save(model, made / MODEL, packed=True, entries=entries)
         else:
             files.save(model.half(), made / MODEL, entries=entries)
-        shutil.copy(run / "log.jsonl", made)
+        shutil.copy(run / LOG, made)
 
         def tell(what: str) -> Callable[[int, int], None]:
             return lambda done, total: report(what, done, total) if report is not None else None
 
         full = collect(run, root=root, report=tell("the run"))
-        if not full.complete:
-            raise ConfigError(f"{run}: {len(full.history)} of {recipe.training.epochs} epochs are done.")
         result = collect(
             made, root=root, count=False, report=tell("the packed file" if binary else "the file")
         )
@@ -121,7 +124,7 @@ def _card(metrics: dict[str, Any], full: Result) -> str:
     height, width = recipe.data.augmentation.size
     head = f"{recipe.network.name} on {recipe.network.encoder}, {metrics['label']}"
     stored = "weights of one bit" if recipe.method is not None else "weights rounded to 16 bits"
-    changed = f" --set training.lr={recipe.training.lr:g} --set training.seed={metrics['seed']}"
+    changed = "".join(f" --set {setting}" for setting in _settings(metrics["recipe_name"], recipe))
     source = metrics["recipe_name"] or "RECIPE (in metrics.json)"
     lines = [
         f"# {metrics['name']}",
@@ -145,7 +148,7 @@ def _card(metrics: dict[str, Any], full: Result) -> str:
         "",
         f"- Command: `binarize train {source}{changed}`",
         f"- Seed {metrics['seed']}, {recipe.training.epochs} epochs of batches of {recipe.training.batch}, "
-        f"{metrics['seconds'] / 60:.0f} minutes on one CPU core.",
+        f"{metrics['seconds'] / 60:.0f} minutes.",
         f"- Cost at {height}x{width}: {honest['binary_macs']:,} multiply-accumulates of one bit, "
         f"{honest['float_macs']:,} of 32 bits.",
         f"- Data: {info(recipe.data.name).terms or 'built in.'}",
@@ -153,6 +156,16 @@ def _card(metrics: dict[str, Any], full: Result) -> str:
         f"seen at {height}x{width} or near it. One run: see docs/comparison.md for the spread over seeds.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _settings(name: str, recipe: Recipe) -> list[str]:
+    """What the run has other than the recipe of that name, as `--set` takes it."""
+    if not name:
+        return []
+    given, own = load(name).model_dump(mode="json"), recipe.model_dump(mode="json")
+    free = ("about", "data.root", "data.workers", "training.save_every", "training.evaluate_every")
+    found = differences(given, own)
+    return [f"{key}={json.dumps(value)}" for key, (_, value) in sorted(found.items()) if key not in free]
 
 
 def _figure_line(key: str, text: str, metrics: dict[str, Any]) -> str:

@@ -36,7 +36,7 @@ def as_dict(results: Sequence[Result]) -> dict[str, Any]:
         results: of one data set and split. Runs that differ by nothing but their seed make one row.
 
     Raises:
-        ConfigError: none at all, or of several data sets or splits.
+        ConfigError: none at all, of several data sets or splits, or one recipe and seed twice.
     """
     if not results:
         raise ConfigError("compare: no runs.")
@@ -49,6 +49,11 @@ def as_dict(results: Sequence[Result]) -> dict[str, Any]:
     rows: dict[str, list[Result]] = {}
     for result in results:
         rows.setdefault(_key(result.recipe), []).append(result)
+    for group in rows.values():
+        seeds = [r.recipe.training.seed for r in group]
+        if len(set(seeds)) < len(seeds):
+            twice = ", ".join(str(r.path) for r in group)
+            raise ConfigError(f"compare: several runs of one recipe and seed: {twice}; name one of them.")
     first = results[0].recipe
     return {
         "data": first.data.name,
@@ -190,10 +195,17 @@ def _key(recipe: Recipe) -> str:
 
 
 def _differences(first: Recipe, other: Recipe) -> Iterator[str]:
-    a, b = dict(_flat(first.model_dump(mode="json"))), dict(_flat(other.model_dump(mode="json")))
-    for name in sorted(a.keys() | b.keys()):
-        if a.get(name) != b.get(name) and not name.startswith(_OWN):
-            yield f"{name} ({a.get(name)}, {b.get(name)})"
+    found = differences(first.model_dump(mode="json"), other.model_dump(mode="json"))
+    for name, (a, b) in sorted(found.items()):
+        if not name.startswith(_OWN):
+            yield f"{name} ({a}, {b})"
+
+
+def differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings that two recipes, as plain values, do not share, by dotted name."""
+    flat_a, flat_b = dict(_flat(a)), dict(_flat(b))
+    names = flat_a.keys() | flat_b.keys()
+    return {n: (flat_a.get(n), flat_b.get(n)) for n in names if flat_a.get(n) != flat_b.get(n)}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -103,7 +103,7 @@ def conv_int(
     if weights.kind == "scaled":
         raise NativeError("conv_int: weights of pack_scaled; their sums are no integers.")
     lib = required()
-    out = torch.empty(plane.images, *size, weights.out_channels, dtype=torch.int32)
+    out = torch.empty(plane.images, *size, weights.out_channels, dtype=torch.int32, device="cpu")
     function = lib.bz_depthwise_int if weights.kind == "depthwise" else lib.bz_conv_int
     status = function(
         number_of(weights.isa),
@@ -134,7 +134,7 @@ def _run(
     last = (epilogue or Epilogue()).checked(plane.images, channels, size)
     shape = (plane.images, channels, *size)
     if out is None:
-        out = torch.empty(shape, memory_format=torch.channels_last)
+        out = torch.empty(shape, memory_format=torch.channels_last, dtype=torch.float32, device="cpu")
     else:
         checked("conv: out", out, shape, contiguous=False)
         if channels > 1 and out.stride(1) != 1:

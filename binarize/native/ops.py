@@ -33,7 +33,7 @@ def pack(
     x: Tensor, mul: Tensor | None, add: Tensor | None, groups: int, border: list[int]
 ) -> tuple[Tensor, Tensor]:
     """Words of the plane, flat int32, and the (N, C) sums of abs(mul * x + add); see `planes.pack`."""
-    sums = torch.empty(x.shape[0], x.shape[1])
+    sums = torch.empty(x.shape[0], x.shape[1], dtype=torch.float32, device="cpu")
     plane = run_pack(x, mul=mul, add=add, groups=groups, border=border, abs_sums=sums)
     return plane.words, sums
 
@@ -76,7 +76,7 @@ def conv(
         words=plane, images=n, height=h, width=w, channels=c, groups=g, border=(border[0], border[1])
     )
     weights = weights_of(words, counts, kind, isa, geometry)
-    sums = torch.empty(n, weights.out_channels)
+    sums = torch.empty(n, weights.out_channels, dtype=torch.float32, device="cpu")
     epilogue = Epilogue(
         mul=mul,
         add=add,
@@ -152,7 +152,7 @@ def geometry_of(weights: PackedWeights) -> list[int]:
 def arrays_of(first: Activation, second: Activation) -> list[Tensor]:
     """The operator's `arrays` of two activations."""
     given = [x for a in (first, second) for x in (a.before, a.negative, a.positive, a.after)]
-    return [torch.empty(0) if x is None else x for x in given]
+    return [torch.empty(0, dtype=torch.float32, device="cpu") if x is None else x for x in given]
 
 
 def _activation(kind: int, bounds: list[float], arrays: list[Tensor]) -> Activation:

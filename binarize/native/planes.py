@@ -115,7 +115,7 @@ def pack(
         words = fallback.pack(x, mul, add, groups, border, abs_sums)
     else:
         lib = required()
-        words = torch.empty(size, dtype=torch.int32)
+        words = torch.empty(size, dtype=torch.int32, device="cpu")
         if x.stride(3) != 1:
             x = channels_last(x)
         step = channels if add is not None and add.dim() == 2 else 0
@@ -158,7 +158,7 @@ def channel_sums(x: Tensor, *, threads: int | None = None, isa: Isa = "auto") ->
     if name == "torch":
         return fallback.channel_sums(x)
     images, channels, height, width = x.shape
-    sums = torch.empty(images, channels)
+    sums = torch.empty(images, channels, dtype=torch.float32, device="cpu")
     status = required().bz_channel_sums(
         number_of(name),
         threads_or_default(threads),

@@ -1,7 +1,7 @@
 """Calls that are made again and again with maps of one shape: all but the pointers is ready beforehand.
 
 The functions of `planes` and `convolution` check and describe their arguments at each call, which takes
-longer than the work on a small map. Here that is done once; the library itself still checks what it is given.
+longer than the work on a small map. Here that is done once; the library still checks the geometry.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from binarize.errors import NativeError
 from binarize.native import structs
 from binarize.native.epilogue import Epilogue
-from binarize.native.library import check, number_of, required, resolve, threads_or_default
+from binarize.native.library import check, empty_map, number_of, required, resolve, threads_or_default
 from binarize.native.structs import PlaneShape
 from binarize.native.tensors import address, channels_last, map_of, vector
 from binarize.native.weights import PackedWeights
@@ -98,7 +99,7 @@ class PreparedPack:
         Args:
             x: float32 of the shape that was prepared.
         """
-        words = torch.empty(self._words, dtype=torch.int32)
+        words = torch.empty(self._words, dtype=torch.int32, device="cpu")
         common = (self._isa, self._threads, ctypes.byref(self.plane))
         if self._dab is None:
             x = x if x.stride(3) == 1 else channels_last(x)
@@ -106,8 +107,10 @@ class PreparedPack:
             check(self._library.bz_pack(*common, ctypes.byref(map_of(x)), *ends), "pack")
             return words, None
         x = channels_last(x)
-        scratch = torch.empty(2, *self._sizes)
-        scales = torch.empty(self._scales) if self._scales is not None else None
+        scratch = torch.empty(2, *self._sizes, dtype=torch.float32, device="cpu")
+        scales = (
+            torch.empty(self._scales, dtype=torch.float32, device="cpu") if self._scales is not None else None
+        )
         status = self._library.bz_pack_dab(
             *common,
             ctypes.byref(map_of(x)),
@@ -143,9 +146,15 @@ class PreparedConv:
         threads: int | None = None,
     ) -> None:
         library = required()
+        groups = 1 if weights.kind == "depthwise" else weights.groups
+        if plane.channels != weights.in_channels or plane.groups != groups:
+            raise NativeError(
+                f"PreparedConv: planes of {plane.channels} channels in {plane.groups} groups; expected "
+                f"{weights.in_channels} in {groups}."
+            )
         self._shape = (plane.images, weights.out_channels, *out_size)
         self._constants = epilogue.checked(plane.images, weights.out_channels, out_size)  # holds the tensors
-        self._template = self._constants.struct(torch.empty(1, 1, 1, 1))
+        self._template = self._constants.struct(torch.empty(1, 1, 1, 1, dtype=torch.float32, device="cpu"))
         self._weights = weights
         self._geometry = weights.struct(plane, out_size)
         self._exact = int(exact)
@@ -171,7 +180,7 @@ class PreparedConv:
             mul: (Cout,) in place of the epilogue's.
             bypass: (N, C, Hout, Wout) float32.
         """
-        out = torch.empty(self._shape, memory_format=torch.channels_last)
+        out = empty_map(self._shape)
         # a copy per call: several threads may be in here at once
         described = structs.Epilogue.from_buffer_copy(self._template)
         described.out = map_of(out)

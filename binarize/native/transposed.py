@@ -148,7 +148,7 @@ def conv_transposed(
     size = weights.out_size(plane.height, plane.width) if out_size is None else tuple(out_size)
     shape = (plane.images, weights.out_channels, *size)
     last = (epilogue or Epilogue()).checked(plane.images, weights.out_channels, size)
-    out = torch.empty(shape, memory_format=torch.channels_last)
+    out = torch.empty(shape, memory_format=torch.channels_last, dtype=torch.float32, device="cpu")
     sums = None if last.sums is None else torch.zeros_like(last.sums)
     (high, wide) = weights.stride
     for r, row in enumerate(weights.phases):

@@ -174,7 +174,7 @@ def _pack(
         "isa": isa,
         **two,
     }
-    empty = torch.zeros(1, dtype=torch.int32)
+    empty = torch.zeros(1, dtype=torch.int32, device="cpu")
     if isa == "torch":
         return PackedWeights(words=fallback.pack_bits(weight.flatten(1) >= 0), counts=empty, **geometry)
     lib = required()

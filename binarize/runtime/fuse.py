@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,9 +12,12 @@ from binarize.graph.flow import Flow
 from binarize.graph.places import Places
 from binarize.graph.record import record
 from binarize.layers import BiasPReLU, Maxout
+from binarize.native.library import empty_map
 from binarize.runtime.kernels import activation_of
-from binarize.runtime.packed import PackedLayer
+from binarize.runtime.packed import PackedLayer, is_traced
 
+_PIECE = 960  # positions
+_LARGE = 1 << 22  # numbers that no cache holds
 _STATELESS = (nn.ReLU, nn.Hardtanh)
 
 
@@ -24,11 +27,28 @@ class PointwiseConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """(N, Cin, H, W) -> (N, Cout, H, W)."""
         plain = type(input) is Tensor and input.dtype == self.weight.dtype == torch.float32
-        if not plain or input.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        fast = plain and input.device.type == "cpu" and input.dim() == 4 and input.numel() > 0
+        if not fast or not torch.backends.mkldnn.enabled or is_traced(input):
             return super().forward(input)
-        if torch.compiler.is_compiling():
-            return super().forward(input)
+        last = input.is_contiguous(memory_format=torch.channels_last)
+        if torch.get_num_threads() == 1 and last and input.numel() > _LARGE:
+            return self._in_pieces(input)
         return torch.mkldnn_convolution(input, self.weight, self.bias, (0, 0), (1, 1), (1, 1), 1)
+
+    def _in_pieces(self, x: Tensor) -> Tensor:
+        """Piece by piece, so that what is read is still in the cache while it is needed."""
+        n, channels, height, width = x.shape
+        rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
+        weight = self.weight.flatten(1).t()
+        result = empty_map((n, self.out_channels, height, width))
+        out = result.permute(0, 2, 3, 1).view(-1, self.out_channels)
+        for start in range(0, len(rows), _PIECE):
+            piece, into = rows[start : start + _PIECE], out[start : start + _PIECE]
+            if self.bias is None:
+                torch.mm(piece, weight, out=into)
+            else:
+                torch.addmm(self.bias, piece, weight, out=into)
+        return result
 
 
 def fuse(model: nn.Module) -> None:
@@ -68,10 +88,24 @@ def _pairs(model: nn.Module) -> Iterator[tuple[PackedLayer, nn.Module]]:
     shapes = plan.inputs if plan is not None else ()
     if not shapes:
         return
+    found = _found(model, shapes)
+    # A forward may do other things at other sizes: what is not the same at a second one stays. A model that
+    # takes no other size does not matter.
+    other = tuple((*shape[:-2], *(n + n // 2 + 32 - n // 2 % 32 for n in shape[-2:])) for shape in shapes)
+    again = _found(model, other) if all(len(shape) == 4 for shape in shapes) else None
+    yield from (found or []) if again is None else [pair for pair in found or [] if pair in again]
+
+
+def _found(model: nn.Module, shapes: Sequence[Sequence[int]]) -> list[tuple[PackedLayer, nn.Module]] | None:
+    """The pairs in a run on inputs of these shapes; None if there is no such run."""
     try:
-        flow = Flow(model, record(model, tuple(torch.zeros(shape) for shape in shapes)))
+        recording = record(model, tuple(torch.zeros(tuple(shape)) for shape in shapes))
     except TraceError:
-        return
+        return None
+    if not recording.fake:  # values decide what is done: a run tells about one input only
+        return []
+    flow = Flow(model, recording)
+    pairs = []
     for path, calls in flow.calls.items():
         activation = flow.modules.get(path)
         known = isinstance(activation, (BiasPReLU, Maxout)) or type(activation) in _STATELESS
@@ -81,7 +115,8 @@ def _pairs(model: nn.Module) -> Iterator[tuple[PackedLayer, nn.Module]]:
             continue
         layer = _in_front(flow, calls)
         if layer is not None:
-            yield layer, activation
+            pairs.append((layer, activation))
+    return pairs
 
 
 def _in_front(flow: Flow, calls: list[fx.Node]) -> PackedLayer | None:

@@ -7,12 +7,14 @@ follows) happens where the sums are made, before they are written for the first 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from binarize.errors import ConfigError
 from binarize.functional import Geometry
 from binarize.layers import BiasPReLU, Maxout, RPReLU
 from binarize.native.epilogue import Activation, Epilogue
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from binarize.runtime.packed import PackedLayer
 
 _TAPS = 255  # of a depthwise kernel, which counts in bytes
+_PIECE = 5  # channels of one table of scales per channel
+_TABLES = 2047  # tables of one position
 _SHAPES = 8  # of maps that a layer remembers
 
 
@@ -58,6 +62,10 @@ def why_not(layer: PackedLayer) -> str | None:
         return f"padding_mode={spec.padding_mode}"
     if spec.quantizer.kind == "adabin" or spec.offset:
         return "two values that are not +-1 on both sides, which a popcount alone does not sum"
+    if _per_channel(layer) and not _is_depthwise(layer):
+        pieces = math.ceil(spec.in_channels // spec.groups / _PIECE)
+        if spec.groups * math.ceil(pieces / 3) * 3 > _TABLES:
+            return "more channels than the tables of scales per channel can hold"
     if spec.kind == "transposed" and _per_channel(layer):
         return "a transposed convolution with a scale per channel"
     return None
@@ -123,9 +131,7 @@ class Kernels:
                 back, padding=tuple(low for low, _ in pads), groups=spec.groups, **shape
             )
             return
-        self.depthwise = (
-            spec.groups == spec.in_channels == spec.out_channels and self.kernel[0] * self.kernel[1] <= _TAPS
-        )
+        self.depthwise = _is_depthwise(layer)
         if self.depthwise:
             self.weights = pack_depthwise(signs, padding=padding, **shape)
         elif _per_channel(layer):
@@ -137,6 +143,7 @@ class Kernels:
     def __call__(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """As `PackedLayer.forward`: the whole layer, and the activation that it took over."""
         layer, linear = self.layer, self.layer.spec.kind == "linear"
+        _check(layer, x)
         maps = _as_maps(x, linear=linear)
         if self.depthwise and len(maps) > 1 and _per_channel(layer):
             # a scale per input channel is one per output channel here, but it differs between images
@@ -146,6 +153,8 @@ class Kernels:
         bypass = self._bypass(maps, prepared.size) if self.whole else None
         if prepared.conv is not None:
             if self.scaled:
+                if scales is not None and not self.layer.options.exact_scales and not _finite(scales):
+                    return layer.activated(layer.reference(x))  # tables of whole numbers know no NaN
                 y = prepared.conv(words, alpha=scales, bypass=bypass)
             elif self.depthwise and scales is not None and _per_channel(layer):
                 y = prepared.conv(words, mul=layer.vector("scale") * scales[0], bypass=bypass)
@@ -158,7 +167,8 @@ class Kernels:
 
     def _prepared(self, maps: Tensor, output_size: Sequence[int] | None) -> _Prepared:
         """What calls on maps of this shape have in common."""
-        key = (maps.shape, None if output_size is None else tuple(output_size))
+        wanted = None if output_size is None else tuple(output_size)
+        key = (maps.shape, wanted, self.layer.options, torch.get_num_threads())
         found = self._known.get(key)
         if found is None:
             if len(self._known) >= _SHAPES:
@@ -246,6 +256,12 @@ class Kernels:
         return top, left, high - top, wide - left
 
 
+def _is_depthwise(layer: PackedLayer) -> bool:
+    spec = layer.spec
+    alone = spec.groups == spec.in_channels == spec.out_channels
+    return spec.kind == "conv" and alone and math.prod(spec.kernel) <= _TAPS
+
+
 def _dab(layer: PackedLayer) -> Dab:
     quantizer = layer.spec.quantizer
     a: Tensor | None = None
@@ -266,6 +282,27 @@ def _per_channel(layer: PackedLayer) -> bool:
     """Whether activations have a scale per channel, which stands inside the sum over input channels."""
     quantizer = layer.spec.quantizer
     return quantizer.kind == "dab" and quantizer.granularity == "channel" and quantizer.scale != "none"
+
+
+def _check(layer: PackedLayer, x: Tensor) -> None:
+    """The kernels take a map as it is described: what does not fit the weights must not reach them.
+
+    Raises:
+        ConfigError: another number of channels or dimensions than the layer's.
+    """
+    spec = layer.spec
+    linear = spec.kind == "linear"
+    fits = x.dim() >= 1 if linear else x.dim() == len(spec.kernel) + 2
+    if not fits or x.shape[-1 if linear else 1] != spec.in_channels:
+        places = "(..., Cin)" if linear else f"(N, Cin{', size' * len(spec.kernel)})"
+        raise ConfigError(
+            f"a packed {spec.kind} layer of {spec.in_channels} input channels got an input of shape "
+            f"{tuple(x.shape)}; expected {places} with Cin = {spec.in_channels}."
+        )
+
+
+def _finite(x: Tensor) -> bool:
+    return bool(torch.isfinite(x).all())
 
 
 def _as_maps(x: Tensor, *, linear: bool) -> Tensor:

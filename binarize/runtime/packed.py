@@ -53,6 +53,13 @@ class Thresholds(NamedTuple):
     whole: Tensor | None = None
 
 
+def is_traced(x: Tensor) -> bool:
+    """Whether what is done with `x` is being written down or transformed: kernels would not be seen."""
+    functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    return tracing or torch.compiler.is_compiling() or functorch.is_functorch_wrapped_tensor(x)
+
+
 class PackedLayer(nn.Module):
     r"""A frozen binary layer: y = inner(norm(scale * P + offset * B + shift)) + bypass(x).
 
@@ -148,7 +155,7 @@ class PackedLayer(nn.Module):
     def _compute(self, x: Tensor, output_size: Sequence[int] | None) -> Tensor:
         """The whole layer, on the native kernels where they can."""
         plain = type(x) is Tensor and x.dtype == torch.float32 and x.device.type == "cpu"
-        if plain and x.numel() and not torch.compiler.is_compiling():
+        if plain and x.numel() and not is_traced(x):
             kernels = self._native()
             if kernels is not None:
                 return kernels(x, output_size)

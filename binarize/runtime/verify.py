@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,7 +44,7 @@ class LayerError:
     def add(self, ours: Tensor, trained: Tensor) -> None:
         """Count an output."""
         scale = trained.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-        off = (ours - trained).abs() / scale
+        off = ((ours - trained).abs() / scale).nan_to_num(torch.inf, torch.inf)
         self.worst = max(self.worst, off.max().item())
         old, new = self.inputs, self.inputs + 1
         self.median = (self.median * old + off.median().item()) / new
@@ -70,13 +71,12 @@ class Verification:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        layers = [
-            {"name": e.name, "worst": e.worst, "median": e.median, "beyond": e.beyond} for e in self.layers
-        ]
+        names = ("name", "worst", "median", "beyond")
+        layers = [{name: _json(getattr(error, name)) for name in names} for error in self.layers]
         return {
             "inputs": self.inputs,
             "agreement": self.agreement,
-            "difference": self.difference,
+            "difference": _json(self.difference),
             "layers": layers,
         }
 
@@ -116,7 +116,7 @@ def verify(trained: nn.Module, packed: nn.Module, inputs: Iterable[Tensor]) -> V
         raise ConfigError("verify: no layer of the packed network is a binary one of the trained network.")
     errors = {name: LayerError(name) for name in pairs}
     same, positions, off, size, count = 0, 0, 0.0, 0.0, 0
-    mode = trained.training
+    modes = {module: module.training for module in trained.modules()}
     trained.eval()
     try:
         with torch.no_grad(), _compared(pairs, errors):
@@ -126,14 +126,15 @@ def verify(trained: nn.Module, packed: nn.Module, inputs: Iterable[Tensor]) -> V
                     raise ConfigError(
                         f"verify: outputs of shapes {tuple(ours.shape)} and {tuple(theirs.shape)}."
                     )
-                off += (ours - theirs).abs().double().sum().item()
+                off += (ours - theirs).abs().nan_to_num(torch.inf, torch.inf).double().sum().item()
                 size += theirs.abs().double().sum().item()
                 if theirs.dim() > 1 and theirs.shape[1] > 1:
                     equal = ours.argmax(1) == theirs.argmax(1)
                     same, positions = same + int(equal.sum()), positions + equal.numel()
                 count += 1
     finally:
-        trained.train(mode)
+        for module, mode in modes.items():
+            module.training = mode
     if not count:
         raise ConfigError("verify: no inputs.")
     return Verification(
@@ -142,6 +143,11 @@ def verify(trained: nn.Module, packed: nn.Module, inputs: Iterable[Tensor]) -> V
         difference=off / size if size else 0.0,
         inputs=count,
     )
+
+
+def _json(value: Any) -> Any:
+    """JSON has no infinity: what is not finite is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager
@@ -153,12 +159,17 @@ def _compared(
     for name, (layer, ours) in pairs.items():
 
         def compare(
-            module: nn.Module, args: Any, output: Tensor, ours: PackedLayer = ours, name: str = name
+            module: nn.Module,
+            args: Any,
+            kwargs: Any,
+            output: Tensor,
+            ours: PackedLayer = ours,
+            name: str = name,
         ) -> None:
             # a packed layer may do the activation behind it too
-            errors[name].add(ours(*args), ours.activated(output.clone()))
+            errors[name].add(ours(*args, **kwargs), ours.activated(output.clone()))
 
-        handles.append(layer.register_forward_hook(compare))
+        handles.append(layer.register_forward_hook(compare, with_kwargs=True))
     try:
         yield
     finally:

@@ -75,13 +75,17 @@ static void pack_planar(const float* x, int64_t step, int width, int count, cons
     }
 }
 
+constexpr int kRun = 64;  // positions summed in float before the sum goes on in double
+
 static int pack(int threads, const bz_plane_shape& s, const bz_map& x, const float* mul, const float* add,
                 int64_t add_stride, uint32_t* plane, float* abs_sums) {
     const int pixel = bz_pixel_words(s), group_words = bz_group_words(s), group = s.channels / s.groups;
     const int64_t row_words = bz_row_words(s), rows = s.height + 2 * int64_t(s.border_h);
+    const int64_t runs = (s.width + kRun - 1) / kRun;
     float* partial = nullptr;
     if (abs_sums) {
-        partial = static_cast<float*>(calloc(size_t(s.images) * size_t(s.height) * size_t(s.channels), sizeof(float)));
+        partial = static_cast<float*>(
+            calloc(size_t(s.images) * size_t(s.height) * size_t(runs) * size_t(s.channels), sizeof(float)));
         if (!partial) return BZ_NO_MEMORY;
     }
     const PackChannels pack_some = kPackChannels[mul != nullptr][add != nullptr][abs_sums != nullptr];
@@ -100,24 +104,27 @@ static int pack(int threads, const bz_plane_shape& s, const bz_map& x, const flo
         const float* from = x.data + n * x.image + y * x.row;
         for (int g = 0; g < s.groups; ++g) {
             const int first = g * group;
-            const Packing p = {mul ? mul + first : nullptr, add ? add + n * add_stride + first : nullptr,
-                               partial ? partial + (n * s.height + y) * s.channels + first : nullptr};
             uint32_t* words = to + g * group_words;
-            if (x.channel == 1) {
-                for (int64_t i = 0; i < s.width; ++i)
-                    pack_some(from + i * x.pixel + first, group, p, words + i * pixel);
-            } else {
-                pack_planar(from + first * x.channel, x.channel, s.width, group, p, words, pixel);
+            for (int64_t run = 0; run < runs; ++run) {
+                const int64_t begin = run * kRun, end = begin + kRun < s.width ? begin + kRun : s.width;
+                const Packing p = {
+                    mul ? mul + first : nullptr, add ? add + n * add_stride + first : nullptr,
+                    partial ? partial + ((n * s.height + y) * runs + run) * s.channels + first : nullptr};
+                if (x.channel == 1) {
+                    for (int64_t i = begin; i < end; ++i)
+                        pack_some(from + i * x.pixel + first, group, p, words + i * pixel);
+                } else {
+                    pack_planar(from + first * x.channel + begin, x.channel, int(end - begin), group, p,
+                                words + begin * pixel, pixel);
+                }
             }
         }
     }
     memset(plane + s.images * bz_image_words(s), 0, BZ_SLACK * sizeof *plane);
-    if (abs_sums) reduce(partial, s.images, s.height, 1, s.channels, s.channels, abs_sums);
+    if (abs_sums) reduce(partial, s.images, s.height * runs, 1, s.channels, s.channels, abs_sums);
     free(partial);
     return BZ_OK;
 }
-
-constexpr int kRun = 64;  // positions summed in float before the sum goes on in double
 
 static int channel_sums(int threads, const bz_plane_shape& s, const bz_map& x, float* sums) {
     const int64_t runs = (s.width + kRun - 1) / kRun, pieces = s.height * runs;

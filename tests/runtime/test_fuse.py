@@ -1,0 +1,111 @@
+"""Activations that packed layers take over, and those that they must not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import binarize
+from binarize.layers import RPReLU
+from binarize.runtime import deployed_layers
+from binarize.runtime.fuse import PointwiseConv2d
+
+
+class Net(nn.Module):
+    """Two binary layers with an activation between them, and a forward to be chosen."""
+
+    def __init__(self, forward: Any) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 40, 3, stride=2, padding=1)
+        self.a = nn.Conv2d(40, 40, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(40)
+        self.r = nn.ReLU()
+        self.b = nn.Conv2d(40, 70, 1, bias=False)
+        self.head = nn.Conv2d(70, 5, 1)
+        self._forward = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._forward(self, x)
+
+
+def plain(net: Any, x: Tensor) -> Tensor:
+    return net.head(net.b(net.r(net.norm(net.a(net.stem(x))))))
+
+
+def read_elsewhere(net: Any, x: Tensor) -> Tensor:
+    y = net.norm(net.a(net.stem(x)))
+    return net.head(net.b(net.r(y))) + y.mean()
+
+
+def called_twice(net: Any, x: Tensor) -> Tensor:
+    return net.head(net.r(net.b(net.r(net.norm(net.a(net.stem(x)))))))
+
+
+def by_size(net: Any, x: Tensor) -> Tensor:
+    y = net.norm(net.a(net.stem(x)))
+    if x.shape[-1] > 64:
+        y = y - y.mean((2, 3), keepdim=True)
+    return net.head(net.b(net.r(y)))
+
+
+def by_value(net: Any, x: Tensor) -> Tensor:
+    y = net.norm(net.a(net.stem(x)))
+    if bool(y.max() > 1e9):
+        y = y * 0
+    return net.head(net.b(net.r(y)))
+
+
+@pytest.mark.parametrize(
+    ("forward", "fused"), [(plain, True), (read_elsewhere, False), (called_twice, True), (by_size, False),
+                           (by_value, False)],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["bidense", "bnn"])
+def test_results_stay_the_same_at_every_size(forward: Any, fused: bool, method: str) -> None:
+    torch.manual_seed(0)
+    options = {"granularity": "layer"} if method == "bidense" else {}
+    model = binarize.apply(Net(forward), method, example_inputs=torch.rand(2, 3, 64, 64), **options).eval()
+    packed = binarize.deploy(model)
+    taken = [name for name, layer in deployed_layers(packed).items() if layer.after is not None]
+    assert bool(taken) is fused
+    for size in ((64, 64), (32, 48), (80, 96)):
+        x = torch.rand(2, 3, *size)
+        with torch.no_grad():
+            torch.testing.assert_close(packed(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_hooked_activation_stays() -> None:
+    model = binarize.apply(Net(plain), "reactnet", example_inputs=torch.rand(1, 3, 64, 64)).eval()
+    seen: list[Tensor] = []
+    activation = next(m for m in model.modules() if isinstance(m, RPReLU))
+    activation.register_forward_hook(lambda module, args, output: seen.append(output))
+    packed = binarize.deploy(model)
+    seen.clear()
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        model(x)
+        packed(x)
+    assert len(seen) % 2 == 0
+    for ours, theirs in zip(seen[: len(seen) // 2], seen[len(seen) // 2 :], strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_pointwise_convolutions() -> None:
+    conv = nn.Conv2d(24, 7, 1).requires_grad_(False)
+    fast = nn.Conv2d(24, 7, 1).requires_grad_(False)
+    fast.load_state_dict(conv.state_dict())
+    fast.__class__ = PointwiseConv2d
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            for shape in ((2, 24, 9, 5), (24, 9, 5), (1, 24, 480, 400)):
+                x = torch.rand(shape)
+                torch.testing.assert_close(fast(x), conv(x))
+                if len(shape) == 4:
+                    x = x.contiguous(memory_format=torch.channels_last)
+                    torch.testing.assert_close(fast(x), conv(x))
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,118 @@
+"""Packed layers on the kernels: what they refuse, what they notice, where they leave the work to torch."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import binarize
+from binarize.errors import ConfigError
+from binarize.native.library import available
+from binarize.runtime import PackedLayer, RuntimeOptions, lower
+from binarize.runtime.kernels import why_not
+
+pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")
+
+
+def packed(layer: nn.Module, method: str = "bidense", **options: Any) -> PackedLayer:
+    found = lower(binarize.binary_layer(layer, method, **options).eval())
+    assert isinstance(found, PackedLayer)
+    return found
+
+
+@pytest.mark.parametrize("method", ["bnn", "reactnet", "bidense", "bisrnet"])
+@pytest.mark.parametrize(
+    ("channels", "shape"), [(70, (2, 70, 9, 7)), (33, (1, 33, 1, 12)), (1, (3, 1, 5, 1))]
+)
+def test_layouts(method: str, channels: int, shape: tuple[int, ...]) -> None:
+    layer = packed(nn.Conv2d(channels, 45, 3, padding=1), method)
+    x = torch.randn(shape)
+    wide = torch.randn(shape[0], 2 * shape[1], *shape[2:])
+    inputs = [
+        x,
+        x.contiguous(memory_format=torch.channels_last),
+        wide[:, ::2],
+        x.transpose(2, 3).contiguous().transpose(2, 3),
+    ]
+    with torch.inference_mode():
+        for given in inputs:
+            before = given.clone()
+            torch.testing.assert_close(layer(given), layer.reference(given), rtol=1e-4, atol=1e-4)
+            assert given.equal(before)
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 8, 8), (2, 65, 8, 8), (64, 8, 8), (8,)])
+def test_other_inputs_are_refused(shape: tuple[int, ...]) -> None:
+    layer = packed(nn.Conv2d(64, 64, 3, padding=1), "bnn")
+    with pytest.raises(ConfigError, match="64 input channels got an input of shape"):
+        layer(torch.randn(shape))
+    with pytest.raises(ConfigError, match="64 input channels"):
+        packed(nn.Linear(64, 8), "reactnet")(torch.randn(3, 65))
+
+
+def test_the_default_dtype_does_not_matter() -> None:
+    layer = packed(nn.Conv2d(40, 24, 3, padding=1))
+    x = torch.randn(1, 40, 6, 6)
+    expected = layer(x)
+    for dtype in (torch.float64, torch.bfloat16):
+        torch.set_default_dtype(dtype)
+        try:
+            assert copy.deepcopy(layer)(x).equal(expected)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def test_options_and_threads_are_heeded_after_the_first_call() -> None:
+    torch.manual_seed(0)
+    layer = packed(nn.Conv2d(96, 64, 3, padding=1))
+    layer.vector("a").normal_()
+    x = torch.randn(1, 96, 12, 12)
+    exact = layer(x)
+    layer.options = RuntimeOptions(exact_scales=False)
+    near = layer(x)
+    assert not near.equal(exact)
+    assert ((near - exact).abs() / exact.abs().max()).median() < 3e-3
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        assert layer(x).equal(near)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_nan_stays_nan() -> None:
+    layer = packed(nn.Conv2d(32, 16, 3, padding=1))
+    layer.options = RuntimeOptions(exact_scales=False)
+    x = torch.randn(1, 32, 6, 6)
+    x[0, 3, 2, 2] = torch.nan
+    assert layer(x).isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("layer", "method", "reason"),
+    [
+        (nn.Conv2d(768, 1536, 3, padding=1, groups=768), "bidense", "more channels than the tables"),
+        (nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), "bnn", "padding_mode=reflect"),
+        (nn.Conv2d(8, 8, 3, padding=1), "adabin", "two values"),
+    ],
+)
+def test_what_torch_computes_says_why(layer: nn.Module, method: str, reason: str) -> None:
+    found = packed(layer, method)
+    assert reason in (why_not(found) or "")
+    x = torch.randn(1, found.spec.in_channels, 8, 8)
+    assert found(x).equal(found.reference(x))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_traced_and_transformed() -> None:
+    layer = packed(nn.Conv2d(40, 24, 3, padding=1))
+    x = torch.randn(2, 40, 6, 6)
+    with torch.no_grad():
+        traced = torch.jit.trace(layer, x, check_trace=False)
+        torch.testing.assert_close(traced(2 * x), layer(2 * x), rtol=1e-4, atol=1e-4)
+        mapped = torch.func.vmap(layer)(x[:, None])
+        torch.testing.assert_close(mapped[:, 0], layer(x), rtol=1e-4, atol=1e-4)
