@@ -240,8 +240,8 @@ class PackedLayer(nn.Module):
             x = thresholds.mul * x
         if thresholds.add is not None:
             x = x + thresholds.add
-        # an exporter knows no operator on the sign bit
-        values = torch.where(x >= 0, 1.0, -1.0) if torch.compiler.is_exporting() else sign(x)
+        # exporters and transforms know no operator on the sign bit
+        values = torch.where(x >= 0, 1.0, -1.0) if is_traced(x) else sign(x)
         if thresholds.lift is not None:
             values = values + thresholds.lift
         return values if thresholds.channel is None else values * thresholds.channel
