@@ -118,10 +118,6 @@ BZ_API int bz_get_isa(void);              /* what BZ_ISA_AUTO means now */
  * instruction set's convolution (xor, popcount, add; AVX2: shuffle, add): time it for the peak. */
 BZ_API int bz_peak(int isa, int64_t rounds, double* macs);
 
-/* Asks the system for large pages in memory that was just allocated and not yet touched: without them, most of the time
- * of writing a large map goes into getting its pages. A hint, on Linux; does nothing elsewhere. */
-BZ_API void bz_large_pages(void* data, int64_t bytes);
-
 /* ---- activations ---- */
 BZ_API int64_t bz_plane_words(const bz_plane_shape* shape); /* with slack; -1 for a bad shape */
 

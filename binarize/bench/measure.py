@@ -77,7 +77,14 @@ class Bench:
         }
 
 
-def bench(variants: Sequence[Variant], shape: Sequence[int], *, rounds: int = 7, warmup: int = 2) -> Bench:
+def bench(
+    variants: Sequence[Variant],
+    shape: Sequence[int],
+    *,
+    rounds: int = 7,
+    warmup: int = 2,
+    memory_kept: bool = False,
+) -> Bench:
     """Time variants in turn.
 
     Args:
@@ -85,6 +92,7 @@ def bench(variants: Sequence[Variant], shape: Sequence[int], *, rounds: int = 7,
         shape: of the input, for the record.
         rounds: of all variants.
         warmup: passes before, not counted: memory is taken and programs are compiled.
+        memory_kept: whether `keep_memory` was called, for the record.
     """
     with torch.inference_mode():
         for variant in variants:
@@ -97,7 +105,8 @@ def bench(variants: Sequence[Variant], shape: Sequence[int], *, rounds: int = 7,
                 variant.run()
                 times[variant.name].append(time.perf_counter() - began)
         kinds = _kinds(variants[0])
-    return Bench(times, kinds, _machine(), torch.get_num_threads(), tuple(shape))
+    machine = {**_machine(), "memory_kept": "yes" if memory_kept else "no"}
+    return Bench(times, kinds, machine, torch.get_num_threads(), tuple(shape))
 
 
 def _kinds(variant: Variant) -> dict[str, float]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 )
 @click.option("--rounds", default=7, show_default=True, type=click.IntRange(1), help="Passes of each.")
 @click.option("--exact", is_flag=True, help="Sum scales per channel in floats, which is slow.")
+@click.option("--fresh-memory", is_flag=True, help="Leave memory to the C library's defaults.")
 @click.option("--out", type=click.Path(path_type=Path), help="Also write OUT.json and OUT.png.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def bench(
@@ -42,11 +43,13 @@ def bench(
     against: str,
     rounds: int,
     exact: bool,
+    fresh_memory: bool,
     out: Path | None,
     as_json: bool,
 ) -> None:
     """Time the packed form of MODEL, a file or what `convert` takes, beside the float network.
 
+    Memory of large maps is kept from pass to pass (binarize.runtime.keep_memory) for all of them alike.
     Passes alternate, so that a machine that slows down slows down all; figures are medians. `compile` is
     torch.compile with frozen weights, the strongest float baseline; it takes a minute to compile. With one
     thread, some versions of torch run 1x1 convolutions slowly: `eager` alone flatters.
@@ -56,18 +59,22 @@ def bench(
 
         from binarize import bench as measure
         from binarize.files import check_target, write_bytes
+        from binarize.runtime import keep_memory
 
     if out is not None:
         for ending in ("json", "png"):
             check_target(out.with_name(f"{out.name}.{ending}"))
     names = [name for name in against.split(",") if name]
     torch.set_num_threads(threads)
+    kept = not fresh_memory and keep_memory()
     with progress("building"):
         packed, plain, shape = _networks(model, method, settings, threads, exact)
     height, width = size[-2:] if size is not None else shape
     x = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
     with progress("measuring"):
-        found = measure.bench(measure.variants(packed, plain, x, names), x.shape, rounds=rounds)
+        found = measure.bench(
+            measure.variants(packed, plain, x, names), x.shape, rounds=rounds, memory_kept=kept
+        )
     if out is not None:
         import json
 
@@ -139,9 +146,8 @@ def _print(found: Bench) -> None:
         )
     shape = "x".join(map(str, found.shape))
     machine = found.machine
-    say(
-        f"{shape}, {found.threads} threads, {machine['cpu']} ({machine['kernels']}), torch {machine['torch']}"
-    )
+    threads = f"{found.threads} thread{'s' * (found.threads > 1)}"
+    say(f"{shape}, {threads}, {machine['cpu']} ({machine['kernels']}), torch {machine['torch']}")
     console().print(table)
     say()
     kinds = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

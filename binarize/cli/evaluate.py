@@ -32,10 +32,12 @@ def evaluate(
     with importing():
         import torch
 
+        from binarize.runtime import keep_memory
         from binarize.training import saved
         from binarize.training.build import dataset
         from binarize.training.evaluate import evaluate as measure
 
+    keep_memory()
     recipe, model = saved.load(checkpoint)
     part = split or recipe.data.test
     data = dataset(recipe, part, root=root)

@@ -61,8 +61,10 @@ def predict(
     with importing():
         from binarize.data.reading import read_image
         from binarize.files import write_bytes
+        from binarize.runtime import keep_memory
         from binarize.training import pictures, saved
 
+    keep_memory()
     networks = [saved.load_with_truth(path) for path in (checkpoint, *others)]
     truth = networks[0][2]
     for path, (_, _, other) in zip(others, networks[1:], strict=True):

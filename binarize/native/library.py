@@ -5,13 +5,11 @@ from __future__ import annotations
 import ctypes
 import functools
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch  # first: its OpenMP runtime is the one that the library's threads belong to
-from torch import Tensor
 
 from binarize import native
 from binarize.errors import NativeError, unknown_name
@@ -19,7 +17,6 @@ from binarize.native.structs import ABI_VERSION, ISAS, SIGNATURES, STATUS
 
 Isa = Literal["auto", "portable", "avx2", "avx512", "torch"]
 FILE = "libbinarize.so"
-_LARGE = 1 << 23  # bytes, from which on the allocator gives fresh pages each time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,14 +153,6 @@ def peak(isa: Isa = "auto", rounds: int = 1 << 20) -> float:
     macs = ctypes.c_double()
     check(required().bz_peak(number_of(isa), rounds, ctypes.byref(macs)), "peak")
     return macs.value
-
-
-def empty_map(shape: Sequence[int]) -> Tensor:
-    """An uninitialised float32 map (N, C, H, W), channels-last; large ones in large pages if possible."""
-    out = torch.empty(tuple(shape), memory_format=torch.channels_last, dtype=torch.float32, device="cpu")
-    if out.nbytes >= _LARGE and (library := load()) is not None:
-        library.bz_large_pages(out.data_ptr(), out.nbytes)
-    return out
 
 
 @functools.cache

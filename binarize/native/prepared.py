@@ -16,7 +16,7 @@ from torch import Tensor
 from binarize.errors import NativeError
 from binarize.native import structs
 from binarize.native.epilogue import Epilogue
-from binarize.native.library import check, empty_map, number_of, required, resolve, threads_or_default
+from binarize.native.library import check, number_of, required, resolve, threads_or_default
 from binarize.native.structs import PlaneShape
 from binarize.native.tensors import address, channels_last, map_of, vector
 from binarize.native.weights import PackedWeights
@@ -180,7 +180,7 @@ class PreparedConv:
             mul: (Cout,) in place of the epilogue's.
             bypass: (N, C, Hout, Wout) float32.
         """
-        out = empty_map(self._shape)
+        out = torch.empty(self._shape, memory_format=torch.channels_last, dtype=torch.float32, device="cpu")
         # a copy per call: several threads may be in here at once
         described = structs.Epilogue.from_buffer_copy(self._template)
         described.out = map_of(out)

@@ -87,7 +87,6 @@ SIGNATURES = {
     "bz_isa_available": (_INT, [_INT]),
     "bz_set_isa": (_INT, [_INT]),
     "bz_get_isa": (_INT, []),
-    "bz_large_pages": (None, [c_void_p, c_int64]),
     "bz_peak": (_INT, [_INT, c_int64, POINTER(ctypes.c_double)]),
     "bz_plane_words": (c_int64, [_PLANE]),
     "bz_channel_sums": (_INT, [_INT, _INT, _PLANE, _MAP, c_void_p]),

@@ -2,6 +2,7 @@
 
 from binarize.runtime.deploy import deploy, deployed_layers, with_packed_layers
 from binarize.runtime.lower import Refusal, describe, lower
+from binarize.runtime.memory import keep_memory
 from binarize.runtime.onnx import to_onnx
 from binarize.runtime.packed import PackedLayer, RuntimeOptions
 from binarize.runtime.report import DeployReport, LayerReport, report
@@ -18,6 +19,7 @@ __all__ = [
     "deploy",
     "deployed_layers",
     "describe",
+    "keep_memory",
     "lower",
     "report",
     "to_onnx",

@@ -12,12 +12,9 @@ from binarize.graph.flow import Flow
 from binarize.graph.places import Places
 from binarize.graph.record import record
 from binarize.layers import BiasPReLU, Maxout
-from binarize.native.library import empty_map
 from binarize.runtime.kernels import activation_of
 from binarize.runtime.packed import PackedLayer, is_traced
 
-_PIECE = 960  # positions
-_LARGE = 1 << 22  # numbers that no cache holds
 _STATELESS = (nn.ReLU, nn.Hardtanh)
 
 
@@ -30,25 +27,7 @@ class PointwiseConv2d(nn.Conv2d):
         fast = plain and input.device.type == "cpu" and input.dim() == 4 and input.numel() > 0
         if not fast or not torch.backends.mkldnn.enabled or is_traced(input):
             return super().forward(input)
-        last = input.is_contiguous(memory_format=torch.channels_last)
-        if torch.get_num_threads() == 1 and last and input.numel() > _LARGE:
-            return self._in_pieces(input)
         return torch.mkldnn_convolution(input, self.weight, self.bias, (0, 0), (1, 1), (1, 1), 1)
-
-    def _in_pieces(self, x: Tensor) -> Tensor:
-        """Piece by piece, so that what is read is still in the cache while it is needed."""
-        n, channels, height, width = x.shape
-        rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
-        weight = self.weight.flatten(1).t()
-        result = empty_map((n, self.out_channels, height, width))
-        out = result.permute(0, 2, 3, 1).view(-1, self.out_channels)
-        for start in range(0, len(rows), _PIECE):
-            piece, into = rows[start : start + _PIECE], out[start : start + _PIECE]
-            if self.bias is None:
-                torch.mm(piece, weight, out=into)
-            else:
-                torch.addmm(self.bias, piece, weight, out=into)
-        return result
 
 
 def fuse(model: nn.Module) -> None:
