@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import warnings
@@ -319,6 +320,7 @@ def test_operators_agree_with_their_fakes():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("cmake") or not shutil.which("c++"), reason="no cmake or no compiler")
 def test_kernels_under_sanitizers(tmp_path: Path):
     root = Path(__file__).parents[2]
     subprocess.run(["cmake", "-S", root, "-B", tmp_path, "-DBINARIZE_SANITIZE=ON"], check=True)
