@@ -59,6 +59,8 @@ def add_entry(
     done = len((run / LOG).read_text(encoding="utf-8").splitlines())
     if done != recipe.training.epochs:
         raise ConfigError(f"{run}: {done} of {recipe.training.epochs} epochs are done.")
+    if recipe_name:
+        load(recipe_name)  # an unknown one now rather than after the measuring
     title = name or _name(recipe, recipe_name)
     entries = {RECIPE_ENTRY: json.dumps(recipe.model_dump(mode="json")), TRUTH_ENTRY: truth_as_json(truth)}
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from binarize.errors import ConfigError
 from binarize.functional import Geometry
 from binarize.layers import BiasPReLU, Maxout, RPReLU
 from binarize.native.epilogue import Activation, Epilogue
-from binarize.native.library import available
+from binarize.native.library import available, resolve
 from binarize.native.planes import BitPlane
 from binarize.native.prepared import Dab, PreparedConv, PreparedPack
 from binarize.native.transposed import TransposedWeights, conv_transposed, pack_transposed
@@ -63,6 +63,13 @@ def why_not(layer: PackedLayer) -> str | None:
     if spec.quantizer.kind == "adabin" or spec.offset:
         return "two values that are not +-1 on both sides, which a popcount alone does not sum"
     if _per_channel(layer) and not _is_depthwise(layer):
+        # in both cases torch's convolution is the faster one
+        if layer.options.exact_scales:
+            return (
+                "scales per channel summed exactly; exact_scales=False has the kernels take them from tables"
+            )
+        if resolve() != "avx512":
+            return "scales per channel on a processor without AVX-512 VPOPCNTDQ"
         pieces = math.ceil(spec.in_channels // spec.groups / _PIECE)
         if spec.groups * math.ceil(pieces / 3) * 3 > _TABLES:
             return "more channels than the tables of scales per channel can hold"
@@ -153,7 +160,7 @@ class Kernels:
         bypass = self._bypass(maps, prepared.size) if self.whole else None
         if prepared.conv is not None:
             if self.scaled:
-                if scales is not None and not self.layer.options.exact_scales and not _finite(scales):
+                if scales is not None and not _finite(scales):
                     return layer.activated(layer.reference(x))  # tables of whole numbers know no NaN
                 y = prepared.conv(words, alpha=scales, bypass=bypass)
             elif self.depthwise and scales is not None and _per_channel(layer):
@@ -200,8 +207,7 @@ class Kernels:
         pack = PreparedPack(maps.shape, groups=groups, border=border, threads=threads, **given)
         if weights is None:
             return _Prepared(pack, None, size, border)
-        exact = layer.options.exact_scales
-        conv = PreparedConv(weights, pack.plane, self.epilogue, size, exact=exact, threads=threads)
+        conv = PreparedConv(weights, pack.plane, self.epilogue, size, threads=threads)
         return _Prepared(pack, conv, size, border)
 
     def _transposed(

@@ -94,7 +94,7 @@ class PackedLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = spec
-        self.options = RuntimeOptions()
+        self._options = RuntimeOptions()
         self.register_buffer("bits", torch.zeros(-(-spec.weights // 8), dtype=torch.uint8))
         self.register_buffer("vectors", torch.zeros(sum(spec.vectors().values()), dtype=dtype))
         self.norm = None if norm is None else without_parameters(norm)
@@ -167,6 +167,16 @@ class PackedLayer(nn.Module):
             known: Any = activation
             y = known.activate(y) if hasattr(known, "activate") else known(y)
         return y
+
+    @property
+    def options(self) -> RuntimeOptions:
+        """How kernels may work."""
+        return self._options
+
+    @options.setter
+    def options(self, options: RuntimeOptions) -> None:
+        self._options = options
+        self._kernels = False
 
     def take_activation(self, activation: nn.Module) -> None:
         """Do this activation of the network too, behind the bypass; its owner stays who it is."""

@@ -223,7 +223,7 @@ def test_floor(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["predict", "nothing.safetensors", "{recipe}"], "no such file"),
         (["predict", "nothing.safetensors", "*.gif"], "no file matches"),
         (["compare"], "--recipe-set"),
-        (["compare", "nothing"], "no such file"),
+        (["compare", "nothing"], "no such folder"),
         (["compare", "--recipe-set", "camvit"], "did you mean 'camvid'"),
         (["compare", "--recipe-set", "shapes", "--seeds", "0,x"], "expected different whole numbers"),
         (["compare", "nothing", "--set", "training.lr=1"], "runs are as they are"),

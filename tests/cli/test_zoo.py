@@ -39,7 +39,7 @@ def test_from_a_run_to_a_loaded_network(
     monkeypatch.setattr("binarize.files.zoo.folder", lambda: tmp_path / "zoo")
     for name, settings in (("float", ()), ("bidense", ("--set", "method={name: bidense}"))):
         assert run(["train", str(recipe), "--out", str(tmp_path / name), *settings]) == 0
-        command = ["zoo", "add", str(tmp_path / name), "--recipe", f"shapes/test_resnet-{name}"]
+        command = ["zoo", "add", str(tmp_path / name), "--name", f"shapes-{name}"]
         assert run(command) == 0
     assert zoo.names() == ["shapes-bidense", "shapes-float"]
     capsys.readouterr()
