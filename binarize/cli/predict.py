@@ -73,7 +73,13 @@ def predict(
     known = {file: _truth_of(file, truths, len(files)) for file in files} if truths is not None else {}
     endings = ["", *(["-colour"] if truth.task == "depth" else [])]
     endings += ["-overlay"] * overlay + ["-panel"] * panel
-    taken = [p for file in files for e in endings if (p := out / f"{file.stem}{e}.png").exists()]
+    written = [out / f"{file.stem}{ending}.png" for file in files for ending in endings]
+    if len(set(written)) < len(written):
+        twice = next(p for p in written if written.count(p) > 1)
+        raise ConfigError(
+            f"{twice} would be written for two of the images; predict them one after the other."
+        )
+    taken = [path for path in written if path.exists()]
     if taken and not force:
         raise ConfigError(f"{taken[0]} exists; replace it with --force, or name another folder with --out.")
     from rich.progress import track

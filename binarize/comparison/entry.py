@@ -155,7 +155,7 @@ def _card(metrics: dict[str, Any], full: Result) -> str:
         f"{honest['float_macs']:,} of 32 bits.",
         f"- Data: {info(recipe.data.name).terms or 'built in.'}",
         "- Limits: a small network and a small budget, meant for comparisons between methods; images are "
-        f"seen at {height}x{width} or near it. One run: see docs/comparison.md for the spread over seeds.",
+        f"seen at {height}x{width} or near it. One run; another seed gives other figures.",
     ]
     return "\n".join(lines) + "\n"
 

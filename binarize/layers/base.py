@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from binarize.functional import Geometry, Rule, binary_dense
@@ -68,13 +70,7 @@ class BinaryLayer(nn.Module):
         )
 
     def _finish(self, y: Tensor, x: Tensor) -> Tensor:
-        if self.norm is not None:
-            y = self.norm(y)
-        if self.inner is not None:
-            y = self.inner(y)
-        if self.bypass is not None:
-            y = self.bypass(x, y.shape[2:], y)
-        return y
+        return finish(self, y, x)
 
     def binary_weight(self) -> Tensor:
         """The weights that the layer computes with, in the latent weights' shape (detached)."""
@@ -85,6 +81,21 @@ class BinaryLayer(nn.Module):
         if geometry is None:
             return self.weight_rule.quantize(weight)[0]
         return geometry.filters_back(self.weight_rule.quantize(geometry.filters_first(weight))[0])
+
+
+def finish(layer: Any, y: Tensor, x: Tensor) -> Tensor:
+    """What follows a layer's convolution: its norm, inner activation and bypass, as far as it has them.
+
+    Args:
+        layer: holds `norm`, `inner` and `bypass`.
+        y: result of the convolution; may be overwritten.
+        x: input of the layer.
+    """
+    if layer.norm is not None:
+        y = layer.norm(y)
+    if layer.inner is not None:
+        y = layer.inner(y)
+    return y if layer.bypass is None else layer.bypass(x, y.shape[2:], y)
 
 
 def _norm(recipe: Recipe, site: Site) -> nn.Module | None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from binarize.errors import ConfigError, TrainingError
 from binarize.functional import Geometry, sign
 from binarize.layers import Bypass
+from binarize.layers.base import finish
 from binarize.native.library import available, warn_missing
 from binarize.runtime.bits import unpack_signs
 from binarize.runtime.kernels import Kernels, why_not
@@ -294,13 +295,7 @@ class PackedLayer(nn.Module):
 
     def behind(self, y: Tensor, x: Tensor) -> Tensor:
         """What follows scale and shift: norm, inner activation and bypass. `y` may be overwritten."""
-        if self.norm is not None:
-            y = self.norm(y)
-        if self.inner is not None:
-            y = self.inner(y)
-        if self.bypass is not None:
-            y = self.bypass(x, y.shape[2:], y)
-        return y
+        return finish(self, y, x)
 
     def _channels(self, name: str, like: Tensor) -> Tensor:
         """A vector in the shape that broadcasts it over the channels of `like`."""

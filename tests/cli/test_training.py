@@ -74,6 +74,9 @@ def test_predict(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     capsys.readouterr()
     assert run([*command, "--out", str(tmp_path / "out")]) == 2
     assert "exists; replace it with --force" in capsys.readouterr().err
+    Image.new("L", (7, 9)).save(tmp_path / "in/grey-overlay.png")
+    assert run([*command, "--out", str(tmp_path / "more"), "--overlay"]) == 2
+    assert "grey-overlay.png would be written for two" in capsys.readouterr().err
     Image.new("L", (7, 9)).save(tmp_path / "grey.png")
     assert run([*command, str(tmp_path / "grey.png"), "--out", str(tmp_path / "more")]) == 2
     assert "would be written to the same files" in capsys.readouterr().err
