@@ -75,14 +75,15 @@ class DeployReport:
         table.add_column("kind", no_wrap=True)
         table.add_column("weights", justify="right")
         table.add_column("bytes", justify="right")
-        table.add_column("runs as", overflow="fold")
+        table.add_column("runs as", no_wrap=True)
+        notes: dict[str, int] = {}  # reasons repeat: said once each, below the table
         for layer in self.layers:
-            way = f"float: {layer.reason}"
-            if layer.packed:
-                way = f"bits, by torch: {layer.reason}" if layer.reason else "bits"
+            way = ("bits, torch" if layer.reason else "bits") if layer.packed else "float"
+            if layer.reason:
+                way += f" ({notes.setdefault(layer.reason, len(notes) + 1)})"
             table.add_row(layer.name, layer.kind, f"{layer.weights:,}", f"{layer.bytes:,}", way)
         yield table
-        yield self.summary_line()
+        yield "\n".join([*(f"({number}) {reason}" for reason, number in notes.items()), self.summary_line()])
 
 
 def report(model: nn.Module) -> DeployReport:

@@ -40,7 +40,8 @@ def test_export(converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert run(["export", "m.safetensors", "--packed"]) == 0
     printed = capsys.readouterr().out
     assert "layer1.0.conv1" in printed
-    assert "float: stem" in printed
+    assert "float (1)" in printed
+    assert "(1) stem" in printed
     assert all(len(line) <= 80 for line in printed.splitlines() if str(tmp_path) not in line)
     packed = tmp_path / "m-packed.safetensors"
     assert packed.stat().st_size < converted.stat().st_size / 8
