@@ -197,14 +197,19 @@ def test_an_interrupt_ends_all_and_keeps_nothing_of_what_it_ended(tmp_path: Path
 
     threading.Thread(target=interrupt, daemon=True).start()
     start, before = time.monotonic(), threading.active_count()
-    with pytest.raises(KeyboardInterrupt):
-        pool.run(
-            (job("test_resnet") for _ in range(30)),
-            processes=2,
-            memory=8 << 30,
-            records=path,
-            report=lambda r, _: seen.append(r),
-        )
+    # whoever starts the tests in the background of a shell hands down that Ctrl-C is ignored
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pool.run(
+                (job("test_resnet") for _ in range(30)),
+                processes=2,
+                memory=8 << 30,
+                records=path,
+                report=lambda r, _: seen.append(r),
+            )
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert time.monotonic() - start < 30
     assert threading.active_count() <= before
     assert seen == []
