@@ -20,7 +20,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporter's own packa
 
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("bidense", {}), ("bidense", {"granularity": "layer"}), ("adabin", {}), ("bisrnet", {})],
+    [
+        ("bidense", {}),
+        pytest.param("bidense", {"granularity": "layer"}, marks=pytest.mark.slow),
+        pytest.param("adabin", {}, marks=pytest.mark.slow),
+        pytest.param("bisrnet", {}, marks=pytest.mark.slow),
+    ],
 )
 def test_onnxruntime_gives_the_same(method: str, options: dict[str, Any], tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
