@@ -55,7 +55,9 @@ def compare(
     with importing():
         from binarize import comparison
         from binarize.files import check_target, write_bytes
+        from binarize.runtime import keep_memory
 
+    keep_memory()
     if out is not None:
         for ending in ("md", "json"):
             check_target(_beside(out, ending))

@@ -197,7 +197,7 @@ class Plan:
                 swaps=swaps,
                 edits=edits,
                 notes=tuple(given["notes"]),
-                inputs=tuple(tuple(shape) for shape in given.get("inputs", ())),  # not in the first files
+                inputs=tuple(_shape(shape) for shape in given.get("inputs", ())),  # not in the first files
             )
         except (KeyError, TypeError) as error:
             raise FormatError(f"plan: {error}; expected what Plan.as_dict() gives.") from None
@@ -248,6 +248,12 @@ class Plan:
             seen.setdefault(_look(row), []).append(row)
         for rows in seen.values():
             yield (rows[0].name if len(rows) == 1 else f"{_pattern(rows)} (x{len(rows)})"), rows[0]
+
+
+def _shape(given: Any) -> tuple[int, ...]:
+    if not all(type(n) is int and n >= 0 for n in given):
+        raise TypeError(f"{given!r} is no shape")
+    return tuple(given)
 
 
 def _look(row: LayerPlan) -> Any:

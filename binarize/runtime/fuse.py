@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -16,6 +17,7 @@ from binarize.runtime.kernels import activation_of
 from binarize.runtime.packed import PackedLayer, is_traced
 
 _STATELESS = (nn.ReLU, nn.Hardtanh)
+_LARGEST = 2**26  # elements of inputs that are run: shapes come from files, too
 
 
 class PointwiseConv2d(nn.Conv2d):
@@ -77,8 +79,10 @@ def _pairs(model: nn.Module) -> Iterator[tuple[PackedLayer, nn.Module]]:
 
 def _found(model: nn.Module, shapes: Sequence[Sequence[int]]) -> list[tuple[PackedLayer, nn.Module]] | None:
     """The pairs in a run on inputs of these shapes; None if there is no such run."""
+    if sum(math.prod(shape) for shape in shapes) > _LARGEST:
+        return None
     try:
-        recording = record(model, tuple(torch.zeros(tuple(shape)) for shape in shapes))
+        recording = record(model, tuple(torch.zeros(shape) for shape in shapes))
     except TraceError:
         return None
     if not recording.fake:  # values decide what is done: a run tells about one input only

@@ -257,6 +257,9 @@ def _deep() -> Any:
         lambda e: e.update({"leftovers": "float64"}),
         lambda e: e.update({"plan": _deep()}),
         lambda e: e.update({"plan": {"rows": _deep()}}),
+        lambda e: e["plan"].update({"inputs": [[1, 3, "8", 8]]}),
+        lambda e: e["plan"].update({"inputs": [[1, 3, -8, 8]]}),
+        lambda e: e["plan"].update({"inputs": [8]}),
     ],
     ids=str,
 )
@@ -264,6 +267,14 @@ def test_forged_layers(files: dict[str, bytes], target: Path, change: Callable[[
     target.write_bytes(_resealed(files["packed"], change, target))
     with pytest.raises(FormatError):
         load(target, model=SmallNet(8))
+
+
+def test_huge_example(files: dict[str, bytes], target: Path):
+    forged = _resealed(
+        files["packed"], lambda e: e["plan"].update({"inputs": [[1, 3, 2**20, 2**20]]}), target
+    )
+    target.write_bytes(forged)
+    assert isinstance(load(target, model=SmallNet(8)), SmallNet)
 
 
 @pytest.mark.parametrize("packed", [False, True])
