@@ -16,8 +16,8 @@
  *
  * Floats. All maps have their channels next to each other (channels-last); strides are in floats.
  *
- * num_threads: threads of the process's OpenMP runtime (at least 1); results do not depend on it, nor on the
- * instruction set. isa: BZ_ISA_AUTO or one that bz_isa_available() confirms; packed weights of bz_pack_weights have
+ * num_threads: threads of the process's OpenMP runtime (at least 1); results do not depend on it, nor (tails aside) on
+ * the instruction set. isa: BZ_ISA_AUTO or one that bz_isa_available() confirms; packed weights of bz_pack_weights have
  * a layout per instruction set and must be used with the one they were packed for.
  *
  * Every int function returns a bz_status.
@@ -37,7 +37,7 @@
 extern "C" {
 #endif
 
-#define BZ_ABI_VERSION 2
+#define BZ_ABI_VERSION 3
 #define BZ_SLACK 16 /* words behind a bit plane that kernels may read */
 
 typedef enum bz_status {
@@ -89,6 +89,16 @@ typedef struct bz_activation {
     const float *before, *negative, *positive, *after; /* [out_channels] or null */
 } bz_activation;
 
+/* A float 1x1 convolution behind an epilogue, done while its values are still in the cache, which are then not stored
+ * at all: z[k] = add[k] + sum over o of y[o] * weights[k][o], in one chain of fused multiply-adds per k (portable: of
+ * multiplications and additions). weights: [ceil(channels / 16)][out_channels][16], zeros behind the last channel. */
+typedef struct bz_tail {
+    const float* weights;
+    const float* add; /* [channels padded to 16] or null = 0 */
+    int32_t channels; /* of z; 0: no tail */
+    bz_map out;
+} bz_tail;
+
 /* What is done to each sum before it is stored, in this order:
  *   y = sum * mul[o] * sample_scale[n] + add[o];  first;  y += bypass;  second;  y += residual
  * bypass.data null: none. Else a map of the output's positions with bypass_channels channels, brought to the output's
@@ -102,8 +112,9 @@ typedef struct bz_epilogue {
     bz_map bypass;
     int32_t bypass_channels;
     bz_map residual; /* data null: none */
-    bz_map out;
-    float* sums; /* [images][out_channels] of the stored values over all positions, or null */
+    bz_map out; /* not used if there is a tail */
+    float* sums; /* [images][out_channels] of the values y over all positions, or null */
+    bz_tail tail; /* not behind a depthwise convolution */
 } bz_epilogue;
 
 /* ---- what this library and processor can do ---- */

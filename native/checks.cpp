@@ -16,6 +16,8 @@ bool reaches(int32_t out, int32_t kernel, int32_t stride, int32_t pad, int32_t d
 
 bool good_map(const bz_map& m) { return m.channel == 1 && m.image >= 0 && m.row >= 0 && m.pixel >= 0; }
 
+bool good_tail(const bz_tail& t) { return t.channels == 0 || (size(t.channels, 1) && t.weights); }
+
 bool good_activation(const bz_activation& a) { return a.kind >= BZ_ACT_NONE && a.kind <= BZ_ACT_CLAMP; }
 
 }  // namespace
@@ -41,7 +43,9 @@ bool good_depthwise(const bz_conv_shape* s) {
 }
 
 bool good_epilogue(const bz_conv_shape& s, const bz_epilogue* e) {
-    if (!e || !e->out.data || !good_map(e->out) || !good_activation(e->first) || !good_activation(e->second))
+    if (!e || !good_tail(e->tail)) return false;
+    const bz_map& out = e->tail.channels ? e->tail.out : e->out;
+    if (!out.data || !good_map(out) || !good_activation(e->first) || !good_activation(e->second))
         return false;
     if (e->bypass.data && (!good_map(e->bypass) || !size(e->bypass_channels, 1))) return false;
     if (e->residual.data && !good_map(e->residual)) return false;

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from binarize.native.convolution import conv, conv_int, conv_scaled
-    from binarize.native.epilogue import Activation, Epilogue
+    from binarize.native.epilogue import Activation, Epilogue, Tail
     from binarize.native.library import Features, available, features, peak, set_isa
     from binarize.native.planes import BitPlane, channel_sums, pack, tokens_to_map, unpack
     from binarize.native.transposed import TransposedWeights, conv_transposed, pack_transposed
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "convolution": ("conv", "conv_int", "conv_scaled"),
-    "epilogue": ("Activation", "Epilogue"),
+    "epilogue": ("Activation", "Epilogue", "Tail"),
     "library": ("Features", "available", "features", "peak", "set_isa"),
     "planes": ("BitPlane", "channel_sums", "pack", "tokens_to_map", "unpack"),
     "transposed": ("TransposedWeights", "conv_transposed", "pack_transposed"),
@@ -40,6 +40,7 @@ __all__ = [
     "Epilogue",
     "Features",
     "PackedWeights",
+    "Tail",
     "TransposedWeights",
     "available",
     "channel_sums",

@@ -36,14 +36,14 @@ def conv(
         weights: of `pack_weights` or `pack_depthwise`.
         epilogue: None stores the sums.
         out_size: (Hout, Wout); what the geometry says if None.
-        out: (N, Cout, Hout, Wout) float32 with neighbouring channels, to write into; may be a strided view.
+        out: of the result's shape, float32 with neighbouring channels, to write into; may be a strided view.
         threads: of the kernel; torch's number if None.
 
     Returns:
-        (N, Cout, Hout, Wout) float32, channels-last.
+        (N, Cout, Hout, Wout) float32, channels-last; (N, Cz, Hout, Wout) with a tail.
 
     Raises:
-        NativeError: shapes that do not fit, a border that is too small.
+        NativeError: shapes that do not fit, a border that is too small, a depthwise convolution with a tail.
     """
     if weights.kind == "scaled":
         raise NativeError("conv: weights of pack_scaled; use conv_scaled, or pack them with pack_weights.")
@@ -132,12 +132,12 @@ def _run(
     size = _checked_size(plane, weights, out_size)
     channels = weights.out_channels
     last = (epilogue or Epilogue()).checked(plane.images, channels, size)
-    shape = (plane.images, channels, *size)
+    shape = (plane.images, last.out_channels(channels), *size)
     if out is None:
         out = torch.empty(shape, memory_format=torch.channels_last, dtype=torch.float32, device="cpu")
     else:
         checked("conv: out", out, shape, contiguous=False)
-        if channels > 1 and out.stride(1) != 1:
+        if shape[1] > 1 and out.stride(1) != 1:
             raise NativeError(f"conv: out has strides {out.stride()}; expected neighbouring channels.")
     if weights.isa == "torch":
         return out.copy_(fallback.finish(fallback.conv(plane, weights, size, alpha), last))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from binarize.errors import NativeError
 from binarize.native import structs
@@ -47,8 +48,60 @@ class Activation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tail:
+    """A float 1x1 convolution of the result, which is then not stored itself: z = weight y + bias.
+
+    Attributes:
+        weight: (Cz, Cout) float32.
+        bias: (Cz,), or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    @property
+    def channels(self) -> int:
+        """Cz."""
+        return self.weight.shape[0]
+
+    def packed(self, channels: int) -> PackedTail:
+        """For results of that many channels.
+
+        Raises:
+            NativeError: a tensor of another shape or dtype.
+        """
+        weight = checked("Tail.weight", self.weight, (None, channels))
+        outputs = weight.shape[0]
+        padded = F.pad(weight, (0, 0, 0, -outputs % 16))
+        bias = vector("Tail.bias", self.bias, outputs)
+        return PackedTail(
+            weight=weight,
+            bias=bias,
+            rows=padded.view(-1, 16, channels).transpose(1, 2).contiguous(),
+            shifts=None if bias is None else F.pad(bias, (0, -outputs % 16)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedTail(Tail):
+    """A tail as the kernels read it.
+
+    Attributes:
+        rows: (ceil(Cz / 16), Cout, 16) float32, zeros behind the last output.
+        shifts: (Cz padded to 16,), or None.
+    """
+
+    rows: Tensor
+    shifts: Tensor | None
+
+    def struct(self, out: Tensor) -> structs.Tail:
+        """For the library; the tail has to live as long as the result is used."""
+        return structs.Tail(address(self.rows), address(self.shifts), self.channels, map_of(out))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Epilogue:
-    """y = sum * mul * sample_scale + add; first; y += bypass; second; y += residual.
+    """y = sum * mul * sample_scale + add; first; y += bypass; second; y += residual; tail.
 
     Attributes:
         mul: (Cout,) float32, or None for 1.
@@ -59,7 +112,8 @@ class Epilogue:
         bypass: (N, C, Hout, Wout) with any number of channels C: brought to Cout channels by whole copies
             and merged means, as `binarize.functional.channel_bypass` does.
         residual: (N, Cout, Hout, Wout), added last.
-        sums: (N, Cout), is overwritten by the sums of the result over positions.
+        sums: (N, Cout), is overwritten by the sums of y over positions.
+        tail: makes (N, Cz, Hout, Wout) of y.
     """
 
     mul: Tensor | None = None
@@ -70,6 +124,11 @@ class Epilogue:
     bypass: Tensor | None = None
     residual: Tensor | None = None
     sums: Tensor | None = None
+    tail: Tail | None = None
+
+    def out_channels(self, channels: int) -> int:
+        """Of the result, behind a convolution with `channels` outputs."""
+        return channels if self.tail is None else self.tail.channels
 
     def checked(self, images: int, channels: int, size: Sequence[int]) -> Epilogue:
         """The same with tensors as the kernels want them.
@@ -93,6 +152,7 @@ class Epilogue:
             bypass=None if bypass is None else channels_last(bypass),
             residual=None if residual is None else channels_last(residual),
             sums=vector("Epilogue.sums", self.sums, images, channels),
+            tail=None if self.tail is None else self.tail.packed(channels),
         )
 
     def struct(self, out: Tensor) -> structs.Epilogue:
@@ -106,8 +166,9 @@ class Epilogue:
             map_of(self.bypass),
             0 if self.bypass is None else self.bypass.shape[1],
             map_of(self.residual),
-            map_of(out),
+            map_of(None if self.tail is not None else out),
             address(self.sums),
+            self.tail.struct(out) if isinstance(self.tail, PackedTail) else structs.Tail(),
         )
 
 

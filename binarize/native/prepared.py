@@ -15,7 +15,7 @@ from torch import Tensor
 
 from binarize.errors import NativeError
 from binarize.native import structs
-from binarize.native.epilogue import Epilogue
+from binarize.native.epilogue import Epilogue, Tail
 from binarize.native.library import check, number_of, required, resolve, threads_or_default
 from binarize.native.structs import PlaneShape
 from binarize.native.tensors import address, channels_last, map_of, vector
@@ -129,7 +129,7 @@ class PreparedConv:
     Args:
         weights: packed.
         plane: shape of the planes, from `PreparedPack.plane`.
-        epilogue: its constants; bypass and scales per image come with each call.
+        epilogue: its constants; bypass, scales per image and tail come with each call.
         out_size: (Hout, Wout).
         exact: of weights for scales per channel: sum floats.
         threads: of the kernel; torch's number if None.
@@ -170,8 +170,9 @@ class PreparedConv:
         sample_scale: Tensor | None = None,
         mul: Tensor | None = None,
         bypass: Tensor | None = None,
+        tail: Tail | None = None,
     ) -> Tensor:
-        """The result, (N, Cout, Hout, Wout) channels-last.
+        """The result, (N, Cout, Hout, Wout) or what the epilogue's tail makes of it, channels-last.
 
         Args:
             words: of the plane.
@@ -179,11 +180,18 @@ class PreparedConv:
             sample_scale: (N,).
             mul: (Cout,) in place of the epilogue's.
             bypass: (N, C, Hout, Wout) float32.
+            tail: of the result; not behind a depthwise convolution.
         """
-        out = torch.empty(self._shape, memory_format=torch.channels_last, dtype=torch.float32, device="cpu")
+        images, channels, *size = self._shape
+        shape = (images, channels if tail is None else tail.channels, *size)
+        out = torch.empty(shape, memory_format=torch.channels_last, dtype=torch.float32, device="cpu")
         # a copy per call: several threads may be in here at once
         described = structs.Epilogue.from_buffer_copy(self._template)
-        described.out = map_of(out)
+        packed = None if tail is None else tail.packed(channels)  # has to live until the call is over
+        if packed is None:
+            described.out = map_of(out)
+        else:
+            described.tail = packed.struct(out)
         if sample_scale is not None:
             described.sample_scale = sample_scale.data_ptr()
         if mul is not None:

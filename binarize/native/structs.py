@@ -12,7 +12,7 @@ STATUS = {
     4: "this processor or build lacks the instruction set",
 }
 ISAS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3}
-ABI_VERSION = 2
+ABI_VERSION = 3
 SLACK = 16
 
 
@@ -55,6 +55,12 @@ class Activation(ctypes.Structure):
     ]
 
 
+class Tail(ctypes.Structure):
+    """`bz_tail`."""
+
+    _fields_ = [("weights", c_void_p), ("add", c_void_p), ("channels", c_int32), ("out", Map)]
+
+
 class Epilogue(ctypes.Structure):
     """`bz_epilogue`."""
 
@@ -69,6 +75,7 @@ class Epilogue(ctypes.Structure):
         ("residual", Map),
         ("out", Map),
         ("sums", c_void_p),
+        ("tail", Tail),
     ]
 
 

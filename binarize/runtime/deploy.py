@@ -12,10 +12,11 @@ from binarize.errors import ConfigError, FormatError
 from binarize.graph.places import Places
 from binarize.graph.refusals import copied, refuse, unwrapped
 from binarize.layers import BinaryLayer
-from binarize.runtime.fuse import PointwiseConv2d, fuse
+from binarize.runtime.fuse import fuse
 from binarize.runtime.kernels import why_not
 from binarize.runtime.lower import Refusal, describe, empty_packed, lower
 from binarize.runtime.packed import PackedLayer, RuntimeOptions
+from binarize.runtime.pointwise import PointwiseConv2d
 from binarize.runtime.report import DeployReport, LayerReport
 from binarize.runtime.spec import PackedSpec
 

@@ -1,4 +1,4 @@
-"""What a deployed network can save between layers: activations where sums are made, float 1x1 layers."""
+"""What packed layers do for the modules behind them, while their results are still in the cache."""
 
 from __future__ import annotations
 
@@ -6,65 +6,48 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from binarize.errors import TraceError
 from binarize.graph.flow import Flow
 from binarize.graph.places import Places
 from binarize.graph.record import record
 from binarize.layers import BiasPReLU, Maxout
-from binarize.runtime.kernels import activation_of
-from binarize.runtime.packed import PackedLayer, is_traced
+from binarize.runtime.kernels import activation_of, can_have_tail
+from binarize.runtime.packed import PackedLayer
+from binarize.runtime.pointwise import PointwiseConv2d, is_pointwise
 
 _STATELESS = (nn.ReLU, nn.Hardtanh)
 _LARGEST = 2**26  # elements of inputs that are run: shapes come from files, too
 
 
-class PointwiseConv2d(nn.Conv2d):
-    """A 1x1 convolution by oneDNN: with one thread torch itself takes a path that is far slower."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(N, Cin, H, W) -> (N, Cout, H, W)."""
-        plain = type(input) is Tensor and input.dtype == self.weight.dtype == torch.float32
-        fast = plain and input.device.type == "cpu" and input.dim() == 4 and input.numel() > 0
-        if not fast or not torch.backends.mkldnn.enabled or is_traced(input):
-            return super().forward(input)
-        return torch.mkldnn_convolution(input, self.weight, self.bias, (0, 0), (1, 1), (1, 1), 1)
-
-
 def fuse(model: nn.Module) -> None:
-    """Let packed layers do the activation behind them, and 1x1 convolutions take the fast path; in place.
+    """Let packed layers do the activation and the float 1x1 convolution behind them; in place.
 
-    Activations are found in a run on inputs of the shapes that the model was converted with; without those,
-    or if such a run fails, they stay where they are. Names of parameters and buffers do not change.
+    These are found in a run on inputs of the shapes that the model was converted with; without those, or if
+    such a run fails, they stay where they are. Names of parameters and buffers do not change. 1x1
+    convolutions that stay take the fast path of `PointwiseConv2d`.
 
     Args:
         model: deployed, in evaluation mode.
     """
     places = Places(model)
     for module in list(model.modules()):
-        if type(module) is nn.Conv2d and _is_pointwise(module):
+        if type(module) is nn.Conv2d and is_pointwise(module):
             module.__class__ = PointwiseConv2d
-    for layer, activation in _pairs(model):
-        layer.take_activation(activation)
-        if isinstance(activation, (BiasPReLU, Maxout)):
-            activation.done_before = True
+    for layer, taken in _pairs(model):
+        if isinstance(taken, PointwiseConv2d):
+            layer.take_tail(taken)
         else:
-            places.replace(activation, nn.Identity())
-
-
-def _is_pointwise(conv: nn.Conv2d) -> bool:
-    return (
-        set(conv.kernel_size) == {1}
-        and set(conv.stride) == {1}
-        and conv.padding in ((0, 0), "valid", "same")
-        and conv.groups == 1
-        and "forward" not in conv.__dict__
-    )
+            layer.take_activation(taken)
+        if isinstance(taken, (BiasPReLU, Maxout, PointwiseConv2d)):
+            taken.done_before = True
+        else:
+            places.replace(taken, nn.Identity())
 
 
 def _pairs(model: nn.Module) -> Iterator[tuple[PackedLayer, nn.Module]]:
-    """Packed layers and the activations that see their result, and nothing else."""
+    """Packed layers and the modules that see their result, and nothing else: activations before tails."""
     plan = getattr(model, "binarize_plan", None)
     shapes = plan.inputs if plan is not None else ()
     if not shapes:
@@ -88,31 +71,45 @@ def _found(model: nn.Module, shapes: Sequence[Sequence[int]]) -> list[tuple[Pack
     if not recording.fake:  # values decide what is done: a run tells about one input only
         return []
     flow = Flow(model, recording)
-    pairs = []
+    activations: dict[fx.Node, tuple[PackedLayer, nn.Module]] = {}
+    tails: list[tuple[PackedLayer, nn.Module]] = []
     for path, calls in flow.calls.items():
         activation = flow.modules.get(path)
         known = isinstance(activation, (BiasPReLU, Maxout)) or type(activation) in _STATELESS
-        if activation is None or not known or activation_of(activation) is None or flow.has_aliases(path):
+        if activation is None or not known or activation_of(activation) is None or not _free(flow, path):
             continue
-        if _hooked(activation) or flow.is_read(path):
-            continue
-        layer = _in_front(flow, calls)
+        layer = _layer(flow, _in_front(flow, calls))
         if layer is not None:
-            pairs.append((layer, activation))
-    return pairs
+            activations[calls[0]] = layer, activation
+    for path, calls in flow.calls.items():
+        conv = flow.modules.get(path)
+        if not isinstance(conv, PointwiseConv2d) or not _free(flow, path):
+            continue
+        source = _in_front(flow, calls)
+        layer = activations[source][0] if source in activations else _layer(flow, source)
+        if layer is not None and can_have_tail(layer):
+            tails.append((layer, conv))
+    return [*activations.values(), *tails]
 
 
-def _in_front(flow: Flow, calls: list[fx.Node]) -> PackedLayer | None:
-    """The one layer that all calls' inputs come from directly, each result used by nothing else."""
-    if len(calls) != 1:
+def _free(flow: Flow, path: str) -> bool:
+    """Whether nothing but calls of the module at `path` has to do with it."""
+    return not (flow.has_aliases(path) or flow.is_read(path) or _hooked(flow.modules[path]))
+
+
+def _in_front(flow: Flow, calls: list[fx.Node]) -> fx.Node | None:
+    """Where the input of the only call comes from, if nothing else uses it."""
+    source = flow.source(calls[0]) if len(calls) == 1 else None
+    return source if source is not None and len(source.users) == 1 else None
+
+
+def _layer(flow: Flow, source: fx.Node | None) -> PackedLayer | None:
+    """The packed layer that makes `source`, if that is its only result."""
+    layer = flow.module(source) if source is not None else None
+    if source is None or not isinstance(layer, PackedLayer) or _hooked(layer):
         return None
-    source = flow.source(calls[0])
-    if source is None or len(source.users) != 1:
-        return None
-    layer = flow.module(source)
-    if not isinstance(layer, PackedLayer) or _hooked(layer) or flow.has_aliases(str(source.target)):
-        return None
-    return layer if len(flow.calls[str(source.target)]) == 1 else None
+    path = str(source.target)
+    return layer if len(flow.calls[path]) == 1 and not flow.has_aliases(path) else None
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from binarize.errors import ConfigError
 from binarize.functional import Geometry
 from binarize.layers import BiasPReLU, Maxout, RPReLU
-from binarize.native.epilogue import Activation, Epilogue
+from binarize.native.epilogue import Activation, Epilogue, Tail
 from binarize.native.library import available, resolve
 from binarize.native.planes import BitPlane
 from binarize.native.prepared import Dab, PreparedConv, PreparedPack
@@ -97,6 +97,13 @@ def activation_of(module: nn.Module | None) -> Activation | None:
     return None
 
 
+def can_have_tail(layer: PackedLayer) -> bool:
+    """Whether a float 1x1 convolution can be done where the layer's results are made."""
+    maps = layer.spec.kind != "linear" and len(layer.spec.kernel) == 2
+    done = layer.norm is None and activation_of(layer.inner) is not None
+    return maps and done and not _is_depthwise(layer)
+
+
 class Kernels:
     """What the kernels need of one layer.
 
@@ -157,20 +164,21 @@ class Kernels:
             return torch.cat([self(x[i : i + 1]) for i in range(len(x))])
         prepared = self._prepared(maps, output_size)
         words, scales = prepared.pack(maps)
+        tail = self._tail()
         bypass = self._bypass(maps, prepared.size) if self.whole else None
         if prepared.conv is not None:
             if self.scaled:
                 if scales is not None and not _finite(scales):
-                    return layer.activated(layer.reference(x))  # tables of whole numbers know no NaN
-                y = prepared.conv(words, alpha=scales, bypass=bypass)
+                    return layer.followed(layer.reference(x))  # tables of whole numbers know no NaN
+                y = prepared.conv(words, alpha=scales, bypass=bypass, tail=tail)
             elif self.depthwise and scales is not None and _per_channel(layer):
                 y = prepared.conv(words, mul=layer.vector("scale") * scales[0], bypass=bypass)
             else:
-                y = prepared.conv(words, sample_scale=scales, bypass=bypass)
+                y = prepared.conv(words, sample_scale=scales, bypass=bypass, tail=tail)
         else:
-            y = self._transposed(maps, prepared, words, scales, bypass)
+            y = self._transposed(maps, prepared, words, scales, bypass, tail)
         y = _back(y, x, linear=linear)
-        return y if self.whole else layer.activated(layer.behind(y, x))
+        return y if self.whole else layer.followed(layer.behind(y, x))
 
     def _prepared(self, maps: Tensor, output_size: Sequence[int] | None) -> _Prepared:
         """What calls on maps of this shape have in common."""
@@ -211,7 +219,13 @@ class Kernels:
         return _Prepared(pack, conv, size, border)
 
     def _transposed(
-        self, maps: Tensor, prepared: _Prepared, words: Tensor, scales: Tensor | None, bypass: Tensor | None
+        self,
+        maps: Tensor,
+        prepared: _Prepared,
+        words: Tensor,
+        scales: Tensor | None,
+        bypass: Tensor | None,
+        tail: Tail | None,
     ) -> Tensor:
         if self.transposed is None:
             raise RuntimeError("no weights")
@@ -225,9 +239,17 @@ class Kernels:
             groups=self.layer.spec.groups,
             border=prepared.border,
         )
-        epilogue = dataclasses.replace(self.epilogue, sample_scale=scales, bypass=bypass)
+        epilogue = dataclasses.replace(self.epilogue, sample_scale=scales, bypass=bypass, tail=tail)
         threads = self.layer.options.threads
         return conv_transposed(plane, self.transposed, epilogue, out_size=prepared.size, threads=threads)
+
+    def _tail(self) -> Tail | None:
+        """Made anew for each call: its weights are the network's, where they can be changed."""
+        conv = self.layer.tail
+        if conv is None or not self.whole:
+            return None
+        bias = None if conv.bias is None else conv.bias.detach()
+        return Tail(weight=conv.weight.detach().flatten(1), bias=bias)
 
     def _bypass(self, x: Tensor, size: Sequence[int]) -> Tensor | None:
         way = self.layer.bypass

@@ -17,6 +17,7 @@ from binarize.layers.base import finish
 from binarize.native.library import available, warn_missing
 from binarize.runtime.bits import unpack_signs
 from binarize.runtime.kernels import Kernels, why_not
+from binarize.runtime.pointwise import PointwiseConv2d, is_traced
 from binarize.runtime.spec import PackedSpec
 
 
@@ -52,13 +53,6 @@ class Thresholds(NamedTuple):
     lift: Tensor | None = None
     channel: Tensor | None = None
     whole: Tensor | None = None
-
-
-def is_traced(x: Tensor) -> bool:
-    """Whether what is done with `x` is being written down or transformed: kernels would not be seen."""
-    functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    return tracing or torch.compiler.is_compiling() or functorch.is_functorch_wrapped_tensor(x)
 
 
 class PackedLayer(nn.Module):
@@ -112,7 +106,8 @@ class PackedLayer(nn.Module):
             )
         self._signs: Tensor | None = None
         self._kernels: Kernels | bool | None = False  # until somebody asks whether there can be any
-        self._after: list[nn.Module] = []  # a list: it belongs to the network, not to this layer
+        self._after: list[nn.Module] = []  # lists: they belong to the network, not to this layer
+        self._tail: list[PointwiseConv2d] = []
         self._describe_as_float_layer()
         super().train(False)
 
@@ -160,13 +155,15 @@ class PackedLayer(nn.Module):
             kernels = self._native()
             if kernels is not None:
                 return kernels(x, output_size)
-        return self.activated(self.reference(x, output_size))
+        return self.followed(self.reference(x, output_size))
 
-    def activated(self, y: Tensor) -> Tensor:
-        """Through the activation that was taken over."""
+    def followed(self, y: Tensor) -> Tensor:
+        """Through the modules that were taken over: an activation, a float 1x1 convolution."""
         for activation in self._after:
             known: Any = activation
             y = known.activate(y) if hasattr(known, "activate") else known(y)
+        for conv in self._tail:
+            y = conv.convolve(y)
         return y
 
     @property
@@ -188,6 +185,16 @@ class PackedLayer(nn.Module):
     def after(self) -> nn.Module | None:
         """The activation that was taken over, or None."""
         return self._after[0] if self._after else None
+
+    def take_tail(self, conv: PointwiseConv2d) -> None:
+        """Do this float 1x1 convolution of the network too, last; its owner stays who it is."""
+        self._tail = [conv]
+        self._kernels = False
+
+    @property
+    def tail(self) -> PointwiseConv2d | None:
+        """The convolution that was taken over, or None."""
+        return self._tail[0] if self._tail else None
 
     def _native(self) -> Kernels | None:
         if isinstance(self._kernels, bool):

@@ -166,8 +166,8 @@ def _compared(
             ours: PackedLayer = ours,
             name: str = name,
         ) -> None:
-            # a packed layer may do the activation behind it too
-            errors[name].add(ours(*args, **kwargs), ours.activated(output.clone()))
+            # a packed layer may do what is behind it too
+            errors[name].add(ours(*args, **kwargs), ours.followed(output.clone()))
 
         handles.append(layer.register_forward_hook(compare, with_kwargs=True))
     try:

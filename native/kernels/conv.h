@@ -5,6 +5,7 @@
 #pragma once
 
 #include "epilogue.h"
+#include "tail.h"
 #include "tile.h"
 #include "walk.h"
 
@@ -65,7 +66,8 @@ struct ConvPlan {
 };
 
 // Positions [x0, x1) of a piece, at most kTile, times one block of outputs.
-static void conv_tile(const ConvPlan& p, const Piece& piece, int64_t item, int64_t x0, int64_t x1, int b) {
+static void conv_tile(const ConvPlan& p, const bz_epilogue* e, const Piece& piece, int64_t item, int64_t x0,
+                      int64_t x1, int b) {
     const bz_conv_shape& s = p.s;
     const int64_t n = piece.image, y = piece.line;
     const Channels& channels = p.channels[b];
@@ -77,8 +79,8 @@ static void conv_tile(const ConvPlan& p, const Piece& piece, int64_t item, int64
     const int64_t all = int64_t(s.input.groups) * p.parameters.padded;
     float* const sums = p.partial ? p.partial + item * all + channels.at : nullptr;
     const SumsOfLine<int32_t> of_line = {p.border, y, channels.at, counts[0], x0, kOutputs};
-    if (p.e) {
-        finish(p.features, channels, p.parameters, s, *p.e, of_line, n, y, x0, x1, sums);
+    if (e) {
+        finish(p.features, channels, p.parameters, s, *e, of_line, n, y, x0, x1, sums);
         return;
     }
     int32_t* out = p.out_int + ((n * p.lines.lines + y) * p.lines.width + x0) * s.out_channels + channels.first;
@@ -92,12 +94,12 @@ static void conv_tile(const ConvPlan& p, const Piece& piece, int64_t item, int64
 // the other; larger ones stay with a block while the tiles of a piece pass.
 constexpr int64_t kStreamed = 384 * 1024;
 
-static void conv_piece(const ConvPlan& p, int64_t item, int block_begin, int block_end) {
-    const Piece piece = piece_of(p.lines, item);
+static void conv_blocks(const ConvPlan& p, const bz_epilogue* e, const Piece& piece, int64_t item, int block_begin,
+                        int block_end) {
     const int64_t width = piece.end - piece.begin, tiles = (width + kTile - 1) / kTile;
     const int64_t bytes = int64_t(block_end - block_begin) * kOutputs * p.length * 4;
     const auto tile = [&](int64_t t, int b) {
-        conv_tile(p, piece, item, piece.begin + width * t / tiles, piece.begin + width * (t + 1) / tiles, b);
+        conv_tile(p, e, piece, item, piece.begin + width * t / tiles, piece.begin + width * (t + 1) / tiles, b);
     };
     if (bytes <= kStreamed) {
         for (int64_t t = 0; t < tiles; ++t)
@@ -106,6 +108,20 @@ static void conv_piece(const ConvPlan& p, int64_t item, int block_begin, int blo
         for (int b = block_begin; b < block_end; ++b)
             for (int64_t t = 0; t < tiles; ++t) tile(t, b);
     }
+}
+
+static int conv_piece(const ConvPlan& p, int64_t item, int block_begin, int block_end) {
+    const Piece piece = piece_of(p.lines, item);
+    if (!p.e || !p.e->tail.channels) {
+        conv_blocks(p, p.e, piece, item, block_begin, block_end);
+        return BZ_OK;
+    }
+    const Stage stage = make_stage(*p.e, p.s, piece);
+    if (!stage.memory) return BZ_NO_MEMORY;
+    conv_blocks(p, &stage.epilogue, piece, item, block_begin, block_end);
+    run_tail(stage, p.s, piece);
+    free(stage.memory);
+    return BZ_OK;
 }
 
 static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, const uint32_t* words,
@@ -136,12 +152,15 @@ static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, cons
         for (int b = 0; b < blocks; ++b)
             channels[b] = channels_of(p.parameters, s, e, b / p.blocks, b % p.blocks * kOutputs, kOutputs);
         p.channels = channels;
-        const int64_t parts = items < 4 * int64_t(threads) && threads > 1 ? blocks : 1;  // few positions: split outputs
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-        for (int64_t i = 0; i < items * parts; ++i) {
+        const bool whole = e && e->tail.channels;  // which sees all outputs of a position
+        const int64_t parts = items < 4 * int64_t(threads) && threads > 1 && !whole ? blocks : 1;
+        int failed = 0;
+#pragma omp parallel for schedule(static) num_threads(threads) reduction(| : failed) if (threads > 1)
+        for (int64_t i = 0; i < items * parts; ++i) {  // few positions: outputs are shared out, too
             const int part = int(i % parts);
-            conv_piece(p, i / parts, parts == 1 ? 0 : part, parts == 1 ? blocks : part + 1);
+            failed |= conv_piece(p, i / parts, parts == 1 ? 0 : part, parts == 1 ? blocks : part + 1);
         }
+        status = failed;
         if (summed)
             reduce(p.partial, p.lines.images, p.lines.lines * p.lines.chunks, in.groups, p.parameters.outputs,
                    p.parameters.padded, e->sums);

@@ -128,10 +128,9 @@ static void make_tables(ScaledPlan& p, const float* alpha) {
     }
 }
 
-static void scaled_piece(const ScaledPlan& p, const Lines& lines, int64_t item) {
+static void scaled_tiles(const ScaledPlan& p, const bz_epilogue& e, const Piece& piece, int64_t item) {
     const bz_conv_shape& s = p.s;
     const bz_plane_shape& in = s.input;
-    const Piece piece = piece_of(lines, item);
     const int outputs = bz_group_outputs(s), words_blocks = bz_ceil_div(outputs, 32);
     const int64_t y = piece.line, row = (in.width + 2 * int64_t(in.border_w)) * p.pixel;
     const int64_t tiles = (piece.end - piece.begin + kScaledTile - 1) / kScaledTile;
@@ -147,7 +146,7 @@ static void scaled_piece(const ScaledPlan& p, const Lines& lines, int64_t item) 
                                    (x0 * s.stride_w - s.pad_left + in.border_w) * p.pixel;
         for (int g = 0; g < in.groups; ++g)
             for (int first = 0; first < outputs; first += kBlock) {
-                const Channels channels = channels_of(p.parameters, s, p.e, g, first, kBlock);
+                const Channels channels = channels_of(p.parameters, s, &e, g, first, kBlock);
                 const uint16_t* words = p.words + (int64_t(g) * words_blocks + first / 32) * p.entries * 32;
                 const uint16_t* at = position + int64_t(g) * p.triples * kPieces;
                 const int blocks = (channels.count + 31) / 32;
@@ -157,13 +156,28 @@ static void scaled_piece(const ScaledPlan& p, const Lines& lines, int64_t item) 
                     sum_scaled(int(x1 - x0), blocks, at, step, p.offsets, p.entries, words, p.tables, out.ints);
                 float* const sums = p.partial ? p.partial + item * all + channels.at : nullptr;
                 if (p.exact)
-                    finish(p.features, channels, p.parameters, s, *p.e,
+                    finish(p.features, channels, p.parameters, s, e,
                            ScaledOfLine<ScaledFloats, float>{out.floats, x0, 1.0f}, p.image, y, x0, x1, sums);
                 else
-                    finish(p.features, channels, p.parameters, s, *p.e,
+                    finish(p.features, channels, p.parameters, s, e,
                            ScaledOfLine<ScaledInts, int32_t>{out.ints, x0, p.step}, p.image, y, x0, x1, sums);
             }
     }
+}
+
+static int scaled_piece(const ScaledPlan& p, const Lines& lines, int64_t item) {
+    Piece piece = piece_of(lines, item);
+    piece.image = p.image;
+    if (!p.e->tail.channels) {
+        scaled_tiles(p, *p.e, piece, item);
+        return BZ_OK;
+    }
+    const Stage stage = make_stage(*p.e, p.s, piece);
+    if (!stage.memory) return BZ_NO_MEMORY;
+    scaled_tiles(p, stage.epilogue, piece, item);
+    run_tail(stage, p.s, piece);
+    free(stage.memory);
+    return BZ_OK;
 }
 
 static int scaled(int threads, const bz_conv_shape& s, const uint32_t* plane, const uint16_t* words,
@@ -200,8 +214,8 @@ static int scaled(int threads, const bz_conv_shape& s, const uint32_t* plane, co
             if (p.partial) memset(p.partial, 0, partial);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
             for (int64_t row = 0; row < rows; ++row) index_row(p, row);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-            for (int64_t item = 0; item < lines.items(); ++item) scaled_piece(p, lines, item);
+#pragma omp parallel for schedule(static) num_threads(threads) reduction(| : status) if (threads > 1)
+            for (int64_t item = 0; item < lines.items(); ++item) status |= scaled_piece(p, lines, item);
             if (e.sums)
                 reduce(p.partial, 1, lines.lines * lines.chunks, in.groups, p.parameters.outputs, padded,
                        e.sums + p.image * s.out_channels);

@@ -64,6 +64,16 @@ BZ_INLINE uint32_t not_negative(Floats v) {
 #endif
 }
 
+BZ_INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
+#if BZ_VEC_BYTES == 64
+    return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif BZ_VEC_BYTES == 32
+    return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
+
 BZ_INLINE Floats absolute(Floats v) { return (Floats)((Words)v & splat_word(0x7fffffffu)); }
 
 // high, low = carry and sum of three bits in every position

@@ -30,10 +30,11 @@ static Lines lines_of(const bz_conv_shape& s, const bz_epilogue* e) {
     Lines l = {in.images, s.out_h, s.out_w, 1};
     const bool pointwise = bz_taps(s) == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_top == 0 &&
                            s.pad_left == 0 && s.out_h == in.height && s.out_w == in.width && in.border_w == 0;
-    if (pointwise && (!e || (gapless(e->out, s) && gapless(e->bypass, s) && gapless(e->residual, s)))) {
+    const bz_map* const out = !e ? nullptr : e->tail.channels ? &e->tail.out : &e->out;
+    if (pointwise && (!e || (gapless(*out, s) && gapless(e->bypass, s) && gapless(e->residual, s)))) {
         l.lines = 1;
         l.width = int64_t(s.out_h) * s.out_w;
-        const bool images = !e || (!e->sample_scale && !e->sums && gapless_images(e->out, s) &&
+        const bool images = !e || (!e->sample_scale && !e->sums && gapless_images(*out, s) &&
                                    gapless_images(e->bypass, s) && gapless_images(e->residual, s));
         if (in.border_h == 0 && images) {
             l.images = 1;
