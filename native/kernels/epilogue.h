@@ -27,7 +27,7 @@ struct Parameters {
 // Channels [first, first + count) of the output, whose parameters start at `at`; count may be read up to `padded`.
 struct Channels {
     int first, count, padded, at;
-    int bypass;  // where they lie side by side in the bypass, the offset; else -1
+    int bypass;  // where each vector of them lies side by side in the bypass, that of the first; else -1
 };
 
 static int take_parameters(Parameters& p, const bz_conv_shape& s, const bz_epilogue* e, int padded) {
@@ -71,24 +71,60 @@ static Channels channels_of(const Parameters& p, const bz_conv_shape& s, const b
                   group * p.padded + first, -1};
     if (e && e->bypass.data) {
         const int in = e->bypass_channels, copied = s.out_channels / in * in;
-        if (c.first + count <= copied && c.first % in + c.padded <= in) c.bypass = c.first % in;
+        const bool whole = c.first % in + c.padded <= in || (in % kLanes == 0 && c.first % kLanes == 0);
+        if (c.first + count <= copied && whole) c.bypass = c.first % in;
     }
     return c;
 }
 
-BZ_INLINE Floats activate(const Activation& a, Floats t, int j) {
-    if (a.kind == BZ_ACT_NONE) return t;
+// An activation's numbers for the channels of one vector.
+struct Lanes {
+    int kind;
+    bool bends, grows, moves;  // negative, positive, after are given
+    Floats low, high, before, negative, positive, after;
+};
+
+BZ_INLINE Floats load_or_zero(const float* p, int j) { return p ? load<Floats>(p + j) : Floats{}; }
+
+BZ_INLINE void take_lanes(Lanes& l, const Activation& a, int j) {
+    l.kind = a.kind;
     if (a.kind == BZ_ACT_CLAMP) {
-        const Floats low = splat(a.low), high = splat(a.high);
-        t = t < low ? low : t;
-        return t > high ? high : t;
+        l.low = splat(a.low), l.high = splat(a.high);
+    } else if (a.kind == BZ_ACT_PIECEWISE) {
+        l.bends = a.negative, l.grows = a.positive, l.moves = a.after;
+        l.before = load_or_zero(a.before, j), l.negative = load_or_zero(a.negative, j);
+        l.positive = load_or_zero(a.positive, j), l.after = load_or_zero(a.after, j);
     }
-    if (a.before) t += load<Floats>(a.before + j);
-    const Floats below = a.negative ? t * load<Floats>(a.negative + j) : Floats{};
-    const Floats above = a.positive ? t * load<Floats>(a.positive + j) : t;
+}
+
+BZ_INLINE Floats activate(const Lanes& l, Floats t) {
+    if (l.kind == BZ_ACT_NONE) return t;
+    if (l.kind == BZ_ACT_CLAMP) {
+        t = t < l.low ? l.low : t;
+        return t > l.high ? l.high : t;
+    }
+    t += l.before;
+    const Floats below = l.bends ? t * l.negative : Floats{};
+    const Floats above = l.grows ? t * l.positive : t;
     t = t < Floats{} ? below : above;
-    if (a.after) t += load<Floats>(a.after + j);
-    return t;
+    return l.moves ? t + l.after : t;
+}
+
+// Means over `size` strided groups of channels: to[i] = (x[i] + x[i + step] + ...) / size.
+static void merge(const float* x, int64_t step, int size, int count, float* to) {
+    const bool halves = (size & (size - 1)) == 0;  // a product is as exact, and faster
+    const Floats divisor = splat(float(size)), factor = splat(1.0f / float(size));
+    int i = 0;
+    for (; i + kLanes <= count; i += kLanes) {
+        Floats sum = load<Floats>(x + i);
+        for (int t = 1; t < size; ++t) sum += load<Floats>(x + i + t * step);
+        store(to + i, halves ? sum * factor : sum / divisor);
+    }
+    for (; i < count; ++i) {
+        float sum = x[i];
+        for (int t = 1; t < size; ++t) sum += x[i + t * step];
+        to[i] = sum / float(size);
+    }
 }
 
 // Channels [first, first + count) of the bypass of one position, written to `spare` and followed by zeros.
@@ -104,13 +140,10 @@ static void bypass_part(const float* x, int in, int out, int first, int count, i
     }
     if (o < end) {
         const int size = in / merged, strided = size * (merged - 1);
-        int j = o - copied;
+        const int j = o - copied;
         if (j < merged - 1) {
             const int run = merged - 1 - j < end - o ? merged - 1 - j : end - o;
-            for (int i = 0; i < run; ++i) to[i] = x[j + i];
-            for (int t = 1; t < size; ++t)
-                for (int i = 0; i < run; ++i) to[i] += x[j + i + t * (merged - 1)];
-            for (int i = 0; i < run; ++i) to[i] /= float(size);
+            merge(x + j, merged - 1, size, run, to);
             o += run, to += run;
         }
         if (o < end) {
@@ -134,64 +167,77 @@ static int features_of(const bz_epilogue& e) {
            (e.sample_scale ? kScaled : 0) | (e.residual.data || e.sums ? kMore : 0);
 }
 
-// Positions [x0, x1) of a line times the channels of a block. `sources(x)(j)` gives kLanes sums as floats; `sums`
-// [padded] is added to, or null.
-template <int Has, class Sources>
+constexpr int kTogether = 8;  // positions for which the numbers of a channel are loaded once
+
+// `count` neighbouring positions of a line times the channels of a block. sources[i](j) gives kLanes sums as floats;
+// `sums` [padded] is added to, or null.
+template <int Has, class Source>
 static void finish_some(const Channels& c, const Parameters& p, const bz_conv_shape& s, const bz_epilogue& e,
-                        const Sources& sources, int64_t n, int64_t y, int64_t x0, int64_t x1, float* sums) {
-    alignas(64) float spare_bypass[kBlock], spare_residual[kBlock], spare_out[kBlock];
-    const bool whole = c.count == c.padded;
-    const int padded = c.padded;
-    const float *const mul = p.mul + c.at, *const add = p.add + c.at;
-    const Floats scale = splat(Has & kScaled ? e.sample_scale[n] : 1.0f);
-    float* out = at(e.out, n, y, x0) + c.first;
-    const float* way = Has & kBypassed ? at(e.bypass, n, y, x0) : nullptr;
-    const float* residual = Has & kMore && e.residual.data ? at(e.residual, n, y, x0) + c.first : nullptr;
-    for (int64_t x = x0; x < x1; ++x) {
-        const auto source = sources(x);
-        const float *bypass = spare_bypass, *last = residual;
+                        const Source* sources, int64_t n, int64_t y, int64_t x0, int count, float* sums) {
+    alignas(64) float spare_bypass[kTogether][kBlock], spare_residual[kTogether][kBlock], spare_out[kTogether][kBlock];
+    const float *bypass[kTogether], *residual[kTogether];
+    float* out[kTogether];
+    const bool whole = c.count == c.padded, more = Has & kMore && e.residual.data;
+    for (int i = 0; i < count; ++i) {
+        out[i] = whole ? at(e.out, n, y, x0 + i) + c.first : spare_out[i];
         if (Has & kBypassed) {
-            if (c.bypass >= 0) bypass = way + c.bypass;
-            else bypass_part(way, e.bypass_channels, s.out_channels, c.first, c.count, padded, spare_bypass);
-            way += e.bypass.pixel;
+            const float* way = at(e.bypass, n, y, x0 + i);
+            bypass[i] = c.bypass >= 0 ? way : spare_bypass[i];
+            if (c.bypass < 0)
+                bypass_part(way, e.bypass_channels, s.out_channels, c.first, c.count, c.padded, spare_bypass[i]);
         }
-        if (Has & kMore && residual) {
+        if (more) {
+            residual[i] = at(e.residual, n, y, x0 + i) + c.first;
             if (!whole) {
-                memset(spare_residual, 0, sizeof(float) * size_t(padded));
-                memcpy(spare_residual, residual, sizeof(float) * size_t(c.count));
-                last = spare_residual;
+                memset(spare_residual[i], 0, sizeof(float) * size_t(c.padded));
+                memcpy(spare_residual[i], residual[i], sizeof(float) * size_t(c.count));
+                residual[i] = spare_residual[i];
             }
-            residual += e.residual.pixel;
         }
-        float* const to = whole ? out : spare_out;
-        for (int j = 0; j < padded; j += kLanes) {
-            Floats t = source(j) * load<Floats>(mul + j);
-            if (Has & kScaled) t *= scale;
-            t += load<Floats>(add + j);
-            if (Has & kActivated) t = activate(p.first, t, c.at + j);
-            if (Has & kBypassed) t += load<Floats>(bypass + j);
-            if (Has & kActivated) t = activate(p.second, t, c.at + j);
-            if (Has & kMore) {
-                if (last) t += load<Floats>(last + j);
-                if (sums) store(sums + j, load<Floats>(sums + j) + t);
-            }
-            store(to + j, t);
-        }
-        if (!whole) memcpy(out, spare_out, sizeof(float) * size_t(c.count));
-        out += e.out.pixel;
     }
+    const Floats scale = splat(Has & kScaled ? e.sample_scale[n] : 1.0f);
+    for (int j = 0; j < c.padded; j += kLanes) {
+        const Floats mul = load<Floats>(p.mul + c.at + j), add = load<Floats>(p.add + c.at + j);
+        Lanes first, second;  // not cleared: that would take longer than the rest
+        if (Has & kActivated) take_lanes(first, p.first, c.at + j), take_lanes(second, p.second, c.at + j);
+        const int from = c.bypass >= 0 ? (c.bypass + j) % e.bypass_channels : j;
+        Floats sum = Has & kMore && sums ? load<Floats>(sums + j) : Floats{};
+        for (int i = 0; i < count; ++i) {
+            Floats t = sources[i](j) * mul;
+            if (Has & kScaled) t *= scale;
+            t += add;
+            if (Has & kActivated) t = activate(first, t);
+            if (Has & kBypassed) t += load<Floats>(bypass[i] + from);
+            if (Has & kActivated) t = activate(second, t);
+            if (Has & kMore) {
+                if (more) t += load<Floats>(residual[i] + j);
+                sum += t;
+            }
+            store(out[i] + j, t);
+        }
+        if (Has & kMore && sums) store(sums + j, sum);
+    }
+    if (!whole)
+        for (int i = 0; i < count; ++i)
+            memcpy(at(e.out, n, y, x0 + i) + c.first, spare_out[i], sizeof(float) * size_t(c.count));
 }
 
+// Positions [x0, x1) of a line; sources(x) is the source of one.
 template <class Sources>
 static void finish(int features, const Channels& c, const Parameters& p, const bz_conv_shape& s, const bz_epilogue& e,
                    const Sources& sources, int64_t n, int64_t y, int64_t x0, int64_t x1, float* sums) {
+    for (int64_t x = x0; x < x1; x += kTogether) {
+        const int count = int(x1 - x < kTogether ? x1 - x : kTogether);
+        decltype(sources(x)) some[kTogether];
+        for (int i = 0; i < count; ++i) some[i] = sources(x + i);
 #define BZ_CASE(F) \
-    case F: return finish_some<F>(c, p, s, e, sources, n, y, x0, x1, sums);
-    switch (features) {
-        BZ_CASE(0) BZ_CASE(1) BZ_CASE(2) BZ_CASE(3) BZ_CASE(4) BZ_CASE(5) BZ_CASE(6) BZ_CASE(7)
-        BZ_CASE(8) BZ_CASE(9) BZ_CASE(10) BZ_CASE(11) BZ_CASE(12) BZ_CASE(13) BZ_CASE(14) BZ_CASE(15)
-    }
+    case F: finish_some<F>(c, p, s, e, some, n, y, x, count, sums); break;
+        switch (features) {
+            BZ_CASE(0) BZ_CASE(1) BZ_CASE(2) BZ_CASE(3) BZ_CASE(4) BZ_CASE(5) BZ_CASE(6) BZ_CASE(7)
+            BZ_CASE(8) BZ_CASE(9) BZ_CASE(10) BZ_CASE(11) BZ_CASE(12) BZ_CASE(13) BZ_CASE(14) BZ_CASE(15)
+        }
 #undef BZ_CASE
+    }
 }
 
 }  // namespace BZ_NS
