@@ -12,7 +12,7 @@ STATUS = {
     4: "this processor or build lacks the instruction set",
 }
 ISAS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3}
-ABI_VERSION = 2
+ABI_VERSION = 3
 SLACK = 16
 
 
@@ -62,6 +62,8 @@ class Epilogue(ctypes.Structure):
         ("mul", c_void_p),
         ("add", c_void_p),
         ("sample_scale", c_void_p),
+        ("offset", c_void_p),
+        ("lift", c_float),
         ("first", Activation),
         ("second", Activation),
         ("bypass", Map),
