@@ -229,6 +229,21 @@ def test_other_values_of_depthwise(isa: Any, layer: dict[str, Any], channels: in
     check_values(isa, as_depthwise(layer, channels), lift, offset, channels)
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("isa", ISAS)
+def test_other_values_in_long_lines(isa: Any, kernel: int):
+    random = torch.Generator().manual_seed(kernel)
+    layer = {
+        "x": torch.randn(2, 40, 7, 250, generator=random),
+        "weight": torch.randn(70, 20, kernel, kernel, generator=random),
+        "geometry": {"padding": (kernel // 2, kernel // 2)},
+        "groups": 2,
+        "threads": 2,
+        "random": random,
+    }
+    check_values(isa, layer, 0.3, True, 16)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("isa", ISAS)
 @given(
