@@ -101,6 +101,12 @@ typedef struct bz_tail {
 
 /* What is done to each sum before it is stored, in this order:
  *   y = sum * mul[o] * sample_scale[n] + add[o];  first;  y += bypass;  second;  y += residual
+ * With an offset or a lift, weights are mul[o] * (+-1) + offset[o] and activations (+-1) + lift (not of
+ * bz_conv_scaled): with the sums over the taps inside, and the channels of o's group,
+ *   y = (sum of weight * activation) * sample_scale[n] + add[o];  first;  ...
+ *     = ((sum * mul[o] + lift * (mul[o] * sum of +-1 weights + offset[o] * number of products))
+ *        + sum of +-1 activations * offset[o]) * sample_scale[n] + add[o];  first;  ...
+ * where the second term is made in double and rounded once; a padded position counts 0 there, too.
  * bypass.data null: none. Else a map of the output's positions with bypass_channels channels, brought to the output's
  * channels: whole copies first, then out_channels % bypass_channels merged means (strided groups, the last one takes
  * what remains). Equal numbers of channels: added as is. */
@@ -108,6 +114,8 @@ typedef struct bz_epilogue {
     const float* mul;          /* [out_channels] or null = 1 */
     const float* add;          /* [out_channels] or null = 0 */
     const float* sample_scale; /* [images] or null = 1 */
+    const float* offset;       /* [out_channels] or null = 0 */
+    float lift;
     bz_activation first, second;
     bz_map bypass;
     int32_t bypass_channels;

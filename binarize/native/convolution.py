@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -77,8 +78,10 @@ def conv_scaled(
         (N, Cout, Hout, Wout) float32, channels-last.
 
     Raises:
-        NativeError: shapes that do not fit, a border that is too small.
+        NativeError: shapes that do not fit, a border that is too small, an epilogue with offset or lift.
     """
+    if epilogue is not None and not epilogue.plain:
+        raise NativeError("conv_scaled: the epilogue has an offset or a lift; expected neither.")
     if weights.kind != "scaled":
         raise NativeError(f"conv_scaled: weights packed for {weights.kind}; pack them with pack_scaled.")
     alpha = checked("conv_scaled: alpha", alpha, (plane.images, plane.channels))
@@ -140,7 +143,11 @@ def _run(
         if shape[1] > 1 and out.stride(1) != 1:
             raise NativeError(f"conv: out has strides {out.stride()}; expected neighbouring channels.")
     if weights.isa == "torch":
-        return out.copy_(fallback.finish(fallback.conv(plane, weights, size, alpha), last))
+        if last.plain:
+            return out.copy_(fallback.finish(fallback.conv(plane, weights, size, alpha), last))
+        return out.copy_(
+            fallback.finish(fallback.conv_values(plane, weights, size, last), replace(last, mul=None))
+        )
     lib = required()
     ints = (number_of(weights.isa), threads_or_default(threads))
     geometry, described = weights.struct(plane.struct(), size), last.struct(out)

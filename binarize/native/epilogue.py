@@ -103,10 +103,16 @@ class PackedTail(Tail):
 class Epilogue:
     """y = sum * mul * sample_scale + add; first; y += bypass; second; y += residual; tail.
 
+    `sum` is that of products of +-1. With `offset` or `lift`, sum * mul becomes the sum of products of
+    weights +-mul + offset with activations +-1 + lift, still with padded positions that count 0;
+    `conv_scaled` has neither.
+
     Attributes:
         mul: (Cout,) float32, or None for 1.
         add: (Cout,), or None for 0.
         sample_scale: (N,), or None for 1.
+        offset: (Cout,), or None for 0: the middle of the weights' two values.
+        lift: the middle of the activations' two values.
         first: activation before the bypass.
         second: activation after the bypass.
         bypass: (N, C, Hout, Wout) with any number of channels C: brought to Cout channels by whole copies
@@ -119,6 +125,8 @@ class Epilogue:
     mul: Tensor | None = None
     add: Tensor | None = None
     sample_scale: Tensor | None = None
+    offset: Tensor | None = None
+    lift: float = 0.0
     first: Activation = field(default_factory=Activation)
     second: Activation = field(default_factory=Activation)
     bypass: Tensor | None = None
@@ -129,6 +137,11 @@ class Epilogue:
     def out_channels(self, channels: int) -> int:
         """Of the result, behind a convolution with `channels` outputs."""
         return channels if self.tail is None else self.tail.channels
+
+    @property
+    def plain(self) -> bool:
+        """Whether weights and activations are +-mul and +-1."""
+        return self.offset is None and self.lift == 0.0
 
     def checked(self, images: int, channels: int, size: Sequence[int]) -> Epilogue:
         """The same with tensors as the kernels want them.
@@ -147,6 +160,8 @@ class Epilogue:
             mul=vector("Epilogue.mul", self.mul, channels),
             add=vector("Epilogue.add", self.add, channels),
             sample_scale=vector("Epilogue.sample_scale", self.sample_scale, images),
+            offset=vector("Epilogue.offset", self.offset, channels),
+            lift=self.lift,
             first=_checked_activation(self.first, channels),
             second=_checked_activation(self.second, channels),
             bypass=None if bypass is None else channels_last(bypass),
@@ -161,6 +176,8 @@ class Epilogue:
             address(self.mul),
             address(self.add),
             address(self.sample_scale),
+            address(self.offset),
+            self.lift,
             _activation_struct(self.first),
             _activation_struct(self.second),
             map_of(self.bypass),

@@ -69,20 +69,39 @@ def channel_sums(x: Tensor) -> Tensor:
 
 def conv(plane: BitPlane, weights: PackedWeights, size: Sequence[int], alpha: Tensor | None = None) -> Tensor:
     """Sums, (N, Cout, *size) float32; integers up to 2^24 are exact."""
-    if 0 in weights.kernel:
-        return torch.zeros(plane.images, weights.out_channels, *size)
     x = unpack(plane)
     if alpha is not None:
         x = x * alpha[:, :, None, None]
+    return _convolve(x, weights, weights.unpacked(), size)
+
+
+def conv_values(plane: BitPlane, weights: PackedWeights, size: Sequence[int], e: Epilogue) -> Tensor:
+    """Sums of products of weights +-mul + offset and activations +-1 + lift, (N, Cout, *size) float32."""
+    x, signs = unpack(plane), weights.unpacked()
+    ones = torch.ones_like(signs)
+    mul, offset = (
+        torch.full((weights.out_channels, 1, 1), float(usual)) if given is None else given[:, None, None]
+        for given, usual in ((e.mul, 1), (e.offset, 0))
+    )
+    # All four are whole numbers, and so exact; the last two depend on the position's taps inside.
+    count, box = _convolve(x, weights, signs, size), _convolve(x, weights, ones, size)
+    inside = torch.ones_like(x[:1])
+    weight_sum, products = _convolve(inside, weights, signs, size), _convolve(inside, weights, ones, size)
+    fixed = e.lift * (mul.double() * weight_sum + offset.double() * products)
+    return count * mul + fixed.float() + box * offset
+
+
+def _convolve(x: Tensor, weights: PackedWeights, filters: Tensor, size: Sequence[int]) -> Tensor:
+    """(N, C, H, W) to (N, Cout, *size) by the geometry of `weights`; zeros without taps."""
+    if 0 in weights.kernel:
+        return torch.zeros(x.shape[0], weights.out_channels, *size)
     pads: list[int] = []
     for axis in (1, 0):
         low, n = weights.padding[axis], x.shape[2 + axis]
         reach = weights.dilation[axis] * (weights.kernel[axis] - 1) + 1
         pads += [low, (size[axis] - 1) * weights.stride[axis] + reach - low - n]
     x = F.pad(x, pads)  # negative: cropped
-    return F.conv2d(
-        x, weights.unpacked(), stride=weights.stride, dilation=weights.dilation, groups=weights.groups
-    )
+    return F.conv2d(x, filters, stride=weights.stride, dilation=weights.dilation, groups=weights.groups)
 
 
 def finish(y: Tensor, e: Epilogue) -> Tensor:

@@ -66,6 +66,8 @@ def conv(
     arrays: list[Tensor],
     bypass: Tensor | None,
     residual: Tensor | None,
+    offset: Tensor | None = None,
+    lift: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """The result, (N, Cout, Hout, Wout) channels-last, and its (N, Cout) sums; see `convolution.conv`.
 
@@ -81,6 +83,8 @@ def conv(
         mul=mul,
         add=add,
         sample_scale=sample_scale,
+        offset=offset,
+        lift=lift,
         first=_activation(activations[0], bounds[:2], arrays[:4]),
         second=_activation(activations[1], bounds[2:], arrays[4:]),
         bypass=bypass,
@@ -110,6 +114,8 @@ def _(
     arrays: list[Tensor],
     bypass: Tensor | None,
     residual: Tensor | None,
+    offset: Tensor | None = None,
+    lift: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     weights = weights_of(words, counts, kind, isa, geometry)
     size = weights.out_size(plane_shape[1], plane_shape[2])

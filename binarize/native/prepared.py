@@ -152,6 +152,8 @@ class PreparedConv:
                 f"PreparedConv: planes of {plane.channels} channels in {plane.groups} groups; expected "
                 f"{weights.in_channels} in {groups}."
             )
+        if weights.kind == "scaled" and not epilogue.plain:
+            raise NativeError("PreparedConv: scales per channel with an offset or a lift; expected neither.")
         self._shape = (plane.images, weights.out_channels, *out_size)
         self._constants = epilogue.checked(plane.images, weights.out_channels, out_size)  # holds the tensors
         self._template = self._constants.struct(torch.empty(1, 1, 1, 1, dtype=torch.float32, device="cpu"))
@@ -169,6 +171,7 @@ class PreparedConv:
         alpha: Tensor | None = None,
         sample_scale: Tensor | None = None,
         mul: Tensor | None = None,
+        offset: Tensor | None = None,
         bypass: Tensor | None = None,
         tail: Tail | None = None,
     ) -> Tensor:
@@ -179,6 +182,7 @@ class PreparedConv:
             alpha: (N, Cin), for weights of scales per channel.
             sample_scale: (N,).
             mul: (Cout,) in place of the epilogue's.
+            offset: (Cout,) in place of the epilogue's.
             bypass: (N, C, Hout, Wout) float32.
             tail: of the result; not behind a depthwise convolution.
         """
@@ -196,6 +200,8 @@ class PreparedConv:
             described.sample_scale = sample_scale.data_ptr()
         if mul is not None:
             described.mul = mul.data_ptr()
+        if offset is not None:
+            described.offset = offset.data_ptr()
         if bypass is not None:
             bypass = channels_last(bypass)
             described.bypass, described.bypass_channels = map_of(bypass), bypass.shape[1]

@@ -68,6 +68,8 @@ class Epilogue(ctypes.Structure):
         ("mul", c_void_p),
         ("add", c_void_p),
         ("sample_scale", c_void_p),
+        ("offset", c_void_p),
+        ("lift", c_float),
         ("first", Activation),
         ("second", Activation),
         ("bypass", Map),

@@ -60,9 +60,9 @@ def why_not(layer: PackedLayer) -> str | None:
         return "a learnt scale without statistics (an ablation)"
     if spec.padding_mode != "zeros":
         return f"padding_mode={spec.padding_mode}"
-    if spec.quantizer.kind == "adabin" or spec.offset:
-        return "two values that are not +-1 on both sides, which a popcount alone does not sum"
     if _per_channel(layer) and not _is_depthwise(layer):
+        if spec.offset:
+            return "scales per channel with weights that have an offset, for which there are no tables"
         # in both cases torch's convolution is the faster one
         if layer.options.exact_scales:
             return (
@@ -123,7 +123,7 @@ class Kernels:
         inner, after = activation_of(layer.inner), activation_of(layer.after)
         self.whole = layer.norm is None and inner is not None and after is not None
         """Whether the kernel does all of the layer; else torch goes on behind scale and shift."""
-        self.epilogue = Epilogue(mul=layer.vector("scale"), add=layer.vector("shift"))
+        self.epilogue = _scale_and_shift(layer)
         if self.whole and inner is not None and after is not None:
             self.epilogue = dataclasses.replace(self.epilogue, first=inner, second=after)
         if spec.kind == "linear":
@@ -172,7 +172,9 @@ class Kernels:
                     return layer.followed(layer.reference(x))  # tables of whole numbers know no NaN
                 y = prepared.conv(words, alpha=scales, bypass=bypass, tail=tail)
             elif self.depthwise and scales is not None and _per_channel(layer):
-                y = prepared.conv(words, mul=layer.vector("scale") * scales[0], bypass=bypass)
+                offset = layer.vector("offset") * scales[0] if layer.spec.offset else None
+                mul = layer.vector("scale") * scales[0]
+                y = prepared.conv(words, mul=mul, offset=offset, bypass=bypass)
             else:
                 y = prepared.conv(words, sample_scale=scales, bypass=bypass, tail=tail)
         else:
@@ -211,6 +213,11 @@ class Kernels:
             given |= {"mul": layer.vector("k"), "add": layer.vector("b")}
         elif kind == "shifted":
             given["add"] = layer.vector("beta")
+        elif kind == "adabin":
+            # dividing by alpha turns the comparison around where it is negative
+            way = torch.sign(layer.vector("alpha"))
+            add = -way * layer.vector("beta")
+            given |= {"mul": way.expand(spec.in_channels), "add": add.expand(spec.in_channels)}
         groups, threads = 1 if self.depthwise else spec.groups, layer.options.threads
         pack = PreparedPack(maps.shape, groups=groups, border=border, threads=threads, **given)
         if weights is None:
@@ -288,6 +295,17 @@ def _is_depthwise(layer: PackedLayer) -> bool:
     spec = layer.spec
     alone = spec.groups == spec.in_channels == spec.out_channels
     return spec.kind == "conv" and alone and math.prod(spec.kernel) <= _TAPS
+
+
+def _scale_and_shift(layer: PackedLayer) -> Epilogue:
+    """The values of weights and activations, and the shift behind their product."""
+    scale, shift = layer.vector("scale"), layer.vector("shift")
+    offset = layer.vector("offset") if layer.spec.offset else None
+    if layer.spec.quantizer.kind != "adabin":
+        return Epilogue(mul=scale, add=shift, offset=offset)
+    alpha = layer.vector("alpha")  # one factor of all activations: it may stand at the weights as well
+    offset = None if offset is None else alpha * offset
+    return Epilogue(mul=alpha * scale, add=shift, offset=offset, lift=float(layer.vector("beta")))
 
 
 def _dab(layer: PackedLayer) -> Dab:

@@ -5,49 +5,16 @@
 #pragma once
 
 #include "epilogue.h"
+#include "sums.h"
 #include "tail.h"
 #include "tile.h"
+#include "values.h"
 #include "walk.h"
 
 namespace bz {
 namespace BZ_NS {
 
 constexpr int kOutputs = 64;  // of one block of a convolution
-
-BZ_INLINE Ints widen(const int32_t* p) { return load<Ints>(p); }
-BZ_INLINE Ints widen(const uint8_t* p) {
-#if BZ_VEC_BYTES == 64
-    return (Ints)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
-#elif BZ_VEC_BYTES == 32
-    return (Ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
-#else
-    return Ints{p[0], p[1], p[2], p[3]};
-#endif
-}
-
-// Sums as floats: base - 2 * mismatches.
-template <class Count>
-struct Sums {
-    const int32_t* base;
-    const Count* mismatches;
-
-    inline __attribute__((always_inline)) Floats operator()(int j) const {
-        return __builtin_convertvector(load<Ints>(base + j) - 2 * widen(mismatches + j), Floats);
-    }
-};
-
-// The sums of neighbouring positions of a line.
-template <class Count>
-struct SumsOfLine {
-    const Border& border;
-    int64_t y, at;
-    const Count* mismatches;  // of position x0
-    int64_t x0, step;
-
-    inline __attribute__((always_inline)) Sums<Count> operator()(int64_t x) const {
-        return {border.base + border.class_of(y, x) * border.length + at, mismatches + (x - x0) * step};
-    }
-};
 
 struct ConvPlan {
     bz_conv_shape s;
@@ -63,6 +30,8 @@ struct ConvPlan {
     Border border;
     Lines lines;
     int blocks;  // per group
+    Values values;
+    const int32_t* boxes;  // [positions][groups] if there are values
 };
 
 // Positions [x0, x1) of a piece, at most kTile, times one block of outputs.
@@ -79,6 +48,13 @@ static void conv_tile(const ConvPlan& p, const bz_epilogue* e, const Piece& piec
     const int64_t all = int64_t(s.input.groups) * p.parameters.padded;
     float* const sums = p.partial ? p.partial + item * all + channels.at : nullptr;
     const SumsOfLine<int32_t> of_line = {p.border, y, channels.at, counts[0], x0, kOutputs};
+    if (p.values.used) {
+        const int64_t group = b / p.blocks, line = (n * p.lines.lines + y) * p.lines.width;
+        const BoxesOfGroup boxes = {p.boxes + line * s.input.groups + group, s.input.groups};
+        finish(p.features, channels, p.parameters, s, *e,
+               ValueSumsOfLine<int32_t, BoxOfGroup, BoxesOfGroup>{of_line, p.values, boxes}, n, y, x0, x1, sums);
+        return;
+    }
     if (e) {
         finish(p.features, channels, p.parameters, s, *e, of_line, n, y, x0, x1, sums);
         return;
@@ -127,7 +103,7 @@ static int conv_piece(const ConvPlan& p, int64_t item, int block_begin, int bloc
 static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, const uint32_t* words,
                 const int32_t* counts, const bz_epilogue* e, int32_t* out_int) {
     ConvPlan p = {s, plane, words, e, out_int, {}, nullptr, e ? features_of(*e) : 0, nullptr, nullptr, 0, {},
-                  lines_of(s, e), 0};
+                  lines_of(s, e), 0, {}, nullptr};
     const bz_plane_shape& in = s.input;
     const int group_words = bz_group_words(in);
     p.length = int64_t(bz_taps(s)) * group_words;
@@ -135,6 +111,12 @@ static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, cons
     const int64_t padded = int64_t(in.groups) * bz_padded_outputs(s);
     int status = make_border(p.border, s, counts, in.channels / in.groups, padded);
     if (status == BZ_OK) status = take_parameters(p.parameters, s, e, bz_padded_outputs(s));
+    int32_t* boxes = nullptr;
+    if (status == BZ_OK && has_values(e)) {
+        status = take_values(p.values, p.parameters, s, *e, p.border, counts, in.channels / in.groups);
+        p.boxes = boxes = box_sums(threads, s, plane);
+        if (!boxes) status = BZ_NO_MEMORY;
+    }
     int64_t* offsets = static_cast<int64_t*>(malloc(size_t(p.length + 1) * sizeof(int64_t)));
     const int blocks = in.groups * p.blocks;
     Channels* channels = static_cast<Channels*>(malloc(size_t(blocks) * sizeof(Channels)));
@@ -168,6 +150,8 @@ static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, cons
         status = BZ_NO_MEMORY;
     }
     free(p.partial);
+    free(boxes);
+    free(p.values.memory);
     free(p.parameters.memory);
     free(channels);
     free(offsets);

@@ -120,6 +120,8 @@ struct DepthwisePlan {
     int features;
     float* partial;
     Border border;
+    Values values;
+    const uint32_t* zeros;  // weights that count +1 of the activations, if there are values
 };
 
 static int depthwise_row(const DepthwisePlan& p, int64_t item) {
@@ -128,9 +130,11 @@ static int depthwise_row(const DepthwisePlan& p, int64_t item) {
     const int64_t n = item / s.out_h, y = item % s.out_h, length = int64_t(s.out_w) * pixel;
     const bool gathered = s.stride_w > 1;
     const size_t row = size_t(length + BZ_SLACK), copies = gathered ? row * size_t(count) : 0;
-    uint32_t* memory = static_cast<uint32_t*>(malloc((row * 8 + copies) * sizeof(uint32_t)));
+    const size_t counts = p.values.used ? 2 : 1;
+    uint32_t* memory = static_cast<uint32_t*>(malloc((row * 8 * counts + copies) * sizeof(uint32_t)));
     if (!memory) return BZ_NO_MEMORY;
     uint8_t* const bytes = reinterpret_cast<uint8_t*>(memory);
+    uint8_t* const ones = bytes + (counts - 1) * row * 32;
     Taps taps;
     taps.count = count;
     const int64_t start = first_tap(s, n, y, 0);
@@ -141,7 +145,7 @@ static int depthwise_row(const DepthwisePlan& p, int64_t item) {
         taps.weights[t] = p.words + int64_t(t) * (pixel + BZ_SLACK);
         taps.plane[t] = from;
         if (!gathered) continue;
-        uint32_t* to = memory + row * 8 + row * size_t(t);
+        uint32_t* to = memory + row * 8 * counts + row * size_t(t);
         taps.plane[t] = to;
         for (int64_t x = 0; x < s.out_w; ++x, to += pixel)
             for (int w = 0; w < pixel; ++w) to[w] = from[x * s.stride_w * pixel + w];
@@ -150,6 +154,10 @@ static int depthwise_row(const DepthwisePlan& p, int64_t item) {
     int bits = 1;
     while (count >> bits) ++bits;
     kCountRows[bits - 1](taps, length, pixel, bytes);
+    if (p.values.used) {
+        for (int t = 0; t < count; ++t) taps.weights[t] = p.zeros;
+        kCountRows[bits - 1](taps, length, pixel, ones);
+    }
     // Few positions at a time, so that a position's outputs are written one after the other.
     const int64_t run = channels <= kBlock ? s.out_w : 8;
     for (int64_t x0 = 0; x0 < s.out_w; x0 += run)
@@ -159,6 +167,13 @@ static int depthwise_row(const DepthwisePlan& p, int64_t item) {
             const SumsOfLine<uint8_t> of_line = {p.border, y, first, bytes + x0 * pixel * 32 + first, x0, pixel * 32};
             if (p.e) {
                 float* const sums = p.partial ? p.partial + item * p.parameters.padded + first : nullptr;
+                if (p.values.used) {
+                    const BoxesOfChannels boxes = {ones + x0 * pixel * 32 + first, p.border.taps, x0, pixel * 32};
+                    finish(p.features, block, p.parameters, s, *p.e,
+                           ValueSumsOfLine<uint8_t, BoxOfChannels, BoxesOfChannels>{of_line, p.values, boxes}, n, y,
+                           x0, x1, sums);
+                    continue;
+                }
                 finish(p.features, block, p.parameters, s, *p.e, of_line, n, y, x0, x1, sums);
                 continue;
             }
@@ -175,10 +190,16 @@ static int depthwise_row(const DepthwisePlan& p, int64_t item) {
 static int depthwise(int threads, const bz_conv_shape& s, const uint32_t* plane, const uint32_t* words,
                      const int32_t* counts, const bz_epilogue* e, int32_t* out_int) {
     if (bz_taps(s) > kMostTaps) return BZ_UNSUPPORTED;
-    DepthwisePlan p = {s, plane, words, e, out_int, {}, e ? features_of(*e) : 0, nullptr, {}};
+    DepthwisePlan p = {s, plane, words, e, out_int, {}, e ? features_of(*e) : 0, nullptr, {}, {}, nullptr};
     const int padded = bz_pixel_words(s.input) * 32;
     int status = make_border(p.border, s, counts, 1, padded);
     if (status == BZ_OK) status = take_parameters(p.parameters, s, e, padded);
+    uint32_t* zeros = nullptr;
+    if (status == BZ_OK && has_values(e)) {
+        status = take_values(p.values, p.parameters, s, *e, p.border, counts, 1);
+        p.zeros = zeros = static_cast<uint32_t*>(calloc(size_t(padded / 32 + BZ_SLACK), sizeof(uint32_t)));
+        if (!zeros) status = BZ_NO_MEMORY;
+    }
     const int64_t items = int64_t(s.input.images) * s.out_h;
     const bool summed = e && e->sums;
     if (summed) p.partial = static_cast<float*>(calloc(size_t(items) * size_t(padded), sizeof(float)));
@@ -194,6 +215,8 @@ static int depthwise(int threads, const bz_conv_shape& s, const uint32_t* plane,
         status = BZ_NO_MEMORY;
     }
     free(p.partial);
+    free(zeros);
+    free(p.values.memory);
     free(p.parameters.memory);
     free(p.border.memory);
     return status;

@@ -62,7 +62,7 @@ BZ_INLINE int64_t first_tap(const bz_conv_shape& s, int64_t n, int64_t y, int64_
 // same taps outside share a class.
 struct Border {
     int32_t *row, *col;  // class of each output row and column
-    int64_t cols, length;
+    int64_t classes, cols, length;  // classes: row classes * cols
     int32_t* base;  // [row classes * cols][length]
     int32_t* taps;  // [row classes * cols]: taps inside
 
@@ -112,6 +112,7 @@ static int make_border(Border& b, const bz_conv_shape& s, const int32_t* counts,
         classify(s.out_h, s.kernel_h, s.stride_h, s.pad_top, s.dilation_h, in.height, classes, ranges);
     const int32_t cols = classify(s.out_w, s.kernel_w, s.stride_w, s.pad_left, s.dilation_w, in.width,
                                   classes + s.out_h, columns);
+    b.classes = int64_t(rows) * cols;
     b.cols = cols;
     b.uniform = int64_t(rows) * cols == 1;
     const size_t table = size_t(rows) * size_t(cols) * size_t(length);

@@ -31,8 +31,11 @@ static int sign(float x) { return x >= 0 ? 1 : -1; }
 
 struct Layer {
     bz_conv_shape s;
-    std::vector<float> x, weights, alpha;
+    std::vector<float> x, weights, alpha, mul, offset;
+    float lift;
 };
+
+enum Kind { kPlain, kScaled, kValues };  // +-1 on both sides; +-alpha; two other values on each side
 
 static Layer random_layer(bool depthwise) {
     Layer l = {};
@@ -54,10 +57,19 @@ static Layer random_layer(bool depthwise) {
     l.x = normal(size_t(in.images) * in.height * in.width * in.channels);
     l.weights = normal(size_t(s.out_channels) * (depthwise ? 1 : inside) * s.kernel_h * s.kernel_w);
     l.alpha = normal(size_t(in.images) * in.channels);
+    l.mul = normal(size_t(s.out_channels));
+    l.offset = normal(size_t(s.out_channels));
+    l.lift = normal(1)[0];
     return l;
 }
 
-static double sum_of(const Layer& l, bool depthwise, bool scaled, int n, int y, int x, int o) {
+static double product(const Layer& l, Kind kind, int n, int c, int o, int activation, int weight) {
+    if (kind == kScaled) return activation * weight * double(l.alpha[size_t(n) * l.s.input.channels + c]);
+    if (kind == kPlain) return activation * weight;
+    return (activation + double(l.lift)) * (weight * double(l.mul[o]) + double(l.offset[o]));
+}
+
+static double sum_of(const Layer& l, bool depthwise, Kind kind, int n, int y, int x, int o) {
     const bz_conv_shape& s = l.s;
     const bz_plane_shape& in = s.input;
     const int inside = depthwise ? 1 : in.channels / in.groups;
@@ -71,20 +83,20 @@ static double sum_of(const Layer& l, bool depthwise, bool scaled, int n, int y, 
             for (int c = 0; c < inside; ++c) {
                 const float a = l.x[((size_t(n) * in.height + iy) * in.width + ix) * in.channels + first + c];
                 const float w = l.weights[((size_t(o) * inside + c) * s.kernel_h + ky) * s.kernel_w + kx];
-                sum += sign(a) * sign(w) * (scaled ? double(l.alpha[size_t(n) * in.channels + first + c]) : 1.0);
+                sum += product(l, kind, n, first + c, o, sign(a), sign(w));
             }
         }
     return sum;
 }
 
-static void check(const Layer& l, bool depthwise, bool scaled, const float* got, double slack, const char* what) {
+static void check(const Layer& l, bool depthwise, Kind kind, const float* got, double slack, const char* what) {
     const bz_conv_shape& s = l.s;
     size_t i = 0;
     for (int n = 0; n < s.input.images; ++n)
         for (int y = 0; y < s.out_h; ++y)
             for (int x = 0; x < s.out_w; ++x)
                 for (int o = 0; o < s.out_channels; ++o, ++i) {
-                    const double wanted = sum_of(l, depthwise, scaled, n, y, x, o), off = double(got[i]) - wanted;
+                    const double wanted = sum_of(l, depthwise, kind, n, y, x, o), off = double(got[i]) - wanted;
                     if (off > slack || off < -slack) {
                         fprintf(stderr, "%s: got %g, expected %g\n", what, double(got[i]), wanted);
                         exit(1);
@@ -121,12 +133,20 @@ int main(int argc, char** argv) {
             full.bypass = {bypass.data(), int64_t(s.out_h) * s.out_w * 7, int64_t(s.out_w) * 7, 7, 1};
             full.bypass_channels = 7;
             full.residual = e.out;
+            bz_epilogue values = e;
+            values.mul = l.mul.data(), values.offset = l.offset.data(), values.lift = l.lift;
+            bz_epilogue full_values = full;
+            full_values.offset = l.offset.data();
+            const double values_slack = 1e-4 * s.kernel_h * s.kernel_w * (depthwise ? 1 : in.channels);
             if (depthwise) {
                 std::vector<uint32_t> words(size_t(bz_depthwise_words(&s)));
                 std::vector<int32_t> counts(size_t(bz_depthwise_counts(&s)));
                 must(bz_pack_depthwise(&s, l.weights.data(), words.data(), counts.data()), "pack depthwise");
                 must(bz_depthwise_int(isa, threads, &s, plane.data(), words.data(), counts.data(), ints.data()), "int");
                 must(bz_depthwise(isa, threads, &s, plane.data(), words.data(), counts.data(), &full), "full");
+                must(bz_depthwise(isa, threads, &s, plane.data(), words.data(), counts.data(), &full_values), "full");
+                must(bz_depthwise(isa, threads, &s, plane.data(), words.data(), counts.data(), &values), "values");
+                check(l, depthwise, kValues, out.data(), values_slack, "values");
                 must(bz_depthwise(isa, threads, &s, plane.data(), words.data(), counts.data(), &e), "depthwise");
             } else {
                 std::vector<uint32_t> words(size_t(bz_weight_words(&s)));
@@ -134,18 +154,21 @@ int main(int argc, char** argv) {
                 must(bz_pack_weights(isa, &s, l.weights.data(), words.data(), counts.data()), "pack weights");
                 must(bz_conv_int(isa, threads, &s, plane.data(), words.data(), counts.data(), ints.data()), "int");
                 must(bz_conv(isa, threads, &s, plane.data(), words.data(), counts.data(), &full), "full");
+                must(bz_conv(isa, threads, &s, plane.data(), words.data(), counts.data(), &full_values), "full");
+                must(bz_conv(isa, threads, &s, plane.data(), words.data(), counts.data(), &values), "values");
+                check(l, depthwise, kValues, out.data(), values_slack, "values");
                 must(bz_conv(isa, threads, &s, plane.data(), words.data(), counts.data(), &e), "conv");
             }
-            check(l, depthwise, false, out.data(), 0, "floats");
+            check(l, depthwise, kPlain, out.data(), 0, "floats");
             for (size_t i = 0; i < outputs; ++i) out[i] = float(ints[i]);
-            check(l, depthwise, false, out.data(), 0, "integers");
+            check(l, depthwise, kPlain, out.data(), 0, "integers");
             if (depthwise) continue;
             std::vector<uint16_t> pieces(size_t(bz_scaled_words(&s)));
             must(bz_pack_scaled(&s, l.weights.data(), pieces.data()), "pack scaled");
             for (int exact = 0; exact < 2; ++exact) {
                 must(bz_conv_scaled(isa, threads, &s, plane.data(), pieces.data(), l.alpha.data(), exact, &e), "scaled");
                 const double slack = exact ? 1e-2 : 0.01 * s.kernel_h * s.kernel_w * (in.channels / 5 + 1);
-                check(l, false, true, out.data(), slack, "scaled");
+                check(l, false, kScaled, out.data(), slack, "scaled");
             }
         }
     printf("%d rounds\n", rounds);

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,13 @@ def reference(layer: dict[str, Any], x: Tensor | None = None) -> Tensor:
     return F.conv2d(x, signs(layer["weight"]), groups=layer["groups"], **layer["geometry"])
 
 
+def as_depthwise(layer: dict[str, Any], channels: int) -> dict[str, Any]:
+    n, _, h, w = layer["x"].shape
+    layer["x"] = torch.randn(n, channels, h, w, generator=layer["random"])
+    layer["weight"] = torch.randn(channels, 1, *layer["weight"].shape[2:], generator=layer["random"])
+    return layer | {"groups": channels, "depthwise": True}
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @given(layer=layers())
 @QUICK
@@ -75,10 +84,7 @@ def test_sums_are_exact(isa: Any, layer: dict[str, Any]):
 @given(layer=layers(grouped=False, kernel=7), channels=st.sampled_from([1, 31, 32, 40, 130]))
 @QUICK
 def test_depthwise_sums_are_exact(isa: Any, layer: dict[str, Any], channels: int):
-    n, _, h, w = layer["x"].shape
-    layer["x"] = torch.randn(n, channels, h, w, generator=layer["random"])
-    layer["weight"] = torch.randn(channels, 1, *layer["weight"].shape[2:], generator=layer["random"])
-    layer["groups"] = channels
+    layer = as_depthwise(layer, channels)
     plane = native.pack(layer["x"], border=layer["geometry"]["padding"], isa=isa)
     weights = native.pack_depthwise(layer["weight"], isa=isa, **layer["geometry"])
     assert torch.equal(native.conv_int(plane, weights).double(), reference(layer))
@@ -172,12 +178,134 @@ def test_epilogue(isa: Any, layer: dict[str, Any], bypass: int):
     assert torch.allclose(e.sums.double(), wanted.sum((2, 3)), rtol=1e-4, atol=1e-2)
 
 
+def check_values(isa: Any, layer: dict[str, Any], lift: float, offset: bool, bypass: int) -> None:
+    """Weights +-mul + offset and activations +-1 + lift, against their convolution in double."""
+    depthwise = layer.get("depthwise", False)
+    border, geometry = layer["geometry"]["padding"], layer["geometry"]
+    plane = native.pack(layer["x"], groups=1 if depthwise else layer["groups"], border=border, isa=isa)
+    if depthwise:
+        weights = native.pack_depthwise(layer["weight"], isa=isa, **geometry)
+    else:
+        weights = native.pack_weights(layer["weight"], groups=layer["groups"], isa=isa, **geometry)
+    e = full_epilogue(layer, reference(layer).shape, bypass)
+    assert e.mul is not None
+    assert e.sums is not None
+    middle = torch.randn(weights.out_channels, generator=layer["random"])
+    wanted = F.conv2d(
+        signs(layer["x"]) + lift,
+        signs(layer["weight"]) * e.mul.double()[:, None, None, None]
+        + (middle.double()[:, None, None, None] if offset else 0),
+        groups=layer["groups"],
+        **geometry,
+    )
+    given = replace(e, offset=middle if offset else None, lift=lift)
+    sums = native.conv(plane, weights, native.Epilogue(mul=e.mul, offset=given.offset, lift=lift))
+    largest = layer["weight"][0].numel() * (1 + abs(lift)) * 4
+    assert (sums - wanted).abs().max() <= 1e-6 * largest
+    y = native.conv(plane, weights, given, threads=layer["threads"])
+    wanted = finished(wanted, replace(e, mul=torch.ones_like(e.mul)))
+    assert torch.allclose(y.double(), wanted, rtol=1e-5, atol=1e-5 * largest)
+    assert torch.allclose(e.sums.double(), wanted.sum((2, 3)), rtol=1e-4, atol=1e-2)
+
+
+lifts = st.sampled_from([0.0, 0.3, -1.0, -2.7])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@given(layer=layers(), lift=lifts, offset=st.booleans(), bypass=st.sampled_from([1, 33, 64]))
+@QUICK
+def test_other_values_than_ones(isa: Any, layer: dict[str, Any], lift: float, offset: bool, bypass: int):
+    check_values(isa, layer, lift, offset, bypass)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@given(
+    layer=layers(grouped=False, kernel=7),
+    channels=st.sampled_from([2, 31, 32, 40, 130]),
+    lift=lifts,
+    offset=st.booleans(),
+)
+@QUICK
+def test_other_values_of_depthwise(isa: Any, layer: dict[str, Any], channels: int, lift: float, offset: bool):
+    check_values(isa, as_depthwise(layer, channels), lift, offset, channels)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("isa", ISAS)
+def test_other_values_in_long_lines(isa: Any, kernel: int):
+    random = torch.Generator().manual_seed(kernel)
+    layer = {
+        "x": torch.randn(2, 40, 7, 250, generator=random),
+        "weight": torch.randn(70, 20, kernel, kernel, generator=random),
+        "geometry": {"padding": (kernel // 2, kernel // 2)},
+        "groups": 2,
+        "threads": 2,
+        "random": random,
+    }
+    check_values(isa, layer, 0.3, True, 16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", ISAS)
+@given(
+    layer=layers(kernel=5), channels=st.sampled_from([0, 2, 33, 64, 150]), lift=lifts, offset=st.booleans()
+)
+@settings(parent=QUICK, max_examples=200)
+def test_other_values_of_many(isa: Any, layer: dict[str, Any], channels: int, lift: float, offset: bool):
+    check_values(isa, as_depthwise(layer, channels) if channels else layer, lift, offset, 16)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@given(
+    layer=layers(),
+    outputs=st.sampled_from([1, 11, 16, 21, 40, 81, 100, 151]),
+    bias=st.booleans(),
+    scaled=st.booleans(),
+)
+@QUICK
+def test_tail(isa: Any, layer: dict[str, Any], outputs: int, bias: bool, scaled: bool):
+    groups, geometry = layer["groups"], layer["geometry"]
+    plane = native.pack(layer["x"], groups=groups, border=geometry["padding"], isa=isa)
+    alpha, pack_ = layer["alpha"], native.pack_scaled if scaled else native.pack_weights
+    weights = pack_(layer["weight"], groups=groups, isa=isa, **geometry)
+    x = signs(layer["x"]) * alpha[:, :, None, None].double() if scaled else None
+    e = full_epilogue(layer, reference(layer).shape, 33)
+    tail = native.Tail(
+        weight=torch.randn(outputs, weights.out_channels, generator=layer["random"]),
+        bias=torch.randn(outputs, generator=layer["random"]) if bias else None,
+    )
+    with_tail = dataclasses.replace(e, tail=tail)
+    if scaled:
+        y = native.conv_scaled(plane, weights, alpha, with_tail, exact=True, threads=layer["threads"])
+    else:
+        y = native.conv(plane, weights, with_tail, threads=layer["threads"])
+    values = finished(reference(layer, x), e)
+    wanted = F.conv2d(
+        values, tail.weight.double()[:, :, None, None], None if tail.bias is None else tail.bias.double()
+    )
+    assert torch.allclose(y.double(), wanted, rtol=1e-5, atol=2e-3)
+    assert e.sums is not None
+    assert torch.allclose(e.sums.double(), values.sum((2, 3)), rtol=1e-4, atol=1e-2)
+
+
+def test_no_tail_behind_a_depthwise_convolution():
+    plane = native.pack(torch.randn(1, 32, 5, 5), border=1)
+    weights = native.pack_depthwise(torch.randn(32, 1, 3, 3), padding=1)
+    with pytest.raises(NativeError):
+        native.conv(plane, weights, native.Epilogue(tail=native.Tail(weight=torch.randn(4, 32))))
+
+
 @given(layer=layers())
 @settings(parent=QUICK, max_examples=8)
 def test_paths_and_threads_give_the_same_floats(layer: dict[str, Any]):
-    results = []
     shape = reference(layer).shape
     e = full_epilogue(layer, shape, shape[1])
+    check_same_floats(layer, e)
+    check_same_floats(layer, replace(e, offset=e.add, lift=0.7))
+
+
+def check_same_floats(layer: dict[str, Any], e: native.Epilogue) -> None:
+    results = []
     for isa in library.features().isas[1:]:
         plane = native.pack(layer["x"], groups=layer["groups"], border=layer["geometry"]["padding"], isa=isa)
         weights = native.pack_weights(layer["weight"], groups=layer["groups"], isa=isa, **layer["geometry"])
@@ -241,6 +369,19 @@ def test_transposed(isa: Any, kernel: Any, stride: Any, dilation: Any, padding: 
     y = native.conv_transposed(plane, weights, native.Epilogue(sums=sums))
     assert torch.equal(y.double(), wanted)
     assert torch.allclose(sums.double(), wanted.sum((2, 3)))
+    mul, offset = torch.randn(5 * groups), torch.randn(5 * groups)
+    y = native.conv_transposed(plane, weights, native.Epilogue(mul=mul, offset=offset, lift=0.3))
+    filters = (part.view(groups, 1, 5, 1, 1).double() for part in (mul, offset))
+    scale, middle = (part.expand(-1, 6 // groups, -1, -1, -1).flatten(0, 1) for part in filters)
+    wanted = F.conv_transpose2d(
+        signs(x) + 0.3,
+        signs(weight) * scale + middle,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+    )
+    assert torch.allclose(y.double(), wanted, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -273,6 +414,9 @@ def test_wrong_arguments_say_what_was_expected():
         native.conv(plane, native.pack_weights(torch.randn(4, 8, 1, 1), groups=2))
     with pytest.raises(NativeError, match="avx2"):
         native.pack(torch.randn(1, 8, 4, 4), isa="avx3")  # pyright: ignore[reportArgumentType]
+    scaled = native.pack_scaled(torch.randn(4, 8, 1, 1))
+    with pytest.raises(NativeError, match="an offset or a lift"):
+        native.conv_scaled(plane, scaled, torch.ones(1, 8), native.Epilogue(lift=0.5))
 
 
 def test_missing_library_is_said_once(monkeypatch: pytest.MonkeyPatch):
@@ -317,6 +461,9 @@ def test_operators_agree_with_their_fakes():
     torch.library.opcheck(ops.conv, arguments, test_utils="test_faketensor")
     y, _ = ops.conv(*arguments)
     assert torch.equal(y, native.conv(plane, weights, native.Epilogue(mul=arguments[8])))
+    y, _ = ops.conv(*arguments, offset=arguments[8], lift=0.5)
+    epilogue = native.Epilogue(mul=arguments[8], offset=arguments[8], lift=0.5)
+    assert torch.equal(y, native.conv(plane, weights, epilogue))
 
 
 @pytest.mark.slow

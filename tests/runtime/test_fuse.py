@@ -76,6 +76,52 @@ def test_results_stay_the_same_at_every_size(forward: Any, fused: bool, method: 
             torch.testing.assert_close(packed(x), model(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["bidense", "bnn", "adabin", "bisrnet"])
+@pytest.mark.parametrize("options", [{}, {"granularity": "layer"}])
+def test_a_float_layer_behind_a_packed_one(method: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    options = options if method == "bidense" else {}
+    model = binarize.apply(Net(plain), method, example_inputs=torch.rand(2, 3, 64, 64), **options).eval()
+    packed = binarize.deploy(model, exact_scales=False)
+    assert packed.b.tail is packed.head
+    x = torch.rand(2, 3, 40, 56)
+    with torch.no_grad():
+        before = packed(x)
+        if method != "bidense" or options:  # tables of scales per channel turn signs of the layer behind
+            torch.testing.assert_close(before, model(x), rtol=1e-4, atol=1e-4)
+        apart = binarize.deploy(model, exact_scales=False)
+        apart.b._tail, apart.b._kernels, apart.head.done_before = [], False, False
+        torch.testing.assert_close(before, apart(x), rtol=1e-5, atol=1e-5)
+        packed.head.weight.data.mul_(2)
+        packed.head.bias.data.mul_(2)
+        torch.testing.assert_close(packed(x), 2 * before)
+        # alone, too, it is a layer like any other
+        seen: list[Tensor] = []
+        packed.head.register_forward_hook(lambda module, args, output: seen.append(output))
+        torch.testing.assert_close(packed(x), seen[0])
+
+
+def head_read(net: Any, x: Tensor) -> Tensor:
+    y = net.b(net.r(net.norm(net.a(net.stem(x)))))
+    return net.head(y) + y.mean()
+
+
+def head_called_twice(net: Any, x: Tensor) -> Tensor:
+    y = net.r(net.norm(net.a(net.stem(x))))
+    return net.head(net.b(y)) + net.head(net.b(-y))
+
+
+@pytest.mark.parametrize("forward", [head_read, head_called_twice])
+def test_a_float_layer_that_is_not_alone_stays(forward: Any) -> None:
+    torch.manual_seed(0)
+    model = binarize.apply(Net(forward), "bnn", example_inputs=torch.rand(2, 3, 64, 64)).eval()
+    packed = binarize.deploy(model)
+    assert packed.b.tail is None
+    x = torch.rand(2, 3, 40, 56)
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), model(x), rtol=1e-4, atol=1e-4)
+
+
 def test_a_hooked_activation_stays() -> None:
     model = binarize.apply(Net(plain), "reactnet", example_inputs=torch.rand(1, 3, 64, 64)).eval()
     seen: list[Tensor] = []

@@ -7,13 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from comparing import relative_difference
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import binarize
+from binarize import native
 from binarize.errors import ConfigError
+from binarize.layers import Maxout
 from binarize.native.library import available, features
 from binarize.runtime import PackedLayer, RuntimeOptions, lower
 from binarize.runtime.kernels import why_not
+from binarize.runtime.spec import PackedSpec, QuantizerSpec
 
 pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")
 
@@ -24,7 +30,7 @@ def packed(layer: nn.Module, method: str = "bidense", **options: Any) -> PackedL
     return found
 
 
-@pytest.mark.parametrize("method", ["bnn", "reactnet", "bidense"])
+@pytest.mark.parametrize("method", ["bnn", "reactnet", "adabin", "bidense"])
 @pytest.mark.parametrize(
     ("channels", "shape"), [(70, (2, 70, 9, 7)), (33, (1, 33, 1, 12)), (1, (3, 1, 5, 1))]
 )
@@ -98,7 +104,7 @@ def test_nan_stays_nan() -> None:
     [
         (nn.Conv2d(768, 1536, 3, padding=1, groups=768), "bidense", "more channels than the tables"),
         (nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), "bnn", "padding_mode=reflect"),
-        (nn.Conv2d(8, 8, 3, padding=1), "adabin", "two values"),
+        (nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"), "adabin", "padding_mode=circular"),
     ],
 )
 def test_what_torch_computes_says_why(layer: nn.Module, method: str, reason: str) -> None:
@@ -110,6 +116,87 @@ def test_what_torch_computes_says_why(layer: nn.Module, method: str, reason: str
     assert reason in (why_not(found) or "")
     x = torch.randn(1, found.spec.in_channels, 8, 8)
     assert found(x).equal(found.reference(x))
+
+
+QUANTIZERS = {
+    "adabin": QuantizerSpec(kind="adabin"),
+    "sign": QuantizerSpec(kind="sign"),
+    "redistributed": QuantizerSpec(kind="redistributed"),
+    "per image": QuantizerSpec(kind="dab", threshold="b", scale="adaptive", granularity="layer"),
+    "per channel": QuantizerSpec(kind="dab", threshold="mean", scale="mad", granularity="channel"),
+}
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> dict[str, Any]:
+    """Kind, channels and geometry of a layer, by the names of `PackedSpec`."""
+    kind = draw(st.sampled_from(["conv", "depthwise", "transposed", "linear"]))
+    inside, outputs = draw(st.sampled_from([1, 3, 32, 70])), draw(st.sampled_from([1, 16, 37]))
+    if kind == "linear":
+        return {"kind": kind, "in_channels": inside, "out_channels": outputs}
+
+    def two(low: int, high: int) -> tuple[int, int]:
+        return draw(st.integers(low, high)), draw(st.integers(low, high))
+
+    groups = inside if kind == "depthwise" else draw(st.integers(1, 3))
+    low, high = two(0, 2), two(0, 2)
+    found = {
+        "kind": "conv" if kind == "depthwise" else kind,
+        "in_channels": inside if kind == "depthwise" else inside * groups,
+        "out_channels": inside if kind == "depthwise" else outputs * groups,
+        "kernel": two(1, 3),
+        "stride": two(1, 2),
+        "dilation": two(1, 2),
+        "groups": groups,
+        "padding": tuple(zip(low, low if kind == "transposed" else high, strict=True)),
+    }
+    if kind == "transposed":
+        return found | {"output_padding": (0, 0)}
+    return found | {"same": True, "padding": ((0, 0), (0, 0))} if draw(st.booleans()) else found
+
+
+@pytest.mark.parametrize("isa", features().isas[1:])
+@given(
+    geometry=geometries(),
+    quantizer=st.sampled_from(["adabin", "adabin", *QUANTIZERS]),
+    offset=st.booleans(),
+    threads=st.integers(1, 2),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+def test_two_values_like_the_reference(
+    isa: Any, geometry: dict[str, Any], quantizer: str, offset: bool, threads: int, seed: int
+) -> None:
+    spec = PackedSpec(quantizer=QUANTIZERS[quantizer], offset=offset, **geometry)
+    torch.manual_seed(seed)
+    layer = PackedLayer(spec)
+    layer.bits.random_(256)
+    layer.vectors.normal_()
+    layer.options = RuntimeOptions(threads=threads)
+    after = Maxout(spec.out_channels, dim=spec.dim)
+    layer.take_activation(after)
+    x = torch.randn(2, 5, spec.in_channels) if not spec.kernel else torch.randn(2, spec.in_channels, 9, 10)
+    try:
+        native.set_isa(isa)
+        reason = why_not(layer)
+        with torch.no_grad():
+            got, expected = layer(x), layer.followed(layer.reference(x))
+    finally:
+        native.set_isa("auto")
+    alone = spec.groups == spec.in_channels == spec.out_channels and spec.kind == "conv"
+    assert (reason is None) == (quantizer != "per channel" or alone)
+    assert relative_difference(got, expected) < 1e-5
+
+
+def test_values_of_a_turned_comparison() -> None:
+    layer = packed(nn.Conv2d(8, 8, 3, padding=1), "adabin")
+    for alpha in (-0.5, 0.5, 0.0):
+        layer.vector("alpha").fill_(alpha)
+        layer.vector("beta").fill_(0.25)
+        again = copy.deepcopy(layer)  # has not looked at its vectors yet
+        x = torch.tensor([-1.0, -0.0, 0.0, 0.25, 1.0]).repeat(40)[:200].view(1, 8, 5, 5)
+        assert why_not(again) is None
+        torch.testing.assert_close(again(x), again.reference(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore")  # of a tracer that is on its way out
