@@ -79,6 +79,12 @@ typedef struct bz_map {
     int64_t image, row, pixel, channel;
 } bz_map;
 
+/* A map of another size, which stands for itself brought to the size at hand bilinearly, as torch's interpolate does;
+ * the larger map is never stored. height, width: of the map itself. */
+typedef struct bz_resize {
+    int32_t height, width, align_corners;
+} bz_resize;
+
 typedef enum bz_activation_kind { BZ_ACT_NONE = 0, BZ_ACT_PIECEWISE = 1, BZ_ACT_CLAMP = 2 } bz_activation_kind;
 
 /* Piecewise: t = y + before[o]; t = t < 0 ? t * negative[o] : t * positive[o]; y = t + after[o]: ReLU, PReLU, RPReLU,
@@ -119,6 +125,7 @@ typedef struct bz_epilogue {
     bz_activation first, second;
     bz_map bypass;
     int32_t bypass_channels;
+    bz_resize bypass_resize; /* height 0: the bypass has the output's size. Not of a depthwise convolution */
     bz_map residual; /* data null: none */
     bz_map out; /* not used if there is a tail */
     float* sums; /* [images][out_channels] of the values y over all positions, or null */
@@ -145,9 +152,10 @@ BZ_API int bz_channel_sums(int isa, int num_threads, const bz_plane_shape* shape
 
 /* bit = (mul[c] * x + add[n * add_stride + c] >= 0), rounded as two operations; a NaN gives 0, -0.0 gives 1.
  * mul, add: null for 1, 0. add_stride: 0 (one value per channel) or channels (per image and channel). abs_sums:
- * [images][channels] sums of abs(mul * x + add), or null; their last digits depend on the layout. Writes the whole plane with border and slack. */
-BZ_API int bz_pack(int isa, int num_threads, const bz_plane_shape* shape, const bz_map* x, const float* mul,
-                   const float* add, int64_t add_stride, uint32_t* plane, float* abs_sums);
+ * [images][channels] sums of abs(mul * x + add), or null; their last digits depend on the layout. resize: null, or how
+ * x gets the plane's size (its channels have to be next to each other). Writes the whole plane with border and slack. */
+BZ_API int bz_pack(int isa, int num_threads, const bz_plane_shape* shape, const bz_map* x, const bz_resize* resize,
+                   const float* mul, const float* add, int64_t add_stride, uint32_t* plane, float* abs_sums);
 
 /* The distribution-adaptive binarizer of BiDense (arXiv 2411.10346, Eqs. 5 to 10). With mean over the positions of an
  * image's channel: t = k * mean(x) + b; bit = (x - t >= 0); M = mean(abs(x - t)); scale = exp(a * (M - 1)). */
@@ -157,9 +165,10 @@ typedef struct bz_dab {
     int32_t layer;      /* M is the mean over all channels, scales are [images] instead of [images][channels] */
     int32_t plain;      /* the scale is M; a is not read */
 } bz_dab;
-/* x: channels next to each other. scratch: [2][images][channels]. scales: null if there is no scale. */
-BZ_API int bz_pack_dab(int isa, int num_threads, const bz_plane_shape* shape, const bz_map* x, const bz_dab* dab,
-                       uint32_t* plane, float* scratch, float* scales);
+/* x: channels next to each other; resize as for bz_pack. scratch: [2][images][channels]. scales: null if there is no
+ * scale. */
+BZ_API int bz_pack_dab(int isa, int num_threads, const bz_plane_shape* shape, const bz_map* x,
+                       const bz_resize* resize, const bz_dab* dab, uint32_t* plane, float* scratch, float* scales);
 
 /* ---- convolution: sums of +-1 products ---- */
 /* Weights: [groups][ceil(out / groups / 16)][kernel_h * kernel_w * words per group][16] words; in the AVX2 layout the

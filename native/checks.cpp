@@ -42,11 +42,14 @@ bool good_depthwise(const bz_conv_shape* s) {
     return good_conv(s) && s->input.groups == 1 && s->out_channels == s->input.channels;
 }
 
+bool good_resize(const bz_resize* r) { return !r || (size(r->height, 1) && size(r->width, 1)); }
+
 bool good_epilogue(const bz_conv_shape& s, const bz_epilogue* e) {
     if (!e || !good_tail(e->tail)) return false;
     const bz_map& out = e->tail.channels ? e->tail.out : e->out;
     if (!out.data || !good_map(out) || !good_activation(e->first) || !good_activation(e->second))
         return false;
+    if (e->bypass_resize.height && !good_resize(&e->bypass_resize)) return false;
     if (e->bypass.data && (!good_map(e->bypass) || !size(e->bypass_channels, 1))) return false;
     if (e->residual.data && !good_map(e->residual)) return false;
     return s.out_channels >= 1;

@@ -8,6 +8,7 @@ namespace bz {
 bool good_plane(const bz_plane_shape* s);
 bool good_conv(const bz_conv_shape* s);       // every position read lies within the plane and its border
 bool good_depthwise(const bz_conv_shape* s);  // the same, one filter per channel
+bool good_resize(const bz_resize* r);         // or null
 bool good_epilogue(const bz_conv_shape& s, const bz_epilogue* e);
 
 }  // namespace bz

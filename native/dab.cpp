@@ -6,9 +6,11 @@
 
 using namespace bz;
 
-extern "C" int bz_pack_dab(int isa, int threads, const bz_plane_shape* shape, const bz_map* x, const bz_dab* dab,
-                           uint32_t* plane, float* scratch, float* scales) {
-    if (threads < 1 || !good_plane(shape) || !x || !x->data || x->channel != 1) return BZ_BAD_ARGUMENT;
+extern "C" int bz_pack_dab(int isa, int threads, const bz_plane_shape* shape, const bz_map* x,
+                           const bz_resize* resize, const bz_dab* dab, uint32_t* plane, float* scratch,
+                           float* scales) {
+    if (threads < 1 || !good_plane(shape) || !x || !x->data || x->channel != 1 || !good_resize(resize))
+        return BZ_BAD_ARGUMENT;
     if (!dab || !plane || !scratch || ((dab->a || dab->plain) && !scales)) return BZ_BAD_ARGUMENT;
     const Kernels* kernels = kernels_of(isa);
     if (!kernels) return BZ_NO_ISA;
@@ -16,7 +18,7 @@ extern "C" int bz_pack_dab(int isa, int threads, const bz_plane_shape* shape, co
     const float positions = float(int64_t(shape->height) * shape->width);
     float *add = scratch, *deviation = scratch + images * channels;
     if (dab->k) {
-        const int status = kernels->sums(threads, *shape, *x, add);
+        const int status = kernels->sums(threads, *shape, *x, resize, add);
         if (status != BZ_OK) return status;
     }
     for (int64_t n = 0; n < images; ++n)
@@ -26,7 +28,7 @@ extern "C" int bz_pack_dab(int isa, int threads, const bz_plane_shape* shape, co
             add[n * channels + c] = -threshold;
         }
     const bool shifted = dab->k || dab->b, scaled = dab->a || dab->plain;
-    const int status = kernels->pack(threads, *shape, *x, nullptr, shifted ? add : nullptr, channels, plane,
+    const int status = kernels->pack(threads, *shape, *x, resize, nullptr, shifted ? add : nullptr, channels, plane,
                                      scaled ? deviation : nullptr);
     if (status != BZ_OK || !scaled) return status;
     for (int64_t n = 0; n < images; ++n) {

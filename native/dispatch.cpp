@@ -115,16 +115,17 @@ int bz_peak(int isa, int64_t rounds, double* macs) {
 int bz_channel_sums(int isa, int threads, const bz_plane_shape* shape, const bz_map* x, float* sums) {
     if (threads < 1 || !good_plane(shape) || !x || !x->data || x->channel != 1 || !sums) return BZ_BAD_ARGUMENT;
     const Kernels* kernels = kernels_of(isa);
-    return kernels ? kernels->sums(threads, *shape, *x, sums) : BZ_NO_ISA;
+    return kernels ? kernels->sums(threads, *shape, *x, nullptr, sums) : BZ_NO_ISA;
 }
 
-int bz_pack(int isa, int threads, const bz_plane_shape* shape, const bz_map* x, const float* mul, const float* add,
-            int64_t add_stride, uint32_t* plane, float* abs_sums) {
+int bz_pack(int isa, int threads, const bz_plane_shape* shape, const bz_map* x, const bz_resize* resize,
+            const float* mul, const float* add, int64_t add_stride, uint32_t* plane, float* abs_sums) {
     if (threads < 1 || !good_plane(shape) || !x || !x->data || !plane) return BZ_BAD_ARGUMENT;
-    if (x->channel != 1 && x->pixel != 1) return BZ_BAD_ARGUMENT;
+    if (x->channel != 1 && (x->pixel != 1 || resize)) return BZ_BAD_ARGUMENT;
+    if (!good_resize(resize)) return BZ_BAD_ARGUMENT;
     if (add_stride != 0 && add_stride != shape->channels) return BZ_BAD_ARGUMENT;
     const Kernels* kernels = kernels_of(isa);
-    return kernels ? kernels->pack(threads, *shape, *x, mul, add, add_stride, plane, abs_sums) : BZ_NO_ISA;
+    return kernels ? kernels->pack(threads, *shape, *x, resize, mul, add, add_stride, plane, abs_sums) : BZ_NO_ISA;
 }
 
 static int run_conv(int isa, int threads, const bz_conv_shape* shape, const uint32_t* plane, const uint32_t* words,
@@ -132,7 +133,7 @@ static int run_conv(int isa, int threads, const bz_conv_shape* shape, const uint
     if (threads < 1 || !(depthwise ? good_depthwise(shape) : good_conv(shape)) || !plane) return BZ_BAD_ARGUMENT;
     if (bz_taps(*shape) > 0 && (!words || !counts)) return BZ_BAD_ARGUMENT;
     if (out ? epilogue != nullptr : !good_epilogue(*shape, epilogue)) return BZ_BAD_ARGUMENT;
-    if (depthwise && epilogue && epilogue->tail.channels) return BZ_BAD_ARGUMENT;
+    if (depthwise && epilogue && (epilogue->tail.channels || epilogue->bypass_resize.height)) return BZ_BAD_ARGUMENT;
     const Kernels* kernels = kernels_of(isa);
     if (!kernels) return BZ_NO_ISA;
     if (depthwise && bz_taps(*shape) > 255) return BZ_UNSUPPORTED;

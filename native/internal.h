@@ -9,9 +9,10 @@
 namespace bz {
 
 struct Kernels {
-    int (*sums)(int threads, const bz_plane_shape& s, const bz_map& x, float* sums);
-    int (*pack)(int threads, const bz_plane_shape& s, const bz_map& x, const float* mul, const float* add,
-                int64_t add_stride, uint32_t* plane, float* abs_sums);
+    // resize: null if x is a map of the plane's height and width itself
+    int (*sums)(int threads, const bz_plane_shape& s, const bz_map& x, const bz_resize* resize, float* sums);
+    int (*pack)(int threads, const bz_plane_shape& s, const bz_map& x, const bz_resize* resize, const float* mul,
+                const float* add, int64_t add_stride, uint32_t* plane, float* abs_sums);
     // out_int is null or takes the place of the epilogue
     int (*conv)(int threads, const bz_conv_shape& s, const uint32_t* plane, const uint32_t* words,
                 const int32_t* counts, const bz_epilogue* epilogue, int32_t* out_int);

@@ -71,6 +71,11 @@ class Bypass(nn.Module):
         dim = self.dim % onto.dim()
         return onto.unflatten(dim, (copies, self.in_channels)).add_(x.unsqueeze(dim)).flatten(dim, dim + 1)
 
+    @property
+    def keeps_positions(self) -> bool:
+        """Whether `at` gives the input as it is, whatever its size."""
+        return not self.transposed and self.fit != "crop" and all(s == 1 for s in self.stride)
+
     def at(self, x: Tensor, size: Sequence[int]) -> Tensor:
         """The input at the output's positions, (N, Cin, *size), its channels as they are."""
         if self.transposed:

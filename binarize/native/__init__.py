@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from binarize.native.epilogue import Activation, Epilogue, Tail
     from binarize.native.library import Features, available, features, peak, set_isa
     from binarize.native.planes import BitPlane, channel_sums, pack, tokens_to_map, unpack
+    from binarize.native.resize import Resize
     from binarize.native.transposed import TransposedWeights, conv_transposed, pack_transposed
     from binarize.native.weights import PackedWeights, pack_depthwise, pack_scaled, pack_weights
 
@@ -28,6 +29,7 @@ _MODULES = {
     "convolution": ("conv", "conv_int", "conv_scaled"),
     "epilogue": ("Activation", "Epilogue", "Tail"),
     "library": ("Features", "available", "features", "peak", "set_isa"),
+    "resize": ("Resize",),
     "planes": ("BitPlane", "channel_sums", "pack", "tokens_to_map", "unpack"),
     "transposed": ("TransposedWeights", "conv_transposed", "pack_transposed"),
     "weights": ("PackedWeights", "pack_depthwise", "pack_scaled", "pack_weights"),
@@ -40,6 +42,7 @@ __all__ = [
     "Epilogue",
     "Features",
     "PackedWeights",
+    "Resize",
     "Tail",
     "TransposedWeights",
     "available",

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from binarize.errors import NativeError
 from binarize.native import structs
+from binarize.native.resize import Resize
 from binarize.native.tensors import address, channels_last, checked, map_of, vector
 
 _KINDS = {"none": 0, "piecewise": 1, "clamp": 2}
@@ -117,6 +118,7 @@ class Epilogue:
         second: activation after the bypass.
         bypass: (N, C, Hout, Wout) with any number of channels C: brought to Cout channels by whole copies
             and merged means, as `binarize.functional.channel_bypass` does.
+        resize: of the bypass, which then has another size: (N, C, h, w).
         residual: (N, Cout, Hout, Wout), added last.
         sums: (N, Cout), is overwritten by the sums of y over positions.
         tail: makes (N, Cz, Hout, Wout) of y.
@@ -130,6 +132,7 @@ class Epilogue:
     first: Activation = field(default_factory=Activation)
     second: Activation = field(default_factory=Activation)
     bypass: Tensor | None = None
+    resize: Resize | None = None
     residual: Tensor | None = None
     sums: Tensor | None = None
     tail: Tail | None = None
@@ -153,7 +156,10 @@ class Epilogue:
             raise NativeError("Epilogue.sums is written to; expected it to be contiguous.")
         bypass, residual = self.bypass, self.residual
         if bypass is not None:
-            bypass = checked("Epilogue.bypass", bypass, (images, None, *size), contiguous=False)
+            if self.resize is not None and self.resize.size != tuple(size):
+                raise NativeError(f"Epilogue.resize makes {self.resize.size}; expected {tuple(size)}.")
+            shape = (images, None, *((None, None) if self.resize else size))
+            bypass = checked("Epilogue.bypass", bypass, shape, contiguous=False)
         if residual is not None:
             residual = checked("Epilogue.residual", residual, (images, channels, *size), contiguous=False)
         return Epilogue(
@@ -165,6 +171,7 @@ class Epilogue:
             first=_checked_activation(self.first, channels),
             second=_checked_activation(self.second, channels),
             bypass=None if bypass is None else channels_last(bypass),
+            resize=self.resize,
             residual=None if residual is None else channels_last(residual),
             sums=vector("Epilogue.sums", self.sums, images, channels),
             tail=None if self.tail is None else self.tail.packed(channels),
@@ -172,6 +179,7 @@ class Epilogue:
 
     def struct(self, out: Tensor) -> structs.Epilogue:
         """For the library; of a checked epilogue, which has to live as long as the result is used."""
+        bypass = self.bypass
         return structs.Epilogue(
             address(self.mul),
             address(self.add),
@@ -180,8 +188,11 @@ class Epilogue:
             self.lift,
             _activation_struct(self.first),
             _activation_struct(self.second),
-            map_of(self.bypass),
-            0 if self.bypass is None else self.bypass.shape[1],
+            map_of(bypass),
+            0 if bypass is None else bypass.shape[1],
+            structs.Resize()
+            if self.bypass is None or self.resize is None
+            else self.resize.struct(self.bypass),
             map_of(self.residual),
             map_of(None if self.tail is not None else out),
             address(self.sums),

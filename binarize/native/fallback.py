@@ -114,7 +114,7 @@ def finish(y: Tensor, e: Epilogue) -> Tensor:
         y = y + e.add[:, None, None]
     y = activate(y, e.first)
     if e.bypass is not None:
-        y = y + widen(e.bypass, y.shape[1])
+        y = y + widen(e.bypass if e.resize is None else e.resize(e.bypass), y.shape[1])
     y = activate(y, e.second)
     if e.residual is not None:
         y = y + e.residual

@@ -12,6 +12,7 @@ from torch import Tensor
 from binarize.errors import NativeError
 from binarize.native import fallback
 from binarize.native.library import Isa, check, number_of, required, resolve, threads_or_default
+from binarize.native.resize import Resize
 from binarize.native.structs import SLACK, PlaneShape
 from binarize.native.tensors import address, channels_last, checked, map_of, pair, vector
 
@@ -73,6 +74,7 @@ def pack(
     groups: int = 1,
     border: int | Sequence[int] = 0,
     abs_sums: Tensor | None = None,
+    resize: Resize | None = None,
     threads: int | None = None,
     isa: Isa = "auto",
 ) -> BitPlane:
@@ -87,6 +89,7 @@ def pack(
         groups: of the convolution that reads the plane (1 for a depthwise one).
         border: zero positions around the map, at least the convolution's padding.
         abs_sums: (N, C), is overwritten by the sums of abs(mul * x + add) over positions.
+        resize: of x, before anything else.
         threads: of the kernel; torch's number if None.
         isa: instruction set, or "torch".
 
@@ -94,9 +97,9 @@ def pack(
         NativeError: an argument of another shape or dtype, groups that do not divide C.
     """
     x = checked("pack: x", x, (None,) * 4, contiguous=False)
-    images, channels, height, width = x.shape
+    images, channels, height, width = x.shape if resize is None else (*x.shape[:2], *resize.size)
     border = pair("pack: border", border)
-    if min(x.shape) < 1 or groups < 1 or channels % groups or min(border) < 0:
+    if min(height, width) < 1 or min(x.shape) < 1 or groups < 1 or channels % groups or min(border) < 0:
         raise NativeError(
             f"pack: x of shape {tuple(x.shape)}, groups={groups}, border={border}; expected no empty size, "
             "groups that divide the channels, and a border of at least 0."
@@ -112,11 +115,12 @@ def pack(
     rows, columns = height + 2 * border[0], width + 2 * border[1]
     size = images * rows * columns * groups * -(-(channels // groups) // 32) + SLACK
     if name == "torch":
+        x = x if resize is None else resize(x)
         words = fallback.pack(x, mul, add, groups, border, abs_sums)
     else:
         lib = required()
         words = torch.empty(size, dtype=torch.int32, device="cpu")
-        if x.stride(3) != 1:
+        if x.stride(3) != 1 or resize is not None:
             x = channels_last(x)
         step = channels if add is not None and add.dim() == 2 else 0
         status = lib.bz_pack(
@@ -124,6 +128,7 @@ def pack(
             threads_or_default(threads),
             ctypes.byref(shape),
             ctypes.byref(map_of(x)),
+            None if resize is None else ctypes.byref(resize.struct(x)),
             address(mul),
             address(add),
             step,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from binarize.errors import NativeError
 from binarize.native import structs
 from binarize.native.epilogue import Epilogue, Tail
 from binarize.native.library import check, number_of, required, resolve, threads_or_default
+from binarize.native.resize import Resize
 from binarize.native.structs import PlaneShape
 from binarize.native.tensors import address, channels_last, map_of, vector
 from binarize.native.weights import PackedWeights
@@ -56,6 +58,7 @@ class PreparedPack:
         mul: (C,), or None for 1; signs are those of mul * x + add.
         add: (C,), or None for 0.
         dab: in place of `mul` and `add`: thresholds and scales from statistics of each map.
+        resize: what brings the maps that are given to this shape, before anything else.
         threads: of the kernel; torch's number if None.
 
     Raises:
@@ -71,9 +74,11 @@ class PreparedPack:
         mul: Tensor | None = None,
         add: Tensor | None = None,
         dab: Dab | None = None,
+        resize: Resize | None = None,
         threads: int | None = None,
     ) -> None:
         images, channels, height, width = shape
+        self._resize = resize
         self._library = required()
         self._isa, self._threads = number_of(resolve()), threads_or_default(threads)
         self.plane = PlaneShape(images, height, width, channels, groups, *border)
@@ -97,13 +102,13 @@ class PreparedPack:
         """The plane's words, and the scales of a `dab`: (N,) or (N, C).
 
         Args:
-            x: float32 of the shape that was prepared.
+            x: float32 of the shape that was prepared, or that `resize` brings to it.
         """
         words = torch.empty(self._words, dtype=torch.int32, device="cpu")
         common = (self._isa, self._threads, ctypes.byref(self.plane))
         if self._dab is None:
-            x = x if x.stride(3) == 1 else channels_last(x)
-            ends = (address(self._mul), address(self._add), 0, words.data_ptr(), None)
+            x = x if x.stride(3) == 1 and self._resize is None else channels_last(x)
+            ends = (self._way(x), address(self._mul), address(self._add), 0, words.data_ptr(), None)
             check(self._library.bz_pack(*common, ctypes.byref(map_of(x)), *ends), "pack")
             return words, None
         x = channels_last(x)
@@ -114,6 +119,7 @@ class PreparedPack:
         status = self._library.bz_pack_dab(
             *common,
             ctypes.byref(map_of(x)),
+            self._way(x),
             ctypes.byref(self._dab),
             words.data_ptr(),
             scratch.data_ptr(),
@@ -121,6 +127,9 @@ class PreparedPack:
         )
         check(status, "pack_dab")
         return words, scales
+
+    def _way(self, x: Tensor) -> Any:
+        return None if self._resize is None else ctypes.byref(self._resize.struct(x))
 
 
 class PreparedConv:
@@ -173,6 +182,7 @@ class PreparedConv:
         mul: Tensor | None = None,
         offset: Tensor | None = None,
         bypass: Tensor | None = None,
+        resize: Resize | None = None,
         tail: Tail | None = None,
     ) -> Tensor:
         """The result, (N, Cout, Hout, Wout) or what the epilogue's tail makes of it, channels-last.
@@ -184,6 +194,7 @@ class PreparedConv:
             mul: (Cout,) in place of the epilogue's.
             offset: (Cout,) in place of the epilogue's.
             bypass: (N, C, Hout, Wout) float32.
+            resize: what brings the bypass to that size.
             tail: of the result; not behind a depthwise convolution.
         """
         images, channels, *size = self._shape
@@ -205,6 +216,8 @@ class PreparedConv:
         if bypass is not None:
             bypass = channels_last(bypass)
             described.bypass, described.bypass_channels = map_of(bypass), bypass.shape[1]
+            if resize is not None:
+                described.bypass_resize = resize.struct(bypass)
         if self._scaled is not None:
             status = self._scaled(
                 *self._common,

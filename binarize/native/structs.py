@@ -44,6 +44,12 @@ class Map(ctypes.Structure):
     _fields_ = [("data", c_void_p), *((n, c_int64) for n in ("image", "row", "pixel", "channel"))]
 
 
+class Resize(ctypes.Structure):
+    """`bz_resize`."""
+
+    _fields_ = [(n, c_int32) for n in ("height", "width", "align_corners")]
+
+
 class Activation(ctypes.Structure):
     """`bz_activation`."""
 
@@ -74,6 +80,7 @@ class Epilogue(ctypes.Structure):
         ("second", Activation),
         ("bypass", Map),
         ("bypass_channels", c_int32),
+        ("bypass_resize", Resize),
         ("residual", Map),
         ("out", Map),
         ("sums", c_void_p),
@@ -88,7 +95,7 @@ class Dab(ctypes.Structure):
 
 
 _PLANE, _CONV, _MAP, _EPILOGUE = POINTER(PlaneShape), POINTER(ConvShape), POINTER(Map), POINTER(Epilogue)
-_INT = ctypes.c_int
+_INT, _RESIZE = ctypes.c_int, POINTER(Resize)
 SIGNATURES = {
     "bz_abi_version": (_INT, []),
     "bz_build_info": (ctypes.c_char_p, []),
@@ -99,8 +106,8 @@ SIGNATURES = {
     "bz_peak": (_INT, [_INT, c_int64, POINTER(ctypes.c_double)]),
     "bz_plane_words": (c_int64, [_PLANE]),
     "bz_channel_sums": (_INT, [_INT, _INT, _PLANE, _MAP, c_void_p]),
-    "bz_pack": (_INT, [_INT, _INT, _PLANE, _MAP, c_void_p, c_void_p, c_int64, c_void_p, c_void_p]),
-    "bz_pack_dab": (_INT, [_INT, _INT, _PLANE, _MAP, POINTER(Dab), c_void_p, c_void_p, c_void_p]),
+    "bz_pack": (_INT, [_INT, _INT, _PLANE, _MAP, _RESIZE, c_void_p, c_void_p, c_int64, c_void_p, c_void_p]),
+    "bz_pack_dab": (_INT, [_INT, _INT, _PLANE, _MAP, _RESIZE, POINTER(Dab), c_void_p, c_void_p, c_void_p]),
     "bz_weight_words": (c_int64, [_CONV]),
     "bz_weight_counts": (c_int64, [_CONV]),
     "bz_pack_weights": (_INT, [_INT, _CONV, c_void_p, c_void_p, c_void_p]),

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import fx, nn
+from torch.nn import functional as F
 
 from binarize.errors import TraceError
 from binarize.graph.flow import Flow
 from binarize.graph.places import Places
 from binarize.graph.record import record
 from binarize.layers import BiasPReLU, Maxout
-from binarize.runtime.kernels import activation_of, can_have_tail
+from binarize.runtime.kernels import activation_of, can_have_tail, can_interpolate
 from binarize.runtime.packed import PackedLayer
 from binarize.runtime.pointwise import PointwiseConv2d, is_pointwise
 
@@ -36,6 +37,9 @@ def fuse(model: nn.Module) -> None:
         if type(module) is nn.Conv2d and is_pointwise(module):
             module.__class__ = PointwiseConv2d
     for layer, taken in _pairs(model):
+        if isinstance(taken, PackedLayer):
+            layer.before_interpolation = True
+            continue
         if isinstance(taken, PointwiseConv2d):
             layer.take_tail(taken)
         else:
@@ -89,7 +93,24 @@ def _found(model: nn.Module, shapes: Sequence[Sequence[int]]) -> list[tuple[Pack
         layer = activations[source][0] if source in activations else _layer(flow, source)
         if layer is not None and can_have_tail(layer):
             tails.append((layer, conv))
-    return [*activations.values(), *tails]
+    return [*activations.values(), *tails, *_interpolated(flow, activations)]
+
+
+def _interpolated(
+    flow: Flow, activations: dict[fx.Node, tuple[PackedLayer, nn.Module]]
+) -> Iterator[tuple[PackedLayer, nn.Module]]:
+    """Packed layers whose result, brought to another size, is the input of another one, and nothing else."""
+    for path, calls in flow.calls.items():
+        reader = flow.modules.get(path)
+        if not isinstance(reader, PackedLayer) or not can_interpolate(reader) or not _free(flow, path):
+            continue
+        node = _in_front(flow, calls)
+        if node is None or node.op != "call_function" or node.target is not F.interpolate:
+            continue
+        source = _in_front(flow, [node])
+        layer = activations[source][0] if source in activations else _layer(flow, source)
+        if layer is not None and layer.tail is None:
+            yield layer, reader
 
 
 def _free(flow: Flow, path: str) -> bool:

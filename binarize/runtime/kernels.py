@@ -21,8 +21,10 @@ from binarize.native.epilogue import Activation, Epilogue, Tail
 from binarize.native.library import available, resolve
 from binarize.native.planes import BitPlane
 from binarize.native.prepared import Dab, PreparedConv, PreparedPack
+from binarize.native.resize import Resize
 from binarize.native.transposed import TransposedWeights, conv_transposed, pack_transposed
 from binarize.native.weights import PackedWeights, pack_depthwise, pack_scaled, pack_weights
+from binarize.runtime.lazy import Interpolated, ordinary
 
 if TYPE_CHECKING:
     from binarize.runtime.packed import PackedLayer
@@ -41,12 +43,14 @@ class _Prepared(NamedTuple):
         conv: from signs to the layer's result; None for a transposed convolution, which is several.
         size: of the result, (H, W).
         border: of the plane.
+        resize: of the maps that are given, before anything else.
     """
 
     pack: PreparedPack
     conv: PreparedConv | None
     size: tuple[int, int]
     border: tuple[int, int]
+    resize: Resize | None
 
 
 def why_not(layer: PackedLayer) -> str | None:
@@ -104,6 +108,12 @@ def can_have_tail(layer: PackedLayer) -> bool:
     return maps and done and not _is_depthwise(layer)
 
 
+def can_interpolate(layer: PackedLayer) -> bool:
+    """Whether the layer's input may be the small map of an `Interpolated`."""
+    spec = layer.spec
+    return spec.kind == "conv" and len(spec.kernel) == 2 and not _is_depthwise(layer)
+
+
 class Kernels:
     """What the kernels need of one layer.
 
@@ -158,43 +168,57 @@ class Kernels:
         """As `PackedLayer.forward`: the whole layer, and the activation that it took over."""
         layer, linear = self.layer, self.layer.spec.kind == "linear"
         _check(layer, x)
+        resize: Resize | None = None
+        if type(x) is Interpolated and can_interpolate(layer):
+            x, resize = x.small, x.resize
+        else:
+            x = ordinary(x)
         maps = _as_maps(x, linear=linear)
         if self.depthwise and len(maps) > 1 and _per_channel(layer):
             # a scale per input channel is one per output channel here, but it differs between images
             return torch.cat([self(x[i : i + 1]) for i in range(len(x))])
-        prepared = self._prepared(maps, output_size)
+        prepared = self._prepared(maps, output_size, resize)
         words, scales = prepared.pack(maps)
         tail = self._tail()
-        bypass = self._bypass(maps, prepared.size) if self.whole else None
+        bypass = None
+        if self.whole:
+            if resize is not None and layer.bypass is not None and not layer.bypass.keeps_positions:
+                maps, resize = resize(maps), None
+            bypass = self._bypass(maps, prepared.size)
         if prepared.conv is not None:
             if self.scaled:
                 if scales is not None and not _finite(scales):
-                    return layer.followed(layer.reference(x))  # tables of whole numbers know no NaN
-                y = prepared.conv(words, alpha=scales, bypass=bypass, tail=tail)
+                    whole = x if prepared.resize is None else prepared.resize(x)
+                    return layer.followed(layer.reference(whole))  # tables of whole numbers know no NaN
+                y = prepared.conv(words, alpha=scales, bypass=bypass, resize=resize, tail=tail)
             elif self.depthwise and scales is not None and _per_channel(layer):
                 offset = layer.vector("offset") * scales[0] if layer.spec.offset else None
                 mul = layer.vector("scale") * scales[0]
                 y = prepared.conv(words, mul=mul, offset=offset, bypass=bypass)
             else:
-                y = prepared.conv(words, sample_scale=scales, bypass=bypass, tail=tail)
+                y = prepared.conv(words, sample_scale=scales, bypass=bypass, resize=resize, tail=tail)
         else:
             y = self._transposed(maps, prepared, words, scales, bypass, tail)
         y = _back(y, x, linear=linear)
-        return y if self.whole else layer.followed(layer.behind(y, x))
+        if self.whole:
+            return y
+        return layer.followed(layer.behind(y, x if resize is None else resize(x)))
 
-    def _prepared(self, maps: Tensor, output_size: Sequence[int] | None) -> _Prepared:
+    def _prepared(self, maps: Tensor, output_size: Sequence[int] | None, resize: Resize | None) -> _Prepared:
         """What calls on maps of this shape have in common."""
         wanted = None if output_size is None else tuple(output_size)
-        key = (maps.shape, wanted, self.layer.options, torch.get_num_threads())
+        key = (maps.shape, wanted, resize, self.layer.options, torch.get_num_threads())
         found = self._known.get(key)
         if found is None:
             if len(self._known) >= _SHAPES:
                 self._known.clear()
-            found = self._known[key] = self._prepare(maps, output_size)
+            found = self._known[key] = self._prepare(maps, output_size, resize)
         return found
 
-    def _prepare(self, maps: Tensor, output_size: Sequence[int] | None) -> _Prepared:
+    def _prepare(self, maps: Tensor, output_size: Sequence[int] | None, resize: Resize | None) -> _Prepared:
         layer, spec = self.layer, self.layer.spec
+        if resize is not None:
+            maps = maps.new_empty(()).expand(*maps.shape[:2], *resize.size)
         size = self._out_size(maps, output_size)
         weights = self.weights
         if weights is not None and spec.same:
@@ -219,11 +243,11 @@ class Kernels:
             add = -way * layer.vector("beta")
             given |= {"mul": way.expand(spec.in_channels), "add": add.expand(spec.in_channels)}
         groups, threads = 1 if self.depthwise else spec.groups, layer.options.threads
-        pack = PreparedPack(maps.shape, groups=groups, border=border, threads=threads, **given)
+        pack = PreparedPack(maps.shape, groups=groups, border=border, resize=resize, threads=threads, **given)
         if weights is None:
-            return _Prepared(pack, None, size, border)
+            return _Prepared(pack, None, size, border, resize)
         conv = PreparedConv(weights, pack.plane, self.epilogue, size, threads=threads)
-        return _Prepared(pack, conv, size, border)
+        return _Prepared(pack, conv, size, border, resize)
 
     def _transposed(
         self,

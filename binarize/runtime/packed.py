@@ -17,6 +17,7 @@ from binarize.layers.base import finish
 from binarize.native.library import available, warn_missing
 from binarize.runtime.bits import unpack_signs
 from binarize.runtime.kernels import Kernels, why_not
+from binarize.runtime.lazy import Interpolated, Small, ordinary
 from binarize.runtime.pointwise import PointwiseConv2d, is_traced
 from binarize.runtime.spec import PackedSpec
 
@@ -108,6 +109,8 @@ class PackedLayer(nn.Module):
         self._kernels: Kernels | bool | None = False  # until somebody asks whether there can be any
         self._after: list[nn.Module] = []  # lists: they belong to the network, not to this layer
         self._tail: list[PointwiseConv2d] = []
+        self.before_interpolation = False
+        """Whether the result is interpolated for another packed layer (`binarize.runtime.lazy`)."""
         self._describe_as_float_layer()
         super().train(False)
 
@@ -150,12 +153,15 @@ class PackedLayer(nn.Module):
 
     def _compute(self, x: Tensor, output_size: Sequence[int] | None) -> Tensor:
         """The whole layer, on the native kernels where they can."""
-        plain = type(x) is Tensor and x.dtype == torch.float32 and x.device.type == "cpu"
+        plain = (
+            type(x) in (Tensor, Small, Interpolated) and x.dtype == torch.float32 and x.device.type == "cpu"
+        )
         if plain and x.numel() and not is_traced(x):
             kernels = self._native()
             if kernels is not None:
-                return kernels(x, output_size)
-        return self.followed(self.reference(x, output_size))
+                y = kernels(x, output_size)
+                return y.as_subclass(Small) if self.before_interpolation else y
+        return self.followed(self.reference(ordinary(x), output_size))
 
     def followed(self, y: Tensor) -> Tensor:
         """Through the modules that were taken over: an activation, a float 1x1 convolution."""

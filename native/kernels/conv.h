@@ -5,8 +5,8 @@
 #pragma once
 
 #include "epilogue.h"
+#include "stage.h"
 #include "sums.h"
-#include "tail.h"
 #include "tile.h"
 #include "values.h"
 #include "walk.h"
@@ -32,6 +32,7 @@ struct ConvPlan {
     int blocks;  // per group
     Values values;
     const int32_t* boxes;  // [positions][groups] if there are values
+    Resizer resizer;       // of the bypass, if that is of another size
 };
 
 // Positions [x0, x1) of a piece, at most kTile, times one block of outputs.
@@ -88,22 +89,18 @@ static void conv_blocks(const ConvPlan& p, const bz_epilogue* e, const Piece& pi
 
 static int conv_piece(const ConvPlan& p, int64_t item, int block_begin, int block_end) {
     const Piece piece = piece_of(p.lines, item);
-    if (!p.e || !p.e->tail.channels) {
+    if (!p.e || !is_staged(*p.e)) {
         conv_blocks(p, p.e, piece, item, block_begin, block_end);
         return BZ_OK;
     }
-    const Stage stage = make_stage(*p.e, p.s, piece);
-    if (!stage.memory) return BZ_NO_MEMORY;
-    conv_blocks(p, &stage.epilogue, piece, item, block_begin, block_end);
-    run_tail(stage, p.s, piece);
-    free(stage.memory);
-    return BZ_OK;
+    return staged(*p.e, p.s, p.resizer, piece,
+                  [&](const bz_epilogue& e) { conv_blocks(p, &e, piece, item, block_begin, block_end); });
 }
 
 static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, const uint32_t* words,
                 const int32_t* counts, const bz_epilogue* e, int32_t* out_int) {
     ConvPlan p = {s, plane, words, e, out_int, {}, nullptr, e ? features_of(*e) : 0, nullptr, nullptr, 0, {},
-                  lines_of(s, e), 0, {}, nullptr};
+                  lines_of(s, e), 0, {}, nullptr, {}};
     const bz_plane_shape& in = s.input;
     const int group_words = bz_group_words(in);
     p.length = int64_t(bz_taps(s)) * group_words;
@@ -117,6 +114,7 @@ static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, cons
         p.boxes = boxes = box_sums(threads, s, plane);
         if (!boxes) status = BZ_NO_MEMORY;
     }
+    if (status == BZ_OK) status = make_bypass_resizer(p.resizer, s, e);
     int64_t* offsets = static_cast<int64_t*>(malloc(size_t(p.length + 1) * sizeof(int64_t)));
     const int blocks = in.groups * p.blocks;
     Channels* channels = static_cast<Channels*>(malloc(size_t(blocks) * sizeof(Channels)));
@@ -134,7 +132,7 @@ static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, cons
         for (int b = 0; b < blocks; ++b)
             channels[b] = channels_of(p.parameters, s, e, b / p.blocks, b % p.blocks * kOutputs, kOutputs);
         p.channels = channels;
-        const bool whole = e && e->tail.channels;  // which sees all outputs of a position
+        const bool whole = e && is_staged(*e);  // a position's outputs and bypass are made once
         const int64_t parts = items < 4 * int64_t(threads) && threads > 1 && !whole ? blocks : 1;
         int failed = 0;
 #pragma omp parallel for schedule(static) num_threads(threads) reduction(| : failed) if (threads > 1)
@@ -149,6 +147,7 @@ static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, cons
     } else {
         status = BZ_NO_MEMORY;
     }
+    free(p.resizer.rows);
     free(p.partial);
     free(boxes);
     free(p.values.memory);

@@ -1,7 +1,7 @@
 // From floats to bits, and sums over positions.
 #pragma once
 
-#include "walk.h"
+#include "resize.h"
 
 namespace bz {
 namespace BZ_NS {
@@ -77,8 +77,8 @@ static void pack_planar(const float* x, int64_t step, int width, int count, cons
 
 constexpr int kRun = 64;  // positions summed in float before the sum goes on in double
 
-static int pack(int threads, const bz_plane_shape& s, const bz_map& x, const float* mul, const float* add,
-                int64_t add_stride, uint32_t* plane, float* abs_sums) {
+static int pack(int threads, const bz_plane_shape& s, const bz_map& x, const bz_resize* resize, const float* mul,
+                const float* add, int64_t add_stride, uint32_t* plane, float* abs_sums) {
     const int pixel = bz_pixel_words(s), group_words = bz_group_words(s), group = s.channels / s.groups;
     const int64_t row_words = bz_row_words(s), rows = s.height + 2 * int64_t(s.border_h);
     const int64_t runs = (s.width + kRun - 1) / kRun;
@@ -88,8 +88,10 @@ static int pack(int threads, const bz_plane_shape& s, const bz_map& x, const flo
             calloc(size_t(s.images) * size_t(s.height) * size_t(runs) * size_t(s.channels), sizeof(float)));
         if (!partial) return BZ_NO_MEMORY;
     }
+    Resizer r = {};
+    int status = resize ? make_resizer(r, x, *resize, s.channels, s.height, s.width) : BZ_OK;
     const PackChannels pack_some = kPackChannels[mul != nullptr][add != nullptr][abs_sums != nullptr];
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+#pragma omp parallel for schedule(static) num_threads(threads) reduction(| : status) if (threads > 1)
     for (int64_t item = 0; item < s.images * rows; ++item) {
         const int64_t n = item / rows, y = item % rows - s.border_h;
         uint32_t* to = plane + item * row_words;
@@ -101,32 +103,49 @@ static int pack(int threads, const bz_plane_shape& s, const bz_map& x, const flo
         memset(to, 0, side * sizeof *to);
         memset(to + row_words - side, 0, side * sizeof *to);
         to += side;
-        const float* from = x.data + n * x.image + y * x.row;
-        for (int g = 0; g < s.groups; ++g) {
-            const int first = g * group;
-            uint32_t* words = to + g * group_words;
-            for (int64_t run = 0; run < runs; ++run) {
-                const int64_t begin = run * kRun, end = begin + kRun < s.width ? begin + kRun : s.width;
+        float* const made = r.rows ? static_cast<float*>(malloc(sizeof(float) * size_t(kRun * s.channels))) : nullptr;
+        if (r.rows && !made) {
+            status |= BZ_NO_MEMORY;
+            continue;
+        }
+        for (int64_t run = 0; run < runs; ++run) {
+            const int64_t begin = run * kRun, end = begin + kRun < s.width ? begin + kRun : s.width;
+            if (made) resize_run(r, n, y, begin, end, made, s.channels);
+            // of position 0; x.channel is 1 if positions are made
+            const int64_t step = made ? s.channels : x.pixel;
+            const float* const from = made ? made - begin * step : x.data + n * x.image + y * x.row;
+            for (int g = 0; g < s.groups; ++g) {
+                const int first = g * group;
+                uint32_t* words = to + g * group_words;
                 const Packing p = {
                     mul ? mul + first : nullptr, add ? add + n * add_stride + first : nullptr,
                     partial ? partial + ((n * s.height + y) * runs + run) * s.channels + first : nullptr};
                 if (x.channel == 1) {
                     for (int64_t i = begin; i < end; ++i)
-                        pack_some(from + i * x.pixel + first, group, p, words + i * pixel);
+                        pack_some(from + i * step + first, group, p, words + i * pixel);
                 } else {
                     pack_planar(from + first * x.channel + begin, x.channel, int(end - begin), group, p,
                                 words + begin * pixel, pixel);
                 }
             }
         }
+        free(made);
     }
+    free(r.rows);
     memset(plane + s.images * bz_image_words(s), 0, BZ_SLACK * sizeof *plane);
     if (abs_sums) reduce(partial, s.images, s.height * runs, 1, s.channels, s.channels, abs_sums);
     free(partial);
-    return BZ_OK;
+    return status;
 }
 
-static int channel_sums(int threads, const bz_plane_shape& s, const bz_map& x, float* sums) {
+static int channel_sums(int threads, const bz_plane_shape& s, const bz_map& x, const bz_resize* resize, float* sums) {
+    if (resize) {
+        Resizer r;
+        int status = make_resizer(r, x, *resize, s.channels, s.height, s.width);
+        if (status == BZ_OK) status = resized_sums(r, *resize, s.images, sums);
+        free(r.rows);
+        return status;
+    }
     const int64_t runs = (s.width + kRun - 1) / kRun, pieces = s.height * runs;
     float* partial = static_cast<float*>(
         calloc(size_t(s.images) * size_t(pieces) * size_t(s.channels), sizeof(float)));

@@ -48,6 +48,7 @@ struct ScaledPlan {
     Parameters parameters;
     int features;
     float* partial;
+    Resizer resizer;
     int triples;            // three pieces each, per group and tap
     int64_t entries;        // taps * triples
     int64_t pixel;          // indices per position: groups * triples * 3
@@ -168,16 +169,11 @@ static void scaled_tiles(const ScaledPlan& p, const bz_epilogue& e, const Piece&
 static int scaled_piece(const ScaledPlan& p, const Lines& lines, int64_t item) {
     Piece piece = piece_of(lines, item);
     piece.image = p.image;
-    if (!p.e->tail.channels) {
+    if (!is_staged(*p.e)) {
         scaled_tiles(p, *p.e, piece, item);
         return BZ_OK;
     }
-    const Stage stage = make_stage(*p.e, p.s, piece);
-    if (!stage.memory) return BZ_NO_MEMORY;
-    scaled_tiles(p, stage.epilogue, piece, item);
-    run_tail(stage, p.s, piece);
-    free(stage.memory);
-    return BZ_OK;
+    return staged(*p.e, p.s, p.resizer, piece, [&](const bz_epilogue& e) { scaled_tiles(p, e, piece, item); });
 }
 
 static int scaled(int threads, const bz_conv_shape& s, const uint32_t* plane, const uint16_t* words,
@@ -199,6 +195,7 @@ static int scaled(int threads, const bz_conv_shape& s, const uint32_t* plane, co
     const size_t partial = size_t(lines.items()) * size_t(in.groups) * size_t(padded) * sizeof(float);
     if (e.sums) p.partial = static_cast<float*>(malloc(partial));
     int status = take_parameters(p.parameters, s, &e, padded);
+    if (status == BZ_OK) status = make_bypass_resizer(p.resizer, s, &e);
     if (status == BZ_OK && !(p.indices && p.offsets && tables && (p.partial || !e.sums))) status = BZ_NO_MEMORY;
     if (status == BZ_OK) {
         memset(tables, 0, 32 * entry);
@@ -221,6 +218,7 @@ static int scaled(int threads, const bz_conv_shape& s, const uint32_t* plane, co
                        e.sums + p.image * s.out_channels);
         }
     }
+    free(p.resizer.rows);
     free(p.partial);
     free(p.parameters.memory);
     free(tables);

@@ -65,23 +65,8 @@ static const TailTile kTailTiles[kTailPositions][kTailSixteens] = {
 static const TailTile kTailTiles[kTailPositions][kTailSixteens] = {{tail_tile<1, 1>}, {tail_tile<2, 1>}};
 #endif
 
-// A piece's values where the tail finds them: an epilogue that stores into memory of its own.
-struct Stage {
-    bz_epilogue epilogue;  // with that memory as its output
-    float* memory;         // null: there was none
-};
-
-static Stage make_stage(const bz_epilogue& e, const bz_conv_shape& s, const Piece& piece) {
-    const int64_t pixel = (s.out_channels + 15) / 16 * 16, count = (piece.end - piece.begin) * pixel;
-    Stage stage = {e, static_cast<float*>(aligned_alloc(64, size_t(count) * sizeof(float)))};
-    // positions count from the beginning of the line
-    stage.epilogue.out = {stage.memory - piece.begin * pixel, 0, 0, pixel, 1};
-    return stage;
-}
-
-static void run_tail(const Stage& stage, const bz_conv_shape& s, const Piece& piece) {
-    const bz_tail& t = stage.epilogue.tail;
-    const int64_t length = s.out_channels, step = stage.epilogue.out.pixel;
+// values: of position piece.begin, `length` of them, `step` floats from one position to the next.
+static void run_tail(const bz_tail& t, int64_t length, const float* values, int64_t step, const Piece& piece) {
     const int sixteens = bz_ceil_div(t.channels, 16), blocks = bz_ceil_div(sixteens, kTailSixteens);
     for (int64_t x = piece.begin; x < piece.end; x += kTailPositions) {
         const int positions = int(piece.end - x < kTailPositions ? piece.end - x : kTailPositions);
@@ -89,7 +74,7 @@ static void run_tail(const Stage& stage, const bz_conv_shape& s, const Piece& pi
         for (int b = 0; b < blocks; ++b) {  // of equal size, as far as possible
             const int begin = sixteens * b / blocks, end = sixteens * (b + 1) / blocks;
             const int count = (t.channels < end * 16 ? t.channels : end * 16) - begin * 16;
-            kTailTiles[positions - 1][end - begin - 1](stage.memory + (x - piece.begin) * step, step, length,
+            kTailTiles[positions - 1][end - begin - 1](values + (x - piece.begin) * step, step, length,
                                                        t.weights + begin * length * 16,
                                                        t.add ? t.add + begin * 16 : nullptr, to + begin * 16,
                                                        t.out.pixel, count);

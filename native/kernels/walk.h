@@ -31,7 +31,8 @@ static Lines lines_of(const bz_conv_shape& s, const bz_epilogue* e) {
     const bool pointwise = bz_taps(s) == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_top == 0 &&
                            s.pad_left == 0 && s.out_h == in.height && s.out_w == in.width && in.border_w == 0;
     const bz_map* const out = !e ? nullptr : e->tail.channels ? &e->tail.out : &e->out;
-    if (pointwise && (!e || (gapless(*out, s) && gapless(e->bypass, s) && gapless(e->residual, s)))) {
+    const bool resized = e && e->bypass_resize.height;  // made row by row
+    if (pointwise && !resized && (!e || (gapless(*out, s) && gapless(e->bypass, s) && gapless(e->residual, s)))) {
         l.lines = 1;
         l.width = int64_t(s.out_h) * s.out_w;
         const bool images = !e || (!e->sample_scale && !e->sums && gapless_images(*out, s) &&

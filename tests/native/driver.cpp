@@ -119,7 +119,7 @@ int main(int argc, char** argv) {
             std::vector<uint32_t> plane(size_t(bz_plane_words(&in)));
             std::vector<float> sums(size_t(in.images) * in.channels);
             must(bz_channel_sums(isa, threads, &in, &x, sums.data()), "sums");
-            must(bz_pack(isa, threads, &in, &x, nullptr, nullptr, 0, plane.data(), sums.data()), "pack");
+            must(bz_pack(isa, threads, &in, &x, nullptr, nullptr, nullptr, 0, plane.data(), sums.data()), "pack");
             const size_t outputs = size_t(in.images) * s.out_h * s.out_w * s.out_channels;
             std::vector<float> out(outputs), out_sums(size_t(in.images) * s.out_channels);
             std::vector<float> bypass = normal(outputs / s.out_channels * 7);

@@ -288,6 +288,44 @@ def test_tail(isa: Any, layer: dict[str, Any], outputs: int, bias: bool, scaled:
     assert torch.allclose(e.sums.double(), values.sum((2, 3)), rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@given(
+    layer=layers(),
+    small=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    align=st.booleans(),
+    bypass=st.sampled_from([1, 16, 33]),
+    outputs=st.sampled_from([0, 21]),
+)
+@QUICK
+def test_interpolated_maps(
+    isa: Any, layer: dict[str, Any], small: Any, align: bool, bypass: int, outputs: int
+):
+    n, c, *size = layer["x"].shape
+    groups, geometry, random = layer["groups"], layer["geometry"], layer["random"]
+    x = torch.randn(n, c, *small, generator=random)
+    resize = native.Resize(size=tuple(size), align_corners=align)
+    add, sums = torch.randn(n, c, generator=random), torch.empty(n, c)
+    plane = native.pack(
+        x, add=add, groups=groups, border=geometry["padding"], abs_sums=sums, resize=resize, isa=isa
+    )
+    large = resize(x) + add[:, :, None, None]
+    far = large.abs() > 1e-5
+    assert torch.equal((native.unpack(plane) > 0)[far], (large >= 0)[far])
+    assert torch.allclose(sums.double(), large.abs().double().sum((2, 3)), rtol=1e-4, atol=1e-4)
+    # the same of a bypass
+    weights = native.pack_weights(layer["weight"], groups=groups, isa=isa, **geometry)
+    e = full_epilogue(layer, reference(layer).shape, bypass)
+    way = torch.randn(n, bypass, *small, generator=random)
+    to_output = native.Resize(size=tuple(reference(layer).shape[2:]), align_corners=align)
+    tail = native.Tail(weight=torch.randn(outputs, weights.out_channels)) if outputs else None
+    e = dataclasses.replace(e, bypass=to_output(way), tail=tail)
+    wanted = native.conv(plane, weights, e, threads=layer["threads"])
+    e = dataclasses.replace(e, bypass=way, resize=to_output)
+    assert torch.allclose(
+        native.conv(plane, weights, e, threads=layer["threads"]), wanted, rtol=1e-4, atol=1e-3
+    )
+
+
 def test_no_tail_behind_a_depthwise_convolution():
     plane = native.pack(torch.randn(1, 32, 5, 5), border=1)
     weights = native.pack_depthwise(torch.randn(32, 1, 3, 3), padding=1)

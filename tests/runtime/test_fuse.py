@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import binarize
 from binarize.layers import RPReLU
 from binarize.runtime import deployed_layers
-from binarize.runtime.fuse import PointwiseConv2d
+from binarize.runtime.lazy import Interpolated, Small, ordinary
+from binarize.runtime.pointwise import PointwiseConv2d
 
 
 class Net(nn.Module):
@@ -99,6 +102,89 @@ def test_a_float_layer_behind_a_packed_one(method: str, options: dict[str, Any])
         seen: list[Tensor] = []
         packed.head.register_forward_hook(lambda module, args, output: seen.append(output))
         torch.testing.assert_close(packed(x), seen[0])
+
+
+class Upsampled(nn.Module):
+    """A binary layer, its map at another size, another binary layer; `between` is done to that map."""
+
+    def __init__(self, between: Any, layer: nn.Module, **how: Any) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 40, 3, stride=2, padding=1)
+        self.a = nn.Conv2d(40, 24, 3, padding=1)
+        self.b = layer
+        self.head = nn.Conv2d(16, 5, 1)
+        self.between, self.how = between, how
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.interpolate(self.a(self.stem(x)), **{"size": x.shape[-2:], "mode": "bilinear"} | self.how)
+        return self.head(self.b(self.between(y)))
+
+
+def as_it_is(y: Tensor) -> Tensor:
+    return y
+
+
+@pytest.mark.parametrize(
+    ("layer", "how", "fused"),
+    [
+        (nn.Conv2d(24, 16, 3, padding=1), {"align_corners": True}, True),
+        (nn.Conv2d(24, 16, 3, padding=1), {"align_corners": False}, True),
+        (nn.Conv2d(24, 16, 1), {}, True),
+        (nn.Conv2d(24, 16, 3), {"align_corners": True}, True),  # its bypass is cropped
+        (nn.Conv2d(24, 16, 3, stride=2, padding=2, dilation=2, groups=2), {}, True),
+        (nn.ConvTranspose2d(24, 16, 2, stride=2), {}, False),
+        (nn.Conv2d(24, 16, 3, padding=1), {"mode": "nearest"}, True),  # found, and made by torch
+    ],
+)
+@pytest.mark.parametrize("options", [{"granularity": "layer"}, {}, {"granularity": "none"}])
+def test_interpolated_maps(
+    layer: nn.Module, how: dict[str, Any], fused: bool, options: dict[str, Any]
+) -> None:
+    torch.manual_seed(0)
+    method, options = ("bnn", {}) if options.get("granularity") == "none" else ("bidense", options)
+    net = Upsampled(as_it_is, layer, **how)
+    model = binarize.apply(net, method, example_inputs=torch.rand(2, 3, 32, 32), **options).eval()
+    packed = binarize.deploy(model, exact_scales=False)
+    assert packed.a.before_interpolation is fused
+    for size in ((32, 32), (18, 27)):
+        x = torch.rand(2, 3, *size)
+        with torch.no_grad():
+            y = packed(x)
+            assert type(y) is Tensor
+            packed.a.before_interpolation = False
+            assert torch.isclose(y, packed(x), rtol=1e-4, atol=1e-4).float().mean() > 0.99
+            packed.a.before_interpolation = fused
+
+
+def test_interpolated_maps_are_tensors_to_others() -> None:
+    torch.manual_seed(0)
+    seen: list[Tensor] = []
+    net = Upsampled(as_it_is, nn.Conv2d(24, 16, 3, padding=1), align_corners=True)
+    model = binarize.apply(
+        net, "bidense", example_inputs=torch.rand(1, 3, 32, 32), granularity="layer"
+    ).eval()
+    packed = binarize.deploy(model)
+    x = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        plain = packed(x)
+        handle = packed.b.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        packed(x)
+        handle.remove()
+        small = packed.a(packed.stem(x))
+        assert isinstance(seen[0], Interpolated)
+        assert isinstance(small, Small)
+        wanted = F.interpolate(ordinary(small), size=(32, 32), mode="bilinear", align_corners=True)
+        assert seen[0].shape == wanted.shape
+        for result in (seen[0] + 0, torch.cat([seen[0]]), seen[0].clone(), seen[0][:]):
+            assert type(result) is Tensor
+            assert torch.equal(result, wanted)
+        assert "tensor(" in repr(seen[0])
+        assert type(small * 2) is Tensor
+        assert type(torch.relu(small)) is Tensor
+        assert torch.equal(copy.deepcopy(packed)(x), plain)
+        # what the graph did not show: another use of the map
+        packed.between = lambda y: y * 1.0
+        torch.testing.assert_close(packed(x), plain, rtol=1e-4, atol=1e-4)
 
 
 def head_read(net: Any, x: Tensor) -> Tensor:
