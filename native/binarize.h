@@ -198,8 +198,8 @@ BZ_API int bz_depthwise_int(int isa, int num_threads, const bz_conv_shape* shape
 
 /* ---- convolution with one activation scale per image and channel ---- */
 /* sum = sum over taps and channels of alpha[n][c] * activation * weight. exact 0: from tables of 16-bit sums of five
- * alphas each, exact 1: of float sums (slow). Words: [groups][ceil(out / groups / 32)][taps][ceil(ceil(channels per
- * group / 5) / 3)][32] uint16_t, three 5-bit pieces each. The same for all isa. */
+ * alphas each, exact 1: of float sums, at half the speed (slow without AVX-512). Words: [groups][ceil(out / groups / 32)]
+ * [taps][ceil(ceil(channels per group / 5) / 3)][32] uint16_t, three 5-bit pieces each. The same for all isa. */
 BZ_API int64_t bz_scaled_words(const bz_conv_shape* shape);
 BZ_API int bz_pack_scaled(const bz_conv_shape* shape, const float* weights, uint16_t* words);
 BZ_API int bz_conv_scaled(int isa, int num_threads, const bz_conv_shape* shape, const uint32_t* plane,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     "--against", default="eager,channels_last", show_default=True, help="Of eager,channels_last,compile,bf16."
 )
 @click.option("--rounds", default=7, show_default=True, type=click.IntRange(1), help="Passes of each.")
-@click.option("--exact", is_flag=True, help="Scales per channel exactly, by torch.")
+@click.option("--exact", is_flag=True, help="Scales per channel in float, not from tables of 16 bits.")
 @click.option("--fresh-memory", is_flag=True, help="Leave memory to the C library's defaults.")
 @click.option("--out", type=click.Path(path_type=Path), help="Also write OUT.json and OUT.png.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

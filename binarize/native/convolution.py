@@ -69,7 +69,8 @@ def conv_scaled(
         weights: of `pack_scaled`.
         alpha: (N, Cin) float32.
         epilogue: see `conv`.
-        exact: sum floats (slow) instead of 16-bit integers, whose error is stated in docs/kernels.md.
+        exact: sum floats instead of 16-bit integers, whose error is stated in docs/kernels.md; on AVX-512
+            that takes twice as long, elsewhere it is slow.
         out_size: see `conv`.
         out: see `conv`.
         threads: see `conv`.

@@ -42,9 +42,8 @@ def deploy(model: nn.Module, *, threads: int | None = None, exact_scales: bool =
         model: converted, on the CPU; of one in a wrapper (torch.compile, data parallelism), the model inside.
         threads: of native kernels, None for as many as torch has. The torch reference, which computes where
             there is no kernel, uses torch's own.
-        exact_scales: False lets native kernels approximate scales that stand inside a sum (bidense per
-            channel, on AVX-512; error in `docs/kernels.md`). If True, torch computes those layers, no faster
-            than those of a float network.
+        exact_scales: False lets native kernels round scales that stand inside a sum (bidense per channel, on
+            AVX-512; error in `docs/kernels.md`), which takes about half the time.
 
     Raises:
         ConfigError: a model without binary layers, on another device, or one that cannot be copied.

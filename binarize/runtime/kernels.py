@@ -67,12 +67,7 @@ def why_not(layer: PackedLayer) -> str | None:
     if _per_channel(layer) and not _is_depthwise(layer):
         if spec.offset:
             return "scales per channel with weights that have an offset, for which there are no tables"
-        # in both cases torch's convolution is the faster one
-        if layer.options.exact_scales:
-            return (
-                "scales per channel summed exactly; exact_scales=False has the kernels take them from tables"
-            )
-        if resolve() != "avx512":
+        if resolve() != "avx512":  # torch's convolution is the faster one
             return "scales per channel on a processor without AVX-512 VPOPCNTDQ"
         pieces = math.ceil(spec.in_channels // spec.groups / _PIECE)
         if spec.groups * math.ceil(pieces / 3) * 3 > _TABLES:
@@ -246,7 +241,8 @@ class Kernels:
         pack = PreparedPack(maps.shape, groups=groups, border=border, resize=resize, threads=threads, **given)
         if weights is None:
             return _Prepared(pack, None, size, border, resize)
-        conv = PreparedConv(weights, pack.plane, self.epilogue, size, threads=threads)
+        exact = layer.options.exact_scales
+        conv = PreparedConv(weights, pack.plane, self.epilogue, size, exact=exact, threads=threads)
         return _Prepared(pack, conv, size, border, resize)
 
     def _transposed(

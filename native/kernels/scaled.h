@@ -152,7 +152,7 @@ static void scaled_tiles(const ScaledPlan& p, const bz_epilogue& e, const Piece&
                 const uint16_t* at = position + int64_t(g) * p.triples * kPieces;
                 const int blocks = (channels.count + 31) / 32;
                 if (p.exact)
-                    look_up(int(x1 - x0), blocks, at, step, p.offsets, p.entries, words, p.float_tables, out.floats);
+                    sum_scaled(int(x1 - x0), blocks, at, step, p.offsets, p.entries, words, p.float_tables, out.floats);
                 else
                     sum_scaled(int(x1 - x0), blocks, at, step, p.offsets, p.entries, words, p.tables, out.ints);
                 float* const sums = p.partial ? p.partial + item * all + channels.at : nullptr;

@@ -1,4 +1,4 @@
-// Sums of table entries, one output after the other: the exact mode everywhere, both modes without AVX-512.
+// Sums of table entries, one output after the other: without AVX-512.
 #pragma once
 
 #include "simd.h"
@@ -21,7 +21,7 @@ static void look_up(int positions, int blocks, const uint16_t* at, int64_t step,
                 const uint16_t* index = at + p * step + offsets[k];
                 const Entry *t0 = tables + index[0] * 32, *t1 = tables + index[1] * 32, *t2 = tables + index[2] * 32;
                 for (int o = 0; o < 32; ++o)
-                    sum[o] += Sum(t0[w[o] & 31]) + Sum(t1[w[o] >> 5 & 31]) + Sum(t2[w[o] >> 10 & 31]);
+                    sum[o] = sum[o] + Sum(t0[w[o] & 31]) + Sum(t1[w[o] >> 5 & 31]) + Sum(t2[w[o] >> 10 & 31]);
             }
             memcpy(sums[p] + 32 * b, sum, sizeof sum);
         }

@@ -10,5 +10,10 @@ static void sum_scaled(int positions, int blocks, const uint16_t* at, int64_t st
     look_up(positions, blocks, at, step, offsets, entries, words, tables, sums);
 }
 
+static void sum_scaled(int positions, int blocks, const uint16_t* at, int64_t step, const int64_t* offsets,
+                       int64_t entries, const uint16_t* words, const float* tables, float (*sums)[128]) {
+    look_up(positions, blocks, at, step, offsets, entries, words, tables, sums);
+}
+
 }  // namespace BZ_NS
 }  // namespace bz
