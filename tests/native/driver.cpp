@@ -135,6 +135,25 @@ int main(int argc, char** argv) {
             full.residual = e.out;
             bz_epilogue values = e;
             values.mul = l.mul.data(), values.offset = l.offset.data(), values.lift = l.lift;
+            // maps of another size, and a tail whose output ends with its buffer
+            const bz_resize resize = {between(1, 9), between(1, 9), between(0, 1)};
+            const int tail_channels = between(1, 90), padded = (tail_channels + 15) / 16 * 16;
+            const int64_t small = int64_t(resize.height) * resize.width;
+            std::vector<float> small_x = normal(size_t(small * in.images * in.channels));
+            std::vector<float> small_way = normal(size_t(small * in.images * 7));
+            std::vector<float> tail_out(outputs / s.out_channels * tail_channels), tail_add = normal(size_t(padded));
+            std::vector<float> tail_weights = normal(size_t(padded) * s.out_channels);
+            const bz_map map = {small_x.data(), small * in.channels, int64_t(resize.width) * in.channels, in.channels,
+                                1};
+            std::vector<uint32_t> other(plane.size());
+            must(bz_pack(isa, threads, &in, &map, &resize, nullptr, nullptr, 0, other.data(), sums.data()), "resized");
+            bz_epilogue tailed = full;
+            tailed.residual = {};
+            tailed.bypass = {small_way.data(), small * 7, int64_t(resize.width) * 7, 7, 1};
+            tailed.bypass_resize = resize;
+            tailed.tail = {tail_weights.data(), tail_add.data(), tail_channels,
+                           {tail_out.data(), int64_t(s.out_h) * s.out_w * tail_channels,
+                            int64_t(s.out_w) * tail_channels, tail_channels, 1}};
             bz_epilogue full_values = full;
             full_values.offset = l.offset.data();
             const double values_slack = 1e-4 * s.kernel_h * s.kernel_w * (depthwise ? 1 : in.channels);
@@ -155,6 +174,7 @@ int main(int argc, char** argv) {
                 must(bz_conv_int(isa, threads, &s, plane.data(), words.data(), counts.data(), ints.data()), "int");
                 must(bz_conv(isa, threads, &s, plane.data(), words.data(), counts.data(), &full), "full");
                 must(bz_conv(isa, threads, &s, plane.data(), words.data(), counts.data(), &full_values), "full");
+                must(bz_conv(isa, threads, &s, other.data(), words.data(), counts.data(), &tailed), "tail");
                 must(bz_conv(isa, threads, &s, plane.data(), words.data(), counts.data(), &values), "values");
                 check(l, depthwise, kValues, out.data(), values_slack, "values");
                 must(bz_conv(isa, threads, &s, plane.data(), words.data(), counts.data(), &e), "conv");
@@ -169,6 +189,8 @@ int main(int argc, char** argv) {
                 must(bz_conv_scaled(isa, threads, &s, plane.data(), pieces.data(), l.alpha.data(), exact, &e), "scaled");
                 const double slack = exact ? 1e-2 : 0.01 * s.kernel_h * s.kernel_w * (in.channels / 5 + 1);
                 check(l, false, kScaled, out.data(), slack, "scaled");
+                must(bz_conv_scaled(isa, threads, &s, other.data(), pieces.data(), l.alpha.data(), exact, &tailed),
+                     "tail");
             }
         }
     printf("%d rounds\n", rounds);
