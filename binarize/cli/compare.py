@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from binarize.cli.output import console, print_json, say, size
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_LEAST = ("silog", "delta3", "delta2", "log10", "training")  # the first one goes first where room is short
 
 
 @click.command()
@@ -98,27 +103,55 @@ def compare(
 
 
 def _print(table: dict[str, Any]) -> None:
-    """What fits a terminal of 80 columns; the files hold all."""
+    """As many columns as the terminal has room for; the files hold all."""
+    from binarize import comparison
+
+    say(comparison.title(table))
+    terminal = console()
+    roomy = terminal.options.update(width=10_000)
+    left_out: list[str] = []
+    for name in ("", *_LEAST):
+        left_out += [name] * (name in comparison.columns(table) or name == "training")
+        grid = _grid(table, left_out)
+        # the names may take a second line, but no word is broken for a column
+        if terminal.measure(grid, options=roomy).maximum - _slack(table) <= terminal.width:
+            break
+    terminal.print(grid)
+    for remark in comparison.remarks(table):
+        say(remark)
+    if left_out:
+        heads = [comparison.columns(table).get(name, name) for name in reversed(left_out)]
+        say(f"No room for {', '.join(heads)}: a wider terminal, --out or --json has all.")
+
+
+def _grid(table: dict[str, Any], left_out: Sequence[str]) -> Table:
     from rich.table import Table
 
     from binarize import comparison
 
-    say(comparison.title(table))
-    names = comparison.columns(table)
-    shown = [n for n in names if n not in ("delta2", "delta3", "silog")]
+    names = {n: head for n, head in comparison.columns(table).items() if n not in left_out}
+    timed = "training" not in left_out
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    grid.add_column("network", overflow="fold")
-    for head in ("packed", "float MACs", *(names[n] for n in shown), "seeds", "training"):
+    grid.add_column("network", overflow="fold", min_width=_words(table))
+    for head in ("packed", "float MACs", *names.values(), "seeds", *(["training"] * timed)):
         grid.add_column(head, justify="right")
     for row in table["rows"]:
         honest = row["costs"]["honest"]
         share = honest["float_macs"] / (honest["float_macs"] + honest["binary_macs"])
         cells = [size(honest["packed_bytes"]), f"{100 * share:.3g} %"]
-        cells += [comparison.figure(n, row) for n in shown]
-        grid.add_row(row["label"], *cells, str(len(row["seeds"])), f"{row['seconds'] / 60:.0f} min")
-    console().print(grid)
-    for remark in comparison.remarks(table):
-        say(remark)
+        cells += [comparison.figure(n, row) for n in names] + [str(len(row["seeds"]))]
+        grid.add_row(row["label"], *cells, *([f"{row['seconds'] / 60:.0f} min"] * timed))
+    return grid
+
+
+def _words(table: dict[str, Any]) -> int:
+    """Letters of the longest word of the rows' labels, or of their head."""
+    return max(len(word) for row in table["rows"] for word in ("network", *row["label"].split()))
+
+
+def _slack(table: dict[str, Any]) -> int:
+    """How much narrower the labels get if every word has a line of its own."""
+    return max(len(row["label"]) for row in table["rows"] + [{"label": "network"}]) - _words(table)
 
 
 def _train(

@@ -32,6 +32,7 @@ def evaluate(
     with importing():
         import torch
 
+        from binarize.data.dataset import Depth
         from binarize.runtime import keep_memory
         from binarize.training import saved
         from binarize.training.build import dataset
@@ -41,6 +42,8 @@ def evaluate(
     recipe, model = saved.load(checkpoint)
     part = split or recipe.data.test
     data = dataset(recipe, part, root=root)
+    flip = flip or recipe.data.evaluation.flip
+    sizes = sizes or recipe.data.evaluation.scales
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -54,14 +57,20 @@ def evaluate(
             data,
             device=device,
             batch=recipe.data.evaluation.batch,
-            flip=flip or recipe.data.evaluation.flip,
-            scales=sizes or recipe.data.evaluation.scales,
+            flip=flip,
+            scales=sizes,
             report=lambda done: progress.update(task, completed=done),
         )
     if as_json:
-        print_json({"checkpoint": str(checkpoint), "data": recipe.data.name, "split": part, **figures})
-    else:
-        _print(figures, f"{recipe.data.name} {part}, {len(data)} images")
+        document = {"checkpoint": str(checkpoint), "data": recipe.data.name, "split": part}
+        print_json({**document, "flip": flip, "scales": list(sizes), **figures})
+        return
+    mean = ["mirror images"] * flip
+    mean += [f"sizes x {', '.join(f'{s:g}' for s in sizes)}"] * (tuple(sizes) != (1.0,))
+    title = f"{recipe.data.name} {part}, {len(data)} images"
+    _print(figures, title + (f"; mean with {' and '.join(mean)}" if mean else ""))
+    if isinstance(data.truth, Depth):
+        say(f"Means over {figures['images']} images; {data.truth.counted}.")
 
 
 def _scales(text: str | None) -> tuple[float, ...]:

@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     help="Folder.",
 )
 @click.option("--overlay", is_flag=True, help="Also the prediction's colours over the image.")
-@click.option("--panel", is_flag=True, help="Also image, truth and predictions side by side.")
+@click.option(
+    "--panel",
+    is_flag=True,
+    help="Also image, truth and predictions side by side, depth in the colours of one scale.",
+)
 @click.option(
     "--with", "others", multiple=True, type=click.Path(path_type=Path), help="A further network of the panel."
 )
@@ -37,7 +41,7 @@ if TYPE_CHECKING:
     "--truth",
     "truths",
     type=click.Path(path_type=Path),
-    help="For the panel: a file, or a folder with files of the images' names.",
+    help="For the panel: a file, or a folder with files of the images' names (sync_depth_N for rgb_N too).",
 )
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 def predict(
@@ -53,7 +57,8 @@ def predict(
     """Predict labels or depth for IMAGES: files, folders or patterns.
 
     For cat.jpg: cat.png, class ids with a palette, or depth in millimetres (16 bits) and cat-colour.png; with
-    --overlay cat-overlay.png, with --panel cat-panel.png. Of the size of the image, whatever it is.
+    --overlay cat-overlay.png, with --panel cat-panel.png. Of the size of the image, whatever it is. Depth is
+    bright where it is near and dark where it is far; grey where a truth says nothing.
     """
     if (others or truths) and not panel:
         raise ConfigError("predict: --with and --truth say what stands in a panel; add --panel.")
@@ -70,7 +75,8 @@ def predict(
     for path, (_, _, other) in zip(others, networks[1:], strict=True):
         if type(other) is not type(truth) or getattr(other, "names", ()) != getattr(truth, "names", ()):
             raise ConfigError(f"{path}: was trained for another task or other classes than {checkpoint}.")
-    known = {file: _truth_of(file, truths, len(files)) for file in files} if truths is not None else {}
+    known = _truths_of(files, truths) if truths is not None else {}
+    names = _names([recipe for recipe, _, _ in networks], (checkpoint, *others))
     endings = ["", *(["-colour"] if truth.task == "depth" else [])]
     endings += ["-overlay"] * overlay + ["-panel"] * panel
     written = [out / f"{file.stem}{ending}.png" for file in files for ending in endings]
@@ -93,15 +99,20 @@ def predict(
     ):
         image = read_image(file)
         wanted = networks if panel else networks[:1]
-        maps = [
-            pictures.predict_image(model, image, recipe.data.evaluation, truth) for recipe, model, _ in wanted
-        ]
+        try:
+            maps = [
+                pictures.predict_image(model, image, recipe.data.evaluation, truth)
+                for recipe, model, _ in wanted
+            ]
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from error
         colours = pictures.coloured(maps[0], truth)
         made = {"": pictures.as_png(maps[0], truth), "-colour": pictures.picture(colours)}
         if overlay:
             made["-overlay"] = pictures.picture(pictures.overlay(image, colours))
         if panel:
-            named = [(_name(recipe), m) for (recipe, _, _), m in zip(networks, maps, strict=True)]
+            named = list(zip(names, maps, strict=True))
+            spread = maps
             if file in known:
                 true = truth.read(known[file])
                 if true.shape != image.shape[1:]:
@@ -110,29 +121,42 @@ def predict(
                         f"{image.shape[2]}x{image.shape[1]}."
                     )
                 named.insert(0, ("truth", true))
-            span = pictures.depth_span(named[0][1]) if truth.task == "depth" else None
+                spread = [true] if bool((true > 0).any()) else maps
+            span = pictures.depth_span(*spread) if truth.task == "depth" else None
             parts = [("image", image), *((n, pictures.coloured(m, truth, span)) for n, m in named)]
-            made["-panel"] = pictures.picture(pictures.panel(parts))
+            made["-panel"] = pictures.picture(pictures.panel(parts, span))
         for ending in endings:
             write_bytes(out / f"{file.stem}{ending}.png", made[ending])
-    say(f"{len(files)} images: {out}")
+    say(f"{len(files)} image{'s' * (len(files) != 1)}: {out}")
 
 
-def _name(recipe: Recipe) -> str:
-    from binarize.comparison import label
+def _names(recipes: Sequence[Recipe], paths: Sequence[Path]) -> list[str]:
+    from binarize.comparison import labels
 
-    return label(recipe)
+    return labels(recipes, paths)
 
 
-def _truth_of(image: Path, truths: Path, count: int) -> Path:
-    """The file of an image's truth."""
-    if truths.is_file() and count == 1:
-        return truths
+def _truths_of(images: Sequence[Path], truths: Path) -> dict[Path, Path]:
+    """The files of the images' truths."""
+    if truths.is_file() and len(images) == 1:
+        return {images[0]: truths}
     if not truths.is_dir():
         raise ConfigError(f"--truth {truths}: expected a folder, or for one image a file.")
-    found = next((p for p in sorted(truths.glob("*")) if p.stem == image.stem and p.is_file()), None)
-    if found is None:
-        raise ConfigError(f"--truth {truths}: no file named {image.stem}.* is there, for {image}.")
+    own = {image.resolve() for image in images}  # images and truths may lie in one folder
+    there: dict[str, Path] = {}
+    for path in sorted(truths.iterdir(), reverse=True):
+        if path.is_file() and path.resolve() not in own:
+            there[path.stem] = path
+    found = {}
+    for image in images:
+        names = [image.stem]
+        if image.stem.startswith("rgb_"):
+            names.append(f"sync_depth_{image.stem.removeprefix('rgb_')}")
+        path = next((there[name] for name in names if name in there), None)
+        if path is None:
+            expected = " or ".join(f"{name}.*" for name in names)
+            raise ConfigError(f"--truth {truths}: no file named {expected} is there, for {image}.")
+        found[image] = path
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from binarize import files
 from binarize.comparison.collect import Result, collect
 from binarize.comparison.table import columns, differences, label
 from binarize.data.catalog import info
-from binarize.data.dataset import truth_as_json
+from binarize.data.dataset import Depth, Labels, truth_as_json
 from binarize.errors import ConfigError
 from binarize.files.zoo import CARD, METRICS, MODEL
 from binarize.recipes import Recipe, load
@@ -50,7 +51,7 @@ def add_entry(
         The entry's folder; an entry that was there before is replaced.
 
     Raises:
-        ConfigError: no run there, or one that is not complete.
+        ConfigError: no run there, one that is not complete, or one of another recipe than `recipe_name`.
         DataError: data that is missing or wrong.
     """
     if not (run / LOG).is_file():
@@ -60,7 +61,7 @@ def add_entry(
     if done != recipe.training.epochs:
         raise ConfigError(f"{run}: {done} of {recipe.training.epochs} epochs are done.")
     if recipe_name:
-        load(recipe_name)  # an unknown one now rather than after the measuring
+        _check_recipe(run, recipe, recipe_name)  # now rather than after the measuring
     title = name or _name(recipe, recipe_name)
     entries = {RECIPE_ENTRY: json.dumps(recipe.model_dump(mode="json")), TRUTH_ENTRY: truth_as_json(truth)}
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,7 @@ def add_entry(
         found = floors(recipe, root=root, report=tell("floors"))
         metrics = _metrics(title, recipe_name, result, full, found, (made / MODEL).stat().st_size)
         files.write_bytes(made / METRICS, (json.dumps(metrics, indent=2) + "\n").encode())
-        files.write_bytes(made / CARD, _card(metrics, full).encode())
+        files.write_bytes(made / CARD, _card(metrics, full, truth).encode())
         target = folder / title
         target.mkdir(exist_ok=True)
         for part in (MODEL, METRICS, CARD):
@@ -119,15 +120,21 @@ def _metrics(
     }
 
 
-def _card(metrics: dict[str, Any], full: Result) -> str:
+def _card(metrics: dict[str, Any], full: Result, truth: Labels | Depth) -> str:
     recipe = full.recipe
     names = columns({"rows": [{"figures": metrics["figures"]}]})
     honest = metrics["costs"]["honest"]
     height, width = recipe.data.augmentation.size
     head = f"{recipe.network.name} on {recipe.network.encoder}, {metrics['label']}"
     stored = "weights of one bit" if recipe.method is not None else "weights rounded to 16 bits"
-    changed = "".join(f" --set {setting}" for setting in _settings(metrics["recipe_name"], recipe))
-    source = metrics["recipe_name"] or "RECIPE (in metrics.json)"
+    settings = _settings(metrics["recipe_name"], recipe)
+    changed = "".join(f" --set {shlex.quote(setting)}" for setting in settings)
+    command = f"`binarize train {metrics['recipe_name']}{changed}`"
+    if not metrics["recipe_name"]:
+        command = "`binarize train FILE`, FILE being what `recipe` in metrics.json holds."
+    counted = []
+    if isinstance(truth, Depth):
+        counted = [f"- Figures: means over {metrics['figures']['images']} images; {truth.counted}."]
     lines = [
         f"# {metrics['name']}",
         "",
@@ -148,11 +155,12 @@ def _card(metrics: dict[str, Any], full: Result) -> str:
         "`before` is the trained network as it was, the last two columns predictions that never look at the "
         "image (`binarize data floor`).",
         "",
-        f"- Command: `binarize train {source}{changed}`",
+        f"- Command: {command}",
         f"- Seed {metrics['seed']}, {recipe.training.epochs} epochs of batches of {recipe.training.batch}, "
         f"{metrics['seconds'] / 60:.0f} minutes.",
         f"- Cost at {height}x{width}: {honest['binary_macs']:,} multiply-accumulates of one bit, "
         f"{honest['float_macs']:,} of 32 bits.",
+        *counted,
         f"- Data: {info(recipe.data.name).terms or 'built in.'}",
         "- Limits: a small network and a small budget, meant for comparisons between methods; images are "
         f"seen at {height}x{width} or near it. One run; another seed gives other figures.",
@@ -160,14 +168,32 @@ def _card(metrics: dict[str, Any], full: Result) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _check_recipe(run: Path, recipe: Recipe, name: str) -> None:
+    """Refuse a recipe whose command would not make the run again."""
+    load(name)  # an unknown one says so
+    try:
+        left = _differing(load(name, _settings(name, recipe)), recipe)
+    except ConfigError:
+        left = _differing(load(name), recipe)
+    if left:
+        names = {key: value for key, value in left.items() if key.endswith("name")} or left  # say most
+        faults = [f"{key} is {a!r} there, {b!r} in the run" for key, (a, b) in sorted(names.items())]
+        shown = "; ".join(faults[:3])
+        raise ConfigError(f"--recipe {name}: {run} followed another one: {shown}. Name that one, or none.")
+
+
 def _settings(name: str, recipe: Recipe) -> list[str]:
     """What the run has other than the recipe of that name, as `--set` takes it."""
     if not name:
         return []
-    given, own = load(name).model_dump(mode="json"), recipe.model_dump(mode="json")
+    found = _differing(load(name), recipe)
+    return [f"{key}={json.dumps(value)}" for key, (_, value) in sorted(found.items())]
+
+
+def _differing(given: Recipe, own: Recipe) -> dict[str, tuple[Any, Any]]:
     free = ("about", "data.root", "data.workers", "training.save_every", "training.evaluate_every")
-    found = differences(given, own)
-    return [f"{key}={json.dumps(value)}" for key, (_, value) in sorted(found.items()) if key not in free]
+    found = differences(given.model_dump(mode="json"), own.model_dump(mode="json"))
+    return {key: values for key, values in found.items() if key not in free}
 
 
 def _figure_line(key: str, text: str, metrics: dict[str, Any]) -> str:

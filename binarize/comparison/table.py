@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from binarize.comparison.collect import Result
 from binarize.comparison.published import published, remark
 from binarize.errors import ConfigError
 from binarize.recipes import Recipe
+from binarize.training.loop import MODEL
 
 _FIGURES = {
     "segmentation": {"pixel_accuracy": "pixel acc. %", "miou": "mIoU %"},
@@ -27,6 +29,8 @@ _FIGURES = {
 _OWN = ("about", "method", "training.seed", "training.lr", "training.start_from", "data.root", "data.workers")
 _OWN += ("training.save_every", "training.evaluate_every", "network.pretrained")
 """Settings that may differ between rows of a fair table: the rate is tuned for each."""
+
+_APART = 2  # settings that a label names at most
 
 
 def as_dict(results: Sequence[Result]) -> dict[str, Any]:
@@ -55,6 +59,8 @@ def as_dict(results: Sequence[Result]) -> dict[str, Any]:
             twice = ", ".join(str(r.path) for r in group)
             raise ConfigError(f"compare: several runs of one recipe and seed: {twice}; name one of them.")
     first = results[0].recipe
+    firsts = [group[0] for group in rows.values()]
+    names = labels([r.recipe for r in firsts], [r.path for r in firsts])
     return {
         "data": first.data.name,
         "split": results[0].split,
@@ -64,7 +70,7 @@ def as_dict(results: Sequence[Result]) -> dict[str, Any]:
         "batch": first.training.batch,
         "differences": sorted({d for r in results for d in _differences(first, r.recipe)}),
         **remark(first),
-        "rows": [_row(group) for group in rows.values()],
+        "rows": [_row(group, name) for group, name in zip(rows.values(), names, strict=True)],
     }
 
 
@@ -160,15 +166,44 @@ def label(recipe: Recipe) -> str:
     return f"{recipe.method.name} ({options})" if options else recipe.method.name
 
 
+def labels(recipes: Sequence[Recipe], paths: Sequence[Path]) -> list[str]:
+    """What rows are called, each differently: those of one `label` by what their recipes do not share.
+
+    `bidense (lr=0.0015)`; the name of the run where that would be long or say nothing.
+
+    Args:
+        recipes: one for each row.
+        paths: folder, or file, of its first run.
+    """
+    found = [label(recipe) for recipe in recipes]
+    for name in {n for n in found if found.count(n) > 1}:
+        group = [i for i, n in enumerate(found) if n == name]
+        parts = _apart([recipes[i] for i in group], [paths[i] for i in group])
+        for i, part in zip(group, parts, strict=True):
+            found[i] = f"{name[:-1]}, {part})" if name.endswith(")") else f"{name} ({part})"
+    return found
+
+
+def _apart(recipes: Sequence[Recipe], paths: Sequence[Path]) -> list[str]:
+    flat = [dict(_flat(recipe.model_dump(mode="json"))) for recipe in recipes]
+    names = sorted({n for f in flat for n in f if len({json.dumps(g.get(n)) for g in flat}) > 1} - {"about"})
+    for chosen in ([n for n in names if n != "training.seed"], names):
+        texts = [", ".join(f"{n.rpartition('.')[2]}={f.get(n)}" for n in chosen) for f in flat]
+        if len(chosen) <= _APART and len(set(texts)) == len(texts):
+            return texts
+    runs = [p.parent.name if p.name == MODEL and p.parent.name else p.name for p in paths]
+    return runs if len(set(runs)) == len(runs) else [str(p) for p in paths]
+
+
 def _task(result: Result) -> str:
     return "segmentation" if "miou" in result.figures else "depth"
 
 
-def _row(group: list[Result]) -> dict[str, Any]:
+def _row(group: list[Result], name: str) -> dict[str, Any]:
     recipe = group[0].recipe
     numbers = [k for k, v in group[0].figures.items() if isinstance(v, float)]
     return {
-        "label": label(recipe),
+        "label": name,
         "method": recipe.method.model_dump(mode="json") if recipe.method else None,
         "lr": recipe.training.lr,
         "seeds": [r.recipe.training.seed for r in group],

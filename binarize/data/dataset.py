@@ -83,6 +83,15 @@ class Depth:
 
     task: Task = field(default="depth", init=False)
 
+    @property
+    def counted(self) -> str:
+        """Which depths evaluation counts, in words."""
+        text = f"depths from {self.least:g} to {self.most:g} m"
+        if not self.crop:
+            return text
+        top, bottom, left, right = (f"{100 * part:.1f}" for part in self.crop)
+        return f"{text}, in rows {top} to {bottom} % and columns {left} to {right} % of the image"
+
     def read(self, path: Path) -> Tensor:
         """Depth (H, W) float32 in metres, 0 where there is none.
 

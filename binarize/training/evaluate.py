@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binarize.data.dataset import DenseDataset, Sample
+from binarize.errors import ConfigError
 from binarize.training.metrics import create_metric
+
+_SMALL = 64  # an image with such a side may be smaller than a kernel, somewhere deep in a network
 
 
 def evaluate(
@@ -37,6 +40,9 @@ def evaluate(
         rank: which process this is; it takes every `world`-th image, each image goes to one process.
         world: of how many.
         report: called with the number of images done.
+
+    Raises:
+        ConfigError: images that are smaller, at one of the scales, than the network can take.
     """
     metric = create_metric(data.truth, _outputs(model)).to(device or torch.device("cpu"))
     training = model.training
@@ -62,14 +68,17 @@ def predict(
     """The model's output for images (N, 3, H, W): logits or metres (N, C, H, W), float32.
 
     With flips or several scales, depths are averaged, or class probabilities, whose logarithms come back.
+
+    Raises:
+        ConfigError: images that are smaller, at one of the scales, than the network can take.
     """
     if not flip and tuple(scales) == (1.0,):
-        return model(images).float()
+        return _output(model, images)
     total: Tensor | None = None
     for scale in scales:
-        scaled = images if scale == 1.0 else F.interpolate(images, scale_factor=scale, mode="bilinear")
+        scaled = images if scale == 1.0 else resized(images, _scaled(images.shape[-2:], scale))
         for mirrored in (False, True) if flip else (False,):
-            output = model(scaled.flip(-1) if mirrored else scaled).float()
+            output = _output(model, scaled.flip(-1) if mirrored else scaled)
             output = resized(output.flip(-1) if mirrored else output, images.shape[-2:])
             part = output.softmax(1) if output.shape[1] > 1 else output
             total = part if total is None else total + part
@@ -77,6 +86,24 @@ def predict(
         raise ValueError("no scale")
     mean = total / (len(scales) * (1 + flip))
     return mean.clamp_min(torch.finfo(mean.dtype).tiny).log() if mean.shape[1] > 1 else mean
+
+
+def _scaled(size: Sequence[int], scale: float) -> list[int]:
+    return [max(1, int(side * scale)) for side in size]
+
+
+def _output(model: nn.Module, images: Tensor) -> Tensor:
+    try:
+        return model(images).float()
+    except RuntimeError as error:
+        height, width = images.shape[-2:]
+        if isinstance(error, torch.OutOfMemoryError) or min(height, width) >= _SMALL:
+            raise
+        raise ConfigError(
+            f"the network cannot take an image of {width}x{height} (width x height, after all resizing): "
+            f"{str(error).splitlines()[0].rstrip('.')}. Take larger images or scales, or let the recipe "
+            "resize them (data.evaluation.short_side)."
+        ) from error
 
 
 def resized(output: Tensor, size: Sequence[int]) -> Tensor:

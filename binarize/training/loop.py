@@ -27,7 +27,7 @@ from binarize.training.batches import Batches
 from binarize.training.build import dataset, network, parameter_groups
 from binarize.training.curves import draw_curves
 from binarize.training.distill import Teacher
-from binarize.training.distributed import all_sum, synchronize_norms
+from binarize.training.distributed import all_sum, refuse_sharding, synchronize_norms
 from binarize.training.evaluate import evaluate
 from binarize.training.events import event_log
 from binarize.training.health import LatentWatch, first_not_finite
@@ -101,12 +101,14 @@ def train(
         The figures of every epoch.
 
     Raises:
-        ConfigError: a recipe that cannot be followed, a folder that holds another run or cannot be written.
+        ConfigError: a recipe that cannot be followed, a folder that holds another run or cannot be written,
+            or an environment of accelerate that splits networks (FSDP, DeepSpeed, Megatron-LM).
         DataError: data that is missing or wrong.
         StoppedError: Ctrl-C; all was saved.
         TrainingError: numbers that are not finite; the last checkpoint is kept.
     """
     settings = recipe.training
+    refuse_sharding()
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # or processes on CPUs would not find each other

@@ -24,6 +24,8 @@ _MILLIMETRES = 1000.0
 _MIX = 0.6  # share of the colours in an overlay
 _GAP = 4  # pixels between the parts of a panel
 _TEXT = 12  # least height of its letters
+_LINES = 2.4  # times their size that two numbers, one above the other, need
+_LETTERS = (20, 32)  # parts of the height, and of the width, that they take: a panel is often seen reduced
 _UNKNOWN = 128  # grey of pixels without a depth
 
 
@@ -89,25 +91,18 @@ def coloured(prediction: Tensor, truth: Labels | Depth, span: tuple[float, float
         span: metres that are brightest and darkest; by default those of `depth_span`.
     """
     if isinstance(truth, Depth):
-        from matplotlib import colormaps
-
         near, far = span if span is not None else depth_span(prediction)
-        share = 1.0 - ((prediction - near) / max(far - near, 1e-6)).clamp(0.0, 1.0).numpy()
-        array = (colormaps["magma"](share)[..., :3] * 255).round().astype(np.uint8)
-        array[(prediction <= 0).numpy()] = _UNKNOWN
-        return torch.from_numpy(array).permute(2, 0, 1)
+        colours = _magma(1.0 - (prediction - near) / max(far - near, 1e-6))
+        return torch.where(prediction > 0, colours, _UNKNOWN)
     known = (prediction >= 0) & (prediction < len(truth.names))
     table = torch.tensor([*_colours(truth), (0, 0, 0)], dtype=torch.uint8)
     return table[torch.where(known, prediction, len(truth.names))].permute(2, 0, 1)
 
 
-def depth_span(depth: Tensor) -> tuple[float, float]:
-    """The metres between which nearly all of a map's depths are, for colours; 0 says nothing."""
-    known = depth[depth > 0]
-    if not known.numel():
-        return 0.0, 1.0
-    near, far = np.quantile(known.numpy(), [0.01, 0.99])
-    return float(near), float(far)
+def depth_span(*maps: Tensor) -> tuple[float, float]:
+    """The metres between which nearly all depths of each map are, for colours; 0 says nothing."""
+    ends = [np.quantile(m[m > 0].numpy(), [0.01, 0.99]) for m in maps if bool((m > 0).any())]
+    return (float(min(e[0] for e in ends)), float(max(e[1] for e in ends))) if ends else (0.0, 1.0)
 
 
 def overlay(image: Tensor, colours: Tensor) -> Tensor:
@@ -115,19 +110,63 @@ def overlay(image: Tensor, colours: Tensor) -> Tensor:
     return ((1.0 - _MIX) * image.float() + _MIX * colours.float()).round().to(torch.uint8)
 
 
-def panel(parts: Sequence[tuple[str, Tensor]]) -> Tensor:
-    """Pictures (3, H, W) uint8 of one height side by side, each under its name."""
-    height = parts[0][1].shape[1]
-    size = max(_TEXT, height // 20)
-    font = ImageFont.load_default(size)
-    strip = 2 * _GAP + round(1.25 * size)
-    columns = []
-    for index, (name, part) in enumerate(parts):
-        head = Image.new("RGB", (part.shape[2], strip), "white")
-        ImageDraw.Draw(head).text((0, _GAP), name, "black", font)
-        column = torch.cat([torch.from_numpy(np.array(head)).permute(2, 0, 1), part], dim=1)
-        columns.append(F.pad(column, (0, _GAP if index < len(parts) - 1 else 0), value=255))
+def panel(parts: Sequence[tuple[str, Tensor]], span: tuple[float, float] | None = None) -> Tensor:
+    """Pictures (3, H, W) uint8 of one size side by side, each under its name, which is never cut.
+
+    Args:
+        parts: names and pictures.
+        span: metres of the brightest and the darkest colour: a bar at the right says what colours
+            mean, but for pictures that are too low for its numbers.
+    """
+    height, width = parts[0][1].shape[1:]
+    size = max(_TEXT, height // _LETTERS[0], width // _LETTERS[1])
+    while size > _TEXT and max(_wide(name, size) for name, _ in parts) > width:
+        size -= 1
+    columns = [_under(name, part, size) for name, part in parts]
+    if span is not None and height >= _LINES * size:
+        columns.append(_under("", _bar(height, span, size), size))
+    columns = [F.pad(c, (0, _GAP if i < len(columns) - 1 else 0), value=255) for i, c in enumerate(columns)]
     return torch.cat(columns, dim=2)
+
+
+def _under(name: str, part: Tensor, size: int) -> Tensor:
+    """A picture under a white strip with its name."""
+    width = max(part.shape[2], _wide(name, size))
+    head = Image.new("RGB", (width, 2 * _GAP + round(1.25 * size)), "white")
+    ImageDraw.Draw(head).text((0, _GAP), name, "black", ImageFont.load_default(size))
+    return torch.cat([_tensor(head), F.pad(part, (0, width - part.shape[2]), value=255)], dim=1)
+
+
+def _bar(height: int, span: tuple[float, float], size: int) -> Tensor:
+    """Colours from far, at the top, to near, with two or three numbers beside them."""
+    near, far = span
+    colours = _magma(torch.linspace(0.0, 1.0, height)[:, None].expand(height, size))
+    places = (0.0, 0.5, 1.0) if height >= 2 * _LINES * size else (0.0, 1.0)
+    digits = 1 if far - near >= 1 else 2
+    texts = [f"{far + place * (near - far):.{digits}f} m" for place in places]
+    beside = Image.new("RGB", (_GAP + max(_wide(text, size) for text in texts), height), "white")
+    draw, font = ImageDraw.Draw(beside), ImageFont.load_default(size)
+    for place, text in zip(places, texts, strict=True):
+        anchor = "la" if place == 0.0 else "ld" if place == 1.0 else "lm"  # at the top, the foot, the middle
+        draw.text((_GAP, place * (height - 1)), text, "black", font, anchor=anchor)
+    return torch.cat([colours, _tensor(beside)], dim=2)
+
+
+def _wide(text: str, size: int) -> int:
+    """Pixels that a text takes in letters of that size."""
+    return int(np.ceil(ImageFont.load_default(size).getlength(text)))
+
+
+def _tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _magma(share: Tensor) -> Tensor:
+    """(H, W) from 0 (dark) to 1 (bright) as (3, H, W) uint8."""
+    from matplotlib import colormaps
+
+    array = (colormaps["magma"](share.clamp(0.0, 1.0).numpy())[..., :3] * 255).round().astype(np.uint8)
+    return torch.from_numpy(array).permute(2, 0, 1)
 
 
 def picture(colours: Tensor) -> bytes:

@@ -40,6 +40,7 @@ def test_train_then_evaluate(recipe: Path, tmp_path: Path, capsys: pytest.Captur
     assert found["split"] == "test"
     assert run(["evaluate", out, "--flip", "--scales", "0.5,1"]) == 0
     table = capsys.readouterr().out
+    assert "mean with mirror images and sizes x 0.5, 1" in table
     assert "background" in table
     assert max(map(len, table.splitlines())) <= 80
 
@@ -53,7 +54,7 @@ def test_predict(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert run(["train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run")]) == 0
     (tmp_path / "in").mkdir()
     Image.new("RGB", (50, 30), "red").save(tmp_path / "in/a b.jpg")
-    Image.new("L", (7, 9)).save(tmp_path / "in/grey.png")
+    Image.new("L", (70, 9)).save(tmp_path / "in/grey.png")
     command = ["predict", str(tmp_path / "run"), str(tmp_path / "in"), str(tmp_path / "in/*.jpg")]
     assert run([*command, "--out", str(tmp_path / "out"), "--overlay", "--panel"]) == 0
     names = {p.name for p in (tmp_path / "out").iterdir()}
@@ -67,10 +68,10 @@ def test_predict(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         assert 0 <= found.min() <= found.max() <= 5
     assert found.shape == (30, 50)
     shown = read_image(tmp_path / "out/grey-panel.png")
-    assert shown.shape[2] == 7 + 4 + 7
+    assert shown.shape[2] == 70 + 4 + 70
     expected = read_image(tmp_path / f"out/grey{'-colour' if task == 'depth' else ''}.png")
     if task == "depth":
-        assert shown[:, -9:, 11:].equal(expected)  # below the names
+        assert shown[:, -9:, 74:].equal(expected)  # below the names
     capsys.readouterr()
     assert run([*command, "--out", str(tmp_path / "out")]) == 2
     assert "exists; replace it with --force" in capsys.readouterr().err
@@ -108,7 +109,8 @@ def test_panels_hold_the_truth_and_further_networks(
     command += ["--with", str(tmp_path / "b"), "--truth", str(tmp_path / "truth")]
     assert run(command) == 0
     panel = read_image(tmp_path / "out/x-panel.png")
-    assert panel.shape[2] == 4 * 50 + 3 * 4  # image, truth, bidense, float
+    parts = 4 * 50 + 3 * 4  # image, truth, bidense, float
+    assert panel.shape[2] > parts if task == "depth" else panel.shape[2] == parts  # and a scale of colours
     shown = panel[:, -30:, 54:104]
     halves = shown[:, :15].flatten(1).unique(dim=1), shown[:, 15:].flatten(1).unique(dim=1)
     assert [h.shape[1] for h in halves] == [1, 1]
@@ -118,6 +120,12 @@ def test_panels_hold_the_truth_and_further_networks(
     assert "expected a folder" in capsys.readouterr().err
     assert run([*command[:-2], "--force", "--truth", str(tmp_path / "a")]) == 2
     assert "no file named x.*" in capsys.readouterr().err
+    (tmp_path / "bts").mkdir()
+    Image.new("RGB", (50, 30), "red").save(tmp_path / "bts/rgb_1.jpg")
+    Image.fromarray(truth).save(tmp_path / "bts/sync_depth_1.png")
+    beside = [str(tmp_path / "bts/rgb_1.jpg"), "--panel", "--truth", str(tmp_path / "bts")]
+    assert run(["predict", str(tmp_path / "a"), *beside, "--out", str(tmp_path / "out")]) == 0
+    assert read_image(tmp_path / "out/rgb_1-panel.png")[:, -30:, 54:104].equal(shown)
     assert run(["predict", str(tmp_path / "a"), str(tmp_path / "in"), "--truth", str(tmp_path / "in")]) == 2
     assert "add --panel" in capsys.readouterr().err
 
@@ -165,6 +173,53 @@ def test_compare_names_what_is_not_equal(
     assert json.loads(capsys.readouterr().out)["differences"] == ["training.epochs (1, 2)"]
     assert run(["compare", str(tmp_path / "a"), str(tmp_path / "c")]) == 2
     assert "shapes test depth, shapes test segmentation" in capsys.readouterr().err
+
+
+def test_compare_tells_rows_apart_and_breaks_no_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = small_net.values(epochs=1)
+    values["data"]["options"]["task"] = "depth"
+    values["method"] = {"name": "bidense", "options": {"granularity": "layer"}}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(values))
+    for name, setting in (("a", "training.lr=1e-3"), ("b", "training.lr=2e-3"), ("c", "method=null")):
+        command = ["train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / name), "--set", setting]
+        assert run(command) == 0
+    capsys.readouterr()
+    runs = [str(tmp_path / name) for name in "abc"]
+    assert run(["compare", *runs, "--json"]) == 0
+    labels = [row["label"] for row in json.loads(capsys.readouterr().out)["rows"]]
+    assert labels == [
+        "bidense (granularity=layer, lr=0.001)",
+        "bidense (granularity=layer, lr=0.002)",
+        "float",
+    ]
+    assert run(["compare", *runs]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines()[1:-1])) <= 80
+    words = out.split()
+    assert words.count("bidense") == 2
+    assert {"(granularity=layer,", "lr=0.001)", "lr=0.002)", "AbsRel"} <= set(words)
+    assert "SILog: a wider terminal" in out
+    assert run(["evaluate", runs[2], "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["flip"], found["scales"]) == (False, [1.0])
+    assert run(["evaluate", runs[2]]) == 0
+    assert "images; depths from 0.001 to 10 m." in capsys.readouterr().out
+
+
+def test_images_that_are_too_small_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = small_net.values(epochs=1)
+    values["network"] = {"encoder": "test_convnext", "options": {"width": 8}}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({**values, "method": None}))
+    assert run(["train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run")]) == 0
+    Image.new("RGB", (3, 2)).save(tmp_path / "x.png")
+    capsys.readouterr()
+    command = ["predict", str(tmp_path / "run"), str(tmp_path / "x.png"), "--out", str(tmp_path / "out")]
+    assert run(command) == 2
+    assert "x.png: the network cannot take an image of 3x2" in " ".join(capsys.readouterr().err.split())
+    assert run(["evaluate", str(tmp_path / "run"), "--scales", "0.1"]) == 2
+    assert "Take larger images or scales" in " ".join(capsys.readouterr().err.split())
 
 
 def test_compare_trains_a_set_of_recipes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ import yaml
 from PIL import Image
 
 import binarize
+from binarize import recipes
 from binarize.cli import run
 from binarize.errors import ConfigError
 from binarize.files import zoo
+from binarize.training import saved
 
 
 @pytest.fixture
@@ -63,6 +66,26 @@ def test_from_a_run_to_a_loaded_network(
     assert (
         run(["predict", "zoo:shapes-bidense", str(tmp_path / "x.png"), "--out", str(tmp_path / "out")]) == 0
     )
+
+
+def test_the_command_of_a_card_makes_the_run_again(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["data.options.number=4", "data.options.task=depth", "data.augmentation.scale=[0.8,1.2]"]
+    command = ["train", str(recipe), "--out", str(tmp_path / "run")]
+    assert run([*command, *(part for setting in settings for part in ("--set", setting))]) == 0
+    command = ["zoo", "add", str(tmp_path / "run"), "--into", str(tmp_path / "zoo")]
+    assert run([*command, "--recipe", "shapes/tiny-float", "--name", "x"]) == 0
+    card = (tmp_path / "zoo/x" / zoo.CARD).read_text()
+    line = next(text for text in card.splitlines() if text.startswith("- Command"))
+    _, _, name, *parts = shlex.split(line.split("`")[1])
+    assert parts[::2] == ["--set"] * (len(parts) // 2)
+    again = recipes.load(name, parts[1::2]).model_dump(exclude={"about": True})
+    assert again == saved.load(tmp_path / "run")[0].model_dump(exclude={"about": True})
+    assert "images; depths from 0.001 to 10 m" in card
+    capsys.readouterr()
+    assert run([*command, "--recipe", "shapes/tiny-bidense"]) == 2
+    assert "method.name is 'bidense' there, None in the run" in " ".join(capsys.readouterr().err.split())
 
 
 def test_unknown_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

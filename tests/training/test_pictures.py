@@ -1,0 +1,54 @@
+"""Predictions as pictures: colours of depth, panels, their letters and their scale."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from binarize.data.dataset import Depth
+from binarize.training.pictures import coloured, depth_span, panel
+
+NYU = Depth(scale=1000.0, most=10.0)
+GREY = torch.full((3,), 128, dtype=torch.uint8)
+
+
+def test_depth_is_bright_where_it_is_near_and_grey_where_there_is_none() -> None:
+    depth = torch.tensor([[0.0, 1.0, 2.0, 3.0]])
+    shown = coloured(depth, NYU, (1.0, 3.0))
+    assert shown.dtype == torch.uint8
+    assert shown[:, 0, 0].equal(GREY)
+    light = shown[:, 0, 1:].float().mean(0)
+    assert light[0] > light[1] > light[2]
+
+
+def test_one_scale_holds_for_all_maps() -> None:
+    near, far = torch.full((4, 4), 2.0), torch.full((4, 4), 5.0)
+    far[0] = 0.0  # says nothing
+    assert depth_span(near, far) == (2.0, 5.0)
+    assert depth_span(torch.zeros(4, 4), far) == (5.0, 5.0)
+    assert depth_span(torch.zeros(4, 4)) == (0.0, 1.0)
+
+
+def test_a_panel_cuts_no_name_and_keeps_pictures_as_they_are() -> None:
+    part = torch.randint(0, 256, (3, 60, 40), dtype=torch.uint8)
+    long = "bidense (granularity=layer)"
+    shown = panel([("image", part), (long, part)])
+    assert shown[:, -60:, :40].equal(part)
+    narrow = panel([("image", part), ("b", part)])
+    assert narrow.shape[2] == 40 + 4 + 40
+    assert shown.shape[2] > narrow.shape[2]
+    text = shown[:, : shown.shape[1] - 60, 44:].float().mean(0)
+    assert text[:, -20:].min() < 128  # the end of the long name is there
+    assert shown[:, -60:, 84:].eq(255).all()  # beside its picture nothing is
+
+
+@pytest.mark.parametrize(("height", "has"), [(200, True), (30, True), (20, False)])
+def test_a_bar_says_what_the_colours_mean(height: int, has: bool) -> None:
+    part = torch.zeros(3, height, 80, dtype=torch.uint8)
+    shown = panel([("image", part)], (1.0, 4.0))
+    assert (shown.shape[2] > 84) == has
+    if has:
+        ends = coloured(torch.tensor([[4.0, 1.0]]), NYU, (1.0, 4.0))
+        bar = shown[:, -height:, 86]
+        assert bar[:, 0].equal(ends[:, 0, 0])  # far at the top
+        assert bar[:, -1].equal(ends[:, 0, 1])
