@@ -16,7 +16,7 @@ bool reaches(int32_t out, int32_t kernel, int32_t stride, int32_t pad, int32_t d
 
 bool good_map(const bz_map& m) { return m.channel == 1 && m.image >= 0 && m.row >= 0 && m.pixel >= 0; }
 
-bool good_tail(const bz_tail& t) { return t.channels == 0 || (size(t.channels, 1) && t.weights); }
+bool good_tail(const bz_tail& t) { return t.channels == 0 || (size(t.channels, 1) && t.channels < 1 << 20 && t.weights); }
 
 bool good_activation(const bz_activation& a) { return a.kind >= BZ_ACT_NONE && a.kind <= BZ_ACT_CLAMP; }
 

@@ -251,7 +251,7 @@ class Plan:
 
 
 def _shape(given: Any) -> tuple[int, ...]:
-    if not all(type(n) is int and n >= 0 for n in given):
+    if len(given) > 8 or not all(type(n) is int and 0 <= n < 2**31 for n in given):
         raise TypeError(f"{given!r} is no shape")
     return tuple(given)
 

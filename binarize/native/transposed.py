@@ -146,6 +146,8 @@ def conv_transposed(
         NativeError: shapes that do not fit, or a border smaller than `weights.border`.
     """
     size = weights.out_size(plane.height, plane.width) if out_size is None else tuple(out_size)
+    if epilogue is not None and epilogue.resize is not None:
+        raise NativeError("conv_transposed: a bypass of another size; expected one of the result's.")
     last = (epilogue or Epilogue()).checked(plane.images, weights.out_channels, size)
     shape = (plane.images, last.out_channels(weights.out_channels), *size)
     out = torch.empty(shape, memory_format=torch.channels_last, dtype=torch.float32, device="cpu")

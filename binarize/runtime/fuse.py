@@ -23,11 +23,12 @@ _LARGEST = 2**26  # elements of inputs that are run: shapes come from files, too
 
 
 def fuse(model: nn.Module) -> None:
-    """Let packed layers do the activation and the float 1x1 convolution behind them; in place.
+    """Let packed layers do what stands behind or in front of them; in place.
 
-    These are found in a run on inputs of the shapes that the model was converted with; without those, or if
-    such a run fails, they stay where they are. Names of parameters and buffers do not change. 1x1
-    convolutions that stay take the fast path of `PointwiseConv2d`.
+    The activation behind a layer becomes a part of it. A float 1x1 convolution behind it and an interpolated
+    map in front of it stay where they are and are done on the way (`binarize.runtime.lazy`). All are found by
+    runs on inputs of the shapes that the model was converted with, and of larger ones; without those, or if
+    such a run fails, nothing is done. Names of parameters and buffers do not change.
 
     Args:
         model: deployed, in evaluation mode.
@@ -36,22 +37,22 @@ def fuse(model: nn.Module) -> None:
     for module in list(model.modules()):
         if type(module) is nn.Conv2d and is_pointwise(module):
             module.__class__ = PointwiseConv2d
+    paths = {module: path for path, module in model.named_modules()}
     for layer, taken in _pairs(model):
-        if isinstance(taken, PackedLayer):
-            layer.before_interpolation = True
+        if isinstance(taken, (PackedLayer, PointwiseConv2d)):
+            parent, _, name = paths[taken].rpartition(".")
+            kind = "small" if isinstance(taken, PackedLayer) else "behind"
+            layer.be_lazy(kind, (model.get_submodule(parent), name, taken))
             continue
-        if isinstance(taken, PointwiseConv2d):
-            layer.take_tail(taken)
-        else:
-            layer.take_activation(taken)
-        if isinstance(taken, (BiasPReLU, Maxout, PointwiseConv2d)):
+        layer.take_activation(taken)
+        if isinstance(taken, (BiasPReLU, Maxout)):
             taken.done_before = True
         else:
             places.replace(taken, nn.Identity())
 
 
 def _pairs(model: nn.Module) -> Iterator[tuple[PackedLayer, nn.Module]]:
-    """Packed layers and the modules that see their result, and nothing else: activations before tails."""
+    """Packed layers and the modules that see their result, and nothing else: activations before others."""
     plan = getattr(model, "binarize_plan", None)
     shapes = plan.inputs if plan is not None else ()
     if not shapes:
@@ -66,7 +67,7 @@ def _pairs(model: nn.Module) -> Iterator[tuple[PackedLayer, nn.Module]]:
 
 def _found(model: nn.Module, shapes: Sequence[Sequence[int]]) -> list[tuple[PackedLayer, nn.Module]] | None:
     """The pairs in a run on inputs of these shapes; None if there is no such run."""
-    if sum(math.prod(shape) for shape in shapes) > _LARGEST:
+    if sum(math.prod(max(n, 1) for n in shape) for shape in shapes) > _LARGEST:
         return None
     try:
         recording = record(model, tuple(torch.zeros(shape) for shape in shapes))
@@ -91,7 +92,7 @@ def _found(model: nn.Module, shapes: Sequence[Sequence[int]]) -> list[tuple[Pack
             continue
         source = _in_front(flow, calls)
         layer = activations[source][0] if source in activations else _layer(flow, source)
-        if layer is not None and can_have_tail(layer):
+        if layer is not None and can_have_tail(layer) and _direct(flow, calls[0]):
             tails.append((layer, conv))
     return [*activations.values(), *tails, *_interpolated(flow, activations)]
 
@@ -109,7 +110,7 @@ def _interpolated(
             continue
         source = _in_front(flow, [node])
         layer = activations[source][0] if source in activations else _layer(flow, source)
-        if layer is not None and layer.tail is None:
+        if layer is not None and _direct(flow, calls[0]):
             yield layer, reader
 
 
@@ -131,6 +132,20 @@ def _layer(flow: Flow, source: fx.Node | None) -> PackedLayer | None:
         return None
     path = str(source.target)
     return layer if len(flow.calls[path]) == 1 and not flow.has_aliases(path) else None
+
+
+def _direct(flow: Flow, call: fx.Node) -> bool:
+    """Whether nothing at all is done between the packed layer that a call's input comes from and the call.
+
+    What the layer's result is still to be made of might be changed in place meanwhile.
+    """
+    order = [node for node in flow.recording.graph.nodes if node.op not in ("get_attr", "placeholder")]
+    place, node = order.index(call), flow.source(call)
+    while node is not None and place > 0 and order[place - 1] is node:
+        if isinstance(flow.module(node), PackedLayer):
+            return True
+        place, node = place - 1, flow.source(node)
+    return False
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -24,10 +24,11 @@ from binarize.native.prepared import Dab, PreparedConv, PreparedPack
 from binarize.native.resize import Resize
 from binarize.native.transposed import TransposedWeights, conv_transposed, pack_transposed
 from binarize.native.weights import PackedWeights, pack_depthwise, pack_scaled, pack_weights
-from binarize.runtime.lazy import Interpolated, ordinary
+from binarize.runtime.lazy import Behind, Interpolated, ordinary, unchanged
 
 if TYPE_CHECKING:
     from binarize.runtime.packed import PackedLayer
+    from binarize.runtime.pointwise import PointwiseConv2d
 
 _TAPS = 255  # of a depthwise kernel, which counts in bytes
 _PIECE = 5  # channels of one table of scales per channel
@@ -51,6 +52,24 @@ class _Prepared(NamedTuple):
     size: tuple[int, int]
     border: tuple[int, int]
     resize: Resize | None
+
+
+class _Signs(NamedTuple):
+    """An input as the kernels read it.
+
+    Attributes:
+        x: the input itself, or the smaller map that stands for it.
+        maps: the same as (N, C, H, W).
+        prepared: calls for maps of this shape.
+        words: of the bit plane.
+        scales: of the DAB, if it has any.
+    """
+
+    x: Tensor
+    maps: Tensor
+    prepared: _Prepared
+    words: Tensor
+    scales: Tensor | None
 
 
 def why_not(layer: PackedLayer) -> str | None:
@@ -161,43 +180,63 @@ class Kernels:
 
     def __call__(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """As `PackedLayer.forward`: the whole layer, and the activation that it took over."""
-        layer, linear = self.layer, self.layer.spec.kind == "linear"
+        layer = self.layer
         _check(layer, x)
+        if self.depthwise and _per_channel(layer) and len(x) > 1 and x.dim() > 2:
+            # a scale per input channel is one per output channel here, but it differs between images
+            return torch.cat([self(part) for part in ordinary(x).split(1)])
+        return self._result(self._signs(x, output_size))
+
+    def behind(self, x: Tensor) -> Behind:
+        """The same, of a layer that does all of its work here, when somebody wants it."""
+        _check(self.layer, x)
+        signs = self._signs(x, None)
+        check = unchanged(signs.x)
+
+        def make(conv: PointwiseConv2d | None = None) -> Tensor:
+            check()
+            return self._result(signs, conv)
+
+        prepared = signs.prepared
+        return Behind.of((len(x), self.layer.spec.out_channels, *prepared.size), make, through=make)
+
+    def _signs(self, x: Tensor, output_size: Sequence[int] | None) -> _Signs:
         resize: Resize | None = None
-        if type(x) is Interpolated and can_interpolate(layer):
+        if type(x) is Interpolated and x.waits and can_interpolate(self.layer):
             x, resize = x.small, x.resize
         else:
             x = ordinary(x)
-        maps = _as_maps(x, linear=linear)
-        if self.depthwise and len(maps) > 1 and _per_channel(layer):
-            # a scale per input channel is one per output channel here, but it differs between images
-            return torch.cat([self(x[i : i + 1]) for i in range(len(x))])
+        maps = _as_maps(x, linear=self.layer.spec.kind == "linear")
         prepared = self._prepared(maps, output_size, resize)
         words, scales = prepared.pack(maps)
-        tail = self._tail()
+        return _Signs(x, maps, prepared, words, scales)
+
+    def _result(self, signs: _Signs, conv: PointwiseConv2d | None = None) -> Tensor:
+        """What is made of signs; with `conv`, its result (for layers that the kernel does all of)."""
+        layer, (x, maps, prepared, words, scales) = self.layer, signs
+        resize = prepared.resize
+        if self.scaled and scales is not None and not _finite(scales):  # tables of whole numbers know no NaN
+            y = layer.followed(layer.reference(x if resize is None else resize(x)))
+            return y if conv is None else conv.convolve(y)
+        tail = None if conv is None else _tail(conv)
         bypass = None
         if self.whole:
             if resize is not None and layer.bypass is not None and not layer.bypass.keeps_positions:
                 maps, resize = resize(maps), None
             bypass = self._bypass(maps, prepared.size)
-        if prepared.conv is not None:
-            if self.scaled:
-                if scales is not None and not _finite(scales):
-                    whole = x if prepared.resize is None else prepared.resize(x)
-                    return layer.followed(layer.reference(whole))  # tables of whole numbers know no NaN
-                y = prepared.conv(words, alpha=scales, bypass=bypass, resize=resize, tail=tail)
-            elif self.depthwise and scales is not None and _per_channel(layer):
-                offset = layer.vector("offset") * scales[0] if layer.spec.offset else None
-                mul = layer.vector("scale") * scales[0]
-                y = prepared.conv(words, mul=mul, offset=offset, bypass=bypass)
-            else:
-                y = prepared.conv(words, sample_scale=scales, bypass=bypass, resize=resize, tail=tail)
-        else:
+        if prepared.conv is None:
             y = self._transposed(maps, prepared, words, scales, bypass, tail)
-        y = _back(y, x, linear=linear)
+        elif self.scaled:
+            y = prepared.conv(words, alpha=scales, bypass=bypass, resize=resize, tail=tail)
+        elif self.depthwise and scales is not None and _per_channel(layer):
+            offset = layer.vector("offset") * scales[0] if layer.spec.offset else None
+            y = prepared.conv(words, mul=layer.vector("scale") * scales[0], offset=offset, bypass=bypass)
+        else:
+            y = prepared.conv(words, sample_scale=scales, bypass=bypass, resize=resize, tail=tail)
+        y = _back(y, x, linear=layer.spec.kind == "linear")
         if self.whole:
             return y
-        return layer.followed(layer.behind(y, x if resize is None else resize(x)))
+        return layer.followed(layer.behind(y, x if prepared.resize is None else prepared.resize(x)))
 
     def _prepared(self, maps: Tensor, output_size: Sequence[int] | None, resize: Resize | None) -> _Prepared:
         """What calls on maps of this shape have in common."""
@@ -270,14 +309,6 @@ class Kernels:
         threads = self.layer.options.threads
         return conv_transposed(plane, self.transposed, epilogue, out_size=prepared.size, threads=threads)
 
-    def _tail(self) -> Tail | None:
-        """Made anew for each call: its weights are the network's, where they can be changed."""
-        conv = self.layer.tail
-        if conv is None or not self.whole:
-            return None
-        bias = None if conv.bias is None else conv.bias.detach()
-        return Tail(weight=conv.weight.detach().flatten(1), bias=bias)
-
     def _bypass(self, x: Tensor, size: Sequence[int]) -> Tensor | None:
         way = self.layer.bypass
         if way is None:
@@ -309,6 +340,12 @@ class Kernels:
         ]
         (top, left), (high, wide) = (t // 2 for t in totals), totals
         return top, left, high - top, wide - left
+
+
+def _tail(conv: PointwiseConv2d) -> Tail:
+    """Made anew for each call: its weights are the network's, where they can be changed."""
+    bias = None if conv.bias is None else conv.bias.detach()
+    return Tail(weight=conv.weight.detach().flatten(1), bias=bias)
 
 
 def _is_depthwise(layer: PackedLayer) -> bool:

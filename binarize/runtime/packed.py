@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from binarize.native.library import available, warn_missing
 from binarize.runtime.bits import unpack_signs
 from binarize.runtime.kernels import Kernels, why_not
 from binarize.runtime.lazy import Interpolated, Small, ordinary
-from binarize.runtime.pointwise import PointwiseConv2d, is_traced
+from binarize.runtime.pointwise import is_traced
 from binarize.runtime.spec import PackedSpec
 
 
@@ -108,9 +108,7 @@ class PackedLayer(nn.Module):
         self._signs: Tensor | None = None
         self._kernels: Kernels | bool | None = False  # until somebody asks whether there can be any
         self._after: list[nn.Module] = []  # lists: they belong to the network, not to this layer
-        self._tail: list[PointwiseConv2d] = []
-        self.before_interpolation = False
-        """Whether the result is interpolated for another packed layer (`binarize.runtime.lazy`)."""
+        self._lazy: list[Any] = []
         self._describe_as_float_layer()
         super().train(False)
 
@@ -153,23 +151,22 @@ class PackedLayer(nn.Module):
 
     def _compute(self, x: Tensor, output_size: Sequence[int] | None) -> Tensor:
         """The whole layer, on the native kernels where they can."""
-        plain = (
-            type(x) in (Tensor, Small, Interpolated) and x.dtype == torch.float32 and x.device.type == "cpu"
-        )
-        if plain and x.numel() and not is_traced(x):
+        plain = type(x) in (Tensor, Interpolated) and x.dtype == torch.float32
+        if plain and x.device.type == "cpu" and x.numel() and not is_traced(x):
             kernels = self._native()
+            lazy = self.lazy
+            if kernels is not None and lazy == "behind" and kernels.whole and output_size is None:
+                return kernels.behind(x)
             if kernels is not None:
                 y = kernels(x, output_size)
-                return y.as_subclass(Small) if self.before_interpolation else y
+                return Small.of(y.shape, lambda: y) if lazy == "small" else y
         return self.followed(self.reference(ordinary(x), output_size))
 
     def followed(self, y: Tensor) -> Tensor:
-        """Through the modules that were taken over: an activation, a float 1x1 convolution."""
+        """Through the activation that was taken over."""
         for activation in self._after:
             known: Any = activation
             y = known.activate(y) if hasattr(known, "activate") else known(y)
-        for conv in self._tail:
-            y = conv.convolve(y)
         return y
 
     @property
@@ -192,15 +189,22 @@ class PackedLayer(nn.Module):
         """The activation that was taken over, or None."""
         return self._after[0] if self._after else None
 
-    def take_tail(self, conv: PointwiseConv2d) -> None:
-        """Do this float 1x1 convolution of the network too, last; its owner stays who it is."""
-        self._tail = [conv]
-        self._kernels = False
+    def be_lazy(self, kind: Literal["behind", "small"], reader: tuple[nn.Module, str, nn.Module]) -> None:
+        """Give a `Behind` or a `Small` (`binarize.runtime.lazy`) from now on.
+
+        Args:
+            kind: which.
+            reader: for whom: (parent, its attribute, the module there), as long as it is there.
+        """
+        self._lazy = [kind, *reader]
 
     @property
-    def tail(self) -> PointwiseConv2d | None:
-        """The convolution that was taken over, or None."""
-        return self._tail[0] if self._tail else None
+    def lazy(self) -> str | None:
+        """`behind`, `small`, or None if the result is given as it is."""
+        if not self._lazy:
+            return None
+        kind, parent, name, reader = self._lazy
+        return kind if parent._modules.get(name) is reader else None
 
     def _native(self) -> Kernels | None:
         if isinstance(self._kernels, bool):

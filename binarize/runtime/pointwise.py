@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from binarize.runtime.lazy import Behind, ordinary
+
 
 def is_traced(x: Tensor) -> bool:
     """Whether what is done with `x` is being written down or transformed: kernels would not be seen."""
@@ -16,14 +18,22 @@ def is_traced(x: Tensor) -> bool:
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """A 1x1 convolution by oneDNN: with one thread torch itself takes a path that is far slower."""
+    """A 1x1 convolution, by the packed layer in front or by oneDNN.
 
-    done_before = False
-    """Whether the packed layer in front does it too (`PackedLayer.take_tail`)."""
+    With one thread torch itself takes a path that is far slower.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
-        """(N, Cin, H, W) -> (N, Cout, H, W); what it is given if that is done already."""
-        return input if self.done_before else self.convolve(input)
+        """(N, Cin, H, W) -> (N, Cout, H, W)."""
+        if type(input) is Behind and input.waits and self._fits(input):
+            return input.through(self)
+        return self.convolve(ordinary(input))
+
+    def _fits(self, input: Tensor) -> bool:
+        parts = [self.weight] if self.bias is None else [self.weight, self.bias]
+        learns = torch.is_grad_enabled() and any(part.requires_grad for part in parts)
+        plain = all(part.dtype == torch.float32 and part.device.type == "cpu" for part in parts)
+        return plain and not learns and input.shape[1] == self.in_channels
 
     def convolve(self, input: Tensor) -> Tensor:
         """The convolution itself."""

@@ -90,6 +90,10 @@ static int pack(int threads, const bz_plane_shape& s, const bz_map& x, const bz_
     }
     Resizer r = {};
     int status = resize ? make_resizer(r, x, *resize, s.channels, s.height, s.width) : BZ_OK;
+    if (status != BZ_OK) {
+        free(partial);
+        return status;
+    }
     const PackChannels pack_some = kPackChannels[mul != nullptr][add != nullptr][abs_sums != nullptr];
 #pragma omp parallel for schedule(static) num_threads(threads) reduction(| : status) if (threads > 1)
     for (int64_t item = 0; item < s.images * rows; ++item) {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import warnings
 from typing import Any
 
 import pytest
@@ -86,14 +88,14 @@ def test_a_float_layer_behind_a_packed_one(method: str, options: dict[str, Any])
     options = options if method == "bidense" else {}
     model = binarize.apply(Net(plain), method, example_inputs=torch.rand(2, 3, 64, 64), **options).eval()
     packed = binarize.deploy(model, exact_scales=False)
-    assert packed.b.tail is packed.head
+    assert packed.b.lazy == "behind"
     x = torch.rand(2, 3, 40, 56)
     with torch.no_grad():
         before = packed(x)
         if method != "bidense" or options:  # tables of scales per channel turn signs of the layer behind
             torch.testing.assert_close(before, model(x), rtol=1e-4, atol=1e-4)
         apart = binarize.deploy(model, exact_scales=False)
-        apart.b._tail, apart.b._kernels, apart.head.done_before = [], False, False
+        apart.b._lazy = []
         torch.testing.assert_close(before, apart(x), rtol=1e-5, atol=1e-5)
         packed.head.weight.data.mul_(2)
         packed.head.bias.data.mul_(2)
@@ -145,15 +147,15 @@ def test_interpolated_maps(
     net = Upsampled(as_it_is, layer, **how)
     model = binarize.apply(net, method, example_inputs=torch.rand(2, 3, 32, 32), **options).eval()
     packed = binarize.deploy(model, exact_scales=False)
-    assert packed.a.before_interpolation is fused
+    assert packed.a.lazy == ("small" if fused else None)
     for size in ((32, 32), (18, 27)):
         x = torch.rand(2, 3, *size)
         with torch.no_grad():
             y = packed(x)
             assert type(y) is Tensor
-            packed.a.before_interpolation = False
+            lazy, packed.a._lazy = packed.a._lazy, []
             assert torch.isclose(y, packed(x), rtol=1e-4, atol=1e-4).float().mean() > 0.99
-            packed.a.before_interpolation = fused
+            packed.a._lazy = lazy
 
 
 def test_interpolated_maps_are_tensors_to_others() -> None:
@@ -202,7 +204,7 @@ def test_a_float_layer_that_is_not_alone_stays(forward: Any) -> None:
     torch.manual_seed(0)
     model = binarize.apply(Net(forward), "bnn", example_inputs=torch.rand(2, 3, 64, 64)).eval()
     packed = binarize.deploy(model)
-    assert packed.b.tail is None
+    assert packed.b.lazy is None
     x = torch.rand(2, 3, 40, 56)
     with torch.no_grad():
         torch.testing.assert_close(packed(x), model(x), rtol=1e-4, atol=1e-4)
@@ -241,3 +243,94 @@ def test_pointwise_convolutions() -> None:
                     torch.testing.assert_close(fast(x), conv(x))
     finally:
         torch.set_num_threads(threads)
+
+
+def small_relu(net: Any, x: Tensor) -> Tensor:
+    y = net.b(net.r(net.norm(net.a(net.stem(x)))))
+    return net.head(torch.relu(y) if x.shape[-1] <= 64 else y)
+
+
+def small_module(net: Any, x: Tensor) -> Tensor:
+    y = net.b(net.r(net.norm(net.a(net.stem(x)))))
+    return net.head(net.r(y) if x.shape[-1] <= 64 else y)
+
+
+def by_channels(net: Any, x: Tensor) -> Tensor:
+    y = net.b(net.r(net.norm(net.a(net.stem(x)))))
+    assert y.shape[1] == net.head.in_channels
+    return net.head(y) * y.shape[1] ** -0.5
+
+
+def beside(net: Any, x: Tensor) -> Tensor:
+    y = net.b(net.r(net.norm(net.a(net.stem(x)))))
+    net.seen = y
+    return net.head(y)
+
+
+def transformed(net: Any, x: Tensor) -> Tensor:
+    y = net.b(net.r(net.norm(net.a(net.stem(x)))))
+    return net.head(y) + torch.vmap(lambda t: t.mean())(y).view(-1, 1, 1, 1)
+
+
+def by_batch(net: Any, x: Tensor) -> Tensor:
+    y = net.b(net.r(net.norm(net.a(net.stem(x)))))
+    return net.head(y if len(x) == 2 else y * 2)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [small_relu, small_module, by_channels, beside, transformed, by_batch],
+    ids=lambda f: f.__name__,
+)
+def test_what_the_runs_did_not_show(forward: Any) -> None:
+    torch.manual_seed(0)
+    model = binarize.apply(Net(forward), "reactnet", example_inputs=torch.rand(2, 3, 64, 64)).eval()
+    packed = binarize.deploy(model)
+    for shape in ((2, 3, 64, 64), (2, 3, 32, 48), (1, 3, 80, 96)):
+        x = torch.rand(shape)
+        with torch.no_grad():
+            torch.testing.assert_close(packed(x), model(x), rtol=1e-4, atol=1e-4)
+            if forward is beside:
+                torch.testing.assert_close(packed.seen + 0, model.seen, rtol=1e-4, atol=1e-4)
+
+
+def test_parts_of_a_fused_network_are_networks() -> None:
+    torch.manual_seed(0)
+    model = binarize.apply(Net(plain), "reactnet", example_inputs=torch.rand(2, 3, 64, 64)).eval()
+    packed = binarize.deploy(model)
+    x, feature = torch.rand(2, 3, 64, 64), torch.rand(2, 70, 8, 8)
+    with torch.no_grad():
+        wanted = packed(x)
+        torch.testing.assert_close(packed.head(feature), model.head(feature))
+        torch.testing.assert_close(copy.deepcopy(packed.head)(feature), model.head(feature))
+        front = packed.r(packed.norm(packed.a(packed.stem(x))))
+        result = packed.b(front)
+        assert result.shape == (2, 70, 32, 32)
+        assert copy.deepcopy(result).shape == pickle.loads(pickle.dumps(result)).shape == result.shape
+        assert type(pickle.loads(pickle.dumps(result))) is Tensor
+        assert result.numpy().shape == result.shape
+        with warnings.catch_warnings(action="ignore"):
+            script = torch.jit.script(_twice)
+        assert type(script(result)) is Tensor
+        changed = packed.b(front)
+        changed.mul_(2)
+        torch.testing.assert_close(packed.head(changed), packed.head(result * 2))
+        late = packed.b(front)
+        front.zero_()
+        with pytest.raises(binarize.errors.ConfigError, match="changed in place"):
+            packed.head(late)
+        packed.b.register_forward_hook(lambda module, args, output: seen.append(output + 0))
+        seen: list[Tensor] = []
+        torch.testing.assert_close(packed(x), wanted)
+        assert seen[0].shape[1] == 70
+        packed.head = nn.Identity()
+        assert packed(x).shape[1] == 70
+    # a head that is trained further gets its gradient
+    packed = binarize.deploy(model)
+    packed.head.requires_grad_(True)
+    packed(x).sum().backward()
+    assert packed.head.weight.grad is not None
+
+
+def _twice(x: Tensor) -> Tensor:
+    return x * 2
