@@ -126,11 +126,13 @@ def _timed(model: nn.Module, spent: dict[str, float]) -> Iterator[None]:
     stack: list[float] = []
     handles = []
     packed = {id(m): m for m in model.modules() if isinstance(m, PackedLayer)}
+    # what a layer leaves to the convolution behind it is counted there
+    joined = {id(m.reader): f"{_kind(m)} with 1x1 Conv2d" for m in packed.values() if m.lazy == "behind"}
     inner = {id(part) for m in packed.values() for part in m.modules()} - packed.keys()
     for module in model.modules():
         if id(module) in inner or (id(module) not in packed and any(True for _ in module.children())):
             continue
-        kind = _kind(module)
+        kind = joined.get(id(module)) or _kind(module)
         handles.append(module.register_forward_pre_hook(lambda *_: stack.append(time.perf_counter())))
 
         def end(*_: Any, kind: str = kind) -> None:
@@ -146,7 +148,7 @@ def _timed(model: nn.Module, spent: dict[str, float]) -> Iterator[None]:
 
 def _kind(module: nn.Module) -> str:
     if not isinstance(module, PackedLayer):
-        return type(module).__name__
+        return "Conv2d" if isinstance(module, nn.Conv2d) else type(module).__name__
     spec = module.spec
     if not spec.kernel:
         return "packed linear"

@@ -206,6 +206,11 @@ class PackedLayer(nn.Module):
         kind, parent, name, reader = self._lazy
         return kind if parent._modules.get(name) is reader else None
 
+    @property
+    def reader(self) -> nn.Module | None:
+        """The module that takes a lazy result on the way, or None."""
+        return self._lazy[-1] if self.lazy else None
+
     def _native(self) -> Kernels | None:
         if isinstance(self._kernels, bool):
             if not available():
