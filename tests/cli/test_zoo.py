@@ -101,6 +101,15 @@ def test_every_entry_of_the_zoo_is_whole() -> None:
     for name in zoo.names():
         metrics = json.loads((zoo.entry(name) / zoo.METRICS).read_text())
         assert metrics["bytes"] == zoo.locate(f"zoo:{name}").stat().st_size
+        main = "abs_rel" if "abs_rel" in metrics["figures"] else "miou"
+        packed, before = metrics["figures"][main], metrics["figures_before_packing"][main]
+        assert abs(packed - before) < 1e-3
+        assert main in metrics["floors"]["by_position"]
+
+
+@pytest.mark.slow
+def test_every_entry_of_the_zoo_loads() -> None:
+    for name in zoo.names():
         model = binarize.load(f"zoo:{name}")
         with torch.no_grad():
             assert bool(model(torch.rand(1, 3, 64, 96)).isfinite().all())
