@@ -44,7 +44,9 @@ def stage_scales(model: nn.Module, stages: list[str], x: Tensor) -> list[float]:
         pytest.param("adabin", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("name", list(STAGES))
+@pytest.mark.parametrize(
+    "name", [n if n == "convnext_tiny" else pytest.param(n, marks=pytest.mark.slow) for n in STAGES]
+)
 def test_stage_outputs_stay_within_a_factor_of_ten_of_float(name: str, method: str) -> None:
     net = timm.create_model(name).train()
     x = torch.randn(4, 3, 96, 96)

@@ -50,7 +50,7 @@ SEGMENTERS = (
     "fcn_resnet101",
     "lraspp_mobilenet_v3_large",
 )
-QUICK = {"resnet18", "squeezenet1_1"}
+QUICK = {"resnet18"}
 EDGE = 64  # of the images for segmenters: their last maps have several positions then
 
 
