@@ -151,6 +151,7 @@ class PackedLayer(nn.Module):
 
     def _compute(self, x: Tensor, output_size: Sequence[int] | None) -> Tensor:
         """The whole layer, on the native kernels where they can."""
+        x = x if type(x) is Interpolated else ordinary(x)
         plain = type(x) in (Tensor, Interpolated) and x.dtype == torch.float32
         if plain and x.device.type == "cpu" and x.numel() and not is_traced(x):
             kernels = self._native()

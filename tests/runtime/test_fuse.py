@@ -184,6 +184,11 @@ def test_interpolated_maps_are_tensors_to_others() -> None:
         assert type(small * 2) is Tensor
         assert type(torch.relu(small)) is Tensor
         assert torch.equal(copy.deepcopy(packed)(x), plain)
+        # without the interpolation, too, the kernels do it, not torch
+        wanted = packed.b(ordinary(small))
+        packed.b.reference = None
+        assert torch.equal(packed.b(small), wanted)
+        del packed.b.reference
         # what the graph did not show: another use of the map
         packed.between = lambda y: y * 1.0
         torch.testing.assert_close(packed(x), plain, rtol=1e-4, atol=1e-4)
