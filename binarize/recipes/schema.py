@@ -173,6 +173,8 @@ class Training(_Part):
         quantizer_decay: whether it also applies to the parameters of quantizers (thresholds, scales, shifts).
         schedule: of the learning rate.
         clip: largest norm of the gradient; none for any.
+        class_balance: how much the pixels of rare classes count in the loss: share of the class in all pixels
+            to the power of minus this number; 0 for all pixels alike, 1 for all classes alike.
         seed: of start values, order and random choices.
         channels_last: keep maps with their channels last in memory, which many CPUs and GPUs convolve faster.
         precision: `no` for float32, bf16 for mixed precision.
@@ -192,6 +194,7 @@ class Training(_Part):
     quantizer_decay: bool = False
     schedule: Schedule = Schedule()
     clip: Positive | None = None
+    class_balance: Share = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     channels_last: bool = False
     precision: Literal["no", "bf16"] = "no"

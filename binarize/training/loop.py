@@ -23,6 +23,7 @@ from binarize.data.catalog import check_split
 from binarize.data.dataset import truth_as_json
 from binarize.errors import ConfigError, DataError, TrainingError
 from binarize.recipes import Recipe, validate
+from binarize.training.balance import class_weights
 from binarize.training.batches import Batches
 from binarize.training.build import dataset, network, parameter_groups
 from binarize.training.curves import draw_curves
@@ -126,6 +127,11 @@ def train(
     check_split(recipe.data.name, recipe.data.test)  # what `evaluate` will want, now rather than then
     data = dataset(recipe, recipe.data.train, root=root, training=True)
     val = dataset(recipe, recipe.data.val, root=root) if recipe.data.val is not None else None
+    weights = None
+    if settings.class_balance:
+        weights = class_weights(
+            data, settings.class_balance, rank=rank, world=world, device=accelerator.device
+        )
     net = network(recipe, data.truth, weights=not (resume and state_file.is_file()))
     layout = torch.channels_last if settings.channels_last else torch.preserve_format
     net = net.to(memory_format=layout)
@@ -141,7 +147,7 @@ def train(
     if average is not None:
         average = {name: tensor.to(accelerator.device) for name, tensor in average.items()}
     _make_folder(out)  # all that can be wrong is known by now
-    loss_of = create_loss(data.truth)
+    loss_of = create_loss(data.truth, weights)
     teacher = Teacher(settings.distillation, net, accelerator.device) if settings.distillation else None
 
     batches = Batches(len(data), settings.batch, settings.seed, rank=rank, world=world)

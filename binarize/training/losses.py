@@ -13,7 +13,16 @@ from binarize.training.distributed import all_sum
 
 
 class SegmentationLoss(nn.Module):
-    """Mean cross entropy over the pixels that count, of all processes' images; 0 if none does."""
+    """Mean cross entropy over the pixels that count, of all processes' images; 0 if none does.
+
+    Args:
+        weights: how much the pixels of each class count (classes,), one each if none; the mean is weighted.
+    """
+
+    def __init__(self, weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights)
+        self.weights: Tensor | None
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """One number.
@@ -22,8 +31,12 @@ class SegmentationLoss(nn.Module):
             output: logits (N, classes, H, W).
             target: class ids (N, H, W) int64, `IGNORE` where they do not count.
         """
-        total = F.cross_entropy(output.float(), target, ignore_index=IGNORE, reduction="sum")
-        return all_sum(total) / all_sum((target != IGNORE).sum().float()).clamp_min(1)
+        total = F.cross_entropy(output.float(), target, self.weights, ignore_index=IGNORE, reduction="sum")
+        known = target != IGNORE
+        if self.weights is None:
+            return all_sum(total) / all_sum(known.sum().float()).clamp_min(1)
+        mass = all_sum(torch.where(known, self.weights[torch.where(known, target, 0)], 0.0).sum())
+        return all_sum(total) / torch.where(mass > 0, mass, 1.0)
 
 
 class SiLog(nn.Module):
@@ -57,6 +70,6 @@ class SiLog(nn.Module):
         return 10.0 * (square - self.ratio * mean.square()).clamp_min(1e-12).sqrt()
 
 
-def create_loss(truth: Any) -> nn.Module:
-    """The paper's loss for a data set's truth."""
-    return SiLog(truth) if isinstance(truth, Depth) else SegmentationLoss()
+def create_loss(truth: Any, weights: Tensor | None = None) -> nn.Module:
+    """The paper's loss for a data set's truth; `weights` of the classes, if they do not count alike."""
+    return SiLog(truth) if isinstance(truth, Depth) else SegmentationLoss(weights)
