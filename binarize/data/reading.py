@@ -22,9 +22,11 @@ def read_image(path: Path) -> Tensor:
     Grey becomes three equal channels, an alpha channel is laid over white, 16 bits become 8.
 
     Raises:
-        DataError: the file is missing or no image.
+        DataError: the file is missing, no image, or one of floating-point numbers, whose range nothing tells.
     """
     with _opened(path) as image:
+        if image.mode == "F":
+            raise DataError(f"{path}: holds floating-point numbers; an image has 8 or 16 bits per channel.")
         upright = ImageOps.exif_transpose(image)
         if upright.mode in _WIDE:
             values = np.asarray(upright, dtype=np.int64)

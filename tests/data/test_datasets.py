@@ -148,6 +148,12 @@ def test_images_of_any_mode(mode: str, tmp_path: Path) -> None:
         assert (found == 255).all()
 
 
+def test_floating_point_images_are_not_taken_for_black(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 6), 0.5, dtype=np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(DataError, match=r"x.tif: holds floating-point numbers"):
+        read_image(tmp_path / "x.tif")
+
+
 def test_an_image_that_lies_on_its_side(tmp_path: Path) -> None:
     side = Image.new("RGB", (6, 4))
     exif = side.getexif()
