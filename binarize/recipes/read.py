@@ -99,7 +99,8 @@ def apply_settings(
         for part in reversed(place):
             value = {part: value}
         values = _merged(values, value)
-        if source is not None:
+        if source is not None:  # what the file says further inside is no longer there
+            source.lines = {at: line for at, line in source.lines.items() if at[: len(place)] != place}
             source.lines[place] = f"--set {key}"
     return values
 

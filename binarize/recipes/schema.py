@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+
+def _number(value: Any) -> Any:
+    """`yes` where a number belongs is a mistake, not a 1."""
+    if isinstance(value, bool):
+        raise ValueError("input should be a number")
+    return value
+
+
+_Int = Annotated[int, BeforeValidator(_number)]
+_Float = Annotated[float, BeforeValidator(_number)]
+Positive = Annotated[_Float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[_Float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[_Int, Field(ge=1)]
+Whole = Annotated[_Int, Field(ge=0)]
+Share = Annotated[_Float, Field(ge=0, le=1)]
+Size = tuple[Count, Count]
 
 
 class _Part(BaseModel):
@@ -43,6 +53,18 @@ class Augmentation(_Part):
     flip: bool = True
     colour: bool = False
 
+    @model_validator(mode="after")
+    def _in_order(self) -> Augmentation:
+        if self.border is not None:
+            top, bottom, left, right = self.border
+            if top >= bottom or left >= right:
+                raise ValueError(
+                    f"border {list(self.border)} (top, bottom, left, right) holds no row or no column"
+                )
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale {list(self.scale)}: the least comes first")
+        return self
+
 
 class Evaluation(_Part):
     """What an image goes through before it is evaluated; see `data.transforms.evaluation_transform`.
@@ -63,7 +85,7 @@ class Evaluation(_Part):
     bottom: Size | None = None
     batch: Count = 1
     flip: bool = False
-    scales: tuple[Positive, ...] = (1.0,)
+    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0,)
 
 
 class Data(_Part):
@@ -195,11 +217,11 @@ class Training(_Part):
     schedule: Schedule = Schedule()
     clip: Positive | None = None
     class_balance: Share = 0.0
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[_Int, Field(ge=0, lt=2**31)] = 0
     channels_last: bool = False
     precision: Literal["no", "bf16"] = "no"
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    activations_first: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Annotated[_Float, Field(gt=0, lt=1)] | None = None
+    activations_first: Annotated[_Float, Field(ge=0, lt=1)] = 0.0
     start_from: str | None = None
     distillation: Distillation | None = None
     save_every: Count = 1

@@ -61,6 +61,27 @@ def test_all_faults_at_once_with_file_and_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("training.clip=yes", "training.clip: input should be a number; got True."),
+        ("data.augmentation.size=[64, on]", "data.augmentation.size.1: input should be a number; got True."),
+        ("data.augmentation.scale=[2, 0.5]", "the least comes first"),
+        ("data.augmentation.border=[9, 3, 0, 5]", "holds no row or no column"),
+        ("data.evaluation.scales=[]", "data.evaluation.scales: tuple should have at least 1 item"),
+    ],
+)
+def test_values_that_would_fail_or_mislead_later(setting: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        recipes.load(write(tmp_path, BASE), [setting])
+    assert message in str(caught.value)
+
+
+def test_a_list_that_is_set_is_not_the_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--set data.augmentation.size: data.augmentation.size.0: "):
+        recipes.load(write(tmp_path, BASE), ["data.augmentation.size=[0, 64]"])
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("- a\n", "expected `name: value` lines"),
