@@ -26,11 +26,12 @@ def evaluate(
     """Measure CHECKPOINT, a model that `binarize train` wrote, or the folder of its run.
 
     Segmentation: mIoU, pixel accuracy, IoU of each class. Depth: delta1-3, AbsRel, SqRel, RMSE, RMSE log,
-    log10, SILog.
+    log10, SILog. Processes that torchrun started share the images.
     """
     sizes = _scales(scales)
     with importing():
         import torch
+        from accelerate import PartialState
 
         from binarize.data.dataset import Depth
         from binarize.runtime import keep_memory
@@ -44,23 +45,31 @@ def evaluate(
     data = dataset(recipe, part, root=root)
     flip = flip or recipe.data.evaluation.flip
     sizes = sizes or recipe.data.evaluation.scales
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    processes = PartialState(cpu=not torch.accelerator.is_available())  # of this machine or of many
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(part), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(
-        *columns, console=console(sys.stderr), disable=not sys.stderr.isatty(), transient=True
+        *columns,
+        console=console(sys.stderr),
+        disable=not (sys.stderr.isatty() and processes.is_main_process),
+        transient=True,
     ) as progress:
-        task = progress.add_task("", total=len(data))
+        own = range(processes.process_index, len(data), processes.num_processes)
+        task = progress.add_task("", total=len(own))
         figures = measure(
-            model.to(device) if device is not None else model,
+            model.to(processes.device),
             data,
-            device=device,
+            device=processes.device,
             batch=recipe.data.evaluation.batch,
             flip=flip,
             scales=sizes,
+            rank=processes.process_index,
+            world=processes.num_processes,
             report=lambda done: progress.update(task, completed=done),
         )
+    if not processes.is_main_process:
+        return
     if as_json:
         document = {"checkpoint": str(checkpoint), "data": recipe.data.name, "split": part}
         print_json({**document, "flip": flip, "scales": list(sizes), **figures})

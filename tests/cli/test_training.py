@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +46,47 @@ def test_train_then_evaluate(recipe: Path, tmp_path: Path, capsys: pytest.Captur
     assert "mean with mirror images and sizes x 0.5, 1" in table
     assert "background" in table
     assert max(map(len, table.splitlines())) <= 80
+
+
+def test_processes_share_an_evaluation(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    assert run(["train", str(recipe), "--out", out, "--set", "training.epochs=1"]) == 0
+    capsys.readouterr()
+    assert run(["evaluate", out, "--json"]) == 0
+    one = json.loads(capsys.readouterr().out)
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys, small_net\n"
+        "from binarize.cli import run\n"
+        "from binarize.training import evaluate as shared\n"
+        "predict = shared.predict\n"
+        "seen = []\n"
+        "shared.predict = lambda m, x, **k: seen.append(len(x)) or predict(m, x, **k)\n"
+        "status = run(['evaluate', sys.argv[1], '--json'])\n"
+        "print(f'saw {sum(seen)} images', file=sys.stderr)\n"
+        "sys.exit(status)\n"
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=2",
+            str(program),
+            out,
+        ],
+        env={**os.environ, "PYTHONPATH": str(Path(small_net.__file__).parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout) == one  # printed once, and every image counts once
+    images = small_net.values()["data"]["options"]["length"]
+    assert done.stderr.count(f"saw {images // 2} images") == 2
 
 
 @pytest.mark.parametrize("task", ["segmentation", "depth"])
