@@ -13,7 +13,8 @@ from binarize.data.dataset import DenseDataset, Sample
 from binarize.errors import ConfigError
 from binarize.training.metrics import create_metric
 
-_SMALL = 64  # an image with such a side may be smaller than a kernel, somewhere deep in a network
+SMALL = 64
+"""An image with a shorter side may be smaller than a kernel, somewhere deep in a network."""
 
 
 def evaluate(
@@ -97,7 +98,7 @@ def _output(model: nn.Module, images: Tensor) -> Tensor:
         return model(images).float()
     except RuntimeError as error:
         height, width = images.shape[-2:]
-        if isinstance(error, torch.OutOfMemoryError) or min(height, width) >= _SMALL:
+        if isinstance(error, torch.OutOfMemoryError) or min(height, width) >= SMALL:
             raise
         raise ConfigError(
             f"the network cannot take an image of {width}x{height} (width x height, after all resizing): "

@@ -29,7 +29,7 @@ from binarize.training.build import dataset, network, parameter_groups
 from binarize.training.curves import draw_curves
 from binarize.training.distill import Teacher
 from binarize.training.distributed import all_sum, refuse_sharding, synchronize_norms
-from binarize.training.evaluate import evaluate
+from binarize.training.evaluate import SMALL, evaluate
 from binarize.training.events import event_log
 from binarize.training.health import LatentWatch, first_not_finite
 from binarize.training.losses import create_loss
@@ -220,7 +220,7 @@ def train(
                         target = target.to(accelerator.device)
                         waits = index < len(parts) - 1
                         with accelerator.no_sync(model) if waits else contextlib.nullcontext():
-                            output = model(part)
+                            output = _output(model, part)
                             value = loss_of(output, target)
                             if teacher is not None:
                                 value = value + teacher.loss(part, output)
@@ -290,6 +290,27 @@ def _loaded(loader: DataLoader[Any]) -> Iterator[Any]:
         yield from loader
     except DataError as error:
         raise DataError(str(error).strip().rpartition("DataError: ")[2]) from None
+
+
+def _output(model: nn.Module, images: Tensor) -> Tensor:
+    """What the network says; ConfigError where the images are too few or too small for it."""
+    try:
+        return model(images)
+    except ValueError as error:
+        if len(images) > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise ConfigError(
+            "BatchNorm cannot learn from one image at a time where maps are of one pixel: take a larger "
+            "training.batch, or a smaller training.accumulate."
+        ) from error
+    except RuntimeError as error:
+        height, width = images.shape[-2:]
+        if isinstance(error, torch.OutOfMemoryError) or min(height, width) >= SMALL:
+            raise
+        raise ConfigError(
+            f"data.augmentation.size [{height}, {width}] is too small for the network: "
+            f"{str(error).splitlines()[0].rstrip('.')}."
+        ) from error
 
 
 def _check_folder(out: Path, recipe: Recipe, resume: bool) -> None:

@@ -201,6 +201,19 @@ def test_a_batch_that_parts_cannot_share() -> None:
         recipe(batch=9, accumulate=2)
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("training.batch=1", "one image at a time.*training.batch"),
+        ("data.augmentation.size=[2, 2]", r"data.augmentation.size \[2, 2\] is too small for the network"),
+    ],
+)
+def test_too_few_or_too_small_images_are_named(setting: str, message: str, tmp_path: Path) -> None:
+    chosen = recipes.load("shapes/tiny-float", ["training.epochs=1", "data.options.length=2", setting])
+    with pytest.raises(ConfigError, match=message):
+        train(chosen, tmp_path / "run")
+
+
 def test_depth(tmp_path: Path) -> None:
     plain = values(epochs=2)
     plain["data"]["options"]["task"] = "depth"
