@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 import time
@@ -15,8 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from binarize.native.library import features
+from binarize.native.library import available, features
+from binarize.native.library import peak as run_peak
 from binarize.runtime import PackedLayer
+
+_PEAK_ROUNDS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,9 @@ class Bench:
     Attributes:
         times: seconds of every round by variant, in the order of the rounds.
         kinds: milliseconds of the first variant's parts by kind, one pass.
+        macs: multiply-accumulates of one bit in that pass, by kind; only kinds that have some.
+        peak: of those per second, of a loop on registers alone on one thread, times the threads; None
+            without kernels.
         machine: where it ran.
         threads: of torch and of the kernels.
         shape: of the input.
@@ -48,6 +55,8 @@ class Bench:
 
     times: dict[str, list[float]]
     kinds: dict[str, float]
+    macs: dict[str, int]
+    peak: float | None
     machine: dict[str, str]
     threads: int
     shape: tuple[int, ...]
@@ -55,6 +64,11 @@ class Bench:
     def median(self, name: str) -> float:
         """Seconds."""
         return statistics.median(self.times[name])
+
+    def rates(self) -> dict[str, float]:
+        """Multiply-accumulates of one bit per second, by kind, in all of the kind's time."""
+        kinds = self.kinds
+        return {kind: macs / (1e-3 * kinds[kind]) for kind, macs in self.macs.items() if kinds[kind]}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, times in milliseconds."""
@@ -74,6 +88,9 @@ class Bench:
                 for name, times in self.times.items()
             ],
             "kinds_ms": self.kinds,
+            "kinds_gmacs_per_s": {kind: rate / 1e9 for kind, rate in self.rates().items()},
+            "binary_gmacs": sum(self.macs.values()) / 1e9,
+            "peak_gmacs_per_s": None if self.peak is None else self.peak / 1e9,
         }
 
 
@@ -104,25 +121,46 @@ def bench(
                 began = time.perf_counter()
                 variant.run()
                 times[variant.name].append(time.perf_counter() - began)
-        kinds = _kinds(variants[0])
+        kinds, macs = _kinds(variants[0])
     machine = {**_machine(), "memory_kept": "yes" if memory_kept else "no"}
-    return Bench(times, kinds, machine, torch.get_num_threads(), tuple(shape))
+    return Bench(
+        times=times,
+        kinds=kinds,
+        macs=macs,
+        peak=_peak(torch.get_num_threads()),
+        machine=machine,
+        threads=torch.get_num_threads(),
+        shape=tuple(shape),
+    )
 
 
-def _kinds(variant: Variant) -> dict[str, float]:
-    """Milliseconds of one pass by kind of leaf module, and what is left."""
+def _peak(threads: int) -> float | None:
+    """Multiply-accumulates of one bit per second that the processor can do at most; None without kernels."""
+    if not available():
+        return None
+    best = float("inf")
+    for _ in range(5):
+        began = time.perf_counter()
+        macs = run_peak(rounds=_PEAK_ROUNDS)
+        best = min(best, time.perf_counter() - began)
+    return threads * macs / best
+
+
+def _kinds(variant: Variant) -> tuple[dict[str, float], dict[str, int]]:
+    """Of one pass: milliseconds by kind of leaf module, and what is left; multiply-accumulates of one bit."""
     spent: dict[str, float] = defaultdict(float)
+    macs: dict[str, int] = defaultdict(int)
     began = 0.0
-    with _timed(variant.model, spent):
+    with _timed(variant.model, spent, macs):
         began = time.perf_counter()
         variant.run()
         total = 1e3 * (time.perf_counter() - began)
     spent["between modules"] = max(0.0, total - sum(spent.values()))
-    return dict(sorted(spent.items(), key=lambda item: -item[1]))
+    return dict(sorted(spent.items(), key=lambda item: -item[1])), dict(macs)
 
 
 @contextmanager
-def _timed(model: nn.Module, spent: dict[str, float]) -> Iterator[None]:
+def _timed(model: nn.Module, spent: dict[str, float], macs: dict[str, int]) -> Iterator[None]:
     stack: list[float] = []
     handles = []
     packed = {id(m): m for m in model.modules() if isinstance(m, PackedLayer)}
@@ -135,15 +173,33 @@ def _timed(model: nn.Module, spent: dict[str, float]) -> Iterator[None]:
         kind = joined.get(id(module)) or _kind(module)
         handles.append(module.register_forward_pre_hook(lambda *_: stack.append(time.perf_counter())))
 
-        def end(*_: Any, kind: str = kind) -> None:
-            spent[kind] += 1e3 * (time.perf_counter() - stack.pop())
+        layer = packed.get(id(module))
+        # a result that is made later is work of the convolution behind
+        works = kind if layer is None or layer.lazy != "behind" else joined[id(layer.reader)]
 
-        handles.append(module.register_forward_hook(end))
+        def end(
+            module: nn.Module, args: Any, kwargs: Any, out: Any, kind: str = kind, works: str = works
+        ) -> None:
+            spent[kind] += 1e3 * (time.perf_counter() - stack.pop())
+            if isinstance(module, PackedLayer):
+                given = args[0] if args else kwargs["input"]
+                macs[works] += _macs(module, given.shape, out.shape)
+
+        handles.append(module.register_forward_hook(end, with_kwargs=True))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _macs(layer: PackedLayer, given: Sequence[int], made: Sequence[int]) -> int:
+    """Products of one call, from the shapes of its input and output; padded positions count too."""
+    spec = layer.spec
+    taps = math.prod(spec.kernel)
+    if spec.kind == "transposed":
+        return math.prod(given) * spec.out_channels // spec.groups * taps
+    return math.prod(made) * spec.in_channels // spec.groups * taps
 
 
 def _kind(module: nn.Module) -> str:
@@ -153,7 +209,9 @@ def _kind(module: nn.Module) -> str:
     if not spec.kernel:
         return "packed linear"
     size = "x".join(map(str, spec.kernel))
-    return f"packed {'depthwise ' if spec.groups > 1 else ''}{size}"
+    alone = spec.groups == spec.in_channels == spec.out_channels
+    grouped = "" if spec.groups == 1 else "depthwise " if alone else "grouped "
+    return f"packed {grouped}{size}"
 
 
 def _machine() -> dict[str, str]:

@@ -19,15 +19,18 @@ def picture(found: Bench) -> bytes:
     medians = [1e3 * found.median(name) for name in names]
     bars = left.barh(names, medians, color=["tab:green", *["tab:gray"] * (len(names) - 1)])
     left.bar_label(bars, [f"{m:.0f} ms" for m in medians], padding=3)
-    left.set_xlim(0, 1.2 * max(medians))
+    left.set_xlim(0, 1.35 * max(medians))  # room for the labels
     left.invert_yaxis()
     left.set_title(f"{'x'.join(map(str, found.shape))}, threads: {found.threads}", fontsize=10)
     kinds = list(found.kinds.items())[:_SHOWN]
     parts = right.barh([k for k, _ in kinds], [ms for _, ms in kinds], color="tab:green")
-    right.bar_label(parts, [f"{ms:.1f} ms" for _, ms in kinds], padding=3)
-    right.set_xlim(0, 1.25 * max(ms for _, ms in kinds))
+    rates = {} if not found.peak else {kind: rate / found.peak for kind, rate in found.rates().items()}
+    labels = [f"{ms:.1f} ms" + (f", {rates[kind]:.0%}" if kind in rates else "") for kind, ms in kinds]
+    right.bar_label(parts, labels, padding=3)
+    right.set_xlim(0, 1.6 * max(ms for _, ms in kinds))
     right.invert_yaxis()
-    right.set_title("inside the packed network", fontsize=10)
+    peak = " (% of the peak of one-bit products)" if rates else ""
+    right.set_title(f"inside packed{peak}", fontsize=10)
     data = io.BytesIO()
     figure.savefig(data, format="png", metadata={"Software": None})
     return data.getvalue()

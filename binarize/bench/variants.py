@@ -22,7 +22,7 @@ def variants(packed: nn.Module, plain: nn.Module, x: Tensor, against: Sequence[s
     Args:
         packed: deployed network.
         plain: the float network of the same architecture; its weights do not matter for time.
-        x: images (N, 3, H, W).
+        x: images (N, C, H, W).
         against: names of `BASELINES`.
 
     Raises:

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 @click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Option of the method.")
 @click.option("--size", type=InputSize(), help="Of the image.  [default: as converted]")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Images at once.")
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Of torch and kernels.")
+@click.option(
+    "--threads", default=1, show_default=True, type=click.IntRange(1, 1024), help="Of torch and kernels."
+)
 @click.option(
     "--against", default="eager,channels_last", show_default=True, help="Of eager,channels_last,compile,bf16."
 )
@@ -64,13 +66,15 @@ def bench(
     if out is not None:
         for ending in ("json", "png"):
             check_target(out.with_name(f"{out.name}.{ending}"))
-    names = [name for name in against.split(",") if name]
+    names = list(dict.fromkeys(name for name in against.split(",") if name))
     torch.set_num_threads(threads)
     kept = not fresh_memory and keep_memory()
     with progress("building"):
         packed, plain, shape = _networks(model, method, settings, threads, exact)
-    height, width = size[-2:] if size is not None else shape
-    x = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+    channels, height, width = (*shape[:1], *size[-2:]) if size is not None else shape
+    if size is not None and len(size) == 3 and size[0] != channels:
+        raise ConfigError(f"bench: --size {','.join(map(str, size))}: {model} takes {channels} channels.")
+    x = torch.rand(batch, channels, height, width, generator=torch.Generator().manual_seed(0))
     with progress("measuring"):
         found = measure.bench(
             measure.variants(packed, plain, x, names), x.shape, rounds=rounds, memory_kept=kept
@@ -90,8 +94,8 @@ def bench(
 
 def _networks(
     model: str, method: str | None, settings: tuple[str, ...], threads: int, exact: bool
-) -> tuple[nn.Module, nn.Module, tuple[int, int]]:
-    """The packed network, a float one of the same architecture, and the size that it was converted at."""
+) -> tuple[nn.Module, nn.Module, tuple[int, ...]]:
+    """The packed network, a float one of the same architecture, and (C, H, W) of what it was converted on."""
     import binarize
     from binarize import files, runtime
     from binarize.files.zoo import PREFIX, locate
@@ -119,14 +123,14 @@ def _networks(
     plan = getattr(converted, "binarize_plan", None)
     if plan is None:
         raise ConfigError(f"{model} holds a float network: convert it first.")
-    height, width = plan.inputs[0][-2:] if plan.inputs else (224, 224)
+    shape = tuple(plan.inputs[0][-3:]) if plan.inputs else (3, 224, 224)
     if runtime.deployed_layers(converted):
         packed = converted
         for layer in runtime.deployed_layers(packed).values():
             layer.options = runtime.RuntimeOptions(threads=threads, exact_scales=exact)
     else:
         packed = runtime.deploy(converted, threads=threads, exact_scales=exact)
-    return packed, plain.eval(), (height, width)
+    return packed, plain.eval(), shape
 
 
 def _print(found: Bench) -> None:
@@ -152,7 +156,19 @@ def _print(found: Bench) -> None:
     say()
     kinds = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     kinds.add_column("inside the packed network")
-    kinds.add_column("ms", justify="right")
+    for head in ("ms", "G MAC/s", "of peak"):
+        kinds.add_column(head, justify="right")
+    rates = found.rates()
     for kind, spent in list(found.kinds.items())[:10]:
-        kinds.add_row(kind, f"{spent:.1f}")
+        rate = rates.get(kind)
+        of_peak = f"{rate / found.peak:.0%}" if rate and found.peak else ""
+        kinds.add_row(kind, f"{spent:.1f}", f"{rate / 1e9:.0f}" if rate else "", of_peak)
     console().print(kinds)
+    if found.peak:
+        peak = f"{found.peak / 1e9:.0f} G/s"
+        say(f"MAC: a multiply-accumulate of one bit; the peak, {peak}, is that of a loop")
+        say("on registers alone. All else that is done in a part's time lowers its rate.")
+    if "compile" not in found.times:
+        say("Not asked for: torch.compile (--against compile), the strongest float baseline.")
+    if found.threads == 1 and "eager" in found.times:
+        say("On one thread, some versions of torch run 1x1 convolutions slowly in `eager`.")

@@ -68,9 +68,10 @@ def export(
     with importing():
         from binarize import files
         from binarize.files import PackedHeader, container
+        from binarize.files.zoo import locate
         from binarize.runtime import deploy, report
 
-    source = file / "model.safetensors" if file.is_dir() else file
+    source = file / "model.safetensors" if file.is_dir() else locate(file)
     metadata = container.read_metadata(source)
     header = files.read_header(source)
     if isinstance(header, PackedHeader):

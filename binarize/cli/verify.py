@@ -10,6 +10,7 @@ import click
 
 from binarize.cli.output import console, print_json, progress, say
 from binarize.cli.speed import importing
+from binarize.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,6 +56,11 @@ def verify(
         from binarize.training.pictures import prepared
 
     recipe, model = saved.load(file)
+    if runtime.deployed_layers(model):
+        raise ConfigError(
+            f"{file} is packed: its latent weights are gone, there is nothing to compare it with. Give the "
+            "file that it was exported from, and this one with --packed."
+        )
     with progress("packing"):
         packed = (
             runtime.deploy(model, exact_scales=not approximate)

@@ -16,7 +16,9 @@ _NEEDED = ("onnx", "onnxscript")
 
 
 def to_onnx(model: nn.Module, size: Sequence[int]) -> bytes:
-    """The bytes of an ONNX file for images (N, 3, H, W) of this height and width and any N.
+    """The bytes of an ONNX file for images (N, C, H, W) of this height and width and any N.
+
+    C is that of the example that the network was converted on, or 3 where none is known.
 
     Its weights are floats of +1 and -1, so it is as large as the float network: it is for runtimes that know
     no bits.
@@ -33,7 +35,9 @@ def to_onnx(model: nn.Module, size: Sequence[int]) -> bytes:
         raise ConfigError(f"ONNX needs the packages {', '.join(missing)}: pip install 'binarize[onnx]'.")
     if not deployed_layers(model):
         raise ConfigError(f"{type(model).__name__} is not deployed: binarize.deploy(model) first.")
-    x = torch.zeros(2, 3, *size)
+    plan = getattr(model, "binarize_plan", None)
+    channels = plan.inputs[0][-3] if plan is not None and plan.inputs and len(plan.inputs[0]) > 2 else 3
+    x = torch.zeros(2, channels, *size)
     for layer in deployed_layers(model).values():
         layer.prepare_reference()
     try:

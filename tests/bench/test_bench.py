@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 import binarize
 from binarize.bench import Variant, bench
 from binarize.cli import run
 from binarize.files import create_timm
+from binarize.native.library import available
 
 
 def test_variants_alternate() -> None:
@@ -34,6 +35,8 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert [v["name"] for v in found["variants"]] == ["packed", "eager", "bf16"]
         assert found["shape"] == [1, 3, 64, 64]
         assert any(kind.startswith("packed ") for kind in found["kinds_ms"])
+        assert (found["peak_gmacs_per_s"] is not None) is available()
+        assert found["kinds_gmacs_per_s"].keys() <= found["kinds_ms"].keys()
         with Image.open(tmp_path / "b.png") as picture:
             assert picture.size[0] > 500
         file = binarize.save(
@@ -45,9 +48,66 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         torch.set_num_threads(threads)
 
 
+class Parts(nn.Module):
+    """A 3x3 convolution, a transposed one and a linear layer, all to become binary, and a float 1x1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(8, 12, 3, stride=2, padding=1, groups=4)
+        self.b = nn.ConvTranspose2d(12, 20, 2, stride=2)
+        self.c = nn.Linear(20, 7)
+        self.d = nn.Conv2d(7, 9, 3, padding=1)
+        self.head = nn.Conv2d(9, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.c(self.b(self.a(input=x)).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.head(self.d(y))
+
+
+def test_multiply_accumulates_of_one_bit() -> None:
+    model = binarize.apply(
+        Parts(),
+        "bnn",
+        policy=binarize.Policy(first=0, last=1),
+        example_inputs=torch.rand(2, 8, 16, 16),
+    )
+    packed = binarize.deploy(model)
+    x = torch.rand(2, 8, 16, 16)
+    found = bench([Variant("packed", packed, lambda: packed(x))], x.shape, rounds=1)
+    wanted = {
+        "packed grouped 3x3": 2 * 8 * 8 * 12 * (8 // 4) * 9,
+        "packed 2x2": 2 * 8 * 8 * 12 * 20 * 4,
+        "packed linear": 2 * 16 * 16 * 20 * 7,
+        "packed 3x3 with 1x1 Conv2d": 2 * 16 * 16 * 7 * 9 * 9,
+    }
+    if not available():
+        wanted["packed 3x3"] = wanted.pop("packed 3x3 with 1x1 Conv2d")
+    assert found.macs == wanted
+    assert found.as_dict()["binary_gmacs"] == sum(wanted.values()) / 1e9
+    for kind, rate in found.rates().items():
+        assert rate == pytest.approx(wanted[kind] / found.kinds[kind] * 1e3)
+    if available():
+        assert found.peak is not None
+        assert found.peak > 1e9
+
+
+def test_images_of_one_channel(capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    try:
+        command = ["bench", "test_resnet?in_chans=1", "--rounds", "1", "--size", "32", "--json"]
+        assert run([*command, "--against", "eager,eager"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["shape"] == [1, 1, 32, 32]
+        assert [v["rounds"] for v in found["variants"]] == [1, 1]
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["test_resnet", "--size", "4,32,32"], "takes 3 channels"),
+        (["test_resnet", "--threads", "99999"], "1<=x<=1024"),
         (["test_resnet", "--against", "eagre"], "did you mean 'eager'"),
         (["test_resnet", "--size", "x"], "480x640"),
         (["test_resnt"], "test_resnet"),

@@ -78,6 +78,7 @@ def test_export(converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["m.safetensors", "--packed", "--out", "x.bin"], "ends in .safetensors"),
         (["m.safetensors", "--packed", "--leftovers", "float8"], "float8"),
         (["missing.safetensors", "--packed"], "there is no such file"),
+        (["zoo:camvid-bnn", "--packed"], "is a packed file already"),
         (["float.safetensors", "--packed"], "holds a float model"),
         (["custom.safetensors", "--packed"], "--model"),
     ],

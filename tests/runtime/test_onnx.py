@@ -49,6 +49,14 @@ def test_onnxruntime_gives_the_same(method: str, options: dict[str, Any], tmp_pa
         np.testing.assert_array_equal(got.argmax(1), expected.argmax(1))
 
 
+def test_images_of_another_number_of_channels() -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = binarize.apply(create_timm("test_resnet", num_classes=7, in_chans=1), "reactnet").eval()
+    session = runtime.InferenceSession(to_onnx(binarize.deploy(model), (32, 32)))
+    assert session.get_inputs()[0].shape[1:] == [1, 32, 32]
+
+
 def test_only_deployed_networks() -> None:
     pytest.importorskip("onnxscript")
     with pytest.raises(ConfigError, match="is not deployed"):

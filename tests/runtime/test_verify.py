@@ -54,3 +54,5 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     capsys.readouterr()
     assert run(["verify", str(tmp_path / "run"), "--packed", str(tmp_path / "p.safetensors")]) == 0
     assert "miou" in capsys.readouterr().out
+    assert run(["verify", str(tmp_path / "p.safetensors")]) == 2
+    assert "p.safetensors is packed: its latent weights are gone" in capsys.readouterr().err
