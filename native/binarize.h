@@ -37,7 +37,7 @@
 extern "C" {
 #endif
 
-#define BZ_ABI_VERSION 3
+#define BZ_ABI_VERSION 4
 #define BZ_SLACK 16 /* words behind a bit plane that kernels may read */
 
 typedef enum bz_status {
@@ -165,10 +165,11 @@ typedef struct bz_dab {
     int32_t layer;      /* M is the mean over all channels, scales are [images] instead of [images][channels] */
     int32_t plain;      /* the scale is M; a is not read */
 } bz_dab;
-/* x: channels next to each other; resize as for bz_pack. scratch: [2][images][channels]. scales: null if there is no
- * scale. */
+/* x: channels next to each other; resize as for bz_pack. sums: those of bz_channel_sums (of the resized x), if somebody
+ * has them already, or null. scratch: [2][images][channels]. scales: null if there is no scale. */
 BZ_API int bz_pack_dab(int isa, int num_threads, const bz_plane_shape* shape, const bz_map* x,
-                       const bz_resize* resize, const bz_dab* dab, uint32_t* plane, float* scratch, float* scales);
+                       const bz_resize* resize, const bz_dab* dab, const float* sums, uint32_t* plane,
+                       float* scratch, float* scales);
 
 /* ---- convolution: sums of +-1 products ---- */
 /* Weights: [groups][ceil(out / groups / 16)][kernel_h * kernel_w * words per group][16] words; in the AVX2 layout the

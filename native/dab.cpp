@@ -1,14 +1,15 @@
 // The distribution-adaptive binarizer in one call: for small maps, what stands between the passes costs more than they.
 #include <math.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "checks.h"
 
 using namespace bz;
 
 extern "C" int bz_pack_dab(int isa, int threads, const bz_plane_shape* shape, const bz_map* x,
-                           const bz_resize* resize, const bz_dab* dab, uint32_t* plane, float* scratch,
-                           float* scales) {
+                           const bz_resize* resize, const bz_dab* dab, const float* sums, uint32_t* plane,
+                           float* scratch, float* scales) {
     if (threads < 1 || !good_plane(shape) || !x || !x->data || x->channel != 1 || !good_resize(resize))
         return BZ_BAD_ARGUMENT;
     if (!dab || !plane || !scratch || ((dab->a || dab->plain) && !scales)) return BZ_BAD_ARGUMENT;
@@ -18,8 +19,9 @@ extern "C" int bz_pack_dab(int isa, int threads, const bz_plane_shape* shape, co
     const float positions = float(int64_t(shape->height) * shape->width);
     float *add = scratch, *deviation = scratch + images * channels;
     if (dab->k) {
-        const int status = kernels->sums(threads, *shape, *x, resize, add);
+        const int status = sums ? BZ_OK : kernels->sums(threads, *shape, *x, resize, add);
         if (status != BZ_OK) return status;
+        if (sums) memcpy(add, sums, sizeof(float) * size_t(images * channels));
     }
     for (int64_t n = 0; n < images; ++n)
         for (int64_t c = 0; c < channels; ++c) {

@@ -98,11 +98,12 @@ class PreparedPack:
             if dab.scaled:
                 self._scales = (images,) if dab.layer else (images, channels)
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, x: Tensor, sums: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """The plane's words, and the scales of a `dab`: (N,) or (N, C).
 
         Args:
             x: float32 of the shape that was prepared, or that `resize` brings to it.
+            sums: of the maps (N, C) over positions, for a `dab`; made here if none.
         """
         words = torch.empty(self._words, dtype=torch.int32, device="cpu")
         common = (self._isa, self._threads, ctypes.byref(self.plane))
@@ -121,6 +122,7 @@ class PreparedPack:
             ctypes.byref(map_of(x)),
             self._way(x),
             ctypes.byref(self._dab),
+            address(sums),
             words.data_ptr(),
             scratch.data_ptr(),
             address(scales),
@@ -184,6 +186,7 @@ class PreparedConv:
         bypass: Tensor | None = None,
         resize: Resize | None = None,
         tail: Tail | None = None,
+        sums: Tensor | None = None,
     ) -> Tensor:
         """The result, (N, Cout, Hout, Wout) or what the epilogue's tail makes of it, channels-last.
 
@@ -196,6 +199,7 @@ class PreparedConv:
             bypass: (N, C, Hout, Wout) float32.
             resize: what brings the bypass to that size.
             tail: of the result; not behind a depthwise convolution.
+            sums: (N, Cout), is overwritten by the sums of the result over positions; not with a tail.
         """
         images, channels, *size = self._shape
         shape = (images, channels if tail is None else tail.channels, *size)
@@ -218,6 +222,8 @@ class PreparedConv:
             described.bypass, described.bypass_channels = map_of(bypass), bypass.shape[1]
             if resize is not None:
                 described.bypass_resize = resize.struct(bypass)
+        if sums is not None:
+            described.sums = sums.data_ptr()
         if self._scaled is not None:
             status = self._scaled(
                 *self._common,

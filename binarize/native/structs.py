@@ -12,7 +12,7 @@ STATUS = {
     4: "this processor or build lacks the instruction set",
 }
 ISAS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3}
-ABI_VERSION = 3
+ABI_VERSION = 4
 SLACK = 16
 
 
@@ -107,7 +107,10 @@ SIGNATURES = {
     "bz_plane_words": (c_int64, [_PLANE]),
     "bz_channel_sums": (_INT, [_INT, _INT, _PLANE, _MAP, c_void_p]),
     "bz_pack": (_INT, [_INT, _INT, _PLANE, _MAP, _RESIZE, c_void_p, c_void_p, c_int64, c_void_p, c_void_p]),
-    "bz_pack_dab": (_INT, [_INT, _INT, _PLANE, _MAP, _RESIZE, POINTER(Dab), c_void_p, c_void_p, c_void_p]),
+    "bz_pack_dab": (
+        _INT,
+        [_INT, _INT, _PLANE, _MAP, _RESIZE, POINTER(Dab), c_void_p, c_void_p, c_void_p, c_void_p],
+    ),
     "bz_weight_words": (c_int64, [_CONV]),
     "bz_weight_counts": (c_int64, [_CONV]),
     "bz_pack_weights": (_INT, [_INT, _CONV, c_void_p, c_void_p, c_void_p]),

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
 from binarize.errors import TraceError
-from binarize.graph.flow import Flow
+from binarize.graph.flow import PASSIVE, Flow
 from binarize.graph.places import Places
 from binarize.graph.record import record
 from binarize.layers import BiasPReLU, Maxout
-from binarize.runtime.kernels import activation_of, can_have_tail, can_interpolate
+from binarize.runtime.kernels import activation_of, can_have_tail, can_interpolate, wants_means
 from binarize.runtime.packed import PackedLayer
 from binarize.runtime.pointwise import PointwiseConv2d, is_pointwise
 
@@ -26,8 +27,9 @@ def fuse(model: nn.Module) -> None:
     """Let packed layers do what stands behind or in front of them; in place.
 
     The activation behind a layer becomes a part of it. A float 1x1 convolution behind it and an interpolated
-    map in front of it stay where they are and are done on the way (`binarize.runtime.lazy`). All are found by
-    runs on inputs of the shapes that the model was converted with, and of larger ones; without those, or if
+    map in front of it stay where they are and are done on the way (`binarize.runtime.lazy`). A layer whose
+    input is another one's result gets its statistics from there (`binarize.runtime.statistics`). All are found
+    by runs on inputs of the shapes that the model was converted with, and of larger ones; without those, or if
     such a run fails, nothing is done. Names of parameters and buffers do not change.
 
     Args:
@@ -38,10 +40,13 @@ def fuse(model: nn.Module) -> None:
         if type(module) is nn.Conv2d and is_pointwise(module):
             module.__class__ = PointwiseConv2d
     paths = {module: path for path, module in model.named_modules()}
-    for layer, taken in _pairs(model):
-        if isinstance(taken, (PackedLayer, PointwiseConv2d)):
+    for kind, layer, taken in _pairs(model):
+        if kind == "means":
+            if isinstance(taken, PackedLayer) and layer.lazy is None:
+                taken.listen_to(layer)
+            continue
+        if kind != "activation":
             parent, _, name = paths[taken].rpartition(".")
-            kind = "small" if isinstance(taken, PackedLayer) else "behind"
             layer.be_lazy(kind, (model.get_submodule(parent), name, taken))
             continue
         layer.take_activation(taken)
@@ -51,8 +56,16 @@ def fuse(model: nn.Module) -> None:
             places.replace(taken, nn.Identity())
 
 
-def _pairs(model: nn.Module) -> Iterator[tuple[PackedLayer, nn.Module]]:
-    """Packed layers and the modules that see their result, and nothing else: activations before others."""
+class _Pair(NamedTuple):
+    """A packed layer and the module that sees its result."""
+
+    kind: Literal["activation", "behind", "small", "means"]
+    layer: PackedLayer
+    taken: nn.Module
+
+
+def _pairs(model: nn.Module) -> Iterator[_Pair]:
+    """What is there to fuse: activations before all others, means last."""
     plan = getattr(model, "binarize_plan", None)
     shapes = plan.inputs if plan is not None else ()
     if not shapes:
@@ -65,7 +78,7 @@ def _pairs(model: nn.Module) -> Iterator[tuple[PackedLayer, nn.Module]]:
     yield from (found or []) if again is None else [pair for pair in found or [] if pair in again]
 
 
-def _found(model: nn.Module, shapes: Sequence[Sequence[int]]) -> list[tuple[PackedLayer, nn.Module]] | None:
+def _found(model: nn.Module, shapes: Sequence[Sequence[int]]) -> list[_Pair] | None:
     """The pairs in a run on inputs of these shapes; None if there is no such run."""
     if sum(math.prod(max(n, 1) for n in shape) for shape in shapes) > _LARGEST:
         return None
@@ -76,8 +89,8 @@ def _found(model: nn.Module, shapes: Sequence[Sequence[int]]) -> list[tuple[Pack
     if not recording.fake:  # values decide what is done: a run tells about one input only
         return []
     flow = Flow(model, recording)
-    activations: dict[fx.Node, tuple[PackedLayer, nn.Module]] = {}
-    tails: list[tuple[PackedLayer, nn.Module]] = []
+    activations: dict[fx.Node, _Pair] = {}
+    tails: list[_Pair] = []
     for path, calls in flow.calls.items():
         activation = flow.modules.get(path)
         known = isinstance(activation, (BiasPReLU, Maxout)) or type(activation) in _STATELESS
@@ -85,21 +98,24 @@ def _found(model: nn.Module, shapes: Sequence[Sequence[int]]) -> list[tuple[Pack
             continue
         layer = _layer(flow, _in_front(flow, calls))
         if layer is not None:
-            activations[calls[0]] = layer, activation
+            activations[calls[0]] = _Pair("activation", layer, activation)
     for path, calls in flow.calls.items():
         conv = flow.modules.get(path)
         if not isinstance(conv, PointwiseConv2d) or not _free(flow, path):
             continue
         source = _in_front(flow, calls)
-        layer = activations[source][0] if source in activations else _layer(flow, source)
+        layer = activations[source].layer if source in activations else _layer(flow, source)
         if layer is not None and can_have_tail(layer) and _direct(flow, calls[0]):
-            tails.append((layer, conv))
-    return [*activations.values(), *tails, *_interpolated(flow, activations)]
+            tails.append(_Pair("behind", layer, conv))
+    return [
+        *activations.values(),
+        *tails,
+        *_interpolated(flow, activations),
+        *_means(flow, activations),
+    ]
 
 
-def _interpolated(
-    flow: Flow, activations: dict[fx.Node, tuple[PackedLayer, nn.Module]]
-) -> Iterator[tuple[PackedLayer, nn.Module]]:
+def _interpolated(flow: Flow, activations: dict[fx.Node, _Pair]) -> Iterator[_Pair]:
     """Packed layers whose result, brought to another size, is the input of another one, and nothing else."""
     for path, calls in flow.calls.items():
         reader = flow.modules.get(path)
@@ -109,9 +125,32 @@ def _interpolated(
         if node is None or node.op != "call_function" or node.target is not F.interpolate:
             continue
         source = _in_front(flow, [node])
-        layer = activations[source][0] if source in activations else _layer(flow, source)
+        layer = activations[source].layer if source in activations else _layer(flow, source)
         if layer is not None and _direct(flow, calls[0]):
-            yield layer, reader
+            yield _Pair("small", layer, reader)
+
+
+def _means(flow: Flow, activations: dict[fx.Node, _Pair]) -> Iterator[_Pair]:
+    """Packed layers that compute with the channels' means of another one's result.
+
+    Nothing but a change of shape stands between the two: in inference mode torch does not tell of changes in
+    place, so there must be nobody who could make one.
+    """
+    order = [node for node in flow.recording.graph.nodes if node.op not in ("get_attr", "placeholder")]
+    places = {node: place for place, node in enumerate(order)}
+    for path, calls in flow.calls.items():
+        reader = flow.modules.get(path)
+        if not isinstance(reader, PackedLayer) or not wants_means(reader) or len(calls) != 1:
+            continue
+        node, source = calls[0], flow.source(calls[0])
+        while source is not None and places.get(source, -2) == places[node] - 1:
+            layer = activations[source].layer if source in activations else _layer(flow, source)
+            if layer is not None:
+                yield _Pair("means", layer, reader)
+                break
+            if flow.role(source) not in PASSIVE:
+                break
+            node, source = source, flow.source(source)
 
 
 def _free(flow: Flow, path: str) -> bool:

@@ -25,6 +25,7 @@ from binarize.native.resize import Resize
 from binarize.native.transposed import TransposedWeights, conv_transposed, pack_transposed
 from binarize.native.weights import PackedWeights, pack_depthwise, pack_scaled, pack_weights
 from binarize.runtime.lazy import Behind, Interpolated, ordinary, unchanged
+from binarize.runtime.statistics import hand_over, taken
 
 if TYPE_CHECKING:
     from binarize.runtime.packed import PackedLayer
@@ -128,6 +129,12 @@ def can_interpolate(layer: PackedLayer) -> bool:
     return spec.kind == "conv" and len(spec.kernel) == 2 and not _is_depthwise(layer)
 
 
+def wants_means(layer: PackedLayer) -> bool:
+    """Whether the layer's thresholds depend on the means of its input's channels."""
+    quantizer = layer.spec.quantizer
+    return quantizer.kind == "dab" and quantizer.threshold in ("adaptive", "mean")
+
+
 class Kernels:
     """What the kernels need of one layer.
 
@@ -208,7 +215,8 @@ class Kernels:
             x = ordinary(x)
         maps = _as_maps(x, linear=self.layer.spec.kind == "linear")
         prepared = self._prepared(maps, output_size, resize)
-        words, scales = prepared.pack(maps)
+        sums = taken(self.layer.before, maps) if resize is None and self.layer.before is not None else None
+        words, scales = prepared.pack(maps, sums)
         return _Signs(x, maps, prepared, words, scales)
 
     def _result(self, signs: _Signs, conv: PointwiseConv2d | None = None) -> Tensor:
@@ -224,15 +232,21 @@ class Kernels:
             if resize is not None and layer.bypass is not None and not layer.bypass.keeps_positions:
                 maps, resize = resize(maps), None
             bypass = self._bypass(maps, prepared.size)
+        sums: Tensor | None = None
+        if layer.counts and tail is None and self.whole and prepared.conv is not None:
+            sums = torch.empty(len(maps), layer.spec.out_channels, dtype=torch.float32, device="cpu")
         if prepared.conv is None:
             y = self._transposed(maps, prepared, words, scales, bypass, tail)
         elif self.scaled:
-            y = prepared.conv(words, alpha=scales, bypass=bypass, resize=resize, tail=tail)
+            y = prepared.conv(words, alpha=scales, bypass=bypass, resize=resize, tail=tail, sums=sums)
         elif self.depthwise and scales is not None and _per_channel(layer):
             offset = layer.vector("offset") * scales[0] if layer.spec.offset else None
-            y = prepared.conv(words, mul=layer.vector("scale") * scales[0], offset=offset, bypass=bypass)
+            mul = layer.vector("scale") * scales[0]
+            y = prepared.conv(words, mul=mul, offset=offset, bypass=bypass, sums=sums)
         else:
-            y = prepared.conv(words, sample_scale=scales, bypass=bypass, resize=resize, tail=tail)
+            y = prepared.conv(words, sample_scale=scales, bypass=bypass, resize=resize, tail=tail, sums=sums)
+        if sums is not None:
+            hand_over(layer, y, sums)
         y = _back(y, x, linear=layer.spec.kind == "linear")
         if self.whole:
             return y

@@ -73,6 +73,7 @@ class PackedLayer(nn.Module):
         bits: (ceil(weights / 8),) uint8: the weights' signs, output filters first (`binarize.runtime.bits`).
         vectors: (sum of `spec.vectors()`,) float: scale, offset, shift and the quantizer's parameters.
         options: see `RuntimeOptions`.
+        counts: whether the sums of the result's channels are made with it (`binarize.runtime.statistics`).
     """
 
     bits: Tensor
@@ -109,6 +110,8 @@ class PackedLayer(nn.Module):
         self._kernels: Kernels | bool | None = False  # until somebody asks whether there can be any
         self._after: list[nn.Module] = []  # lists: they belong to the network, not to this layer
         self._lazy: list[Any] = []
+        self._before: list[PackedLayer] = []
+        self.counts = False
         self._describe_as_float_layer()
         super().train(False)
 
@@ -211,6 +214,16 @@ class PackedLayer(nn.Module):
     def reader(self) -> nn.Module | None:
         """The module that takes a lazy result on the way, or None."""
         return self._lazy[-1] if self.lazy else None
+
+    def listen_to(self, before: PackedLayer) -> None:
+        """Take the means of the input's channels from the layer that makes the input."""
+        self._before = [before]
+        before.counts = True
+
+    @property
+    def before(self) -> PackedLayer | None:
+        """The layer that makes the input and its sums, or None."""
+        return self._before[0] if self._before else None
 
     def _native(self) -> Kernels | None:
         if isinstance(self._kernels, bool):

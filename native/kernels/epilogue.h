@@ -160,11 +160,13 @@ BZ_INLINE float* at(const bz_map& m, int64_t n, int64_t y, int64_t x) {
 }
 
 // What an epilogue has, known when its loop is compiled.
-enum : int { kActivated = 1, kBypassed = 2, kScaled = 4, kMore = 8 };  // kMore: residual or sums
+// kAny: with a residual, which is rare, all is asked when it runs.
+enum : int { kActivated = 1, kBypassed = 2, kScaled = 4, kSummed = 8, kAny = 31 };
 
 static int features_of(const bz_epilogue& e) {
+    if (e.residual.data) return kAny;
     return (e.first.kind || e.second.kind ? kActivated : 0) | (e.bypass.data ? kBypassed : 0) |
-           (e.sample_scale ? kScaled : 0) | (e.residual.data || e.sums ? kMore : 0);
+           (e.sample_scale ? kScaled : 0) | (e.sums ? kSummed : 0);
 }
 
 constexpr int kTogether = 8;  // positions for which the numbers of a channel are loaded once
@@ -177,10 +179,12 @@ static void finish_some(const Channels& c, const Parameters& p, const bz_conv_sh
     alignas(64) float spare_bypass[kTogether][kBlock], spare_residual[kTogether][kBlock], spare_out[kTogether][kBlock];
     const float *bypass[kTogether], *residual[kTogether];
     float* out[kTogether];
-    const bool whole = c.count == c.padded, more = Has & kMore && e.residual.data;
+    const bool whole = c.count == c.padded, more = Has == kAny;
+    const bool bypassed = Has & kBypassed && (Has != kAny || e.bypass.data);
+    const bool summed = Has & kSummed && (Has != kAny || sums);
     for (int i = 0; i < count; ++i) {
         out[i] = whole ? at(e.out, n, y, x0 + i) + c.first : spare_out[i];
-        if (Has & kBypassed) {
+        if (bypassed) {
             const float* way = at(e.bypass, n, y, x0 + i);
             bypass[i] = c.bypass >= 0 ? way : spare_bypass[i];
             if (c.bypass < 0)
@@ -195,27 +199,25 @@ static void finish_some(const Channels& c, const Parameters& p, const bz_conv_sh
             }
         }
     }
-    const Floats scale = splat(Has & kScaled ? e.sample_scale[n] : 1.0f);
+    const Floats scale = splat(Has & kScaled && (Has != kAny || e.sample_scale) ? e.sample_scale[n] : 1.0f);
     for (int j = 0; j < c.padded; j += kLanes) {
         const Floats mul = load<Floats>(p.mul + c.at + j), add = load<Floats>(p.add + c.at + j);
         Lanes first, second;  // not cleared: that would take longer than the rest
         if (Has & kActivated) take_lanes(first, p.first, c.at + j), take_lanes(second, p.second, c.at + j);
         const int from = c.bypass >= 0 ? (c.bypass + j) % e.bypass_channels : j;
-        Floats sum = Has & kMore && sums ? load<Floats>(sums + j) : Floats{};
+        Floats sum = summed ? load<Floats>(sums + j) : Floats{};
         for (int i = 0; i < count; ++i) {
             Floats t = sources[i](j) * mul;
             if (Has & kScaled) t *= scale;
             t += add;
             if (Has & kActivated) t = activate(first, t);
-            if (Has & kBypassed) t += load<Floats>(bypass[i] + from);
+            if (bypassed) t += load<Floats>(bypass[i] + from);
             if (Has & kActivated) t = activate(second, t);
-            if (Has & kMore) {
-                if (more) t += load<Floats>(residual[i] + j);
-                sum += t;
-            }
+            if (more) t += load<Floats>(residual[i] + j);
+            if (Has & kSummed) sum += t;
             store(out[i] + j, t);
         }
-        if (Has & kMore && sums) store(sums + j, sum);
+        if (summed) store(sums + j, sum);
     }
     if (!whole)
         for (int i = 0; i < count; ++i)
@@ -235,6 +237,7 @@ static void finish(int features, const Channels& c, const Parameters& p, const b
         switch (features) {
             BZ_CASE(0) BZ_CASE(1) BZ_CASE(2) BZ_CASE(3) BZ_CASE(4) BZ_CASE(5) BZ_CASE(6) BZ_CASE(7)
             BZ_CASE(8) BZ_CASE(9) BZ_CASE(10) BZ_CASE(11) BZ_CASE(12) BZ_CASE(13) BZ_CASE(14) BZ_CASE(15)
+            BZ_CASE(kAny)
         }
 #undef BZ_CASE
     }

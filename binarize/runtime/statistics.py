@@ -1,0 +1,50 @@
+"""Sums over positions that one packed layer makes on the way and the next one needs for its threshold.
+
+They are handed over beside the map, not with it: between the two layers a network permutes and reshapes. A
+layer takes them only if its input is the very memory that the layer before it wrote last, unchanged since.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class _Made(NamedTuple):
+    """A result and its statistics; it is held, so that nothing else can come to lie at its address."""
+
+    maker: Any
+    result: Tensor
+    version: int | None
+    sums: Tensor
+
+
+class _Latest(threading.local):
+    made: _Made | None = None
+
+
+_latest = _Latest()
+
+
+def hand_over(maker: Any, result: Tensor, sums: Tensor) -> None:
+    """Keep the sums (N, C) of a channels-last map (N, C, H, W) for the next layer on this thread."""
+    _latest.made = _Made(maker, result, None if result.is_inference() else result._version, sums)
+
+
+def taken(maker: Any, maps: Tensor) -> Tensor | None:
+    """The sums (N, C) of these maps if `maker` handed them over last, else None; they are gone then."""
+    made, _latest.made = _latest.made, None
+    if made is None or made.maker is not maker:
+        return None
+    result = made.result
+    same = (
+        maps.data_ptr() == result.data_ptr()
+        and maps.shape[:2] == result.shape[:2]
+        and maps.numel() == result.numel()
+        and maps.is_contiguous(memory_format=torch.channels_last)
+        and (made.version is None or result._version == made.version)
+    )
+    return made.sums if same else None
