@@ -312,6 +312,39 @@ def test_parameters_at_their_defaults_are_not_ignored_silently() -> None:
     torch.export.export(model, (x,))
 
 
+class Conditioned(nn.Module):
+    """Asks whether it is given a mask; hands a bias on without asking."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.shift = Shift()
+        self.final = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        x = self.stem(x)
+        x = x + self.conv(x)
+        if mask is not None:
+            x = x * 0
+        return self.final(self.shift(x, bias))
+
+
+class Shift(nn.Module):
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        return x if bias is None else x + bias
+
+
+def test_arguments_of_the_example_are_not_taken_as_given_silently() -> None:
+    x, bias = torch.randn(1, 3, 16, 16), torch.randn(1, 8, 1, 1)
+    example = {"x": x, "mask": torch.ones(1), "bias": bias}
+    model = apply(Conditioned(), example_inputs=example).eval()
+    with pytest.raises(RewriteError, match="mask: got None"):
+        model(x, bias=bias)
+    assert not torch.equal(model(x, torch.ones(1)), model(x, torch.ones(1), bias))
+    torch.export.export(model, (x, torch.ones(1), bias))
+
+
 def test_hooks_move_to_what_replaces_their_module() -> None:
     net = ResNetLike()
     seen: list[torch.Size] = []
