@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import timm
@@ -12,7 +13,7 @@ from engine_nets import DataDependent, Excited, Residual, ResNetLike, Shared, UN
 from torch import Tensor, nn
 
 import binarize
-from binarize.errors import RewriteError
+from binarize.errors import ConfigError, RewriteError
 from binarize.graph import Policy, apply, execute, plan
 from binarize.layers import BinaryConv2d, BinaryLayer, RPReLU
 
@@ -230,6 +231,19 @@ def test_given_method_object_and_policy() -> None:
     assert model.block1.conv1.quantizer.a.shape == (1, 1, 1, 1)
     assert type(model.mix) is nn.Conv2d
     assert model.binarize_plan.policy["keep"] == ["mix"]
+
+
+def test_a_single_layer_is_refused() -> None:
+    with pytest.raises(ConfigError, match="binary_layer"):
+        apply(nn.Conv2d(3, 4, 1), policy=Policy(first=0, last=0))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Policy(keep=None), lambda: plan(ResNetLike(), policy={"keep": ["*"]})]
+)  # type: ignore[arg-type]
+def test_policies_of_a_wrong_kind_are_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(ConfigError, match="policy"):
+        make()
 
 
 def test_executing_a_plan_for_another_model_is_refused() -> None:
