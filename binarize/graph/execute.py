@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.node import map_arg
 
 from binarize.errors import RewriteError, TraceError
 from binarize.graph.hooks import has_hooks, take_hooks, without_hooks
@@ -18,7 +19,7 @@ from binarize.graph.plan import Edit, Plan, Swap
 from binarize.graph.planner import plan
 from binarize.graph.policy import Policy
 from binarize.graph.refusals import copied, uncompiled
-from binarize.graph.rewritten import install, require_default, require_list
+from binarize.graph.rewritten import install, require_default, require_list, require_value
 from binarize.graph.roles import fused_activation, fused_drop, is_batch_norm
 from binarize.layers import BinaryLayer
 from binarize.layers.norm import batch_norm
@@ -114,6 +115,7 @@ def _edit(plan: Plan, model: nn.Module, method: Method, graphs: dict[str, fx.Gra
                 graph = for_both_modes(module, trace_level(module, signature)).graph
         except TraceError as error:
             raise RewriteError(f"{owner}: {error}; it could be traced when the plan was made.") from None
+        asked = _asked_for(module, graph, signature)
         before = _parameters_read(graph)
         alone = {node for node in graph.nodes if node.op == "call_module" and not node.users}
         nodes = {node.name: node for node in graph.nodes}
@@ -124,7 +126,7 @@ def _edit(plan: Plan, model: nn.Module, method: Method, graphs: dict[str, fx.Gra
                     f"{owner}: its forward has no step {edit.node!r}; plan again for this model."
                 )
             _edit_node(graph, node, edit, module, method)
-        _guard(graph, owner, signature)
+        _guard(graph, owner, signature, asked)
         graph.eliminate_dead_code(is_impure_node=functools.partial(_has_to_stay, module, alone))
         for name in before - _parameters_read(graph):
             if "." not in name and name in module._parameters:
@@ -132,7 +134,37 @@ def _edit(plan: Plan, model: nn.Module, method: Method, graphs: dict[str, fx.Gra
         install(module, graph)
 
 
-def _guard(graph: fx.Graph, owner: str, signature: Signature) -> None:
+def _asked_for(module: nn.Module, graph: fx.Graph, signature: Signature) -> set[str]:
+    """Arguments given in the example without which the forward does something else: it asks for None."""
+    asked = set()
+    for node in graph.nodes:
+        if node.op != "placeholder" or node.target in signature.fixed or node.args != (None,):
+            continue
+        name = str(node.target)
+        without = dataclasses.replace(signature, fixed=(*signature.fixed, name))
+        try:
+            other = for_both_modes(module, trace_level(module, without)).graph
+        except TraceError:
+            asked.add(name)
+        else:
+            if _steps(graph, name) != _steps(other, name):
+                asked.add(name)
+    return asked
+
+
+def _steps(graph: fx.Graph, absent: str) -> list[Any]:
+    """What a graph does, as text; None for the argument `absent`."""
+    steps = []
+    for node in graph.nodes:
+        told = map_arg(
+            (node.args, node.kwargs),
+            lambda n: None if n.op == "placeholder" and n.target == absent else n.name,  # type: ignore[arg-type]
+        )
+        steps.append((node.op, node.name, str(node.target), str(told)))
+    return steps
+
+
+def _guard(graph: fx.Graph, owner: str, signature: Signature, asked: set[str]) -> None:
     """Refuse arguments of the forward that the graph was not made for."""
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     if not placeholders:
@@ -145,6 +177,8 @@ def _guard(graph: fx.Graph, owner: str, signature: Signature) -> None:
                 graph.call_function(require_default, (node, node.args[0], where))
             elif node.target in lists:
                 graph.call_function(require_list, (node, *lists[str(node.target)], where))
+            elif node.target in asked:
+                graph.call_function(require_value, (node, where))
 
 
 def _edit_node(graph: fx.Graph, node: fx.Node, edit: Edit, module: nn.Module, method: Method) -> None:

@@ -25,7 +25,7 @@ from binarize.graph.symbols import Value
 from binarize.graph.untouched import changed_attribute, restore, same_items, state_of
 
 _IN_PLACE = {"setitem", "__setitem__", "iadd", "isub", "imul", "itruediv"}
-_RAISING = {"_assert", "_check", "require_default", "require_list"}
+_RAISING = {"_assert", "_check", "require_default", "require_list", "require_value"}
 _LIST_CHANGES = {"append", "extend", "insert", "pop", "remove", "clear", "update", "setdefault", "popitem"}
 
 

@@ -53,12 +53,17 @@ def plan(
         **options: of the method, if it is given by name.
 
     Raises:
-        ConfigError: unknown method or option, a glob that matches nothing, no layer to convert, a model that
-            is wrapped for several devices, quantized or a TorchScript program.
+        ConfigError: unknown method or option, a policy of another type, a glob that matches nothing, no layer
+            to convert, a model that is a single layer (see `binary_layer`), is wrapped for several devices,
+            quantized or a TorchScript program.
         TraceError: the model does not run on the inputs.
     """
     chosen = resolve(method, options)
-    wanted = policy or Policy()
+    wanted = Policy() if policy is None else policy
+    if not isinstance(wanted, Policy):
+        raise ConfigError(
+            f"policy: got a {type(wanted).__name__}, expected binarize.Policy(keep=[...], ...)."
+        )
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model: got a {type(model).__name__}, expected an nn.Module.")
     compiled = is_compiled(model)
@@ -67,6 +72,11 @@ def plan(
     layers = {name: m for name, m in model.named_modules() if module_role(m) in ("conv", "linear")}
     if not layers:
         raise ConfigError(no_layers(model))
+    if "" in layers:  # it could not be replaced inside itself
+        raise ConfigError(
+            f"{type(model).__name__} is a single layer, not a network: binarize.binary_layer(layer, method) "
+            "makes its binary replacement."
+        )
     wanted.check(layers)
     for name, module in model.named_modules():
         if any(p is not None and is_lazy(p) for p in module._parameters.values()):

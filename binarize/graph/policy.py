@@ -36,7 +36,8 @@ class Policy:
     def __post_init__(self) -> None:
         for name in ("keep", "only"):
             given: Any = getattr(self, name)
-            if isinstance(given, str) or not all(isinstance(glob, str) for glob in given):
+            listed = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
+            if not listed or not all(isinstance(glob, str) for glob in given):
                 raise ConfigError(f"policy: {name}={given!r}, expected a list of globs such as ['layer4.*'].")
             object.__setattr__(self, name, tuple(given))
         for name in ("first", "last"):

@@ -50,6 +50,19 @@ def require_default(value: Any, default: Any, where: str) -> None:
         )
 
 
+def require_value(value: Any, where: str) -> None:
+    """Raise if `value` is None where a rewritten forward was made for a value: it asked whether there is one.
+
+    Raises:
+        RewriteError: naming the parameter and what to do.
+    """
+    if value is None:
+        raise RewriteError(
+            f"{where}: got None, the converted forward was made for a value; "
+            "convert with example_inputs that leave this argument out to call it without."
+        )
+
+
 def require_list(value: Any, kind: str, length: int, where: str) -> None:
     """Raise if `value` is not the kind of list that a rewritten forward was made for.
 

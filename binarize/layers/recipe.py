@@ -106,7 +106,7 @@ def resolve(method: str | MethodLike, options: dict[str, Any]) -> Any:
     """A method object from a name and options, or the object itself.
 
     Raises:
-        ConfigError: unknown name, unknown option, wrong type, or options beside an object.
+        ConfigError: unknown name, unknown option, value of a wrong type, or options beside an object.
     """
     if isinstance(method, str):
         return METHODS.get(method).create(**options)
@@ -119,4 +119,7 @@ def resolve(method: str | MethodLike, options: dict[str, Any]) -> Any:
             f"method: got a configured {type(method).__name__} and the options {sorted(options)}; "
             "give the options to the method object instead."
         )
+    given: Any = method
+    if hasattr(given, "create") and hasattr(given, "options"):
+        given.create(**given.options())  # the constructor of a dataclass takes values of any type
     return method

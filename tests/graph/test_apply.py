@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import timm
@@ -12,7 +13,7 @@ from engine_nets import DataDependent, Excited, Residual, ResNetLike, Shared, UN
 from torch import Tensor, nn
 
 import binarize
-from binarize.errors import RewriteError
+from binarize.errors import ConfigError, RewriteError
 from binarize.graph import Policy, apply, execute, plan
 from binarize.layers import BinaryConv2d, BinaryLayer, RPReLU
 
@@ -232,6 +233,19 @@ def test_given_method_object_and_policy() -> None:
     assert model.binarize_plan.policy["keep"] == ["mix"]
 
 
+def test_a_single_layer_is_refused() -> None:
+    with pytest.raises(ConfigError, match="binary_layer"):
+        apply(nn.Conv2d(3, 4, 1), policy=Policy(first=0, last=0))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Policy(keep=None), lambda: plan(ResNetLike(), policy={"keep": ["*"]})]
+)  # type: ignore[arg-type]
+def test_policies_of_a_wrong_kind_are_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(ConfigError, match="policy"):
+        make()
+
+
 def test_executing_a_plan_for_another_model_is_refused() -> None:
     made = plan(ResNetLike(), example_inputs=IMAGE)
     with pytest.raises(RewriteError, match="stem: the plan was made"):
@@ -310,6 +324,39 @@ def test_parameters_at_their_defaults_are_not_ignored_silently() -> None:
     with pytest.raises(RewriteError, match="mask"):
         model(x, mask=torch.zeros(1, 1, 16, 16))
     torch.export.export(model, (x,))
+
+
+class Conditioned(nn.Module):
+    """Asks whether it is given a mask; hands a bias on without asking."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.shift = Shift()
+        self.final = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        x = self.stem(x)
+        x = x + self.conv(x)
+        if mask is not None:
+            x = x * 0
+        return self.final(self.shift(x, bias))
+
+
+class Shift(nn.Module):
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        return x if bias is None else x + bias
+
+
+def test_arguments_of_the_example_are_not_taken_as_given_silently() -> None:
+    x, bias = torch.randn(1, 3, 16, 16), torch.randn(1, 8, 1, 1)
+    example = {"x": x, "mask": torch.ones(1), "bias": bias}
+    model = apply(Conditioned(), example_inputs=example).eval()
+    with pytest.raises(RewriteError, match="mask: got None"):
+        model(x, bias=bias)
+    assert not torch.equal(model(x, torch.ones(1)), model(x, torch.ones(1), bias))
+    torch.export.export(model, (x, torch.ones(1), bias))
 
 
 def test_hooks_move_to_what_replaces_their_module() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -103,6 +103,12 @@ def test_options_are_checked() -> None:
     assert binarize.methods.get("adabin").parse("authors_filter_size", "true") is True
     with pytest.raises(ConfigError, match="a finite number"):
         binarize.methods.get("adabin").parse("t", "sharp")
+
+
+def test_options_of_method_objects_are_checked_where_they_are_used() -> None:
+    wrong: Any = "blocks"
+    with pytest.raises(ConfigError, match="expected one of 'channel', 'layer'"):
+        binarize.binary_layer(nn.Conv2d(4, 4, 1), BiDense(granularity=wrong))
 
 
 def test_layers_refuse_what_they_cannot_hold() -> None:
