@@ -37,9 +37,10 @@ class Policy:
         for name in ("keep", "only"):
             given: Any = getattr(self, name)
             listed = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
+            given = tuple(given) if listed else given
             if not listed or not all(isinstance(glob, str) for glob in given):
                 raise ConfigError(f"policy: {name}={given!r}, expected a list of globs such as ['layer4.*'].")
-            object.__setattr__(self, name, tuple(given))
+            object.__setattr__(self, name, given)
         for name in ("first", "last"):
             given = getattr(self, name)
             if not isinstance(given, int) or given < 0:
