@@ -203,7 +203,8 @@ def test_two_values_like_the_reference(
     finally:
         native.set_isa("auto")
     alone = spec.groups == spec.in_channels == spec.out_channels and spec.kind == "conv"
-    assert (reason is None) == (quantizer != "per channel" or alone)
+    tables = isa == "avx512" and not offset and spec.kind != "transposed"
+    assert (reason is None) == (quantizer != "per channel" or alone or tables)
     assert relative_difference(got, expected) < 1e-5
 
 
