@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,7 +14,7 @@ from binarize.networks.catalog import NETWORKS
 
 
 class Small(nn.Module):
-    def __init__(self, outputs: int, max_depth: float | None) -> None:
+    def __init__(self, outputs: int, max_depth: float | None, drops: Sequence[nn.Module] = ()) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
             nn.Conv2d(3, 8, 3, stride=2, padding=1),
@@ -24,6 +26,7 @@ class Small(nn.Module):
             nn.Conv2d(16, 16, 3, padding=1, bias=False),
             nn.BatchNorm2d(16),
             nn.ReLU(),
+            *drops,
         )
         self.classifier = nn.Conv2d(16, outputs, 1)
         self._max_depth = max_depth
@@ -40,8 +43,14 @@ def small(encoder: str, task: str = "segmentation", num_classes: int = 2, max_de
     return Small(num_classes, None)
 
 
-if "small" not in NETWORKS:
-    NETWORKS.add("small", small)
+def small_dropping(encoder: str, task: str = "segmentation", num_classes: int = 2,
+                   pretrained: bool = False) -> nn.Module:  # fmt: skip
+    return Small(num_classes, None, (nn.Dropout2d(0.2), DropPath(0.3), nn.Dropout(0.1)))
+
+
+for name, network in (("small", small), ("small-dropping", small_dropping)):
+    if name not in NETWORKS:
+        NETWORKS.add(name, network)
 
 
 def values(**training: Any) -> dict[str, Any]:
@@ -57,3 +66,8 @@ def values(**training: Any) -> dict[str, Any]:
         "method": {"name": "bidense"},
         "training": {"epochs": 3, "batch": 8, "lr": 3e-3, **training},
     }
+
+
+def dropping(**training: Any) -> dict[str, Any]:
+    """The same, of a network that draws random numbers."""
+    return {**values(**training), "network": {"name": "small-dropping", "encoder": "none"}}

@@ -28,9 +28,10 @@ def fuse(model: nn.Module) -> None:
 
     The activation behind a layer becomes a part of it. A float 1x1 convolution behind it and an interpolated
     map in front of it stay where they are and are done on the way (`binarize.runtime.lazy`). A layer whose
-    input is another one's result gets its statistics from there (`binarize.runtime.statistics`). All are found
-    by runs on inputs of the shapes that the model was converted with, and of larger ones; without those, or if
-    such a run fails, nothing is done. Names of parameters and buffers do not change.
+    input is another one's result gets its statistics from there (`binarize.runtime.statistics`).
+
+    All are found by runs on inputs of the shapes that the model was converted with, and of larger ones;
+    without those, or if such a run fails, nothing is done. Names of parameters and buffers do not change.
 
     Args:
         model: deployed, in evaluation mode.

@@ -1,7 +1,8 @@
 """Sums over all processes, inside the graph: what a batch decides must not depend on how it is spread.
 
-Losses and BatchNorm see the whole batch. Every process then has the gradient of the whole loss with regard to
-its own copy, times the number of processes; the mean that data-parallel training takes makes it right.
+Losses and BatchNorm see the whole batch, and dropout draws for it. Every process then has the gradient of the
+whole loss with regard to its own copy, times the number of processes; the mean that data-parallel training
+takes makes it right.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ _SHARDING = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
 }
+_CHANNEL_DROPS = {nn.Dropout1d: 3, nn.Dropout2d: 4, nn.Dropout3d: 5}
+_SAMPLE_DROPS = ("DropPath", "StochasticDepth")  # of timm and of torchvision
 _KNOWN = (nn.modules.batchnorm._BatchNorm.forward, ChannelLastBatchNorm.forward)
 
 
@@ -82,6 +85,38 @@ def synchronize_norms(model: nn.Module) -> None:
                     "Train in one process, or use nn.BatchNorm2d."
                 )
             module.__dict__["forward"] = partial(_synchronized, module)
+
+
+def share_drops(model: nn.Module, rank: int, world: int) -> None:
+    """Let every dropout of the model draw for the whole batch, of which this process takes its part.
+
+    With the same seed in all processes, an image is then treated as it would be in a single one. That holds
+    for modules whose first dimension is the batch; dropout by functions draws alike in every process.
+
+    Args:
+        model: the network.
+        rank: which process this is.
+        world: of how many, which all have as many images.
+    """
+    for module in model.modules():
+        elements = type(module) is nn.Dropout
+        if elements or type(module) in _CHANNEL_DROPS or type(module).__name__ in _SAMPLE_DROPS:
+            module.__dict__["forward"] = partial(_dropped, module, rank, world)
+
+
+def _dropped(module: Any, rank: int, world: int, x: Tensor) -> Tensor:
+    rest = _CHANNEL_DROPS.get(type(module))
+    if not module.training or x.dim() < 2 or (rest is not None and x.dim() != rest):
+        return type(module).forward(module, x)  # type: ignore[no-any-return]
+    shape = [world * len(x), *x.shape[1:]]
+    if type(module) is not nn.Dropout:
+        kept = 1 if rest is None else 2  # one number for a sample, or for each of its channels
+        shape[kept:] = [1] * (x.dim() - kept)
+    # random numbers are drawn in the order of memory
+    order = sorted(range(x.dim()), key=lambda d: -x.stride(d))
+    ones = torch.empty_permuted(shape, order, dtype=x.dtype, device=x.device).fill_(1)
+    mask = type(module).forward(module, ones)
+    return x * mask[rank * len(x) : (rank + 1) * len(x)]
 
 
 def _synchronized(norm: Any, x: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from binarize.training.batches import Batches
 from binarize.training.build import dataset, network, parameter_groups
 from binarize.training.curves import draw_curves
 from binarize.training.distill import Teacher
-from binarize.training.distributed import all_sum, refuse_sharding, synchronize_norms
+from binarize.training.distributed import all_sum, refuse_sharding, share_drops, synchronize_norms
 from binarize.training.evaluate import SMALL, evaluate
 from binarize.training.events import event_log
 from binarize.training.health import LatentWatch, first_not_finite
@@ -143,6 +143,7 @@ def train(
         progress = restore_state(state_file, net, optimizer, average)
     if world > 1:
         synchronize_norms(net)
+        share_drops(net, rank, world)
     model, optimizer = accelerator.prepare(net, optimizer)
     if average is not None:
         average = {name: tensor.to(accelerator.device) for name, tensor in average.items()}
@@ -205,9 +206,7 @@ def train(
                     )
                     for group in optimizer.param_groups:
                         group["lr"] = lr
-                    _seed(
-                        settings.seed, progress.step, rank
-                    )  # of dropout, so that a resumed run draws the same
+                    _seed(settings.seed, progress.step, 0)  # of dropout: a resumed run draws the same
                     optimizer.zero_grad()
                     loss = 0.0
                     parts = list(

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import small_net
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, DropPath
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from binarize import recipes
 from binarize.errors import ConfigError
 from binarize.layers.norm import ChannelLastBatchNorm
-from binarize.training.distributed import refuse_sharding, synchronize_norms
+from binarize.training.distributed import refuse_sharding, share_drops, synchronize_norms
 from binarize.training.loop import train
 
 
@@ -77,3 +78,35 @@ def test_a_network_is_not_split(
     with pytest.raises(ConfigError, match=rf"set to {name} \({variable}=true\).*torchrun"):
         train(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("drop", "shape"),
+    [
+        (nn.Dropout(0.3), (6, 5)),
+        (nn.Dropout(0.3, inplace=True), (6, 5, 4, 3)),
+        (nn.Dropout1d(0.3), (6, 5, 4)),
+        (nn.Dropout2d(0.3), (6, 5, 4, 3)),
+        (nn.Dropout3d(0.3), (6, 5, 4, 3, 2)),
+        (DropPath(0.5), (6, 5, 4, 3)),
+        (StochasticDepth(0.5, "row"), (6, 5, 4)),
+    ],
+)
+@pytest.mark.parametrize("last", [False, True])
+def test_parts_of_a_batch_are_dropped_as_the_whole(
+    drop: nn.Module, shape: tuple[int, ...], last: bool
+) -> None:
+    x = torch.rand(shape) + 1
+    if last:
+        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+    torch.manual_seed(0)
+    whole = drop(x.clone())
+    assert 0 < (whole == 0).float().mean() < 1
+    parts = []
+    for rank in range(3):
+        own = nn.Sequential(copy.deepcopy(drop))
+        share_drops(own, rank, 3)
+        torch.manual_seed(0)
+        parts.append(own(x[2 * rank : 2 * rank + 2]))
+        torch.testing.assert_close(own.eval()(x), x)
+    torch.testing.assert_close(torch.cat(parts), whole)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from small_net import Small, values
+from small_net import Small, dropping, values
 from torch import nn
 
 from binarize import recipes
@@ -141,11 +141,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_two_processes_learn_the_same_as_one(tmp_path: Path) -> None:
-    one = train(recipe(), tmp_path / "one")
+    one = train(recipes.validate(dropping(), "a test"), tmp_path / "one")
     program = (
         "import sys; from pathlib import Path; import small_net; from binarize import recipes\n"
         "from binarize.training.loop import train\n"
-        "train(recipes.validate(small_net.values(), 'a test'), Path(sys.argv[1]))\n"
+        "train(recipes.validate(small_net.dropping(), 'a test'), Path(sys.argv[1]))\n"
         "import torch.distributed; assert torch.distributed.get_world_size() == 2\n"
         "from accelerate import PartialState; assert PartialState().num_processes == 2\n"
     )
@@ -170,9 +170,9 @@ def test_numbers_that_are_not_finite_stop_the_run(tmp_path: Path, monkeypatch: p
     create = loop.create_loss
 
     class Breaking(nn.Module):
-        def __init__(self, truth: Any) -> None:
+        def __init__(self, *given: Any) -> None:
             super().__init__()
-            self.inner, self.calls = create(truth), 0
+            self.inner, self.calls = create(*given), 0
 
         def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
             self.calls += 1
