@@ -17,6 +17,7 @@ from binarize.cli.compare import compare
 from binarize.cli.convert import convert
 from binarize.cli.coverage import coverage
 from binarize.cli.data import data
+from binarize.cli.deploy import deploy
 from binarize.cli.doctor import doctor
 from binarize.cli.evaluate import evaluate
 from binarize.cli.export import export
@@ -46,6 +47,7 @@ _COMMANDS = (
     convert,
     coverage,
     data,
+    deploy,
     doctor,
     evaluate,
     export,

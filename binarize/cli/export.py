@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from binarize.cli.options import InputSize
-from binarize.cli.output import console, print_json, progress, say
+from binarize.cli.output import progress, say
 from binarize.cli.output import size as _size
+from binarize.cli.packing import packing_options, read_network, write_packed
 from binarize.cli.speed import importing, one_thread
 from binarize.errors import ConfigError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @click.command()
@@ -22,25 +19,7 @@ if TYPE_CHECKING:
 @click.option("--packed", is_flag=True, help="One bit per binary weight, in one safetensors file.")
 @click.option("--onnx", "onnx_out", type=click.Path(path_type=Path), help="ONNX file to write, in floats.")
 @click.option("--size", type=InputSize(), help="Of its images.  [default: as converted]")
-@click.option(
-    "--leftovers",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="How floats are stored; they are read as float32.",
-)
-@click.option(
-    "--out",
-    "--output",
-    "out",
-    type=click.Path(path_type=Path),
-    help="File to write.  [default: FILE-packed.safetensors]",
-)
-@click.option("--force", is_flag=True, help="Replace the file if it exists.")
-@click.option(
-    "--model", "custom", metavar="FILE.py:CALLABLE", help="The float model, if FILE holds a custom class."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@packing_options
 def export(
     file: Path,
     packed: bool,
@@ -65,56 +44,7 @@ def export(
         return
     if size is not None:
         raise click.UsageError("--size is for --onnx; a packed network takes images of any size.")
-    with importing():
-        from binarize import files
-        from binarize.files import PackedHeader, container
-        from binarize.files.zoo import locate
-        from binarize.runtime import deploy, report
-
-    source = file / "model.safetensors" if file.is_dir() else locate(file)
-    metadata = container.read_metadata(source)
-    header = files.read_header(source)
-    if isinstance(header, PackedHeader):
-        raise ConfigError(f"{str(source)!r} is a packed file already.")
-    target = out or source.with_name(f"{source.stem}-packed.safetensors")
-    _check_free(target, source, force)
-    with progress(f"reading {source}"), one_thread():
-        model = _model(source, custom, custom_class=header.source["source"] == "custom", metadata=metadata)
-    if header.plan is None and not _is_binary(model):
-        raise ConfigError(
-            f"{str(source)!r} holds a float model, in which no weight is of one bit: convert it first with "
-            "`binarize convert`, or train a recipe that has a method."
-        )
-    with progress("packing"):
-        deployed = deploy(model)
-        written = files.save(
-            deployed,
-            target,
-            source=header.source,
-            entries={name: text for name, text in metadata.items() if name != files.ENTRY},
-            packed=True,
-            leftovers=leftovers,
-        )
-    made = report(deployed)
-    before, after = source.stat().st_size, written.stat().st_size
-    if as_json:
-        print_json(
-            {
-                "file": str(written),
-                "bytes": after,
-                "from": str(source),
-                "from_bytes": before,
-                "leftovers": leftovers,
-                "report": made.as_dict(),
-            }
-        )
-        return
-    console().print(made)
-    for name, why in made.refused.items():
-        say(f"not packed: {name}: {why}")
-    say()
-    say(f"written  {written}")
-    say(f"         ({_size(after)}, for inference; {source.name}: {_size(before)})")
+    write_packed(file, leftovers=leftovers, out=out, force=force, custom=custom, as_json=as_json)
 
 
 def _onnx(file: Path, target: Path, size: tuple[int, ...] | None, custom: str | None, *, force: bool) -> None:
@@ -132,7 +62,7 @@ def _onnx(file: Path, target: Path, size: tuple[int, ...] | None, custom: str | 
         raise ConfigError(f"{str(target)!r} exists already; replace it with --force, or name another file.")
     with progress(f"reading {source}"), one_thread():
         custom_class = files.read_header(source).source["source"] == "custom"
-        model = _model(source, custom, custom_class=custom_class, metadata=metadata)
+        model = read_network(source, custom, custom_class=custom_class, metadata=metadata)
     deployed = model if deployed_layers(model) else deploy(model)
     plan = getattr(deployed, "binarize_plan", None)
     if size is not None:
@@ -146,41 +76,3 @@ def _onnx(file: Path, target: Path, size: tuple[int, ...] | None, custom: str | 
         files.write_bytes(target, data)
     say(f"written  {target}")
     say(f"         ({_size(len(data))}, images of {wanted[0]}x{wanted[1]})")
-
-
-def _check_free(target: Path, source: Path, force: bool) -> None:
-    from binarize.files import check_target
-
-    if target.suffix != ".safetensors":
-        raise ConfigError(f"--out {str(target)!r}: expected a name that ends in .safetensors.")
-    if check_target(target) == source.resolve():
-        raise ConfigError(
-            f"--out {str(target)!r} is the file with the latent weights, which no packed file brings back: "
-            "choose another name."
-        )
-    if target.exists() and not force:
-        raise ConfigError(
-            f"{str(target)!r} exists already; replace it with --force, or choose another --out."
-        )
-
-
-def _model(source: Path, custom: str | None, *, custom_class: bool, metadata: dict[str, Any]) -> nn.Module:
-    """The network in the file; one of a custom class by --model, or by the recipe that trained it."""
-    from binarize import files
-    from binarize.cli.model import resolve
-
-    if custom is not None:
-        return files.load(source, resolve(custom))
-    if custom_class:
-        from binarize.training import saved
-        from binarize.training.loop import RECIPE_ENTRY
-
-        if RECIPE_ENTRY in metadata:
-            return saved.load(source)[1]
-    return files.load(source)
-
-
-def _is_binary(model: nn.Module) -> bool:
-    from binarize.layers import BinaryLayer
-
-    return any(isinstance(module, BinaryLayer) for module in model.modules())

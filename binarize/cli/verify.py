@@ -15,6 +15,9 @@ from binarize.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from binarize.recipes import Recipe
+    from binarize.recipes.schema import Evaluation
+
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
 @click.option(
     "--count", default=8, show_default=True, type=click.IntRange(1), help="Images to compare layer by layer."
 )
+@click.option(
+    "--model", "custom", metavar="FILE.py:CALLABLE", help="The float model, if FILE holds a custom class."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def verify(
     file: Path,
@@ -39,23 +45,28 @@ def verify(
     root: Path | None,
     split: str | None,
     count: int,
+    custom: str | None,
     as_json: bool,
 ) -> None:
-    """Compare the network in FILE, which `train` wrote, with its packed form.
+    """Compare the network in FILE with its packed form.
 
     Layer by layer on the same inputs, then as a whole: on IMAGES, or on images of the data set that it was
-    trained for, and on all of those by their figures.
+    trained for, and on all of those by their figures. A file that `train` did not write needs IMAGES; they
+    are brought to the size of its conversion.
     """
     with importing():
         from binarize import runtime
         from binarize.data.reading import read_image
         from binarize.runtime.verify import verify as compare
-        from binarize.training import saved
         from binarize.training.build import dataset
         from binarize.training.evaluate import evaluate
         from binarize.training.pictures import prepared
 
-    recipe, model = saved.load(file)
+    recipe, model, settings = _read(file, custom)
+    if recipe is None and not images:
+        raise ConfigError(f"{file} was not written by `binarize train` and names no data set: give IMAGES.")
+    if recipe is None and (root is not None or split is not None):
+        raise ConfigError(f"{file} names no data set, so --data and --split have nothing to say.")
     if runtime.deployed_layers(model):
         raise ConfigError(
             f"{file} is packed: its latent weights are gone, there is nothing to compare it with. Give the "
@@ -65,19 +76,19 @@ def verify(
         packed = (
             runtime.deploy(model, exact_scales=not approximate)
             if packed_file is None
-            else saved.load(packed_file)[1]
+            else _read(packed_file, custom)[1]
         )
     if packed_file is not None:
         for layer in runtime.deployed_layers(packed).values():
             layer.options = runtime.RuntimeOptions(exact_scales=not approximate)
-    data = None if images else dataset(recipe, split or recipe.data.test, root=root)
+    data = None if images or recipe is None else dataset(recipe, split or recipe.data.test, root=root)
 
     def inputs() -> Iterator[Tensor]:
         if data is None:
             from binarize.cli.predict import images_of
 
             for path in images_of(images):
-                yield prepared(read_image(path), recipe.data.evaluation)
+                yield prepared(read_image(path), settings)
         else:
             step = max(1, len(data) // count)
             for index in range(0, len(data), step)[:count]:
@@ -89,7 +100,7 @@ def verify(
     if data is not None:
         for name, net in (("trained", model), ("packed", packed)):
             with progress(f"measuring the {name} network"):
-                figures[name] = _measured(net, data, recipe, evaluate)
+                figures[name] = _measured(net, data, settings, evaluate)
     if as_json:
         print_json({"file": str(file), **result.as_dict(), "figures": figures})
         return
@@ -101,7 +112,37 @@ def verify(
                 say(f"{key:16} trained {a:.5f}  packed {b:.5f}  difference {b - a:+.5f}")
 
 
-def _measured(net: nn.Module, data: Any, recipe: Any, evaluate: Any) -> dict[str, Any]:
-    settings = recipe.data.evaluation
+def _read(file: Path, custom: str | None) -> tuple[Recipe | None, nn.Module, Evaluation]:
+    """The recipe if there is one, the network, and how it sees images."""
+    from binarize import files
+    from binarize.cli.packing import read_network
+    from binarize.files import container
+    from binarize.files.zoo import locate
+    from binarize.recipes.schema import Evaluation
+    from binarize.training import saved
+    from binarize.training.loop import RECIPE_ENTRY
+
+    place = locate(file)
+    if place.is_dir() or not place.is_file():
+        recipe, model = saved.load(file)  # says what is missing
+        return recipe, model, recipe.data.evaluation
+    metadata = container.read_metadata(place)
+    if RECIPE_ENTRY in metadata:
+        recipe, model = saved.load(file)
+        return recipe, model, recipe.data.evaluation
+    header = files.read_header(place)
+    custom_class = header.source["source"] == "custom"
+    model = read_network(place, custom, custom_class=custom_class, metadata=metadata)
+    plan = getattr(model, "binarize_plan", None)
+    shape = plan.inputs[0] if plan is not None and plan.inputs else ()
+    if len(shape) != 4 or shape[1] != 3:
+        raise ConfigError(
+            f"{file} was not converted on images of three channels"
+            f"{f' but on {tuple(shape)}' if shape else ''}: only those can be compared here."
+        )
+    return None, model, Evaluation(resize=(shape[2], shape[3]))
+
+
+def _measured(net: nn.Module, data: Any, settings: Evaluation, evaluate: Any) -> dict[str, Any]:
     found = evaluate(net, data, batch=settings.batch, flip=settings.flip, scales=settings.scales)
     return {k: v for k, v in found.items() if isinstance(v, float)}

@@ -31,6 +31,10 @@ _LAYERS = (
 )
 
 
+MOST_THREADS = 1024
+"""More of them, and the system may have none left."""
+
+
 def deploy(model: nn.Module, *, threads: int | None = None, exact_scales: bool = True) -> nn.Module:
     """A copy of `model` for inference, its binary layers packed; the given model is left untouched.
 
@@ -48,8 +52,9 @@ def deploy(model: nn.Module, *, threads: int | None = None, exact_scales: bool =
     Raises:
         ConfigError: a model without binary layers, on another device, or one that cannot be copied.
     """
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise ConfigError(f"deploy: threads={threads!r}, expected a whole number of at least 1, or None.")
+    whole = isinstance(threads, int) and not isinstance(threads, bool)
+    if threads is not None and not (whole and 1 <= threads <= MOST_THREADS):
+        raise ConfigError(f"deploy: threads={threads!r}, expected a number from 1 to {MOST_THREADS}, or None.")
     model = unwrapped(model)
     _check(model)
     refuse(model)

@@ -138,3 +138,42 @@ def test_of_a_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert error.count("latent weights are gone") == 1
     _, network = saved.load(tmp_path / "small.safetensors")
     assert sum(isinstance(module, PackedLayer) for module in network.modules()) == 2
+
+
+def test_deploy_is_export_packed(converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(["export", "m.safetensors", "--packed", "--out", "a.safetensors"]) == 0
+    one = capsys.readouterr().out
+    assert run(["deploy", "m.safetensors", "--out", "b.safetensors"]) == 0
+    assert capsys.readouterr().out == one.replace("a.safetensors", "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    assert run(["deploy", "b.safetensors"]) == 2
+    assert "is a packed file already" in capsys.readouterr().err
+
+
+def test_verify_of_a_file_without_a_recipe(
+    converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    Image.new("RGB", (90, 70), (200, 30, 90)).save("image.png")
+    assert run(["verify", "m.safetensors", "image.png", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["figures"] == {}
+    assert 0 <= max(layer["worst"] for layer in found["layers"]) < 1e-5
+    assert run(["deploy", "m.safetensors"]) == 0
+    assert run(["verify", "m.safetensors", "image.png", "--packed", "m-packed.safetensors"]) == 0
+    capsys.readouterr()
+    for arguments, message in (
+        (["m.safetensors"], "names no data set: give IMAGES"),
+        (["m.safetensors", "image.png", "--split", "val"], "--data and --split have nothing to say"),
+        (["m-packed.safetensors", "image.png"], "latent weights are gone"),
+        (["missing.safetensors", "image.png"], "no such file"),
+    ):
+        assert run(["verify", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    grey = torch.nn.Sequential(*[torch.nn.Conv2d(1, 1, 3) for _ in range(3)])
+    binarize.save(binarize.apply(grey, "bnn", example_inputs=torch.rand(1, 1, 9, 9)), "g.safetensors")
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\n\ndef net():\n"
+        "    return nn.Sequential(*[nn.Conv2d(1, 1, 3) for _ in range(3)])\n"
+    )
+    assert run(["verify", "g.safetensors", "image.png", "--model", "nets.py:net"]) == 2
+    assert "three channels" in capsys.readouterr().err

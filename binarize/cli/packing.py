@@ -1,0 +1,150 @@
+"""Packed files: how `binarize export --packed` and `binarize deploy` write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from binarize.cli.output import console, print_json, progress, say
+from binarize.cli.output import size as _size
+from binarize.cli.speed import importing, one_thread
+from binarize.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_OPTIONS = (
+    click.option(
+        "--leftovers",
+        type=click.Choice(["float32", "float16", "bfloat16"]),
+        default="float32",
+        show_default=True,
+        help="How floats are stored; they are read as float32.",
+    ),
+    click.option(
+        "--out",
+        "--output",
+        "out",
+        type=click.Path(path_type=Path),
+        help="File to write.  [default: FILE-packed.safetensors]",
+    ),
+    click.option("--force", is_flag=True, help="Replace the file if it exists."),
+    click.option(
+        "--model", "custom", metavar="FILE.py:CALLABLE", help="The float model, if FILE holds a custom class."
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
+)
+
+
+def packing_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a command that writes a packed file."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def write_packed(
+    file: Path, *, leftovers: str, out: Path | None, force: bool, custom: str | None, as_json: bool
+) -> None:
+    """Write the packed file of the network in `file`, and say what became of its layers.
+
+    Raises:
+        ConfigError: there is no such file, it holds no binary network or a packed one, or the target cannot
+            be written.
+        FormatError: the file is corrupt.
+    """
+    with importing():
+        from binarize import files
+        from binarize.files import PackedHeader, container
+        from binarize.files.zoo import locate
+        from binarize.runtime import deploy, report
+
+    source = file / "model.safetensors" if file.is_dir() else locate(file)
+    metadata = container.read_metadata(source)
+    header = files.read_header(source)
+    if isinstance(header, PackedHeader):
+        raise ConfigError(f"{str(source)!r} is a packed file already.")
+    target = out or source.with_name(f"{source.stem}-packed.safetensors")
+    _check_free(target, source, force)
+    with progress(f"reading {source}"), one_thread():
+        model = read_network(
+            source, custom, custom_class=header.source["source"] == "custom", metadata=metadata
+        )
+    if header.plan is None and not _is_binary(model):
+        raise ConfigError(
+            f"{str(source)!r} holds a float model, in which no weight is of one bit: convert it first with "
+            "`binarize convert`, or train a recipe that has a method."
+        )
+    with progress("packing"):
+        deployed = deploy(model)
+        written = files.save(
+            deployed,
+            target,
+            source=header.source,
+            entries={name: text for name, text in metadata.items() if name != files.ENTRY},
+            packed=True,
+            leftovers=leftovers,
+        )
+    made = report(deployed)
+    before, after = source.stat().st_size, written.stat().st_size
+    if as_json:
+        print_json(
+            {
+                "file": str(written),
+                "bytes": after,
+                "from": str(source),
+                "from_bytes": before,
+                "leftovers": leftovers,
+                "report": made.as_dict(),
+            }
+        )
+        return
+    console().print(made)
+    for name, why in made.refused.items():
+        say(f"not packed: {name}: {why}")
+    say()
+    say(f"written  {written}")
+    say(f"         ({_size(after)}, for inference; {source.name}: {_size(before)})")
+
+
+def _check_free(target: Path, source: Path, force: bool) -> None:
+    from binarize.files import check_target
+
+    if target.suffix != ".safetensors":
+        raise ConfigError(f"--out {str(target)!r}: expected a name that ends in .safetensors.")
+    if check_target(target) == source.resolve():
+        raise ConfigError(
+            f"--out {str(target)!r} is the file with the latent weights, which no packed file brings back: "
+            "choose another name."
+        )
+    if target.exists() and not force:
+        raise ConfigError(
+            f"{str(target)!r} exists already; replace it with --force, or choose another --out."
+        )
+
+
+def read_network(
+    source: Path, custom: str | None, *, custom_class: bool, metadata: dict[str, Any]
+) -> nn.Module:
+    """The network in the file; one of a custom class by --model, or by the recipe that trained it."""
+    from binarize import files
+    from binarize.cli.model import resolve
+
+    if custom is not None:
+        return files.load(source, resolve(custom))
+    if custom_class:
+        from binarize.training import saved
+        from binarize.training.loop import RECIPE_ENTRY
+
+        if RECIPE_ENTRY in metadata:
+            return saved.load(source)[1]
+    return files.load(source)
+
+
+def _is_binary(model: nn.Module) -> bool:
+    from binarize.layers import BinaryLayer
+
+    return any(isinstance(module, BinaryLayer) for module in model.modules())
