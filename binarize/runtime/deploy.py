@@ -54,7 +54,7 @@ def deploy(model: nn.Module, *, threads: int | None = None, exact_scales: bool =
     """
     whole = isinstance(threads, int) and not isinstance(threads, bool)
     if threads is not None and not (whole and 1 <= threads <= MOST_THREADS):
-        raise ConfigError(f"deploy: threads={threads!r}, expected a number from 1 to {MOST_THREADS}, or None.")
+        raise ConfigError(f"deploy: threads={threads!r}, expected a number from 1 to {MOST_THREADS} or None.")
     model = unwrapped(model)
     _check(model)
     refuse(model)

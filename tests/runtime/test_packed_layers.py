@@ -14,7 +14,7 @@ from comparing import relative_difference
 from torch import Tensor, nn
 
 import binarize
-from binarize.errors import BinarizeError, TrainingError
+from binarize.errors import BinarizeError, ConfigError, TrainingError
 from binarize.layers import BinaryConv2d, BinaryLayer
 from binarize.methods.build import WeightStandardization
 from binarize.runtime import PackedLayer, Refusal, describe, lower
@@ -253,3 +253,9 @@ def test_norms_that_cannot_be_folded_stay():
     assert packed.spec.norm == {"kind": "module", "class": "torch.nn.modules.normalization.GroupNorm"}
     described = describe(layer.to("meta"))
     assert described == packed.spec
+
+
+@pytest.mark.parametrize("threads", [0, -1, True, 1.5, 99999])
+def test_threads_that_cannot_be(threads: Any) -> None:
+    with pytest.raises(ConfigError, match=r"deploy: threads=.*expected a number from 1 to 1024"):
+        binarize.deploy(nn.Conv2d(3, 3, 3), threads=threads)
