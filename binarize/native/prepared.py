@@ -6,6 +6,7 @@ longer than the work on a small map. Here that is done once; the library still c
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -199,11 +200,13 @@ class PreparedConv:
             bypass: (N, C, Hout, Wout) float32.
             resize: what brings the bypass to that size.
             tail: of the result; not behind a depthwise convolution.
-            sums: (N, Cout), is overwritten by the sums of the result over positions; not with a tail.
+            sums: (N, Cout), is overwritten by the sums of the result over positions; not with a tail. The
+                result is then no inference tensor, so that torch counts its changes.
         """
         images, channels, *size = self._shape
         shape = (images, channels if tail is None else tail.channels, *size)
-        out = torch.empty(shape, memory_format=torch.channels_last, dtype=torch.float32, device="cpu")
+        with torch.inference_mode(False) if sums is not None else contextlib.nullcontext():
+            out = torch.empty(shape, memory_format=torch.channels_last, dtype=torch.float32, device="cpu")
         # a copy per call: several threads may be in here at once
         described = structs.Epilogue.from_buffer_copy(self._template)
         packed = None if tail is None else tail.packed(channels)  # has to live until the call is over

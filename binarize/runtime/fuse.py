@@ -15,7 +15,7 @@ from binarize.graph.flow import PASSIVE, Flow
 from binarize.graph.places import Places
 from binarize.graph.record import record
 from binarize.layers import BiasPReLU, Maxout
-from binarize.runtime.kernels import activation_of, can_have_tail, can_interpolate, wants_means
+from binarize.runtime.kernels import activation_of, can_have_tail, can_interpolate, wants_means, why_not
 from binarize.runtime.packed import PackedLayer
 from binarize.runtime.pointwise import PointwiseConv2d, is_pointwise
 
@@ -44,7 +44,7 @@ def fuse(model: nn.Module) -> None:
     for kind, layer, taken in _pairs(model):
         if kind == "means":
             if isinstance(taken, PackedLayer) and layer.lazy is None:
-                taken.listen_to(layer)
+                taken.take_sums(layer)
             continue
         if kind != "activation":
             parent, _, name = paths[taken].rpartition(".")
@@ -134,8 +134,7 @@ def _interpolated(flow: Flow, activations: dict[fx.Node, _Pair]) -> Iterator[_Pa
 def _means(flow: Flow, activations: dict[fx.Node, _Pair]) -> Iterator[_Pair]:
     """Packed layers that compute with the channels' means of another one's result.
 
-    Nothing but a change of shape stands between the two: in inference mode torch does not tell of changes in
-    place, so there must be nobody who could make one.
+    Nothing but changes of shape and dropout stand between the two, and nothing else is done meanwhile.
     """
     order = [node for node in flow.recording.graph.nodes if node.op not in ("get_attr", "placeholder")]
     places = {node: place for place, node in enumerate(order)}
@@ -147,7 +146,8 @@ def _means(flow: Flow, activations: dict[fx.Node, _Pair]) -> Iterator[_Pair]:
         while source is not None and places.get(source, -2) == places[node] - 1:
             layer = activations[source].layer if source in activations else _layer(flow, source)
             if layer is not None:
-                yield _Pair("means", layer, reader)
+                if layer.spec.kind != "transposed" and why_not(layer) is None and why_not(reader) is None:
+                    yield _Pair("means", layer, reader)
                 break
             if flow.role(source) not in PASSIVE:
                 break

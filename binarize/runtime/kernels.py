@@ -215,7 +215,8 @@ class Kernels:
             x = ordinary(x)
         maps = _as_maps(x, linear=self.layer.spec.kind == "linear")
         prepared = self._prepared(maps, output_size, resize)
-        sums = taken(self.layer.before, maps) if resize is None and self.layer.before is not None else None
+        link = self.layer.sums_from if resize is None else None
+        sums = None if link is None else taken(link, maps)
         words, scales = prepared.pack(maps, sums)
         return _Signs(x, maps, prepared, words, scales)
 
@@ -233,7 +234,7 @@ class Kernels:
                 maps, resize = resize(maps), None
             bypass = self._bypass(maps, prepared.size)
         sums: Tensor | None = None
-        if layer.counts and tail is None and self.whole and prepared.conv is not None:
+        if layer.sums_for is not None and tail is None and self.whole and prepared.conv is not None:
             sums = torch.empty(len(maps), layer.spec.out_channels, dtype=torch.float32, device="cpu")
         if prepared.conv is None:
             y = self._transposed(maps, prepared, words, scales, bypass, tail)
@@ -245,8 +246,8 @@ class Kernels:
             y = prepared.conv(words, mul=mul, offset=offset, bypass=bypass, sums=sums)
         else:
             y = prepared.conv(words, sample_scale=scales, bypass=bypass, resize=resize, tail=tail, sums=sums)
-        if sums is not None:
-            hand_over(layer, y, sums)
+        if sums is not None and layer.sums_for is not None:
+            hand_over(layer.sums_for, y, sums)
         y = _back(y, x, linear=layer.spec.kind == "linear")
         if self.whole:
             return y

@@ -20,6 +20,7 @@ from binarize.runtime.kernels import Kernels, why_not
 from binarize.runtime.lazy import Interpolated, Small, ordinary
 from binarize.runtime.pointwise import is_traced
 from binarize.runtime.spec import PackedSpec
+from binarize.runtime.statistics import Link
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,8 @@ class PackedLayer(nn.Module):
         bits: (ceil(weights / 8),) uint8: the weights' signs, output filters first (`binarize.runtime.bits`).
         vectors: (sum of `spec.vectors()`,) float: scale, offset, shift and the quantizer's parameters.
         options: see `RuntimeOptions`.
-        counts: whether the sums of the result's channels are made with it (`binarize.runtime.statistics`).
+        sums_for: with the layers that take the sums of the result's channels, or None.
+        sums_from: with the layer that makes the sums of the input's channels, or None.
     """
 
     bits: Tensor
@@ -110,8 +112,8 @@ class PackedLayer(nn.Module):
         self._kernels: Kernels | bool | None = False  # until somebody asks whether there can be any
         self._after: list[nn.Module] = []  # lists: they belong to the network, not to this layer
         self._lazy: list[Any] = []
-        self._before: list[PackedLayer] = []
-        self.counts = False
+        self.sums_for: Link | None = None
+        self.sums_from: Link | None = None
         self._describe_as_float_layer()
         super().train(False)
 
@@ -215,15 +217,9 @@ class PackedLayer(nn.Module):
         """The module that takes a lazy result on the way, or None."""
         return self._lazy[-1] if self.lazy else None
 
-    def listen_to(self, before: PackedLayer) -> None:
-        """Take the means of the input's channels from the layer that makes the input."""
-        self._before = [before]
-        before.counts = True
-
-    @property
-    def before(self) -> PackedLayer | None:
-        """The layer that makes the input and its sums, or None."""
-        return self._before[0] if self._before else None
+    def take_sums(self, maker: PackedLayer) -> None:
+        """Take the sums of the input's channels from the layer that makes the input."""
+        maker.sums_for = self.sums_from = maker.sums_for or Link()
 
     def _native(self) -> Kernels | None:
         if isinstance(self._kernels, bool):

@@ -7,18 +7,22 @@ layer takes them only if its input is the very memory that the layer before it w
 from __future__ import annotations
 
 import threading
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
+class Link:
+    """Joins a layer that makes sums with those that take them; copies of a network get links of their own."""
+
+
 class _Made(NamedTuple):
     """A result and its statistics; it is held, so that nothing else can come to lie at its address."""
 
-    maker: Any
+    link: Link
     result: Tensor
-    version: int | None
+    version: int
     sums: Tensor
 
 
@@ -29,15 +33,21 @@ class _Latest(threading.local):
 _latest = _Latest()
 
 
-def hand_over(maker: Any, result: Tensor, sums: Tensor) -> None:
-    """Keep the sums (N, C) of a channels-last map (N, C, H, W) for the next layer on this thread."""
-    _latest.made = _Made(maker, result, None if result.is_inference() else result._version, sums)
+def hand_over(link: Link, result: Tensor, sums: Tensor) -> None:
+    """Keep the sums (N, C) of a channels-last map (N, C, H, W) for the next layer on this thread.
+
+    Args:
+        link: with the layers that may take them.
+        result: the map, no inference tensor: changes in place must be counted.
+        sums: its sums over positions.
+    """
+    _latest.made = _Made(link, result, result._version, sums)
 
 
-def taken(maker: Any, maps: Tensor) -> Tensor | None:
-    """The sums (N, C) of these maps if `maker` handed them over last, else None; they are gone then."""
+def taken(link: Link, maps: Tensor) -> Tensor | None:
+    """The sums (N, C) of these maps if they were handed over last, by this link; they are gone then."""
     made, _latest.made = _latest.made, None
-    if made is None or made.maker is not maker:
+    if made is None or made.link is not link:
         return None
     result = made.result
     same = (
@@ -45,6 +55,6 @@ def taken(maker: Any, maps: Tensor) -> Tensor | None:
         and maps.shape[:2] == result.shape[:2]
         and maps.numel() == result.numel()
         and maps.is_contiguous(memory_format=torch.channels_last)
-        and (made.version is None or result._version == made.version)
+        and result._version == made.version
     )
     return made.sums if same else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -64,7 +65,7 @@ def alone(model: Any) -> Any:
     """The same network whose layers know nothing of one another."""
     other = copy.deepcopy(model)
     for layer in deployed_layers(other).values():
-        layer._before, layer.counts = [], False
+        layer.sums_for = layer.sums_from = None
     return other
 
 
@@ -79,9 +80,9 @@ def test_layers_take_the_sums_of_the_layer_in_front(
 ) -> None:
     model = deployed(nothing, **options)
     layers = deployed_layers(model)
-    assert layers["b"].before is layers["a"]
-    assert layers["c"].before is layers["b"]
-    assert layers["a"].before is None
+    assert layers["b"].sums_from is layers["a"].sums_for is not None
+    assert layers["c"].sums_from is layers["b"].sums_for is not None
+    assert layers["a"].sums_from is layers["c"].sums_for is None
     watched = Watched(monkeypatch)
     for size in (32, 48):
         x = torch.rand(2, 3, size, size)
@@ -100,16 +101,24 @@ def another(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("between", [changed, another])
 def test_what_is_computed_between_is_seen_in_the_graph(between: Any) -> None:
-    assert all(layer.before is None for layer in deployed_layers(deployed(between)).values())
+    assert all(layer.sums_from is None for layer in deployed_layers(deployed(between)).values())
 
 
-@pytest.mark.parametrize("change", [changed, another])
-def test_what_is_computed_between_later_is_seen_too(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def dropped(x: Tensor) -> Tensor:
+    torch.manual_seed(1)
+    return nn.functional.dropout(x, 0.5, inplace=True)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("change", [changed, another, dropped])
+def test_what_is_computed_between_later_is_seen_too(
+    change: Any, mode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = deployed(nothing, granularity="layer")
     model.between = change
     watched = Watched(monkeypatch)
     x = torch.rand(2, 3, 32, 32)
-    with torch.no_grad():
+    with mode():
         torch.testing.assert_close(model(x), alone(model)(x), rtol=1e-4, atol=1e-4)
     assert watched.found == [False, False]
 
@@ -132,4 +141,18 @@ def test_nothing_is_counted_where_nobody_asks() -> None:
     torch.manual_seed(0)
     net = binarize.apply(Net(nothing), "reactnet", example_inputs=torch.rand(2, 3, 32, 32)).eval()
     packed = binarize.deploy(net)
-    assert not any(m.counts for m in packed.modules() if isinstance(m, PackedLayer))
+    assert all(m.sums_for is None for m in packed.modules() if isinstance(m, PackedLayer))
+
+
+def test_copies_are_linked_among_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = deployed(nothing, granularity="layer")
+    part = pickle.dumps(deployed_layers(model)["b"])
+    assert len(part) < len(pickle.dumps(model)) / 2  # a layer does not take the others along
+    watched = Watched(monkeypatch)
+    x = torch.rand(2, 3, 32, 32)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        layers = deployed_layers(other)
+        assert layers["b"].sums_from is not deployed_layers(model)["b"].sums_from
+        with torch.no_grad():
+            torch.testing.assert_close(other(x), model(x))
+    assert watched.found == [True] * 8
