@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 @click.argument("model")
 @click.option("--method", help="Of MODEL, if it is no file.  [default: bidense, granularity=layer]")
 @click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Option of the method.")
+@click.option(
+    "--model", "custom", metavar="FILE.py:CALLABLE", help="The float model, if a file holds a custom class."
+)
 @click.option("--size", type=InputSize(), help="Of the image.  [default: as converted]")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Images at once.")
 @click.option(
@@ -39,6 +42,7 @@ def bench(
     model: str,
     method: str | None,
     settings: tuple[str, ...],
+    custom: str | None,
     size: tuple[int, ...] | None,
     batch: int,
     threads: int,
@@ -49,7 +53,9 @@ def bench(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Time the packed form of MODEL, a file or what `convert` takes, beside the float network.
+    """Time the packed form of MODEL beside the float network.
+
+    MODEL is a file, the folder of a run, or what `convert` takes.
 
     Memory of large maps is kept from pass to pass (binarize.runtime.keep_memory) for all of them alike.
     Passes alternate, so that a machine that slows down slows down all; figures are medians. `compile` is
@@ -70,7 +76,7 @@ def bench(
     torch.set_num_threads(threads)
     kept = not fresh_memory and keep_memory()
     with progress("building"):
-        packed, plain, shape = _networks(model, method, settings, threads, exact)
+        packed, plain, shape = _networks(model, custom, method, settings, threads, exact)
     channels, height, width = (*shape[:1], *size[-2:]) if size is not None else shape
     if size is not None and len(size) == 3 and size[0] != channels:
         raise ConfigError(f"bench: --size {','.join(map(str, size))}: {model} takes {channels} channels.")
@@ -93,28 +99,33 @@ def bench(
 
 
 def _networks(
-    model: str, method: str | None, settings: tuple[str, ...], threads: int, exact: bool
+    model: str, custom: str | None, method: str | None, settings: tuple[str, ...], threads: int, exact: bool
 ) -> tuple[nn.Module, nn.Module, tuple[int, ...]]:
     """The packed network, a float one of the same architecture, and (C, H, W) of what it was converted on."""
     import binarize
     from binarize import files, runtime
+    from binarize.cli.model import resolve
     from binarize.files.zoo import PREFIX, locate
+    from binarize.training.loop import MODEL
 
-    if model.startswith(PREFIX) or Path(model).is_file():
+    place = Path(model) / MODEL if Path(model, MODEL).is_file() else Path(model)
+    if model.startswith(PREFIX) or place.is_file():
         if method or settings:
             raise ConfigError("bench: --method and --set are for a MODEL that is no file.")
-        path = locate(model)
-        loaded = files.load(path)
+        path = locate(model) if model.startswith(PREFIX) else place
         source = files.read_header(path).source
         if source["source"] == "custom":
-            raise ConfigError(
-                f"{path} holds a network of a custom class, whose float form is not known here."
-            )
-        plain = files.build(source)
-        converted = loaded
+            if custom is None:
+                raise ConfigError(
+                    f"{path} holds a custom class: give its float form, --model FILE.py:CALLABLE."
+                )
+            plain = resolve(custom)
+        else:
+            plain = files.build(source)
+        converted = files.load(path, plain if custom is not None else None)
     else:
-        from binarize.cli.model import resolve
-
+        if custom is not None:
+            raise ConfigError(f"bench: --model {custom} goes with a file; {model!r} is a model itself.")
         if method is None and not settings:
             method, settings = "bidense", ("granularity=layer",)
         chosen = configure(method or "bidense", settings)
@@ -123,7 +134,9 @@ def _networks(
     plan = getattr(converted, "binarize_plan", None)
     if plan is None:
         raise ConfigError(f"{model} holds a float network: convert it first.")
-    shape = tuple(plan.inputs[0][-3:]) if plan.inputs else (3, 224, 224)
+    shape = tuple(plan.inputs[0][1:]) if plan.inputs else (3, 224, 224)
+    if len(shape) != 3 or len(plan.inputs) > 1:
+        raise ConfigError(f"{model} takes inputs of {plan.inputs}; bench is for networks that take images.")
     if runtime.deployed_layers(converted):
         packed = converted
         for layer in runtime.deployed_layers(packed).values():

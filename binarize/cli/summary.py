@@ -37,8 +37,8 @@ def summary(
 ) -> None:
     """Count parameters, bits and operations, layer by layer.
 
-    The argument is a file written by `convert`, whose name ends in .safetensors, or a MODEL as `convert`
-    takes it.
+    The argument is a file written by `convert` or `train`, whose name ends in .safetensors, the folder of a
+    run, or a MODEL as `convert` takes it.
 
     The convention `paper` reproduces the Params and OPs that the paper prints for UPerNet on ConvNeXt-Tiny:
     2 OPs per multiply-accumulate, groups ignored, elementwise work included, the head left out, and slips of
@@ -64,6 +64,8 @@ def _model(source: str, custom: str | None) -> nn.Module:
     """The model in a file, or the float model of that name."""
     from binarize.cli.model import resolve
 
+    held = Path(source) / "model.safetensors"  # of a run
+    source = str(held) if held.is_file() else source
     if source.endswith(".safetensors") or (Path(source).is_file() and ":" not in source):
         from binarize.files import load
 

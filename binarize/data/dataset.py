@@ -188,6 +188,15 @@ class DenseDataset(Dataset[Sample]):
             )
         return Sample(image, target)
 
+    def target(self, index: int) -> Tensor:
+        """The truth of `load` alone, for counting.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        pair = self.pairs[index]
+        return self.load(index).target if pair.target is None else self.truth.read(pair.target)
+
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < len(self):

@@ -40,7 +40,7 @@ def class_weights(
         )
     counts = torch.zeros(len(data.truth.names), dtype=torch.float64)
     for index in range(rank, len(data), world):
-        target = data.load(index).target
+        target = data.target(index)
         counts += torch.bincount(target[target != IGNORE], minlength=len(counts)).double()
     shares = all_sum(counts.to(device, torch.float32))
     shares = shares / shares.sum().clamp_min(1)

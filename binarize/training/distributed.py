@@ -91,7 +91,8 @@ def share_drops(model: nn.Module, rank: int, world: int) -> None:
     """Let every dropout of the model draw for the whole batch, of which this process takes its part.
 
     With the same seed in all processes, an image is then treated as it would be in a single one. That holds
-    for modules whose first dimension is the batch; dropout by functions draws alike in every process.
+    for modules whose first dimension is the batch. Dropout that is none of these modules (in functions, in
+    attention, alpha dropout) draws the same numbers in every process, each for its own images.
 
     Args:
         model: the network.
@@ -106,7 +107,8 @@ def share_drops(model: nn.Module, rank: int, world: int) -> None:
 
 def _dropped(module: Any, rank: int, world: int, x: Tensor) -> Tensor:
     rest = _CHANNEL_DROPS.get(type(module))
-    if not module.training or x.dim() < 2 or (rest is not None and x.dim() != rest):
+    share = module.p if hasattr(module, "p") else module.drop_prob
+    if not module.training or not share or x.dim() < 2 or (rest is not None and x.dim() != rest):
         return type(module).forward(module, x)  # type: ignore[no-any-return]
     shape = [world * len(x), *x.shape[1:]]
     if type(module) is not nn.Dropout:
@@ -116,7 +118,8 @@ def _dropped(module: Any, rank: int, world: int, x: Tensor) -> Tensor:
     order = sorted(range(x.dim()), key=lambda d: -x.stride(d))
     ones = torch.empty_permuted(shape, order, dtype=x.dtype, device=x.device).fill_(1)
     mask = type(module).forward(module, ones)
-    return x * mask[rank * len(x) : (rank + 1) * len(x)]
+    own = mask[rank * len(x) : (rank + 1) * len(x)].clone()  # or the gradient would hold all of it
+    return x.mul_(own) if getattr(module, "inplace", False) else x * own
 
 
 def _synchronized(norm: Any, x: Tensor) -> Tensor:

@@ -304,7 +304,8 @@ def _output(model: nn.Module, images: Tensor) -> Tensor:
         ) from error
     except RuntimeError as error:
         height, width = images.shape[-2:]
-        if isinstance(error, torch.OutOfMemoryError) or min(height, width) >= SMALL:
+        other = isinstance(error, torch.OutOfMemoryError) or "size" not in str(error).lower()
+        if other or min(height, width) >= SMALL:
             raise
         raise ConfigError(
             f"data.augmentation.size [{height}, {width}] is too small for the network: "

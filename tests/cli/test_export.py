@@ -177,3 +177,25 @@ def test_verify_of_a_file_without_a_recipe(
     )
     assert run(["verify", "g.safetensors", "image.png", "--model", "nets.py:net"]) == 2
     assert "three channels" in capsys.readouterr().err
+
+
+def test_bench_of_files_and_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    flat = "\ndef flat():\n    return nn.Sequential(*[nn.Linear(8, 8) for _ in range(4)])\n"
+    (tmp_path / "nets.py").write_text(NET + flat)
+    assert run(["convert", "nets.py:net", "--out", "c.safetensors", "--input-size", "16"]) == 0
+    quick = ["--rounds", "1", "--against", "eager", "--json"]
+    capsys.readouterr()
+    assert run(["bench", "c.safetensors", "--model", "nets.py:net", *quick]) == 0
+    assert json.loads(capsys.readouterr().out)["shape"] == [1, 3, 16, 16]
+    model = binarize.apply(create_timm("test_resnet", num_classes=3), "bnn")
+    (tmp_path / "run").mkdir()
+    binarize.save(model, tmp_path / "run" / "model.safetensors")
+    assert run(["bench", "run", "--size", "32", *quick]) == 0
+    assert run(["summary", "run", "--input-size", "32"]) == 0
+    for arguments, message in (
+        (["c.safetensors"], "give its float form, --model"),
+        (["test_resnet", "--model", "nets.py:net"], "goes with a file"),
+        (["nets.py:flat"], "is for networks that take images"),
+    ):
+        assert run(["bench", *arguments, *quick]) == 2
+        assert message in capsys.readouterr().err

@@ -110,3 +110,14 @@ def test_parts_of_a_batch_are_dropped_as_the_whole(
         parts.append(own(x[2 * rank : 2 * rank + 2]))
         torch.testing.assert_close(own.eval()(x), x)
     torch.testing.assert_close(torch.cat(parts), whole)
+
+
+def test_dropout_in_place_and_of_nothing() -> None:
+    drops = nn.Sequential(nn.Dropout(0.5, inplace=True), nn.Dropout2d(0.0), DropPath(0.0))
+    share_drops(drops, 0, 2)
+    x = torch.ones(4, 3, 5, 5)
+    drops[0](x)
+    assert 0 < (x == 0).float().mean() < 1
+    state = torch.get_rng_state()
+    torch.testing.assert_close(drops[2](drops[1](x)), x)
+    assert torch.equal(torch.get_rng_state(), state)  # nothing is drawn where nothing is dropped
