@@ -10,6 +10,7 @@ import click
 from binarize.cli.options import InputSize, configure
 from binarize.cli.output import console, print_json, progress, say
 from binarize.cli.speed import importing
+from binarize.cli.speed import threads as torch_threads
 from binarize.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,18 +74,18 @@ def bench(
         for ending in ("json", "png"):
             check_target(out.with_name(f"{out.name}.{ending}"))
     names = list(dict.fromkeys(name for name in against.split(",") if name))
-    torch.set_num_threads(threads)
     kept = not fresh_memory and keep_memory()
-    with progress("building"):
-        packed, plain, shape = _networks(model, custom, method, settings, threads, exact)
-    channels, height, width = (*shape[:1], *size[-2:]) if size is not None else shape
-    if size is not None and len(size) == 3 and size[0] != channels:
-        raise ConfigError(f"bench: --size {','.join(map(str, size))}: {model} takes {channels} channels.")
-    x = torch.rand(batch, channels, height, width, generator=torch.Generator().manual_seed(0))
-    with progress("measuring"):
-        found = measure.bench(
-            measure.variants(packed, plain, x, names), x.shape, rounds=rounds, memory_kept=kept
-        )
+    with torch_threads(threads):
+        with progress("building"):
+            packed, plain, shape = _networks(model, custom, method, settings, threads, exact)
+        channels, height, width = (*shape[:1], *size[-2:]) if size is not None else shape
+        if size is not None and len(size) == 3 and size[0] != channels:
+            raise ConfigError(f"bench: --size {','.join(map(str, size))}: {model} takes {channels} channels.")
+        x = torch.rand(batch, channels, height, width, generator=torch.Generator().manual_seed(0))
+        with progress("measuring"):
+            found = measure.bench(
+                measure.variants(packed, plain, x, names), x.shape, rounds=rounds, memory_kept=kept
+            )
     if out is not None:
         import json
 

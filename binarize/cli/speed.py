@@ -27,20 +27,25 @@ def importing() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
+def threads(number: int) -> Iterator[None]:
+    """Let torch work in so many threads, and then in as many as before."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def one_thread() -> contextlib.AbstractContextManager[None]:
     """Let torch work in one thread.
 
     Building and converting a network are thousands of small steps: waking more threads for each costs more
     than it gains (four times the whole work of a ConvNeXt-Tiny, on a busy machine of two cores).
     """
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    return threads(1)
 
 
 class Clock:

@@ -70,7 +70,7 @@ def verify(
     if runtime.deployed_layers(model):
         raise ConfigError(
             f"{file} is packed: its latent weights are gone, there is nothing to compare it with. Give the "
-            "file that it was exported from, and this one with --packed."
+            "file that it was exported from, and this one with --packed. (The zoo keeps packed files only.)"
         )
     with progress("packing"):
         packed = (

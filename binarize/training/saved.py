@@ -31,7 +31,10 @@ def load(path: Path) -> tuple[Recipe, nn.Module]:
         raise ConfigError(f"{file}: no such file; expected a model that `binarize train` wrote{hint}.")
     metadata = container.read_metadata(file)
     if RECIPE_ENTRY not in metadata:
-        raise FormatError(f"{file}: its header holds no recipe: it was not written by `binarize train`.")
+        raise FormatError(
+            f"{file}: its header holds no recipe: it was not written by `binarize train`, so nothing tells "
+            "how images are prepared and what its outputs mean. binarize.load gives the network in Python."
+        )
     try:
         values = json.loads(metadata[RECIPE_ENTRY])
     except ValueError as error:

@@ -184,6 +184,7 @@ def test_bench_of_files_and_runs(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "nets.py").write_text(NET + flat)
     assert run(["convert", "nets.py:net", "--out", "c.safetensors", "--input-size", "16"]) == 0
     quick = ["--rounds", "1", "--against", "eager", "--json"]
+    threads = torch.get_num_threads()
     capsys.readouterr()
     assert run(["bench", "c.safetensors", "--model", "nets.py:net", *quick]) == 0
     assert json.loads(capsys.readouterr().out)["shape"] == [1, 3, 16, 16]
@@ -199,3 +200,4 @@ def test_bench_of_files_and_runs(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ):
         assert run(["bench", *arguments, *quick]) == 2
         assert message in capsys.readouterr().err
+    assert torch.get_num_threads() == threads
