@@ -29,7 +29,7 @@ def picture(found: Bench) -> bytes:
     right.bar_label(parts, labels, padding=3)
     right.set_xlim(0, 1.6 * max(ms for _, ms in kinds))
     right.invert_yaxis()
-    peak = " (% of the peak of one-bit products)" if rates else ""
+    peak = " (% of the one-bit peak)" if rates else ""
     right.set_title(f"inside packed{peak}", fontsize=10)
     data = io.BytesIO()
     figure.savefig(data, format="png", metadata={"Software": None})
