@@ -123,12 +123,9 @@ def _read(file: Path, custom: str | None) -> tuple[Recipe | None, nn.Module, Eva
     from binarize.training.loop import RECIPE_ENTRY
 
     place = locate(file)
-    if place.is_dir() or not place.is_file():
-        recipe, model = saved.load(file)  # says what is missing
-        return recipe, model, recipe.data.evaluation
-    metadata = container.read_metadata(place)
-    if RECIPE_ENTRY in metadata:
-        recipe, model = saved.load(file)
+    metadata = container.read_metadata(place) if place.is_file() else {}
+    if not place.is_file() or RECIPE_ENTRY in metadata:
+        recipe, model = saved.load(file)  # which says what is missing
         return recipe, model, recipe.data.evaluation
     header = files.read_header(place)
     custom_class = header.source["source"] == "custom"
