@@ -5,16 +5,19 @@ naive one writes each straight-through estimator as `f(x).detach() + h(x) - h(x)
 tensor operations (the quadratic's pieces blended by 0/1 masks), as published code of these methods commonly
 does; autograd keeps what it likes. A step is forward, backward and AdamW.
 
-Time: both variants in one process, steps alternating, median. Memory: one process per variant, the kernel's
-high-water mark of resident memory during steps (Linux), whole and above what stood there before the steps
-(model, gradients and optimizer state, which both variants share).
+Time: both variants in one process, steps alternating, median. Memory: one process per variant, the highest
+point during steps, whole and above what stood there before the steps (model, gradients and optimizer state,
+which both variants share): of resident memory by the kernel's high-water mark (Linux), of a GPU's by torch's
+allocator.
 
-    python benchmarks/training_step.py [--size 128] [--batch 2] [--steps 7] [--json]
+    python benchmarks/training_step.py [--size 128 | 360x480] [--batch 2] [--steps 7] [--device cuda] [--bf16]
+                                       [--compile] [--json]
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -23,6 +26,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,31 +79,58 @@ def naive_dense(layer: Any, x: Tensor, geometry: Any, *, quantized: bool = False
     )
 
 
-def network(variant: str, size: int, classes: int = 151) -> nn.Module:
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is measured: (H, W), images per step, where, in which precision, compiled or not."""
+
+    size: tuple[int, int]
+    batch: int
+    device: str
+    bf16: bool
+    compiled: bool
+
+    @property
+    def words(self) -> str:
+        """The setting and its machine."""
+        height, width = self.size
+        name = platform.processor() or platform.machine()
+        where = torch.cuda.get_device_name() if self.device == "cuda" else name
+        threads = "" if self.device == "cuda" else f", {torch.get_num_threads()} threads"
+        how = f"{', bfloat16' if self.bf16 else ''}{', compiled' if self.compiled else ''}"
+        return f"{self.batch} x {height}x{width}, {where}{threads}, torch {torch.__version__}{how}"
+
+
+def network(variant: str, setting: Setting, classes: int = 151) -> nn.Module:
     """The BiDense UPerNet in training mode, quantizing in one way or the other."""
     torch.manual_seed(0)
     net = binarize.networks.upernet("convnext_tiny", num_classes=classes)
-    model = binarize.apply(net, "bidense", example_inputs=torch.zeros(1, 3, size, size)).train()
+    model = binarize.apply(net, "bidense", example_inputs=torch.zeros(1, 3, *setting.size)).train()
     if variant == "naive":
         for layer in model.modules():
             if isinstance(layer, BinaryLayer):
                 layer.__dict__["_dense"] = functools.partial(naive_dense, layer)
-    return model
+    return model.to(setting.device)
 
 
 class Stepper:
     """A model with its optimizer and one fixed batch."""
 
-    def __init__(self, variant: str, size: int, batch: int) -> None:
-        self.model = network(variant, size)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-4)
+    def __init__(self, variant: str, setting: Setting) -> None:
+        self.setting = setting
+        model = network(variant, setting)
+        self.optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
+        self.model: Any = torch.compile(model) if setting.compiled else model
         generator = torch.Generator().manual_seed(1)
-        self.images = torch.randn(batch, 3, size, size, generator=generator)
-        self.labels = torch.randint(0, 151, (batch, size, size), generator=generator)
+        images = torch.randn(setting.batch, 3, *setting.size, generator=generator)
+        labels = torch.randint(0, 151, (setting.batch, *setting.size), generator=generator)
+        self.images, self.labels = images.to(setting.device), labels.to(setting.device)
 
     def forward_backward(self) -> float:
         """One forward and backward; the loss."""
-        loss = F.cross_entropy(self.model(self.images), self.labels)
+        lower = torch.autocast(self.setting.device, torch.bfloat16)
+        with lower if self.setting.bf16 else contextlib.nullcontext():
+            output = self.model(self.images)
+        loss = F.cross_entropy(output.float(), self.labels)
         loss.backward()
         return loss.item()
 
@@ -111,27 +142,36 @@ class Stepper:
         return loss
 
 
-def time_both(size: int, batch: int, steps: int) -> dict[str, Any]:
+def _now(setting: Setting) -> float:
+    if setting.device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def time_both(setting: Setting, steps: int) -> dict[str, Any]:
     """Median seconds of a whole step and of forward + backward, variants alternating."""
-    steppers = {variant: Stepper(variant, size, batch) for variant in VARIANTS}
+    steppers = {variant: Stepper(variant, setting) for variant in VARIANTS}
     whole: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     passes: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     losses: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     for index in range(steps + 1):
         for variant, stepper in steppers.items():
-            start = time.perf_counter()
+            start = _now(setting)
             losses[variant].append(stepper.step())
-            middle = time.perf_counter()
+            middle = _now(setting)
             stepper.optimizer.zero_grad()
-            restart = time.perf_counter()
+            restart = _now(setting)
             stepper.forward_backward()
-            end = time.perf_counter()
+            end = _now(setting)
             if index:  # the first step allocates
                 whole[variant].append(middle - start)
                 passes[variant].append(end - restart)
     return {
         "step_s": {variant: statistics.median(values) for variant, values in whole.items()},
         "forward_backward_s": {variant: statistics.median(values) for variant, values in passes.items()},
+        "images_per_s": {
+            variant: setting.batch / statistics.median(values) for variant, values in whole.items()
+        },
         "loss": {variant: values[:3] for variant, values in losses.items()},
     }
 
@@ -143,18 +183,29 @@ def _status(key: str) -> float:
     raise SystemExit(f"/proc/self/status has no {key}: this benchmark measures memory on Linux only.")
 
 
-def memory_of(variant: str, size: int, batch: int) -> dict[str, float]:
+def memory_of(variant: str, setting: Setting) -> dict[str, float]:
     """MiB before the steps and at the highest point during two steps, in this process."""
-    stepper = Stepper(variant, size, batch)
+    stepper = Stepper(variant, setting)
     for group in stepper.optimizer.param_groups:  # gradients and AdamW's state exist before the clock starts
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
     stepper.optimizer.step()
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    if setting.device == "cuda":
+        stepper.step()  # cuDNN's choice of algorithms takes memory of its own
+        before = torch.cuda.memory_allocated() / 2**20
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        before = _status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     for _ in range(2):
         stepper.step()
-    return {"before": before, "peak": _status("VmHWM")}
+    peak = torch.cuda.max_memory_allocated() / 2**20 if setting.device == "cuda" else _status("VmHWM")
+    return {"before": before, "peak": peak}
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    return int(height), int(width or height)
 
 
 def main() -> None:
@@ -162,31 +213,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--size", type=_size, default=(128, 128))
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--steps", type=int, default=7)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--memory-of", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    setting = Setting(
+        size=options.size,
+        batch=options.batch,
+        device=options.device,
+        bf16=options.bf16,
+        compiled=options.compile,
+    )
     if options.memory_of:
-        sys.stdout.write(json.dumps(memory_of(options.memory_of, options.size, options.batch)))
+        sys.stdout.write(json.dumps(memory_of(options.memory_of, setting)))
         return
     memory = {}
     for variant in VARIANTS:
-        command = [sys.executable, __file__, "--memory-of", variant]
-        command += ["--size", str(options.size), "--batch", str(options.batch)]
+        command = [sys.executable, __file__, "--memory-of", variant, *sys.argv[1:]]
         # Freed memory goes back at once, so that the high-water mark is the step's and not the allocator's.
         environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}
-        output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+        output = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, text=True, env=environment
+        ).stdout
         memory[variant] = json.loads(output)
-    result = time_both(options.size, options.batch, options.steps)
+    result = time_both(setting, options.steps)
     result["memory_mib"] = memory
-    result["machine"] = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    result["setting"] = setting.words
     if options.json:
         sys.stdout.write(json.dumps(result, indent=2) + "\n")
         return
-    sys.stdout.write(f"{options.batch} x {options.size}x{options.size}, {result['machine']}\n")
-    for name in ("step_s", "forward_backward_s"):
+    sys.stdout.write(setting.words + "\n")
+    for name in ("step_s", "forward_backward_s", "images_per_s"):
         fused, naive = result[name]["fused"], result[name]["naive"]
         sys.stdout.write(f"{name:20s} fused {fused:.3f}  naive {naive:.3f}  ratio {fused / naive:.2f}\n")
     for name, value in (

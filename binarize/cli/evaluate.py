@@ -30,13 +30,13 @@ def evaluate(
     """
     sizes = _scales(scales)
     with importing():
-        import torch
         from accelerate import PartialState
 
         from binarize.data.dataset import Depth
         from binarize.runtime import keep_memory
         from binarize.training import saved
         from binarize.training.build import dataset
+        from binarize.training.distributed import on_cpu
         from binarize.training.evaluate import evaluate as measure
 
     keep_memory()
@@ -45,7 +45,7 @@ def evaluate(
     data = dataset(recipe, part, root=root)
     flip = flip or recipe.data.evaluation.flip
     sizes = sizes or recipe.data.evaluation.scales
-    processes = PartialState(cpu=not torch.accelerator.is_available())  # of this machine or of many
+    processes = PartialState(cpu=on_cpu())  # of this machine or of many
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(part), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

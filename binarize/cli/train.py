@@ -116,8 +116,8 @@ def _peak_memory() -> int:
     """Bytes that this process has had at most, of the accelerator if there is one; 0 if unknown (Windows)."""
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+    if used := torch.cuda.max_memory_allocated():
+        return used
     try:
         import resource
     except ImportError:

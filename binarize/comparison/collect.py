@@ -17,6 +17,7 @@ from binarize.errors import ConfigError
 from binarize.recipes import Recipe
 from binarize.training import saved
 from binarize.training.build import dataset
+from binarize.training.distributed import on_cpu
 from binarize.training.evaluate import evaluate
 from binarize.training.loop import LOG, MODEL
 
@@ -86,7 +87,7 @@ def collect(
     figures = _kept(run, part) if root is None else None  # kept figures are of the recipe's own data
     if figures is None:
         data = dataset(recipe, part, root=root)
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        device = None if on_cpu() else torch.accelerator.current_accelerator()
         figures = evaluate(
             model.to(device) if device is not None else model,
             data,

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, distributed, nn
 
@@ -27,6 +28,11 @@ _SHARDING = {
 _CHANNEL_DROPS = {nn.Dropout1d: 3, nn.Dropout2d: 4, nn.Dropout3d: 5}
 _SAMPLE_DROPS = ("DropPath", "StochasticDepth")  # of timm and of torchvision
 _KNOWN = (nn.modules.batchnorm._BatchNorm.forward, ChannelLastBatchNorm.forward)
+
+
+def on_cpu() -> bool:
+    """Whether there is no accelerator, or accelerate is told not to use it (ACCELERATE_USE_CPU=1)."""
+    return not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
 
 
 def refuse_sharding() -> None:

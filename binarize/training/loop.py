@@ -28,7 +28,7 @@ from binarize.training.batches import Batches
 from binarize.training.build import dataset, network, parameter_groups
 from binarize.training.curves import draw_curves
 from binarize.training.distill import Teacher
-from binarize.training.distributed import all_sum, refuse_sharding, share_drops, synchronize_norms
+from binarize.training.distributed import all_sum, on_cpu, refuse_sharding, share_drops, synchronize_norms
 from binarize.training.evaluate import SMALL, evaluate
 from binarize.training.events import event_log
 from binarize.training.health import LatentWatch, first_not_finite
@@ -112,7 +112,7 @@ def train(
     refuse_sharding()
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # or processes on CPUs would not find each other
+        cpu=on_cpu(),  # or processes on CPUs would not find each other
         mixed_precision=settings.precision,
     )
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -137,7 +137,10 @@ def train(
     net = net.to(memory_format=layout)
     average = _copies(net) if settings.ema is not None else None
     groups = parameter_groups(net, settings.weight_decay, quantizers=settings.quantizer_decay)
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr)
+    # One pass over the weights in place of a dozen: on a CPU a fifth of the time. CUDA's wants equal strides of
+    # weights and gradients, also along dimensions of one element, where channels_last makes them differ.
+    fused = accelerator.device.type in (("cpu",) if settings.channels_last else ("cpu", "cuda"))
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=fused)
     progress = Progress()
     if resume and state_file.is_file():
         progress = restore_state(state_file, net, optimizer, average)

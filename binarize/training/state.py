@@ -94,8 +94,10 @@ def restore_state(
             found = {}
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 stored = parts["optimizer"].get(f"{key}/{name}")
-                if stored is not None:
-                    found[key] = stored if key == "step" else stored.to(parameter.device)
+                if stored is None:
+                    continue
+                # in the weights' own memory format, which the fused optimizer takes for granted
+                found[key] = stored if key == "step" else torch.empty_like(parameter).copy_(stored).detach()
             if found:
                 optimizer.state[parameter] = found
     if average is not None:

@@ -82,6 +82,21 @@ def test_bf16_and_channels_last_train_too(tmp_path: Path) -> None:
         assert all(t.dtype != torch.bfloat16 for t in tensors.values())  # weights stay in float32
 
 
+@pytest.mark.parametrize("method", ["bnn", "reactnet", "adabin", "bisrnet", "bidense"])
+def test_gradients_lie_in_memory_as_their_weights_do(method: str) -> None:
+    # The fused optimizer takes that for granted: with other strides it would update the wrong weights.
+    chosen = recipes.validate({**values(channels_last=True), "method": {"name": method}}, "a test")
+    net = network(chosen, create("shapes", "train", size=[32, 32], length=2).truth)
+    net = net.to(memory_format=torch.channels_last).train()
+    net(torch.randn(2, 3, 32, 32).to(memory_format=torch.channels_last)).square().sum().backward()
+    known = {name: p for name, p in net.named_parameters() if p.grad is not None}
+    assert any(p.dim() == 4 and p.shape[2] > 1 for p in known.values())
+    for name, p in known.items():
+        assert p.grad is not None
+        places = [[t.stride(i) for i in range(t.dim()) if t.shape[i] > 1] for t in (p, p.grad)]
+        assert places[0] == places[1], name
+
+
 def test_a_run_is_saved_and_looked_at_as_often_as_its_recipe_says(tmp_path: Path) -> None:
     seen: list[bool] = []
 
