@@ -137,8 +137,8 @@ def train(
     net = net.to(memory_format=layout)
     average = _copies(net) if settings.ema is not None else None
     groups = parameter_groups(net, settings.weight_decay, quantizers=settings.quantizer_decay)
-    # One pass over the weights in place of a dozen: on a CPU a fifth of the time. CUDA's wants equal strides of
-    # weights and gradients, also along dimensions of one element, where channels_last makes them differ.
+    # One pass over the weights in place of a dozen: on a CPU a fifth of the time. CUDA's wants equal strides
+    # of weights and gradients, also along dimensions of one element, where channels_last makes them differ.
     fused = accelerator.device.type in (("cpu",) if settings.channels_last else ("cpu", "cuda"))
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=fused)
     progress = Progress()
