@@ -13,13 +13,13 @@ dx = G, db = -sum G, dk = -sum G mean(x), da = sum g A (M - 1) sign(xs).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from binarize.functional.rules import Gradients, Rule, Stats, sum_to
-from binarize.functional.sign import approx_gradient, shift, sign, sign_
+from binarize.functional.sign import approx_gradient, sign, sign_, to_subtract
 
 Threshold = Literal["adaptive", "b", "mean", "none"]
 Scale = Literal["adaptive", "mad", "learned", "none"]
@@ -57,40 +57,52 @@ class DabRule(Rule):
 
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
         given = dict(zip(self.names(), params, strict=True))
-        stats: list[Tensor] = []
-        if "k" in given:
-            stats.append(x.mean(self._positions(x), keepdim=True))
-        xs = self._shift(x, tuple(stats), given)
+        mean = x.mean(self._positions(x), keepdim=True) if "k" in given else None
+        threshold = _threshold(mean, given)
+        xs = x if threshold is None else x - threshold
+        deviation = None
         if self.scale in ("adaptive", "mad"):
-            stats.append(xs.abs().mean(self._scale_dims(x), keepdim=True))
-        return self._signs(xs, x, tuple(stats), given), tuple(stats)
+            deviation = xs.abs().mean(self._scale_dims(x), keepdim=True)
+        known = _Known(mean, threshold, deviation, self._magnitude(deviation, given))
+        return _signs(xs, x, known), known.saved()
 
     def rebuild(self, x: Tensor, stats: Stats, *params: Tensor) -> Tensor:
-        given = dict(zip(self.names(), params, strict=True))
-        return self._signs(self._shift(x, stats, given), x, stats, given)
+        known = self._known(stats)
+        return _signs(x if known.threshold is None else x - known.threshold, x, known)
 
     def gradient(
         self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
     ) -> Gradients:
         given = dict(zip(self.names(), params, strict=True))
-        magnitude = self._magnitude(stats, given)
-        xs = self._shift(x, stats, given)
+        known = self._known(stats)
+        xs = x if known.threshold is None else x - known.threshold
         grads: dict[str, Tensor] = {}
-        if "a" in given and magnitude is not None:
+        if "a" in given and known.magnitude is not None:
             # y = A sign(xs), and both statistics are constant over positions: those are summed first.
-            quantized = y if y is not None else sign(xs, magnitude, positive_zeros=xs is not x)
+            quantized = y if y is not None else sign(xs, known.magnitude, positive_zeros=xs is not x)
             through = (grad * quantized).sum(self._positions(x), keepdim=True)
-            grads["a"] = sum_to(
-                through * (stats[-1] - 1) if self.scale == "adaptive" else through, given["a"].shape
-            )
-        gx = approx_gradient(grad, xs, magnitude, owned=xs is not x)
+            if known.deviation is not None:
+                through = through * (known.deviation - 1)
+            grads["a"] = sum_to(through, given["a"].shape)
+        gx = approx_gradient(grad, xs, known.magnitude, owned=xs is not x)
         if "k" in given or "b" in given:
             total = gx.sum(self._positions(x), keepdim=True)
-            if "k" in given:
-                grads["k"] = -sum_to(total * stats[0], given["k"].shape)
+            if "k" in given and known.mean is not None:
+                grads["k"] = -sum_to(total * known.mean, given["k"].shape)
             if "b" in given:
                 grads["b"] = -sum_to(total, given["b"].shape)
         return gx, *(grads[name] for name in self.names())
+
+    def _known(self, stats: Stats) -> _Known:
+        """The statistics that `quantize` saved, by name."""
+        there = (
+            self.threshold in ("adaptive", "mean"),
+            self.threshold != "none",
+            self.scale in ("adaptive", "mad"),
+            self.scale != "none",
+        )
+        rest = iter(stats)
+        return _Known(*(next(rest) if one else None for one in there))
 
     def _positions(self, x: Tensor) -> list[int]:
         return list(range(2, x.dim())) if self.dim == 1 else list(range(1, x.dim() - 1))
@@ -98,21 +110,43 @@ class DabRule(Rule):
     def _scale_dims(self, x: Tensor) -> list[int]:
         return self._positions(x) if self.granularity == "channel" else list(range(1, x.dim()))
 
-    def _shift(self, x: Tensor, stats: Stats, given: dict[str, Tensor]) -> Tensor:
-        if "k" in given:
-            beta = given["k"] * stats[0]
-            return shift(x, beta + given["b"] if "b" in given else beta)
-        return shift(x, given["b"]) if "b" in given else x
+    def _magnitude(self, deviation: Tensor | None, given: dict[str, Tensor]) -> Tensor | None:
+        if self.scale == "mad" or deviation is None:
+            return torch.exp(given["a"]) if self.scale == "learned" else deviation
+        return torch.exp(given["a"] * (deviation - 1))
 
-    def _signs(self, xs: Tensor, x: Tensor, stats: Stats, given: dict[str, Tensor]) -> Tensor:
-        magnitude = self._magnitude(stats, given)
-        if xs is x:
-            return sign(x, magnitude)
-        return sign_(xs, xs.new_ones(()) if magnitude is None else magnitude)
 
-    def _magnitude(self, stats: Stats, given: dict[str, Tensor]) -> Tensor | None:
-        if self.scale == "adaptive":
-            return torch.exp(given["a"] * (stats[-1] - 1))
-        if self.scale == "learned":
-            return torch.exp(given["a"])
-        return stats[-1] if self.scale == "mad" else None
+class _Known(NamedTuple):
+    """What a forward pass finds out about its input, some numbers per channel; None for what there is not.
+
+    Threshold and magnitude follow from the others and the parameters. They are kept all the same: to make
+    them again takes a dozen operations, which a GPU takes longer to start than to do.
+
+    Attributes:
+        mean: of each channel.
+        threshold: ready to be subtracted, see `to_subtract`.
+        deviation: M.
+        magnitude: A.
+    """
+
+    mean: Tensor | None
+    threshold: Tensor | None
+    deviation: Tensor | None
+    magnitude: Tensor | None
+
+    def saved(self) -> Stats:
+        """Those that there are."""
+        return tuple(one for one in self if one is not None)
+
+
+def _threshold(mean: Tensor | None, given: dict[str, Tensor]) -> Tensor | None:
+    beta = given.get("b")
+    if mean is not None:
+        beta = given["k"] * mean if beta is None else given["k"] * mean + beta
+    return to_subtract(beta) if beta is not None else None
+
+
+def _signs(xs: Tensor, x: Tensor, known: _Known) -> Tensor:
+    if xs is x:
+        return sign(x, known.magnitude)
+    return sign_(xs, xs.new_ones(()) if known.magnitude is None else known.magnitude)

@@ -48,11 +48,13 @@ def sign_(x: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def shift(x: Tensor, threshold: Tensor) -> Tensor:
-    """The difference `x - threshold` without a -0.0 in it, so that its sign bits are its signs.
+    """The difference `x - threshold` without a -0.0 in it, so that its sign bits are its signs."""
+    return x - to_subtract(threshold)
 
-    A difference is -0.0 only for x = -0.0 and threshold = +0.0; subtracting -0.0 instead gives +0.0.
-    """
-    return x - torch.where(threshold == 0, -0.0, threshold)
+
+def to_subtract(threshold: Tensor) -> Tensor:
+    """`threshold` with -0.0 for 0, for `shift`: of +0.0, x = -0.0 would keep its sign."""
+    return torch.where(threshold == 0, -0.0, threshold)
 
 
 def clip_gradient(grad: Tensor, x: Tensor) -> Tensor:
