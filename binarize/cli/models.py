@@ -15,7 +15,7 @@ from binarize.errors import ConfigError, near_names
 def models(pattern: str) -> None:
     """List the models of timm and the dense-prediction networks, one per line.
 
-    PATTERN is part of a name, or has wildcards: 'convnext*tiny*'.
+    PATTERN is part of a name, in capitals or not, or has wildcards: 'convnext*tiny*'.
     """
     with importing():
         import timm
@@ -23,8 +23,8 @@ def models(pattern: str) -> None:
         from binarize import networks
 
     known = [f"{name}:ENCODER" for name in networks.names()] + timm.list_models()
-    wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
-    found = [name for name in known if fnmatch.fnmatchcase(name, wanted)]
+    wanted = (pattern if any(c in pattern for c in "*?[") else f"*{pattern}*").lower()
+    found = [name for name in known if fnmatch.fnmatchcase(name.lower(), wanted)]
     if not found:
         near = near_names(pattern.replace("*", ""), known)
         hint = f"did you mean {' or '.join(near)}?" if near else "try a shorter part of the name."

@@ -63,7 +63,9 @@ def predict(
     if (others or truths) and not panel:
         raise ConfigError("predict: --with and --truth say what stands in a panel; add --panel.")
     files = images_of(images)
+    known = _truths_of(files, truths) if truths is not None else {}
     with importing():
+        from binarize.data.dataset import Labels
         from binarize.data.reading import read_image
         from binarize.files import write_bytes
         from binarize.runtime import keep_memory
@@ -75,7 +77,6 @@ def predict(
     for path, (_, _, other) in zip(others, networks[1:], strict=True):
         if type(other) is not type(truth) or getattr(other, "names", ()) != getattr(truth, "names", ()):
             raise ConfigError(f"{path}: was trained for another task or other classes than {checkpoint}.")
-    known = _truths_of(files, truths) if truths is not None else {}
     names = _names([recipe for recipe, _, _ in networks], (checkpoint, *others))
     endings = ["", *(["-colour"] if truth.task == "depth" else [])]
     endings += ["-overlay"] * overlay + ["-panel"] * panel
@@ -124,7 +125,8 @@ def predict(
                 spread = [true] if bool((true > 0).any()) else maps
             span = pictures.depth_span(*spread) if truth.task == "depth" else None
             parts = [("image", image), *((n, pictures.coloured(m, truth, span)) for n, m in named)]
-            made["-panel"] = pictures.picture(pictures.panel(parts, span))
+            key = pictures.classes_in([m for _, m in named], truth) if isinstance(truth, Labels) else ()
+            made["-panel"] = pictures.picture(pictures.panel(parts, span, key))
         for ending in endings:
             write_bytes(out / f"{file.stem}{ending}.png", made[ending])
     say(f"{len(files)} image{'s' * (len(files) != 1)}: {out}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -38,6 +39,9 @@ def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settin
     keep_memory()  # a step takes a tenth less
     chosen = recipes.load(recipe, settings)
     folder = out or Path("runs") / Path(recipe).with_suffix("").name
+    first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
+    if resume and first and not (folder / loop.STATE).is_file():
+        say(f"{folder} holds no run to go on with: this is a new one")
     with Screen(chosen.training.epochs) as screen:
         history = loop.train(chosen, folder, root=root, resume=resume, report=screen.show)
     from accelerate import PartialState

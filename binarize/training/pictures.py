@@ -110,13 +110,25 @@ def overlay(image: Tensor, colours: Tensor) -> Tensor:
     return ((1.0 - _MIX) * image.float() + _MIX * colours.float()).round().to(torch.uint8)
 
 
-def panel(parts: Sequence[tuple[str, Tensor]], span: tuple[float, float] | None = None) -> Tensor:
+def classes_in(maps: Sequence[Tensor], truth: Labels) -> list[tuple[str, tuple[int, int, int]]]:
+    """Names and colours of the classes that occur in any of the maps (H, W) of class ids."""
+    there = torch.cat([m.unique() for m in maps]).unique().tolist()
+    colours = _colours(truth)
+    return [(truth.names[i], colours[i]) for i in there if 0 <= i < len(truth.names)]
+
+
+def panel(
+    parts: Sequence[tuple[str, Tensor]],
+    span: tuple[float, float] | None = None,
+    classes: Sequence[tuple[str, tuple[int, int, int]]] = (),
+) -> Tensor:
     """Pictures (3, H, W) uint8 of one size side by side, each under its name, which is never cut.
 
     Args:
         parts: names and pictures.
         span: metres of the brightest and the darkest colour: a bar at the right says what colours
             mean, but for pictures that are too low for its numbers.
+        classes: names and colours for a key below.
     """
     height, width = parts[0][1].shape[1:]
     size = max(_TEXT, height // _LETTERS[0], width // _LETTERS[1])
@@ -126,7 +138,24 @@ def panel(parts: Sequence[tuple[str, Tensor]], span: tuple[float, float] | None 
     if span is not None and height >= _LINES * size:
         columns.append(_under("", _bar(height, span, size), size))
     columns = [F.pad(c, (0, _GAP if i < len(columns) - 1 else 0), value=255) for i, c in enumerate(columns)]
-    return torch.cat(columns, dim=2)
+    made = torch.cat(columns, dim=2)
+    return torch.cat([made, _key(classes, made.shape[2], size)], dim=1) if classes else made
+
+
+def _key(classes: Sequence[tuple[str, tuple[int, int, int]]], width: int, size: int) -> Tensor:
+    """Names beside squares of their colours, in as many lines as the width makes of them."""
+    places, x, y = [], 0, _GAP
+    for name, _ in classes:
+        if x and x + size + _GAP + _wide(name, size) > width:
+            x, y = 0, y + round(1.5 * size)
+        places.append((x, y))
+        x += 3 * size + _GAP + _wide(name, size)
+    made = Image.new("RGB", (width, y + round(1.5 * size)), "white")
+    draw, font = ImageDraw.Draw(made), ImageFont.load_default(size)
+    for (name, colour), (x, y) in zip(classes, places, strict=True):
+        draw.rectangle((x, y, x + size - 1, y + size - 1), colour)
+        draw.text((x + size + _GAP, y + size / 2), name, "black", font, anchor="lm")
+    return _tensor(made)
 
 
 def _under(name: str, part: Tensor, size: int) -> Tensor:

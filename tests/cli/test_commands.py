@@ -182,6 +182,7 @@ def test_models(run: Run):
     lines = run("models").out.splitlines()
     assert set(timm.list_models()) < set(lines)
     assert run("models", "test_resnet").out.splitlines() == timm.list_models("*test_resnet*")
+    assert run("models", "Test_ResNet").out.splitlines() == timm.list_models("*test_resnet*")
     assert run("models", "upernet").out.splitlines() == ["upernet:ENCODER"]
     assert run("models", "convnext_tin?").out.splitlines() == ["convnext_tiny"]
     nothing = run("models", "rsenet18")

@@ -27,8 +27,9 @@ def recipe(tmp_path: Path) -> Path:
 
 def test_train_then_evaluate(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "run")
-    assert run(["train", str(recipe), "--out", out, "--set", "training.lr=1e-2"]) == 0
+    assert run(["train", str(recipe), "--out", out, "--set", "training.lr=1e-2", "--resume"]) == 0
     printed = capsys.readouterr().out
+    assert "holds no run to go on with" in printed
     assert "epoch 2/2  loss " in printed
     assert "\x1b" not in printed
     assert max(len(line) for line in printed.splitlines() if line.startswith("epoch")) <= 80
@@ -155,7 +156,9 @@ def test_panels_hold_the_truth_and_further_networks(
     panel = read_image(tmp_path / "out/x-panel.png")
     parts = 4 * 50 + 3 * 4  # image, truth, bidense, float
     assert panel.shape[2] > parts if task == "depth" else panel.shape[2] == parts  # and a scale of colours
-    shown = panel[:, -30:, 54:104]
+    head = 2 * 4 + 15  # gaps and letters of 12 pixels
+    shown = panel[:, head : head + 30, 54:104]
+    assert (panel.shape[1] > head + 30) == (task == "segmentation")  # a key of the classes
     halves = shown[:, :15].flatten(1).unique(dim=1), shown[:, 15:].flatten(1).unique(dim=1)
     assert [h.shape[1] for h in halves] == [1, 1]
     assert not halves[0].equal(halves[1])
@@ -169,7 +172,7 @@ def test_panels_hold_the_truth_and_further_networks(
     Image.fromarray(truth).save(tmp_path / "bts/sync_depth_1.png")
     beside = [str(tmp_path / "bts/rgb_1.jpg"), "--panel", "--truth", str(tmp_path / "bts")]
     assert run(["predict", str(tmp_path / "a"), *beside, "--out", str(tmp_path / "out")]) == 0
-    assert read_image(tmp_path / "out/rgb_1-panel.png")[:, -30:, 54:104].equal(shown)
+    assert read_image(tmp_path / "out/rgb_1-panel.png")[:, head : head + 30, 54:104].equal(shown)
     assert run(["predict", str(tmp_path / "a"), str(tmp_path / "in"), "--truth", str(tmp_path / "in")]) == 2
     assert "add --panel" in capsys.readouterr().err
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from binarize.data.dataset import Depth
-from binarize.training.pictures import coloured, depth_span, panel
+from binarize.data.dataset import Depth, Labels
+from binarize.training.pictures import classes_in, coloured, depth_span, panel
 
 NYU = Depth(scale=1000.0, most=10.0)
 GREY = torch.full((3,), 128, dtype=torch.uint8)
@@ -52,3 +52,18 @@ def test_a_bar_says_what_the_colours_mean(height: int, has: bool) -> None:
         bar = shown[:, -height:, 86]
         assert bar[:, 0].equal(ends[:, 0, 0])  # far at the top
         assert bar[:, -1].equal(ends[:, 0, 1])
+
+
+def test_a_key_names_the_classes_that_are_there() -> None:
+    truth = Labels(names=("sky", "road", "car"), palette=((10, 20, 30), (200, 0, 0), (0, 200, 0)))
+    maps = [torch.tensor([[0, 0], [255, 2]]), torch.tensor([[0, 0], [0, 0]])]  # 255 says nothing
+    assert classes_in(maps, truth) == [("sky", (10, 20, 30)), ("car", (0, 200, 0))]
+    part = torch.full((3, 60, 40), 77, dtype=torch.uint8)
+    bare = panel([("image", part)])
+    shown = panel([("image", part)], classes=classes_in(maps, truth))
+    assert shown[:, : bare.shape[1]].equal(bare)
+    key = shown[:, bare.shape[1] :].permute(1, 2, 0).reshape(-1, 3)
+    for colour, there in (((10, 20, 30), True), ((0, 200, 0), True), ((200, 0, 0), False)):
+        assert bool((key == torch.tensor(colour)).all(1).any()) == there
+    wide = panel([("image", part)] * 4, classes=classes_in(maps, truth))
+    assert wide.shape[1] < shown.shape[1]  # narrow ones take two lines
