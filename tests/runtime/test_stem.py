@@ -274,10 +274,12 @@ def test_names_and_tensors_stay() -> None:
     assert all(torch.equal(state[k], v) for k, v in front_of.items())
 
 
-@pytest.mark.parametrize("how", ["load", "assign", "data", "double and back", "eps"])
+@pytest.mark.parametrize("how", ["load", "assign", "data", "copied", "double and back", "eps"])
 def test_changes_of_weights_are_seen(how: str) -> None:
-    model, packed = pair(act=RPReLU(24))
+    model, packed = pair(act=nn.PReLU() if how == "copied" else RPReLU(24))
     x = torch.rand(2, 3, 40, 56)
+    if how == "copied":  # the kernel cannot read the network's own memory
+        packed.conv.to(memory_format=torch.channels_last)
     with torch.no_grad():
         before = front(packed, x)
         for name in ("conv", "norm", "act"):
@@ -297,7 +299,9 @@ def test_changes_of_weights_are_seen(how: str) -> None:
             packed.float()
         model.norm.running_mean.add_(0.1)
         packed.norm.running_mean.add_(0.1)
-        assert not torch.allclose(front(packed, x), before, atol=1e-2)
+        after = front(packed, x)
+        assert not torch.allclose(after, before, atol=1e-2)
+        torch.testing.assert_close(after, front(model, x), rtol=1e-5, atol=1e-5)
     check(packed, model)
 
 
@@ -363,6 +367,10 @@ def test_parts_and_copies_are_networks() -> None:
         torch.testing.assert_close(begun + 0, model.conv(x))
         torch.testing.assert_close(packed.pool(y), model.pool(model.norm(model.conv(x))))  # another module
         torch.testing.assert_close(F.relu(y), model.act(model.norm(model.conv(x))))
+        changed = packed.conv(x)
+        changed.mul_(2)
+        rest = (net.pool(net.act(net.norm(y))) for net, y in ((packed, changed), (model, model.conv(x) * 2)))
+        torch.testing.assert_close(*rest)
         alone = copy.deepcopy(packed.conv)
         torch.testing.assert_close(alone(x) + 0, model.conv(x))
         packed.norm = nn.Identity()
