@@ -16,8 +16,8 @@
  *
  * Floats. All maps have their channels next to each other (channels-last); strides are in floats.
  *
- * num_threads: threads of the process's OpenMP runtime (at least 1); results do not depend on it, nor (tails aside) on
- * the instruction set. isa: BZ_ISA_AUTO or one that bz_isa_available() confirms; packed weights of bz_pack_weights have
+ * num_threads: threads of the process's OpenMP runtime (at least 1); results do not depend on it, nor (tails and stems
+ * aside) on the instruction set. isa: BZ_ISA_AUTO or one that bz_isa_available() confirms; packed weights of bz_pack_weights have
  * a layout per instruction set and must be used with the one they were packed for.
  *
  * Every int function returns a bz_status.
@@ -37,7 +37,7 @@
 extern "C" {
 #endif
 
-#define BZ_ABI_VERSION 4
+#define BZ_ABI_VERSION 5
 #define BZ_SLACK 16 /* words behind a bit plane that kernels may read */
 
 typedef enum bz_status {
@@ -73,7 +73,7 @@ typedef struct bz_conv_shape {
 } bz_conv_shape;
 
 /* A float map: element (n, y, x, c) is data[n * image + y * row + x * pixel + c * channel]. Channel is 1 everywhere
- * but in a source of bz_pack, where pixel may be 1 instead (NCHW). */
+ * but in a source of bz_pack, where pixel may be 1 instead (NCHW), and in one of bz_stem, where strides are any. */
 typedef struct bz_map {
     float* data;
     int64_t image, row, pixel, channel;
@@ -205,6 +205,29 @@ BZ_API int64_t bz_scaled_words(const bz_conv_shape* shape);
 BZ_API int bz_pack_scaled(const bz_conv_shape* shape, const float* weights, uint16_t* words);
 BZ_API int bz_conv_scaled(int isa, int num_threads, const bz_conv_shape* shape, const uint32_t* plane,
                           const uint16_t* words, const float* alpha, int exact, const bz_epilogue* epilogue);
+
+/* ---- float convolution of few input channels ---- */
+/* A max-pool as torch's: output position y is the largest of kernel_h lines from y * stride_h - pad_h on, as far as they
+ * exist (at least one must); a NaN is larger than all else. At most 1024 positions. */
+typedef struct bz_pool {
+    int32_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, out_h, out_w;
+} bz_pool;
+
+/* Batch norm by statistics of training: f = weight[o] / sqrt(variance[o] + eps); y = (y - mean[o]) * f + bias[o]. */
+typedef struct bz_norm {
+    const float *mean, *variance;
+    const float *weight, *bias; /* or null for 1, 0 */
+    double eps;
+} bz_norm;
+
+/* x: float map of shape->input, whose border is not there: positions in it count 0. Groups and dilation are 1, channels
+ * times taps at most 2^20. weights: [out_channels][channels][kernel_h][kernel_w]. norm: of sum * mul[o] + add[o], or
+ * null; made in double, and rounded to one factor and one summand. pool: what follows the epilogue, or null; with
+ * one, epilogue.out has its positions, and epilogue.sums are those of its results. The epilogue has no sample_scale,
+ * offset, lift, bypass, residual or tail. Sums are chains of fused multiply-adds (portable: of multiplications and
+ * additions) by line, column and channel. */
+BZ_API int bz_stem(int isa, int num_threads, const bz_conv_shape* shape, const bz_map* x, const float* weights,
+                   const bz_norm* norm, const bz_pool* pool, const bz_epilogue* epilogue);
 
 #ifdef __cplusplus
 }

@@ -20,6 +20,12 @@ bool good_tail(const bz_tail& t) { return t.channels == 0 || (size(t.channels, 1
 
 bool good_activation(const bz_activation& a) { return a.kind >= BZ_ACT_NONE && a.kind <= BZ_ACT_CLAMP; }
 
+// Each window of a max-pool holds at least one of `in` positions.
+bool windows(int32_t out, int32_t kernel, int32_t stride, int32_t pad, int32_t in) {
+    return size(out, 1) && size(kernel, 1) && size(stride, 1) && size(pad, 0) && pad < kernel &&
+           int64_t(out - 1) * stride - pad < in;
+}
+
 }  // namespace
 
 bool good_plane(const bz_plane_shape* s) {
@@ -53,6 +59,17 @@ bool good_epilogue(const bz_conv_shape& s, const bz_epilogue* e) {
     if (e->bypass.data && (!good_map(e->bypass) || !size(e->bypass_channels, 1))) return false;
     if (e->residual.data && !good_map(e->residual)) return false;
     return s.out_channels >= 1;
+}
+
+bool good_stem(const bz_conv_shape* s, const bz_map* x, const bz_pool* pool, const bz_epilogue* e) {
+    if (!good_conv(s) || bz_taps(*s) == 0 || s->input.groups != 1) return false;
+    if (s->dilation_h != 1 || s->dilation_w != 1) return false;
+    if (!x || !x->data || x->image < 0 || x->row < 0 || x->pixel < 0 || x->channel < 0) return false;
+    if (pool && (!windows(pool->out_h, pool->kernel_h, pool->stride_h, pool->pad_h, s->out_h) ||
+                 !windows(pool->out_w, pool->kernel_w, pool->stride_w, pool->pad_w, s->out_w)))
+        return false;
+    if (!good_epilogue(*s, e) || e->sample_scale || e->offset || e->lift != 0) return false;
+    return !e->bypass.data && !e->residual.data && !e->tail.channels;
 }
 
 }  // namespace bz

@@ -10,5 +10,6 @@ bool good_conv(const bz_conv_shape* s);       // every position read lies within
 bool good_depthwise(const bz_conv_shape* s);  // the same, one filter per channel
 bool good_resize(const bz_resize* r);         // or null
 bool good_epilogue(const bz_conv_shape& s, const bz_epilogue* e);
+bool good_stem(const bz_conv_shape* s, const bz_map* x, const bz_pool* pool, const bz_epilogue* e);  // pool: or null
 
 }  // namespace bz

@@ -171,4 +171,15 @@ int bz_conv_scaled(int isa, int threads, const bz_conv_shape* shape, const uint3
     return kernels ? kernels->scaled(threads, *shape, plane, words, alpha, exact != 0, *epilogue) : BZ_NO_ISA;
 }
 
+int bz_stem(int isa, int threads, const bz_conv_shape* shape, const bz_map* x, const float* weights,
+            const bz_norm* norm, const bz_pool* pool, const bz_epilogue* epilogue) {
+    if (norm && (!norm->mean || !norm->variance)) return BZ_BAD_ARGUMENT;
+    if (threads < 1 || !weights || !good_stem(shape, x, pool, epilogue)) return BZ_BAD_ARGUMENT;
+    const Kernels* kernels = kernels_of(isa);
+    if (!kernels) return BZ_NO_ISA;
+    if (int64_t(shape->input.channels) * bz_taps(*shape) > 1 << 20) return BZ_UNSUPPORTED;
+    if (pool && int64_t(pool->kernel_h) * pool->kernel_w > 1024) return BZ_UNSUPPORTED;
+    return kernels->stem(threads, *shape, *x, weights, norm, pool, *epilogue);
+}
+
 }  // extern "C"

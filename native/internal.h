@@ -20,6 +20,8 @@ struct Kernels {
                      const int32_t* counts, const bz_epilogue* epilogue, int32_t* out_int);
     int (*scaled)(int threads, const bz_conv_shape& s, const uint32_t* plane, const uint16_t* words,
                   const float* alpha, bool exact, const bz_epilogue& epilogue);
+    int (*stem)(int threads, const bz_conv_shape& s, const bz_map& x, const float* weights, const bz_norm* norm,
+                const bz_pool* pool, const bz_epilogue& epilogue);
     double (*peak)(int64_t rounds);  // multiply-accumulates done
     bool byte_rows;                  // weights in the AVX2 layout
 };

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from binarize.accounting.report import LayerCount
+from binarize.graph.roles import known_class
 from binarize.layers import BinaryLayer
 from binarize.runtime import PackedLayer
 
@@ -105,7 +106,7 @@ class Tally:
         return tuple(
             LayerCount(
                 name=path,
-                kind=type(self.modules[path]).__name__ if path in self.modules else "",
+                kind=known_class(self.modules[path]).__name__ if path in self.modules else "",
                 binary_params=count.binary_params,
                 float_params=count.float_params,
                 binary_macs=None if count.unknown and self.is_binary(path) else count.binary_work,

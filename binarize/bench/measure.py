@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from binarize.graph.roles import known_class
 from binarize.native.library import available, features
 from binarize.native.library import peak as run_peak
 from binarize.runtime import PackedLayer
@@ -204,7 +205,7 @@ def _macs(layer: PackedLayer, given: Sequence[int], made: Sequence[int]) -> int:
 
 def _kind(module: nn.Module) -> str:
     if not isinstance(module, PackedLayer):
-        return "Conv2d" if isinstance(module, nn.Conv2d) else type(module).__name__
+        return known_class(module).__name__
     spec = module.spec
     if not spec.kernel:
         return "packed linear"

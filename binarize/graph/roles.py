@@ -144,6 +144,14 @@ def module_role(module: nn.Module) -> Role | None:
     return None
 
 
+def known_class(module: nn.Module) -> type[nn.Module]:
+    """The class that a module has for its users: a class can say of itself for which one it stands.
+
+    `deploy` changes classes, as `binarize_stands_for` tells.
+    """
+    return getattr(type(module), "binarize_stands_for", type(module))
+
+
 def _holds_layers(module: nn.Module) -> bool:
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
     return bool(module._modules) and any(isinstance(inner, kinds) for inner in module.modules())

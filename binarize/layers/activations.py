@@ -32,6 +32,11 @@ class BiasPReLU(nn.Module):
     done_before = False
     """Set where the layer in front does it (`binarize.runtime.fuse`): the forward passes its input on."""
 
+    @property
+    def of_maps(self) -> bool:
+        """Whether it takes (N, C, H, W)."""
+        return self._dim == 1 and self.b0.dim() == 4
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) or (N, ..., C) -> the same shape."""
         return x if self.done_before else self.activate(x)
@@ -70,6 +75,11 @@ class Maxout(nn.Module):
 
     done_before = False
     """As of `BiasPReLU`."""
+
+    @property
+    def of_maps(self) -> bool:
+        """Whether it takes (N, C, H, W)."""
+        return len(self._shape) == 4
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) or (N, ..., C) -> the same shape."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from binarize.native.library import Features, available, features, peak, set_isa
     from binarize.native.planes import BitPlane, channel_sums, pack, tokens_to_map, unpack
     from binarize.native.resize import Resize
+    from binarize.native.stem import MaxPool, Norm, conv_stem
     from binarize.native.transposed import TransposedWeights, conv_transposed, pack_transposed
     from binarize.native.weights import PackedWeights, pack_depthwise, pack_scaled, pack_weights
 
@@ -30,6 +31,7 @@ _MODULES = {
     "epilogue": ("Activation", "Epilogue", "Tail"),
     "library": ("Features", "available", "features", "peak", "set_isa"),
     "resize": ("Resize",),
+    "stem": ("MaxPool", "Norm", "conv_stem"),
     "planes": ("BitPlane", "channel_sums", "pack", "tokens_to_map", "unpack"),
     "transposed": ("TransposedWeights", "conv_transposed", "pack_transposed"),
     "weights": ("PackedWeights", "pack_depthwise", "pack_scaled", "pack_weights"),
@@ -41,6 +43,8 @@ __all__ = [
     "BitPlane",
     "Epilogue",
     "Features",
+    "MaxPool",
+    "Norm",
     "PackedWeights",
     "Resize",
     "Tail",
@@ -50,6 +54,7 @@ __all__ = [
     "conv",
     "conv_int",
     "conv_scaled",
+    "conv_stem",
     "conv_transposed",
     "features",
     "pack",

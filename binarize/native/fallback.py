@@ -6,6 +6,7 @@ Planes have the library's layout. Weights are packed flat, 32 to a word, and unp
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,7 @@ from binarize.native.structs import SLACK
 if TYPE_CHECKING:
     from binarize.native.epilogue import Activation, Epilogue
     from binarize.native.planes import BitPlane
+    from binarize.native.stem import MaxPool, Norm
     from binarize.native.weights import PackedWeights
 
 
@@ -136,6 +138,27 @@ def activate(y: Tensor, a: Activation) -> Tensor:
     below = torch.zeros_like(y) if negative is None else y * negative
     y = torch.where(y < 0, below, y if positive is None else y * positive)
     return y if after is None else y + after
+
+
+def stem(
+    x: Tensor,
+    weight: Tensor,
+    e: Epilogue,
+    norm: Norm | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    pool: MaxPool | None,
+) -> Tensor:
+    """The result of `stem.PreparedStem`."""
+    y = F.conv2d(x, weight, stride=stride, padding=padding)
+    if norm is not None:  # of sum * mul + add
+        y = finish(y, replace(e, first=replace(e.first, kind="none"), second=replace(e.second, kind="none")))
+        y = F.batch_norm(y, norm.mean, norm.variance, norm.weight, norm.bias, eps=norm.eps)
+        e = replace(e, mul=None, add=None)
+    y = finish(y, e)
+    if pool is not None:
+        y = F.max_pool2d(y, pool.kernel, pool.stride, pool.padding)
+    return y.contiguous(memory_format=torch.channels_last)
 
 
 def widen(x: Tensor, channels: int) -> Tensor:

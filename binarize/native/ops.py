@@ -1,4 +1,4 @@
-"""`torch.ops.binarize.pack` and `.conv`: the kernels as torch operators, so that graphs can be exported.
+"""`torch.ops.binarize.pack`, `.conv` and `.stem`: the kernels as torch operators, so that graphs export.
 
 Import this module to register them. Arguments are tensors and plain numbers; shapes are lists of them:
 
@@ -21,6 +21,8 @@ from binarize.native.convolution import conv_scaled as run_scaled
 from binarize.native.epilogue import Activation, Epilogue
 from binarize.native.planes import BitPlane
 from binarize.native.planes import pack as run_pack
+from binarize.native.stem import MaxPool, conv_stem
+from binarize.native.stem import out_size as stem_size
 from binarize.native.structs import SLACK
 from binarize.native.weights import Kind, PackedWeights
 
@@ -122,6 +124,58 @@ def _(
     shape = (plane_shape[0], weights.out_channels, *size)
     out = plane.new_empty(shape, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
     return out, plane.new_empty(shape[:2], dtype=torch.float32)
+
+
+@torch.library.custom_op("binarize::stem", mutates_args=())
+def stem(
+    x: Tensor,
+    weight: Tensor,
+    stride: list[int],
+    padding: list[int],
+    pool: list[int],
+    mul: Tensor | None,
+    add: Tensor | None,
+    activations: list[int],
+    bounds: list[float],
+    arrays: list[Tensor],
+) -> tuple[Tensor, Tensor]:
+    """The result, (N, Cout, H', W') channels-last, and its (N, Cout) sums; see `stem.conv_stem`.
+
+    `pool`: kernel h w, stride h w, padding h w, or empty.
+    """
+    sums = torch.empty(x.shape[0], weight.shape[0], dtype=torch.float32, device="cpu")
+    first = _activation(activations[0], bounds[:2], arrays[:4])
+    second = _activation(activations[1], bounds[2:], arrays[4:])
+    epilogue = Epilogue(mul=mul, add=add, first=first, second=second)
+    y = conv_stem(x, weight, epilogue, sums=sums, stride=stride, padding=padding, pool=_pool(pool))
+    return y, sums
+
+
+@stem.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor,
+    stride: list[int],
+    padding: list[int],
+    pool: list[int],
+    mul: Tensor | None,
+    add: Tensor | None,
+    activations: list[int],
+    bounds: list[float],
+    arrays: list[Tensor],
+) -> tuple[Tensor, Tensor]:
+    size, last = stem_size(x.shape[2:], weight.shape[2:], stride, padding), _pool(pool)
+    shape = (x.shape[0], weight.shape[0], *(size if last is None else last.out_size(size)))
+    return x.new_empty(shape).contiguous(memory_format=torch.channels_last), x.new_empty(shape[:2])
+
+
+def _pool(given: list[int]) -> MaxPool | None:
+    if not given:
+        return None
+    if len(given) != 6:
+        raise NativeError(f"pool has {len(given)} entries; expected 6 or none.")
+    kh, kw, sh, sw, ph, pw = given
+    return MaxPool(kernel=(kh, kw), stride=(sh, sw), padding=(ph, pw))
 
 
 def weights_of(words: Tensor, counts: Tensor, kind: int, isa: str, geometry: list[int]) -> PackedWeights:

@@ -6,8 +6,8 @@ longer than the work on a small map. Here that is done once; the library still c
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from binarize.native.epilogue import Epilogue, Tail
 from binarize.native.library import check, number_of, required, resolve, threads_or_default
 from binarize.native.resize import Resize
 from binarize.native.structs import PlaneShape
-from binarize.native.tensors import address, channels_last, map_of, vector
+from binarize.native.tensors import address, channels_last, counted, empty_map, map_of, vector
 from binarize.native.weights import PackedWeights
 
 
@@ -62,6 +62,10 @@ class PreparedPack:
         resize: what brings the maps that are given to this shape, before anything else.
         threads: of the kernel; torch's number if None.
 
+    Attributes:
+        plane: shape of the planes.
+        words: of a plane, with what kernels may read behind it.
+
     Raises:
         NativeError: the library is missing, or a parameter has another shape.
     """
@@ -81,9 +85,9 @@ class PreparedPack:
         images, channels, height, width = shape
         self._resize = resize
         self._library = required()
-        self._isa, self._threads = number_of(resolve()), threads_or_default(threads)
         self.plane = PlaneShape(images, height, width, channels, groups, *border)
-        self._words = self._library.bz_plane_words(ctypes.byref(self.plane))
+        self._common = (number_of(resolve()), threads_or_default(threads), ctypes.byref(self.plane))
+        self.words = self._library.bz_plane_words(ctypes.byref(self.plane))
         self._mul = vector("PreparedPack: mul", mul, channels)
         self._add = vector("PreparedPack: add", add, channels)
         self._dab: structs.Dab | None = None
@@ -100,32 +104,33 @@ class PreparedPack:
                 self._scales = (images,) if dab.layer else (images, channels)
 
     def __call__(self, x: Tensor, sums: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """The plane's words, and the scales of a `dab`: (N,) or (N, C).
+        """The plane's words (and more behind them), and the scales of a `dab`: (N,) or (N, C).
 
         Args:
             x: float32 of the shape that was prepared, or that `resize` brings to it.
             sums: of the maps (N, C) over positions, for a `dab`; made here if none.
         """
-        words = torch.empty(self._words, dtype=torch.int32, device="cpu")
-        common = (self._isa, self._threads, ctypes.byref(self.plane))
+        scratch = (
+            0 if self._dab is None else 2 * math.prod(self._sizes)
+        )  # behind the words: one piece of memory
+        words = torch.empty(self.words + scratch, dtype=torch.int32, device="cpu")
         if self._dab is None:
             x = x if x.stride(3) == 1 and self._resize is None else channels_last(x)
             ends = (self._way(x), address(self._mul), address(self._add), 0, words.data_ptr(), None)
-            check(self._library.bz_pack(*common, ctypes.byref(map_of(x)), *ends), "pack")
+            check(self._library.bz_pack(*self._common, ctypes.byref(map_of(x)), *ends), "pack")
             return words, None
         x = channels_last(x)
-        scratch = torch.empty(2, *self._sizes, dtype=torch.float32, device="cpu")
         scales = (
             torch.empty(self._scales, dtype=torch.float32, device="cpu") if self._scales is not None else None
         )
         status = self._library.bz_pack_dab(
-            *common,
+            *self._common,
             ctypes.byref(map_of(x)),
             self._way(x),
             ctypes.byref(self._dab),
             address(sums),
             words.data_ptr(),
-            scratch.data_ptr(),
+            words.data_ptr() + 4 * self.words,
             address(scales),
         )
         check(status, "pack_dab")
@@ -168,7 +173,8 @@ class PreparedConv:
             raise NativeError("PreparedConv: scales per channel with an offset or a lift; expected neither.")
         self._shape = (plane.images, weights.out_channels, *out_size)
         self._constants = epilogue.checked(plane.images, weights.out_channels, out_size)  # holds the tensors
-        self._template = self._constants.struct(torch.empty(1, 1, 1, 1, dtype=torch.float32, device="cpu"))
+        like = torch.empty(self._shape, memory_format=torch.channels_last, dtype=torch.float32, device="meta")
+        self._template = self._constants.struct(like)
         self._weights = weights
         self._geometry = weights.struct(plane, out_size)
         self._exact = int(exact)
@@ -205,13 +211,12 @@ class PreparedConv:
         """
         images, channels, *size = self._shape
         shape = (images, channels if tail is None else tail.channels, *size)
-        with torch.inference_mode(False) if sums is not None else contextlib.nullcontext():
-            out = torch.empty(shape, memory_format=torch.channels_last, dtype=torch.float32, device="cpu")
+        out = counted(shape) if sums is not None else empty_map(shape)
         # a copy per call: several threads may be in here at once
         described = structs.Epilogue.from_buffer_copy(self._template)
         packed = None if tail is None else tail.packed(channels)  # has to live until the call is over
         if packed is None:
-            described.out = map_of(out)
+            described.out.data = out.data_ptr()
         else:
             described.tail = packed.struct(out)
         if sample_scale is not None:

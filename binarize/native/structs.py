@@ -12,7 +12,7 @@ STATUS = {
     4: "this processor or build lacks the instruction set",
 }
 ISAS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3}
-ABI_VERSION = 4
+ABI_VERSION = 5
 SLACK = 16
 
 
@@ -94,6 +94,18 @@ class Dab(ctypes.Structure):
     _fields_ = [*((n, c_void_p) for n in "kba"), ("layer", c_int32), ("plain", c_int32)]
 
 
+class Norm(ctypes.Structure):
+    """`bz_norm`."""
+
+    _fields_ = [*((n, c_void_p) for n in ("mean", "variance", "weight", "bias")), ("eps", ctypes.c_double)]
+
+
+class Pool(ctypes.Structure):
+    """`bz_pool`."""
+
+    _fields_ = [(f"{n}_{axis}", c_int32) for n in ("kernel", "stride", "pad", "out") for axis in "hw"]
+
+
 _PLANE, _CONV, _MAP, _EPILOGUE = POINTER(PlaneShape), POINTER(ConvShape), POINTER(Map), POINTER(Epilogue)
 _INT, _RESIZE = ctypes.c_int, POINTER(Resize)
 SIGNATURES = {
@@ -124,4 +136,5 @@ SIGNATURES = {
     "bz_scaled_words": (c_int64, [_CONV]),
     "bz_pack_scaled": (_INT, [_CONV, c_void_p, c_void_p]),
     "bz_conv_scaled": (_INT, [_INT, _INT, _CONV, c_void_p, c_void_p, c_void_p, _INT, _EPILOGUE]),
+    "bz_stem": (_INT, [_INT, _INT, _CONV, _MAP, c_void_p, POINTER(Norm), POINTER(Pool), _EPILOGUE]),
 }

@@ -49,6 +49,19 @@ def channels_last(x: Tensor) -> Tensor:
     return x if x.shape[1] == 1 or x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
 
 
+def empty_map(shape: Sequence[int]) -> Tensor:
+    """(N, C, H, W) float32 on the CPU, channels-last."""
+    return torch.empty(shape, memory_format=torch.channels_last, dtype=torch.float32, device="cpu")
+
+
+def counted(shape: Sequence[int]) -> Tensor:
+    """The same, and no inference tensor: torch counts its changes in place."""
+    if not torch.is_inference_mode_enabled():
+        return empty_map(shape)
+    with torch.inference_mode(False):
+        return empty_map(shape)
+
+
 def map_of(x: Tensor | None) -> Map:
     """The library's view of (N, C, H, W)."""
     if x is None:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from binarize.errors import ConfigError, FormatError
 from binarize.graph.places import Places
 from binarize.graph.refusals import copied, refuse, unwrapped
+from binarize.graph.roles import known_class
 from binarize.layers import BinaryLayer
 from binarize.runtime.fuse import fuse
-from binarize.runtime.kernels import why_not
 from binarize.runtime.lower import Refusal, describe, empty_packed, lower
 from binarize.runtime.packed import PackedLayer, RuntimeOptions
-from binarize.runtime.pointwise import PointwiseConv2d
+from binarize.runtime.questions import why_not
 from binarize.runtime.report import DeployReport, LayerReport
 from binarize.runtime.spec import PackedSpec
 
@@ -160,7 +160,7 @@ def _report(model: nn.Module, refused: Mapping[str, str]) -> DeployReport:
             own = [t for t in (module.weight, module.bias) if isinstance(t, Tensor)]
             size = sum(t.numel() * t.element_size() for t in own)
             why = refused.get(path) or kept.get(path) or "is float in the given model"
-            kind = "Conv2d" if isinstance(module, PointwiseConv2d) else type(module).__name__
+            kind = known_class(module).__name__
             weights = own[0].numel() if own else 0
         else:
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import fx, nn
@@ -15,9 +15,11 @@ from binarize.graph.flow import PASSIVE, Flow
 from binarize.graph.places import Places
 from binarize.graph.record import record
 from binarize.layers import BiasPReLU, Maxout
-from binarize.runtime.kernels import activation_of, can_have_tail, can_interpolate, wants_means, why_not
 from binarize.runtime.packed import PackedLayer
 from binarize.runtime.pointwise import PointwiseConv2d, is_pointwise
+from binarize.runtime.questions import activation_of, can_have_tail, can_interpolate, wants_means, why_not
+from binarize.runtime.seen import free, hooked, in_front, steps
+from binarize.runtime.stem import StemConv2d, find_stems, join
 
 _STATELESS = (nn.ReLU, nn.Hardtanh)
 _LARGEST = 2**26  # elements of inputs that are run: shapes come from files, too
@@ -28,7 +30,8 @@ def fuse(model: nn.Module) -> None:
 
     The activation behind a layer becomes a part of it. A float 1x1 convolution behind it and an interpolated
     map in front of it stay where they are and are done on the way (`binarize.runtime.lazy`). A layer whose
-    input is another one's result gets its statistics from there (`binarize.runtime.statistics`).
+    input is another one's result gets its statistics from there (`binarize.runtime.statistics`). What follows
+    a float convolution of few channels is done by that (`binarize.runtime.stem`).
 
     All are found by runs on inputs of the shapes that the model was converted with, and of larger ones;
     without those, or if such a run fails, nothing is done. Names of parameters and buffers do not change.
@@ -41,9 +44,13 @@ def fuse(model: nn.Module) -> None:
         if type(module) is nn.Conv2d and is_pointwise(module):
             module.__class__ = PointwiseConv2d
     paths = {module: path for path, module in model.named_modules()}
+    threads = next((m.options.threads for m in model.modules() if isinstance(m, PackedLayer)), None)
     for kind, layer, taken in _pairs(model):
+        if kind == "stem":
+            join(layer, taken, threads)
+            continue
         if kind == "means":
-            if isinstance(taken, PackedLayer) and layer.lazy is None:
+            if isinstance(layer, StemConv2d) or (isinstance(layer, PackedLayer) and layer.lazy is None):
                 taken.take_sums(layer)
             continue
         if kind != "activation":
@@ -58,15 +65,15 @@ def fuse(model: nn.Module) -> None:
 
 
 class _Pair(NamedTuple):
-    """A packed layer and the module that sees its result."""
+    """A packed layer (or a stem's convolution) and the module that sees its result (those that do)."""
 
-    kind: Literal["activation", "behind", "small", "means"]
-    layer: PackedLayer
-    taken: nn.Module
+    kind: Literal["stem", "activation", "behind", "small", "means"]
+    layer: Any
+    taken: Any
 
 
 def _pairs(model: nn.Module) -> Iterator[_Pair]:
-    """What is there to fuse: activations before all others, means last."""
+    """What is there to fuse: stems and activations before all others, means last."""
     plan = getattr(model, "binarize_plan", None)
     shapes = plan.inputs if plan is not None else ()
     if not shapes:
@@ -95,24 +102,26 @@ def _found(model: nn.Module, shapes: Sequence[Sequence[int]]) -> list[_Pair] | N
     for path, calls in flow.calls.items():
         activation = flow.modules.get(path)
         known = isinstance(activation, (BiasPReLU, Maxout)) or type(activation) in _STATELESS
-        if activation is None or not known or activation_of(activation) is None or not _free(flow, path):
+        if activation is None or not known or activation_of(activation) is None or not free(flow, path):
             continue
-        layer = _layer(flow, _in_front(flow, calls))
+        layer = _layer(flow, in_front(flow, calls))
         if layer is not None:
             activations[calls[0]] = _Pair("activation", layer, activation)
     for path, calls in flow.calls.items():
         conv = flow.modules.get(path)
-        if not isinstance(conv, PointwiseConv2d) or not _free(flow, path):
+        if not isinstance(conv, PointwiseConv2d) or not free(flow, path):
             continue
-        source = _in_front(flow, calls)
+        source = in_front(flow, calls)
         layer = activations[source].layer if source in activations else _layer(flow, source)
         if layer is not None and can_have_tail(layer) and _direct(flow, calls[0]):
             tails.append(_Pair("behind", layer, conv))
+    stems = {last: _Pair("stem", conv, parts) for conv, parts, last in find_stems(flow)}
     return [
+        *stems.values(),
         *activations.values(),
         *tails,
         *_interpolated(flow, activations),
-        *_means(flow, activations),
+        *_means(flow, activations, stems),
     ]
 
 
@@ -120,23 +129,23 @@ def _interpolated(flow: Flow, activations: dict[fx.Node, _Pair]) -> Iterator[_Pa
     """Packed layers whose result, brought to another size, is the input of another one, and nothing else."""
     for path, calls in flow.calls.items():
         reader = flow.modules.get(path)
-        if not isinstance(reader, PackedLayer) or not can_interpolate(reader) or not _free(flow, path):
+        if not isinstance(reader, PackedLayer) or not can_interpolate(reader) or not free(flow, path):
             continue
-        node = _in_front(flow, calls)
+        node = in_front(flow, calls)
         if node is None or node.op != "call_function" or node.target is not F.interpolate:
             continue
-        source = _in_front(flow, [node])
+        source = in_front(flow, [node])
         layer = activations[source].layer if source in activations else _layer(flow, source)
         if layer is not None and _direct(flow, calls[0]):
             yield _Pair("small", layer, reader)
 
 
-def _means(flow: Flow, activations: dict[fx.Node, _Pair]) -> Iterator[_Pair]:
-    """Packed layers that compute with the channels' means of another one's result.
+def _means(flow: Flow, activations: dict[fx.Node, _Pair], stems: dict[fx.Node, _Pair]) -> Iterator[_Pair]:
+    """Packed layers that compute with the channels' means of another one's result, or of a stem's.
 
     Nothing but changes of shape and dropout stand between the two, and nothing else is done meanwhile.
     """
-    order = [node for node in flow.recording.graph.nodes if node.op not in ("get_attr", "placeholder")]
+    order = steps(flow)
     places = {node: place for place, node in enumerate(order)}
     for path, calls in flow.calls.items():
         reader = flow.modules.get(path)
@@ -144,6 +153,9 @@ def _means(flow: Flow, activations: dict[fx.Node, _Pair]) -> Iterator[_Pair]:
             continue
         node, source = calls[0], flow.source(calls[0])
         while source is not None and places.get(source, -2) == places[node] - 1:
+            if source in stems and why_not(reader) is None:
+                yield _Pair("means", stems[source].layer, reader)
+                break
             layer = activations[source].layer if source in activations else _layer(flow, source)
             if layer is not None:
                 if layer.spec.kind != "transposed" and why_not(layer) is None and why_not(reader) is None:
@@ -154,21 +166,10 @@ def _means(flow: Flow, activations: dict[fx.Node, _Pair]) -> Iterator[_Pair]:
             node, source = source, flow.source(source)
 
 
-def _free(flow: Flow, path: str) -> bool:
-    """Whether nothing but calls of the module at `path` has to do with it."""
-    return not (flow.has_aliases(path) or flow.is_read(path) or _hooked(flow.modules[path]))
-
-
-def _in_front(flow: Flow, calls: list[fx.Node]) -> fx.Node | None:
-    """Where the input of the only call comes from, if nothing else uses it."""
-    source = flow.source(calls[0]) if len(calls) == 1 else None
-    return source if source is not None and len(source.users) == 1 else None
-
-
 def _layer(flow: Flow, source: fx.Node | None) -> PackedLayer | None:
     """The packed layer that makes `source`, if that is its only result."""
     layer = flow.module(source) if source is not None else None
-    if source is None or not isinstance(layer, PackedLayer) or _hooked(layer):
+    if source is None or not isinstance(layer, PackedLayer) or hooked(layer):
         return None
     path = str(source.target)
     return layer if len(flow.calls[path]) == 1 and not flow.has_aliases(path) else None
@@ -179,14 +180,10 @@ def _direct(flow: Flow, call: fx.Node) -> bool:
 
     What the layer's result is still to be made of might be changed in place meanwhile.
     """
-    order = [node for node in flow.recording.graph.nodes if node.op not in ("get_attr", "placeholder")]
+    order = steps(flow)
     place, node = order.index(call), flow.source(call)
     while node is not None and place > 0 and order[place - 1] is node:
         if isinstance(flow.module(node), PackedLayer):
             return True
         place, node = place - 1, flow.source(node)
     return False
-
-
-def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)

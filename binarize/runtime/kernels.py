@@ -7,33 +7,28 @@ follows) happens where the sums are made, before they are written for the first 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from binarize.errors import ConfigError
 from binarize.functional import Geometry
-from binarize.layers import BiasPReLU, Maxout, RPReLU
-from binarize.native.epilogue import Activation, Epilogue, Tail
-from binarize.native.library import available, resolve
+from binarize.native.epilogue import Epilogue, Tail
 from binarize.native.planes import BitPlane
 from binarize.native.prepared import Dab, PreparedConv, PreparedPack
 from binarize.native.resize import Resize
 from binarize.native.transposed import TransposedWeights, conv_transposed, pack_transposed
 from binarize.native.weights import PackedWeights, pack_depthwise, pack_scaled, pack_weights
 from binarize.runtime.lazy import Behind, Interpolated, ordinary, unchanged
+from binarize.runtime.questions import activation_of, can_interpolate, is_depthwise, per_channel
 from binarize.runtime.statistics import hand_over, taken
 
 if TYPE_CHECKING:
     from binarize.runtime.packed import PackedLayer
     from binarize.runtime.pointwise import PointwiseConv2d
 
-_TAPS = 255  # of a depthwise kernel, which counts in bytes
-_PIECE = 5  # channels of one table of scales per channel
-_TABLES = 2047  # tables of one position
 _SHAPES = 8  # of maps that a layer remembers
 
 
@@ -73,68 +68,6 @@ class _Signs(NamedTuple):
     scales: Tensor | None
 
 
-def why_not(layer: PackedLayer) -> str | None:
-    """Why a packed layer is computed by torch instead, or None if the kernels do it."""
-    spec = layer.spec
-    if not available():
-        return "the native kernels are not installed"
-    if layer.vectors.dtype != torch.float32 or layer.vectors.device.type != "cpu":
-        return f"{layer.vectors.dtype} on {layer.vectors.device}: the kernels take float32 on the CPU"
-    if spec.quantizer.scale == "learned":
-        return "a learnt scale without statistics (an ablation)"
-    if spec.padding_mode != "zeros":
-        return f"padding_mode={spec.padding_mode}"
-    if _per_channel(layer) and not _is_depthwise(layer):
-        if spec.offset:
-            return "scales per channel with weights that have an offset, for which there are no tables"
-        if resolve() != "avx512":  # torch's convolution is the faster one
-            return "scales per channel on a processor without AVX-512 VPOPCNTDQ"
-        pieces = math.ceil(spec.in_channels // spec.groups / _PIECE)
-        if spec.groups * math.ceil(pieces / 3) * 3 > _TABLES:
-            return "more channels than the tables of scales per channel can hold"
-    if spec.kind == "transposed" and _per_channel(layer):
-        return "a transposed convolution with a scale per channel"
-    return None
-
-
-def activation_of(module: nn.Module | None) -> Activation | None:
-    """The kernels' form of an activation module; None if they do not know it."""
-    if module is None or type(module) is nn.Identity:
-        return Activation()
-    known: dict[str, Tensor] = {n: t.detach().reshape(-1).float() for n, t in module.named_buffers()}
-    known |= {n: t.detach().reshape(-1).float() for n, t in module.named_parameters()}
-    if type(module) is BiasPReLU:
-        return Activation(kind="piecewise", before=known["b0"], negative=known["weight"])
-    if type(module) is RPReLU:
-        return Activation(kind="piecewise", before=known["b0"], negative=known["weight"], after=known["b1"])
-    if type(module) is Maxout:
-        return Activation(kind="piecewise", negative=known["q"], positive=known["p"])
-    if type(module) is nn.ReLU:
-        return Activation(kind="piecewise")
-    if type(module) is nn.Hardtanh:
-        return Activation(kind="clamp", low=float(module.min_val), high=float(module.max_val))
-    return None
-
-
-def can_have_tail(layer: PackedLayer) -> bool:
-    """Whether a float 1x1 convolution can be done where the layer's results are made."""
-    maps = layer.spec.kind != "linear" and len(layer.spec.kernel) == 2
-    done = layer.norm is None and activation_of(layer.inner) is not None
-    return maps and done and not _is_depthwise(layer)
-
-
-def can_interpolate(layer: PackedLayer) -> bool:
-    """Whether the layer's input may be the small map of an `Interpolated`."""
-    spec = layer.spec
-    return spec.kind == "conv" and len(spec.kernel) == 2 and not _is_depthwise(layer)
-
-
-def wants_means(layer: PackedLayer) -> bool:
-    """Whether the layer's thresholds depend on the means of its input's channels."""
-    quantizer = layer.spec.quantizer
-    return quantizer.kind == "dab" and quantizer.threshold in ("adaptive", "mean")
-
-
 class Kernels:
     """What the kernels need of one layer.
 
@@ -145,6 +78,10 @@ class Kernels:
     def __init__(self, layer: PackedLayer) -> None:
         spec = layer.spec
         self.layer = layer
+        self.linear = spec.kind == "linear"
+        self.way = layer.bypass
+        self.direct = self.way is not None and (not self.way.stride or self.way.keeps_positions)
+        """Whether the bypass takes the input as it is."""
         signs = layer.signs(torch.float32)
         self.depthwise = False
         self.scaled = False
@@ -176,10 +113,10 @@ class Kernels:
                 back, padding=tuple(low for low, _ in pads), groups=spec.groups, **shape
             )
             return
-        self.depthwise = _is_depthwise(layer)
+        self.depthwise = is_depthwise(layer)
         if self.depthwise:
             self.weights = pack_depthwise(signs, padding=padding, **shape)
-        elif _per_channel(layer):
+        elif per_channel(layer):
             self.scaled = True
             self.weights = pack_scaled(signs, padding=padding, groups=spec.groups, **shape)
         else:
@@ -187,16 +124,13 @@ class Kernels:
 
     def __call__(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """As `PackedLayer.forward`: the whole layer, and the activation that it took over."""
-        layer = self.layer
-        _check(layer, x)
-        if self.depthwise and _per_channel(layer) and len(x) > 1 and x.dim() > 2:
+        if self.depthwise and per_channel(self.layer) and len(x) > 1 and x.dim() > 2:
             # a scale per input channel is one per output channel here, but it differs between images
             return torch.cat([self(part) for part in ordinary(x).split(1)])
         return self._result(self._signs(x, output_size))
 
     def behind(self, x: Tensor) -> Behind:
         """The same, of a layer that does all of its work here, when somebody wants it."""
-        _check(self.layer, x)
         signs = self._signs(x, None)
         check = unchanged(signs.x)
 
@@ -213,8 +147,16 @@ class Kernels:
             x, resize = x.small, x.resize
         else:
             x = ordinary(x)
-        maps = _as_maps(x, linear=self.layer.spec.kind == "linear")
-        prepared = self._prepared(maps, output_size, resize)
+        wanted = None if output_size is None else tuple(output_size)
+        key = (x.shape, wanted, resize, torch.get_num_threads())
+        prepared = self._known.get(key)
+        if prepared is None:
+            _check(self.layer, x)
+        maps = _as_maps(x, linear=self.linear)
+        if prepared is None:
+            if len(self._known) >= _SHAPES:
+                self._known.clear()
+            prepared = self._known[key] = self._prepare(maps, output_size, resize)
         link = self.layer.sums_from if resize is None else None
         sums = None if link is None else taken(link, maps)
         words, scales = prepared.pack(maps, sums)
@@ -240,7 +182,7 @@ class Kernels:
             y = self._transposed(maps, prepared, words, scales, bypass, tail)
         elif self.scaled:
             y = prepared.conv(words, alpha=scales, bypass=bypass, resize=resize, tail=tail, sums=sums)
-        elif self.depthwise and scales is not None and _per_channel(layer):
+        elif self.depthwise and scales is not None and per_channel(layer):
             offset = layer.vector("offset") * scales[0] if layer.spec.offset else None
             mul = layer.vector("scale") * scales[0]
             y = prepared.conv(words, mul=mul, offset=offset, bypass=bypass, sums=sums)
@@ -248,23 +190,13 @@ class Kernels:
             y = prepared.conv(words, sample_scale=scales, bypass=bypass, resize=resize, tail=tail, sums=sums)
         if sums is not None and layer.sums_for is not None:
             hand_over(layer.sums_for, y, sums)
-        y = _back(y, x, linear=layer.spec.kind == "linear")
+        y = _back(y, x, linear=self.linear)
         if self.whole:
             return y
         return layer.followed(layer.behind(y, x if prepared.resize is None else prepared.resize(x)))
 
-    def _prepared(self, maps: Tensor, output_size: Sequence[int] | None, resize: Resize | None) -> _Prepared:
-        """What calls on maps of this shape have in common."""
-        wanted = None if output_size is None else tuple(output_size)
-        key = (maps.shape, wanted, resize, self.layer.options, torch.get_num_threads())
-        found = self._known.get(key)
-        if found is None:
-            if len(self._known) >= _SHAPES:
-                self._known.clear()
-            found = self._known[key] = self._prepare(maps, output_size, resize)
-        return found
-
     def _prepare(self, maps: Tensor, output_size: Sequence[int] | None, resize: Resize | None) -> _Prepared:
+        """What calls on maps of this shape have in common."""
         layer, spec = self.layer, self.layer.spec
         if resize is not None:
             maps = maps.new_empty(()).expand(*maps.shape[:2], *resize.size)
@@ -312,7 +244,7 @@ class Kernels:
             raise RuntimeError("no weights")
         images, channels, height, width = maps.shape
         plane = BitPlane(
-            words=words,
+            words=words[: prepared.pack.words],
             images=images,
             height=height,
             width=width,
@@ -325,11 +257,9 @@ class Kernels:
         return conv_transposed(plane, self.transposed, epilogue, out_size=prepared.size, threads=threads)
 
     def _bypass(self, x: Tensor, size: Sequence[int]) -> Tensor | None:
-        way = self.layer.bypass
-        if way is None:
-            return None
-        if not way.stride:
-            return x
+        way = self.way
+        if way is None or self.direct:
+            return None if way is None else x
         if len(way.stride) == 1:
             return way.at(x.squeeze(2), size[1:]).unsqueeze(2)
         return way.at(x, size)
@@ -363,12 +293,6 @@ def _tail(conv: PointwiseConv2d) -> Tail:
     return Tail(weight=conv.weight.detach().flatten(1), bias=bias)
 
 
-def _is_depthwise(layer: PackedLayer) -> bool:
-    spec = layer.spec
-    alone = spec.groups == spec.in_channels == spec.out_channels
-    return spec.kind == "conv" and alone and math.prod(spec.kernel) <= _TAPS
-
-
 def _scale_and_shift(layer: PackedLayer) -> Epilogue:
     """The values of weights and activations, and the shift behind their product."""
     scale, shift = layer.vector("scale"), layer.vector("shift")
@@ -394,12 +318,6 @@ def _dab(layer: PackedLayer) -> Dab:
         layer=quantizer.granularity == "layer",
         plain=quantizer.scale == "mad",
     )
-
-
-def _per_channel(layer: PackedLayer) -> bool:
-    """Whether activations have a scale per channel, which stands inside the sum over input channels."""
-    quantizer = layer.spec.quantizer
-    return quantizer.kind == "dab" and quantizer.granularity == "channel" and quantizer.scale != "none"
 
 
 def _check(layer: PackedLayer, x: Tensor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,15 @@ from binarize.layers import Bypass
 from binarize.layers.base import finish
 from binarize.native.library import available, warn_missing
 from binarize.runtime.bits import unpack_signs
-from binarize.runtime.kernels import Kernels, why_not
+from binarize.runtime.kernels import Kernels
 from binarize.runtime.lazy import Interpolated, Small, ordinary
 from binarize.runtime.pointwise import is_traced
+from binarize.runtime.questions import why_not
 from binarize.runtime.spec import PackedSpec
 from binarize.runtime.statistics import Link
+
+if TYPE_CHECKING:
+    from binarize.runtime.stem import StemConv2d
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,8 +221,8 @@ class PackedLayer(nn.Module):
         """The module that takes a lazy result on the way, or None."""
         return self._lazy[-1] if self.lazy else None
 
-    def take_sums(self, maker: PackedLayer) -> None:
-        """Take the sums of the input's channels from the layer that makes the input."""
+    def take_sums(self, maker: PackedLayer | StemConv2d) -> None:
+        """Take the sums of the input's channels from what makes the input."""
         maker.sums_for = self.sums_from = maker.sums_for or Link()
 
     def _native(self) -> Kernels | None:

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from binarize.runtime.lazy import Behind, ordinary
 
+_functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+_is_tracing = torch.jit.is_tracing  # pyright: ignore[reportPrivateImportUsage]
+_is_compiling = torch.compiler.is_compiling
+
 
 def is_traced(x: Tensor) -> bool:
     """Whether what is done with `x` is being written down or transformed: kernels would not be seen."""
-    functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    return tracing or torch.compiler.is_compiling() or functorch.is_functorch_wrapped_tensor(x)
+    return _is_tracing() or _is_compiling() or _functorch.is_functorch_wrapped_tensor(x)
 
 
 class PointwiseConv2d(nn.Conv2d):
@@ -22,6 +24,8 @@ class PointwiseConv2d(nn.Conv2d):
 
     With one thread torch itself takes a path that is far slower.
     """
+
+    binarize_stands_for = nn.Conv2d
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, Cin, H, W) -> (N, Cout, H, W)."""

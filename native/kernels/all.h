@@ -4,10 +4,11 @@
 #include "depthwise.h"
 #include "pack.h"
 #include "scaled.h"
+#include "stem.h"
 
 namespace bz {
 
 extern const Kernels BZ_KERNELS = {BZ_NS::channel_sums, BZ_NS::pack,   BZ_NS::conv,         BZ_NS::depthwise,
-                                   BZ_NS::scaled,       BZ_NS::peak,   BZ_VEC_BYTES == 32};
+                                   BZ_NS::scaled,       BZ_NS::stem,   BZ_NS::peak,         BZ_VEC_BYTES == 32};
 
 }  // namespace bz

@@ -15,6 +15,7 @@ namespace bz {
 namespace BZ_NS {
 
 constexpr int kOutputs = 64;  // of one block of a convolution
+constexpr int kTogetherTiles = 4;  // that go through the epilogue together, which then starts less often
 
 struct ConvPlan {
     bz_conv_shape s;
@@ -35,17 +36,27 @@ struct ConvPlan {
     Resizer resizer;       // of the bypass, if that is of another size
 };
 
-// Positions [x0, x1) of a piece, at most kTile, times one block of outputs.
-static void conv_tile(const ConvPlan& p, const bz_epilogue* e, const Piece& piece, int64_t item, int64_t x0,
-                      int64_t x1, int b) {
+// The tiles of a piece: positions of almost equal number.
+struct Tiles {
+    Piece piece;
+    int64_t count;
+    int64_t begin(int64_t t) const { return piece.begin + (piece.end - piece.begin) * t / count; }
+};
+
+// Tiles [first, last) of a piece, at most kTogetherTiles, times one block of outputs.
+static void conv_tiles(const ConvPlan& p, const bz_epilogue* e, const Tiles& tiles, int64_t item, int64_t first,
+                       int64_t last, int b) {
     const bz_conv_shape& s = p.s;
-    const int64_t n = piece.image, y = piece.line;
+    const int64_t n = tiles.piece.image, y = tiles.piece.line, x0 = tiles.begin(first), x1 = tiles.begin(last);
     const Channels& channels = p.channels[b];
-    alignas(64) int32_t counts[kTile][kOutputs];
-    count_mismatches(int(x1 - x0), (channels.count + 15) / 16,
-                     p.plane + first_tap(s, n, y, x0) + int64_t(b / p.blocks) * bz_group_words(s.input),
-                     int64_t(s.stride_w) * bz_pixel_words(s.input), p.offsets, p.length,
-                     p.words + channels.at * p.length, counts);
+    alignas(64) int32_t counts[kTogetherTiles * kTile][kOutputs];
+    for (int64_t t = first; t < last; ++t) {
+        const int64_t x = tiles.begin(t);
+        count_mismatches(int(tiles.begin(t + 1) - x), (channels.count + 15) / 16,
+                         p.plane + first_tap(s, n, y, x) + int64_t(b / p.blocks) * bz_group_words(s.input),
+                         int64_t(s.stride_w) * bz_pixel_words(s.input), p.offsets, p.length,
+                         p.words + channels.at * p.length, counts + (x - x0));
+    }
     const int64_t all = int64_t(s.input.groups) * p.parameters.padded;
     float* const sums = p.partial ? p.partial + item * all + channels.at : nullptr;
     const SumsOfLine<int32_t> of_line = {p.border, y, channels.at, counts[0], x0, kOutputs};
@@ -67,23 +78,24 @@ static void conv_tile(const ConvPlan& p, const bz_epilogue* e, const Piece& piec
     }
 }
 
-// Weights that fit the second cache are streamed past each tile, so that a position's outputs are written one after
-// the other; larger ones stay with a block while the tiles of a piece pass.
+// Weights that fit the second cache are streamed past a few tiles at a time, so that a position's outputs are written
+// one after the other; larger ones stay with a block while the tiles of a piece pass.
 constexpr int64_t kStreamed = 384 * 1024;
 
 static void conv_blocks(const ConvPlan& p, const bz_epilogue* e, const Piece& piece, int64_t item, int block_begin,
                         int block_end) {
-    const int64_t width = piece.end - piece.begin, tiles = (width + kTile - 1) / kTile;
+    const Tiles tiles = {piece, (piece.end - piece.begin + kTile - 1) / kTile};
     const int64_t bytes = int64_t(block_end - block_begin) * kOutputs * p.length * 4;
-    const auto tile = [&](int64_t t, int b) {
-        conv_tile(p, e, piece, item, piece.begin + width * t / tiles, piece.begin + width * (t + 1) / tiles, b);
+    const auto some = [&](int64_t t, int b) {
+        const int64_t last = t + kTogetherTiles;
+        conv_tiles(p, e, tiles, item, t, last < tiles.count ? last : tiles.count, b);
     };
     if (bytes <= kStreamed) {
-        for (int64_t t = 0; t < tiles; ++t)
-            for (int b = block_begin; b < block_end; ++b) tile(t, b);
+        for (int64_t t = 0; t < tiles.count; t += kTogetherTiles)
+            for (int b = block_begin; b < block_end; ++b) some(t, b);
     } else {
         for (int b = block_begin; b < block_end; ++b)
-            for (int64_t t = 0; t < tiles; ++t) tile(t, b);
+            for (int64_t t = 0; t < tiles.count; t += kTogetherTiles) some(t, b);
     }
 }
 

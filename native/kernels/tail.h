@@ -2,6 +2,7 @@
 #pragma once
 
 #include "epilogue.h"
+#include "products.h"
 #include "walk.h"
 
 namespace bz {
@@ -20,35 +21,14 @@ constexpr int kTailPositions = 2, kTailSixteens = 1;
 template <int P, int S>
 static void tail_tile(const float* x, int64_t step, int64_t length, const float* weights, const float* add, float* to,
                       int64_t to_step, int count) {
-    constexpr int kVectors = 16 / kLanes, J = S * kVectors;
+    constexpr int J = S * kVectors;
     Floats sum[P][J];
     BZ_UNROLL for (int j = 0; j < J; ++j) {
         const Floats first = add ? load<Floats>(add + j * kLanes) : Floats{};
         BZ_UNROLL for (int p = 0; p < P; ++p) sum[p][j] = first;
     }
-    for (int64_t k = 0; k < length; ++k) {
-        const float* w = weights + k * 16;
-        Floats row[J];
-        BZ_UNROLL for (int j = 0; j < J; ++j)
-            row[j] = load<Floats>(w + j / kVectors * length * 16 + j % kVectors * kLanes);
-        BZ_UNROLL for (int p = 0; p < P; ++p) {
-            const Floats value = splat(x[p * step + k]);
-            BZ_UNROLL for (int j = 0; j < J; ++j) sum[p][j] = multiply_add(value, row[j], sum[p][j]);
-        }
-    }
-    const int whole = count / kLanes;
-    BZ_UNROLL for (int p = 0; p < P; ++p) {
-        float* const out = to + p * to_step;
-        alignas(64) float spare[kLanes];
-        BZ_UNROLL for (int j = 0; j < J; ++j) {
-            if (j < whole) {
-                store(out + j * kLanes, sum[p][j]);
-            } else if (j == whole && count % kLanes) {
-                store(spare, sum[p][j]);
-                memcpy(out + j * kLanes, spare, sizeof(float) * size_t(count % kLanes));
-            }
-        }
-    }
+    add_products<P, S>(sum, x, step, length, weights, length * 16);
+    BZ_UNROLL for (int p = 0; p < P; ++p) store_first(to + p * to_step, sum[p], count);
 }
 
 typedef void (*TailTile)(const float*, int64_t, int64_t, const float*, const float*, float*, int64_t, int);

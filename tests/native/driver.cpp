@@ -104,11 +104,75 @@ static void check(const Layer& l, bool depthwise, Kind kind, const float* got, d
                 }
 }
 
+// A float stem with and without a pool: buffers end where the last number does.
+static void stem(int isa) {
+    bz_conv_shape s = {};
+    bz_plane_shape& in = s.input;
+    in.images = between(1, 3), in.channels = between(1, 5), in.groups = 1;
+    in.height = between(1, 12), in.width = between(1, 40);
+    s.out_channels = between(1, 70), s.dilation_h = s.dilation_w = 1;
+    s.kernel_h = between(1, 5), s.kernel_w = between(1, 5);
+    s.stride_h = between(1, 6), s.stride_w = between(1, 6);
+    s.pad_top = between(-1, 3), s.pad_left = between(-1, 3);
+    in.border_h = in.border_w = 5;
+    s.out_h = between(1, (in.height + s.pad_top) / s.stride_h + 1);
+    s.out_w = between(1, (in.width + s.pad_left) / s.stride_w + 1);
+    bz_pool p = {between(1, 3), between(1, 3), between(1, 4), between(1, 4), 0, 0, 0, 0};
+    p.pad_h = between(0, p.kernel_h - 1), p.pad_w = between(0, p.kernel_w - 1);
+    p.out_h = between(1, (s.out_h - 1 + p.pad_h) / p.stride_h + 1);
+    p.out_w = between(1, (s.out_w - 1 + p.pad_w) / p.stride_w + 1);
+    const int64_t area = int64_t(in.height) * in.width, outputs = s.out_channels;
+    std::vector<float> x = normal(size_t(in.images * in.channels * area));
+    std::vector<float> weights = normal(size_t(outputs * in.channels * s.kernel_h * s.kernel_w));
+    const bool planes = between(0, 1);
+    const bz_map map = planes ? bz_map{x.data(), in.channels * area, in.width, 1, area}
+                              : bz_map{x.data(), in.channels * area, int64_t(in.width) * in.channels, in.channels, 1};
+    std::vector<float> add = normal(size_t(outputs)), sums(size_t(in.images * outputs));
+    for (const bz_pool* pool : {static_cast<const bz_pool*>(nullptr), static_cast<const bz_pool*>(&p)}) {
+        const int64_t high = pool ? p.out_h : s.out_h, wide = pool ? p.out_w : s.out_w;
+        std::vector<float> out(size_t(in.images * high * wide * outputs));
+        bz_epilogue e = {};
+        e.add = add.data(), e.first.kind = BZ_ACT_PIECEWISE, e.sums = sums.data();
+        e.out = {out.data(), high * wide * outputs, wide * outputs, outputs, 1};
+        must(bz_stem(isa, between(1, 3), &s, &map, weights.data(), nullptr, pool, &e), "stem");
+        const auto value = [&](int64_t n, int64_t y, int64_t x0, int64_t o) {
+            double sum = add[size_t(o)];
+            for (int c = 0; c < in.channels; ++c)
+                for (int ky = 0; ky < s.kernel_h; ++ky)
+                    for (int kx = 0; kx < s.kernel_w; ++kx) {
+                        const int64_t iy = y * s.stride_h - s.pad_top + ky, ix = x0 * s.stride_w - s.pad_left + kx;
+                        if (iy < 0 || iy >= in.height || ix < 0 || ix >= in.width) continue;
+                        sum += double(map.data[n * map.image + iy * map.row + ix * map.pixel + c * map.channel]) *
+                               weights[size_t(((o * in.channels + c) * s.kernel_h + ky) * s.kernel_w + kx)];
+                    }
+            return sum < 0 ? 0 : sum;
+        };
+        for (int64_t i = 0; i < int64_t(out.size()); ++i) {
+            const int64_t o = i % outputs, x0 = i / outputs % wide, y = i / outputs / wide % high;
+            const int64_t n = i / outputs / wide / high;
+            double wanted = pool ? -1 : value(n, y, x0, o);
+            for (int ky = 0; pool && ky < p.kernel_h; ++ky)
+                for (int kx = 0; kx < p.kernel_w; ++kx) {
+                    const int64_t iy = y * p.stride_h - p.pad_h + ky, ix = x0 * p.stride_w - p.pad_w + kx;
+                    if (iy < 0 || iy >= s.out_h || ix < 0 || ix >= s.out_w) continue;
+                    const double v = value(n, iy, ix, o);
+                    wanted = v > wanted ? v : wanted;
+                }
+            const double off = double(out[size_t(i)]) - wanted;
+            if (off > 1e-4 || off < -1e-4) {
+                fprintf(stderr, "stem: got %g, expected %g\n", double(out[size_t(i)]), wanted);
+                exit(1);
+            }
+        }
+    }
+}
+
 int main(int argc, char** argv) {
     const int rounds = argc > 1 ? atoi(argv[1]) : 50;
     for (int round = 0; round < rounds; ++round)
         for (int isa = BZ_ISA_PORTABLE; isa <= BZ_ISA_AVX512; ++isa) {
             if (!bz_isa_available(isa)) continue;
+            stem(isa);
             const bool depthwise = round % 3 == 0;
             Layer l = random_layer(depthwise);
             const bz_conv_shape& s = l.s;

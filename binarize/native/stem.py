@@ -1,0 +1,223 @@
+"""A float convolution of few input channels, with what follows it up to a max-pool: the stem of a network."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from binarize.errors import NativeError
+from binarize.native import fallback, structs
+from binarize.native.epilogue import Epilogue
+from binarize.native.library import Isa, check, number_of, required, resolve, threads_or_default
+from binarize.native.tensors import address, checked, counted, empty_map, pair, vector
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxPool:
+    """A max-pool as torch's, without dilation; a padded position counts nothing, a NaN is the largest.
+
+    Attributes:
+        kernel: (h, w).
+        stride: (h, w).
+        padding: (h, w), at most half of the kernel.
+    """
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int] = (0, 0)
+
+    def out_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """Of a map of this size (H, W).
+
+        Raises:
+            NativeError: a pool that torch would refuse.
+        """
+        fits = min(*self.kernel, *self.stride) >= 1 and min(self.padding) >= 0
+        if not fits or any(2 * p > k for p, k in zip(self.padding, self.kernel, strict=True)):
+            raise NativeError(f"{self}: expected sizes of at least 1, a padding of at most half the kernel.")
+        return out_size(size, self.kernel, self.stride, self.padding)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norm:
+    """Batch norm by statistics of training: (y - mean) / sqrt(variance + eps) * weight + bias.
+
+    Attributes:
+        mean: (C,).
+        variance: (C,).
+        weight: (C,), or None for 1.
+        bias: (C,), or None for 0.
+        eps: a number.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    eps: float = 1e-5
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All four."""
+        return self.mean, self.variance, self.weight, self.bias
+
+
+class PreparedStem:
+    """Calls with maps of one shape, strides and the same weights: all but the pointers is ready beforehand.
+
+    Tensors are read at each call; those that are not contiguous are copied once.
+
+    Args:
+        like: (N, C, H, W) float32 with any strides: those of the maps.
+        weight: (Cout, C, h, w).
+        epilogue: its `mul`, `add`, `first` and `second`.
+        norm: of sum * mul + add, before `first`.
+        stride: as in torch.
+        padding: as in torch.
+        pool: what comes last.
+        threads: of the kernel; torch's number if None.
+        isa: instruction set, or "torch".
+
+    Raises:
+        NativeError: shapes that do not fit, an epilogue with other parts.
+    """
+
+    def __init__(
+        self,
+        like: Tensor,
+        weight: Tensor,
+        epilogue: Epilogue | None = None,
+        *,
+        norm: Norm | None = None,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        pool: MaxPool | None = None,
+        threads: int | None = None,
+        isa: Isa = "auto",
+    ) -> None:
+        e = epilogue or Epilogue()
+        others = (e.sample_scale, e.bypass, e.residual, e.tail, e.sums)
+        if not e.plain or any(part is not None for part in others):
+            raise NativeError("stem: the epilogue has more than mul, add, first and second.")
+        x = checked("stem: x", like, (None,) * 4, contiguous=False)
+        weight = checked("stem: weight", weight, (None, x.shape[1], None, None))
+        outputs, _, *kernel = weight.shape
+        self._stride, self._padding = pair("stem: stride", stride), pair("stem: padding", padding)
+        if min(self._stride) < 1 or min(self._padding) < 0 or not x.numel() or not weight.numel():
+            raise NativeError(
+                f"stem: x of shape {tuple(x.shape)}, weight of {tuple(weight.shape)}, stride={stride}, "
+                f"padding={padding}; expected nothing empty, strides of at least 1 and no negative padding."
+            )
+        self.size = out_size(x.shape[2:], kernel, self._stride, self._padding)
+        result = self.size if pool is None else pool.out_size(self.size)
+        if min(*self.size, *result) < 1:
+            raise NativeError(f"stem: {tuple(x.shape)} is smaller than the kernel {kernel}, or than {pool}.")
+        self._weight, self._pool = weight, pool
+        self._epilogue = e.checked(len(x), outputs, self.size)
+        self._norm = None if norm is None else _checked_norm(norm, outputs)
+        self._shape = (len(x), outputs, *result)
+        name = resolve(isa)
+        self._function = None if name == "torch" else required().bz_stem
+        if name == "torch":
+            return
+        plane = structs.PlaneShape(len(x), *x.shape[2:], x.shape[1], 1, *self._padding)
+        geometry = structs.ConvShape(plane, outputs, *kernel, *self._stride, *self._padding, 1, 1, *self.size)
+        self._common = (number_of(name), threads_or_default(threads), ctypes.byref(geometry))
+        n, c, h, w = x.stride()
+        self._map = structs.Map(None, n, h, w, c)
+        like = torch.empty(self._shape, memory_format=torch.channels_last, device="meta")
+        self._template = self._epilogue.struct(like)
+        norm, held = self._norm, None
+        if norm is not None:
+            held = ctypes.byref(structs.Norm(*(address(t) for t in norm.tensors), norm.eps))
+        window = None
+        if pool is not None:
+            window = ctypes.byref(structs.Pool(*pool.kernel, *pool.stride, *pool.padding, *result))
+        self._constants = (weight.data_ptr(), held, window)
+
+    @property
+    def addresses(self) -> set[int]:
+        """Of all tensors that a call reads beside the map."""
+        e, norm = self._epilogue, self._norm
+        acts = [x for a in (e.first, e.second) for x in (a.before, a.negative, a.positive, a.after)]
+        given = (self._weight, e.mul, e.add, *acts, *(() if norm is None else norm.tensors))
+        return {x.data_ptr() for x in given if x is not None}
+
+    def __call__(self, x: Tensor, sums: Tensor | None = None) -> Tensor:
+        """The result, (N, Cout, H', W'), channels-last.
+
+        Args:
+            x: a map as `like`; shape and strides are not checked again.
+            sums: (N, Cout), is overwritten by the sums of the result over positions. The result is then no
+                inference tensor, so that torch counts its changes.
+        """
+        if self._function is None:
+            y = fallback.stem(
+                x, self._weight, self._epilogue, self._norm, self._stride, self._padding, self._pool
+            )
+            if sums is not None:
+                sums.copy_(y.sum((2, 3), dtype=torch.float64))
+            return y
+        out = empty_map(self._shape) if sums is None else counted(self._shape)
+        # copies: several threads may be in here at once
+        source = structs.Map.from_buffer_copy(self._map)
+        source.data = x.data_ptr()
+        described = structs.Epilogue.from_buffer_copy(self._template)
+        described.out.data = out.data_ptr()
+        if sums is not None:
+            described.sums = sums.data_ptr()
+        status = self._function(
+            *self._common, ctypes.byref(source), *self._constants, ctypes.byref(described)
+        )
+        check(status, "stem")
+        return out
+
+
+def conv_stem(
+    x: Tensor,
+    weight: Tensor,
+    epilogue: Epilogue | None = None,
+    *,
+    sums: Tensor | None = None,
+    norm: Norm | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    pool: MaxPool | None = None,
+    threads: int | None = None,
+    isa: Isa = "auto",
+) -> Tensor:
+    """Convolution, norm, epilogue, max-pool; made for few channels, 16 at most or so.
+
+    Arguments are those of `PreparedStem` and of its call.
+
+    Raises:
+        NativeError: shapes that do not fit, an epilogue with other parts.
+    """
+    parts = {"norm": norm, "stride": stride, "padding": padding, "pool": pool}
+    prepared = PreparedStem(x, weight, epilogue, threads=threads, isa=isa, **parts)
+    if sums is not None and not sums.is_contiguous():
+        raise NativeError("conv_stem: sums are written to; expected them to be contiguous.")
+    return prepared(x, vector("conv_stem: sums", sums, len(x), weight.shape[0]))
+
+
+def out_size(
+    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> tuple[int, int]:
+    """Positions (H', W') of a convolution's output, or a pool's, for a map of this size."""
+    h, w = ((n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding, strict=True))
+    return h, w
+
+
+def _checked_norm(norm: Norm, channels: int) -> Norm:
+    weight, bias = vector("Norm.weight", norm.weight, channels), vector("Norm.bias", norm.bias, channels)
+    return Norm(
+        mean=checked("Norm.mean", norm.mean, (channels,)),
+        variance=checked("Norm.variance", norm.variance, (channels,)),
+        weight=weight,
+        bias=bias,
+        eps=norm.eps,
+    )

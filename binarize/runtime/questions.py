@@ -1,0 +1,101 @@
+"""What the kernels can do of a layer, and what of the modules around it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from binarize.graph.roles import known_class
+from binarize.layers import BiasPReLU, Maxout, RPReLU
+from binarize.native.epilogue import Activation
+from binarize.native.library import available, resolve
+
+if TYPE_CHECKING:
+    from binarize.runtime.packed import PackedLayer
+
+_TAPS = 255  # of a depthwise kernel, which counts in bytes
+_PIECE = 5  # channels of one table of scales per channel
+_TABLES = 2047  # tables of one position
+
+
+def why_not(layer: PackedLayer) -> str | None:
+    """Why a packed layer is computed by torch instead, or None if the kernels do it."""
+    spec = layer.spec
+    if not available():
+        return "the native kernels are not installed"
+    if layer.vectors.dtype != torch.float32 or layer.vectors.device.type != "cpu":
+        return f"{layer.vectors.dtype} on {layer.vectors.device}: the kernels take float32 on the CPU"
+    if spec.quantizer.scale == "learned":
+        return "a learnt scale without statistics (an ablation)"
+    if spec.padding_mode != "zeros":
+        return f"padding_mode={spec.padding_mode}"
+    if per_channel(layer) and not is_depthwise(layer):
+        if spec.offset:
+            return "scales per channel with weights that have an offset, for which there are no tables"
+        if resolve() != "avx512":  # torch's convolution is the faster one
+            return "scales per channel on a processor without AVX-512 VPOPCNTDQ"
+        pieces = math.ceil(spec.in_channels // spec.groups / _PIECE)
+        if spec.groups * math.ceil(pieces / 3) * 3 > _TABLES:
+            return "more channels than the tables of scales per channel can hold"
+    if spec.kind == "transposed" and per_channel(layer):
+        return "a transposed convolution with a scale per channel"
+    return None
+
+
+def activation_of(module: nn.Module | None) -> Activation | None:
+    """The kernels' form of an activation module; None if they do not know it."""
+    kind = None if module is None else known_class(module)
+    if kind is None or kind is nn.Identity:
+        return Activation()
+    known: Any = module
+    if kind is BiasPReLU:
+        return Activation(kind="piecewise", before=_flat(known.b0), negative=_flat(known.weight))
+    if kind is RPReLU:
+        before, negative, after = _flat(known.b0), _flat(known.weight), _flat(known.b1)
+        return Activation(kind="piecewise", before=before, negative=negative, after=after)
+    if kind is Maxout:
+        return Activation(kind="piecewise", negative=_flat(known.q), positive=_flat(known.p))
+    if kind is nn.ReLU:
+        return Activation(kind="piecewise")
+    if kind is nn.Hardtanh:
+        return Activation(kind="clamp", low=float(known.min_val), high=float(known.max_val))
+    return None
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.detach().reshape(-1).float()
+
+
+def can_have_tail(layer: PackedLayer) -> bool:
+    """Whether a float 1x1 convolution can be done where the layer's results are made."""
+    maps = layer.spec.kind != "linear" and len(layer.spec.kernel) == 2
+    done = layer.norm is None and activation_of(layer.inner) is not None
+    return maps and done and not is_depthwise(layer)
+
+
+def can_interpolate(layer: PackedLayer) -> bool:
+    """Whether the layer's input may be the small map of an `Interpolated`."""
+    spec = layer.spec
+    return spec.kind == "conv" and len(spec.kernel) == 2 and not is_depthwise(layer)
+
+
+def wants_means(layer: PackedLayer) -> bool:
+    """Whether the layer's thresholds depend on the means of its input's channels."""
+    quantizer = layer.spec.quantizer
+    return quantizer.kind == "dab" and quantizer.threshold in ("adaptive", "mean")
+
+
+def is_depthwise(layer: PackedLayer) -> bool:
+    """Whether the layer has one filter per channel, with few enough taps to be counted."""
+    spec = layer.spec
+    alone = spec.groups == spec.in_channels == spec.out_channels
+    return spec.kind == "conv" and alone and math.prod(spec.kernel) <= _TAPS
+
+
+def per_channel(layer: PackedLayer) -> bool:
+    """Whether activations have a scale per channel, which stands inside the sum over input channels."""
+    quantizer = layer.spec.quantizer
+    return quantizer.kind == "dab" and quantizer.granularity == "channel" and quantizer.scale != "none"
