@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on the network; read when timm is imported
-os.environ["ACCELERATE_USE_CPU"] = "1"  # the same bits again are promised there; tests marked `gpu` unset it
+os.environ["ACCELERATE_USE_CPU"] = "1"  # the same bits again are promised there only
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -39,7 +39,7 @@ def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settin
     keep_memory()  # a step takes a tenth less
     chosen = recipes.load(recipe, settings)
     folder = out or Path("runs") / Path(recipe).with_suffix("").name
-    first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
+    first = {os.environ.get(name, "0") for name in ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")} == {"0"}
     if resume and first and not (folder / loop.STATE).is_file():
         say(f"{folder} holds no run to go on with: this is a new one")
     with Screen(chosen.training.epochs) as screen:
@@ -117,7 +117,7 @@ class Screen:
 
 
 def _peak_memory() -> int:
-    """Bytes that this process has had at most, of the accelerator if there is one; 0 if unknown (Windows)."""
+    """Bytes that this process has had at most, of the accelerator if it was used; 0 if unknown (Windows)."""
     import torch
 
     if used := torch.cuda.max_memory_allocated():

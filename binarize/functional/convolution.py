@@ -15,13 +15,6 @@ from torch.autograd.function import once_differentiable
 
 from binarize.functional.rules import Rule
 
-# Asked once: torch.compile splits its graph at each question.
-_AUTOCAST = frozenset(
-    kind
-    for kind in ("cpu", "cuda", "hpu", "mps", "mtia", "xla", "xpu")
-    if torch.amp.is_autocast_available(kind)
-)
-
 
 @dataclass(frozen=True)
 class Geometry:
@@ -113,7 +106,7 @@ class _BinaryDense(torch.autograd.Function):
         quantized, stats = input_rule.quantize(x, *params) if input_rule is not None else (x, ())
         binary, weight_stats = weight_rule.quantize(weight)
         kind = x.device.type
-        cast = kind in _AUTOCAST and torch.is_autocast_enabled(kind)
+        cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         ctx.dtype = torch.get_autocast_dtype(kind) if cast else None
         ctx.rules = (geometry, input_rule, weight_rule)
         ctx.counts = (len(stats), len(weight_stats))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from binarize import data, graph, networks
 from binarize.data.dataset import DenseDataset, Depth, Labels
@@ -17,6 +17,7 @@ from binarize.files import load_checkpoint
 from binarize.layers import BinaryLayer
 from binarize.methods import create
 from binarize.recipes import Recipe
+from binarize.recipes.schema import Training
 
 
 def dataset(recipe: Recipe, split: str, *, root: Path | None = None, training: bool = False) -> DenseDataset:
@@ -101,21 +102,35 @@ def _converted(recipe: Recipe, net: nn.Module) -> nn.Module:
     return graph.apply(net, create(chosen.name, **chosen.options), policy=policy)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, *, quantizers: bool) -> list[dict[str, Any]]:
-    """Parameters for AdamW: those that decay and those that do not.
+def adamw(model: nn.Module, settings: Training, device: torch.device) -> torch.optim.AdamW:
+    """The optimizer: weights decay, parameters of quantizers only if the recipe says so.
 
     Args:
-        model: the network.
-        weight_decay: of the first group.
-        quantizers: whether the parameters of quantizers decay too.
+        model: the network, in the memory format that it is trained in.
+        settings: of the recipe.
+        device: where it is trained.
     """
-    free = set() if quantizers else {id(p) for p in quantizer_parameters(model)}
+    free = set() if settings.quantizer_decay else {id(p) for p in quantizer_parameters(model)}
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if id(p) not in free], "weight_decay": weight_decay},
+        {"params": [p for p in trained if id(p) not in free], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if id(p) in free], "weight_decay": 0.0},
     ]
-    return [group for group in groups if group["params"]]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=can_fuse(trained, device))
+
+
+def can_fuse(parameters: Sequence[Tensor], device: torch.device) -> bool:
+    """Whether torch's fused AdamW can be taken: a single pass, on a CPU a fifth of the usual one's time.
+
+    The CPU's takes it for granted that weights fill their memory; of slices it changes what lies between.
+    CUDA's was not tried with channels-last weights.
+    """
+    if device.type == "cuda":
+        return all(p.is_contiguous() for p in parameters)
+    last = torch.channels_last
+    filled = (p.is_contiguous() or (p.dim() == 4 and p.is_contiguous(memory_format=last)) for p in parameters)
+    return device.type == "cpu" and all(filled)
 
 
 def quantizer_parameters(model: nn.Module) -> Iterator[nn.Parameter]:

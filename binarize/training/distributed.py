@@ -31,8 +31,16 @@ _KNOWN = (nn.modules.batchnorm._BatchNorm.forward, ChannelLastBatchNorm.forward)
 
 
 def on_cpu() -> bool:
-    """Whether there is no accelerator, or accelerate is told not to use it (ACCELERATE_USE_CPU=1)."""
-    return not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
+    """Whether there is no accelerator, or accelerate is told not to use it (ACCELERATE_USE_CPU=1).
+
+    Raises:
+        ConfigError: the variable is neither yes nor no.
+    """
+    try:
+        return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    except ValueError as error:
+        given = os.environ.get("ACCELERATE_USE_CPU")
+        raise ConfigError(f"the environment says ACCELERATE_USE_CPU={given!r}; expected 0 or 1.") from error
 
 
 def refuse_sharding() -> None:

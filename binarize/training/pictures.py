@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 from collections.abc import Sequence
@@ -27,6 +28,10 @@ _TEXT = 12  # least height of its letters
 _LINES = 2.4  # times their size that two numbers, one above the other, need
 _LETTERS = (20, 32)  # parts of the height, and of the width, that they take: a panel is often seen reduced
 _UNKNOWN = 128  # grey of pixels without a depth
+_NAMED = 24  # classes in the key of a panel, at most
+
+Class = tuple[str, tuple[int, int, int] | None]
+"""Name and (R, G, B)."""
 
 
 def predict_image(
@@ -110,17 +115,23 @@ def overlay(image: Tensor, colours: Tensor) -> Tensor:
     return ((1.0 - _MIX) * image.float() + _MIX * colours.float()).round().to(torch.uint8)
 
 
-def classes_in(maps: Sequence[Tensor], truth: Labels) -> list[tuple[str, tuple[int, int, int]]]:
-    """Names and colours of the classes that occur in any of the maps (H, W) of class ids."""
-    there = torch.cat([m.unique() for m in maps]).unique().tolist()
+def classes_in(maps: Sequence[Tensor], truth: Labels) -> list[Class]:
+    """Names and colours of the classes in any of the maps (H, W) of class ids; of many, the largest."""
+    counts = sum(
+        torch.bincount(m[(m >= 0) & (m < len(truth.names))], minlength=len(truth.names)) for m in maps
+    )
+    there = torch.as_tensor(counts).sort(descending=True, stable=True)
+    largest = [int(i) for n, i in zip(*there, strict=True) if n > 0]
     colours = _colours(truth)
-    return [(truth.names[i], colours[i]) for i in there if 0 <= i < len(truth.names)]
+    found: list[Class] = [(truth.names[i], colours[i]) for i in sorted(largest[:_NAMED])]
+    more = len(largest) - len(found)
+    return [*found, (f"and {more} more", None)] if more else found
 
 
 def panel(
     parts: Sequence[tuple[str, Tensor]],
     span: tuple[float, float] | None = None,
-    classes: Sequence[tuple[str, tuple[int, int, int]]] = (),
+    classes: Sequence[Class] = (),
 ) -> Tensor:
     """Pictures (3, H, W) uint8 of one size side by side, each under its name, which is never cut.
 
@@ -139,30 +150,44 @@ def panel(
         columns.append(_under("", _bar(height, span, size), size))
     columns = [F.pad(c, (0, _GAP if i < len(columns) - 1 else 0), value=255) for i, c in enumerate(columns)]
     made = torch.cat(columns, dim=2)
-    return torch.cat([made, _key(classes, made.shape[2], size)], dim=1) if classes else made
+    if not classes:
+        return made
+    key = _key(classes, made.shape[2], size)
+    return torch.cat([F.pad(made, (0, key.shape[2] - made.shape[2]), value=255), key], dim=1)
 
 
-def _key(classes: Sequence[tuple[str, tuple[int, int, int]]], width: int, size: int) -> Tensor:
-    """Names beside squares of their colours, in as many lines as the width makes of them."""
+def _key(classes: Sequence[Class], width: int, size: int) -> Tensor:
+    """Names beside squares of their colours, in as many lines as the width makes of them; none is cut."""
+    longest = max((name for name, _ in classes), key=len)
+    while size > _TEXT and size + _GAP + _wide(longest, size) > width:
+        size -= 1
+    wide = [size + _GAP + _wide(name, size) for name, _ in classes]
+    width = max(width, *wide)
     places, x, y = [], 0, _GAP
-    for name, _ in classes:
-        if x and x + size + _GAP + _wide(name, size) > width:
+    for space in wide:
+        if x + space > width:
             x, y = 0, y + round(1.5 * size)
         places.append((x, y))
-        x += 3 * size + _GAP + _wide(name, size)
+        x += space + 2 * size
     made = Image.new("RGB", (width, y + round(1.5 * size)), "white")
-    draw, font = ImageDraw.Draw(made), ImageFont.load_default(size)
+    draw = ImageDraw.Draw(made)
     for (name, colour), (x, y) in zip(classes, places, strict=True):
-        draw.rectangle((x, y, x + size - 1, y + size - 1), colour)
-        draw.text((x + size + _GAP, y + size / 2), name, "black", font, anchor="lm")
+        if colour is not None:
+            draw.rectangle((x, y, x + size - 1, y + size - 1), colour, "grey")
+        draw.text((x + size + _GAP, y + size / 2), name, "black", _font(size), anchor="lm")
     return _tensor(made)
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
 
 
 def _under(name: str, part: Tensor, size: int) -> Tensor:
     """A picture under a white strip with its name."""
     width = max(part.shape[2], _wide(name, size))
     head = Image.new("RGB", (width, 2 * _GAP + round(1.25 * size)), "white")
-    ImageDraw.Draw(head).text((0, _GAP), name, "black", ImageFont.load_default(size))
+    ImageDraw.Draw(head).text((0, _GAP), name, "black", _font(size))
     return torch.cat([_tensor(head), F.pad(part, (0, width - part.shape[2]), value=255)], dim=1)
 
 
@@ -174,7 +199,7 @@ def _bar(height: int, span: tuple[float, float], size: int) -> Tensor:
     digits = 1 if far - near >= 1 else 2
     texts = [f"{far + place * (near - far):.{digits}f} m" for place in places]
     beside = Image.new("RGB", (_GAP + max(_wide(text, size) for text in texts), height), "white")
-    draw, font = ImageDraw.Draw(beside), ImageFont.load_default(size)
+    draw, font = ImageDraw.Draw(beside), _font(size)
     for place, text in zip(places, texts, strict=True):
         anchor = "la" if place == 0.0 else "ld" if place == 1.0 else "lm"  # at the top, the foot, the middle
         draw.text((_GAP, place * (height - 1)), text, "black", font, anchor=anchor)
@@ -183,7 +208,7 @@ def _bar(height: int, span: tuple[float, float], size: int) -> Tensor:
 
 def _wide(text: str, size: int) -> int:
     """Pixels that a text takes in letters of that size."""
-    return int(np.ceil(ImageFont.load_default(size).getlength(text)))
+    return int(np.ceil(_font(size).getlength(text)))
 
 
 def _tensor(image: Image.Image) -> Tensor:

@@ -97,7 +97,7 @@ def restore_state(
                 if stored is None:
                     continue
                 # in the weights' own memory format, which the fused optimizer takes for granted
-                found[key] = stored if key == "step" else torch.empty_like(parameter).copy_(stored).detach()
+                found[key] = stored if key == "step" else torch.empty_like(parameter).copy_(stored)
             if found:
                 optimizer.state[parameter] = found
     if average is not None:

@@ -15,7 +15,7 @@ from torchvision.ops import StochasticDepth
 from binarize import recipes
 from binarize.errors import ConfigError
 from binarize.layers.norm import ChannelLastBatchNorm
-from binarize.training.distributed import refuse_sharding, share_drops, synchronize_norms
+from binarize.training.distributed import on_cpu, refuse_sharding, share_drops, synchronize_norms
 from binarize.training.loop import train
 
 
@@ -121,3 +121,17 @@ def test_dropout_in_place_and_of_nothing() -> None:
     state = torch.get_rng_state()
     torch.testing.assert_close(drops[2](drops[1](x)), x)
     assert torch.equal(torch.get_rng_state(), state)  # nothing is drawn where nothing is dropped
+
+
+def test_a_gpu_is_left_alone_where_accelerate_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    for value, expected in (("1", True), ("true", True), ("0", False), (None, False)):
+        monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+        if value is not None:
+            monkeypatch.setenv("ACCELERATE_USE_CPU", value)
+        assert on_cpu() == expected
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert on_cpu()
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "perhaps")
+    with pytest.raises(ConfigError, match="ACCELERATE_USE_CPU='perhaps'; expected 0 or 1"):
+        on_cpu()

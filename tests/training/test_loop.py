@@ -17,13 +17,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from small_net import Small, dropping, values
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from binarize import recipes
 from binarize.data import create
 from binarize.errors import ConfigError, TrainingError
 from binarize.recipes.schema import Distillation
 from binarize.training import loop
-from binarize.training.build import network
+from binarize.training.build import can_fuse, network
 from binarize.training.distill import Teacher
 from binarize.training.loop import MODEL, STATE, Event, StoppedError, train
 
@@ -83,18 +84,48 @@ def test_bf16_and_channels_last_train_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["bnn", "reactnet", "adabin", "bisrnet", "bidense"])
-def test_gradients_lie_in_memory_as_their_weights_do(method: str) -> None:
+def test_gradients_and_moments_lie_in_memory_as_their_weights_do(method: str, tmp_path: Path) -> None:
     # The fused optimizer takes that for granted: with other strides it would update the wrong weights.
-    chosen = recipes.validate({**values(channels_last=True), "method": {"name": method}}, "a test")
-    net = network(chosen, create("shapes", "train", size=[32, 32], length=2).truth)
-    net = net.to(memory_format=torch.channels_last).train()
-    net(torch.randn(2, 3, 32, 32).to(memory_format=torch.channels_last)).square().sum().backward()
-    known = {name: p for name, p in net.named_parameters() if p.grad is not None}
-    assert any(p.dim() == 4 and p.shape[2] > 1 for p in known.values())
-    for name, p in known.items():
-        assert p.grad is not None
-        places = [[t.stride(i) for i in range(t.dim()) if t.shape[i] > 1] for t in (p, p.grad)]
-        assert places[0] == places[1], name
+    options: dict[str, Any] = {"channels_last": True, "accumulate": 2, "clip": 1.0, "epochs": 2}
+    chosen = recipes.validate({**values(**options), "method": {"name": method}}, "a test")
+    seen = 0
+
+    def look(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        nonlocal seen
+        for p, state in optimizer.state.items():
+            for other in (p.grad, state["exp_avg"], state["exp_avg_sq"]):
+                places = [[t.stride(i) for i in range(t.dim()) if t.shape[i] > 1] for t in (p, other)]
+                assert places[0] == places[1]
+            seen += p.dim() == 4 and p.shape[2] > 1 and not p.is_contiguous()
+
+    def press(event: Event) -> None:
+        if event.epoch == 1 and event.step == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    hook = register_optimizer_step_post_hook(look)
+    try:
+        with pytest.raises(StoppedError):
+            train(chosen, tmp_path / "run", report=press)
+        train(chosen, tmp_path / "run", resume=True)
+    finally:
+        hook.remove()
+    assert seen
+
+
+def test_only_weights_that_fill_their_memory_are_updated_in_one_pass() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    weight = torch.zeros(8, 6, 3, 3)
+    last = weight.to(memory_format=torch.channels_last)
+    cases = (
+        (weight, True, True),
+        (last, True, False),
+        (weight[:, ::2], False, False),
+        (weight[0, 0, 0], True, True),
+    )
+    for tensor, here, there in cases:
+        assert can_fuse([torch.zeros(3), tensor], cpu) == here
+        assert can_fuse([torch.zeros(3), tensor], cuda) == there
+    assert not can_fuse([weight], torch.device("meta"))
 
 
 def test_a_run_is_saved_and_looked_at_as_often_as_its_recipe_says(tmp_path: Path) -> None:

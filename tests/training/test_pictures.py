@@ -67,3 +67,21 @@ def test_a_key_names_the_classes_that_are_there() -> None:
         assert bool((key == torch.tensor(colour)).all(1).any()) == there
     wide = panel([("image", part)] * 4, classes=classes_in(maps, truth))
     assert wide.shape[1] < shown.shape[1]  # narrow ones take two lines
+
+
+def test_a_key_cuts_no_name_and_names_the_largest_of_many_classes() -> None:
+    names = tuple(f"class number {i}" for i in range(40))
+    truth = Labels(names=names)
+    ids = torch.cat([torch.full((i + 1,), i) for i in range(40)]).view(1, -1)  # the last is the largest
+    named = classes_in([ids], truth)
+    assert [name for name, _ in named] == [*names[16:], "and 16 more"]
+    assert named[-1][1] is None
+    part = torch.zeros(3, 60, 40, dtype=torch.uint8)
+    long = "a class whose name is longer than the panel"
+    shown = panel([("image", part)], classes=[(long, (255, 255, 255)), ("b", (1, 2, 3))])
+    bare = panel([("image", part)])
+    assert shown[:, bare.shape[1] - 60 : bare.shape[1], :40].equal(part)
+    assert shown.shape[2] > 150
+    line = shown[:, bare.shape[1] : bare.shape[1] + 18].float().mean(0)
+    assert line[:, -20:].min() < 128  # the end of the name is there
+    assert line[4:16, :14].min() < 200  # a white square has an edge
