@@ -84,6 +84,8 @@ class PackedLayer(nn.Module):
 
     bits: Tensor
     vectors: Tensor
+    sums_for: Link | None = None
+    sums_from: Link | None = None
     binarize_role = "conv"
     """To the engine, which records runs, it is one step."""
 
@@ -116,8 +118,6 @@ class PackedLayer(nn.Module):
         self._kernels: Kernels | bool | None = False  # until somebody asks whether there can be any
         self._after: list[nn.Module] = []  # lists: they belong to the network, not to this layer
         self._lazy: list[Any] = []
-        self.sums_for: Link | None = None
-        self.sums_from: Link | None = None
         self._describe_as_float_layer()
         super().train(False)
 

@@ -65,14 +65,13 @@ class StemConv2d(nn.Conv2d):
 
     Attributes:
         parts: what follows.
-        threads: of the kernel; None for as many as torch has.
         sums_for: with the layers that take the sums of the result's channels, or None.
     """
 
     binarize_stands_for = nn.Conv2d
     parts: Parts
-    threads: int | None
-    sums_for: Link | None
+    sums_for: Link | None = None
+    _threads: int | None  # of the kernel; None for as many as torch has
     _ready: dict[Any, PreparedStem]
 
     def forward(self, input: Tensor) -> Tensor:
@@ -155,7 +154,7 @@ class StemConv2d(nn.Conv2d):
             stride=self.stride,
             padding=self.padding,  # pyright: ignore[reportArgumentType]
             pool=window,
-            threads=self.threads,
+            threads=self._threads,
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -269,7 +268,7 @@ def join(conv: nn.Conv2d, parts: Parts, threads: int | None) -> None:
     """Let the convolution do the work of the modules behind it; in place."""
     stem: Any = conv
     stem.__class__ = StemConv2d
-    stem.parts, stem.threads, stem.sums_for, stem._ready = parts, threads, None, {}
+    stem.parts, stem._threads, stem._ready = parts, threads, {}
     for module in parts.there:
         module.__class__ = _CLASSES[type(module)]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from comparing import unlike_fresh
 from conftest import SmallNet
@@ -20,6 +21,7 @@ from binarize.files.header import PackedHeader
 from binarize.graph import execute
 from binarize.layers import BinaryConv2d, BinaryLayer
 from binarize.runtime import PackedLayer, deploy, report
+from binarize.runtime.stem import StemConv2d
 
 NETWORKS = [
     ("test_resnet", "bidense", {}),
@@ -89,6 +91,28 @@ def test_networks(tmp_path: Path, name: str, method: str, options: dict[str, Any
     tensors = sum(value.numel() * value.element_size() for value in deployed.state_dict().values())
     assert path.stat().st_size - tensors < 20_000 + 1_000 * len(packed)
     assert sum(-(-layer.weights // 8) for layer in packed) < path.stat().st_size
+
+
+def test_models_of_timm_are_named_in_their_files(tmp_path: Path):
+    # What deployed layers know of one another must not make the network look like another one.
+    model = binarize.apply(
+        timm.create_model("resnet18", num_classes=3), "bidense", granularity="layer"
+    ).eval()
+    deployed = deploy(model)
+    assert any(isinstance(m, PackedLayer) and m.sums_for is not None for m in deployed.modules())
+    assert any(isinstance(m, StemConv2d) for m in deployed.modules())
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        y = deployed(x)
+    for given in (model, deployed, deploy(model, threads=2)):
+        path = save(given, tmp_path / "m.safetensors", packed=True)
+        assert read_header(path).source == {
+            "source": "timm",
+            "name": "resnet18",
+            "kwargs": {"num_classes": 3},
+        }
+        with torch.no_grad():
+            assert torch.equal(load(path)(x), y)
 
 
 def test_a_packed_file_is_read_without_latent_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

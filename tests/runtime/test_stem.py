@@ -424,7 +424,7 @@ def test_saved_and_loaded(threads: int, tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(loaded(x), packed(x))
     again: Any = binarize.deploy(model, threads=threads)
-    assert again.conv.threads == threads
+    assert again.conv._threads == threads
     check(again, model)
 
 
