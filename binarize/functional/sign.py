@@ -1,7 +1,7 @@
 """The sign function and the surrogate gradients that let networks train through it.
 
 `sign(x) = +1 if x >= 0 else -1`: two values only, because only two values fit in one bit. So
-`sign(0) = sign(-0.0) = +1`, and NaN gives -1.
+`sign(0) = sign(-0.0) = +1`. A NaN gives either: its own sign bit decides here, -1 in packed layers.
 
 The surrogates are written as one fused pass each and in place on their own temporary: a training
 step of a binary network is bound by memory traffic, not by arithmetic.

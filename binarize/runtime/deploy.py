@@ -19,6 +19,7 @@ from binarize.runtime.packed import PackedLayer, RuntimeOptions
 from binarize.runtime.questions import why_not
 from binarize.runtime.report import DeployReport, LayerReport
 from binarize.runtime.spec import PackedSpec
+from binarize.runtime.stem import StemConv2d
 
 _LAYERS = (
     nn.Conv1d,
@@ -160,6 +161,9 @@ def _report(model: nn.Module, refused: Mapping[str, str]) -> DeployReport:
             own = [t for t in (module.weight, module.bias) if isinstance(t, Tensor)]
             size = sum(t.numel() * t.element_size() for t in own)
             why = refused.get(path) or kept.get(path) or "is float in the given model"
+            if isinstance(module, StemConv2d):
+                taken = ", ".join(known_class(part).__name__ for part in module.parts.there)
+                why = f"{why}; one kernel with {taken} behind it"
             kind = known_class(module).__name__
             weights = own[0].numel() if own else 0
         else:
