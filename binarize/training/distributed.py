@@ -19,12 +19,6 @@ from torch import Tensor, distributed, nn
 from binarize.errors import ConfigError
 from binarize.layers.norm import ChannelLastBatchNorm
 
-_SHARDING = {
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
-}
 _CHANNEL_DROPS = {nn.Dropout1d: 3, nn.Dropout2d: 4, nn.Dropout3d: 5}
 _SAMPLE_DROPS = ("DropPath", "StochasticDepth")  # of timm and of torchvision
 _KNOWN = (nn.modules.batchnorm._BatchNorm.forward, ChannelLastBatchNorm.forward)
@@ -41,25 +35,6 @@ def on_cpu() -> bool:
     except ValueError as error:
         given = os.environ.get("ACCELERATE_USE_CPU")
         raise ConfigError(f"the environment says ACCELERATE_USE_CPU={given!r}; expected 0 or 1.") from error
-
-
-def refuse_sharding() -> None:
-    """Refuse an environment of accelerate that asks for parts of the network per process.
-
-    Scales and thresholds are statistics of whole weights, states and copies are whole tensors, and processes
-    evaluate different numbers of images: all of that needs the whole network in every process. On CPUs
-    accelerate ignores such a setting without a word.
-
-    Raises:
-        ConfigError: the environment says FSDP, DeepSpeed, Megatron-LM or a parallelism config.
-    """
-    for variable, name in _SHARDING.items():
-        if (value := os.environ.get(variable, "")).lower() in ("true", "1"):
-            raise ConfigError(
-                f"train: accelerate is set to {name} ({variable}={value}), which splits networks between "
-                "processes; here every process holds the whole network (DDP). Choose plain multi-GPU in "
-                "`accelerate config`, or start it with `torchrun --nproc-per-node N -m binarize train ...`."
-            )
 
 
 class _AllSum(torch.autograd.Function):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from binarize.layers import BinaryLayer
+from binarize.training.distributed import all_sum
+from binarize.training.sharding import local
 
 
 class LatentWatch:
@@ -22,33 +25,47 @@ class LatentWatch:
 
     def restart(self) -> None:
         """Compare with what they are now."""
-        self._signs = [layer.weight.detach() >= 0 for layer in self._layers]
+        self._signs = [self._positive(layer) for layer in self._layers]
 
     def figures(self) -> dict[str, float]:
         """Shares of all latent weights; nothing for a float network.
 
         `flipped`: those with another sign than at the last `restart`. `dead`: those that the last step's
-        gradient did not reach (exactly 0).
+        gradient did not reach (exactly 0). Where weights are split, all processes have to ask.
         """
         total = sum(layer.weight.numel() for layer in self._layers)
         if not total:
             return {}
         pairs = zip(self._layers, self._signs, strict=True)
-        flipped = sum(int((layer.weight.detach() >= 0).ne(old).sum()) for layer, old in pairs)
+        flipped = sum(int(self._positive(layer).ne(old).sum()) for layer, old in pairs)
         gradients = [layer.weight.grad for layer in self._layers]
-        dead = sum(int((g == 0).sum()) for g in gradients if g is not None)
+        dead = sum(int((local(g) == 0).sum()) for g in gradients if g is not None)
+        weight = self._layers[0].weight
+        if isinstance(weight, DTensor):
+            counts = torch.tensor([flipped, dead], device=weight.device)
+            flipped, dead = all_sum(counts).tolist()
         return {"flipped": flipped / total, "dead": dead / total}
+
+    @staticmethod
+    def _positive(layer: BinaryLayer) -> Tensor:
+        return local(layer.weight.detach()) >= 0
 
 
 def first_not_finite(model: nn.Module) -> str:
-    """What holds the first NaN or infinity: a parameter, a gradient, a buffer, by name; or nothing."""
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            return f"the weights {name}"
-    for name, buffer in model.named_buffers():
-        if buffer.is_floating_point() and not bool(torch.isfinite(buffer).all()):
-            return f"the statistics {name}"
-    for name, parameter in reversed(list(model.named_parameters())):  # backward meets the last layers first
-        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-            return f"the gradient of {name}"
-    return ""
+    """What holds the first NaN or infinity: a parameter, a gradient, a buffer, by name; or nothing.
+
+    All processes have to ask, and all get the same answer.
+    """
+    parameters = list(model.named_parameters())
+    found = [(f"the weights {name}", p) for name, p in parameters]
+    found += [(f"the statistics {name}", b) for name, b in model.named_buffers() if b.is_floating_point()]
+    # backward meets the last layers first
+    found += [(f"the gradient of {name}", p.grad) for name, p in reversed(parameters) if p.grad is not None]
+    if not found:
+        return ""
+    broken = all_sum(torch.stack([_broken(tensor) for _, tensor in found]))
+    return next((what for (what, _), n in zip(found, broken.tolist(), strict=True) if n), "")
+
+
+def _broken(tensor: Tensor) -> Tensor:
+    return torch.isfinite(local(tensor.detach())).all().logical_not().float()

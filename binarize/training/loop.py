@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import signal
 import time
@@ -28,14 +29,16 @@ from binarize.training.batches import Batches
 from binarize.training.build import adamw, dataset, network
 from binarize.training.curves import draw_curves
 from binarize.training.distill import Teacher
-from binarize.training.distributed import all_sum, on_cpu, refuse_sharding, share_drops, synchronize_norms
+from binarize.training.distributed import all_sum, on_cpu, share_drops, synchronize_norms
 from binarize.training.evaluate import SMALL, evaluate
 from binarize.training.events import event_log
 from binarize.training.health import LatentWatch, first_not_finite
 from binarize.training.losses import create_loss
 from binarize.training.schedule import rate
+from binarize.training.sharding import left_to_us, shard, wanted
 from binarize.training.stages import float_weights
-from binarize.training.state import Progress, read_recipe, restore_state, save_state
+from binarize.training.state import Progress, collect_state, read_recipe, restore_state, save_state
+from binarize.training.weights import Weights
 
 STATE = "state.safetensors"
 """What a run goes on from."""
@@ -103,18 +106,19 @@ def train(
 
     Raises:
         ConfigError: a recipe that cannot be followed, a folder that holds another run or cannot be written,
-            or an environment of accelerate that splits networks (FSDP, DeepSpeed, Megatron-LM).
+            or an environment of accelerate that asks for what is not offered (see `sharding.wanted`).
         DataError: data that is missing or wrong.
         StoppedError: Ctrl-C; all was saved.
         TrainingError: numbers that are not finite; the last checkpoint is kept.
     """
     settings = recipe.training
-    refuse_sharding()
+    sharding = wanted()
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
-    accelerator = Accelerator(
-        cpu=on_cpu(),  # or processes on CPUs would not find each other
-        mixed_precision=settings.precision,
-    )
+    with left_to_us():
+        accelerator = Accelerator(
+            cpu=on_cpu(),  # or processes on CPUs would not find each other
+            mixed_precision=settings.precision,
+        )
     rank, world = accelerator.process_index, accelerator.num_processes
     if settings.batch % (world * settings.accumulate):
         raise ConfigError(
@@ -127,27 +131,32 @@ def train(
     check_split(recipe.data.name, recipe.data.test)  # what `evaluate` will want, now rather than then
     data = dataset(recipe, recipe.data.train, root=root, training=True)
     val = dataset(recipe, recipe.data.val, root=root) if recipe.data.val is not None else None
-    weights = None
+    balance = None
     if settings.class_balance:
-        weights = class_weights(
+        balance = class_weights(
             data, settings.class_balance, rank=rank, world=world, device=accelerator.device
         )
     net = network(recipe, data.truth, weights=not (resume and state_file.is_file()))
     layout = torch.channels_last if settings.channels_last else torch.preserve_format
     net = net.to(memory_format=layout)
-    average = _copies(net) if settings.ema is not None else None
-    optimizer = adamw(net, settings, accelerator.device)
+    twin = None
+    if sharding is not None and world > 1:
+        twin = copy.deepcopy(net)
+        shard(net, sharding, accelerator.device, world)
+    weights = Weights(net, averaged=settings.ema is not None, twin=twin)
+    adam = adamw(net, settings, accelerator.device)
     progress = Progress()
     if resume and state_file.is_file():
-        progress = restore_state(state_file, net, optimizer, average)
+        progress = restore_state(state_file, net, adam, weights.average)
     if world > 1:
         synchronize_norms(net)
         share_drops(net, rank, world)
-    model, optimizer = accelerator.prepare(net, optimizer)
-    if average is not None:
-        average = {name: tensor.to(accelerator.device) for name, tensor in average.items()}
+    # a network that is split wants no wrapper of data-parallel training
+    model = accelerator.prepare_model(net, evaluation_mode=twin is not None)
+    optimizer = accelerator.prepare_optimizer(adam)
+    weights.to(accelerator.device)
     _make_folder(out)  # all that can be wrong is known by now
-    loss_of = create_loss(data.truth, weights)
+    loss_of = create_loss(data.truth, balance)
     teacher = Teacher(settings.distillation, net, accelerator.device) if settings.distillation else None
 
     batches = Batches(len(data), settings.batch, settings.seed, rank=rank, world=world)
@@ -174,15 +183,18 @@ def train(
             )
 
     def save() -> None:
-        if accelerator.is_main_process:
-            plain = recipe.model_dump(mode="json")
-            _write_log(out / LOG, progress.history)
-            with _weights(net, average):
-                source = getattr(net, "binarize_spec", None)
+        state: dict[str, Tensor] = {}
+        if accelerator.is_main_process or twin is not None:  # parts of a tensor come from all processes
+            state = collect_state(net, adam, weights.average)
+        with weights.network(accelerator.device) as trained:
+            if accelerator.is_main_process:
+                plain = recipe.model_dump(mode="json")
+                _write_log(out / LOG, progress.history)
+                source = getattr(trained, "binarize_spec", None)
                 entries = {RECIPE_ENTRY: json.dumps(plain), TRUTH_ENTRY: truth_as_json(data.truth)}
-                files.save(net, out / MODEL, source=source, entries=entries)
-            # Last: what is newer than the state is written again when the run goes on from it.
-            save_state(state_file, plain, progress, net, optimizer.optimizer, average)
+                files.save(trained, out / MODEL, source=source, entries=entries)
+                # Last: what is newer than the state is written again when the run goes on from it.
+                save_state(state_file, plain, progress, state)
         accelerator.wait_for_everyone()  # or a process that ends now would take down the one that writes
 
     done = progress.step // steps
@@ -230,8 +242,8 @@ def train(
                     if settings.clip is not None:
                         accelerator.clip_grad_norm_(model.parameters(), settings.clip)
                     optimizer.step()
-                    if average is not None and settings.ema is not None:
-                        _follow(average, net, settings.ema)
+                    if settings.ema is not None:
+                        weights.follow(settings.ema)
                     progress.step += 1
                     progress.loss += loss
                     if accelerator.is_main_process:
@@ -253,9 +265,9 @@ def train(
             }
             last = epoch + 1 == settings.epochs
             if val is not None and (last or (epoch + 1) % settings.evaluate_every == 0):
-                with _weights(net, average):
+                with weights.network(accelerator.device) as trained, accelerator.autocast():
                     figures["val"] = evaluate(
-                        net,
+                        trained,
                         val,
                         device=accelerator.device,
                         batch=recipe.data.evaluation.batch,
@@ -354,36 +366,6 @@ def _give_up(net: nn.Module, epoch: int, step: int, state: Path, what: str) -> N
         f"{f', and so is {found}' if found and found != what else ''}; {kept}. A lower training.lr, "
         "training.clip=1.0 or precision=no may help."
     )
-
-
-def _copies(net: nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in net.named_parameters() if p.requires_grad}
-
-
-def _follow(average: dict[str, Tensor], net: nn.Module, decay: float) -> None:
-    with torch.no_grad():
-        for name, parameter in net.named_parameters():
-            if name in average:
-                average[name].lerp_(parameter, 1.0 - decay)
-
-
-@contextlib.contextmanager
-def _weights(net: nn.Module, average: dict[str, Tensor] | None) -> Iterator[None]:
-    """The averaged weights in place of the trained ones, if there are any."""
-    if average is None:
-        yield
-        return
-    parameters = {name: p for name, p in net.named_parameters() if name in average}
-    own = {name: p.detach().clone() for name, p in parameters.items()}
-    try:
-        with torch.no_grad():
-            for name, p in parameters.items():
-                p.copy_(average[name])
-        yield
-    finally:
-        with torch.no_grad():
-            for name, p in parameters.items():
-                p.copy_(own[name])
 
 
 def _write_log(path: Path, history: list[dict[str, Any]]) -> None:

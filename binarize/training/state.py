@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from binarize.errors import FormatError, TrainingError
 from binarize.files import container
+from binarize.training.sharding import placed, whole
 
 _ENTRY = "binarize.training"
 _VERSION = 1
@@ -35,27 +36,35 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def save_state(
-    path: Path,
-    recipe: dict[str, Any],
-    progress: Progress,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: dict[str, Tensor] | None,
-) -> None:
-    """Write the file, atomically; the last good one stays if that fails.
+def collect_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor] | None
+) -> dict[str, Tensor]:
+    """Copies on the CPU of all tensors that a training goes on from, whole.
 
-    Raises:
-        ConfigError: it cannot be written, or the disk is full.
+    If the model is split between processes, all of them have to ask.
     """
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     for name, key, value in _moments(model, optimizer):
         tensors[f"optimizer/{key}/{name}"] = value
     for name, tensor in (average or {}).items():
         tensors[f"average/{name}"] = tensor
+    return {name: whole(t.detach()).to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+
+
+def save_state(path: Path, recipe: dict[str, Any], progress: Progress, state: dict[str, Tensor]) -> None:
+    """Write the file, atomically; the last good one stays if that fails.
+
+    Args:
+        path: the file.
+        recipe: of the training, resolved.
+        progress: where it is.
+        state: of `collect_state`.
+
+    Raises:
+        ConfigError: it cannot be written, or the disk is full.
+    """
     entry = {"version": _VERSION, "recipe": recipe, "progress": vars(progress)}
-    owned = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
-    container.write(path, owned, {_ENTRY: json.dumps(entry)})
+    container.write(path, state, {_ENTRY: json.dumps(entry)})
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -83,8 +92,14 @@ def restore_state(
     for name, tensor in read.tensors.items():
         kind, _, rest = name.partition("/")
         parts.setdefault(kind, {})[rest] = tensor
+    own = model.state_dict()
     try:
-        model.load_state_dict(parts["model"])
+        # what does not fit is for load_state_dict to name
+        fitting = {
+            n: placed(t, own[n]) if n in own and own[n].shape == t.shape else t
+            for n, t in parts["model"].items()
+        }
+        model.load_state_dict(fitting)
     except RuntimeError as error:
         raise FormatError(f"{path} is of another network: {str(error).splitlines()[0]}") from error
     names = {id(p): name for name, p in model.named_parameters()}
@@ -97,14 +112,14 @@ def restore_state(
                 if stored is None:
                     continue
                 # in the weights' own memory format, which the fused optimizer takes for granted
-                found[key] = stored if key == "step" else torch.empty_like(parameter).copy_(stored)
+                found[key] = stored if key == "step" else placed(stored, parameter)
             if found:
                 optimizer.state[parameter] = found
     if average is not None:
         for name, tensor in average.items():
             if name not in parts["average"]:
                 raise FormatError(f"{path} holds no average of {name}: it was made without training.ema.")
-            tensor.copy_(parts["average"][name])
+            tensor.copy_(placed(parts["average"][name], tensor))
     return Progress(**entry["progress"])
 
 

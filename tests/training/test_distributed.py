@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
-import small_net
 import torch
 from timm.layers import BatchNormAct2d, DropPath
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from binarize import recipes
 from binarize.errors import ConfigError
 from binarize.layers.norm import ChannelLastBatchNorm
-from binarize.training.distributed import on_cpu, refuse_sharding, share_drops, synchronize_norms
-from binarize.training.loop import train
+from binarize.training.distributed import on_cpu, share_drops, synchronize_norms
 
 
 @pytest.mark.parametrize(
@@ -57,27 +53,6 @@ def test_channels_last_and_classes_that_are_not_known() -> None:
 
     with pytest.raises(ConfigError, match="0 is a Strange"):
         synchronize_norms(nn.Sequential(Strange(3)))
-
-
-@pytest.mark.parametrize(
-    ("variable", "name"),
-    [
-        ("ACCELERATE_USE_FSDP", "FSDP"),
-        ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
-        ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"),
-        ("ACCELERATE_USE_PARALLELISM_CONFIG", "a parallelism config"),
-    ],
-)
-def test_a_network_is_not_split(
-    variable: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(variable, "false")
-    refuse_sharding()
-    monkeypatch.setenv(variable, "true")
-    recipe = recipes.validate(small_net.values(epochs=1), "a test")
-    with pytest.raises(ConfigError, match=rf"set to {name} \({variable}=true\).*torchrun"):
-        train(recipe, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""What each process of a sharded training does; arguments: folder of the run, recipe as JSON, and how."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import small_net
+import torch
+from torch.distributed.tensor import DTensor
+
+from binarize import recipes
+from binarize.training import loop
+from binarize.training.loop import Event, StoppedError, train
+
+
+def main(out: str, values: str, how: str) -> None:
+    seen: list[float] = []
+    watch = loop.LatentWatch
+
+    class Watch(watch):
+        def __init__(self, net: torch.nn.Module) -> None:
+            super().__init__(net)
+            parameters = list(net.parameters())
+            assert all(isinstance(p, DTensor) == (how != "unsplit") for p in parameters)
+            own = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in parameters)
+            seen.append(own / sum(p.numel() for p in parameters))
+
+    loop.LatentWatch = Watch  # type: ignore[misc]
+
+    def press(event: Event) -> None:
+        if how == "stop" and (event.epoch, event.step) == (1, 1):
+            signal.raise_signal(signal.SIGINT)
+
+    recipe = recipes.validate(json.loads(values), "a test")
+    try:
+        train(recipe, Path(out), resume=how == "resume", report=press)
+    except StoppedError:
+        assert how == "stop"
+    else:
+        assert how != "stop"
+    assert torch.distributed.get_world_size() == 2
+    assert seen == [1.0] if how == "unsplit" else 0.4 < seen[0] < 0.6, seen  # its share of the weights
+
+
+if __name__ == "__main__":
+    assert small_net.values
+    main(*sys.argv[1:])
