@@ -37,7 +37,7 @@
 extern "C" {
 #endif
 
-#define BZ_ABI_VERSION 5
+#define BZ_ABI_VERSION 6
 #define BZ_SLACK 16 /* words behind a bit plane that kernels may read */
 
 typedef enum bz_status {
@@ -45,7 +45,8 @@ typedef enum bz_status {
     BZ_BAD_ARGUMENT = 1, /* a null pointer, a size below 1, a kernel that reaches beyond the plane's border */
     BZ_NO_MEMORY = 2,    /* scratch could not be allocated; nothing useful was written */
     BZ_UNSUPPORTED = 3,  /* more taps or channels than the kernel can count */
-    BZ_NO_ISA = 4        /* this processor or build lacks the instruction set */
+    BZ_NO_ISA = 4,       /* this processor or build lacks the instruction set */
+    BZ_NOT_FINITE = 5    /* scales of bz_layer_run that tables of whole numbers cannot hold; nothing was written */
 } bz_status;
 
 typedef enum bz_isa {
@@ -205,6 +206,28 @@ BZ_API int64_t bz_scaled_words(const bz_conv_shape* shape);
 BZ_API int bz_pack_scaled(const bz_conv_shape* shape, const float* weights, uint16_t* words);
 BZ_API int bz_conv_scaled(int isa, int num_threads, const bz_conv_shape* shape, const uint32_t* plane,
                           const uint16_t* words, const float* alpha, int exact, const bz_epilogue* epilogue);
+
+/* ---- a whole layer: from floats to signs, and from those to floats ---- */
+typedef enum bz_layer_kind { BZ_LAYER_CONV = 0, BZ_LAYER_DEPTHWISE = 1, BZ_LAYER_SCALED = 2 } bz_layer_kind;
+
+/* What stays the same from call to call. Between the two steps a caller of the functions above has to do things that
+ * take longer than the work on a small map. */
+typedef struct bz_layer {
+    bz_conv_shape conv; /* of a depthwise layer: see bz_depthwise */
+    int32_t kind;       /* of bz_layer_kind: which of the convolutions */
+    int32_t exact;      /* of bz_conv_scaled */
+    const void* words;
+    const int32_t* counts; /* not of bz_conv_scaled */
+    const bz_dab* dab;     /* or null: */
+    const float *mul, *add; /* of bz_pack, [channels] or null */
+    bz_map x;              /* its strides */
+    /* its constants. Of bypass and out the strides; there is no tail, and sample_scale and sums are not read. A dab's
+     * scales become sample_scale (per layer), alpha (scaled) or a factor of mul and offset (depthwise, one image). */
+    bz_epilogue epilogue;
+} bz_layer;
+/* sums_of_x: as sums of bz_pack_dab. bypass, sums: as in bz_epilogue, or null. */
+BZ_API int bz_layer_run(int isa, int num_threads, const bz_layer* layer, const float* x, const float* sums_of_x,
+                        const float* bypass, float* out, float* sums);
 
 /* ---- float convolution of few input channels ---- */
 /* A max-pool as torch's: output position y is the largest of kernel_h lines from y * stride_h - pad_h on, as far as they

@@ -1,4 +1,4 @@
-"""Times of several variants in one run, alternating, so that a machine that slows down slows down all."""
+"""Times of several variants in one run, in turn, so that a machine that slows down slows down all."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from binarize.native.library import peak as run_peak
 from binarize.runtime import PackedLayer
 
 _PEAK_ROUNDS = 1 << 20
+_TURN = 0.05  # seconds of the first variant
+_MOST = 20  # passes of a turn
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ class Bench:
     """Result of `bench`.
 
     Attributes:
-        times: seconds of every round by variant, in the order of the rounds.
-        kinds: milliseconds of the first variant's parts by kind, one pass.
+        times: seconds of every pass by variant, in their order.
+        passes: of a turn.
+        kinds: milliseconds of the first variant's parts by kind, per pass, mean of a turn.
         macs: multiply-accumulates of one bit in that pass, by kind; only kinds that have some.
         peak: of those per second, of a loop on registers alone on one thread, times the threads; None
             without kernels.
@@ -55,6 +58,7 @@ class Bench:
     """
 
     times: dict[str, list[float]]
+    passes: int
     kinds: dict[str, float]
     macs: dict[str, int]
     peak: float | None
@@ -77,13 +81,14 @@ class Bench:
         return {
             "shape": list(self.shape),
             "threads": self.threads,
+            "passes_of_a_turn": self.passes,
             "machine": self.machine,
             "variants": [
                 {
                     "name": name,
                     "median_ms": 1e3 * self.median(name),
                     "least_ms": 1e3 * min(times),
-                    "rounds": len(times),
+                    "passes": len(times),
                     "times_as_long": self.median(name) / self.median(first),
                 }
                 for name, times in self.times.items()
@@ -100,15 +105,20 @@ def bench(
     shape: Sequence[int],
     *,
     rounds: int = 7,
+    passes: int | None = None,
     warmup: int = 2,
     memory_kept: bool = False,
 ) -> Bench:
     """Time variants in turn.
 
+    A small network that runs once after another one finds the caches full of what that one left, as it does
+    not in service, where it runs again and again: so a turn is several passes.
+
     Args:
         variants: the first is what the others are compared with.
         shape: of the input, for the record.
-        rounds: of all variants.
+        rounds: turns of each variant.
+        passes: of each variant per turn; as many as the first one does in 50 ms, at most 20, if None.
         warmup: passes before, not counted: memory is taken and programs are compiled.
         memory_kept: whether `keep_memory` was called, for the record.
     """
@@ -116,16 +126,17 @@ def bench(
         for variant in variants:
             for _ in range(warmup):
                 variant.run()
+        if passes is None:
+            passes = min(_MOST, math.ceil(_TURN / _seconds(variants[0])))
         times: dict[str, list[float]] = {variant.name: [] for variant in variants}
         for _ in range(rounds):
             for variant in variants:
-                began = time.perf_counter()
-                variant.run()
-                times[variant.name].append(time.perf_counter() - began)
-        kinds, macs = _kinds(variants[0])
+                times[variant.name] += [_seconds(variant) for _ in range(passes)]
+        kinds, macs = _kinds(variants[0], passes)
     machine = {**_machine(), "memory_kept": "yes" if memory_kept else "no"}
     return Bench(
         times=times,
+        passes=passes,
         kinds=kinds,
         macs=macs,
         peak=_peak(torch.get_num_threads()),
@@ -147,17 +158,22 @@ def _peak(threads: int) -> float | None:
     return threads * macs / best
 
 
-def _kinds(variant: Variant) -> tuple[dict[str, float], dict[str, int]]:
-    """Of one pass: milliseconds by kind of leaf module, and what is left; multiply-accumulates of one bit."""
+def _seconds(variant: Variant) -> float:
+    """Of one pass."""
+    began = time.perf_counter()
+    variant.run()
+    return time.perf_counter() - began
+
+
+def _kinds(variant: Variant, passes: int) -> tuple[dict[str, float], dict[str, int]]:
+    """Per pass: milliseconds by kind of leaf module, and what is left; multiply-accumulates of one bit."""
     spent: dict[str, float] = defaultdict(float)
     macs: dict[str, int] = defaultdict(int)
-    began = 0.0
     with _timed(variant.model, spent, macs):
-        began = time.perf_counter()
-        variant.run()
-        total = 1e3 * (time.perf_counter() - began)
+        total = sum(1e3 * _seconds(variant) for _ in range(passes))
     spent["between modules"] = max(0.0, total - sum(spent.values()))
-    return dict(sorted(spent.items(), key=lambda item: -item[1])), dict(macs)
+    each = {kind: ms / passes for kind, ms in spent.items()}
+    return dict(sorted(each.items(), key=lambda item: -item[1])), {k: n // passes for k, n in macs.items()}
 
 
 @contextmanager

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 @click.option(
     "--against", default="eager,channels_last", show_default=True, help="Of eager,channels_last,compile,bf16."
 )
-@click.option("--rounds", default=7, show_default=True, type=click.IntRange(1), help="Passes of each.")
+@click.option("--rounds", default=7, show_default=True, type=click.IntRange(1), help="Turns of each.")
+@click.option(
+    "--passes", type=click.IntRange(1), help="Of each per turn.  [default: what the packed one does in 50 ms]"
+)
 @click.option("--exact", is_flag=True, help="Scales per channel in float, not from tables of 16 bits.")
 @click.option("--fresh-memory", is_flag=True, help="Leave memory to the C library's defaults.")
 @click.option("--out", type=click.Path(path_type=Path), help="Also write OUT.json and OUT.png.")
@@ -49,6 +52,7 @@ def bench(
     threads: int,
     against: str,
     rounds: int,
+    passes: int | None,
     exact: bool,
     fresh_memory: bool,
     out: Path | None,
@@ -59,7 +63,8 @@ def bench(
     MODEL is a file, the folder of a run, or what `convert` takes.
 
     Memory of large maps is kept from pass to pass (binarize.runtime.keep_memory) for all of them alike.
-    Passes alternate, so that a machine that slows down slows down all; figures are medians. `compile` is
+    They take turns, so that a machine that slows down slows down all; figures are medians of all passes.
+    With --passes 1 each pass finds the caches full of what the other networks left. `compile` is
     torch.compile with frozen weights, the strongest float baseline; it takes a minute to compile. With one
     thread, some versions of torch run 1x1 convolutions slowly: `eager` alone flatters.
     """
@@ -84,7 +89,11 @@ def bench(
         x = torch.rand(batch, channels, height, width, generator=torch.Generator().manual_seed(0))
         with progress("measuring"):
             found = measure.bench(
-                measure.variants(packed, plain, x, names), x.shape, rounds=rounds, memory_kept=kept
+                measure.variants(packed, plain, x, names),
+                x.shape,
+                rounds=rounds,
+                passes=passes,
+                memory_kept=kept,
             )
     if out is not None:
         import json
@@ -167,6 +176,8 @@ def _print(found: Bench) -> None:
     threads = f"{found.threads} thread{'s' * (found.threads > 1)}"
     say(f"{shape}, {threads}, {machine['cpu']} ({machine['kernels']}), torch {machine['torch']}")
     console().print(table)
+    turn = f", {found.passes} in a row" if found.passes > 1 else ", one of each in turn"
+    say(f"Medians of {len(next(iter(found.times.values())))} passes{turn}.")
     say()
     kinds = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     kinds.add_column("inside the packed network")

@@ -65,6 +65,7 @@ class PreparedPack:
     Attributes:
         plane: shape of the planes.
         words: of a plane, with what kernels may read behind it.
+        dab: parameters of the `dab` for the library, or None.
 
     Raises:
         NativeError: the library is missing, or a parameter has another shape.
@@ -90,7 +91,7 @@ class PreparedPack:
         self.words = self._library.bz_plane_words(ctypes.byref(self.plane))
         self._mul = vector("PreparedPack: mul", mul, channels)
         self._add = vector("PreparedPack: add", add, channels)
-        self._dab: structs.Dab | None = None
+        self.dab: structs.Dab | None = None
         self._scales: tuple[int, ...] | None = None
         self._sizes = (images, channels)
         if dab is not None:
@@ -99,7 +100,7 @@ class PreparedPack:
                 vector("Dab.b", dab.b, channels),
                 vector("Dab.a", dab.a, 1 if dab.layer else channels),
             )
-            self._dab = structs.Dab(*(address(x) for x in self._held), dab.layer, dab.plain)
+            self.dab = structs.Dab(*(address(x) for x in self._held), dab.layer, dab.plain)
             if dab.scaled:
                 self._scales = (images,) if dab.layer else (images, channels)
 
@@ -111,10 +112,10 @@ class PreparedPack:
             sums: of the maps (N, C) over positions, for a `dab`; made here if none.
         """
         scratch = (
-            0 if self._dab is None else 2 * math.prod(self._sizes)
+            0 if self.dab is None else 2 * math.prod(self._sizes)
         )  # behind the words: one piece of memory
         words = torch.empty(self.words + scratch, dtype=torch.int32, device="cpu")
-        if self._dab is None:
+        if self.dab is None:
             x = x if x.stride(3) == 1 and self._resize is None else channels_last(x)
             ends = (self._way(x), address(self._mul), address(self._add), 0, words.data_ptr(), None)
             check(self._library.bz_pack(*self._common, ctypes.byref(map_of(x)), *ends), "pack")
@@ -127,7 +128,7 @@ class PreparedPack:
             *self._common,
             ctypes.byref(map_of(x)),
             self._way(x),
-            ctypes.byref(self._dab),
+            ctypes.byref(self.dab),
             address(sums),
             words.data_ptr(),
             words.data_ptr() + 4 * self.words,
@@ -135,6 +136,22 @@ class PreparedPack:
         )
         check(status, "pack_dab")
         return words, scales
+
+    @property
+    def mul(self) -> int | None:
+        """Its address."""
+        return address(self._mul)
+
+    @property
+    def add(self) -> int | None:
+        """Its address."""
+        return address(self._add)
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether maps with these strides are taken as they are."""
+        last = x.shape[1] == 1 or x.stride(1) == 1
+        shape = (*self._sizes, self.plane.height, self.plane.width)
+        return self._resize is None and x.shape == shape and (last or (self.dab is None and x.stride(3) == 1))
 
     def _way(self, x: Tensor) -> Any:
         return None if self._resize is None else ctypes.byref(self._resize.struct(x))
@@ -150,6 +167,16 @@ class PreparedConv:
         out_size: (Hout, Wout).
         exact: of weights for scales per channel: sum floats.
         threads: of the kernel; torch's number if None.
+
+    Attributes:
+        shape: of the result, (N, Cout, Hout, Wout).
+        template: the epilogue for the library, without what comes with a call.
+        weights: see above.
+        geometry: of the convolution, for the library.
+        exact: see above, 0 or 1.
+        library: it.
+        isa: its number of the instruction set.
+        threads: see above.
     """
 
     def __init__(
@@ -171,16 +198,21 @@ class PreparedConv:
             )
         if weights.kind == "scaled" and not epilogue.plain:
             raise NativeError("PreparedConv: scales per channel with an offset or a lift; expected neither.")
-        self._shape = (plane.images, weights.out_channels, *out_size)
+        self.shape = (plane.images, weights.out_channels, *out_size)
         self._constants = epilogue.checked(plane.images, weights.out_channels, out_size)  # holds the tensors
-        like = torch.empty(self._shape, memory_format=torch.channels_last, dtype=torch.float32, device="meta")
-        self._template = self._constants.struct(like)
-        self._weights = weights
-        self._geometry = weights.struct(plane, out_size)
-        self._exact = int(exact)
-        self._common = (number_of(weights.isa), threads_or_default(threads), ctypes.byref(self._geometry))
+        like = torch.empty(self.shape, memory_format=torch.channels_last, dtype=torch.float32, device="meta")
+        self.template = self._constants.struct(like)
+        self.weights = weights
+        self.geometry = weights.struct(plane, out_size)
+        self.exact = int(exact)
+        self.library, self.isa, self.threads = library, number_of(weights.isa), threads
+        self._common = (self.isa, threads_or_default(threads), ctypes.byref(self.geometry))
         self._scaled = library.bz_conv_scaled if weights.kind == "scaled" else None
         self._plain = library.bz_depthwise if weights.kind == "depthwise" else library.bz_conv
+
+    def follows(self, pack: PreparedPack) -> bool:
+        """Whether it takes the planes that `pack` makes."""
+        return bytes(self.geometry.input) == bytes(pack.plane)
 
     def __call__(
         self,
@@ -209,11 +241,11 @@ class PreparedConv:
             sums: (N, Cout), is overwritten by the sums of the result over positions; not with a tail. The
                 result is then no inference tensor, so that torch counts its changes.
         """
-        images, channels, *size = self._shape
+        images, channels, *size = self.shape
         shape = (images, channels if tail is None else tail.channels, *size)
         out = counted(shape) if sums is not None else empty_map(shape)
         # a copy per call: several threads may be in here at once
-        described = structs.Epilogue.from_buffer_copy(self._template)
+        described = structs.Epilogue.from_buffer_copy(self.template)
         packed = None if tail is None else tail.packed(channels)  # has to live until the call is over
         if packed is None:
             described.out.data = out.data_ptr()
@@ -236,17 +268,17 @@ class PreparedConv:
             status = self._scaled(
                 *self._common,
                 words.data_ptr(),
-                self._weights.words.data_ptr(),
+                self.weights.words.data_ptr(),
                 address(alpha),
-                self._exact,
+                self.exact,
                 ctypes.byref(described),
             )
         else:
             status = self._plain(
                 *self._common,
                 words.data_ptr(),
-                self._weights.words.data_ptr(),
-                self._weights.counts.data_ptr(),
+                self.weights.words.data_ptr(),
+                self.weights.counts.data_ptr(),
                 ctypes.byref(described),
             )
         check(status, "conv")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import ctypes
 from ctypes import POINTER, c_float, c_int32, c_int64, c_void_p
 
+NOT_FINITE = 5
 STATUS = {
     1: "an argument does not fit (a size, a pointer, or a kernel that reaches beyond the plane's border)",
     2: "there is not enough memory for scratch",
     3: "more taps or channels than the kernel can count",
     4: "this processor or build lacks the instruction set",
+    NOT_FINITE: "scales that are not finite",
 }
 ISAS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3}
-ABI_VERSION = 5
+ABI_VERSION = 6
 SLACK = 16
 
 
@@ -94,6 +96,23 @@ class Dab(ctypes.Structure):
     _fields_ = [*((n, c_void_p) for n in "kba"), ("layer", c_int32), ("plain", c_int32)]
 
 
+class Layer(ctypes.Structure):
+    """`bz_layer`."""
+
+    _fields_ = [
+        ("conv", ConvShape),
+        ("kind", c_int32),
+        ("exact", c_int32),
+        ("words", c_void_p),
+        ("counts", c_void_p),
+        ("dab", POINTER(Dab)),
+        ("mul", c_void_p),
+        ("add", c_void_p),
+        ("x", Map),
+        ("epilogue", Epilogue),
+    ]
+
+
 class Norm(ctypes.Structure):
     """`bz_norm`."""
 
@@ -136,5 +155,6 @@ SIGNATURES = {
     "bz_scaled_words": (c_int64, [_CONV]),
     "bz_pack_scaled": (_INT, [_CONV, c_void_p, c_void_p]),
     "bz_conv_scaled": (_INT, [_INT, _INT, _CONV, c_void_p, c_void_p, c_void_p, _INT, _EPILOGUE]),
+    "bz_layer_run": (_INT, [_INT, _INT, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p]),
     "bz_stem": (_INT, [_INT, _INT, _CONV, _MAP, c_void_p, POINTER(Norm), POINTER(Pool), _EPILOGUE]),
 }

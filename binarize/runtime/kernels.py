@@ -16,9 +16,11 @@ from torch import Tensor
 from binarize.errors import ConfigError
 from binarize.functional import Geometry
 from binarize.native.epilogue import Epilogue, Tail
+from binarize.native.layer import PreparedLayer
 from binarize.native.planes import BitPlane
 from binarize.native.prepared import Dab, PreparedConv, PreparedPack
 from binarize.native.resize import Resize
+from binarize.native.tensors import channels_last
 from binarize.native.transposed import TransposedWeights, conv_transposed, pack_transposed
 from binarize.native.weights import PackedWeights, pack_depthwise, pack_scaled, pack_weights
 from binarize.runtime.lazy import Behind, Interpolated, ordinary, unchanged
@@ -41,6 +43,7 @@ class _Prepared(NamedTuple):
         size: of the result, (H, W).
         border: of the plane.
         resize: of the maps that are given, before anything else.
+        halved: what the bypass does to the maps, if the kernel can do it.
     """
 
     pack: PreparedPack
@@ -48,6 +51,7 @@ class _Prepared(NamedTuple):
     size: tuple[int, int]
     border: tuple[int, int]
     resize: Resize | None
+    halved: Resize | None
 
 
 class _Signs(NamedTuple):
@@ -79,6 +83,7 @@ class Kernels:
         spec = layer.spec
         self.layer = layer
         self.linear = spec.kind == "linear"
+        self.maps = len(spec.kernel) == 2
         self.way = layer.bypass
         self.direct = self.way is not None and (not self.way.stride or self.way.keeps_positions)
         """Whether the bypass takes the input as it is."""
@@ -88,6 +93,7 @@ class Kernels:
         self.transposed: TransposedWeights | None = None
         self.weights: PackedWeights | None = None
         self._known: dict[Any, _Prepared] = {}
+        self._ready: dict[Any, Any] = {}  # calls of `PreparedLayer`, or None where there is none
         inner, after = activation_of(layer.inner), activation_of(layer.after)
         self.whole = layer.norm is None and inner is not None and after is not None
         """Whether the kernel does all of the layer; else torch goes on behind scale and shift."""
@@ -124,10 +130,55 @@ class Kernels:
 
     def __call__(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """As `PackedLayer.forward`: the whole layer, and the activation that it took over."""
+        if output_size is None and type(x) is Tensor and (y := self.at_once(x)) is not None:
+            return y
         if self.depthwise and per_channel(self.layer) and len(x) > 1 and x.dim() > 2:
             # a scale per input channel is one per output channel here, but it differs between images
             return torch.cat([self(part) for part in ordinary(x).split(1)])
         return self._result(self._signs(x, output_size))
+
+    def at_once(self, x: Tensor) -> Tensor | None:
+        """The result in one call of the library; None where that does not go.
+
+        Args:
+            x: float32 on the CPU.
+        """
+        key = (x.shape, x.stride())
+        ready = self._ready.get(key, self)
+        if ready is self:
+            if len(self._ready) >= _SHAPES:
+                self._ready.clear()
+            ready = self._ready[key] = self._one_call(x)
+        if ready is None:
+            return None
+        layer = self.layer
+        maps = x if self.maps else _as_maps(x, linear=self.linear)
+        sums_of_x = None if layer.sums_from is None else taken(layer.sums_from, maps)
+        if layer.sums_for is None:
+            y = ready(maps, sums_of_x)
+        else:
+            sums = torch.empty(len(maps), layer.spec.out_channels, dtype=torch.float32, device="cpu")
+            y = ready(maps, sums_of_x, sums)
+            if y is not None:
+                hand_over(layer.sums_for, y, sums)
+        return y if self.maps or y is None else _back(y, x, linear=self.linear)
+
+    def _one_call(self, x: Tensor) -> PreparedLayer | None:
+        """The call for inputs of the shape and strides of this one, if there can be one."""
+        alone = self.depthwise and per_channel(self.layer)
+        if not x.numel() or not self.whole or self.transposed is not None or (alone and len(x) > 1):
+            return None
+        prepared = self._prepared_for(x, None, None)
+        maps, way = _as_maps(x, linear=self.linear), self.way
+        if prepared.conv is None or not prepared.pack.fits(maps):
+            return None
+        if way is not None and (
+            (not self.direct and prepared.halved is None) or channels_last(maps) is not maps
+        ):
+            return None
+        return PreparedLayer(
+            prepared.pack, prepared.conv, maps, bypass=way is not None, resize=prepared.halved
+        )
 
     def behind(self, x: Tensor) -> Behind:
         """The same, of a layer that does all of its work here, when somebody wants it."""
@@ -141,22 +192,26 @@ class Kernels:
         prepared = signs.prepared
         return Behind.of((len(x), self.layer.spec.out_channels, *prepared.size), make, through=make)
 
+    def _prepared_for(self, x: Tensor, output_size: Sequence[int] | None, resize: Resize | None) -> _Prepared:
+        wanted = None if output_size is None else tuple(output_size)
+        key = (x.shape, wanted, resize, torch.get_num_threads())
+        prepared = self._known.get(key)
+        if prepared is None:
+            _check(self.layer, x)
+            if len(self._known) >= _SHAPES:
+                self._known.clear()
+            maps = _as_maps(x, linear=self.linear)
+            prepared = self._known[key] = self._prepare(maps, output_size, resize)
+        return prepared
+
     def _signs(self, x: Tensor, output_size: Sequence[int] | None) -> _Signs:
         resize: Resize | None = None
         if type(x) is Interpolated and x.waits and can_interpolate(self.layer):
             x, resize = x.small, x.resize
         else:
             x = ordinary(x)
-        wanted = None if output_size is None else tuple(output_size)
-        key = (x.shape, wanted, resize, torch.get_num_threads())
-        prepared = self._known.get(key)
-        if prepared is None:
-            _check(self.layer, x)
+        prepared = self._prepared_for(x, output_size, resize)
         maps = _as_maps(x, linear=self.linear)
-        if prepared is None:
-            if len(self._known) >= _SHAPES:
-                self._known.clear()
-            prepared = self._known[key] = self._prepare(maps, output_size, resize)
         link = self.layer.sums_from if resize is None else None
         sums = None if link is None else taken(link, maps)
         words, scales = prepared.pack(maps, sums)
@@ -174,7 +229,10 @@ class Kernels:
         if self.whole:
             if resize is not None and layer.bypass is not None and not layer.bypass.keeps_positions:
                 maps, resize = resize(maps), None
-            bypass = self._bypass(maps, prepared.size)
+            if resize is None and prepared.halved is not None:
+                bypass, resize = maps, prepared.halved
+            else:
+                bypass = self._bypass(maps, prepared.size)
         sums: Tensor | None = None
         if layer.sums_for is not None and tail is None and self.whole and prepared.conv is not None:
             sums = torch.empty(len(maps), layer.spec.out_channels, dtype=torch.float32, device="cpu")
@@ -226,10 +284,10 @@ class Kernels:
         groups, threads = 1 if self.depthwise else spec.groups, layer.options.threads
         pack = PreparedPack(maps.shape, groups=groups, border=border, resize=resize, threads=threads, **given)
         if weights is None:
-            return _Prepared(pack, None, size, border, resize)
+            return _Prepared(pack, None, size, border, resize, None)
         exact = layer.options.exact_scales
         conv = PreparedConv(weights, pack.plane, self.epilogue, size, exact=exact, threads=threads)
-        return _Prepared(pack, conv, size, border, resize)
+        return _Prepared(pack, conv, size, border, resize, self._halved(maps, size))
 
     def _transposed(
         self,
@@ -263,6 +321,14 @@ class Kernels:
         if len(way.stride) == 1:
             return way.at(x.squeeze(2), size[1:]).unsqueeze(2)
         return way.at(x, size)
+
+    def _halved(self, x: Tensor, size: tuple[int, int]) -> Resize | None:
+        """The bypass as an interpolation: to half the size, that is the mean of 2x2 positions, to the bit."""
+        way = self.way
+        halves = x.shape[2:] == (2 * size[0], 2 * size[1]) and way is not None and way.stride == (2, 2)
+        if not halves or self.depthwise or self.transposed is not None:
+            return None
+        return Resize(size=size, align_corners=False)
 
     def _out_size(self, x: Tensor, output_size: Sequence[int] | None) -> tuple[int, int]:
         spec = self.layer.spec

@@ -116,6 +116,7 @@ class PackedLayer(nn.Module):
             )
         self._signs: Tensor | None = None
         self._kernels: Kernels | bool | None = False  # until somebody asks whether there can be any
+        self._quick: Kernels | None = None  # those whose results are given as they are, after the first
         self._after: list[nn.Module] = []  # lists: they belong to the network, not to this layer
         self._lazy: list[Any] = []
         self._describe_as_float_layer()
@@ -151,7 +152,12 @@ class PackedLayer(nn.Module):
         Raises:
             TrainingError: if a gradient would have to pass.
         """
-        if torch.is_grad_enabled() and input.requires_grad:
+        quick = self._quick
+        if quick is not None and type(input) is Tensor and output_size is None:
+            usual = input.dtype == torch.float32 and input.is_cpu and not input.requires_grad
+            if usual and not is_traced(input) and (y := quick.at_once(input)) is not None:
+                return y
+        if input.requires_grad and torch.is_grad_enabled():
             raise TrainingError(
                 "a packed layer gives no gradient: its latent weights are gone. Run it under "
                 "torch.no_grad(), or train the converted model and deploy it again."
@@ -169,6 +175,7 @@ class PackedLayer(nn.Module):
                 return kernels.behind(x)
             if kernels is not None:
                 y = kernels(x, output_size)
+                self._quick = None if self._lazy else kernels
                 return Small.of(y.shape, lambda: y) if lazy == "small" else y
         return self.followed(self.reference(ordinary(x), output_size))
 
@@ -187,12 +194,12 @@ class PackedLayer(nn.Module):
     @options.setter
     def options(self, options: RuntimeOptions) -> None:
         self._options = options
-        self._kernels = False
+        self._kernels, self._quick = False, None
 
     def take_activation(self, activation: nn.Module) -> None:
         """Do this activation of the network too, behind the bypass; its owner stays who it is."""
         self._after = [activation]
-        self._kernels = False
+        self._kernels, self._quick = False, None
 
     @property
     def after(self) -> nn.Module | None:
@@ -206,7 +213,7 @@ class PackedLayer(nn.Module):
             kind: which.
             reader: for whom: (parent, its attribute, the module there), as long as it is there.
         """
-        self._lazy = [kind, *reader]
+        self._lazy, self._quick = [kind, *reader], None
 
     @property
     def lazy(self) -> str | None:
@@ -396,15 +403,15 @@ class PackedLayer(nn.Module):
         return super().train(False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedLayer:
-        self._signs, self._kernels = None, False
+        self._signs, self._kernels, self._quick = None, False, None
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._signs, self._kernels = None, False
+        self._signs, self._kernels, self._quick = None, False, None
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_signs": None, "_kernels": False}
+        return {**self.__dict__, "_signs": None, "_kernels": False, "_quick": None}
 
     def __getattr__(self, name: str) -> Any:
         if name == "weight":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,20 @@ from binarize.files import create_timm
 from binarize.native.library import available
 
 
-def test_variants_alternate() -> None:
+def test_variants_take_turns() -> None:
     order: list[str] = []
     variants = [Variant(name, nn.Identity(), lambda name=name: order.append(name)) for name in "abc"]
-    found = bench(variants, (1,), rounds=2, warmup=1)
+    found = bench(variants, (1,), rounds=2, passes=1, warmup=1)
     assert "".join(order) == "abc" + "abc" * 2 + "a"  # the last one is broken down
     assert {name: len(times) for name, times in found.times.items()} == dict.fromkeys("abc", 2)
+    order.clear()
+    found = bench(variants[:2], (1,), rounds=2, passes=3, warmup=0)
+    assert "".join(order) == "aaabbb" * 2 + "aaa"
+    assert found.as_dict()["passes_of_a_turn"] == 3
+    assert [v["passes"] for v in found.as_dict()["variants"]] == [6, 6]
+    assert bench(variants[:1], (1,), rounds=1, warmup=0).passes == 20  # of nothing, 50 ms are more
+    wait = Variant("slow", nn.Identity(), lambda: time.sleep(0.06))
+    assert bench([wait], (1,), rounds=1, warmup=0).passes == 1
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,8 +51,13 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         file = binarize.save(
             binarize.apply(create_timm("test_resnet"), "reactnet"), tmp_path / "m.safetensors", packed=True
         )
-        assert run(["bench", str(file), "--rounds", "1", "--against", "channels_last", "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["variants"][0]["rounds"] == 1
+        assert (
+            run(
+                ["bench", str(file), "--rounds", "1", "--passes", "2", "--against", "channels_last", "--json"]
+            )
+            == 0
+        )
+        assert json.loads(capsys.readouterr().out)["variants"][0]["passes"] == 2
     finally:
         torch.set_num_threads(threads)
 
@@ -94,11 +108,21 @@ def test_multiply_accumulates_of_one_bit() -> None:
 def test_images_of_one_channel(capsys: pytest.CaptureFixture[str]) -> None:
     threads = torch.get_num_threads()
     try:
-        command = ["bench", "test_resnet?in_chans=1", "--rounds", "1", "--size", "32", "--json"]
+        command = [
+            "bench",
+            "test_resnet?in_chans=1",
+            "--rounds",
+            "1",
+            "--passes",
+            "1",
+            "--size",
+            "32",
+            "--json",
+        ]
         assert run([*command, "--against", "eager,eager"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["shape"] == [1, 1, 32, 32]
-        assert [v["rounds"] for v in found["variants"]] == [1, 1]
+        assert [v["passes"] for v in found["variants"]] == [1, 1]
     finally:
         torch.set_num_threads(threads)
 

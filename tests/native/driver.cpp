@@ -1,8 +1,10 @@
 // Random geometries through every kernel and instruction set against a plain reference; for sanitizers.
 //
 //     native_driver [ROUNDS]
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <random>
 #include <vector>
@@ -167,6 +169,81 @@ static void stem(int isa) {
     }
 }
 
+// One call against the calls that it stands for: the same bits.
+void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<float>& weights, int threads) {
+    bz_conv_shape s = shape;
+    const bool depthwise = kind == BZ_LAYER_DEPTHWISE, per_channel = kind == BZ_LAYER_SCALED || between(0, 1);
+    if (kind == BZ_LAYER_DEPTHWISE && per_channel) s.input.images = 1;
+    const bz_plane_shape& in = s.input;
+    const size_t channels = size_t(in.channels), all = size_t(in.images) * channels;
+    std::vector<float> x = normal(all * size_t(in.height) * size_t(in.width));
+    const std::vector<float> k = normal(channels), b = normal(channels), a = normal(channels);
+    const std::vector<float> mul = normal(size_t(s.out_channels)), offset = normal(size_t(s.out_channels));
+    bz_dab dab = {k.data(), between(0, 1) ? b.data() : nullptr, a.data(), !per_channel, 0};
+    const bool plain = kind != BZ_LAYER_SCALED && between(0, 1);
+    if (!plain && kind == BZ_LAYER_CONV) dab.layer = 1;
+    bz_layer l = {};
+    l.conv = s, l.kind = kind, l.exact = between(0, 1);
+    l.x = {nullptr, int64_t(in.height) * in.width * in.channels, int64_t(in.width) * in.channels, in.channels, 1};
+    std::vector<uint32_t> words(
+        size_t(depthwise ? bz_depthwise_words(&s) : kind == BZ_LAYER_CONV ? bz_weight_words(&s) : 1));
+    std::vector<int32_t> counts(
+        size_t(depthwise ? bz_depthwise_counts(&s) : kind == BZ_LAYER_CONV ? bz_weight_counts(&s) : 1));
+    std::vector<uint16_t> pieces(size_t(kind == BZ_LAYER_SCALED ? bz_scaled_words(&s) : 1));
+    if (depthwise) must(bz_pack_depthwise(&s, weights.data(), words.data(), counts.data()), "pack");
+    else if (kind == BZ_LAYER_SCALED) must(bz_pack_scaled(&s, weights.data(), pieces.data()), "pack");
+    else must(bz_pack_weights(isa, &s, weights.data(), words.data(), counts.data()), "pack");
+    l.words = kind == BZ_LAYER_SCALED ? static_cast<const void*>(pieces.data()) : words.data();
+    l.counts = kind == BZ_LAYER_SCALED ? nullptr : counts.data();
+    if (plain) l.add = b.data();
+    else l.dab = &dab;
+    bz_epilogue& e = l.epilogue;
+    e.mul = mul.data();
+    if (depthwise) e.offset = offset.data();
+    const size_t positions = size_t(in.images) * s.out_h * s.out_w;
+    const std::vector<float> bypass = normal(positions * 5);
+    std::vector<float> out(positions * s.out_channels), wanted(out.size()), sums(size_t(in.images) * s.out_channels);
+    e.bypass = {nullptr, int64_t(s.out_h) * s.out_w * 5, int64_t(s.out_w) * 5, 5, 1};
+    e.bypass_channels = 5;
+    e.out = {nullptr, int64_t(s.out_h) * s.out_w * s.out_channels, int64_t(s.out_w) * s.out_channels, s.out_channels, 1};
+    const float* const way = between(0, 1) ? bypass.data() : nullptr;
+    must(bz_layer_run(isa, threads, &l, x.data(), nullptr, way, out.data(), between(0, 1) ? sums.data() : nullptr),
+         "layer");
+
+    std::vector<uint32_t> plane(size_t(bz_plane_words(&in)));
+    std::vector<float> scratch(2 * all), scales(all);
+    bz_map map = l.x;
+    map.data = x.data();
+    if (plain) must(bz_pack(isa, threads, &in, &map, nullptr, nullptr, b.data(), 0, plane.data(), nullptr), "pack");
+    else
+        must(bz_pack_dab(isa, threads, &in, &map, nullptr, &dab, nullptr, plane.data(), scratch.data(), scales.data()),
+             "pack");
+    e.bypass.data = const_cast<float*>(way);
+    e.out.data = wanted.data();
+    std::vector<float> mul_of = mul, offset_of = offset;
+    if (!plain && dab.layer) e.sample_scale = scales.data();
+    if (!plain && depthwise && !dab.layer) {
+        for (size_t c = 0; c < channels; ++c) mul_of[c] *= scales[c], offset_of[c] *= scales[c];
+        e.mul = mul_of.data(), e.offset = offset_of.data();
+    }
+    if (kind == BZ_LAYER_SCALED)
+        must(bz_conv_scaled(isa, threads, &s, plane.data(), pieces.data(), scales.data(), l.exact, &e), "scaled");
+    else
+        must((depthwise ? bz_depthwise : bz_conv)(isa, threads, &s, plane.data(), words.data(), counts.data(), &e),
+             "conv");
+    if (memcmp(out.data(), wanted.data(), sizeof(float) * out.size())) {
+        fprintf(stderr, "layer: other bits than its parts, kind %d\n", kind);
+        exit(1);
+    }
+    if (kind != BZ_LAYER_SCALED) return;
+    x[0] = NAN;
+    e.bypass.data = e.out.data = nullptr;
+    if (bz_layer_run(isa, threads, &l, x.data(), nullptr, way, out.data(), nullptr) != BZ_NOT_FINITE) {
+        fprintf(stderr, "layer: scales that are not finite were taken\n");
+        exit(1);
+    }
+}
+
 int main(int argc, char** argv) {
     const int rounds = argc > 1 ? atoi(argv[1]) : 50;
     for (int round = 0; round < rounds; ++round)
@@ -243,6 +320,8 @@ int main(int argc, char** argv) {
                 check(l, depthwise, kValues, out.data(), values_slack, "values");
                 must(bz_conv(isa, threads, &s, plane.data(), words.data(), counts.data(), &e), "conv");
             }
+            layer(isa, s, depthwise ? BZ_LAYER_DEPTHWISE : round % 2 ? BZ_LAYER_SCALED : BZ_LAYER_CONV, l.weights,
+                  threads);
             check(l, depthwise, kPlain, out.data(), 0, "floats");
             for (size_t i = 0; i < outputs; ++i) out[i] = float(ints[i]);
             check(l, depthwise, kPlain, out.data(), 0, "integers");

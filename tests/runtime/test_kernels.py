@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -14,10 +15,11 @@ from torch import nn
 
 import binarize
 from binarize import native
-from binarize.errors import ConfigError
+from binarize.errors import ConfigError, TrainingError
 from binarize.layers import Maxout
 from binarize.native.library import available, features
 from binarize.runtime import PackedLayer, RuntimeOptions, lower
+from binarize.runtime.kernels import Kernels
 from binarize.runtime.questions import why_not
 from binarize.runtime.spec import PackedSpec, QuantizerSpec
 
@@ -110,6 +112,79 @@ def test_scales_per_channel_are_exact_unless_told_otherwise(layer: nn.Module) ->
     x = torch.randn(2, found.spec.in_channels, *size)
     got, wanted = found(x), found.reference(x)
     assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("method", ["bnn", "reactnet", "adabin", "bidense", "bidense per layer"])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(40, 70, 3, padding=1), (2, 40, 9, 7)),
+        (nn.Conv2d(64, 64, 3, padding=1), (1, 64, 8, 8)),
+        (nn.Conv2d(48, 96, 3, stride=2, padding=1), (2, 48, 10, 12)),  # the bypass is a mean of 2x2 positions
+        (nn.Conv2d(48, 33, 1, stride=2), (1, 48, 8, 6)),
+        (nn.Conv2d(32, 32, 5, padding=2, groups=32), (1, 32, 9, 9)),
+        (nn.Conv2d(32, 32, 3, padding=1, groups=32), (2, 32, 9, 9)),
+        (nn.Conv2d(24, 24, 3, stride=2, padding=1, groups=24), (1, 24, 8, 8)),
+        (nn.Conv2d(32, 64, 3, padding=1, groups=4), (2, 32, 5, 5)),
+        (nn.Conv1d(33, 40, 5, padding=2), (2, 33, 20)),
+        (nn.Linear(40, 65), (3, 7, 40)),
+        (nn.Linear(40, 40), (5, 40)),
+    ],
+)
+def test_one_call_gives_the_bits_of_two(method: str, layer: nn.Module, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    name, _, rest = method.partition(" ")
+    found = packed(copy.deepcopy(layer), name, **({"granularity": "layer"} if rest else {}))
+    reason = why_not(found)
+    if reason is not None:
+        pytest.skip(reason)
+    found.vectors += 0.1 * torch.rand(found.vectors.shape)
+    found.norm = None  # of linear layers
+    x = torch.randn(shape)
+    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    with torch.inference_mode():
+        first, again = found(x), found(x)
+        kernels = found._kernels
+        assert isinstance(kernels, Kernels)
+        once = kernels.at_once(x)
+        dab, way = name == "bidense", found.bypass is not None
+        several = dab and not rest and kernels.depthwise and len(x) > 1  # images with scales of their own
+        pooled = way and not kernels.direct and kernels.depthwise  # by torch
+        positions = x.dim() == 3 and not kernels.linear and (dab or way)  # they lie next to each other
+        assert (once is None) == (not kernels.whole or several or pooled or positions)
+        kernels._halved = lambda *given: None  # type: ignore[method-assign]
+        kernels._known.clear()
+        kernels.at_once = lambda x: None  # type: ignore[method-assign]
+        twice = kernels(x)
+    assert first.equal(twice)
+    assert again.equal(twice)
+    assert first.stride() == twice.stride()
+
+
+def test_inputs_of_any_kind_after_the_first_one() -> None:
+    torch.manual_seed(0)
+    layer = packed(nn.Conv2d(32, 32, 3, padding=1), "reactnet")
+    x = torch.randn(2, 32, 6, 6).contiguous(memory_format=torch.channels_last)
+    expected = layer(x)
+    assert layer._quick is not None
+    assert layer(x[:0]).shape == (0, 32, 6, 6)
+    torch.testing.assert_close(layer(x.contiguous()), expected)
+    torch.testing.assert_close(layer(x.double().float()[:, :, :5]), layer.reference(x[:, :, :5]))
+    for other in (x[:, :16], x[0], x.flatten()):
+        with pytest.raises(ConfigError, match="32 input channels got an input of shape"):
+            layer(other)
+    with pytest.raises(TrainingError, match="gives no gradient"):
+        layer(x.clone().requires_grad_())
+    with torch.no_grad():
+        assert layer(x.clone().requires_grad_()).equal(expected)
+    assert torch.func.vmap(layer)(x[None])[0].shape == expected.shape
+    with warnings.catch_warnings(action="ignore"):
+        traced = torch.jit.trace(layer, x, check_trace=False)
+    torch.testing.assert_close(traced(x), expected)
+    torch.testing.assert_close(copy.deepcopy(layer)(x), expected)
+    torch.testing.assert_close(copy.deepcopy(layer).double()(x.double()).float(), expected)
+    layer.vectors.mul_(2.0)  # the network's own memory
+    torch.testing.assert_close(layer(x), layer.reference(x))
 
 
 def test_nan_stays_nan() -> None:
