@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from binarize.errors import ConfigError
 from binarize.functional import Geometry
-from binarize.native.epilogue import Epilogue, Tail
+from binarize.native.epilogue import Tail
 from binarize.native.layer import PreparedLayer
 from binarize.native.planes import BitPlane
-from binarize.native.prepared import Dab, PreparedConv, PreparedPack
+from binarize.native.prepared import PreparedConv, PreparedPack
 from binarize.native.resize import Resize
 from binarize.native.tensors import channels_last
 from binarize.native.transposed import TransposedWeights, conv_transposed, pack_transposed
@@ -26,6 +25,15 @@ from binarize.native.weights import PackedWeights, pack_depthwise, pack_scaled, 
 from binarize.runtime.lazy import Behind, Interpolated, ordinary, unchanged
 from binarize.runtime.questions import activation_of, can_interpolate, is_depthwise, per_channel
 from binarize.runtime.statistics import hand_over, taken
+from binarize.runtime.terms import (
+    as_maps,
+    back,
+    check_input,
+    dab_of,
+    is_finite,
+    scale_and_shift,
+    tail_of,
+)
 
 if TYPE_CHECKING:
     from binarize.runtime.packed import PackedLayer
@@ -97,7 +105,7 @@ class Kernels:
         inner, after = activation_of(layer.inner), activation_of(layer.after)
         self.whole = layer.norm is None and inner is not None and after is not None
         """Whether the kernel does all of the layer; else torch goes on behind scale and shift."""
-        self.epilogue = _scale_and_shift(layer)
+        self.epilogue = scale_and_shift(layer)
         if self.whole and inner is not None and after is not None:
             self.epilogue = dataclasses.replace(self.epilogue, first=inner, second=after)
         if spec.kind == "linear":
@@ -152,7 +160,7 @@ class Kernels:
         if ready is None:
             return None
         layer = self.layer
-        maps = x if self.maps else _as_maps(x, linear=self.linear)
+        maps = x if self.maps else as_maps(x, linear=self.linear)
         sums_of_x = None if layer.sums_from is None else taken(layer.sums_from, maps)
         if layer.sums_for is None:
             y = ready(maps, sums_of_x)
@@ -161,7 +169,7 @@ class Kernels:
             y = ready(maps, sums_of_x, sums)
             if y is not None:
                 hand_over(layer.sums_for, y, sums)
-        return y if self.maps or y is None else _back(y, x, linear=self.linear)
+        return y if self.maps or y is None else back(y, x, linear=self.linear)
 
     def _one_call(self, x: Tensor) -> PreparedLayer | None:
         """The call for inputs of the shape and strides of this one, if there can be one."""
@@ -169,7 +177,7 @@ class Kernels:
         if not x.numel() or not self.whole or self.transposed is not None or (alone and len(x) > 1):
             return None
         prepared = self._prepared_for(x, None, None)
-        maps, way = _as_maps(x, linear=self.linear), self.way
+        maps, way = as_maps(x, linear=self.linear), self.way
         if prepared.conv is None or not prepared.pack.fits(maps):
             return None
         if way is not None and (
@@ -197,10 +205,10 @@ class Kernels:
         key = (x.shape, wanted, resize, torch.get_num_threads())
         prepared = self._known.get(key)
         if prepared is None:
-            _check(self.layer, x)
+            check_input(self.layer, x)
             if len(self._known) >= _SHAPES:
                 self._known.clear()
-            maps = _as_maps(x, linear=self.linear)
+            maps = as_maps(x, linear=self.linear)
             prepared = self._known[key] = self._prepare(maps, output_size, resize)
         return prepared
 
@@ -211,7 +219,7 @@ class Kernels:
         else:
             x = ordinary(x)
         prepared = self._prepared_for(x, output_size, resize)
-        maps = _as_maps(x, linear=self.linear)
+        maps = as_maps(x, linear=self.linear)
         link = self.layer.sums_from if resize is None else None
         sums = None if link is None else taken(link, maps)
         words, scales = prepared.pack(maps, sums)
@@ -221,10 +229,12 @@ class Kernels:
         """What is made of signs; with `conv`, its result (for layers that the kernel does all of)."""
         layer, (x, maps, prepared, words, scales) = self.layer, signs
         resize = prepared.resize
-        if self.scaled and scales is not None and not _finite(scales):  # tables of whole numbers know no NaN
+        if (
+            self.scaled and scales is not None and not is_finite(scales)
+        ):  # tables of whole numbers know no NaN
             y = layer.followed(layer.reference(x if resize is None else resize(x)))
             return y if conv is None else conv.convolve(y)
-        tail = None if conv is None else _tail(conv)
+        tail = None if conv is None else tail_of(conv)
         bypass = None
         if self.whole:
             if resize is not None and layer.bypass is not None and not layer.bypass.keeps_positions:
@@ -248,7 +258,7 @@ class Kernels:
             y = prepared.conv(words, sample_scale=scales, bypass=bypass, resize=resize, tail=tail, sums=sums)
         if sums is not None and layer.sums_for is not None:
             hand_over(layer.sums_for, y, sums)
-        y = _back(y, x, linear=self.linear)
+        y = back(y, x, linear=self.linear)
         if self.whole:
             return y
         return layer.followed(layer.behind(y, x if prepared.resize is None else prepared.resize(x)))
@@ -271,7 +281,7 @@ class Kernels:
         given: dict[str, Any] = {}
         kind = spec.quantizer.kind
         if kind == "dab":
-            given["dab"] = _dab(layer)
+            given["dab"] = dab_of(layer)
         elif kind == "redistributed":
             given |= {"mul": layer.vector("k"), "add": layer.vector("b")}
         elif kind == "shifted":
@@ -351,74 +361,3 @@ class Kernels:
         ]
         (top, left), (high, wide) = (t // 2 for t in totals), totals
         return top, left, high - top, wide - left
-
-
-def _tail(conv: PointwiseConv2d) -> Tail:
-    """Made anew for each call: its weights are the network's, where they can be changed."""
-    bias = None if conv.bias is None else conv.bias.detach()
-    return Tail(weight=conv.weight.detach().flatten(1), bias=bias)
-
-
-def _scale_and_shift(layer: PackedLayer) -> Epilogue:
-    """The values of weights and activations, and the shift behind their product."""
-    scale, shift = layer.vector("scale"), layer.vector("shift")
-    offset = layer.vector("offset") if layer.spec.offset else None
-    if layer.spec.quantizer.kind != "adabin":
-        return Epilogue(mul=scale, add=shift, offset=offset)
-    alpha = layer.vector("alpha")  # one factor of all activations: it may stand at the weights as well
-    offset = None if offset is None else alpha * offset
-    return Epilogue(mul=alpha * scale, add=shift, offset=offset, lift=float(layer.vector("beta")))
-
-
-def _dab(layer: PackedLayer) -> Dab:
-    quantizer = layer.spec.quantizer
-    a: Tensor | None = None
-    if quantizer.scale == "adaptive":
-        a = layer.vector("a")
-    elif quantizer.scale == "learned":
-        raise RuntimeError("a scale without statistics")
-    return Dab(
-        k=layer.vector("k") if quantizer.threshold in ("adaptive", "mean") else None,
-        b=layer.vector("b") if quantizer.threshold in ("adaptive", "b") else None,
-        a=a,
-        layer=quantizer.granularity == "layer",
-        plain=quantizer.scale == "mad",
-    )
-
-
-def _check(layer: PackedLayer, x: Tensor) -> None:
-    """The kernels take a map as it is described: what does not fit the weights must not reach them.
-
-    Raises:
-        ConfigError: another number of channels or dimensions than the layer's.
-    """
-    spec = layer.spec
-    linear = spec.kind == "linear"
-    fits = x.dim() >= 1 if linear else x.dim() == len(spec.kernel) + 2
-    if not fits or x.shape[-1 if linear else 1] != spec.in_channels:
-        places = "(..., Cin)" if linear else f"(N, Cin{', size' * len(spec.kernel)})"
-        raise ConfigError(
-            f"a packed {spec.kind} layer of {spec.in_channels} input channels got an input of shape "
-            f"{tuple(x.shape)}; expected {places} with Cin = {spec.in_channels}."
-        )
-
-
-def _finite(x: Tensor) -> bool:
-    return bool(torch.isfinite(x).all())
-
-
-def _as_maps(x: Tensor, *, linear: bool) -> Tensor:
-    """(N, C, H, W), a view where that is possible."""
-    if not linear:
-        return x.unsqueeze(2) if x.dim() == 3 else x
-    if x.dim() == 4:
-        return x.movedim(-1, 1)
-    flat = x.reshape(1, 1, -1, x.shape[-1]) if x.dim() < 3 else x.reshape(x.shape[0], 1, -1, x.shape[-1])
-    return flat.movedim(-1, 1)
-
-
-def _back(y: Tensor, x: Tensor, *, linear: bool) -> Tensor:
-    """The inverse of `_as_maps` for a result with other channels or positions."""
-    if not linear:
-        return y.squeeze(2) if x.dim() == 3 else y
-    return y.movedim(1, -1).reshape(*x.shape[:-1], y.shape[1])

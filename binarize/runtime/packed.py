@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binarize.errors import ConfigError, TrainingError
-from binarize.functional import Geometry, sign
+from binarize.functional import Geometry
 from binarize.layers import Bypass
 from binarize.layers.base import finish
 from binarize.native.library import available, warn_missing
@@ -22,6 +22,7 @@ from binarize.runtime.pointwise import is_traced
 from binarize.runtime.questions import why_not
 from binarize.runtime.spec import PackedSpec
 from binarize.runtime.statistics import Link
+from binarize.runtime.thresholds import quantized, thresholds_of
 
 if TYPE_CHECKING:
     from binarize.runtime.stem import StemConv2d
@@ -39,26 +40,6 @@ class RuntimeOptions:
 
     threads: int | None = None
     exact_scales: bool = True
-
-
-class Thresholds(NamedTuple):
-    """What makes two values of one input: v = channel * (sign(mul * x + add) + lift), and `whole` for later.
-
-    Each is None where it would change nothing (1 for `mul`, `channel` and `whole`, 0 for `add` and `lift`).
-
-    Attributes:
-        mul: per channel, (1, C, 1, ...) or (C,).
-        add: per channel, or per sample and channel.
-        lift: one number.
-        channel: per sample and channel, (N, C, 1, ...): it stands inside the sum over input channels.
-        whole: per sample, (N, 1, 1, ...), or one number: a factor of the whole product.
-    """
-
-    mul: Tensor | None = None
-    add: Tensor | None = None
-    lift: Tensor | None = None
-    channel: Tensor | None = None
-    whole: Tensor | None = None
 
 
 class PackedLayer(nn.Module):
@@ -245,60 +226,9 @@ class PackedLayer(nn.Module):
 
     def reference(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """The whole layer in plain torch: exact, and slower."""
-        thresholds = self._thresholds(x)
-        product, box = self._product(self._values(x, thresholds), output_size)
+        thresholds = thresholds_of(self, x)
+        product, box = self._product(quantized(x, thresholds), output_size)
         return self._epilogue(product, box, thresholds.whole, x)
-
-    def _thresholds(self, x: Tensor) -> Thresholds:
-        """Thresholds and magnitudes for this input: statistics of it and the quantizer's parameters."""
-        kind = self.spec.quantizer.kind
-        if kind == "sign":
-            return Thresholds()
-        if kind == "shifted":
-            return Thresholds(add=self._channels("beta", x))
-        if kind == "redistributed":
-            return Thresholds(mul=self._channels("k", x), add=self._channels("b", x))
-        if kind == "adabin":
-            alpha, beta = self.vector("alpha"), self.vector("beta")
-            way = torch.sign(alpha)  # dividing by alpha turns the comparison around where it is negative
-            return Thresholds(mul=way, add=-way * beta, lift=beta, whole=alpha)
-        return self._dab(x)
-
-    def _dab(self, x: Tensor) -> Thresholds:
-        """Those of the DAB (`binarize.functional.dab`): xs = x - (k mean(x) + b), M = mean(abs(xs))."""
-        quantizer = self.spec.quantizer
-        last = self.spec.kind == "linear"
-        positions = list(range(1, x.dim() - 1)) if last else list(range(2, x.dim()))
-        threshold: Tensor | None = None
-        if quantizer.threshold in ("adaptive", "mean"):
-            threshold = self._channels("k", x) * x.mean(positions, keepdim=True)
-        if quantizer.threshold in ("adaptive", "b"):
-            b = self._channels("b", x)
-            threshold = b if threshold is None else threshold + b
-        add = None if threshold is None else -threshold
-        layer = quantizer.granularity == "layer"
-        magnitude: Tensor | None = None
-        if quantizer.scale in ("adaptive", "mad"):
-            shifted = x if add is None else x + add
-            magnitude = shifted.abs().mean(list(range(1, x.dim())) if layer else positions, keepdim=True)
-        if quantizer.scale == "adaptive" and magnitude is not None:
-            magnitude = torch.exp(self._channels("a", x) * (magnitude - 1))
-        elif quantizer.scale == "learned":
-            magnitude = torch.exp(self._channels("a", x))
-        return Thresholds(add=add, whole=magnitude) if layer else Thresholds(add=add, channel=magnitude)
-
-    @staticmethod
-    def _values(x: Tensor, thresholds: Thresholds) -> Tensor:
-        """The quantized input without its factor `whole`; shape of `x`."""
-        if thresholds.mul is not None:
-            x = thresholds.mul * x
-        if thresholds.add is not None:
-            x = x + thresholds.add
-        # exporters and transforms know no operator on the sign bit
-        values = torch.where(x >= 0, 1.0, -1.0) if is_traced(x) else sign(x)
-        if thresholds.lift is not None:
-            values = values + thresholds.lift
-        return values if thresholds.channel is None else values * thresholds.channel
 
     def _product(
         self, values: Tensor, output_size: Sequence[int] | None = None
@@ -329,18 +259,18 @@ class PackedLayer(nn.Module):
 
     def _epilogue(self, product: Tensor, box: Tensor | None, whole: Tensor | None, x: Tensor) -> Tensor:
         """Scale and shift, norm, activation, bypass."""
-        y = product * self._channels("scale", product)
+        y = product * self.channels("scale", product)
         if box is not None:
-            y = y + box * self._channels("offset", product)
+            y = y + box * self.channels("offset", product)
         if whole is not None:
             y = y * whole
-        return self.behind(y + self._channels("shift", product), x)
+        return self.behind(y + self.channels("shift", product), x)
 
     def behind(self, y: Tensor, x: Tensor) -> Tensor:
         """What follows scale and shift: norm, inner activation and bypass. `y` may be overwritten."""
         return finish(self, y, x)
 
-    def _channels(self, name: str, like: Tensor) -> Tensor:
+    def channels(self, name: str, like: Tensor) -> Tensor:
         """A vector in the shape that broadcasts it over the channels of `like`."""
         vector = self.vector(name)
         return vector if self.spec.kind == "linear" else vector.view(1, -1, *(1,) * (like.dim() - 2))

@@ -19,6 +19,7 @@ from binarize.layers import BinaryConv2d, BinaryLayer
 from binarize.methods.build import WeightStandardization
 from binarize.runtime import PackedLayer, Refusal, describe, lower
 from binarize.runtime.bits import pack_signs, unpack_signs
+from binarize.runtime.thresholds import quantized, thresholds_of
 
 METHODS: dict[str, dict[str, Any]] = {
     "bnn": {"method": "bnn"},
@@ -173,7 +174,7 @@ def test_product_is_whole_numbers():
     packed = lower(away_from_start(binarize.binary_layer(nn.Conv2d(8, 8, 3, padding=1), granularity="layer")))
     assert isinstance(packed, PackedLayer)
     x = torch.randn(2, 8, 5, 5)
-    product, box = packed._product(packed._values(x, packed._thresholds(x)))
+    product, box = packed._product(quantized(x, thresholds_of(packed, x)))
     assert box is None
     assert torch.equal(product, product.round())
     assert product.abs().max() <= 72

@@ -1,0 +1,89 @@
+"""A packed layer and its input in the kernels' terms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from binarize.errors import ConfigError
+from binarize.native.epilogue import Epilogue, Tail
+from binarize.native.prepared import Dab
+
+if TYPE_CHECKING:
+    from binarize.runtime.packed import PackedLayer
+    from binarize.runtime.pointwise import PointwiseConv2d
+
+
+def tail_of(conv: PointwiseConv2d) -> Tail:
+    """Made anew for each call: its weights are the network's, where they can be changed."""
+    bias = None if conv.bias is None else conv.bias.detach()
+    return Tail(weight=conv.weight.detach().flatten(1), bias=bias)
+
+
+def scale_and_shift(layer: PackedLayer) -> Epilogue:
+    """The values of weights and activations, and the shift behind their product."""
+    scale, shift = layer.vector("scale"), layer.vector("shift")
+    offset = layer.vector("offset") if layer.spec.offset else None
+    if layer.spec.quantizer.kind != "adabin":
+        return Epilogue(mul=scale, add=shift, offset=offset)
+    alpha = layer.vector("alpha")  # one factor of all activations: it may stand at the weights as well
+    offset = None if offset is None else alpha * offset
+    return Epilogue(mul=alpha * scale, add=shift, offset=offset, lift=float(layer.vector("beta")))
+
+
+def dab_of(layer: PackedLayer) -> Dab:
+    """The parameters of its activation quantizer."""
+    quantizer = layer.spec.quantizer
+    a: Tensor | None = None
+    if quantizer.scale == "adaptive":
+        a = layer.vector("a")
+    elif quantizer.scale == "learned":
+        raise RuntimeError("a scale without statistics")
+    return Dab(
+        k=layer.vector("k") if quantizer.threshold in ("adaptive", "mean") else None,
+        b=layer.vector("b") if quantizer.threshold in ("adaptive", "b") else None,
+        a=a,
+        layer=quantizer.granularity == "layer",
+        plain=quantizer.scale == "mad",
+    )
+
+
+def check_input(layer: PackedLayer, x: Tensor) -> None:
+    """The kernels take a map as it is described: what does not fit the weights must not reach them.
+
+    Raises:
+        ConfigError: another number of channels or dimensions than the layer's.
+    """
+    spec = layer.spec
+    linear = spec.kind == "linear"
+    fits = x.dim() >= 1 if linear else x.dim() == len(spec.kernel) + 2
+    if not fits or x.shape[-1 if linear else 1] != spec.in_channels:
+        places = "(..., Cin)" if linear else f"(N, Cin{', size' * len(spec.kernel)})"
+        raise ConfigError(
+            f"a packed {spec.kind} layer of {spec.in_channels} input channels got an input of shape "
+            f"{tuple(x.shape)}; expected {places} with Cin = {spec.in_channels}."
+        )
+
+
+def is_finite(x: Tensor) -> bool:
+    """Whether all of it is."""
+    return bool(torch.isfinite(x).all())
+
+
+def as_maps(x: Tensor, *, linear: bool) -> Tensor:
+    """(N, C, H, W), a view where that is possible."""
+    if not linear:
+        return x.unsqueeze(2) if x.dim() == 3 else x
+    if x.dim() == 4:
+        return x.movedim(-1, 1)
+    flat = x.reshape(1, 1, -1, x.shape[-1]) if x.dim() < 3 else x.reshape(x.shape[0], 1, -1, x.shape[-1])
+    return flat.movedim(-1, 1)
+
+
+def back(y: Tensor, x: Tensor, *, linear: bool) -> Tensor:
+    """The inverse of `_as_maps` for a result with other channels or positions."""
+    if not linear:
+        return y.squeeze(2) if x.dim() == 3 else y
+    return y.movedim(1, -1).reshape(*x.shape[:-1], y.shape[1])

@@ -1,0 +1,87 @@
+"""The activation quantizers of packed layers, in plain torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from binarize.functional import sign
+from binarize.runtime.pointwise import is_traced
+
+if TYPE_CHECKING:
+    from binarize.runtime.packed import PackedLayer
+
+
+class Thresholds(NamedTuple):
+    """What makes two values of one input: v = channel * (sign(mul * x + add) + lift), and `whole` for later.
+
+    Each is None where it would change nothing (1 for `mul`, `channel` and `whole`, 0 for `add` and `lift`).
+
+    Attributes:
+        mul: per channel, (1, C, 1, ...) or (C,).
+        add: per channel, or per sample and channel.
+        lift: one number.
+        channel: per sample and channel, (N, C, 1, ...): it stands inside the sum over input channels.
+        whole: per sample, (N, 1, 1, ...), or one number: a factor of the whole product.
+    """
+
+    mul: Tensor | None = None
+    add: Tensor | None = None
+    lift: Tensor | None = None
+    channel: Tensor | None = None
+    whole: Tensor | None = None
+
+
+def thresholds_of(layer: PackedLayer, x: Tensor) -> Thresholds:
+    """Thresholds and magnitudes for this input: statistics of it and the quantizer's parameters."""
+    kind = layer.spec.quantizer.kind
+    if kind == "sign":
+        return Thresholds()
+    if kind == "shifted":
+        return Thresholds(add=layer.channels("beta", x))
+    if kind == "redistributed":
+        return Thresholds(mul=layer.channels("k", x), add=layer.channels("b", x))
+    if kind == "adabin":
+        alpha, beta = layer.vector("alpha"), layer.vector("beta")
+        way = torch.sign(alpha)  # dividing by alpha turns the comparison around where it is negative
+        return Thresholds(mul=way, add=-way * beta, lift=beta, whole=alpha)
+    return _dab(layer, x)
+
+
+def _dab(layer: PackedLayer, x: Tensor) -> Thresholds:
+    """Those of the DAB (`binarize.functional.dab`): xs = x - (k mean(x) + b), M = mean(abs(xs))."""
+    quantizer = layer.spec.quantizer
+    last = layer.spec.kind == "linear"
+    positions = list(range(1, x.dim() - 1)) if last else list(range(2, x.dim()))
+    threshold: Tensor | None = None
+    if quantizer.threshold in ("adaptive", "mean"):
+        threshold = layer.channels("k", x) * x.mean(positions, keepdim=True)
+    if quantizer.threshold in ("adaptive", "b"):
+        b = layer.channels("b", x)
+        threshold = b if threshold is None else threshold + b
+    add = None if threshold is None else -threshold
+    whole = quantizer.granularity == "layer"
+    magnitude: Tensor | None = None
+    if quantizer.scale in ("adaptive", "mad"):
+        shifted = x if add is None else x + add
+        magnitude = shifted.abs().mean(list(range(1, x.dim())) if whole else positions, keepdim=True)
+    if quantizer.scale == "adaptive" and magnitude is not None:
+        magnitude = torch.exp(layer.channels("a", x) * (magnitude - 1))
+    elif quantizer.scale == "learned":
+        magnitude = torch.exp(layer.channels("a", x))
+    return Thresholds(add=add, whole=magnitude) if whole else Thresholds(add=add, channel=magnitude)
+
+
+def quantized(x: Tensor, thresholds: Thresholds) -> Tensor:
+    """The quantized input without its factor `whole`; shape of `x`."""
+    if thresholds.mul is not None:
+        x = thresholds.mul * x
+    if thresholds.add is not None:
+        x = x + thresholds.add
+    # exporters and transforms know no operator on the sign bit
+    values = torch.where(x >= 0, 1.0, -1.0) if is_traced(x) else sign(x)
+    if thresholds.lift is not None:
+        values = values + thresholds.lift
+    return values if thresholds.channel is None else values * thresholds.channel
