@@ -151,6 +151,7 @@ static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, cons
         for (int64_t i = 0; i < items * parts; ++i) {  // few positions: outputs are shared out, too
             const int part = int(i % parts);
             failed |= conv_piece(p, i / parts, parts == 1 ? 0 : part, parts == 1 ? blocks : part + 1);
+            if (p.parameters.past) settle();
         }
         status = failed;
         if (summed)

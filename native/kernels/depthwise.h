@@ -208,6 +208,7 @@ static int depthwise(int threads, const bz_conv_shape& s, const uint32_t* plane,
         for (int64_t item = 0; item < items; ++item) {
             const int done = depthwise_row(p, item);
             if (done > status) status = done;
+            if (p.parameters.past) settle();
         }
         if (summed && status == BZ_OK)
             reduce(p.partial, s.input.images, s.out_h, 1, s.out_channels, padded, e->sums);

@@ -8,6 +8,7 @@ namespace BZ_NS {
 
 constexpr int kBlock = 128;  // most channels of one block
 constexpr int kArrays = 10;
+constexpr int64_t kPast = 16 << 20;  // bytes of a result that no cache will hold until somebody reads it
 
 struct Activation {
     int kind;
@@ -22,6 +23,7 @@ struct Parameters {
     const float *mul, *add;
     Activation first, second;
     float* memory;  // to be freed, or null
+    bool past;      // the result is written past the caches: it need not be fetched for that
 };
 
 // Channels [first, first + count) of the output, whose parameters start at `at`; count may be read up to `padded`.
@@ -30,10 +32,20 @@ struct Channels {
     int bypass;  // where each vector of them lies side by side in the bypass, that of the first; else -1
 };
 
+// Whether a result is large, and all its vectors lie where they can be written past the caches.
+static bool goes_past(const bz_conv_shape& s, const bz_epilogue& e) {
+    const bz_map& out = e.out;
+    const int64_t floats = int64_t(s.input.images) * s.out_h * s.out_w * s.out_channels;
+    const int64_t steps = out.image | out.row | out.pixel | bz_group_outputs(s);
+    const bool aligned = steps % kLanes == 0 && uintptr_t(out.data) % BZ_VEC_BYTES == 0;
+    return BZ_VEC_BYTES >= 32 && floats * 4 >= kPast && aligned && !e.tail.channels;
+}
+
 static int take_parameters(Parameters& p, const bz_conv_shape& s, const bz_epilogue* e, int padded) {
     p.outputs = bz_group_outputs(s);
     p.padded = padded;
     p.memory = nullptr;
+    p.past = e && goes_past(s, *e);
     if (!e) return BZ_OK;
     const float* given[kArrays] = {e->mul,           e->add,          e->first.before,   e->first.negative,
                                    e->first.positive, e->first.after,  e->second.before,  e->second.negative,
@@ -215,7 +227,10 @@ static void finish_some(const Channels& c, const Parameters& p, const bz_conv_sh
             if (Has & kActivated) t = activate(second, t);
             if (more) t += load<Floats>(residual[i] + j);
             if (Has & kSummed) sum += t;
-            store(out[i] + j, t);
+            if (p.past && whole)
+                store_past(out[i] + j, t);
+            else
+                store(out[i] + j, t);
         }
         if (summed) store(sums + j, sum);
     }

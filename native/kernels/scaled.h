@@ -212,7 +212,10 @@ static int scaled(int threads, const bz_conv_shape& s, const uint32_t* plane, co
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
             for (int64_t row = 0; row < rows; ++row) index_row(p, row);
 #pragma omp parallel for schedule(static) num_threads(threads) reduction(| : status) if (threads > 1)
-            for (int64_t item = 0; item < lines.items(); ++item) status |= scaled_piece(p, lines, item);
+            for (int64_t item = 0; item < lines.items(); ++item) {
+                status |= scaled_piece(p, lines, item);
+                if (p.parameters.past) settle();
+            }
             if (e.sums)
                 reduce(p.partial, 1, lines.lines * lines.chunks, in.groups, p.parameters.outputs, padded,
                        e.sums + p.image * s.out_channels);

@@ -45,6 +45,22 @@ template <class V, class T>
 BZ_INLINE void store(T* p, V v) {
     memcpy(p, &v, sizeof v);
 }
+// Past the caches, to an address that is a multiple of the vector's size.
+BZ_INLINE void store_past(float* p, Floats v) {
+#if BZ_VEC_BYTES == 64
+    _mm512_stream_ps(p, (__m512)v);
+#elif BZ_VEC_BYTES == 32
+    _mm256_stream_ps(p, (__m256)v);
+#else
+    store(p, v);
+#endif
+}
+// What this thread wrote past the caches is there for other threads.
+BZ_INLINE void settle() {
+#if BZ_VEC_BYTES >= 32
+    _mm_sfence();
+#endif
+}
 BZ_INLINE Floats splat(float x) { return x - Floats{}; }  // x - 0 is x, for -0.0 too
 BZ_INLINE Words splat_word(uint32_t x) { return x - Words{}; }
 

@@ -253,6 +253,7 @@ static int stem(int threads, const bz_conv_shape& s, const bz_map& x, const floa
     const int64_t images = s.input.images;
     if (threads > 1 && images < 4 * int64_t(threads)) p.bands = threads;  // at each seam a pool's lines are made twice
     int status = take_parameters(p.parameters, s, &e, p.sixteens * 16);
+    p.parameters.past = false;  // a pool's lines are scratch
     float* const packed = stem_weights(s, weights);
     p.weights = packed;
     const size_t sums = size_t(images * p.lines) * size_t(p.sixteens) * 16;

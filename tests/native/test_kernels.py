@@ -288,6 +288,36 @@ def test_tail(isa: Any, layer: dict[str, Any], outputs: int, bias: bool, scaled:
     assert torch.allclose(e.sums.double(), values.sum((2, 3)), rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.parametrize("kind", ["conv", "depthwise", "scaled"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_results_that_no_cache_holds(isa: Any, kind: str):
+    """From 16 MB on they are written past the caches: the bits of a map are those of its parts."""
+    random = torch.Generator().manual_seed(0)
+    outputs, high, wide = 64, 257, 300  # 19.7 MB
+    inputs = 64 if kind == "depthwise" else 20
+    x = torch.randn(1, inputs, high, wide, generator=random).contiguous(memory_format=torch.channels_last)
+    alpha = torch.rand(1, inputs, generator=random)
+    weight = torch.randn(outputs, 1 if kind == "depthwise" else inputs, 1, 3, generator=random)
+    pack_ = {"conv": native.pack_weights, "depthwise": native.pack_depthwise, "scaled": native.pack_scaled}
+    weights = pack_[kind](weight, padding=(0, 1), isa=isa)
+    bypass = torch.randn(1, outputs, high, wide, generator=random)
+    mul, add = torch.rand(2, outputs, generator=random)
+
+    def run(rows: slice) -> tuple[Tensor, Tensor]:
+        sums = torch.empty(1, outputs)
+        e = native.Epilogue(mul=mul, add=add, bypass=bypass[:, :, rows], sums=sums)
+        plane = native.pack(x[:, :, rows], border=(0, 1), isa=isa)
+        if kind == "scaled":
+            return native.conv_scaled(plane, weights, alpha, e, exact=True, threads=2), sums
+        return native.conv(plane, weights, e, threads=2), sums
+
+    whole, sums = run(slice(None))
+    parts = [run(rows) for rows in (slice(0, 100), slice(100, high))]
+    assert whole.nbytes >= 1 << 24 > max(part.nbytes for part, _ in parts)
+    assert torch.equal(whole, torch.cat([part for part, _ in parts], 2))
+    torch.testing.assert_close(sums, parts[0][1] + parts[1][1], rtol=1e-4, atol=1.0)
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @given(
     layer=layers(),
