@@ -24,7 +24,7 @@ def main(out: str, values: str, how: str) -> None:
         def __init__(self, net: torch.nn.Module) -> None:
             super().__init__(net)
             parameters = list(net.parameters())
-            assert all(isinstance(p, DTensor) == (how != "unsplit") for p in parameters)
+            assert all(isinstance(p, DTensor) == (how != "unsplit" and p.dim() > 0) for p in parameters)
             own = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in parameters)
             seen.append(own / sum(p.numel() for p in parameters))
 

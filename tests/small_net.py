@@ -36,6 +36,18 @@ class Small(nn.Module):
         return y if self._max_depth is None else torch.sigmoid(y) * self._max_depth
 
 
+class Tied(Small):
+    """With a module of two names, and two layers that share their weight."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__(outputs, None)
+        first, second = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        second.weight = first.weight
+        self.first, self.second, self.norm = first, second, nn.BatchNorm2d(16)
+        self.again, self.norm_again = self.encoder[6], self.norm
+        self.encoder.extend([self.first, self.norm, self.second, self.norm_again])
+
+
 def small(encoder: str, task: str = "segmentation", num_classes: int = 2, max_depth: float = 10.0,
           pretrained: bool = False) -> nn.Module:  # fmt: skip
     if task == "depth":
@@ -48,7 +60,12 @@ def small_dropping(encoder: str, task: str = "segmentation", num_classes: int = 
     return Small(num_classes, None, (nn.Dropout2d(0.2), DropPath(0.3), nn.Dropout(0.1)))
 
 
-for name, network in (("small", small), ("small-dropping", small_dropping)):
+def small_tied(encoder: str, task: str = "segmentation", num_classes: int = 2,
+               pretrained: bool = False) -> nn.Module:  # fmt: skip
+    return Tied(num_classes)
+
+
+for name, network in (("small", small), ("small-dropping", small_dropping), ("small-tied", small_tied)):
     if name not in NETWORKS:
         NETWORKS.add(name, network)
 

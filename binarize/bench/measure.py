@@ -127,7 +127,8 @@ def bench(
             for _ in range(warmup):
                 variant.run()
         if passes is None:
-            passes = min(_MOST, math.ceil(_TURN / _seconds(variants[0])))
+            each = statistics.median(_seconds(variants[0]) for _ in range(3))
+            passes = min(_MOST, math.ceil(_TURN / max(each, 1e-9)))
         times: dict[str, list[float]] = {variant.name: [] for variant in variants}
         for _ in range(rounds):
             for variant in variants:

@@ -333,7 +333,10 @@ class Kernels:
         return way.at(x, size)
 
     def _halved(self, x: Tensor, size: tuple[int, int]) -> Resize | None:
-        """The bypass as an interpolation: to half the size, that is the mean of 2x2 positions, to the bit."""
+        """The bypass as an interpolation: to half the size, that is the mean of 2x2 positions.
+
+        The same bits, but that no sum can overflow.
+        """
         way = self.way
         halves = x.shape[2:] == (2 * size[0], 2 * size[1]) and way is not None and way.stride == (2, 2)
         if not halves or self.depthwise or self.transposed is not None:

@@ -67,6 +67,7 @@ class PackedLayer(nn.Module):
     vectors: Tensor
     sums_for: Link | None = None
     sums_from: Link | None = None
+    _quick: Kernels | None = None  # those whose results are given as they are, after the first
     binarize_role = "conv"
     """To the engine, which records runs, it is one step."""
 
@@ -97,7 +98,6 @@ class PackedLayer(nn.Module):
             )
         self._signs: Tensor | None = None
         self._kernels: Kernels | bool | None = False  # until somebody asks whether there can be any
-        self._quick: Kernels | None = None  # those whose results are given as they are, after the first
         self._after: list[nn.Module] = []  # lists: they belong to the network, not to this layer
         self._lazy: list[Any] = []
         self._describe_as_float_layer()
@@ -136,8 +136,8 @@ class PackedLayer(nn.Module):
         quick = self._quick
         if quick is not None and type(input) is Tensor and output_size is None:
             usual = input.dtype == torch.float32 and input.is_cpu and not input.requires_grad
-            if usual and not is_traced(input) and (y := quick.at_once(input)) is not None:
-                return y
+            if usual and input.numel() and not is_traced(input):
+                return quick(input)
         if input.requires_grad and torch.is_grad_enabled():
             raise TrainingError(
                 "a packed layer gives no gradient: its latent weights are gone. Run it under "

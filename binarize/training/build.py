@@ -112,12 +112,13 @@ def adamw(model: nn.Module, settings: Training, device: torch.device) -> torch.o
     """
     free = set() if settings.quantizer_decay else {id(p) for p in quantizer_parameters(model)}
     trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if id(p) not in free], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if id(p) in free], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=settings.lr, fused=can_fuse(trained, device))
+    groups: dict[Any, dict[str, Any]] = {}
+    for parameter in trained:
+        decay = 0.0 if id(parameter) in free else settings.weight_decay
+        # torch works on lists of parameters of one type: those that are split are another than whole ones
+        group = groups.setdefault((decay, type(parameter.data)), {"params": [], "weight_decay": decay})
+        group["params"].append(parameter)
+    return torch.optim.AdamW(list(groups.values()), lr=settings.lr, fused=can_fuse(trained, device))
 
 
 def can_fuse(parameters: Sequence[Tensor], device: torch.device) -> bool:

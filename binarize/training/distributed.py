@@ -24,17 +24,26 @@ _SAMPLE_DROPS = ("DropPath", "StochasticDepth")  # of timm and of torchvision
 _KNOWN = (nn.modules.batchnorm._BatchNorm.forward, ChannelLastBatchNorm.forward)
 
 
+def flag(variable: str) -> bool:
+    """What the environment says of something that accelerate asks for; no if it is not there.
+
+    Raises:
+        ConfigError: it is neither yes nor no.
+    """
+    try:
+        return parse_flag_from_env(variable)
+    except ValueError as error:
+        given = os.environ.get(variable)
+        raise ConfigError(f"the environment says {variable}={given!r}; expected 0 or 1.") from error
+
+
 def on_cpu() -> bool:
     """Whether there is no accelerator, or accelerate is told not to use it (ACCELERATE_USE_CPU=1).
 
     Raises:
         ConfigError: the variable is neither yes nor no.
     """
-    try:
-        return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    except ValueError as error:
-        given = os.environ.get("ACCELERATE_USE_CPU")
-        raise ConfigError(f"the environment says ACCELERATE_USE_CPU={given!r}; expected 0 or 1.") from error
+    return flag("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
 
 
 class _AllSum(torch.autograd.Function):

@@ -35,7 +35,7 @@ from binarize.training.events import event_log
 from binarize.training.health import LatentWatch, first_not_finite
 from binarize.training.losses import create_loss
 from binarize.training.schedule import rate
-from binarize.training.sharding import left_to_us, shard, wanted
+from binarize.training.sharding import clip_gradients, left_to_us, shard, share_gradients, wanted
 from binarize.training.stages import float_weights
 from binarize.training.state import Progress, collect_state, read_recipe, restore_state, save_state
 from binarize.training.weights import Weights
@@ -183,11 +183,12 @@ def train(
             )
 
     def save() -> None:
+        main = accelerator.is_main_process
         state: dict[str, Tensor] = {}
-        if accelerator.is_main_process or twin is not None:  # parts of a tensor come from all processes
-            state = collect_state(net, adam, weights.average)
-        with weights.network(accelerator.device) as trained:
-            if accelerator.is_main_process:
+        if main or twin is not None:  # parts of a tensor come from all processes
+            state = collect_state(net, adam, weights.average, wanted=main)
+        with weights.network(torch.device("cpu"), wanted=main) as trained:
+            if main:
                 plain = recipe.model_dump(mode="json")
                 _write_log(out / LOG, progress.history)
                 source = getattr(trained, "binarize_spec", None)
@@ -239,7 +240,11 @@ def train(
                         loss += all_sum(value.detach()).item() / world  # of all: they must stop together
                     if not np.isfinite(loss):
                         _give_up(net, epoch, step, state_file, "the loss")
-                    if settings.clip is not None:
+                    if twin is not None:
+                        share_gradients(net.parameters(), world)
+                    if settings.clip is not None and twin is not None:
+                        clip_gradients(net.parameters(), settings.clip)
+                    elif settings.clip is not None:
                         accelerator.clip_grad_norm_(model.parameters(), settings.clip)
                     optimizer.step()
                     if settings.ema is not None:

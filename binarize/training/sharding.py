@@ -2,24 +2,27 @@
 
 Binary layers need their whole weight: scales and signs are statistics of it. Each is a unit of its own, whose
 weight is gathered just before it runs; all other parameters are one unit, gathered for the whole step.
+Parameters that are single numbers (AdaBin's alpha and beta) cannot be split: every process holds them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from binarize.errors import ConfigError
 from binarize.layers import BinaryLayer
+from binarize.training.distributed import all_sum, flag
 
 _WANTED = "ACCELERATE_USE_FSDP"
 _UNKNOWN = {
@@ -52,13 +55,13 @@ def wanted() -> Sharding | None:
             DeepSpeed, Megatron-LM or a parallelism config.
     """
     for variable, name in _OTHERS.items():
-        if _is_on(variable):
+        if flag(variable):
             raise ConfigError(
                 f"train: accelerate is set to {name} ({variable}={os.environ[variable]}), which is not "
                 "offered here. Choose plain multi-GPU or FSDP 2 in `accelerate config`, or start it with "
                 "`torchrun --nproc-per-node N -m binarize train ...`."
             )
-    if not _is_on(_WANTED):
+    if not flag(_WANTED):
         return None
     if (version := os.environ.get("FSDP_VERSION", "2")) != "2":
         raise ConfigError(
@@ -66,19 +69,14 @@ def wanted() -> Sharding | None:
             "`accelerate launch --use_fsdp --fsdp_version 2`, or fsdp_version: 2 in its configuration."
         )
     for variable, instead in _UNKNOWN.items():
-        if _is_on(variable):
+        if flag(variable):
             raise ConfigError(
                 f"train: accelerate's environment says {variable}={os.environ[variable]}, which is not "
                 f"offered here: {instead}. Set it to false."
             )
-    # "FULL_SHARD" and the like are how accelerate's launcher spells version 1's answers
-    return Sharding(
-        reshard=os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() not in ("false", "0")
-    )
-
-
-def _is_on(variable: str) -> bool:
-    return os.environ.get(variable, "").lower() in ("true", "1")
+    # an answer to version 1's question (FULL_SHARD and the like) is no answer to this one
+    given = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower()
+    return Sharding(reshard=given not in ("false", "0", "no"))
 
 
 @contextmanager
@@ -103,11 +101,41 @@ def shard(net: nn.Module, sharding: Sharding, device: torch.device, world: int) 
     """
     net.to(device=device).to(memory_format=torch.contiguous_format)  # FSDP takes no other
     mesh = init_device_mesh(device.type, (world,))
+    single = {p for p in net.parameters() if p.dim() == 0}
+    owners = Counter(id(p) for module in net.modules() for p in module._parameters.values() if p is not None)
     for module in list(net.modules()):
-        if isinstance(module, BinaryLayer):
+        # a parameter of several modules stays with what is gathered for the whole step
+        if isinstance(module, BinaryLayer) and all(owners[id(p)] == 1 for p in module.parameters()):
             module.register_forward_hook(_owned)
-            fully_shard(module, mesh=mesh, reshard_after_forward=sharding.reshard)
-    fully_shard(net, mesh=mesh)
+            again = sharding.reshard
+            fully_shard(module, mesh=mesh, reshard_after_forward=again, ignored_params=single)
+    fully_shard(net, mesh=mesh, ignored_params=single)
+
+
+def share_gradients(parameters: Iterable[nn.Parameter], world: int) -> None:
+    """The mean over processes of whole parameters' gradients, as FSDP takes it of those that are split."""
+    for parameter in parameters:
+        if parameter.grad is not None and not isinstance(parameter, DTensor):
+            distributed.all_reduce(parameter.grad)
+            parameter.grad /= world
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> None:
+    """Scale all gradients so that their common norm is at most that; as torch does, which takes no mixture.
+
+    Args:
+        parameters: split and whole ones.
+        most: the largest norm.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return
+    zero = torch.zeros((), device=gradients[0].device)
+    split = sum((local(g).square().sum() for g in gradients if isinstance(g, DTensor)), zero)
+    whole_ones = sum((g.square().sum() for g in gradients if not isinstance(g, DTensor)), zero)
+    scale = (most / ((all_sum(split) + whole_ones).sqrt() + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        local(gradient).mul_(scale)
 
 
 def _owned(module: nn.Module, args: Any, output: Tensor) -> Tensor:
@@ -126,8 +154,8 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def placed(value: Tensor, like: Tensor) -> Tensor:
-    """A copy of a whole tensor on the device, in the memory format and split as another one."""
+    """A copy of a whole tensor on the device, of the dtype, in the memory format and split as another one."""
     if isinstance(like, DTensor):
-        value = value.to(like.device, torch.promote_types(value.dtype, like.dtype))
+        value = value.to(like.device, like.dtype)
         return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
     return torch.empty_like(like).copy_(value)

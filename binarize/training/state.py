@@ -37,18 +37,29 @@ class Progress:
 
 
 def collect_state(
-    model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor] | None
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: dict[str, Tensor] | None,
+    *,
+    wanted: bool = True,
 ) -> dict[str, Tensor]:
     """Copies on the CPU of all tensors that a training goes on from, whole.
 
     If the model is split between processes, all of them have to ask.
+
+    Args:
+        model: the network.
+        optimizer: of its parameters.
+        average: of them.
+        wanted: whether this process wants them, or asks for the sake of the others and gets none.
     """
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     for name, key, value in _moments(model, optimizer):
         tensors[f"optimizer/{key}/{name}"] = value
     for name, tensor in (average or {}).items():
         tensors[f"average/{name}"] = tensor
-    return {name: whole(t.detach()).to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+    found = ((name, whole(t.detach())) for name, t in tensors.items())
+    return {name: t.to("cpu", copy=True).contiguous() for name, t in found if wanted}
 
 
 def save_state(path: Path, recipe: dict[str, Any], progress: Progress, state: dict[str, Tensor]) -> None:

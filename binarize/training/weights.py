@@ -41,18 +41,17 @@ class Weights:
                     local(self.average[name]).lerp_(local(parameter), 1.0 - decay)
 
     @contextmanager
-    def network(self, device: torch.device) -> Iterator[nn.Module]:
+    def network(self, device: torch.device, *, wanted: bool = True) -> Iterator[nn.Module]:
         """A network with whole weights, the averaged ones if there are any, for as long as the block runs.
 
         All processes have to ask for it; after that each may use it on its own.
 
         Args:
             device: where to have it.
+            wanted: whether this process wants it, or asks for the sake of the others.
         """
         if self._twin is not None:
-            state = {**self._net.state_dict(), **(self.average or {})}
-            self._twin.load_state_dict({name: whole(tensor) for name, tensor in state.items()})
-            del state
+            self._gather(self._twin, wanted)
             try:
                 yield self._twin.to(device)
             finally:
@@ -62,6 +61,18 @@ class Weights:
                 yield self._net
         else:
             yield self._net
+
+    def _gather(self, twin: nn.Module, wanted: bool) -> None:
+        """Put this moment's weights into the twin, one by one: all of them may not fit the device."""
+        # A module with two names is twice in a state, and once among the parameters, as in the average.
+        average = self.average or {}
+        targets = [(twin.state_dict(), self._net.state_dict()), (dict(twin.named_parameters()), average)]
+        with torch.no_grad():
+            for own, given in targets:
+                for name, tensor in given.items():
+                    found = whole(tensor)
+                    if wanted:
+                        own[name].copy_(found)
 
 
 @contextmanager

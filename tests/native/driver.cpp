@@ -202,13 +202,14 @@ void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<floa
     if (depthwise) e.offset = offset.data();
     const size_t positions = size_t(in.images) * s.out_h * s.out_w;
     const std::vector<float> bypass = normal(positions * 5);
-    std::vector<float> out(positions * s.out_channels), wanted(out.size()), sums(size_t(in.images) * s.out_channels);
+    std::vector<float> out(positions * s.out_channels), wanted(out.size());
+    std::vector<float> sums(size_t(in.images) * s.out_channels), wanted_sums(sums.size());
     e.bypass = {nullptr, int64_t(s.out_h) * s.out_w * 5, int64_t(s.out_w) * 5, 5, 1};
     e.bypass_channels = 5;
     e.out = {nullptr, int64_t(s.out_h) * s.out_w * s.out_channels, int64_t(s.out_w) * s.out_channels, s.out_channels, 1};
     const float* const way = between(0, 1) ? bypass.data() : nullptr;
-    must(bz_layer_run(isa, threads, &l, x.data(), nullptr, way, out.data(), between(0, 1) ? sums.data() : nullptr),
-         "layer");
+    const bool summed = between(0, 1);
+    must(bz_layer_run(isa, threads, &l, x.data(), nullptr, way, out.data(), summed ? sums.data() : nullptr), "layer");
 
     std::vector<uint32_t> plane(size_t(bz_plane_words(&in)));
     std::vector<float> scratch(2 * all), scales(all);
@@ -220,6 +221,7 @@ void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<floa
              "pack");
     e.bypass.data = const_cast<float*>(way);
     e.out.data = wanted.data();
+    e.sums = summed ? wanted_sums.data() : nullptr;
     std::vector<float> mul_of = mul, offset_of = offset;
     if (!plain && dab.layer) e.sample_scale = scales.data();
     if (!plain && depthwise && !dab.layer) {
@@ -231,13 +233,14 @@ void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<floa
     else
         must((depthwise ? bz_depthwise : bz_conv)(isa, threads, &s, plane.data(), words.data(), counts.data(), &e),
              "conv");
-    if (memcmp(out.data(), wanted.data(), sizeof(float) * out.size())) {
+    if (memcmp(out.data(), wanted.data(), sizeof(float) * out.size()) || sums != wanted_sums) {
         fprintf(stderr, "layer: other bits than its parts, kind %d\n", kind);
         exit(1);
     }
     if (kind != BZ_LAYER_SCALED) return;
     x[0] = NAN;
     e.bypass.data = e.out.data = nullptr;
+    e.sums = nullptr;
     if (bz_layer_run(isa, threads, &l, x.data(), nullptr, way, out.data(), nullptr) != BZ_NOT_FINITE) {
         fprintf(stderr, "layer: scales that are not finite were taken\n");
         exit(1);

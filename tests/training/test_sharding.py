@@ -75,6 +75,34 @@ def test_a_split_network_learns_the_same_as_a_whole_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", [None, "bnn", "reactnet", "adabin", "bisrnet"])
+@pytest.mark.parametrize("network", ["small", "small-tied"])
+def test_any_network_can_be_split(tmp_path: Path, method: str | None, network: str) -> None:
+    values = small_net.values(epochs=1, ema=0.5, clip=0.5)
+    values["network"]["name"] = network
+    values["method"] = None if method is None else {"name": method}
+    agree(
+        train(recipes.validate(values, "a test"), tmp_path / "one"), two_processes(tmp_path / "two", values)
+    )
+    one, two = (load(tmp_path / name)[1].state_dict() for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-3, msg=name)
+
+
+@pytest.mark.slow
+def test_a_split_network_learns_from_a_teacher(tmp_path: Path) -> None:
+    values = small_net.values(epochs=1, lr=1e-5)
+    values["network"] = {"encoder": "test_convnext", "options": {"width": 16}}  # a file tells of it
+    values["data"]["options"]["size"] = values["data"]["augmentation"]["size"] = [64, 64]
+    train(recipes.validate({**values, "method": None}, "a test"), tmp_path / "teacher")
+    teacher = {"teacher": str(tmp_path / "teacher" / MODEL), "features": 1.0}
+    values["training"]["distillation"] = teacher
+    agree(
+        train(recipes.validate(values, "a test"), tmp_path / "one"), two_processes(tmp_path / "two", values)
+    )
+
+
+@pytest.mark.slow
 def test_a_stopped_split_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     values = small_net.values(ema=0.9)
     two_processes(tmp_path / "whole", values)
