@@ -116,7 +116,7 @@ def _networks(
     from binarize import files, runtime
     from binarize.cli.model import resolve
     from binarize.files.zoo import PREFIX, locate
-    from binarize.training.loop import MODEL
+    from binarize.training.folder import MODEL
 
     place = Path(model) / MODEL if Path(model, MODEL).is_file() else Path(model)
     if model.startswith(PREFIX) or place.is_file():

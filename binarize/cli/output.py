@@ -35,6 +35,7 @@ def console(stream: IO[str] | None = None) -> Console:
 def say(text: str = "") -> None:
     """One line on stdout, never broken: paths in it can be copied."""
     console().print(text, soft_wrap=True, markup=False)
+    sys.stdout.flush()  # in a pipe, too, it is there before what takes long
 
 
 def print_json(document: Any) -> None:

@@ -34,13 +34,14 @@ def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settin
     with importing():
         from binarize import recipes
         from binarize.runtime import keep_memory
-        from binarize.training import loop
+        from binarize.training import build, loop
+        from binarize.training.folder import MODEL, STATE
 
     keep_memory()  # a step takes a tenth less
-    chosen = recipes.load(recipe, settings)
+    chosen = recipes.load(recipe, settings, build.faults)
     folder = out or Path("runs") / Path(recipe).with_suffix("").name
     first = {os.environ.get(name, "0") for name in ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")} == {"0"}
-    if resume and first and not (folder / loop.STATE).is_file():
+    if resume and first and not (folder / STATE).is_file():
         say(f"{folder} holds no run to go on with: this is a new one")
     with Screen(chosen.training.epochs) as screen:
         history = loop.train(chosen, folder, root=root, resume=resume, report=screen.show)
@@ -49,8 +50,8 @@ def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settin
     if not PartialState().is_main_process:
         return
     if history and screen.shown:
-        say(f"written  {folder / loop.MODEL}")
-        say(f"Next: binarize evaluate {folder / loop.MODEL}")
+        say(f"written  {folder / MODEL}")
+        say(f"Next: binarize evaluate {folder / MODEL}")
     elif history:
         say(f"{folder} holds a complete run of {len(history)} epochs.")
 

@@ -19,7 +19,7 @@ from binarize.training import saved
 from binarize.training.build import dataset
 from binarize.training.distributed import on_cpu
 from binarize.training.evaluate import evaluate
-from binarize.training.loop import LOG, MODEL
+from binarize.training.folder import LOG, MODEL
 
 TEST = "test.json"
 """The figures on the test split, kept in the run's folder for as long as its network stays the same."""

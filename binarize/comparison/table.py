@@ -12,7 +12,7 @@ from binarize.comparison.collect import Result
 from binarize.comparison.published import published, remark
 from binarize.errors import ConfigError
 from binarize.recipes import Recipe
-from binarize.training.loop import MODEL
+from binarize.training.folder import MODEL
 
 _FIGURES = {
     "segmentation": {"pixel_accuracy": "pixel acc. %", "miou": "mIoU %"},

@@ -96,7 +96,8 @@ def resolve(isa: Isa = "auto") -> str:
     number = number_of(isa)
     if lib is None or (number and not lib.bz_isa_available(number)):
         raise NativeError(f"instruction set {isa!r} is not available here; expected one of {_known()}.")
-    return next(name for name, n in ISAS.items() if n == (number or lib.bz_get_isa()))
+    chosen = number or lib.bz_get_isa()  # once: another thread may change the default meanwhile
+    return next(name for name, n in ISAS.items() if n == chosen)
 
 
 def number_of(isa: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +63,17 @@ def find(name: str | Path) -> Path:
     raise ConfigError(unknown_name("recipe", text, known))
 
 
-def load(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
+Faults = Callable[[Recipe], Iterable[tuple[Place, str]]]
+"""What else is wrong with a recipe: places in it, and messages."""
+
+
+def load(name: str | Path, settings: Sequence[str] = (), faults: Faults | None = None) -> Recipe:
     """A recipe from its file.
 
     Args:
         name: path, or name of one that comes with the toolkit.
         settings: `a.b=value` each, on top of the file.
+        faults: finds what only those who use the recipe can know.
 
     Raises:
         ConfigError: no such file, or it is no recipe; the message names all faults.
@@ -76,7 +81,11 @@ def load(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
     path = find(name)
     source = _Source()
     values = _read(path, source, ())
-    return validate(apply_settings(values, settings, source), str(path), source)
+    recipe = validate(apply_settings(values, settings, source), str(path), source)
+    found = [] if faults is None else [_said(source, place, what) for place, what in faults(recipe)]
+    if found:
+        raise ConfigError("\n".join([f"recipe {path}:", *(f"  {fault}" for fault in found)]))
+    return recipe
 
 
 def apply_settings(
@@ -142,10 +151,17 @@ def _read(path: Path, source: _Source, via: tuple[Path, ...]) -> dict[str, Any]:
     if _EXTENDS in values:
         parent = values.pop(_EXTENDS)
         if not isinstance(parent, str):
-            raise ConfigError(f"{lines[(_EXTENDS,)]}: extends: expected the path of a file, got {parent!r}.")
+            raise ConfigError(
+                f"{lines[(_EXTENDS,)]}: extends: expected the path of a file or the name of a recipe, "
+                f"got {parent!r}."
+            )
         target = path.parent / parent
+        if not target.is_file() and parent in names():
+            target = folder() / f"{parent}.yaml"
         if not target.is_file():
-            raise ConfigError(f"{lines[(_EXTENDS,)]}: extends: no such file: {target}.")
+            near = near_names(parent, names())
+            hint = f" (nor is it the name of a recipe; near: {', '.join(near)})" if near else ""
+            raise ConfigError(f"{lines[(_EXTENDS,)]}: extends: no such file: {target}{hint}.")
         base = _read(target, source, (*via, path))
     source.lines |= lines
     return _merged(base, values)
@@ -188,19 +204,23 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _faults(error: ValidationError, source: _Source) -> Iterator[str]:
     for fault in error.errors(include_url=False):
         place = tuple(fault["loc"])
-        name = ".".join(map(str, place)) or "recipe"
-        where = source.of(place)
-        prefix = f"{where}: " if where else ""
         if fault["type"] == "extra_forbidden":
             known = _fields(place[:-1])
             near = near_names(str(place[-1]), known)
             hint = f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known)}."
-            yield f"{prefix}{name}: no such setting; {hint}"
+            yield _said(source, place, f"no such setting; {hint}")
         elif fault["type"] == "missing":
-            yield f"{prefix}{name}: is missing."
+            yield _said(source, place, "is missing.")
         else:
             message = fault["msg"].removeprefix("Value error, ")
-            yield f"{prefix}{name}: {message[0].lower()}{message[1:]}; got {fault['input']!r}."
+            yield _said(source, place, f"{message[0].lower()}{message[1:]}; got {fault['input']!r}.")
+
+
+def _said(source: _Source, place: Place, what: str) -> str:
+    where, name = source.of(place), ".".join(map(str, place)) or "recipe"
+    if not where or where == f"--set {name}":  # it is said once
+        return f"{where or name}: {what}"
+    return f"{where}: {name}: {what}"
 
 
 def _fields(place: Place) -> list[str]:

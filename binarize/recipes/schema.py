@@ -169,7 +169,7 @@ class Distillation(_Part):
     """Learning from a float network too.
 
     Attributes:
-        teacher: file of a checkpoint of a network for the same task.
+        teacher: a network for the same task: file of a checkpoint, folder of a run, or `zoo:NAME`.
         weight: of its loss: per-pixel KL divergence of the class probabilities, or of depth the mean absolute
             difference of logarithms.
         temperature: of the probabilities.
@@ -202,7 +202,8 @@ class Training(_Part):
         precision: `no` for float32, bf16 for mixed precision.
         ema: decay per step of a moving average of the weights, which is evaluated and kept; none for none.
         activations_first: share of the epochs in which weights stay float and only activations are binary.
-        start_from: file of weights to start from, of the float network or of the same binary one.
+        start_from: weights to start from (file, folder of a run, or `zoo:NAME`), of the float network, or a
+            plain state of the same binary one.
         distillation: from a float network.
         save_every: epochs from one checkpoint to the next.
         evaluate_every: epochs from one look at `val` to the next; the last epoch is always looked at.

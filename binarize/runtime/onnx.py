@@ -28,7 +28,8 @@ def to_onnx(model: nn.Module, size: Sequence[int]) -> bytes:
         size: (H, W).
 
     Raises:
-        ConfigError: a model that is not deployed or that torch cannot export, or packages that are missing.
+        ConfigError: a model that is not deployed, that takes no images of this size or that torch cannot
+            export, or packages that are missing.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -40,6 +41,14 @@ def to_onnx(model: nn.Module, size: Sequence[int]) -> bytes:
     x = torch.zeros(2, channels, *size)
     for layer in deployed_layers(model).values():
         layer.prepare_reference()
+    try:
+        with torch.no_grad():
+            model(x)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"{type(model).__name__} cannot take images of {size[0]}x{size[1]} (height x width): "
+            f"{str(error).strip().splitlines()[0].rstrip('.')}."
+        ) from error
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of torch about its own exporter

@@ -136,7 +136,7 @@ class PackedLayer(nn.Module):
         quick = self._quick
         if quick is not None and type(input) is Tensor and output_size is None:
             usual = input.dtype == torch.float32 and input.is_cpu and not input.requires_grad
-            if usual and input.numel() and not is_traced(input):
+            if usual and input.numel() and not input.is_neg() and not is_traced(input):
                 return quick(input)
         if input.requires_grad and torch.is_grad_enabled():
             raise TrainingError(
@@ -150,6 +150,7 @@ class PackedLayer(nn.Module):
         x = x if type(x) is Interpolated else ordinary(x)
         plain = type(x) in (Tensor, Interpolated) and x.dtype == torch.float32
         if plain and x.device.type == "cpu" and x.numel() and not is_traced(x):
+            x = x if type(x) is Interpolated else x.resolve_neg()  # kernels read the memory as it is
             kernels = self._native()
             lazy = self.lazy
             if kernels is not None and lazy == "behind" and kernels.whole and output_size is None:

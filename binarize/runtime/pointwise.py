@@ -12,11 +12,13 @@ from binarize.runtime.lazy import Behind, ordinary
 _functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 _is_tracing = torch.jit.is_tracing  # pyright: ignore[reportPrivateImportUsage]
 _is_compiling = torch.compiler.is_compiling
+_dispatch_modes: Any = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_traced(x: Tensor) -> bool:
     """Whether what is done with `x` is being written down or transformed: kernels would not be seen."""
-    return _is_tracing() or _is_compiling() or _functorch.is_functorch_wrapped_tensor(x)
+    watched = _is_tracing() or _is_compiling() or _dispatch_modes() > 0
+    return watched or _functorch.is_functorch_wrapped_tensor(x)
 
 
 class PointwiseConv2d(nn.Conv2d):

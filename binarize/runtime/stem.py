@@ -76,7 +76,7 @@ class StemConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, Cin, H, W) -> (N, Cout, H', W')."""
-        x = ordinary(input)
+        x = ordinary(input).resolve_neg()  # the kernel reads the memory as it is
         prepared = self._prepared(x) if self._plain(x) else None
         if prepared is None:
             return super().forward(x)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,41 @@ import torch
 from torch import Tensor, nn
 
 from binarize import data, graph, networks
+from binarize.data.catalog import check_split, info
 from binarize.data.dataset import DenseDataset, Depth, Labels
 from binarize.data.transforms import evaluation_transform, training_transform
 from binarize.errors import BinarizeError, ConfigError
 from binarize.files import load_checkpoint
 from binarize.layers import BinaryLayer
 from binarize.methods import create
+from binarize.networks.catalog import NETWORKS
 from binarize.recipes import Recipe
 from binarize.recipes.schema import Training
+from binarize.training.folder import model_file
+
+
+def faults(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Names in a recipe that nothing goes by, and options that a method does not have, with their places."""
+    chosen = recipe.data
+    checks: list[tuple[tuple[str | int, ...], Callable[[], Any]]] = [
+        (("network", "name"), lambda: NETWORKS.get(recipe.network.name))
+    ]
+    if chosen.name in data.names():
+        parts = {part: getattr(chosen, part) for part in ("train", "val", "test")}
+        checks += [
+            (("data", part), partial(check_split, chosen.name, split))
+            for part, split in parts.items()
+            if split
+        ]
+    else:
+        checks.append((("data", "name"), lambda: info(chosen.name)))
+    if (method := recipe.method) is not None:
+        checks.append((("method",), lambda: create(method.name, **method.options)))
+    for place, check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            yield place, str(error)
 
 
 def dataset(recipe: Recipe, split: str, *, root: Path | None = None, training: bool = False) -> DenseDataset:
@@ -62,6 +90,7 @@ def network(recipe: Recipe, truth: Labels | Depth, *, weights: bool = True) -> n
         else {"task": "segmentation", "num_classes": len(truth.names)}
     )
     start = recipe.training.start_from if weights else None
+    start = None if start is None else model_file(Path(start))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed)
         kwargs = {"encoder": chosen.encoder, **task, **chosen.options}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from binarize import files
 from binarize.errors import ConfigError
 from binarize.recipes.schema import Distillation
 from binarize.training.evaluate import resized
+from binarize.training.folder import model_file
 
 
 class Teacher:
@@ -22,7 +24,7 @@ class Teacher:
     mean((student - teacher)^2) / mean(teacher^2).
 
     Args:
-        settings: weights of both, and the teacher's file.
+        settings: weights of both, and the teacher's file, the folder of its run or `zoo:NAME`.
         student: the network that learns; its attribute `encoder` gives the maps.
         device: where both are.
 
@@ -32,7 +34,8 @@ class Teacher:
 
     def __init__(self, settings: Distillation, student: nn.Module, device: torch.device) -> None:
         self._settings = settings
-        self._net = files.load(settings.teacher).to(device).requires_grad_(False)
+        file = model_file(Path(settings.teacher))
+        self._net = files.load(file).to(device).requires_grad_(False)
         self._maps: dict[str, list[Tensor]] = {}
         if settings.features:
             for name, net in (("student", student), ("teacher", self._net)):

@@ -28,13 +28,16 @@ def event_log(folder: Path, done: int, *, on: bool = True) -> Iterator[Callable[
         return
     from torch.utils.tensorboard.writer import SummaryWriter
 
-    with SummaryWriter(str(folder), purge_step=done + 1) as writer:
+    with contextlib.ExitStack() as stack:
+        writers: list[SummaryWriter] = []
 
         def add(figures: Mapping[str, Any]) -> None:
             """Numbers by name, and mappings of them; what is neither is left out."""
+            if not writers:  # a run that fails in its first epoch leaves no file
+                writers.append(stack.enter_context(SummaryWriter(str(folder), purge_step=done + 1)))
             for name, value in _numbers(figures):
-                writer.add_scalar(name, value, figures["epoch"])
-            writer.flush()
+                writers[0].add_scalar(name, value, figures["epoch"])
+            writers[0].flush()
 
         yield add
 

@@ -32,6 +32,7 @@ from binarize.training.distill import Teacher
 from binarize.training.distributed import all_sum, on_cpu, share_drops, synchronize_norms
 from binarize.training.evaluate import SMALL, evaluate
 from binarize.training.events import event_log
+from binarize.training.folder import CURVES, LOG, MODEL, STATE
 from binarize.training.health import LatentWatch, first_not_finite
 from binarize.training.losses import create_loss
 from binarize.training.schedule import rate
@@ -40,19 +41,7 @@ from binarize.training.stages import float_weights
 from binarize.training.state import Progress, collect_state, read_recipe, restore_state, save_state
 from binarize.training.weights import Weights
 
-STATE = "state.safetensors"
-"""What a run goes on from."""
-
-MODEL = "model.safetensors"
-"""The network of the last checkpoint: `binarize.load` gives it, `binarize evaluate` takes it."""
-
-LOG = "log.jsonl"
-"""The figures of each epoch, one line of JSON each."""
-
 TRUTH_ENTRY = "binarize.truth"
-
-CURVES = "curves.png"
-"""Loss and figure on `val` by epoch, drawn at the end."""
 
 RECIPE_ENTRY = "binarize.recipe"
 

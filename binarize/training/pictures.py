@@ -17,9 +17,9 @@ from torchvision.transforms import v2
 from binarize.data.dataset import Depth, Labels
 from binarize.data.transforms import MEAN, STD
 from binarize.data.voc2012 import palette
-from binarize.errors import DataError
+from binarize.errors import ConfigError, DataError
 from binarize.recipes.schema import Evaluation
-from binarize.training.evaluate import predict, resized
+from binarize.training.evaluate import SMALL, predict, resized
 
 _MILLIMETRES = 1000.0
 _MIX = 0.6  # share of the colours in an overlay
@@ -43,14 +43,18 @@ def predict_image(
         model: in evaluation mode.
         image: (3, H, W) uint8.
         settings: how the recipe resizes images, and whether it averages; its crops are not for predictions.
+            Images that are too small for the network are enlarged to 64 pixels.
         truth: what the network was trained to tell.
     """
     tensors = itertools.chain(model.parameters(), model.buffers())  # a packed network has no parameters
     device = next(tensors).device
+    shown = prepared(image, settings).to(device)
     with torch.no_grad():
-        output = predict(
-            model, prepared(image, settings).to(device), flip=settings.flip, scales=settings.scales
-        )
+        try:
+            output = predict(model, shown, flip=settings.flip, scales=settings.scales)
+        except ConfigError:  # too small for the network
+            shown = resized(shown, [max(side, SMALL) for side in shown.shape[-2:]])
+            output = predict(model, shown, flip=settings.flip, scales=settings.scales)
         output = resized(output, image.shape[-2:])[0].cpu()
     if isinstance(truth, Depth):
         return output[0].clamp(truth.least, truth.most)

@@ -11,10 +11,10 @@ from binarize import files
 from binarize.data.dataset import Depth, Labels, truth_from_json
 from binarize.errors import ConfigError, FormatError
 from binarize.files import container
-from binarize.files.zoo import locate
 from binarize.recipes import Recipe, validate
 from binarize.training.build import network
-from binarize.training.loop import MODEL, RECIPE_ENTRY, TRUTH_ENTRY
+from binarize.training.folder import MODEL, model_file
+from binarize.training.loop import RECIPE_ENTRY, TRUTH_ENTRY
 
 
 def load(path: Path) -> tuple[Recipe, nn.Module]:
@@ -24,10 +24,9 @@ def load(path: Path) -> tuple[Recipe, nn.Module]:
         ConfigError: there is no such file.
         FormatError: it was not written by a training, or is corrupt.
     """
-    path = locate(path)
-    file = path / MODEL if path.is_dir() else path
+    file = model_file(path)
     if not file.is_file():
-        hint = f" ({MODEL} in a run's folder)" if path.is_dir() else ""
+        hint = f" ({MODEL} in a run's folder)" if file.name == MODEL else ""
         raise ConfigError(f"{file}: no such file; expected a model that `binarize train` wrote{hint}.")
     metadata = container.read_metadata(file)
     if RECIPE_ENTRY not in metadata:
@@ -55,9 +54,8 @@ def load_with_truth(path: Path) -> tuple[Recipe, nn.Module, Labels | Depth]:
         ConfigError: there is no such file.
         FormatError: it was not written by a training, or is corrupt.
     """
-    path = locate(path)
     recipe, model = load(path)
-    file = path / MODEL if path.is_dir() else path
+    file = model_file(path)
     return recipe, model, _truth(file, container.read_metadata(file))
 
 

@@ -255,7 +255,7 @@ def test_compare_tells_rows_apart_and_breaks_no_word(
     assert "images; depths from 0.001 to 10 m." in capsys.readouterr().out
 
 
-def test_images_that_are_too_small_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_that_are_too_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = small_net.values(epochs=1)
     values["network"] = {"encoder": "test_convnext", "options": {"width": 8}}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump({**values, "method": None}))
@@ -263,8 +263,10 @@ def test_images_that_are_too_small_are_named(tmp_path: Path, capsys: pytest.Capt
     Image.new("RGB", (3, 2)).save(tmp_path / "x.png")
     capsys.readouterr()
     command = ["predict", str(tmp_path / "run"), str(tmp_path / "x.png"), "--out", str(tmp_path / "out")]
-    assert run(command) == 2
-    assert "x.png: the network cannot take an image of 3x2" in " ".join(capsys.readouterr().err.split())
+    assert run(command) == 0  # shown larger
+    with Image.open(tmp_path / "out" / "x.png") as predicted:
+        assert predicted.size == (3, 2)
+    capsys.readouterr()
     assert run(["evaluate", str(tmp_path / "run"), "--scales", "0.1"]) == 2
     assert "Take larger images or scales" in " ".join(capsys.readouterr().err.split())
 
@@ -315,6 +317,14 @@ def test_floor(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "shapes/tiny-bidens"], "did you mean 'shapes/tiny-bidense'"),
         (["train", "{recipe}", "--set", "training.lrr=1"], "did you mean lr?"),
         (["train", "{recipe}", "--set", "method.name=bidens"], "did you mean 'bidense'"),
+        (
+            ["train", "{recipe}", "--set", "method.name=bidens", "--set", "data.train=trian"],
+            "did you mean 'train'",
+        ),
+        (
+            ["train", "{recipe}", "--set", "network.name=uprnet"],
+            "--set network.name: unknown network 'uprnet'",
+        ),
         (["train", "{recipe}", "--set", "data.options.tsk=depth"], "did you mean 'task'"),
         (
             ["train", "{recipe}", "--set", "data.options.length=many"],

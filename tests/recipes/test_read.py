@@ -8,6 +8,7 @@ import pytest
 
 from binarize import recipes
 from binarize.errors import ConfigError
+from binarize.training.build import faults
 
 BASE = """\
 data:
@@ -57,7 +58,7 @@ def test_all_faults_at_once_with_file_and_line(tmp_path: Path) -> None:
     assert "recipe.yaml, line 3: training.epoch: no such setting; did you mean epochs?" in text
     assert "recipe.yaml, line 4: data.splitt: no such setting; expected one of" in text
     assert "_base.yaml, line 10: training.batch: input should be greater than or equal to 1; got 0." in text
-    assert "--set training.lr: training.lr: input should be a valid number" in text
+    assert "--set training.lr: input should be a valid number" in text
 
 
 @pytest.mark.parametrize(
@@ -105,6 +106,38 @@ def test_files_that_are_no_recipe(text: str, message: str, tmp_path: Path) -> No
 def test_settings_that_are_none(setting: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--set"):
         recipes.load(write(tmp_path, BASE), [setting])
+
+
+def test_a_recipe_extends_one_that_comes_with_the_toolkit_by_its_name(tmp_path: Path) -> None:
+    text = "extends: shapes/tiny-bidense\ntraining: {lr: 1.0e-9}\n"
+    given, own = recipes.load(write(tmp_path, text)), recipes.load("shapes/tiny-bidense")
+    assert given.training.lr == 1e-9
+    assert given.model_copy(update={"training": own.training}) == own
+    with pytest.raises(ConfigError, match=r"line 1: extends: no such file.*near: shapes/tiny-bidense"):
+        recipes.load(write(tmp_path, "extends: shapes/tiny-bidens\n"))
+
+
+def test_names_that_nothing_goes_by_at_once_with_their_lines(tmp_path: Path) -> None:
+    text = (
+        BASE.replace("shapes", "shpes")
+        .replace("{encoder", "{name: uprnet, encoder")
+        .replace("bidense", "bidens")
+    )
+    with pytest.raises(ConfigError) as caught:
+        recipes.load(write(tmp_path, text), (), faults)
+    assert str(caught.value).splitlines()[1:] == [
+        "  recipe.yaml, line 6: network.name: unknown network 'uprnet': did you mean 'upernet'?",
+        "  recipe.yaml, line 2: data.name: unknown data set 'shpes': did you mean 'shapes'?",
+        "  recipe.yaml, line 7: method: unknown method 'bidens': did you mean 'bidense' or 'adabin'?",
+    ]
+    wrong = ["data.train=trian", "data.val=null", "method.options={granulrity: layer}"]
+    with pytest.raises(ConfigError) as caught:
+        recipes.load(write(tmp_path, BASE), wrong, faults)
+    assert str(caught.value).splitlines()[1:] == [
+        "  --set data.train: unknown split of shapes 'trian': did you mean 'train'?",
+        "  recipe.yaml, line 7: method: unknown option of bidense 'granulrity': did you mean 'granularity'?",
+    ]
+    assert list(faults(recipes.load(write(tmp_path, BASE)))) == []
 
 
 def test_names_that_are_near() -> None:

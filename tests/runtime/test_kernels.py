@@ -183,6 +183,13 @@ def test_inputs_of_any_kind_after_the_first_one() -> None:
     torch.testing.assert_close(traced(x), expected)
     torch.testing.assert_close(copy.deepcopy(layer)(x), expected)
     torch.testing.assert_close(copy.deepcopy(layer).double()(x.double()).float(), expected)
+    one = packed(nn.Conv2d(1, 8, 3, padding=1), "bnn")
+    turned = torch.complex(torch.randn(1, 1, 5, 5), torch.randn(1, 1, 5, 5)).conj().imag  # negated when read
+    assert turned.is_neg()
+    for _ in range(2):
+        torch.testing.assert_close(one(turned), one.reference(turned.resolve_neg()))
+    recorded = torch.fx.experimental.proxy_tensor.make_fx(layer)(x)
+    torch.testing.assert_close(recorded(2 * x - 0.1), layer(2 * x - 0.1))
     layer.vectors.mul_(2.0)  # the network's own memory
     torch.testing.assert_close(layer(x), layer.reference(x))
 

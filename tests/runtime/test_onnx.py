@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import binarize
 from binarize.cli import run
@@ -61,6 +62,16 @@ def test_only_deployed_networks() -> None:
     pytest.importorskip("onnxscript")
     with pytest.raises(ConfigError, match="is not deployed"):
         to_onnx(create_timm("test_resnet"), (64, 64))
+
+
+def test_images_that_are_too_small() -> None:
+    pytest.importorskip("onnxscript")
+    pooled = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1), nn.AvgPool2d(4), nn.Conv2d(8, 2, 1)
+    )
+    packed = binarize.deploy(binarize.apply(pooled, "bnn", example_inputs=torch.zeros(1, 3, 8, 8)))
+    with pytest.raises(ConfigError, match=r"cannot take images of 2x3 \(height x width\): "):
+        to_onnx(packed, (2, 3))
 
 
 def test_bad_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

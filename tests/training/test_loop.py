@@ -21,7 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from binarize import recipes
 from binarize.data import create
-from binarize.errors import ConfigError, TrainingError
+from binarize.errors import ConfigError, DataError, TrainingError
 from binarize.recipes.schema import Distillation
 from binarize.training import loop
 from binarize.training.build import can_fuse, network
@@ -149,6 +149,16 @@ def test_a_run_is_saved_and_looked_at_as_often_as_its_recipe_says(tmp_path: Path
         train(chosen, tmp_path / "parts", report=press)
     train(chosen, tmp_path / "parts", resume=True)
     assert same(tmp_path / "whole" / STATE, tmp_path / "parts" / STATE)
+
+
+def test_a_run_that_fails_at_once_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: Any) -> Any:
+        raise DataError("a file is gone")
+
+    monkeypatch.setattr(loop, "_loaded", fail)
+    with pytest.raises(DataError):
+        train(recipe(), tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_tensorboard_reads_the_figures(tmp_path: Path) -> None:

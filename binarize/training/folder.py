@@ -1,0 +1,29 @@
+"""What lies in the folder of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from binarize.files.zoo import locate
+
+STATE = "state.safetensors"
+"""What a run goes on from."""
+
+MODEL = "model.safetensors"
+"""The network of the last checkpoint: `binarize.load` gives it, `binarize evaluate` takes it."""
+
+LOG = "log.jsonl"
+"""The figures of each epoch, one line of JSON each."""
+
+CURVES = "curves.png"
+"""Loss and figure on `val` by epoch, drawn at the end."""
+
+
+def model_file(path: Path) -> Path:
+    """The file of a network: the one in a run's folder, that of `zoo:NAME`, or the path as it is.
+
+    Raises:
+        ConfigError: the zoo has no such entry.
+    """
+    path = locate(path)
+    return path / MODEL if path.is_dir() else path
