@@ -65,6 +65,7 @@ def within(seconds: float, work: Callable[[], object]) -> None:
         raise error
 
 
+@pytest.mark.slow
 def test_results_are_kept_and_not_made_again(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     jobs = [job("test_resnet"), job("test_convnext")]

@@ -60,6 +60,7 @@ def agree(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> None:
         assert one["val"]["miou"] == pytest.approx(two["val"]["miou"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_split_network_learns_the_same_as_a_whole_one(tmp_path: Path) -> None:
     values = small_net.dropping(ema=0.9, clip=0.5, activations_first=0.5, channels_last=True)
     agree(
