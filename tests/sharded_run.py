@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+import last_threads
 import small_net
 import torch
 from torch.distributed.tensor import DTensor
@@ -47,4 +48,5 @@ def main(out: str, values: str, how: str) -> None:
 
 if __name__ == "__main__":
     assert small_net.values
+    last_threads.watch()
     main(*sys.argv[1:])

@@ -36,7 +36,7 @@ def evaluate(
         from binarize.runtime import keep_memory
         from binarize.training import saved
         from binarize.training.build import dataset
-        from binarize.training.distributed import on_cpu
+        from binarize.training.distributed import leave, on_cpu
         from binarize.training.evaluate import evaluate as measure
 
     keep_memory()
@@ -68,6 +68,7 @@ def evaluate(
             world=processes.num_processes,
             report=lambda done: progress.update(task, completed=done),
         )
+    leave()
     if not processes.is_main_process:
         return
     if as_json:

@@ -69,7 +69,8 @@ class Teacher:
             own = (output.clamp_min(1e-3).log() - expected.clamp_min(1e-3).log()).abs().mean()
         total = self._settings.weight * own
         if self._settings.features:
-            pairs = list(zip(self._maps["student"], self._maps["teacher"], strict=True))
+            # taken out: the graph behind a map would live as long as the network
+            pairs = zip(self._maps.pop("student"), self._maps.pop("teacher"), strict=True)
             apart = [(a - b).square().mean() / b.square().mean().clamp_min(1e-12) for a, b in pairs]
             total = total + self._settings.features * torch.stack(apart).mean()
         return total

@@ -7,11 +7,14 @@ takes makes it right.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, distributed, nn
@@ -44,6 +47,30 @@ def on_cpu() -> bool:
         ConfigError: the variable is neither yes nor no.
     """
     return flag("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+
+
+def leave() -> None:
+    """Wait for all processes, and let their group go when this one ends; nothing in a single process.
+
+    For the good end of what they did together: letting go waits for what is under way, which after an error
+    may never be over. A process that just ends takes down those that still talk to it, and at times itself:
+    a thread of gloo frees the last tensors, finds no interpreter any more and aborts.
+    """
+    processes = PartialState()
+    if processes.use_distributed:
+        processes.wait_for_everyone()
+        _let_go_at_exit()
+
+
+@cache  # once
+def _let_go_at_exit() -> None:
+    atexit.register(_let_go)
+
+
+def _let_go() -> None:
+    gc.collect()  # gloo's threads end with the last that holds the group, such as the wrapper of a network
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 class _AllSum(torch.autograd.Function):

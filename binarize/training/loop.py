@@ -29,7 +29,7 @@ from binarize.training.batches import Batches
 from binarize.training.build import adamw, dataset, network
 from binarize.training.curves import draw_curves
 from binarize.training.distill import Teacher
-from binarize.training.distributed import all_sum, on_cpu, share_drops, synchronize_norms
+from binarize.training.distributed import all_sum, leave, on_cpu, share_drops, synchronize_norms
 from binarize.training.evaluate import SMALL, evaluate
 from binarize.training.events import event_log
 from binarize.training.folder import CURVES, LOG, MODEL, STATE
@@ -244,6 +244,7 @@ def train(
                         show(epoch, step + 1, progress.loss / (step + 1), lr, {})
                     if stopped(accelerator) and step + 1 < steps:
                         save()
+                        leave()
                         raise StoppedError(
                             f"stopped in epoch {epoch + 1} after {step + 1} of {steps} steps; all is saved "
                             f"in {out}. Go on with --resume."
@@ -278,13 +279,14 @@ def train(
                 show(epoch, steps, figures["loss"], lr, figures)
             if stopped(accelerator) and not last:
                 save()
+                leave()
                 raise StoppedError(
                     f"stopped after epoch {epoch + 1} of {settings.epochs}; all is saved in {out}. "
                     "Go on with --resume."
                 )
     if accelerator.is_main_process and progress.history:
         draw_curves(progress.history, out / CURVES)
-    accelerator.wait_for_everyone()  # a process that ends while others still talk to it ends them
+    leave()
     return progress.history
 
 

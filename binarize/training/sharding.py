@@ -7,6 +7,7 @@ Parameters that are single numbers (AdaBin's alpha and beta) cannot be split: ev
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -101,6 +102,8 @@ def shard(net: nn.Module, sharding: Sharding, device: torch.device, world: int) 
     """
     net.to(device=device).to(memory_format=torch.contiguous_format)  # FSDP takes no other
     mesh = init_device_mesh(device.type, (world,))
+    # torch's caches keep the mesh to the end, and with it the group that `distributed.leave` lets go
+    atexit.register(getattr(mesh, "_pg_registry", {}).clear)
     single = {p for p in net.parameters() if p.dim() == 0}
     owners = Counter(id(p) for module in net.modules() for p in module._parameters.values() if p is not None)
     for module in list(net.modules()):

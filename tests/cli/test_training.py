@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import small_net
 import yaml
+from last_threads import LEFT
 from PIL import Image
 
 from binarize.cli import run
@@ -59,7 +60,8 @@ def test_processes_share_an_evaluation(
     one = json.loads(capsys.readouterr().out)
     program = tmp_path / "program.py"
     program.write_text(
-        "import sys, small_net\n"
+        "import last_threads, sys, small_net\n"
+        "last_threads.watch()\n"
         "from binarize.cli import run\n"
         "from binarize.training import evaluate as shared\n"
         "predict = shared.predict\n"
@@ -85,6 +87,7 @@ def test_processes_share_an_evaluation(
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count(f"{LEFT} 0") == 2, done.stderr[-3000:]
     assert json.loads(done.stdout) == one  # printed once, and every image counts once
     images = small_net.values()["data"]["options"]["length"]
     assert done.stderr.count(f"saw {images // 2} images") == 2

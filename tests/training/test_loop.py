@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from last_threads import LEFT
 from PIL import Image
 from safetensors.torch import load_file
 from small_net import Small, dropping, values
@@ -204,6 +205,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 def test_two_processes_learn_the_same_as_one(tmp_path: Path) -> None:
     one = train(recipes.validate(dropping(), "a test"), tmp_path / "one")
     program = (
+        "import last_threads; last_threads.watch()\n"
         "import sys; from pathlib import Path; import small_net; from binarize import recipes\n"
         "from binarize.training.loop import train\n"
         "train(recipes.validate(small_net.dropping(), 'a test'), Path(sys.argv[1]))\n"
@@ -221,6 +223,7 @@ def test_two_processes_learn_the_same_as_one(tmp_path: Path) -> None:
         timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[:3000]
+    assert done.stderr.count(f"{LEFT} 0") == 2, done.stderr
     two = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
     for a, b in zip(one, two, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import small_net
 import torch
+from last_threads import LEFT
 from safetensors.torch import load_file
 
 from binarize import recipes
@@ -38,6 +39,7 @@ def two_processes(
         timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count(f"{LEFT} 0") == 2, done.stderr[-3000:]
     assert "returned a view" not in done.stderr  # FSDP's warning of gradients that may be lost
     return history(out) if (out / "log.jsonl").exists() else []
 
