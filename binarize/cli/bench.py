@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from binarize.cli.options import InputSize, configure
-from binarize.cli.output import console, print_json, progress, say
+from binarize.cli.output import console, counted, print_json, progress, say
 from binarize.cli.speed import importing
 from binarize.cli.speed import threads as torch_threads
 from binarize.errors import ConfigError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option(
     "--model", "custom", metavar="FILE.py:CALLABLE", help="The float model, if a file holds a custom class."
 )
-@click.option("--size", type=InputSize(), help="Of the image.  [default: as converted]")
+@click.option("--size", type=InputSize(), help="Of the image.  [default: as trained, or converted]")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Images at once.")
 @click.option(
     "--threads", default=1, show_default=True, type=click.IntRange(1, 1024), help="Of torch and kernels."
@@ -111,18 +111,21 @@ def bench(
 def _networks(
     model: str, custom: str | None, method: str | None, settings: tuple[str, ...], threads: int, exact: bool
 ) -> tuple[nn.Module, nn.Module, tuple[int, ...]]:
-    """The packed network, a float one of the same architecture, and (C, H, W) of what it was converted on."""
+    """The packed network, a float one like it, and (C, H, W) of what it was trained or converted on."""
     import binarize
     from binarize import files, runtime
     from binarize.cli.model import resolve
     from binarize.files.zoo import PREFIX, locate
+    from binarize.training.entries import trained_size
     from binarize.training.folder import MODEL
 
+    trained = None
     place = Path(model) / MODEL if Path(model, MODEL).is_file() else Path(model)
     if model.startswith(PREFIX) or place.is_file():
         if method or settings:
             raise ConfigError("bench: --method and --set are for a MODEL that is no file.")
         path = locate(model) if model.startswith(PREFIX) else place
+        trained = trained_size(path)
         source = files.read_header(path).source
         if source["source"] == "custom":
             if custom is None:
@@ -147,6 +150,7 @@ def _networks(
     shape = tuple(plan.inputs[0][1:]) if plan.inputs else (3, 224, 224)
     if len(shape) != 3 or len(plan.inputs) > 1:
         raise ConfigError(f"{model} takes inputs of {plan.inputs}; bench is for networks that take images.")
+    shape = shape if trained is None else (shape[0], *trained)
     if runtime.deployed_layers(converted):
         packed = converted
         for layer in runtime.deployed_layers(packed).values():
@@ -173,7 +177,7 @@ def _print(found: Bench) -> None:
         )
     shape = "x".join(map(str, found.shape))
     machine = found.machine
-    threads = f"{found.threads} thread{'s' * (found.threads > 1)}"
+    threads = counted(found.threads, "thread")
     say(f"{shape}, {threads}, {machine['cpu']} ({machine['kernels']}), torch {machine['torch']}")
     console().print(table)
     turn = f", {found.passes} in a row" if found.passes > 1 else ", one of each in turn"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from binarize.cli.output import console, print_json, say
+from binarize.cli.output import console, counted, print_json, say
 from binarize.errors import ConfigError, DataError
 
 _SHOWN = 10
@@ -68,7 +68,7 @@ def check(recipe: str, root: Path | None, settings: tuple[str, ...]) -> None:
                 except ConfigError as error:  # a transform that this image does not fit names no file
                     faults.append(f"{part.pairs[index].image}: {error}")
     for split, part in parts.items():
-        say(f"{split}: {len(part)} images")
+        say(f"{split}: {counted(len(part), 'image')}")
     if faults:
         more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise DataError(f"{len(faults)} are wrong:\n" + "\n".join(faults[:_SHOWN]) + more)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from binarize.cli.output import console, print_json, say
+from binarize.cli.output import console, counted, print_json, say
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError
 
@@ -77,10 +77,10 @@ def evaluate(
         return
     mean = ["mirror images"] * flip
     mean += [f"sizes x {', '.join(f'{s:g}' for s in sizes)}"] * (tuple(sizes) != (1.0,))
-    title = f"{recipe.data.name} {part}, {len(data)} images"
+    title = f"{recipe.data.name} {part}, {counted(len(data), 'image')}"
     _print(figures, title + (f"; mean with {' and '.join(mean)}" if mean else ""))
     if isinstance(data.truth, Depth):
-        say(f"Means over {figures['images']} images; {data.truth.counted}.")
+        say(f"Means over {counted(figures['images'], 'image')}; {data.truth.counted}.")
 
 
 def _scales(text: str | None) -> tuple[float, ...]:

@@ -18,7 +18,7 @@ from binarize.errors import ConfigError
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--packed", is_flag=True, help="One bit per binary weight, in one safetensors file.")
 @click.option("--onnx", "onnx_out", type=click.Path(path_type=Path), help="ONNX file to write, in floats.")
-@click.option("--size", type=InputSize(), help="Of its images.  [default: as converted]")
+@click.option("--size", type=InputSize(), help="Of its images.  [default: as trained, or converted]")
 @packing_options
 def export(
     file: Path,
@@ -53,6 +53,7 @@ def _onnx(file: Path, target: Path, size: tuple[int, ...] | None, custom: str | 
         from binarize.files import container
         from binarize.files.zoo import locate
         from binarize.runtime import deploy, deployed_layers, to_onnx
+        from binarize.training.entries import trained_size
 
     source = file / "model.safetensors" if file.is_dir() else locate(file)
     metadata = container.read_metadata(source)
@@ -67,6 +68,8 @@ def _onnx(file: Path, target: Path, size: tuple[int, ...] | None, custom: str | 
     plan = getattr(deployed, "binarize_plan", None)
     if size is not None:
         wanted = size[-2:]
+    elif (trained := trained_size(source)) is not None:
+        wanted = trained
     elif plan is not None and plan.inputs:
         wanted = plan.inputs[0][-2:]
     else:

@@ -56,6 +56,11 @@ def progress(text: str) -> Iterator[None]:
         yield
 
 
+def counted(count: int, what: str) -> str:
+    """How many, for people: `1 image`, `2 images`."""
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 def size(count: float) -> str:
     """A number of bytes, for people: `1.5 MB`."""
     if count < 1000:

@@ -137,9 +137,9 @@ def read_network(
         return files.load(source, resolve(custom))
     if custom_class:
         from binarize.training import saved
-        from binarize.training.loop import RECIPE_ENTRY
+        from binarize.training.entries import has_recipe
 
-        if RECIPE_ENTRY in metadata:
+        if has_recipe(metadata):
             return saved.load(source)[1]
     return files.load(source)
 

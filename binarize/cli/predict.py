@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from binarize.cli.output import console, say
+from binarize.cli.output import console, counted, say
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError, DataError
 
@@ -129,7 +129,7 @@ def predict(
             made["-panel"] = pictures.picture(pictures.panel(parts, span, key))
         for ending in endings:
             write_bytes(out / f"{file.stem}{ending}.png", made[ending])
-    say(f"{len(files)} image{'s' * (len(files) != 1)}: {out}")
+    say(f"{counted(len(files), 'image')}: {out}")
 
 
 def _names(recipes: Sequence[Recipe], paths: Sequence[Path]) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import click
 
-from binarize.cli.output import console, print_json, say
+from binarize.cli.output import print_json, say
 
 
 @click.group(invoke_without_command=True)
@@ -13,18 +15,18 @@ def recipes(context: click.Context) -> None:
     """List the recipes that come with the toolkit."""
     if context.invoked_subcommand is not None:
         return
-    from rich.table import Table
+    from itertools import groupby
 
     from binarize import recipes as known
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("recipe", style="bold", no_wrap=True)
-    table.add_column("method", no_wrap=True)
-    table.add_column("about", overflow="fold")
-    for name in known.names():
-        recipe = known.load(name)
-        table.add_row(name, "float" if recipe.method is None else recipe.method.name, recipe.about)
-    console().print(table)
+    for _, names in groupby(known.names(), key=lambda name: name.rpartition("/")[0]):
+        texts = {name: known.load(name).about for name in names}
+        width = max(map(len, texts))
+        shared = Counter(texts.values()).most_common(1)[0][0]  # of the data set; said once
+        say(shared)
+        for name, about in texts.items():
+            say(f"  {name:{width}}  {about}" if about != shared else f"  {name}")
+        say()
 
 
 @recipes.command()

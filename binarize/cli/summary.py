@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("source", metavar="FILE|MODEL")
-@click.option("--input-size", type=InputSize(), help="224, HxW or C,H,W.  [default: the model's own]")
+@click.option(
+    "--input-size", type=InputSize(), help="224, HxW or C,H,W.  [default: as trained, or the model's own]"
+)
 @click.option(
     "--convention",
     type=click.Choice(["honest", "paper"]),
@@ -38,7 +40,7 @@ def summary(
     """Count parameters, bits and operations, layer by layer.
 
     The argument is a file written by `convert` or `train`, whose name ends in .safetensors, the folder of a
-    run, or a MODEL as `convert` takes it.
+    run, zoo:NAME, or a MODEL as `convert` takes it.
 
     The convention `paper` reproduces the Params and OPs that the paper prints for UPerNet on ConvNeXt-Tiny:
     2 OPs per multiply-accumulate, groups ignored, elementwise work included, the head left out, and slips of
@@ -50,8 +52,8 @@ def summary(
         from binarize.accounting import summary as count
         from binarize.cli.model import with_channels
     with progress(f"reading {source}"), one_thread():
-        model = _model(source, custom)
-        size = with_channels(input_size, model)
+        model, trained = _model(source, custom)
+        size = with_channels(input_size or trained, model)
     with progress("counting"), one_thread():
         result = count(model, size, convention)
     if as_json:
@@ -60,16 +62,20 @@ def summary(
         console().print(result)
 
 
-def _model(source: str, custom: str | None) -> nn.Module:
-    """The model in a file, or the float model of that name."""
+def _model(source: str, custom: str | None) -> tuple[nn.Module, tuple[int, int] | None]:
+    """The model in a file and the size it was trained on, or the float model of that name."""
     from binarize.cli.model import resolve
+    from binarize.files.zoo import PREFIX
+    from binarize.training.folder import MODEL, model_file
 
-    held = Path(source) / "model.safetensors"  # of a run
-    source = str(held) if held.is_file() else source
-    if source.endswith(".safetensors") or (Path(source).is_file() and ":" not in source):
+    held = source.startswith(PREFIX) or Path(source, MODEL).is_file()  # of the zoo, or of a run
+    file = model_file(Path(source)) if held else Path(source)
+    if file.suffix == ".safetensors" or (file.is_file() and ":" not in source):
         from binarize.files import load
+        from binarize.training.entries import trained_size
 
-        return load(source, None if custom is None else resolve(custom))
+        model = load(file, None if custom is None else resolve(custom))
+        return model, trained_size(file)
     if custom is not None:
         raise ConfigError(f"--model {custom} goes with a file; {source!r} is a model itself.")
-    return resolve(source)
+    return resolve(source), None

@@ -120,11 +120,11 @@ def _read(file: Path, custom: str | None) -> tuple[Recipe | None, nn.Module, Eva
     from binarize.files.zoo import locate
     from binarize.recipes.schema import Evaluation
     from binarize.training import saved
-    from binarize.training.loop import RECIPE_ENTRY
+    from binarize.training.entries import has_recipe
 
     place = locate(file)
     metadata = container.read_metadata(place) if place.is_file() else {}
-    if not place.is_file() or RECIPE_ENTRY in metadata:
+    if not place.is_file() or has_recipe(metadata):
         recipe, model = saved.load(file)  # which says what is missing
         return recipe, model, recipe.data.evaluation
     header = files.read_header(place)

@@ -14,13 +14,14 @@ from binarize import files
 from binarize.comparison.collect import Result, collect
 from binarize.comparison.table import columns, differences, label
 from binarize.data.catalog import info
-from binarize.data.dataset import Depth, Labels, truth_as_json
+from binarize.data.dataset import Depth, Labels
 from binarize.errors import ConfigError
 from binarize.files.zoo import CARD, METRICS, MODEL
 from binarize.recipes import Recipe, load
 from binarize.training import saved
+from binarize.training.entries import entries
 from binarize.training.floor import floors
-from binarize.training.loop import LOG, RECIPE_ENTRY, TRUTH_ENTRY
+from binarize.training.folder import LOG
 
 Report = Callable[[str, int, int], None]
 
@@ -63,15 +64,15 @@ def add_entry(
     if recipe_name:
         _check_recipe(run, recipe, recipe_name)  # now rather than after the measuring
     title = name or _name(recipe, recipe_name)
-    entries = {RECIPE_ENTRY: json.dumps(recipe.model_dump(mode="json")), TRUTH_ENTRY: truth_as_json(truth)}
+    known = entries(recipe, truth)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as temporary:
         made = Path(temporary)
         binary = recipe.method is not None
         if binary:
-            files.save(model, made / MODEL, packed=True, entries=entries)
+            files.save(model, made / MODEL, packed=True, entries=known)
         else:
-            files.save(model.half(), made / MODEL, entries=entries)
+            files.save(model.half(), made / MODEL, entries=known)
         shutil.copy(run / LOG, made)
 
         def tell(what: str) -> Callable[[int, int], None]:

@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader
 
 from binarize import files
 from binarize.data.catalog import check_split
-from binarize.data.dataset import truth_as_json
 from binarize.errors import ConfigError, DataError, TrainingError
 from binarize.recipes import Recipe, validate
 from binarize.training.balance import class_weights
@@ -30,6 +29,7 @@ from binarize.training.build import adamw, dataset, network
 from binarize.training.curves import draw_curves
 from binarize.training.distill import Teacher
 from binarize.training.distributed import all_sum, leave, on_cpu, share_drops, synchronize_norms
+from binarize.training.entries import entries
 from binarize.training.evaluate import SMALL, evaluate
 from binarize.training.events import event_log
 from binarize.training.folder import CURVES, LOG, MODEL, STATE
@@ -40,10 +40,6 @@ from binarize.training.sharding import clip_gradients, left_to_us, shard, share_
 from binarize.training.stages import float_weights
 from binarize.training.state import Progress, collect_state, read_recipe, restore_state, save_state
 from binarize.training.weights import Weights
-
-TRUTH_ENTRY = "binarize.truth"
-
-RECIPE_ENTRY = "binarize.recipe"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,8 +177,7 @@ def train(
                 plain = recipe.model_dump(mode="json")
                 _write_log(out / LOG, progress.history)
                 source = getattr(trained, "binarize_spec", None)
-                entries = {RECIPE_ENTRY: json.dumps(plain), TRUTH_ENTRY: truth_as_json(data.truth)}
-                files.save(trained, out / MODEL, source=source, entries=entries)
+                files.save(trained, out / MODEL, source=source, entries=entries(recipe, data.truth))
                 # Last: what is newer than the state is written again when the run goes on from it.
                 save_state(state_file, plain, progress, state)
         accelerator.wait_for_everyone()  # or a process that ends now would take down the one that writes

@@ -15,6 +15,7 @@ import yaml
 from last_threads import LEFT
 from PIL import Image
 
+from binarize import recipes
 from binarize.cli import run
 from binarize.data.reading import read_depth, read_image, read_labels
 
@@ -91,6 +92,31 @@ def test_processes_share_an_evaluation(
     assert json.loads(done.stdout) == one  # printed once, and every image counts once
     images = small_net.values()["data"]["options"]["length"]
     assert done.stderr.count(f"saw {images // 2} images") == 2
+
+
+@pytest.mark.slow
+def test_what_counts_and_times_a_trained_network_takes_its_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # an export takes 20 s; tests/runtime/test_onnx.py makes them
+    monkeypatch.setattr("binarize.runtime.to_onnx", lambda model, size: f"{size}".encode())
+    values = small_net.values(epochs=1)
+    values["network"] = {"encoder": "test_convnext", "options": {"width": 16}}
+    values["data"]["augmentation"]["size"] = [32, 64]
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(values))
+    out = str(tmp_path / "run")
+    assert run(["train", str(tmp_path / "r.yaml"), "--out", out]) == 0
+    assert run(["deploy", f"{out}/model.safetensors"]) == 0
+    assert run(["export", out, "--onnx", str(tmp_path / "o.onnx")]) == 0
+    assert (tmp_path / "o.onnx").read_text() == "(32, 64)"
+    packed = f"{out}/model-packed.safetensors"
+    capsys.readouterr()
+    assert run(["bench", packed, "--against", "eager", "--rounds", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["shape"] == [1, 3, 32, 64]
+    assert run(["summary", packed, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["input_size"] == [3, 32, 64]
+    assert run(["summary", "zoo:camvid-bnn", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["input_size"] == [3, 96, 128]
 
 
 @pytest.mark.parametrize("task", ["segmentation", "depth"])
@@ -368,8 +394,13 @@ def test_bad_input_is_one_message_and_nothing_is_written(
 
 def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["recipes"]) == 0
+    printed = capsys.readouterr().out
+    listed = [line.split()[0] for line in printed.splitlines() if line.startswith("  ")]
+    assert listed == recipes.names()
+    assert printed.count("KITTI as in Table 3 of BiDense") == 1  # for all rows of the table
+    assert "  ade20k/convnext_tiny-bidense-ablation2  row 2 of Table 4 of BiDense\n" in printed
     assert run(["data", "list"]) == 0
-    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+    assert max(map(len, (printed + capsys.readouterr().out).splitlines())) <= 80
     assert run(["recipes", "show", "shapes/tiny-bidense", "--set", "training.epochs=7"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["training"]["epochs"] == 7
     assert run(["data", "list", "--json"]) == 0

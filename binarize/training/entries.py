@@ -1,0 +1,67 @@
+"""What the file of a trained network says beside the network: its recipe, and what its outputs mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from binarize.data.dataset import Depth, Labels, truth_as_json, truth_from_json
+from binarize.errors import FormatError
+from binarize.files import container
+from binarize.recipes import Recipe, validate
+
+_RECIPE = "binarize.recipe"
+_TRUTH = "binarize.truth"
+
+
+def entries(recipe: Recipe, truth: Labels | Depth) -> dict[str, str]:
+    """The text entries that a file's header is given."""
+    return {_RECIPE: json.dumps(recipe.model_dump(mode="json")), _TRUTH: truth_as_json(truth)}
+
+
+def has_recipe(metadata: Mapping[str, str]) -> bool:
+    """Whether a training wrote the file whose header's entries these are."""
+    return _RECIPE in metadata
+
+
+def read_recipe(metadata: Mapping[str, str], where: Path) -> Recipe:
+    """The recipe in a header's entries; `where` names the file in messages.
+
+    Raises:
+        ConfigError: a recipe that this version does not know.
+        FormatError: there is none, or it is corrupted.
+    """
+    if _RECIPE not in metadata:
+        raise FormatError(
+            f"{where}: its header holds no recipe: it was not written by `binarize train`, so nothing tells "
+            "how images are prepared and what its outputs mean. binarize.load gives the network in Python."
+        )
+    try:
+        values = json.loads(metadata[_RECIPE])
+    except ValueError as error:
+        raise FormatError(f"{where} is corrupted: its recipe is no JSON.") from error
+    return validate(values, str(where))
+
+
+def read_truth(metadata: Mapping[str, str], where: Path) -> Labels | Depth:
+    """What the outputs mean, by a header's entries.
+
+    Raises:
+        FormatError: it is not there, or corrupted.
+    """
+    try:
+        return truth_from_json(metadata[_TRUTH])
+    except (KeyError, ValueError, TypeError) as error:
+        raise FormatError(f"{where} is corrupted: its {_TRUTH!r} entry says no truth.") from error
+
+
+def trained_size(file: Path) -> tuple[int, int] | None:
+    """(H, W) of the images that the network in a file was trained on; None if no training wrote the file.
+
+    Raises:
+        ConfigError: a recipe that this version does not know.
+        FormatError: the file or its recipe is corrupted.
+    """
+    metadata = container.read_metadata(file)
+    return read_recipe(metadata, file).data.augmentation.size if has_recipe(metadata) else None
