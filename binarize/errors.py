@@ -47,13 +47,14 @@ def near_names(name: str, known: Iterable[str], *, limit: int = 3) -> list[str]:
     return difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)
 
 
-def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
+def unknown_name(what: str, name: str, known: Iterable[str], listed_by: str = "") -> str:
     """The message for a name that is not known: near misses if any, else all names if few.
 
     Args:
         what: what is named, in the singular ("method", "option of bidense").
         name: what was given.
         known: what would have been accepted.
+        listed_by: what lists them, for where they are many ("binarize recipes").
     """
     names = sorted(known)
     near = near_names(name, names)
@@ -62,5 +63,6 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     elif names and len(names) <= 20:
         hint = "expected one of " + ", ".join(repr(n) for n in names) + "."
     else:
-        hint = f"none of the {len(names)} known names is near." if names else "none is known."
+        hint = f"none of the {len(names)} known names is near" if names else "none is known"
+        hint += f"; `{listed_by}` lists them." if listed_by and names else "."
     return f"unknown {what} {name!r}: {hint}"

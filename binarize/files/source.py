@@ -49,7 +49,7 @@ def create_timm(name: str, *, pretrained: bool = False, **kwargs: Any) -> nn.Mod
 
     check_arguments(name, kwargs)
     if not timm.is_model(name):
-        raise ConfigError(unknown_name("timm model", name, timm.list_models()))
+        raise ConfigError(unknown_name("timm model", name, timm.list_models(), "binarize models"))
     try:
         model = timm.create_model(name, pretrained=pretrained, **kwargs)
     except Exception as error:  # any constructor of a thousand models, and the download

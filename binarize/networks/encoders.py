@@ -96,7 +96,7 @@ def examine_encoder(
         ConfigError: as `create_encoder`.
     """
     if not timm.is_model(name):
-        raise ConfigError(unknown_name("encoder", name, timm.list_models()))
+        raise ConfigError(unknown_name("encoder", name, timm.list_models(), "binarize models"))
     size = tuple(img_size) if isinstance(img_size, Sequence) else img_size
     trials = _ANY_SIZE if size is None else ({"img_size": size},)
     best: EncoderInfo | None = None

@@ -60,7 +60,7 @@ def find(name: str | Path) -> Path:
         return folder() / f"{text}.yaml"
     if path.suffix in (".yaml", ".yml") and not near_names(text, known):
         raise ConfigError(f"recipe {path}: no such file, and no recipe of this name; see `binarize recipes`.")
-    raise ConfigError(unknown_name("recipe", text, known))
+    raise ConfigError(unknown_name("recipe", text, known, "binarize recipes"))
 
 
 Faults = Callable[[Recipe], Iterable[tuple[Place, str]]]

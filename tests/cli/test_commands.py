@@ -200,6 +200,7 @@ def test_version_and_help(run: Run):
 
 BAD_INPUT = [
     (["convert", "resnet_18"], "unknown timm model 'resnet_18': did you mean"),
+    (["convert", "zzzqqq"], "names is near; `binarize models` lists them."),
     (["convert", MODEL, "--method", "bidens"], "unknown method 'bidens': did you mean 'bidense'"),
     (["convert", MODEL, "--set", "granularty=layer"], "unknown option of bidense 'granularty': did you mean"),
     (["convert", MODEL, "--set", "granularty=layer"], "granularity: one of 'channel', 'layer'"),

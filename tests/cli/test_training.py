@@ -344,6 +344,7 @@ def test_floor(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["train", "shapes/tiny-bidens"], "did you mean 'shapes/tiny-bidense'"),
+        (["train", "zzz"], "names is near; `binarize recipes` lists them."),
         (["train", "{recipe}", "--set", "training.lrr=1"], "did you mean lr?"),
         (["train", "{recipe}", "--set", "method.name=bidens"], "did you mean 'bidense'"),
         (
