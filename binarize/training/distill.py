@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from binarize import files
 from binarize.errors import ConfigError
 from binarize.recipes.schema import Distillation
+from binarize.training.distributed import all_sum
 from binarize.training.evaluate import resized
 from binarize.training.folder import model_file
 
@@ -64,15 +65,19 @@ class Teacher:
             difference = F.kl_div(
                 (output / t).log_softmax(1), (expected / t).log_softmax(1), reduction="none", log_target=True
             )
-            own = t * t * difference.sum(1).mean()
+            apart = t * t * difference.sum(1).mean()
         else:
-            own = (output.clamp_min(1e-3).log() - expected.clamp_min(1e-3).log()).abs().mean()
-        total = self._settings.weight * own
+            apart = (output.clamp_min(1e-3).log() - expected.clamp_min(1e-3).log()).abs().mean()
+        total = self._settings.weight * apart
         if self._settings.features:
             # taken out: the graph behind a map would live as long as the network
-            pairs = zip(self._maps.pop("student"), self._maps.pop("teacher"), strict=True)
-            apart = [(a - b).square().mean() / b.square().mean().clamp_min(1e-12) for a, b in pairs]
-            total = total + self._settings.features * torch.stack(apart).mean()
+            student, teacher = (self._maps.pop(name) for name in ("student", "teacher"))
+            pairs = [(a.float(), b.float()) for a, b in zip(student, teacher, strict=True)]
+            between = torch.stack([(a - b).square().mean() for a, b in pairs])
+            own = torch.stack([*(b.square().mean() for _, b in pairs), torch.ones_like(total)])
+            *powers, n = all_sum(own)  # of the images of all processes
+            power = (torch.stack(powers) / n).clamp_min(1e-12)
+            total = total + self._settings.features * (between / power).mean()
         return total
 
     def _keep(self, name: str) -> Any:
