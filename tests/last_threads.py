@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 LEFT = "threads of gloo at the end:"
@@ -18,6 +19,9 @@ def watch() -> None:
 
 
 def _report() -> None:
-    tasks = Path("/proc/self/task").glob("*/comm")  # none where there is no such folder
-    left = sorted(name for task in tasks if "gloo" in (name := task.read_text().strip()))
+    left = []
+    for task in Path("/proc/self/task").glob("*/comm"):  # none where there is no such folder
+        with suppress(OSError):  # it ended meanwhile
+            left.append(task.read_text().strip())
+    left = [name for name in left if "gloo" in name]
     sys.stderr.write(f"{LEFT} {len(left)} {' '.join(left)}\n")

@@ -60,7 +60,7 @@ def bench(
 ) -> None:
     """Time the packed form of MODEL beside the float network.
 
-    MODEL is a file, the folder of a run, or what `convert` takes.
+    MODEL is a file, the folder of a run, zoo:NAME, or what `convert` takes.
 
     Memory of large maps is kept from pass to pass (binarize.runtime.keep_memory) for all of them alike.
     They take turns, so that a machine that slows down slows down all; figures are medians of all passes.
@@ -116,16 +116,18 @@ def _networks(
     from binarize import files, runtime
     from binarize.cli.model import resolve
     from binarize.files.zoo import PREFIX, locate
-    from binarize.training.entries import trained_size
     from binarize.training.folder import MODEL
 
     trained = None
     place = Path(model) / MODEL if Path(model, MODEL).is_file() else Path(model)
     if model.startswith(PREFIX) or place.is_file():
+        from binarize.files import container
+        from binarize.training.entries import trained_size
+
         if method or settings:
             raise ConfigError("bench: --method and --set are for a MODEL that is no file.")
         path = locate(model) if model.startswith(PREFIX) else place
-        trained = trained_size(path)
+        trained = trained_size(container.read_metadata(path))
         source = files.read_header(path).source
         if source["source"] == "custom":
             if custom is None:

@@ -36,10 +36,11 @@ def evaluate(
         from binarize.runtime import keep_memory
         from binarize.training import saved
         from binarize.training.build import dataset
-        from binarize.training.distributed import leave, on_cpu
+        from binarize.training.distributed import leave, on_cpu, stay
         from binarize.training.evaluate import evaluate as measure
 
     keep_memory()
+    stay()
     recipe, model = saved.load(checkpoint)
     part = split or recipe.data.test
     data = dataset(recipe, part, root=root)

@@ -51,11 +51,11 @@ def _onnx(file: Path, target: Path, size: tuple[int, ...] | None, custom: str | 
     with importing():
         from binarize import files
         from binarize.files import container
-        from binarize.files.zoo import locate
         from binarize.runtime import deploy, deployed_layers, to_onnx
         from binarize.training.entries import trained_size
+        from binarize.training.folder import model_file
 
-    source = file / "model.safetensors" if file.is_dir() else locate(file)
+    source = model_file(file)
     metadata = container.read_metadata(source)
     if files.check_target(target) == source.resolve():
         raise ConfigError(f"--onnx {str(target)!r} is FILE itself: choose another name.")
@@ -68,12 +68,14 @@ def _onnx(file: Path, target: Path, size: tuple[int, ...] | None, custom: str | 
     plan = getattr(deployed, "binarize_plan", None)
     if size is not None:
         wanted = size[-2:]
-    elif (trained := trained_size(source)) is not None:
+    elif (trained := trained_size(metadata)) is not None:
         wanted = trained
     elif plan is not None and plan.inputs:
         wanted = plan.inputs[0][-2:]
     else:
-        raise ConfigError(f"{str(source)!r} does not say for which size it was converted: give --size.")
+        raise ConfigError(
+            f"{str(source)!r} does not say for which size it was trained or converted: give --size."
+        )
     with progress("exporting"):
         data = to_onnx(deployed, wanted)
         files.write_bytes(target, data)

@@ -59,10 +59,10 @@ def write_packed(
     with importing():
         from binarize import files
         from binarize.files import PackedHeader, container
-        from binarize.files.zoo import locate
         from binarize.runtime import deploy, report
+        from binarize.training.folder import model_file
 
-    source = file / "model.safetensors" if file.is_dir() else locate(file)
+    source = model_file(file)
     metadata = container.read_metadata(source)
     header = files.read_header(source)
     if isinstance(header, PackedHeader):

@@ -19,14 +19,15 @@ def recipes(context: click.Context) -> None:
 
     from binarize import recipes as known
 
-    for _, names in groupby(known.names(), key=lambda name: name.rpartition("/")[0]):
+    for folder, names in groupby(known.names(), key=lambda name: name.rpartition("/")[0]):
         texts = {name: known.load(name).about for name in names}
         width = max(map(len, texts))
-        shared = Counter(texts.values()).most_common(1)[0][0]  # of the data set; said once
-        say(shared)
+        shared, times = Counter(texts.values()).most_common(1)[0]
+        if times == 1 < len(texts):
+            shared = folder
+        say(f"{shared}:")
         for name, about in texts.items():
             say(f"  {name:{width}}  {about}" if about != shared else f"  {name}")
-        say()
 
 
 @recipes.command()

@@ -71,11 +71,11 @@ def _model(source: str, custom: str | None) -> tuple[nn.Module, tuple[int, int] 
     held = source.startswith(PREFIX) or Path(source, MODEL).is_file()  # of the zoo, or of a run
     file = model_file(Path(source)) if held else Path(source)
     if file.suffix == ".safetensors" or (file.is_file() and ":" not in source):
-        from binarize.files import load
+        from binarize.files import container, load
         from binarize.training.entries import trained_size
 
         model = load(file, None if custom is None else resolve(custom))
-        return model, trained_size(file)
+        return model, trained_size(container.read_metadata(file))
     if custom is not None:
         raise ConfigError(f"--model {custom} goes with a file; {source!r} is a model itself.")
     return resolve(source), None

@@ -22,7 +22,7 @@ class Teacher:
 
     Per pixel, with temperature T: T^2 KL(softmax(teacher / T) || softmax(student / T)) (Hinton et al., arXiv
     1503.02531), mean over pixels; for depth mean |ln student - ln teacher|. Maps: mean over maps of
-    mean((student - teacher)^2) / mean(teacher^2).
+    mean((student - teacher)^2) / mean(teacher^2), the latter over the images of all processes.
 
     Args:
         settings: weights of both, and the teacher's file, the folder of its run or `zoo:NAME`.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,27 +50,31 @@ def on_cpu() -> bool:
 
 
 def leave() -> None:
-    """Wait for all processes, and let their group go when this one ends; nothing in a single process.
+    """Wait for all processes, and let their group go when this one ends, whoever made it; else nothing.
 
     For the good end of what they did together: letting go waits for what is under way, which after an error
     may never be over. A process that just ends takes down those that still talk to it, and at times itself:
     a thread of gloo frees the last tensors, finds no interpreter any more and aborts.
     """
-    processes = PartialState()
-    if processes.use_distributed:
-        processes.wait_for_everyone()
-        _let_go_at_exit()
+    if _joined():
+        PartialState().wait_for_everyone()
+        stay()  # registered once
+        atexit.register(_let_go)
 
 
-@cache  # once
-def _let_go_at_exit() -> None:
-    atexit.register(_let_go)
+def stay() -> None:
+    """Take back `leave`: what the processes do now may end badly."""
+    atexit.unregister(_let_go)
 
 
 def _let_go() -> None:
     gc.collect()  # gloo's threads end with the last that holds the group, such as the wrapper of a network
-    if distributed.is_initialized():
+    if _joined():
         distributed.destroy_process_group()
+
+
+def _joined() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
 
 
 class _AllSum(torch.autograd.Function):
@@ -89,7 +93,7 @@ class _AllSum(torch.autograd.Function):
 
 def all_sum(x: Tensor) -> Tensor:
     """The sum of all processes' `x`, of one shape; `x` itself in a single one."""
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+    if _joined() and distributed.get_world_size() > 1:
         return _AllSum.apply(x)  # type: ignore[no-any-return]
     return x
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from binarize.data.dataset import Depth, Labels, truth_as_json, truth_from_json
 from binarize.errors import FormatError
-from binarize.files import container
 from binarize.recipes import Recipe, validate
 
 _RECIPE = "binarize.recipe"
@@ -56,12 +55,14 @@ def read_truth(metadata: Mapping[str, str], where: Path) -> Labels | Depth:
         raise FormatError(f"{where} is corrupted: its {_TRUTH!r} entry says no truth.") from error
 
 
-def trained_size(file: Path) -> tuple[int, int] | None:
-    """(H, W) of the images that the network in a file was trained on; None if no training wrote the file.
+def trained_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
+    """(H, W) of the images that a network was trained on, by a header's entries; None if they do not say.
 
-    Raises:
-        ConfigError: a recipe that this version does not know.
-        FormatError: the file or its recipe is corrupted.
+    The rest of the recipe may be one that this version does not know.
     """
-    metadata = container.read_metadata(file)
-    return read_recipe(metadata, file).data.augmentation.size if has_recipe(metadata) else None
+    try:
+        height, width = json.loads(metadata[_RECIPE])["data"]["augmentation"]["size"]
+    except (KeyError, ValueError, TypeError):
+        return None
+    whole = all(type(side) is int and side > 0 for side in (height, width))
+    return (height, width) if whole else None

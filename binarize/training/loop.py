@@ -28,7 +28,7 @@ from binarize.training.batches import Batches
 from binarize.training.build import adamw, dataset, network
 from binarize.training.curves import draw_curves
 from binarize.training.distill import Teacher
-from binarize.training.distributed import all_sum, leave, on_cpu, share_drops, synchronize_norms
+from binarize.training.distributed import all_sum, leave, on_cpu, share_drops, stay, synchronize_norms
 from binarize.training.entries import entries
 from binarize.training.evaluate import SMALL, evaluate
 from binarize.training.events import event_log
@@ -97,6 +97,7 @@ def train(
         TrainingError: numbers that are not finite; the last checkpoint is kept.
     """
     settings = recipe.training
+    stay()
     sharding = wanted()
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     with left_to_us():

@@ -102,7 +102,8 @@ def shard(net: nn.Module, sharding: Sharding, device: torch.device, world: int) 
     """
     net.to(device=device).to(memory_format=torch.contiguous_format)  # FSDP takes no other
     mesh = init_device_mesh(device.type, (world,))
-    # torch's caches keep the mesh to the end, and with it the group that `distributed.leave` lets go
+    # Caches of torch keep the mesh to the end, and with it the group that `distributed.leave` lets go. The
+    # attribute is torch's own: without it, a thread of gloo may again outlive the interpreter.
     atexit.register(getattr(mesh, "_pg_registry", {}).clear)
     single = {p for p in net.parameters() if p.dim() == 0}
     owners = Counter(id(p) for module in net.modules() for p in module._parameters.values() if p is not None)

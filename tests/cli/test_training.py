@@ -113,6 +113,8 @@ def test_what_counts_and_times_a_trained_network_takes_its_size(
     capsys.readouterr()
     assert run(["bench", packed, "--against", "eager", "--rounds", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["shape"] == [1, 3, 32, 64]
+    assert run(["summary", packed, "--input-size", "96", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["input_size"] == [3, 96, 96]
     assert run(["summary", packed, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["input_size"] == [3, 32, 64]
     assert run(["summary", "zoo:camvid-bnn", "--json"]) == 0

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -345,6 +346,18 @@ def test_the_teachers_loss_by_its_formula(temperature: float, monkeypatch: pytes
     ]
     expected = 2.0 * divergence + 0.5 * sum(apart) / len(apart)
     assert teacher.loss(images, output).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_a_teacher_keeps_no_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    student = Small(4, None)
+    monkeypatch.setattr("binarize.files.load", lambda path: Small(4, None).eval())
+    teacher = Teacher(Distillation(teacher="x", features=1.0), student, torch.device("cpu"))
+    maps: list[weakref.ref[torch.Tensor]] = []
+    student.encoder.register_forward_hook(lambda module, args, found: maps.extend(map(weakref.ref, found)))
+    images = torch.randn(2, 3, 16, 16)
+    teacher.loss(images, student(images)).backward()
+    assert maps
+    assert all(kept() is None for kept in maps)
 
 
 def test_weights_are_float_in_the_first_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
