@@ -114,19 +114,16 @@ def _networks(
     """The packed network, a float one like it, and (C, H, W) of what it was trained or converted on."""
     import binarize
     from binarize import files, runtime
-    from binarize.cli.model import resolve
-    from binarize.files.zoo import PREFIX, locate
-    from binarize.training.folder import MODEL
+    from binarize.cli.model import network_file, resolve
 
     trained = None
-    place = Path(model) / MODEL if Path(model, MODEL).is_file() else Path(model)
-    if model.startswith(PREFIX) or place.is_file():
+    path = network_file(model)
+    if path is not None:
         from binarize.files import container
         from binarize.training.entries import trained_size
 
         if method or settings:
             raise ConfigError("bench: --method and --set are for a MODEL that is no file.")
-        path = locate(model) if model.startswith(PREFIX) else place
         trained = trained_size(container.read_metadata(path))
         source = files.read_header(path).source
         if source["source"] == "custom":

@@ -59,6 +59,21 @@ def resolve(text: str, *, pretrained: bool = False) -> nn.Module:
     return create_timm(name, pretrained=pretrained, **kwargs)
 
 
+def network_file(text: str) -> Path | None:
+    """The file of a network that the argument `text` means: a run's, the zoo's, or itself; None for a MODEL.
+
+    Raises:
+        ConfigError: the zoo has no such entry.
+    """
+    from binarize.files.zoo import PREFIX
+    from binarize.training.folder import MODEL, model_file
+
+    path = Path(text)
+    if text.startswith(PREFIX) or (path / MODEL).is_file():
+        return model_file(path)
+    return path if path.suffix == ".safetensors" or (path.is_file() and ":" not in text) else None
+
+
 def is_file(text: str) -> bool:
     """Whether the MODEL argument `text` names a callable in a Python file."""
     return _FILE.fullmatch(text) is not None

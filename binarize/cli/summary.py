@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -64,13 +63,10 @@ def summary(
 
 def _model(source: str, custom: str | None) -> tuple[nn.Module, tuple[int, int] | None]:
     """The model in a file and the size it was trained on, or the float model of that name."""
-    from binarize.cli.model import resolve
-    from binarize.files.zoo import PREFIX
-    from binarize.training.folder import MODEL, model_file
+    from binarize.cli.model import network_file, resolve
 
-    held = source.startswith(PREFIX) or Path(source, MODEL).is_file()  # of the zoo, or of a run
-    file = model_file(Path(source)) if held else Path(source)
-    if file.suffix == ".safetensors" or (file.is_file() and ":" not in source):
+    file = network_file(source)
+    if file is not None:
         from binarize.files import container, load
         from binarize.training.entries import trained_size
 

@@ -200,6 +200,10 @@ def test_version_and_help(run: Run):
 
 BAD_INPUT = [
     (["convert", "resnet_18"], "unknown timm model 'resnet_18': did you mean"),
+    (["bench", "nothere.safetensors"], "'nothere.safetensors': there is no such file."),
+    (["summary", "nothere.safetensors"], "'nothere.safetensors': there is no such file."),
+    (["bench", "zoo:camvid-bn"], "unknown network in the zoo 'camvid-bn': did you mean 'camvid-bnn'"),
+    (["summary", "zoo:camvid-bn"], "unknown network in the zoo 'camvid-bn': did you mean 'camvid-bnn'"),
     (["convert", "zzzqqq"], "names is near; `binarize models` lists them."),
     (["convert", MODEL, "--method", "bidens"], "unknown method 'bidens': did you mean 'bidense'"),
     (["convert", MODEL, "--set", "granularty=layer"], "unknown option of bidense 'granularty': did you mean"),
