@@ -11,7 +11,7 @@ from binarize.errors import TraceError
 from binarize.graph.flow import PASSIVE, Flow
 from binarize.graph.levels import Level, acts, for_both_modes
 from binarize.graph.plan import Edit, KeptBy, Swap
-from binarize.graph.policy import Position
+from binarize.graph.position import Position
 from binarize.graph.roles import fused_activation
 from binarize.layers.recipe import Kind, Recipe, Site
 from binarize.methods.base import ActivationSite, Method

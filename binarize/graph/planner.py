@@ -17,7 +17,8 @@ from binarize.graph.draft import Draft, SiteDraft
 from binarize.graph.flow import Flow
 from binarize.graph.norms import decide_norms, decide_scales
 from binarize.graph.plan import Edit, KeptBy, LayerPlan, Plan, Traced
-from binarize.graph.policy import Policy, Position, named_reason, place_reason
+from binarize.graph.policy import Policy, named_reason, place_reason
+from binarize.graph.position import Position
 from binarize.graph.record import Recording, record
 from binarize.graph.refusals import is_compiled, no_layers, refuse, uncompiled
 from binarize.graph.remarks import remarks
