@@ -75,6 +75,8 @@ def _decide(draft: Draft, nodes: list[fx.Node], front: SiteDraft | None) -> str:
     name = type(own).__name__ if own is not None else getattr(node.target, "__name__", "activation")
     if isinstance(own, OWN_ACTIVATIONS) or not (front is not None or _near(draft, node)):
         return f"keeps {name}"
+    if any(n in draft.position.outputs.steps for n in nodes):
+        return f"keeps {name} (at an output)"
     if any(_is_factor(draft, node, user) for user in node.users):
         return f"keeps {name} (a factor)"
     inside = front is not None and _has_activation_inside(draft, front)

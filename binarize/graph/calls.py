@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -12,6 +13,8 @@ from torch.utils._pytree import tree_flatten
 
 from binarize.errors import TraceError
 from binarize.graph.levels import Level, Signature, trace_level
+
+_DEEPEST = 8  # levels of a network's result; objects may hold each other
 
 
 def signature_of(module: nn.Module, bound: inspect.BoundArguments) -> tuple[Signature, frozenset[str], str]:
@@ -85,6 +88,28 @@ def containers(value: Any) -> list[Any]:
 def tensors(value: Any) -> list[Tensor]:
     """The tensors in nested lists, tuples and dicts, in order."""
     return [t for t in tree_flatten(value)[0] if isinstance(t, Tensor)]
+
+
+def named_tensors(result: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors that a network gives, each with its path: keys, indices and attribute names.
+
+    Looks into lists, tuples, dicts, dataclasses and plain objects, such as detections of one image.
+    """
+    if isinstance(result, Tensor):
+        yield path, result
+        return
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(result, Mapping):
+        items = result.items()
+    elif isinstance(result, tuple) and hasattr(result, "_fields"):  # a named tuple
+        items = zip(result._fields, result, strict=True)
+    elif isinstance(result, (list, tuple)):
+        items = enumerate(result)
+    elif hasattr(result, "__dict__") and not isinstance(result, (type, nn.Module)) and not callable(result):
+        items = vars(result).items()
+    for key, value in items:
+        if path.count(".") < _DEEPEST:
+            yield from named_tensors(value, f"{path}.{key}" if path else str(key))
 
 
 def attribute(module: nn.Module, path: str) -> Any:

@@ -32,6 +32,8 @@ class Flow:
         self.order = {node: index for index, node in enumerate(self.nodes)}
         self.modules = dict(model.named_modules())
         self.parameters = {name for name, _ in model.named_parameters()}
+        trained = {name for name, p in model.named_parameters() if p.requires_grad}
+        self._trained = trained or self.parameters  # a model for inference: all of it was
         names = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
         self._aliased = {id(m) for m in self.modules.values() if names[id(m)] > 1}
         self.calls: dict[str, list[fx.Node]] = {}
@@ -78,6 +80,21 @@ class Flow:
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """The shape of a node's result."""
         return node.meta.get("shape", ())
+
+    def channels(self, node: fx.Node) -> int:
+        """C of a result; the size of dim 1 where it is not known which dim holds them, 0 of a scalar."""
+        shape, dim = self.shape(node), self.channel_dim.get(node)
+        return shape[1 if dim is None else dim] if len(shape) > (dim or 1) else 0
+
+    def trained(self, node: fx.Node) -> str | None:
+        """The name of the first trained parameter among what a function is called with, reshaped or not."""
+        queue = [n for n in reversed(node.all_input_nodes) if n.meta["constant"]]
+        while queue:
+            found = queue.pop()
+            if found.op == "get_attr" and str(found.target) in self._trained:
+                return str(found.target)
+            queue += reversed(found.all_input_nodes)
+        return None
 
     def positions(self, node: fx.Node) -> int | None:
         """How many positions (pixels, tokens) a result has per sample; None if its channel dim is unknown."""

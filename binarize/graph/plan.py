@@ -17,6 +17,7 @@ from rich.table import Table
 from torch import fx, nn
 
 from binarize.errors import FormatError
+from binarize.graph.output_plan import OutputPlan, output_lines
 from binarize.methods.build import BINARY_ALREADY
 
 _NAME_WIDTH = 24
@@ -144,6 +145,7 @@ class Plan:
         edits: changes of modules' own forwards.
         notes: what could not be traced or reached, and what was done instead.
         inputs: shapes of the tensors that the example run was given.
+        outputs: the tensors that the network gives, each with its last layers.
         traced: the graphs that were made on the way, for execution on the same model; not kept in any file.
     """
 
@@ -155,6 +157,7 @@ class Plan:
     edits: tuple[Edit, ...] = ()
     notes: tuple[str, ...] = ()
     inputs: tuple[tuple[int, ...], ...] = ()
+    outputs: tuple[OutputPlan, ...] = ()
     traced: Traced | None = field(default=None, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -174,7 +177,8 @@ class Plan:
         given = dataclasses.asdict(dataclasses.replace(self, traced=None))
         del given["traced"]
         if short:
-            for name, cls in (("rows", LayerPlan), ("swaps", Swap), ("edits", Edit)):
+            parts = (("rows", LayerPlan), ("swaps", Swap), ("edits", Edit), ("outputs", OutputPlan))
+            for name, cls in parts:
                 given[name] = [_without_defaults(item, cls) for item in given[name]]
         return json.loads(json.dumps(given))
 
@@ -197,7 +201,9 @@ class Plan:
                 swaps=swaps,
                 edits=edits,
                 notes=tuple(given["notes"]),
-                inputs=tuple(_shape(shape) for shape in given.get("inputs", ())),  # not in the first files
+                # not in the first files
+                inputs=tuple(_shape(shape) for shape in given.get("inputs", ())),
+                outputs=tuple(_output(output) for output in given.get("outputs", ())),
             )
         except (KeyError, TypeError) as error:
             raise FormatError(f"plan: {error}; expected what Plan.as_dict() gives.") from None
@@ -238,8 +244,9 @@ class Plan:
             table.add_row(_at_dots(name), f"{row.kind} {_geometry(row)}", state, detail)
         yield table
         yield self.summary_line()
+        yield from output_lines(self.outputs)
         for note in self.notes:
-            yield f"note: {note}"
+            yield note if note.startswith("warning: ") else f"note: {note}"
 
     def _folded(self) -> Iterator[tuple[str, LayerPlan]]:
         """Rows in order; runs of blocks that differ by an index only are one row each."""
@@ -331,6 +338,11 @@ def _row(given: dict[str, Any]) -> LayerPlan:
     shapes = {name: tuple(given.get(name, ())) for name in ("in_shape", "out_shape", "weight_shape")}
     context = tuple((str(name), bool(value)) for name, value in given.get("context", ()))
     return LayerPlan(**{**given, **shapes, "context": context})
+
+
+def _output(given: dict[str, Any]) -> OutputPlan:
+    names = {name: tuple(map(str, given.get(name, ()))) for name in ("final", "kept", "functions", "changed")}
+    return OutputPlan(**{**given, **names, "shape": _shape(given.get("shape", ()))})
 
 
 def _without_defaults(given: dict[str, Any], cls: type) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from binarize.graph.activations import decide_activations, note_contexts
 from binarize.graph.draft import Draft, SiteDraft
 from binarize.graph.flow import Flow
 from binarize.graph.norms import decide_norms, decide_scales
+from binarize.graph.output_plan import output_warnings
+from binarize.graph.output_rows import output_rows
 from binarize.graph.plan import Edit, KeptBy, LayerPlan, Plan, Traced
 from binarize.graph.policy import Policy, named_reason, place_reason
 from binarize.graph.position import Position
@@ -95,6 +97,7 @@ def plan(
     decide_residuals(draft)
     decide_activations(draft)
     rows = _rows(draft, layers)
+    outputs = tuple(output_rows(draft))
     return Plan(
         model=type(model).__name__,
         method=chosen.as_dict(),
@@ -103,7 +106,13 @@ def plan(
         swaps=tuple(draft.swaps.values()),
         edits=tuple(_with_signature(edit, recording) for edit in draft.edits.values()),
         inputs=tuple(n.meta["shape"] for n in recording.graph.nodes if n.op == "placeholder"),
-        notes=(*_notes(draft), *([_COMPILED] if compiled else []), *remarks(draft)),
+        outputs=outputs,
+        notes=(
+            *output_warnings(outputs),
+            *_notes(draft),
+            *([_COMPILED] if compiled else []),
+            *remarks(draft),
+        ),
         traced=Traced(weakref.ref(model), {owner: draft.rewritable[owner].graph for owner, _ in draft.edits}),
     )
 
@@ -175,7 +184,9 @@ def _sort_layers(draft: Draft, layers: dict[str, nn.Module], policy: Policy) -> 
             draft.kept[name] = ("policy", reason)
         elif not nodes:
             draft.kept[name] = _uncalled(draft, name)
-        elif (reason := place_reason(nodes[0], module, policy, draft.flow, draft.position)) is not None:
+        elif name in draft.position.fixed:
+            draft.kept[name] = ("layer", "frozen: its weight is a constant")
+        elif (reason := place_reason(nodes, module, policy, draft.flow, draft.position)) is not None:
             draft.kept[name] = ("policy", reason)
         elif (reason := why_not(module) or _inside_patched(draft, name)) is not None:
             draft.kept[name] = ("layer", reason)

@@ -15,6 +15,8 @@ from binarize.graph.flow import Flow
 from binarize.graph.position import Position
 from binarize.graph.roles import module_role
 
+FINAL = "final classifier or regressor"
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -88,24 +90,27 @@ def named_reason(name: str, policy: Policy) -> str | None:
 
 
 def place_reason(
-    node: fx.Node, module: nn.Module, policy: Policy, flow: Flow, position: Position
+    nodes: Sequence[fx.Node], module: nn.Module, policy: Policy, flow: Flow, position: Position
 ) -> str | None:
     """Why the policy keeps a layer in float for where it stands, or None if it wants it converted.
 
     Args:
-        node: the layer's first call.
+        nodes: the layer's calls.
         module: the layer.
         policy: what the user wants.
         flow: of the model.
         position: of the same flow.
     """
-    if policy.first and position.depth(node) <= policy.first:
-        return (
-            "stem: sees the input" if position.depth(node) == 1 else f"among the first {policy.first} layers"
-        )
-    height = position.height(node)
+    node = nodes[0]
+    if all(call.meta["constant"] for call in nodes):
+        return "sees parameters only"
+    depth = min(position.depth(call) for call in nodes if not call.meta["constant"])
+    if policy.first and depth <= policy.first:
+        return "stem: sees the input" if depth == 1 else f"among the first {policy.first} layers"
+    heights = [height for call in nodes if (height := position.height(call)) is not None]
+    height = min(heights, default=None)
     if policy.last and height is not None and height <= policy.last:
-        return "final classifier or regressor" if height == 1 else f"among the last {policy.last} layers"
+        return FINAL if height == 1 else f"among the last {policy.last} layers"
     if height != 1 and position.pooled(node) and not position.spreads(node):
         return "squeeze-excite gate" if position.gates(node) else "on a pooled vector"
     if module_role(module) == "linear" and len(node.meta.get("input_shape", ())) < 2:

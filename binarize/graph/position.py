@@ -5,20 +5,30 @@ from __future__ import annotations
 from torch import fx
 
 from binarize.graph.flow import Flow
-
-_HEAD_ROLES = {"layout", "drop", "upsample", "gate", "pool", "split"}
+from binarize.graph.frozen import fixed_layers
+from binarize.graph.outputs import Outputs
 
 
 class Position:
-    """Where each layer stands in the network: at the image, at the output, in a gate."""
+    """Where each layer stands in the network.
+
+    Args:
+        flow: the recorded run.
+
+    Attributes:
+        fixed: paths of layers whose weights are constants; they count neither as first nor as last.
+        outputs: the outputs and their last layers.
+    """
 
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
+        self.fixed = fixed_layers(flow)
         self._depth: dict[fx.Node, int] = {}
-        self._height: dict[fx.Node, int | None] = {}
         for node in flow.nodes:
-            above = max((self._depth[n] for n in node.all_input_nodes), default=0)
-            self._depth[node] = above + flow.is_layer(node)
+            above = max((self._depth[n] for n in flow.sources(node)), default=0)
+            self._depth[node] = above + self._counts(node)
+        self.outputs = Outputs(flow, self.fixed, self._stem_channels())
+        self._height: dict[fx.Node, int | None] = {}
         for node in reversed(flow.nodes):
             self._height[node] = self._layers_to_output(node)
 
@@ -30,45 +40,23 @@ class Position:
         """1 for a final layer, 2 for a layer whose result only final layers use...; None for all others."""
         return self._height[node]
 
+    def _counts(self, node: fx.Node) -> bool:
+        return self._flow.is_layer(node) and str(node.target) not in self.fixed
+
+    def _stem_channels(self) -> int:
+        flow = self._flow
+        return max(
+            (flow.channels(n) for n in flow.nodes if self._depth[n] == 1 and self._counts(n)), default=0
+        )
+
     def _layers_to_output(self, node: fx.Node) -> int | None:
         """As `height`, for any node: the number of layers at or behind it up to a final one."""
-        if node.op == "output":
-            return 0
-        users = [self._height.get(user) for user in node.users]
-        if not users or any(height is None for height in users):
+        if node.op == "call_module" and str(node.target) in self.outputs.final:
+            return 1
+        users = [self._height[user] for user in node.users]
+        if not users or node.op == "output" or any(height is None for height in users):
             return None
-        behind = max(height for height in users if height is not None)
-        if self._flow.is_layer(node):
-            return behind + 1
-        if behind == 0 and not self._plain_head(node):
-            return None  # a norm, an activation or a sum in front of the output: features, not a classifier
-        return behind
-
-    def _plain_head(self, node: fx.Node) -> bool:
-        role = self._flow.role(node)
-        if role in _HEAD_ROLES:
-            return True
-        if role == "mul":
-            return len(self._flow.sources(node)) == 1
-        if role == "add" and len(self._flow.shape(node)) == 2:  # the mean of two classifiers
-            return True
-        return self._joins(node) and all(self._is_score(n) for n in self._flow.sources(node))
-
-    def _joins(self, node: fx.Node) -> bool:
-        name = getattr(node.target, "__name__", "")
-        return self._flow.role(node) in ("add", "cat") or name in ("maximum", "max", "minimum", "min")
-
-    def _is_score(self, node: fx.Node) -> bool:
-        """Whether a value is a layer's own result, perhaps resized, or joined of such: a score of a head.
-
-        What an activation or a norm made, or what came past a layer, is a feature.
-        """
-        if self._flow.is_layer(node):
-            return True
-        sources = self._flow.sources(node)
-        if not sources or not (self._joins(node) or self._flow.role(node) in _HEAD_ROLES):
-            return False
-        return all(self._is_score(source) for source in sources)
+        return max(height for height in users if height is not None) + self._counts(node)
 
     def pooled(self, node: fx.Node) -> bool:
         """Whether a layer works on what global pooling left: one position per sample of a larger map."""

@@ -26,6 +26,7 @@ from binarize.errors import TraceError
 from binarize.graph.calls import (
     attribute,
     containers,
+    named_tensors,
     plain_values,
     signature_of,
     tensors,
@@ -61,6 +62,7 @@ class Recording:
         levels: own graphs by path, for the modules that can be rewritten.
         opaque: reasons by path, for those that cannot.
         calls: number of calls per module path.
+        outputs: the path of each tensor of the result in it (`logits`, `aux.0`), in the graph's order.
         read: parameters and buffers that functions were called with.
         fake: the run was on fake tensors.
     """
@@ -69,6 +71,7 @@ class Recording:
     levels: dict[str, Level] = field(default_factory=dict)
     opaque: dict[str, str] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
     read: set[str] = field(default_factory=set)
     fake: bool = True
 
@@ -161,14 +164,15 @@ class _Recorder(TorchFunctionMode):
             stack.enter_context(self._wrapped_forwards())
             stack.enter_context(self)
             result = self._model(*args, **kwargs)
-        outputs = [self._nodes[t] for t in tensors(result) if t in self._nodes]
-        if not outputs:
+        named = [(name, self._nodes[t]) for name, t in named_tensors(result) if t in self._nodes]
+        if not named:
             raise TraceError("no tensor of the output comes from the inputs")
         for (owner, _), nodes in self._made.items():
             if len(nodes) > max(1, self._recording.calls.get(owner, 1)):  # a function of several operations
                 for node in nodes:
                     node.meta["level"] = None
-        self._graph.output(tuple(outputs))
+        self._graph.output(tuple(node for _, node in named))
+        self._recording.outputs = tuple(name or "output" for name, _ in named)
         self._forget_asides()
         return self._recording
 
