@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from torch import fx, nn
 
 from binarize.graph.flow import Flow
-from binarize.graph.roles import fused_activation
 
 # Classes that give feature maps: of torchvision, transformers and segmentation_models_pytorch, by name.
 _EXTRACTORS = {"IntermediateLayerGetter", "BackboneWithFPN", "BackboneMixin", "EncoderMixin"}
@@ -33,13 +32,15 @@ class _Trail:
     """What lies between a layer and an output.
 
     Attributes:
-        activated: an activation of those that stand between layers.
+        activated: a norm, or an activation of those that stand between layers.
         residual: a sum of a signal and of what layers made of it.
-        widest: C of the widest value from the first of these on.
+        product: a matrix product of two signals, such as masks of their queries and a map.
+        widest: C of the widest value from the first norm, activation or sum on.
     """
 
     activated: bool = False
     residual: bool = False
+    product: bool = False
     widest: int = 0
 
 
@@ -72,8 +73,9 @@ class Outputs:
     """The outputs of a recorded run with their last layers.
 
     A layer is final if an output depends on its result through steps without weights only. The exception are
-    features, which another network goes on with: maps behind an activation or residual sums, of many channels
-    and no fewer than what the layer is given; and all that a class gives which is made to give features.
+    features, which another network goes on with: maps behind a norm, an activation or residual sums, of many
+    channels and no fewer than what the layer is given; factors of a product behind one of these; and all that
+    a class gives which is made to give features.
 
     Args:
         flow: the recorded run.
@@ -126,11 +128,11 @@ class Outputs:
         flow = self._flow
         ends: list[tuple[fx.Node, _Trail]] = []
         steps: set[fx.Node] = set()
-        seen: set[tuple[fx.Node, bool, bool]] = set()
+        seen: set[tuple[fx.Node, bool, bool, bool]] = set()
         queue = deque([(root, _Trail())])
         while queue:
             node, trail = queue.popleft()
-            key = (node, trail.activated, trail.residual)
+            key = (node, trail.activated, trail.residual, trail.product)
             if key in seen or node.op in ("placeholder", "get_attr") or node.meta["constant"]:
                 continue
             seen.add(key)
@@ -144,11 +146,12 @@ class Outputs:
 
     def _past(self, node: fx.Node, trail: _Trail) -> _Trail:
         flow = self._flow
-        activated = trail.activated or _activates(flow, node)
+        product = trail.product or (flow.role(node) == "matmul" and len(flow.sources(node)) > 1)
+        # what is done to a product says nothing about its factors
+        activated = (trail.activated and trail.product == product) or _activates(flow, node)
         residual = trail.residual or self._is_residual(node)
-        if not (activated or residual):
-            return trail
-        return _Trail(activated, residual, max(trail.widest, flow.channels(node)))
+        widest = max(trail.widest, flow.channels(node)) if activated or residual else 0
+        return _Trail(activated, residual, product, widest)
 
     def _is_residual(self, node: fx.Node) -> bool:
         """Whether a sum adds to a signal what layers made of it; the network's own input is not one."""
@@ -173,15 +176,17 @@ class Outputs:
     def _is_feature(self, root: fx.Node, node: fx.Node, trail: _Trail) -> bool:
         if not (trail.activated or trail.residual) or self._flow.channels(root) in self._class_counts:
             return False
+        if trail.product and trail.activated:
+            return True
         used = self._flow.reaches(root, self._has_weights, lambda user: False)
         some = max(self._stem // 2, 8)
         if trail.residual:
             return trail.widest >= min(some, _MANY)
         module = self._flow.module(node)
         given = getattr(module, "in_channels", getattr(module, "in_features", 0))
-        is_map = math.prod(self._flow.shape(root)[2:]) > 1
-        many = min(some, _MANY) if used else _MANY
-        return (is_map or used) and trail.widest >= max(given, many)
+        if used:
+            return trail.widest >= max(given // 2, min(some, _MANY))
+        return math.prod(self._flow.shape(root)[2:]) > 1 and trail.widest >= max(given, _MANY)
 
     def _extracts(self, node: fx.Node) -> bool:
         """Whether a class made to give features made this value, or the model says that it has no classes."""
@@ -217,12 +222,10 @@ def _is_extractor(module: nn.Module) -> bool:
 
 
 def _activates(flow: Flow, node: fx.Node) -> bool:
-    """Whether a step is, or holds, an activation as they stand between layers."""
+    """Whether a step is a norm, or an activation of those that stand between layers."""
     module = flow.module(node)
-    if flow.role(node) == "norm":
-        return module is not None and fused_activation(module) is not None
     name = function_name(node) if module is None else type(module).__name__
-    return flow.role(node) == "act" and name.lower() not in _RANGES
+    return flow.role(node) == "norm" or (flow.role(node) == "act" and name.lower() not in _RANGES)
 
 
 def _class_counts(model: nn.Module) -> set[int]:

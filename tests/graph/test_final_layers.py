@@ -302,3 +302,25 @@ def test_layers_that_see_parameters_only_see_no_input() -> None:
     assert {reasons[name] for name in ("position.0", "position.2", "ask")} == {"sees parameters only"}
     assert reasons["stem"] == "stem: sees the input"
     assert [row.name for row in made.converted] == ["body.0"]
+
+
+class Masks(nn.Module):
+    """Masks as products of queries and a map; neck: a convolution and a norm, as an encoder ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, C, 3, padding=1), block()
+        self.queries, self.embed = nn.Parameter(torch.rand(5, C)), nn.Linear(C, C)
+        self.map = nn.Sequential(nn.Conv2d(C, C, 3, padding=1), nn.BatchNorm2d(C))
+        self.neck = nn.Sequential(nn.Conv2d(C, 32, 3, padding=1), nn.GroupNorm(1, 32))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.body(self.stem(x))
+        queries = self.embed(self.queries + y.mean((2, 3)))
+        return torch.einsum("qc,nchw->nqhw", queries, self.map(y)), self.neck(y)
+
+
+def test_factors_behind_a_norm_and_necks_are_features() -> None:
+    made = binarize.plan(Masks(), "bidense", example_inputs=IMAGE)
+    assert [output.final for output in made.outputs] == [("embed",), ()]
+    assert {row.name for row in made.converted} == {"body.0", "map.0", "neck.0"}
