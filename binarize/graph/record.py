@@ -35,6 +35,7 @@ from binarize.graph.calls import (
 from binarize.graph.levels import Level, Signature, acts
 from binarize.graph.refusals import is_compiled
 from binarize.graph.roles import Role, function_role, module_role
+from binarize.graph.scripted import scripted_calls
 from binarize.graph.untouched import evaluating, quiet, same_buffers, same_items, unchanged
 
 # Functions that read something off a tensor and give none, or that only look.
@@ -162,6 +163,7 @@ class _Recorder(TorchFunctionMode):
             for index, tensor in enumerate(leaves):
                 self._bind(tensor, self._graph.placeholder(f"input_{index}"), "other", "")
             stack.enter_context(self._wrapped_forwards())
+            stack.enter_context(scripted_calls(self._called))
             stack.enter_context(self)
             result = self._model(*args, **kwargs)
         named = [(name, self._nodes[t]) for name, t in named_tensors(result) if t in self._nodes]
@@ -344,8 +346,11 @@ class _Recorder(TorchFunctionMode):
     # -- functions ----------------------------------------------------------------------------------
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+        return self._called(func, func, args, kwargs or {})
+
+    def _called(self, func: Any, run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result of `run(*args, **kwargs)`, a call of `func`, written down if it is a step."""
+        result = run(*args, **kwargs)
         if self._paused or self._leaf_depth or getattr(func, "__name__", "") in _SILENT:
             return result
         if getattr(func, "__name__", "") == "__setitem__":

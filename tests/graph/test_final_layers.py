@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -324,3 +325,15 @@ def test_factors_behind_a_norm_and_necks_are_features() -> None:
     made = binarize.plan(Masks(), "bidense", example_inputs=IMAGE)
     assert [output.final for output in made.outputs] == [("embed",), ()]
     assert {row.name for row in made.converted} == {"body.0", "map.0", "neck.0"}
+
+
+def test_what_a_scripted_function_gives_comes_from_what_it_is_given() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch advises against torch.jit
+        metres = torch.jit.script(_metres)
+    made = binarize.plan(Ended(lambda s, y, x: metres(y), 1), "bidense", example_inputs=IMAGE)
+    assert made.outputs[0].final == ("head",)
+
+
+def _metres(x: Tensor) -> Tensor:
+    return x.sigmoid() * 10
