@@ -48,6 +48,9 @@ _SILENT = {
     "__len__",
     "requires_grad_",
     "get_device",
+    # of these a tensor is asked for its shape, device and dtype only
+    *("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "randint_like"),
+    *("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided", "new_tensor"),
 }
 
 

@@ -188,7 +188,7 @@ class Detector(nn.Module):
         keep = scores[0].argsort(descending=True)[:5]
         if float(scores.max()) < 0:  # values decide
             keep = keep[:0]
-        grid = torch.arange(distance.shape[-1], device=x.device) % 8
+        grid = torch.arange(distance.shape[-1], device=x.device) % 8 + y.new_full((1,), 0.5)
         boxes = torch.stack([grid - distance[:, 0], grid + distance[:, 2]], 1)
         return [self.Boxes(boxes[:, :, keep], scores[:, keep])]
 
