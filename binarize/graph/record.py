@@ -52,6 +52,8 @@ _SILENT = {
     *("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "randint_like"),
     *("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided", "new_tensor"),
 }
+# Functions that give a value the shape, device or dtype of another tensor.
+_LIKE_ANOTHER = {"type_as", "view_as", "reshape_as", "expand_as"}
 
 
 @dataclass
@@ -369,6 +371,8 @@ class _Recorder(TorchFunctionMode):
             and function_role(func) in ("layout", "drop")
         ):
             return result  # contiguous(), to() and dropout that changed nothing
+        if getattr(func, "__name__", "") in _LIKE_ANOTHER:
+            args, kwargs = args[:1], {}
         node = self._graph.create_node("call_function", func, self._args(args), self._args(kwargs))
         node.meta["input_shape"] = tuple(inputs[0].shape)
         self._record_result(result, node, "layout" if _is_neutral(func, args) else function_role(func))

@@ -188,7 +188,8 @@ class Detector(nn.Module):
         keep = scores[0].argsort(descending=True)[:5]
         if float(scores.max()) < 0:  # values decide
             keep = keep[:0]
-        grid = torch.arange(distance.shape[-1], device=x.device) % 8 + y.new_full((1,), 0.5)
+        grid = torch.arange(distance.shape[-1], device=x.device) % 8
+        grid = grid.type_as(y) + y.new_full((1,), 0.5)
         boxes = torch.stack([grid - distance[:, 0], grid + distance[:, 2]], 1)
         return [self.Boxes(boxes[:, :, keep], scores[:, keep])]
 
@@ -197,7 +198,10 @@ def test_heads_of_a_detector_with_its_post_processing() -> None:
     made = binarize.plan(Detector(), "bidense", example_inputs=IMAGE)
     assert {row.name for row in made.converted} == {"body.0", "tower.0"}
     assert [o.name for o in made.outputs] == ["0.boxes", "0.scores"]
-    assert set(made.outputs[0].final) == {"box", "score"}  # scores choose the boxes
+    assert set(made.outputs[0].final) == {
+        "box",
+        "score",
+    }  # scores choose the boxes; of y the grid has the dtype
 
 
 class Recurrent(nn.Module):
