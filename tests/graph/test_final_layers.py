@@ -201,7 +201,7 @@ def test_heads_of_a_detector_with_its_post_processing() -> None:
     assert set(made.outputs[0].final) == {
         "box",
         "score",
-    }  # scores choose the boxes; of y the grid has the dtype
+    }  # scores choose the boxes
 
 
 class Recurrent(nn.Module):
