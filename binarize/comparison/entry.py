@@ -89,7 +89,7 @@ def add_entry(
         target = folder / title
         target.mkdir(exist_ok=True)
         for part in (MODEL, METRICS, CARD):
-            (made / part).replace(target / part)
+            files.write_bytes(target / part, (made / part).read_bytes())
     return target
 
 
