@@ -26,7 +26,7 @@ class LayerCount:
         float_params: parameters of 32 bits.
         binary_macs: multiply-accumulates of binary factors; None if some could not be counted.
         float_macs: multiply-accumulates of floats; None if some could not be counted.
-        packed_bytes: size of what inference needs of it.
+        packed_bytes: of its tensors in a packed file.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Summary:
         convention: `honest` or `paper`.
         layers: in the order of definition.
         uncounted: what the totals lack; they are lower bounds if this is not empty.
+        header_bytes: of the packed file that `binarize deploy` writes of the network; None if not known.
     """
 
     model: str
@@ -71,6 +72,7 @@ class Summary:
     convention: str
     layers: tuple[LayerCount, ...]
     uncounted: tuple[Uncounted, ...] = ()
+    header_bytes: int | None = None
 
     @property
     def binary_params(self) -> int:
@@ -104,8 +106,13 @@ class Summary:
 
     @property
     def packed_bytes(self) -> int:
-        """Size of what inference needs, binary weights packed."""
-        return sum(layer.packed_bytes for layer in self.layers)
+        """Size of the packed file: of its tensors, and of its header if that is known."""
+        return sum(layer.packed_bytes for layer in self.layers) + (self.header_bytes or 0)
+
+    def of_file(self, size: int | None) -> Summary:
+        """The same of a network whose packed file has this size in all; None if there is none."""
+        tensors = sum(layer.packed_bytes for layer in self.layers)
+        return dataclasses.replace(self, header_bytes=None if size is None else size - tensors)
 
     @property
     def float_bytes(self) -> int:
@@ -127,6 +134,7 @@ class Summary:
             "convention": self.convention,
             **{name: getattr(self, name) for name in totals},
             "packed_bytes": self.packed_bytes,
+            "header_bytes": self.header_bytes,
             "float_bytes": self.float_bytes,
             "binary_share": self.binary_share,
             "layers": [dataclasses.asdict(layer) for layer in self.layers],
@@ -181,11 +189,18 @@ class Summary:
         lines = [
             f"params = 1-bit / 32 + 32-bit = {self.params:,.0f}{_times(params, self.params)}",
             f"OPs = 1-bit / 64 + 32-bit = {short(self.ops, 4)}{_times(macs, self.ops)}",
-            f"size {short(self.packed_bytes, 4)}B, in 32 bits {short(self.float_bytes, 4)}B"
+            f"{self._size()}, in 32 bits {short(self.float_bytes, 4)}B"
             + _times(self.float_bytes, self.packed_bytes),
             f"{100 * self.binary_share:.1f} % of the {work} are binary",
         ]
         return "\n".join(lines)
+
+    def _size(self) -> str:
+        """What the size is of: of a packed file, or of tensors alone."""
+        if self.header_bytes is not None:
+            return f"packed file {self.packed_bytes:,} bytes (header {self.header_bytes:,})"
+        packed = "packed" if self.binary_params else "size"
+        return f"{packed} {short(self.packed_bytes, 4)}B of tensors (a file's header comes to it)"
 
 
 def short(number: float, digits: int = 3) -> str:

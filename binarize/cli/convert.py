@@ -105,6 +105,7 @@ def convert(
         counted = accounting.summary(converted, shape)
     with clock.phase("write", "writing"):
         written = files.save(converted, target, source=source)
+        counted = counted.of_file(files.deployed_size(written, converted))
     document |= {
         "summary": counted.as_dict(),
         "float_bytes": baseline,
@@ -173,7 +174,9 @@ def _print_totals(document: dict[str, Any]) -> None:
         table.add_row(what, f"{binary:,}", f"{real:,}", share)
     console().print(table)
     packed, before = counted["packed_bytes"], document["float_bytes"]
-    say(f"bytes when packed: {size(packed)}; in float: {size(before)}, {before / packed:.1f} times as many")
+    if counted["header_bytes"] is not None:
+        say(f"file when packed: {packed:,} bytes ({size(packed)})")
+        say(f"weights in float: {before:,} bytes ({size(before)}), {before / packed:.1f} times as many")
     if counted["uncounted"]:
         say(f"not counted: {len(counted['uncounted'])} parts of the network; see binarize summary")
 

@@ -14,7 +14,7 @@ from binarize.errors import ConfigError, FormatError
 from binarize.files.compare import difference
 from binarize.files.container import check_target, read, read_metadata, write
 from binarize.files.header import ENTRY, Header, PackedHeader, dtype_of, loads, verify
-from binarize.files.packed import check_converted_once, is_deployed, load_packed, save_packed
+from binarize.files.packed import check_converted_once, is_deployed, load_packed, packed_size, save_packed
 from binarize.files.rebuild import execute, plan_of, rebuilt, subject, unwrapped, versions
 from binarize.files.source import find_source
 from binarize.files.state import assign, shapes, state_of, transient_buffers, with_aliases
@@ -123,3 +123,22 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """What a model file says about its model, without reading its tensors; raises as `load`."""
     path = locate(path)
     return loads(read_metadata(path), repr(str(path)))[0]
+
+
+def deployed_size(path: str | os.PathLike[str], model: nn.Module) -> int | None:
+    """Bytes of the file that `binarize deploy` writes of a network, to the byte; nothing is written.
+
+    Args:
+        path: its file; of a packed one, the size is its own.
+        model: the network in it; left untouched.
+
+    Returns:
+        None for a float network: there is nothing to pack.
+    """
+    path = locate(path)
+    metadata = read_metadata(path)
+    header, _ = loads(metadata, repr(str(path)))
+    if isinstance(header, PackedHeader):
+        return path.stat().st_size
+    others = {name: text for name, text in metadata.items() if name != ENTRY}
+    return packed_size(unwrapped(model), source=header.source, entries=others)
