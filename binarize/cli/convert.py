@@ -9,7 +9,7 @@ import click
 
 from binarize.cli.options import InputSize, configure, default_out
 from binarize.cli.output import console, print_json, say, size
-from binarize.cli.speed import Clock, importing
+from binarize.cli.speed import Clock, fixed_seed, importing
 from binarize.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def convert(
         import timm  # noqa: F401 - so that the time it takes is not counted as the engine's
 
         from binarize import accounting, files, graph
-        from binarize.cli.model import is_file, label, resolve, with_channels
+        from binarize.cli.model import is_file, label, resolve, weights_of, with_channels
 
     chosen = configure(method, settings)
     policy = graph.Policy(keep=keep, only=only, first=first, last=last)
@@ -79,9 +79,12 @@ def convert(
         _check_free(target, force)
         if target.suffix != ".safetensors":
             raise ConfigError(f"--out {str(target)!r}: expected a name that ends in .safetensors.")
-    with clock.phase("build", f"building {model}"):
+    with clock.phase("build", f"building {model}"), fixed_seed():
         network = resolve(model, pretrained=pretrained)
         report = None if checkpoint is None else files.load_checkpoint(network, checkpoint)
+    weights, remark = weights_of(
+        model, network, pretrained=pretrained, checkpoint=checkpoint is not None
+    )
     shape = with_channels(input_size, network)
     with clock.phase("engine", "planning"):
         plan = graph.plan(network, chosen, policy=policy, example_inputs=_example(shape))
@@ -89,17 +92,18 @@ def convert(
         "model": model,
         "method": chosen.as_dict(),
         "input_size": list(shape),
+        "weights": weights,
         "checkpoint": None if report is None else {"file": checkpoint, "entry": report.entry},
         "plan": plan.as_dict(),
         "summary": None,
         "file": None,
     }
     if dry_run:
-        _finish(document, clock, as_json, plan)
+        _finish(document, clock, as_json, plan, "")
         return
     baseline = _state_bytes(network)
     source = None if is_file(model) else getattr(network, "binarize_spec", None)
-    with clock.phase("engine", "converting"):
+    with clock.phase("engine", "converting"), fixed_seed():
         converted = graph.execute(plan, network, copy=False)  # it is ours: no copy
     with clock.phase("count", "counting"):
         counted = accounting.summary(converted, shape)
@@ -113,7 +117,7 @@ def convert(
         "bytes": written.stat().st_size,
         "custom": files.read_header(written).source["source"] == "custom",
     }
-    _finish(document, clock, as_json, plan)
+    _finish(document, clock, as_json, plan, remark)
 
 
 def _check_free(target: Path, force: bool) -> None:
@@ -137,9 +141,11 @@ def _state_bytes(model: nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
-def _finish(document: dict[str, Any], clock: Clock, as_json: bool, plan: Plan) -> None:
+def _finish(document: dict[str, Any], clock: Clock, as_json: bool, plan: Plan, remark: str) -> None:
     document["seconds"] = {phase: round(seconds, 3) for phase, seconds in clock.seconds.items()}
     if as_json:
+        if remark:
+            click.echo(f"Note: {remark}", err=True)
         print_json(document)
         return
     console().print(plan)
@@ -152,6 +158,8 @@ def _finish(document: dict[str, Any], clock: Clock, as_json: bool, plan: Plan) -
     say(f"engine   {clock.seconds['engine']:.2f} s of {sum(clock.seconds.values()):.1f} s")
     say(f"written  {document['file']}")
     say(f"         ({size(document['bytes'])}: latent weights, for training)")
+    if remark:
+        console().print(f"weights  {remark}", style="yellow", markup=False)
     say()
     say("Next: count it layer by layer, or load it in Python and train it (a conversion")
     say("keeps the weights, not the accuracy):")
