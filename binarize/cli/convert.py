@@ -99,7 +99,7 @@ def convert(
         "file": None,
     }
     if dry_run:
-        _finish(document, clock, as_json, plan, "")
+        _finish(document, clock, as_json, plan)
         return
     baseline = _state_bytes(network)
     source = None if is_file(model) else getattr(network, "binarize_spec", None)
@@ -110,14 +110,16 @@ def convert(
     with clock.phase("write", "writing"):
         written = files.save(converted, target, source=source)
         counted = counted.of_file(files.deployed_size(written, converted))
+    images = files.read_preprocessing(written)
     document |= {
         "summary": counted.as_dict(),
         "float_bytes": baseline,
         "file": str(written),
         "bytes": written.stat().st_size,
+        "preprocessing": None if images is None else images.as_dict(),
         "custom": files.read_header(written).source["source"] == "custom",
     }
-    _finish(document, clock, as_json, plan, remark)
+    _finish(document, clock, as_json, plan, remark, "" if images is None else str(images))
 
 
 def _check_free(target: Path, force: bool) -> None:
@@ -141,7 +143,9 @@ def _state_bytes(model: nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
-def _finish(document: dict[str, Any], clock: Clock, as_json: bool, plan: Plan, remark: str) -> None:
+def _finish(
+    document: dict[str, Any], clock: Clock, as_json: bool, plan: Plan, remark: str = "", images: str = ""
+) -> None:
     document["seconds"] = {phase: round(seconds, 3) for phase, seconds in clock.seconds.items()}
     if as_json:
         if remark:
@@ -158,6 +162,8 @@ def _finish(document: dict[str, Any], clock: Clock, as_json: bool, plan: Plan, r
     say(f"engine   {clock.seconds['engine']:.2f} s of {sum(clock.seconds.values()):.1f} s")
     say(f"written  {document['file']}")
     say(f"         ({size(document['bytes'])}: latent weights, for training)")
+    if images:
+        say(f"images   {images}")
     if remark:
         console().print(f"weights  {remark}", style="yellow", markup=False)
     say()

@@ -88,7 +88,7 @@ def write_packed(
             packed=True,
             leftovers=leftovers,
         )
-    made = report(deployed)
+    made, images = report(deployed), files.read_preprocessing(written)
     before, after = source.stat().st_size, written.stat().st_size
     if as_json:
         print_json(
@@ -98,6 +98,7 @@ def write_packed(
                 "from": str(source),
                 "from_bytes": before,
                 "leftovers": leftovers,
+                "preprocessing": None if images is None else images.as_dict(),
                 "report": made.as_dict(),
             }
         )
@@ -108,6 +109,8 @@ def write_packed(
     say()
     say(f"written  {written}")
     say(f"         ({_size(after)}, for inference; {source.name}: {_size(before)})")
+    if images is not None:
+        say(f"images   {images}")
 
 
 def _check_free(target: Path, source: Path, force: bool) -> None:
