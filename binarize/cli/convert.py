@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.options import InputSize, configure, default_out
+from binarize.cli.options import DEFAULT_METHOD, InputSize, configure, default_out
 from binarize.cli.output import console, print_json, say, size
 from binarize.cli.speed import Clock, fixed_seed, importing
 from binarize.errors import ConfigError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@click.option("--method", "-m", default="bidense", show_default=True, help="See `binarize methods`.")
+@click.option("--method", "-m", default=DEFAULT_METHOD, show_default=True, help="See `binarize methods`.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="File to write.  [default: MODEL-METHOD.safetensors]"
 )

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 80
 
+BINARY, FLOAT, SLOWER = "green", "default", "yellow"
+"""Colours, on a terminal, of what is of one bit, of what is float, and of what is worse than it should be."""
+
 
 def console(stream: IO[str] | None = None) -> Console:
     """A console on `stream` (stdout): colours on a terminal only; elsewhere 80 columns of plain text."""
