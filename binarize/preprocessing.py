@@ -91,7 +91,9 @@ class Preprocessing:
     def __str__(self) -> str:
         """A line for people."""
         mean, std = (" ".join(f"{number:g}" for number in numbers) for numbers in (self.mean, self.std))
-        text = f"{'RGB' if len(self.mean) == 3 else f'{len(self.mean)} channels'} / 255, mean {mean}, std {std}"
+        text = (
+            f"{'RGB' if len(self.mean) == 3 else f'{len(self.mean)} channels'} / 255, mean {mean}, std {std}"
+        )
         if self.resize is not None:
             return f"{text}, resized to {self.resize[0]}x{self.resize[1]}"
         return text if self.size is None else f"{text}, {self.size[0]}x{self.size[1]}"

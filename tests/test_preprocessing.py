@@ -68,10 +68,12 @@ def test_nothing_is_made_up(tmp_path: Path):
     assert preprocessing_of(load(file)) is None
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"mean": [1], "std": [1, 2]}', '{"mean": "a", "std": "b"}', "{"])
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"mean": [1], "std": [1, 2]}', '{"mean": "a", "std": "b"}', "{"]
+)
 def test_a_damaged_entry(tmp_path: Path, text: str):
     file = save(create_timm("test_resnet"), tmp_path / "x.safetensors", entries={ENTRY: text})
-    with pytest.raises(FormatError, match="is corrupted: its 'binarize.preprocessing' entry"):
+    with pytest.raises(FormatError, match=r"is corrupted: its 'binarize\.preprocessing' entry"):
         load(file)
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from dataclasses import dataclass
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-WIDTH = 80
+from binarize.tables import BINARY, FLOAT, Name, plain, widest_part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,17 +141,7 @@ class Summary:
         }
 
     def __str__(self) -> str:
-        stream = io.StringIO()
-        console = Console(
-            file=stream,
-            width=WIDTH,
-            color_system=None,
-            force_terminal=False,
-            highlight=False,
-            legacy_windows=False,
-        )
-        console.print(self)
-        return stream.getvalue().rstrip("\n")
+        return plain(self).rstrip("\n")
 
     def __rich__(self) -> RenderableType:
         parts: list[RenderableType] = [self._table(), Text(self._totals())]
@@ -170,17 +159,21 @@ class Summary:
             padding=(0, 1, 0, 0),
             pad_edge=False,
             show_footer=True,
+            title_justify="left",
         )
         sums = (self.binary_params, self.float_params, self.binary_macs, self.float_macs, self.packed_bytes)
         heads = ("params\n1-bit", "params\n32-bit", f"{work}\n1-bit", f"{work}\n32-bit", "bytes\npacked")
-        table.add_column("layer", "total", overflow="fold")
+        table.add_column("layer", "total", min_width=widest_part(layer.name for layer in self.layers))
         table.add_column("kind", overflow="fold", max_width=15)
         for head, total in zip(heads, sums, strict=True):
             table.add_column(head, short(total), justify="right", no_wrap=True)
         for layer in self.layers:
             numbers = (layer.binary_params, layer.float_params, layer.binary_macs, layer.float_macs)
             cells = ["?" if n is None else short(n) for n in (*numbers, layer.packed_bytes)]
-            table.add_row(Text(layer.name or "(model)"), Text(layer.kind), *cells)
+            style = BINARY if layer.binary_params else FLOAT
+            table.add_row(Name(layer.name or "(model)"), Text(layer.kind), *cells, style=style)
+        if self.header_bytes is not None:
+            table.add_row("(header of the file)", "", "-", "-", "-", "-", short(self.header_bytes))
         return table
 
     def _totals(self) -> str:

@@ -74,8 +74,8 @@ class Tally:
     def add_packed_bytes(self) -> None:
         """Add the sizes of the tensors that a packed file of the network holds (`runtime.stored`).
 
-        Of a packed layer, one bit per weight, rounded up to bytes, and its vectors; of all else, parameters and
-        persistent buffers, floats in 32 bits.
+        Of a packed layer, one bit per weight, rounded up to bytes, and its vectors; of all else, parameters
+        and persistent buffers, floats in 32 bits.
         """
         for name, tensor in stored(self.modules[""]).tensors.items():
             path = name.rpartition(".")[0]

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from binarize.cli.options import DEFAULT_METHOD, InputSize, configure
-from binarize.cli.output import BINARY, FLOAT, SLOWER, console, counted, print_json, progress, say
+from binarize.cli.output import console, counted, print_json, progress, say, tell
 from binarize.cli.speed import importing
 from binarize.cli.speed import threads as torch_threads
 from binarize.errors import ConfigError
+from binarize.tables import BINARY, FLOAT, SLOWER
 
 if TYPE_CHECKING:
     from torch import nn
@@ -117,6 +118,16 @@ def bench(
         _print(found, document)
 
 
+def _method_text(method: dict[str, Any]) -> str:
+    """Its name, and the options that are not as they usually are."""
+    from binarize import methods
+
+    usual = methods.create(method["name"]).as_dict()["options"]
+    return ", ".join(
+        [method["name"], *(f"{k}={v}" for k, v in method["options"].items() if usual.get(k) != v)]
+    )
+
+
 def _runtime_options(threads: int, exact: bool | None) -> RuntimeOptions:
     """What `deploy` takes unless told otherwise, with the threads that are timed."""
     import dataclasses
@@ -206,17 +217,16 @@ def _print(found: Bench, told: dict[str, Any]) -> None:
     machine = found.machine
     threads = counted(found.threads, "thread")
     say(f"{shape}, {threads}, {machine['cpu']} ({machine['kernels']}), torch {machine['torch']}")
-    options = "".join(f", {k}={v}" for k, v in told["method"]["options"].items())
     scales = "exact" if told["exact_scales"] else "approximate"
-    say(f"{told['method']['name']}{options}; {scales} scales")
+    tell(f"{_method_text(told['method'])}; {scales} scales")
     console().print(table)
     turn = f", {found.passes} in a row" if found.passes > 1 else ", one of each in turn"
     say(f"Medians of {len(next(iter(found.times.values())))} passes{turn}.")
     if told["slower_than"]:
         names = " and ".join(told["slower_than"])
-        console().print(f"The packed network is slower than {names}.", style=SLOWER, markup=False)
+        tell(f"The packed network is slower than {names}.", SLOWER)
         for text in told["advice"]:
-            console().print(f"  {text}", markup=False)
+            tell(f"- {text}")
     say()
     kinds = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     kinds.add_column("inside the packed network")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.output import console, print_json, say, size
+from binarize.cli.output import console, print_json, say, size, tell
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError, unknown_name
+from binarize.tables import BINARY, FLOAT
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -106,7 +107,7 @@ def _print(table: dict[str, Any]) -> None:
     """As many columns as the terminal has room for; the files hold all."""
     from binarize import comparison
 
-    say(comparison.title(table))
+    tell(comparison.title(table))
     terminal = console()
     roomy = terminal.options.update(width=10_000)
     left_out: list[str] = []
@@ -118,10 +119,10 @@ def _print(table: dict[str, Any]) -> None:
             break
     terminal.print(grid)
     for remark in comparison.remarks(table):
-        say(remark)
+        tell(remark)
     if left_out:
         heads = [comparison.columns(table).get(name, name) for name in reversed(left_out)]
-        say(f"No room for {', '.join(heads)}: a wider terminal, --out or --json has all.")
+        tell(f"No room for {', '.join(heads)}: a wider terminal, --out or --json has all.")
 
 
 def _grid(table: dict[str, Any], left_out: Sequence[str]) -> Table:
@@ -140,7 +141,8 @@ def _grid(table: dict[str, Any], left_out: Sequence[str]) -> Table:
         share = honest["float_macs"] / (honest["float_macs"] + honest["binary_macs"])
         cells = [size(honest["packed_bytes"]), f"{100 * share:.3g} %"]
         cells += [comparison.figure(n, row) for n in names] + [str(len(row["seeds"]))]
-        grid.add_row(row["label"], *cells, *([f"{row['seconds'] / 60:.0f} min"] * timed))
+        style = FLOAT if row["method"] is None else BINARY
+        grid.add_row(row["label"], *cells, *([f"{row['seconds'] / 60:.0f} min"] * timed), style=style)
     return grid
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from binarize.cli.options import DEFAULT_METHOD, InputSize, configure, default_out
-from binarize.cli.output import console, print_json, say, size
+from binarize.cli.output import console, print_json, say, size, tell
 from binarize.cli.speed import Clock, fixed_seed, importing
 from binarize.errors import ConfigError
+from binarize.tables import BINARY, SLOWER
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -82,9 +83,7 @@ def convert(
     with clock.phase("build", f"building {model}"), fixed_seed():
         network = resolve(model, pretrained=pretrained)
         report = None if checkpoint is None else files.load_checkpoint(network, checkpoint)
-    weights, remark = weights_of(
-        model, network, pretrained=pretrained, checkpoint=checkpoint is not None
-    )
+    weights, remark = weights_of(model, network, pretrained=pretrained, checkpoint=checkpoint is not None)
     shape = with_channels(input_size, network)
     with clock.phase("engine", "planning"):
         plan = graph.plan(network, chosen, policy=policy, example_inputs=_example(shape))
@@ -165,7 +164,7 @@ def _finish(
     if images:
         say(f"images   {images}")
     if remark:
-        console().print(f"weights  {remark}", style="yellow", markup=False)
+        tell(f"weights  {remark}", SLOWER)
     say()
     say("Next: count it layer by layer, or load it in Python and train it (a conversion")
     say("keeps the weights, not the accuracy):")
@@ -180,8 +179,8 @@ def _print_totals(document: dict[str, Any]) -> None:
     counted = document["summary"]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
     table.add_column("")
-    for column in ("1-bit", "32-bit", "share 1-bit"):
-        table.add_column(column, justify="right")
+    for column, style in (("1-bit", BINARY), ("32-bit", ""), ("share 1-bit", "")):
+        table.add_column(column, justify="right", style=style)
     for what, name in (("parameters", "params"), ("MACs", "macs")):
         binary, real = counted[f"binary_{name}"], counted[f"float_{name}"]
         share = f"{binary / (binary + real):.1%}" if binary + real else "-"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from binarize.cli.output import console, counted, print_json, say
+from binarize.cli.output import console, counted, print_json, say, tell
 from binarize.errors import ConfigError, DataError
+from binarize.tables import better
 
 _SHOWN = 10
 
@@ -105,5 +106,7 @@ def floor(recipe: str, root: Path | None, settings: tuple[str, ...], as_json: bo
         return
     say(f"{chosen.data.name} {chosen.data.test}")
     for kind, figures in found.items():
-        shown = (f"{name} {value:.3f}" for name, value in figures.items() if isinstance(value, float))
-        say(f"{kind.replace('_', ' '):12} {'  '.join(shown)}")
+        shown = (
+            f"{name}{better(name)} {value:.3f}" for name, value in figures.items() if isinstance(value, float)
+        )
+        tell(f"{kind.replace('_', ' '):12} {'  '.join(shown)}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
@@ -12,9 +14,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PIPE_WIDTH = 80
-
-BINARY, FLOAT, SLOWER = "green", "default", "yellow"
-"""Colours, on a terminal, of what is of one bit, of what is float, and of what is worse than it should be."""
 
 
 def console(stream: IO[str] | None = None) -> Console:
@@ -39,6 +38,21 @@ def say(text: str = "") -> None:
     """One line on stdout, never broken: paths in it can be copied."""
     console().print(text, soft_wrap=True, markup=False)
     sys.stdout.flush()  # in a pipe, too, it is there before what takes long
+
+
+def tell(text: str, style: str = "") -> None:
+    """Sentences on stdout: lines end between words, as wide as the terminal is (80 columns elsewhere).
+
+    What follows a dash or a word with two spaces behind it (`written  FILE`) is indented below it.
+    """
+    out = console()
+    head = re.match(r"- |\w+  +", text)
+    indent = " " * (head.end() if head else 0)
+    lines = textwrap.wrap(
+        text, out.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    out.print("\n".join(lines), style=style or None, soft_wrap=True, markup=False)
+    sys.stdout.flush()
 
 
 def print_json(document: Any) -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.output import console, print_json, progress, say
+from binarize.cli.output import console, print_json, progress, say, tell
 from binarize.cli.output import size as _size
 from binarize.cli.speed import importing, one_thread
 from binarize.errors import ConfigError
+from binarize.tables import SLOWER
 
 if TYPE_CHECKING:
     from torch import nn
@@ -105,7 +106,7 @@ def write_packed(
         return
     console().print(made)
     for name, why in made.refused.items():
-        say(f"not packed: {name}: {why}")
+        tell(f"not packed: {name}: {why}", SLOWER)
     say()
     say(f"written  {written}")
     say(f"         ({_size(after)}, for inference; {source.name}: {_size(before)})")

@@ -66,9 +66,7 @@ def summary(
         console().print(result)
 
 
-def _model(
-    source: str, custom: str | None
-) -> tuple[nn.Module, tuple[int, int] | None, Path | None]:
+def _model(source: str, custom: str | None) -> tuple[nn.Module, tuple[int, int] | None, Path | None]:
     """The model in a file, the size it was trained on and the file, or the float model of that name."""
     from binarize.cli.model import network_file, resolve
 

@@ -90,9 +90,9 @@ def save(
 def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
     """The model that `save` wrote: rebuilt, its plan executed, every tensor as it was.
 
-    It comes in eval mode, on the CPU, and says in its attribute `binarize_preprocessing` what the file says of
-    images. Which parameters are frozen is not in the file: it is as in the float
-    model, given or rebuilt. A packed file gives a deployed model (`binarize.deploy`), which is for inference.
+    It comes in eval mode, on the CPU; what the file says of images is its attribute `binarize_preprocessing`.
+    Which parameters are frozen is not in the file: it is as in the float model, given or rebuilt. A packed
+    file gives a deployed model (`binarize.deploy`), which is for inference.
 
     Args:
         path: a file written by `save`, or `zoo:NAME`.

@@ -28,8 +28,8 @@ def to_onnx(
     C is that of the example that the network was converted on, or 3 where none is known.
 
     Its weights are floats of +1 and -1, so it is as large as the float network: it is for runtimes that know
-    no bits. Its input is called `image`. What images go through before it (`binarize.preprocessing`) stands in
-    its metadata as JSON and in its description in words, if the model says it.
+    no bits. Its input is called `image`. What images go through before it (`binarize.preprocessing`) stands
+    in its metadata as JSON and in its description in words, if the model says it.
 
     Args:
         model: deployed.
@@ -113,7 +113,15 @@ def without_traces(proto: Any) -> None:
     They are longer than the graph, tell where files lie on this machine and differ between equal runs.
     """
     graph = proto.graph
-    for part in (proto, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
+    for part in (
+        proto,
+        graph,
+        *graph.node,
+        *graph.initializer,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+    ):
         kept = [entry for entry in part.metadata_props if not entry.key.startswith("pkg.")]
         del part.metadata_props[:]
         part.metadata_props.extend(kept)

@@ -46,8 +46,8 @@ def size(tensor: Tensor) -> int:
 def stored(model: nn.Module, leftovers: torch.dtype = torch.float32) -> Stored:
     """What `binarize.save(model, packed=True)` stores; of a float network, all of it.
 
-    Nothing is computed from weights: a layer that is packed unless its numbers forbid it (they are not finite)
-    counts as packed.
+    Nothing is computed from weights: a layer that is packed unless its numbers forbid it (they are not
+    finite) counts as packed.
 
     Args:
         model: converted, deployed or float, with or without data; left untouched.

@@ -178,9 +178,7 @@ def test_equal_commands_write_equal_files(run: Run, tmp_path: Path):
         torch.rand(3)  # whatever was drawn before
         run("convert", MODEL, "--out", "m.safetensors", "--force")
         run("deploy", "m.safetensors", "--force")
-        written.append(
-            [(tmp_path / name).read_bytes() for name in ("m.safetensors", "m-packed.safetensors")]
-        )
+        written.append([(tmp_path / name).read_bytes() for name in ("m.safetensors", "m-packed.safetensors")])
     assert written[0] == written[1]
 
 

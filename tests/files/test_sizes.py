@@ -21,7 +21,7 @@ from binarize.layers import BinaryConv2d, BinaryConvTranspose2d
 
 
 class Odd(nn.Module):
-    """Tied weights, one layer under two names, a layer that cannot be packed, integer and transient buffers."""
+    """Tied weights, a layer of two names, one that cannot be packed, integer and transient buffers."""
 
     def __init__(self) -> None:
         super().__init__()
