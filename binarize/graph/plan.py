@@ -13,12 +13,13 @@ from typing import Any, Literal
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
+from rich.text import Text
 from torch import fx, nn
 
 from binarize.errors import FormatError
 from binarize.graph.output_plan import OutputPlan, output_lines
 from binarize.methods.build import BINARY_ALREADY
-from binarize.tables import BINARY, FLOAT, Name, plain, widest_part
+from binarize.tables import BINARY, FLOAT, SLOWER, Name, plain, widest_part
 
 _NAME_WIDTH = 24
 _KIND_WIDTH = 26
@@ -243,12 +244,13 @@ class Plan:
             told = (row.reason, row.norm, row.activation, row.residual, row.bypass_reason)
             detail = "; ".join(part for part in told if part and part != "none")
             style = BINARY if row.converted else FLOAT
-            table.add_row(Name(name), f"{row.kind} {_geometry(row)}", state, detail, style=style)
+            cells = (f"{row.kind} {_geometry(row)}", state, detail)
+            table.add_row(Name(name), *map(Text, cells), style=style)
         yield table
-        yield self.summary_line()
-        yield from output_lines(self.outputs)
+        for line in (self.summary_line(), *output_lines(self.outputs)):
+            yield Text(line)
         for note in self.notes:
-            yield note if note.startswith("warning: ") else f"note: {note}"
+            yield Text(note, SLOWER) if note.startswith("warning: ") else Text(f"note: {note}")
 
     def _folded(self) -> Iterator[tuple[str, LayerPlan]]:
         """Rows in order; runs of blocks that differ by an index only are one row each."""
