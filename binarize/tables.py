@@ -37,11 +37,12 @@ class Name:
     Args:
         text: the name.
         style: of rich.
+        behind: characters that a line may end with, beside spaces.
     """
 
-    def __init__(self, text: str, style: str = "") -> None:
+    def __init__(self, text: str, style: str = "", *, behind: str = ".") -> None:
         self._text = text
-        self._parts = _parts(text)
+        self._parts = _parts(text, behind)
         self._style = style
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
@@ -60,8 +61,9 @@ def widest_part(names: Iterable[str]) -> int:
     return max((len(part) for name in names for part in _parts(name)), default=1)
 
 
-def _parts(name: str) -> list[str]:
-    return re.findall(r"[^. ]+\.?| +|\.", name) or [""]
+def _parts(name: str, behind: str = ".") -> list[str]:
+    ends = re.escape(behind)
+    return re.findall(rf"[^{ends} ]+[{ends}]?| +|[{ends}]", name) or [""]
 
 
 def _filled(parts: list[str], width: int) -> list[str]:

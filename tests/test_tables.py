@@ -167,6 +167,52 @@ def test_lists_have_arrows(capsys: pytest.CaptureFixture[str]) -> None:
     assert "AbsRel ↓" in out
 
 
+def test_data_sets_and_facts_break_no_word(capsys: pytest.CaptureFixture[str]) -> None:
+    from binarize.data import catalog
+
+    assert run(["data", "list"]) == 0
+    out = capsys.readouterr().out
+    assert max(len(line.rstrip()) for line in out.splitlines()) <= 80
+    shown = "".join(line[33:].strip() for line in out.splitlines()[1:])
+    for name in catalog.names():
+        layout = catalog.info(name).layout
+        assert "".join(layout.split()) in "".join(shown.split())
+        assert all(not line.strip().startswith((".", "t ")) for line in out.splitlines())
+    assert run(["doctor", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert run(["doctor"]) == 0
+    words = capsys.readouterr().out.split()
+    assert all(word in words for value in facts.values() for word in value.split())
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 130, 200])
+def test_a_comparison_uses_the_width_and_breaks_no_word(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from binarize.cli.compare import _print
+
+    monkeypatch.setattr(output, "PIPE_WIDTH", width)
+    rows = []
+    for name in ("nyuv2-397-bidense-layer", "nyuv2-397-bnn", "nyuv2-397-float"):
+        metrics = json.loads((zoo.entry(name) / zoo.METRICS).read_text())
+        numbers = {k: v for k, v in metrics["figures"].items() if isinstance(v, float)}
+        row = {"label": metrics["label"], "method": metrics["recipe"]["method"], "costs": metrics["costs"]}
+        row |= {"seeds": [0, 1], "seconds": 60.0, "complete": True, "published": {}}
+        rows.append({**row, "figures": {k: {"mean": v, "sd": 0.001} for k, v in numbers.items()}})
+    recipe = metrics["recipe"]
+    table = {"data": "nyuv2", "split": "test", "network": recipe["network"], "counted_at": [96, 128]}
+    _print({**table, "epochs": 4, "batch": 8, "differences": [], "rows": rows})
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= width
+    text = "\n".join(lines)
+    for row in rows:
+        assert f"{row['figures']['abs_rel']['mean']:.3f} ± 0.001" in text
+    assert "AbsRel ↓" in text
+    assert all(word in text.split() for row in rows for word in row["label"].split())
+    if width == 200:
+        assert "No room" not in text
+
+
 def test_reports_break_no_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     inner = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.Conv2d(8, 8, 1), torch.nn.Conv2d(8, 2, 1))
     net = torch.nn.ModuleDict(

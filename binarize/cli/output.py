@@ -43,10 +43,10 @@ def say(text: str = "") -> None:
 def tell(text: str, style: str = "") -> None:
     """Sentences on stdout: lines end between words, as wide as the terminal is (80 columns elsewhere).
 
-    What follows a dash or a word with two spaces behind it (`written  FILE`) is indented below it.
+    What follows a dash, or one or two words with spaces behind them (`written  FILE`), is indented.
     """
     out = console()
-    head = re.match(r"- |\w+  +", text)
+    head = re.match(r"- |\S+( \S+)?  +", text)
     indent = " " * (head.end() if head else 0)
     lines = textwrap.wrap(
         text, out.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
