@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from dataclasses import dataclass
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-WIDTH = 80
+from binarize.tables import BINARY, FLOAT, Name, plain, widest_part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +25,7 @@ class LayerCount:
         float_params: parameters of 32 bits.
         binary_macs: multiply-accumulates of binary factors; None if some could not be counted.
         float_macs: multiply-accumulates of floats; None if some could not be counted.
-        packed_bytes: size of what inference needs of it.
+        packed_bytes: of its tensors in a packed file.
     """
 
     name: str
@@ -64,6 +63,7 @@ class Summary:
         convention: `honest` or `paper`.
         layers: in the order of definition.
         uncounted: what the totals lack; they are lower bounds if this is not empty.
+        header_bytes: of the packed file that `binarize deploy` writes of the network; None if not known.
     """
 
     model: str
@@ -71,6 +71,7 @@ class Summary:
     convention: str
     layers: tuple[LayerCount, ...]
     uncounted: tuple[Uncounted, ...] = ()
+    header_bytes: int | None = None
 
     @property
     def binary_params(self) -> int:
@@ -104,8 +105,13 @@ class Summary:
 
     @property
     def packed_bytes(self) -> int:
-        """Size of what inference needs, binary weights packed."""
-        return sum(layer.packed_bytes for layer in self.layers)
+        """Size of the packed file: of its tensors, and of its header if that is known."""
+        return sum(layer.packed_bytes for layer in self.layers) + (self.header_bytes or 0)
+
+    def of_file(self, size: int | None) -> Summary:
+        """The same of a network whose packed file has this size in all; None if there is none."""
+        tensors = sum(layer.packed_bytes for layer in self.layers)
+        return dataclasses.replace(self, header_bytes=None if size is None else size - tensors)
 
     @property
     def float_bytes(self) -> int:
@@ -127,6 +133,7 @@ class Summary:
             "convention": self.convention,
             **{name: getattr(self, name) for name in totals},
             "packed_bytes": self.packed_bytes,
+            "header_bytes": self.header_bytes,
             "float_bytes": self.float_bytes,
             "binary_share": self.binary_share,
             "layers": [dataclasses.asdict(layer) for layer in self.layers],
@@ -134,17 +141,7 @@ class Summary:
         }
 
     def __str__(self) -> str:
-        stream = io.StringIO()
-        console = Console(
-            file=stream,
-            width=WIDTH,
-            color_system=None,
-            force_terminal=False,
-            highlight=False,
-            legacy_windows=False,
-        )
-        console.print(self)
-        return stream.getvalue().rstrip("\n")
+        return plain(self).rstrip("\n")
 
     def __rich__(self) -> RenderableType:
         parts: list[RenderableType] = [self._table(), Text(self._totals())]
@@ -162,17 +159,21 @@ class Summary:
             padding=(0, 1, 0, 0),
             pad_edge=False,
             show_footer=True,
+            title_justify="left",
         )
         sums = (self.binary_params, self.float_params, self.binary_macs, self.float_macs, self.packed_bytes)
         heads = ("params\n1-bit", "params\n32-bit", f"{work}\n1-bit", f"{work}\n32-bit", "bytes\npacked")
-        table.add_column("layer", "total", overflow="fold")
+        table.add_column("layer", "total", min_width=widest_part(layer.name for layer in self.layers))
         table.add_column("kind", overflow="fold", max_width=15)
         for head, total in zip(heads, sums, strict=True):
             table.add_column(head, short(total), justify="right", no_wrap=True)
         for layer in self.layers:
             numbers = (layer.binary_params, layer.float_params, layer.binary_macs, layer.float_macs)
             cells = ["?" if n is None else short(n) for n in (*numbers, layer.packed_bytes)]
-            table.add_row(Text(layer.name or "(model)"), Text(layer.kind), *cells)
+            style = BINARY if layer.binary_params else FLOAT
+            table.add_row(Name(layer.name or "(model)"), Text(layer.kind), *cells, style=style)
+        if self.header_bytes is not None:
+            table.add_row("(header of the file)", "", "-", "-", "-", "-", short(self.header_bytes))
         return table
 
     def _totals(self) -> str:
@@ -181,11 +182,18 @@ class Summary:
         lines = [
             f"params = 1-bit / 32 + 32-bit = {self.params:,.0f}{_times(params, self.params)}",
             f"OPs = 1-bit / 64 + 32-bit = {short(self.ops, 4)}{_times(macs, self.ops)}",
-            f"size {short(self.packed_bytes, 4)}B, in 32 bits {short(self.float_bytes, 4)}B"
+            f"{self._size()}, in 32 bits {short(self.float_bytes, 4)}B"
             + _times(self.float_bytes, self.packed_bytes),
             f"{100 * self.binary_share:.1f} % of the {work} are binary",
         ]
         return "\n".join(lines)
+
+    def _size(self) -> str:
+        """What the size is of: of a packed file, or of tensors alone."""
+        if self.header_bytes is not None:
+            return f"packed file {self.packed_bytes:,} bytes (header {self.header_bytes:,})"
+        packed = "packed" if self.binary_params else "size"
+        return f"{packed} {short(self.packed_bytes, 4)}B of tensors (a file's header comes to it)"
 
 
 def short(number: float, digits: int = 3) -> str:

@@ -10,9 +10,9 @@ from torch import nn
 from binarize.accounting.report import LayerCount
 from binarize.graph.roles import known_class
 from binarize.layers import BinaryLayer
-from binarize.runtime import PackedLayer
+from binarize.runtime import PackedLayer, stored
+from binarize.runtime.stored import size
 
-_FOLDED = (nn.modules.batchnorm._BatchNorm,)
 _BINARY = (BinaryLayer, PackedLayer)
 
 
@@ -60,7 +60,6 @@ class Tally:
                 self.at(path).float_params += sum(
                     buffer.numel() for buffer in module.buffers() if buffer.is_floating_point()
                 )
-                self.at(path).packed_bytes += module.bits.numel()
 
     def parameters(self) -> Iterator[tuple[str, str, nn.Parameter, bool]]:
         """(module path, name in it, parameter, whether it is of one bit), each parameter once."""
@@ -73,33 +72,16 @@ class Tally:
                 yield path, name, parameter, name == "weight" and isinstance(module, BinaryLayer)
 
     def add_packed_bytes(self) -> None:
-        """Add the sizes of what inference needs.
+        """Add the sizes of the tensors that a packed file of the network holds (`runtime.stored`).
 
-        One bit per binary weight, rounded up to bytes per layer; 4 bytes per float parameter and per element
-        of a persistent float buffer. Batch norm is folded to a scale and a shift per channel, with which the
-        scale of binary weights and a bias in front of it merge; a binary layer without one keeps a scale per
-        filter.
+        Of a packed layer, one bit per weight, rounded up to bytes, and its vectors; of all else, parameters
+        and persistent buffers, floats in 32 bits.
         """
-        for path, _, parameter, binary in self.parameters():
-            module = self.modules[path]
-            if isinstance(module, _FOLDED):
-                continue
-            if binary:
-                self.at(path).packed_bytes += -(-parameter.numel() // 8)
-                if not isinstance(getattr(module, "norm", None), _FOLDED):
-                    self.at(path).packed_bytes += 4 * _filters(module, parameter)
-                continue
-            folds = isinstance(module, BinaryLayer) and parameter is module.bias
-            if not (folds and isinstance(module.norm, _FOLDED)):
-                self.at(path).packed_bytes += 4 * parameter.numel()
-        for path, module in self.modules.items():
-            if isinstance(module, _FOLDED):
-                self.at(path).packed_bytes += 8 * module.num_features
-                continue
-            hidden = module._non_persistent_buffers_set
-            for name, buffer in module._buffers.items():
-                if buffer is not None and name not in hidden and buffer.is_floating_point():
-                    self.at(path).packed_bytes += 4 * buffer.numel()
+        for name, tensor in stored(self.modules[""]).tensors.items():
+            path = name.rpartition(".")[0]
+            while path not in self.modules:
+                path = path.rpartition(".")[0]
+            self.at(path).packed_bytes += size(tensor)
 
     def layers(self) -> tuple[LayerCount, ...]:
         """One row per layer that holds or does something."""
@@ -116,10 +98,3 @@ class Tally:
             for path, count in ((p, self._counts[p]) for p in self.modules if p in self._counts)
             if count != Count()
         )
-
-
-def _filters(module: nn.Module, weight: nn.Parameter) -> int:
-    """How many output filters `weight` holds: (Cout, ...), or (Cin, Cout / groups, ...) if transposed."""
-    if getattr(module, "transposed", False):
-        return weight.shape[1] * int(getattr(module, "groups", 1))
-    return weight.shape[0]

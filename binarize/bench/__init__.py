@@ -1,7 +1,8 @@
 """How fast a packed network is, beside its float counterpart in the ways in which torch runs that."""
 
+from binarize.bench.advice import advice, slower_than
 from binarize.bench.measure import Bench, Variant, bench
 from binarize.bench.picture import picture
 from binarize.bench.variants import BASELINES, variants
 
-__all__ = ["BASELINES", "Bench", "Variant", "bench", "picture", "variants"]
+__all__ = ["BASELINES", "Bench", "Variant", "advice", "bench", "picture", "slower_than", "variants"]

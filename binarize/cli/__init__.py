@@ -30,6 +30,7 @@ from binarize.cli.train import train
 from binarize.cli.verify import verify
 from binarize.cli.zoo import zoo
 from binarize.errors import BinarizeError
+from binarize.tables import write_what_can_be
 
 FAILED = 2
 INTERRUPTED = 130
@@ -70,6 +71,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     What the user can mend (`BinarizeError`, wrong usage) is one message on stderr and status 2. Anything else
     is a defect here, and shows its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        write_what_can_be(stream)
     try:
         status = cli.main(args=arguments, prog_name="binarize", standalone_mode=False)
         sys.stdout.flush()

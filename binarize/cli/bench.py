@@ -7,21 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.options import InputSize, configure
-from binarize.cli.output import console, counted, print_json, progress, say
+from binarize.cli.options import DEFAULT_METHOD, InputSize, configure
+from binarize.cli.output import console, counted, print_json, progress, say, tell
 from binarize.cli.speed import importing
 from binarize.cli.speed import threads as torch_threads
 from binarize.errors import ConfigError
+from binarize.tables import BINARY, FLOAT, SLOWER
 
 if TYPE_CHECKING:
     from torch import nn
 
     from binarize.bench import Bench
+    from binarize.runtime import RuntimeOptions
 
 
 @click.command()
 @click.argument("model")
-@click.option("--method", help="Of MODEL, if it is no file.  [default: bidense, granularity=layer]")
+@click.option(
+    "--method", "-m", help=f"Of MODEL, if it is not a file.  [default: {DEFAULT_METHOD}, as of convert]"
+)
 @click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Option of the method.")
 @click.option(
     "--model", "custom", metavar="FILE.py:CALLABLE", help="The float model, if a file holds a custom class."
@@ -38,7 +42,11 @@ if TYPE_CHECKING:
 @click.option(
     "--passes", type=click.IntRange(1), help="Of each per turn.  [default: what the packed one does in 50 ms]"
 )
-@click.option("--exact", is_flag=True, help="Scales per channel in float, not from tables of 16 bits.")
+@click.option(
+    "--exact/--approximate",
+    default=None,
+    help="Scales per channel in float, or from tables of 16 bits.  [default: as deploy]",
+)
 @click.option("--fresh-memory", is_flag=True, help="Leave memory to the C library's defaults.")
 @click.option("--out", type=click.Path(path_type=Path), help="Also write OUT.json and OUT.png.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -53,14 +61,15 @@ def bench(
     against: str,
     rounds: int,
     passes: int | None,
-    exact: bool,
+    exact: bool | None,
     fresh_memory: bool,
     out: Path | None,
     as_json: bool,
 ) -> None:
     """Time the packed form of MODEL beside the float network.
 
-    MODEL is a file, the folder of a run, zoo:NAME, or what `convert` takes.
+    MODEL is a file, the folder of a run, zoo:NAME, or what `convert` takes. Without options, what is timed is
+    what `convert` and `deploy` make of it.
 
     Memory of large maps is kept from pass to pass (binarize.runtime.keep_memory) for all of them alike.
     They take turns, so that a machine that slows down slows down all; figures are medians of all passes.
@@ -82,7 +91,8 @@ def bench(
     kept = not fresh_memory and keep_memory()
     with torch_threads(threads):
         with progress("building"):
-            packed, plain, shape = _networks(model, custom, method, settings, threads, exact)
+            options = _runtime_options(threads, exact)
+            packed, plain, shape = _networks(model, custom, method, settings, options)
         channels, height, width = (*shape[:1], *size[-2:]) if size is not None else shape
         if size is not None and len(size) == 3 and size[0] != channels:
             raise ConfigError(f"bench: --size {','.join(map(str, size))}: {model} takes {channels} channels.")
@@ -95,21 +105,51 @@ def bench(
                 passes=passes,
                 memory_kept=kept,
             )
+    document = {**found.as_dict(), **_setting(packed, options)}
+    document |= {"slower_than": measure.slower_than(found), "advice": measure.advice(found, packed)}
     if out is not None:
         import json
 
-        write_bytes(
-            out.with_name(f"{out.name}.json"), (json.dumps(found.as_dict(), indent=2) + "\n").encode()
-        )
+        write_bytes(out.with_name(f"{out.name}.json"), (json.dumps(document, indent=2) + "\n").encode())
         write_bytes(out.with_name(f"{out.name}.png"), measure.picture(found))
     if as_json:
-        print_json(found.as_dict())
+        print_json(document)
     else:
-        _print(found)
+        _print(found, document)
+
+
+def _method_text(method: dict[str, Any]) -> str:
+    """Its name, and the options that are not as they usually are."""
+    from binarize import methods
+
+    usual = methods.create(method["name"]).as_dict()["options"]
+    return ", ".join(
+        [method["name"], *(f"{k}={v}" for k, v in method["options"].items() if usual.get(k) != v)]
+    )
+
+
+def _runtime_options(threads: int, exact: bool | None) -> RuntimeOptions:
+    """What `deploy` takes unless told otherwise, with the threads that are timed."""
+    import dataclasses
+
+    from binarize.runtime import RuntimeOptions
+
+    options = dataclasses.replace(RuntimeOptions(), threads=threads)
+    return options if exact is None else dataclasses.replace(options, exact_scales=exact)
+
+
+def _setting(packed: nn.Module, options: RuntimeOptions) -> dict[str, Any]:
+    """What was timed."""
+    plan: Any = getattr(packed, "binarize_plan", None)
+    return {"method": plan.method, "exact_scales": options.exact_scales}
 
 
 def _networks(
-    model: str, custom: str | None, method: str | None, settings: tuple[str, ...], threads: int, exact: bool
+    model: str,
+    custom: str | None,
+    method: str | None,
+    settings: tuple[str, ...],
+    options: RuntimeOptions,
 ) -> tuple[nn.Module, nn.Module, tuple[int, ...]]:
     """The packed network, a float one like it, and (C, H, W) of what it was trained or converted on."""
     import binarize
@@ -138,9 +178,7 @@ def _networks(
     else:
         if custom is not None:
             raise ConfigError(f"bench: --model {custom} goes with a file; {model!r} is a model itself.")
-        if method is None and not settings:
-            method, settings = "bidense", ("granularity=layer",)
-        chosen = configure(method or "bidense", settings)
+        chosen = configure(method or DEFAULT_METHOD, settings)
         plain = resolve(model)
         converted = binarize.apply(plain, chosen)
     plan = getattr(converted, "binarize_plan", None)
@@ -153,34 +191,42 @@ def _networks(
     if runtime.deployed_layers(converted):
         packed = converted
         for layer in runtime.deployed_layers(packed).values():
-            layer.options = runtime.RuntimeOptions(threads=threads, exact_scales=exact)
+            layer.options = options
     else:
-        packed = runtime.deploy(converted, threads=threads, exact_scales=exact)
+        packed = runtime.deploy(converted, threads=options.threads, exact_scales=options.exact_scales)
     return packed, plain.eval(), shape
 
 
-def _print(found: Bench) -> None:
+def _print(found: Bench, told: dict[str, Any]) -> None:
     from rich.table import Table
 
-    told: dict[str, Any] = found.as_dict()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("network")
     for head in ("median ms", "least ms", "times as long"):
         table.add_column(head, justify="right")
     for row in told["variants"]:
+        slower = row["name"] in told["slower_than"]
         table.add_row(
             row["name"],
             f"{row['median_ms']:.1f}",
             f"{row['least_ms']:.1f}",
             "" if row["name"] == "packed" else f"{row['times_as_long']:.2f}",
+            style=BINARY if row["name"] == "packed" else SLOWER if slower else FLOAT,
         )
     shape = "x".join(map(str, found.shape))
     machine = found.machine
     threads = counted(found.threads, "thread")
     say(f"{shape}, {threads}, {machine['cpu']} ({machine['kernels']}), torch {machine['torch']}")
+    scales = "exact" if told["exact_scales"] else "approximate"
+    tell(f"{_method_text(told['method'])}; {scales} scales")
     console().print(table)
     turn = f", {found.passes} in a row" if found.passes > 1 else ", one of each in turn"
     say(f"Medians of {len(next(iter(found.times.values())))} passes{turn}.")
+    if told["slower_than"]:
+        names = " and ".join(told["slower_than"])
+        tell(f"The packed network is slower than {names}.", SLOWER)
+        for text in told["advice"]:
+            tell(f"- {text}")
     say()
     kinds = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     kinds.add_column("inside the packed network")

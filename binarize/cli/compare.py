@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.output import console, print_json, say, size
+from binarize.cli.output import console, print_json, say, size, tell
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError, unknown_name
+from binarize.tables import BINARY, FLOAT
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_LEAST = ("silog", "delta3", "delta2", "log10", "training")  # the first one goes first where room is short
+# where room is short, the first one is left out first
+_LEAST = ("silog", "delta3", "delta2", "log10", "training", "seeds", "float MACs", "rmse", "packed")
+
+_OTHERS = ("packed", "float MACs", "seeds", "training")
+"""Columns beside the names and the figures."""
 
 
 @click.command()
@@ -106,22 +111,22 @@ def _print(table: dict[str, Any]) -> None:
     """As many columns as the terminal has room for; the files hold all."""
     from binarize import comparison
 
-    say(comparison.title(table))
+    tell(comparison.title(table))
     terminal = console()
     roomy = terminal.options.update(width=10_000)
     left_out: list[str] = []
     for name in ("", *_LEAST):
-        left_out += [name] * (name in comparison.columns(table) or name == "training")
+        left_out += [name] * (name in comparison.columns(table) or name in _OTHERS)
         grid = _grid(table, left_out)
         # the names may take a second line, but no word is broken for a column
         if terminal.measure(grid, options=roomy).maximum - _slack(table) <= terminal.width:
             break
     terminal.print(grid)
     for remark in comparison.remarks(table):
-        say(remark)
+        tell(remark)
     if left_out:
         heads = [comparison.columns(table).get(name, name) for name in reversed(left_out)]
-        say(f"No room for {', '.join(heads)}: a wider terminal, --out or --json has all.")
+        tell(f"No room for {', '.join(heads)}: a wider terminal, --out or --json has all.")
 
 
 def _grid(table: dict[str, Any], left_out: Sequence[str]) -> Table:
@@ -129,18 +134,25 @@ def _grid(table: dict[str, Any], left_out: Sequence[str]) -> Table:
 
     from binarize import comparison
 
-    names = {n: head for n, head in comparison.columns(table).items() if n not in left_out}
-    timed = "training" not in left_out
+    figures = comparison.columns(table)
+    heads = {n: figures.get(n, n) for n in ("packed", "float MACs", *figures, "seeds", "training")}
+    heads = {name: head for name, head in heads.items() if name not in left_out}
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     grid.add_column("network", overflow="fold", min_width=_words(table))
-    for head in ("packed", "float MACs", *names.values(), "seeds", *(["training"] * timed)):
-        grid.add_column(head, justify="right")
+    for head in heads.values():
+        grid.add_column(head, justify="right", no_wrap=True)
     for row in table["rows"]:
         honest = row["costs"]["honest"]
         share = honest["float_macs"] / (honest["float_macs"] + honest["binary_macs"])
-        cells = [size(honest["packed_bytes"]), f"{100 * share:.3g} %"]
-        cells += [comparison.figure(n, row) for n in names] + [str(len(row["seeds"]))]
-        grid.add_row(row["label"], *cells, *([f"{row['seconds'] / 60:.0f} min"] * timed))
+        cells = {
+            "packed": size(honest["packed_bytes"]),
+            "float MACs": f"{100 * share:.3g} %",
+            **{name: comparison.figure(name, row) for name in figures},
+            "seeds": str(len(row["seeds"])),
+            "training": f"{row['seconds'] / 60:.0f} min",
+        }
+        style = FLOAT if row["method"] is None else BINARY
+        grid.add_row(row["label"], *(cells[name] for name in heads), style=style)
     return grid
 
 

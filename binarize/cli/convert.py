@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.options import InputSize, configure, default_out
-from binarize.cli.output import console, print_json, say, size
-from binarize.cli.speed import Clock, importing
+from binarize.cli.options import DEFAULT_METHOD, InputSize, configure, default_out
+from binarize.cli.output import console, print_json, say, size, tell
+from binarize.cli.speed import Clock, fixed_seed, importing
 from binarize.errors import ConfigError
+from binarize.tables import BINARY, SLOWER
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@click.option("--method", "-m", default="bidense", show_default=True, help="See `binarize methods`.")
+@click.option("--method", "-m", default=DEFAULT_METHOD, show_default=True, help="See `binarize methods`.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="File to write.  [default: MODEL-METHOD.safetensors]"
 )
@@ -70,7 +71,7 @@ def convert(
         import timm  # noqa: F401 - so that the time it takes is not counted as the engine's
 
         from binarize import accounting, files, graph
-        from binarize.cli.model import is_file, label, resolve, with_channels
+        from binarize.cli.model import is_file, label, resolve, weights_of, with_channels
 
     chosen = configure(method, settings)
     policy = graph.Policy(keep=keep, only=only, first=first, last=last)
@@ -79,9 +80,10 @@ def convert(
         _check_free(target, force)
         if target.suffix != ".safetensors":
             raise ConfigError(f"--out {str(target)!r}: expected a name that ends in .safetensors.")
-    with clock.phase("build", f"building {model}"):
+    with clock.phase("build", f"building {model}"), fixed_seed():
         network = resolve(model, pretrained=pretrained)
         report = None if checkpoint is None else files.load_checkpoint(network, checkpoint)
+    weights, remark = weights_of(model, network, pretrained=pretrained, checkpoint=checkpoint is not None)
     shape = with_channels(input_size, network)
     with clock.phase("engine", "planning"):
         plan = graph.plan(network, chosen, policy=policy, example_inputs=_example(shape))
@@ -89,6 +91,7 @@ def convert(
         "model": model,
         "method": chosen.as_dict(),
         "input_size": list(shape),
+        "weights": weights,
         "checkpoint": None if report is None else {"file": checkpoint, "entry": report.entry},
         "plan": plan.as_dict(),
         "summary": None,
@@ -99,20 +102,23 @@ def convert(
         return
     baseline = _state_bytes(network)
     source = None if is_file(model) else getattr(network, "binarize_spec", None)
-    with clock.phase("engine", "converting"):
+    with clock.phase("engine", "converting"), fixed_seed():
         converted = graph.execute(plan, network, copy=False)  # it is ours: no copy
     with clock.phase("count", "counting"):
         counted = accounting.summary(converted, shape)
     with clock.phase("write", "writing"):
         written = files.save(converted, target, source=source)
+        counted = counted.of_file(files.deployed_size(written, converted))
+    images = files.read_preprocessing(written)
     document |= {
         "summary": counted.as_dict(),
         "float_bytes": baseline,
         "file": str(written),
         "bytes": written.stat().st_size,
+        "preprocessing": None if images is None else images.as_dict(),
         "custom": files.read_header(written).source["source"] == "custom",
     }
-    _finish(document, clock, as_json, plan)
+    _finish(document, clock, as_json, plan, remark, "" if images is None else str(images))
 
 
 def _check_free(target: Path, force: bool) -> None:
@@ -136,9 +142,13 @@ def _state_bytes(model: nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
-def _finish(document: dict[str, Any], clock: Clock, as_json: bool, plan: Plan) -> None:
+def _finish(
+    document: dict[str, Any], clock: Clock, as_json: bool, plan: Plan, remark: str = "", images: str = ""
+) -> None:
     document["seconds"] = {phase: round(seconds, 3) for phase, seconds in clock.seconds.items()}
     if as_json:
+        if remark:
+            click.echo(f"Note: {remark}", err=True)
         print_json(document)
         return
     console().print(plan)
@@ -151,6 +161,10 @@ def _finish(document: dict[str, Any], clock: Clock, as_json: bool, plan: Plan) -
     say(f"engine   {clock.seconds['engine']:.2f} s of {sum(clock.seconds.values()):.1f} s")
     say(f"written  {document['file']}")
     say(f"         ({size(document['bytes'])}: latent weights, for training)")
+    if images:
+        say(f"images   {images}")
+    if remark:
+        tell(f"weights  {remark}", SLOWER)
     say()
     say("Next: count it layer by layer, or load it in Python and train it (a conversion")
     say("keeps the weights, not the accuracy):")
@@ -165,15 +179,17 @@ def _print_totals(document: dict[str, Any]) -> None:
     counted = document["summary"]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
     table.add_column("")
-    for column in ("1-bit", "32-bit", "share 1-bit"):
-        table.add_column(column, justify="right")
+    for column, style in (("1-bit", BINARY), ("32-bit", ""), ("share 1-bit", "")):
+        table.add_column(column, justify="right", style=style)
     for what, name in (("parameters", "params"), ("MACs", "macs")):
         binary, real = counted[f"binary_{name}"], counted[f"float_{name}"]
         share = f"{binary / (binary + real):.1%}" if binary + real else "-"
         table.add_row(what, f"{binary:,}", f"{real:,}", share)
     console().print(table)
     packed, before = counted["packed_bytes"], document["float_bytes"]
-    say(f"bytes when packed: {size(packed)}; in float: {size(before)}, {before / packed:.1f} times as many")
+    if counted["header_bytes"] is not None:
+        say(f"file when packed: {packed:,} bytes ({size(packed)})")
+        say(f"weights in float: {before:,} bytes ({size(before)}), {before / packed:.1f} times as many")
     if counted["uncounted"]:
         say(f"not counted: {len(counted['uncounted'])} parts of the network; see binarize summary")
 

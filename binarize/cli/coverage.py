@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from binarize.cli.options import DEFAULT_METHOD
 from binarize.cli.output import console, print_json, say
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError
@@ -26,7 +27,7 @@ INCOMPLETE = 1
 @click.option(
     "--pattern", "patterns", multiple=True, metavar="GLOB", help="Models of these names.  [default: all]"
 )
-@click.option("--method", "-m", "methods", multiple=True, default=("bidense",), show_default=True)
+@click.option("--method", "-m", "methods", multiple=True, default=(DEFAULT_METHOD,), show_default=True)
 @click.option(
     "--use",
     "uses",

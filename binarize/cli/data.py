@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from binarize.cli.output import console, counted, print_json, say
+from binarize.cli.output import console, counted, print_json, say, tell
 from binarize.errors import ConfigError, DataError
+from binarize.tables import Name, better
 
 _SHOWN = 10
 
@@ -33,10 +34,11 @@ def list_(as_json: bool) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("data set", "task", "splits"):
         table.add_column(column, no_wrap=True)
-    table.add_column("in its folder", overflow="fold")
+    table.add_column("in its folder")
     for i in infos:
         layout = i.layout or "drawn, no files"
-        table.add_row(i.name, i.task or "either", " ".join(i.splits) or "any", layout)
+        splits = " ".join(i.splits) or "any"
+        table.add_row(i.name, i.task or "either", splits, Name(layout, behind="/_,"))
     console().print(table)
 
 
@@ -105,5 +107,7 @@ def floor(recipe: str, root: Path | None, settings: tuple[str, ...], as_json: bo
         return
     say(f"{chosen.data.name} {chosen.data.test}")
     for kind, figures in found.items():
-        shown = (f"{name} {value:.3f}" for name, value in figures.items() if isinstance(value, float))
-        say(f"{kind.replace('_', ' '):12} {'  '.join(shown)}")
+        shown = (
+            f"{name}{better(name)} {value:.3f}" for name, value in figures.items() if isinstance(value, float)
+        )
+        tell(f"{kind.replace('_', ' '):12} {'  '.join(shown)}")

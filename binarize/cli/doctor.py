@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from binarize.cli.output import print_json, say
+from binarize.cli.output import print_json, tell
 from binarize.cli.speed import importing
 
 
@@ -31,4 +31,4 @@ def doctor(as_json: bool) -> None:
         print_json(facts)
         return
     for name, value in facts.items():
-        say(f"{name:15} {value}")
+        tell(f"{name:15} {value}")

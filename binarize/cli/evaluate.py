@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from binarize.cli.output import console, counted, print_json, say
+from binarize.cli.output import console, counted, print_json, say, tell
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError
+from binarize.tables import better
 
 
 @click.command()
@@ -81,7 +82,7 @@ def evaluate(
     title = f"{recipe.data.name} {part}, {counted(len(data), 'image')}"
     _print(figures, title + (f"; mean with {' and '.join(mean)}" if mean else ""))
     if isinstance(data.truth, Depth):
-        say(f"Means over {counted(figures['images'], 'image')}; {data.truth.counted}.")
+        tell(f"Means over {counted(figures['images'], 'image')}; {data.truth.counted}.")
 
 
 def _scales(text: str | None) -> tuple[float, ...]:
@@ -99,19 +100,19 @@ def _scales(text: str | None) -> tuple[float, ...]:
 def _print(figures: dict[str, Any], title: str) -> None:
     from rich.table import Table
 
-    say(title)
+    tell(title)
     classes = figures.get("class_iou")
     for name, value in figures.items():
         if name in ("class_iou", "absent", "pixels", "images"):
             continue
-        say(f"{name:16} {'-' if value is None else f'{value:.4f}'}")
+        say(f"{name + better(name):18} {'-' if value is None else f'{value:.4f}'}")
     if classes is None:
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("class", overflow="fold")
-    table.add_column("IoU", justify="right")
+    table.add_column(f"IoU{better('class_iou')}", justify="right")
     for name, value in classes.items():
         table.add_row(name, "-" if value is None else f"{value:.4f}")
     console().print(table)
     if figures["absent"]:
-        say(f"not in the truth: {', '.join(figures['absent'])}")
+        tell(f"not in the truth: {', '.join(figures['absent'])}")

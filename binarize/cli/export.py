@@ -51,8 +51,9 @@ def _onnx(file: Path, target: Path, size: tuple[int, ...] | None, custom: str | 
     with importing():
         from binarize import files
         from binarize.files import container
+        from binarize.preprocessing import preprocessing_of
         from binarize.runtime import deploy, deployed_layers, to_onnx
-        from binarize.training.entries import trained_size
+        from binarize.training.entries import meaning, trained_size
         from binarize.training.folder import model_file
 
     source = model_file(file)
@@ -77,7 +78,10 @@ def _onnx(file: Path, target: Path, size: tuple[int, ...] | None, custom: str | 
             f"{str(source)!r} does not say for which size it was trained or converted: give --size."
         )
     with progress("exporting"):
-        data = to_onnx(deployed, wanted)
+        name, entries = meaning(metadata)
+        data = to_onnx(deployed, wanted, output=name, metadata=entries)
         files.write_bytes(target, data)
     say(f"written  {target}")
     say(f"         ({_size(len(data))}, images of {wanted[0]}x{wanted[1]})")
+    if (images := preprocessing_of(deployed)) is not None:
+        say(f"images   {images.at(wanted)}")

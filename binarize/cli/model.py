@@ -59,6 +59,42 @@ def resolve(text: str, *, pretrained: bool = False) -> nn.Module:
     return create_timm(name, pretrained=pretrained, **kwargs)
 
 
+def weights_of(text: str, model: nn.Module, *, pretrained: bool, checkpoint: bool) -> tuple[str, str]:
+    """Where the weights of the float model that `text` names come from, in a word, and what to say of it.
+
+    Args:
+        text: the MODEL argument.
+        model: what `resolve` made of it.
+        pretrained: whether --pretrained was given.
+        checkpoint: whether --checkpoint was given.
+
+    Returns:
+        `checkpoint`, `pretrained`, `encoder` (the rest is random), `own` (a callable's) or `random`; a
+        sentence, empty if all is as expected.
+    """
+    if checkpoint:
+        return "checkpoint", ""
+    if is_file(text):
+        return "own", ""
+    name, _, query = text.partition("?")
+    if ":" in name:
+        options = {part.partition("=")[0]: part.partition("=")[2].lower() for part in query.split("&")}
+        if pretrained or options.get("pretrained") == "true":
+            return "encoder", "The encoder is pretrained; all other weights are random numbers."
+    elif pretrained:
+        config: Any = getattr(model, "pretrained_cfg", None) or {}
+        known, own = config.get("num_classes"), getattr(model, "num_classes", None)
+        if not own or known == own:
+            return "pretrained", ""
+        return "pretrained", (
+            f"The classifier of {own} classes is random: the pretrained one is for {known} classes."
+        )
+    return "random", (
+        "The weights are random numbers: nothing was trained. Start from trained ones with --pretrained (of "
+        "timm) or --checkpoint FILE."
+    )
+
+
 def network_file(text: str) -> Path | None:
     """The file of a network that the argument `text` means: a run's, the zoo's, or itself; None for a MODEL.
 

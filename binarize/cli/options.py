@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from binarize.methods import Method
 
 
+DEFAULT_METHOD = "bidense"
+"""Of every command that converts."""
+
+
 class InputSize(click.ParamType[tuple[int, ...]]):
     """`224`, `480x640` (height x width) or `3,480,640` (channels, height, width)."""
 

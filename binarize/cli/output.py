@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
@@ -36,6 +38,21 @@ def say(text: str = "") -> None:
     """One line on stdout, never broken: paths in it can be copied."""
     console().print(text, soft_wrap=True, markup=False)
     sys.stdout.flush()  # in a pipe, too, it is there before what takes long
+
+
+def tell(text: str, style: str = "") -> None:
+    """Sentences on stdout: lines end between words, as wide as the terminal is (80 columns elsewhere).
+
+    What follows a dash, or one or two words with spaces behind them (`written  FILE`), is indented.
+    """
+    out = console()
+    head = re.match(r"- |\S+( \S+)?  +", text)
+    indent = " " * (head.end() if head else 0)
+    lines = textwrap.wrap(
+        text, out.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    out.print("\n".join(lines), style=style or None, soft_wrap=True, markup=False)
+    sys.stdout.flush()
 
 
 def print_json(document: Any) -> None:

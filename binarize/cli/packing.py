@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.output import console, print_json, progress, say
+from binarize.cli.output import console, print_json, progress, say, tell
 from binarize.cli.output import size as _size
 from binarize.cli.speed import importing, one_thread
 from binarize.errors import ConfigError
+from binarize.tables import SLOWER
 
 if TYPE_CHECKING:
     from torch import nn
@@ -88,7 +89,7 @@ def write_packed(
             packed=True,
             leftovers=leftovers,
         )
-    made = report(deployed)
+    made, images = report(deployed), files.read_preprocessing(written)
     before, after = source.stat().st_size, written.stat().st_size
     if as_json:
         print_json(
@@ -98,16 +99,19 @@ def write_packed(
                 "from": str(source),
                 "from_bytes": before,
                 "leftovers": leftovers,
+                "preprocessing": None if images is None else images.as_dict(),
                 "report": made.as_dict(),
             }
         )
         return
     console().print(made)
     for name, why in made.refused.items():
-        say(f"not packed: {name}: {why}")
+        tell(f"not packed: {name}: {why}", SLOWER)
     say()
     say(f"written  {written}")
     say(f"         ({_size(after)}, for inference; {source.name}: {_size(before)})")
+    if images is not None:
+        say(f"images   {images}")
 
 
 def _check_free(target: Path, source: Path, force: bool) -> None:

@@ -12,6 +12,8 @@ from binarize.cli.speed import importing, one_thread
 from binarize.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
     from binarize.accounting.summarize import Convention
@@ -50,19 +52,22 @@ def summary(
 
         from binarize.accounting import summary as count
         from binarize.cli.model import with_channels
+        from binarize.files import deployed_size
     with progress(f"reading {source}"), one_thread():
-        model, trained = _model(source, custom)
+        model, trained, file = _model(source, custom)
         size = with_channels(input_size or trained, model)
     with progress("counting"), one_thread():
         result = count(model, size, convention)
+        if file is not None:
+            result = result.of_file(deployed_size(file, model))
     if as_json:
         print_json({"model": source, "input_size": list(size), "summary": result.as_dict()})
     else:
         console().print(result)
 
 
-def _model(source: str, custom: str | None) -> tuple[nn.Module, tuple[int, int] | None]:
-    """The model in a file and the size it was trained on, or the float model of that name."""
+def _model(source: str, custom: str | None) -> tuple[nn.Module, tuple[int, int] | None, Path | None]:
+    """The model in a file, the size it was trained on and the file, or the float model of that name."""
     from binarize.cli.model import network_file, resolve
 
     file = network_file(source)
@@ -71,7 +76,7 @@ def _model(source: str, custom: str | None) -> tuple[nn.Module, tuple[int, int] 
         from binarize.training.entries import trained_size
 
         model = load(file, None if custom is None else resolve(custom))
-        return model, trained_size(container.read_metadata(file))
+        return model, trained_size(container.read_metadata(file)), file
     if custom is not None:
         raise ConfigError(f"--model {custom} goes with a file; {source!r} is a model itself.")
-    return resolve(source), None
+    return resolve(source), None, None

@@ -11,6 +11,7 @@ import click
 from binarize.cli.output import console, print_json, progress, say
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError
+from binarize.tables import better
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -109,7 +110,8 @@ def verify(
         for key in ("miou", "pixel_accuracy", "abs_rel", "delta1"):
             if key in figures["trained"]:
                 a, b = figures["trained"][key], figures["packed"][key]
-                say(f"{key:16} trained {a:.5f}  packed {b:.5f}  difference {b - a:+.5f}")
+                name = f"{key}{better(key)}"
+                say(f"{name:18} trained {a:.5f}  packed {b:.5f}  difference {b - a:+.5f}")
 
 
 def _read(file: Path, custom: str | None) -> tuple[Recipe | None, nn.Module, Evaluation]:

@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from binarize.cli.output import console, print_json, say, size
+from binarize.cli.output import console, print_json, say, size, tell
 from binarize.errors import ConfigError, FormatError
+from binarize.tables import BINARY, FLOAT, better
 
 
 @click.group(invoke_without_command=True)
@@ -29,15 +30,15 @@ def zoo(context: click.Context, as_json: bool) -> None:
         print_json(found)
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("network", style="bold", overflow="fold")
+    table.add_column("network", no_wrap=True)
     for head in ("file", "figure", "floor"):
         table.add_column(head, justify="right")
     for metrics in found:
         name, text = ("miou", "mIoU") if "miou" in metrics["figures"] else ("abs_rel", "AbsRel")
         floor = metrics["floors"]["by_position"][name]
-        table.add_row(
-            metrics["name"], size(metrics["bytes"]), f"{text} {metrics['figures'][name]:.3f}", f"{floor:.3f}"
-        )
+        shown = f"{text}{better(name)} {metrics['figures'][name]:.3f}"
+        style = FLOAT if metrics["recipe"]["method"] is None else BINARY
+        table.add_row(metrics["name"], size(metrics["bytes"]), shown, f"{floor:.3f}", style=style)
     console().print(table)
 
 
@@ -45,9 +46,15 @@ def zoo(context: click.Context, as_json: bool) -> None:
 @click.argument("name")
 def show(name: str) -> None:
     """Print the card of the network NAME."""
+    from binarize.cli.card import card
     from binarize.files import zoo as entries
 
-    say((entries.entry(name) / entries.CARD).read_text(encoding="utf-8").rstrip())
+    text = (entries.entry(name) / entries.CARD).read_text(encoding="utf-8")
+    for part in card(text):
+        if isinstance(part, str):
+            tell(part)
+        else:
+            console().print(part)
 
 
 @zoo.command()

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from binarize import accounting, files
+from binarize.accounting.summarize import Convention
 from binarize.errors import ConfigError
 from binarize.recipes import Recipe
 from binarize.training import saved
@@ -82,7 +83,7 @@ def collect(
         raise ConfigError(f"{run}: no such folder; expected one that `binarize train` wrote.")
     recipe, model = saved.load(run)
     part = split or recipe.data.test
-    costs = {name: _cost(model, recipe, name) for name in ("honest", "paper")} if count else {}
+    costs = _costs(run, model, recipe) if count else {}
     history = _history(run)
     figures = _kept(run, part) if root is None else None  # kept figures are of the recipe's own data
     if figures is None:
@@ -102,10 +103,19 @@ def collect(
     return Result(path=run, recipe=recipe, split=part, figures=figures, history=history, costs=costs)
 
 
-def _cost(model: nn.Module, recipe: Recipe, convention: Any) -> dict[str, Any]:
-    """Totals at the size that training sees, which is the same for all rows."""
-    counted = accounting.summary(model, (3, *recipe.data.augmentation.size), convention)
-    return {k: v for k, v in counted.as_dict().items() if k != "layers"}
+def _costs(run: Path, model: nn.Module, recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """By convention, totals at the size that training sees, which is the same for all rows.
+
+    Bytes are those of the file that `binarize deploy` writes; a float network's own file is what it needs.
+    """
+    file = run / MODEL
+    size = files.deployed_size(file, model) or file.stat().st_size
+    conventions: tuple[Convention, ...] = ("honest", "paper")
+    found = {}
+    for name in conventions:
+        counted = accounting.summary(model, (3, *recipe.data.augmentation.size), name).of_file(size)
+        found[name] = {k: v for k, v in counted.as_dict().items() if k != "layers"}
+    return found
 
 
 def _history(run: Path) -> list[dict[str, Any]]:

@@ -89,7 +89,7 @@ def add_entry(
         target = folder / title
         target.mkdir(exist_ok=True)
         for part in (MODEL, METRICS, CARD):
-            (made / part).replace(target / part)
+            files.write_bytes(target / part, (made / part).read_bytes())
     return target
 
 
@@ -198,7 +198,7 @@ def _differing(given: Recipe, own: Recipe) -> dict[str, tuple[Any, Any]]:
 
 
 def _figure_line(key: str, text: str, metrics: dict[str, Any]) -> str:
-    scale, digits = (100.0, 2) if text.endswith("%") else (1.0, 3)
+    scale, digits = (100.0, 2) if "%" in text else (1.0, 3)
     sources = (metrics["figures"], metrics["figures_before_packing"], *metrics["floors"].values())
     values = (f"{scale * s[key]:.{digits}f}" if s.get(key) is not None else "-" for s in sources)
     return f"| {text} | {' | '.join(values)} |"

@@ -12,6 +12,7 @@ from binarize.comparison.collect import Result
 from binarize.comparison.published import published, remark
 from binarize.errors import ConfigError
 from binarize.recipes import Recipe
+from binarize.tables import better
 from binarize.training.folder import MODEL
 
 _FIGURES = {
@@ -140,8 +141,9 @@ def remarks(table: dict[str, Any]) -> list[str]:
 
 
 def columns(table: dict[str, Any]) -> dict[str, str]:
-    """Names of the figures that the table shows, and what to call them."""
-    return _FIGURES["segmentation" if "miou" in table["rows"][0]["figures"] else "depth"]
+    """Names of the figures that the table shows, and what to call them: with an arrow to the better side."""
+    known = _FIGURES["segmentation" if "miou" in table["rows"][0]["figures"] else "depth"]
+    return {name: f"{head}{better(name)}" for name, head in known.items()}
 
 
 def figure(name: str, row: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from binarize.files.checkpoint import CheckpointReport, load_checkpoint
 from binarize.files.container import check_target, write_bytes
 from binarize.files.header import ENTRY, FORMAT_VERSION, PACKED_VERSION, Header, PackedHeader
-from binarize.files.model import load, read_header, save
+from binarize.files.model import deployed_size, load, read_header, read_preprocessing, save
 from binarize.files.source import build, check_arguments, create_timm, find_source, first_line, parse_kwargs
 
 __all__ = [
@@ -17,12 +17,14 @@ __all__ = [
     "check_arguments",
     "check_target",
     "create_timm",
+    "deployed_size",
     "find_source",
     "first_line",
     "load",
     "load_checkpoint",
     "parse_kwargs",
     "read_header",
+    "read_preprocessing",
     "save",
     "write_bytes",
 ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,14 +67,25 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata:
         ConfigError: if the path cannot be written or the disk is full.
     """
     check_target(path)  # before the work
-    return write_bytes(path, serialize(dict(tensors), dict(metadata)))
+    return write_bytes(path, *_parts(tensors, metadata))
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
+def file_size(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
+    """Bytes of the file that `write` makes of these; the values of the tensors do not matter."""
+    return sum(len(part) for part in _parts(tensors, metadata))
+
+
+def write_bytes(path: str | os.PathLike[str], *parts: bytes | memoryview) -> Path:
     """Write one file atomically; returns where it is, with links followed.
 
     The bytes go to a temporary file in the same folder, reach the disk (fsync) and then take the name: a
-    reader sees the old file or the new one. Whatever interrupts this, no temporary file stays.
+    reader sees the old file or the new one. Whatever interrupts this, no temporary file stays. A new file
+    gets the permissions that the umask leaves; one that replaces another keeps those of the old one, and its
+    owner where the system lets us.
+
+    Args:
+        path: the file to write; an existing one is replaced.
+        *parts: its bytes, one part behind the other.
 
     Raises:
         ConfigError: if the path cannot be written or the disk is full.
@@ -81,13 +94,17 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
     temporary = target.parent / f".binarize-{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
+            if target.exists():
+                _take_permissions(file.fileno(), target.stat())
             os.fsync(file.fileno())
         temporary.replace(target)
     except OSError as error:
+        count = sum(map(len, parts))
         raise ConfigError(
-            f"cannot write {str(target)!r} ({len(data):,} bytes): {_why(error)}. Nothing was written."
+            f"cannot write {str(target)!r} ({count:,} bytes): {_why(error)}. Nothing was written."
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -162,6 +179,38 @@ def check_readable(path: str | os.PathLike[str]) -> Path:
 def detached(tensor: Tensor) -> Tensor:
     """A contiguous CPU copy-or-view of `tensor` without its gradient history."""
     return tensor.detach().to(torch.device("cpu")).contiguous()
+
+
+def _parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Sequence[bytes | memoryview]:
+    """The bytes of a safetensors file: length of the header, header, tensors.
+
+    The library writes text entries in the order of a hash table, another one in each process; here they are
+    in the order of their names, so that equal contents are equal bytes.
+    """
+    data = serialize(dict(tensors), dict(metadata))
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    if metadata:
+        header = {"__metadata__": dict(sorted(metadata.items())), **_without_metadata(header)}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little"), text, memoryview(data)[start:]
+
+
+def _without_metadata(header: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in header.items() if name != "__metadata__"}
+
+
+def _take_permissions(handle: int, old: os.stat_result) -> None:
+    """Give a new file the mode of the one that it replaces, and its owner and group if that is allowed."""
+    if not hasattr(os, "fchmod"):  # Windows: a file's rights come from its folder
+        return
+    new = os.fstat(handle)
+    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        with contextlib.suppress(OSError):
+            os.fchown(handle, old.st_uid, old.st_gid)
+    with contextlib.suppress(OSError):  # of file systems that know no permissions
+        os.fchmod(handle, stat.S_IMODE(old.st_mode))  # last: a new owner takes some bits away
 
 
 def _why(error: BaseException) -> str:

@@ -57,8 +57,15 @@ class Header:
         Raises:
             TypeError: if a part of it cannot be written as JSON.
         """
-        fields = {"format": self.format, "version": self.version, **dataclasses.asdict(self)}
+        fields = self._fields()
         return _canonical({**fields, "sha256": _checksum(fields, tensors)})
+
+    def blank(self) -> str:
+        """A text as long as the entry's, with no checksum in it."""
+        return _canonical({**self._fields(), "sha256": "0" * 64})
+
+    def _fields(self) -> dict[str, Any]:
+        return {"format": self.format, "version": self.version, **dataclasses.asdict(self)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,15 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from binarize import preprocessing
 from binarize.errors import ConfigError, FormatError
 from binarize.files.compare import difference
 from binarize.files.container import check_target, read, read_metadata, write
 from binarize.files.header import ENTRY, Header, PackedHeader, dtype_of, loads, verify
-from binarize.files.packed import check_converted_once, is_deployed, load_packed, save_packed
+from binarize.files.packed import check_converted_once, is_deployed, load_packed, packed_size, save_packed
 from binarize.files.rebuild import execute, plan_of, rebuilt, subject, unwrapped, versions
 from binarize.files.source import find_source
 from binarize.files.state import assign, shapes, state_of, transient_buffers, with_aliases
 from binarize.files.zoo import PREFIX, locate
+from binarize.preprocessing import Preprocessing
 
 
 def save(
@@ -44,7 +47,9 @@ def save(
         path: the file, by custom `.safetensors`.
         source: how to rebuild the float model, if the caller knows for sure (the `binarize_spec` of a model
             that it has just built). By default it is found out, which takes building the model once more.
-        entries: further texts for the file's header, by name; `load` does not look at them.
+        entries: further texts for the file's header, by name. What images go through (`Preprocessing`) is
+            added if it is not among them and `model` says it: by its attribute `binarize_preprocessing`, or
+            by timm's configuration.
         packed: write the deployed form of `model`, which may be converted or deployed already.
         leftovers: dtype of the floats in a packed file: `float32`, `float16` or `bfloat16`; `load` gives
             float32 again.
@@ -58,6 +63,7 @@ def save(
     """
     check_target(path)  # before the work
     model = unwrapped(model)
+    entries = {**_preprocessing_entry(model), **(entries or {})}
     if packed:
         return save_packed(model, path, source=source, entries=entries, leftovers=leftovers)
     if leftovers != "float32":
@@ -78,14 +84,15 @@ def save(
         transient={name: str(b.dtype).removeprefix("torch.") for name, _, b in transient_buffers(model)},
         versions=versions(),
     )
-    return write(path, tensors, {**(entries or {}), ENTRY: header.dumps(tensors)})
+    return write(path, tensors, {**entries, ENTRY: header.dumps(tensors)})
 
 
 def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
     """The model that `save` wrote: rebuilt, its plan executed, every tensor as it was.
 
-    It comes in eval mode, on the CPU. Which parameters are frozen is not in the file: it is as in the float
-    model, given or rebuilt. A packed file gives a deployed model (`binarize.deploy`), which is for inference.
+    It comes in eval mode, on the CPU; what the file says of images is its attribute `binarize_preprocessing`.
+    Which parameters are frozen is not in the file: it is as in the float model, given or rebuilt. A packed
+    file gives a deployed model (`binarize.deploy`), which is for inference.
 
     Args:
         path: a file written by `save`, or `zoo:NAME`.
@@ -103,8 +110,9 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     header, fields = loads(container.metadata, where)
     verify(fields, container.tensors, where)
     tensors = with_aliases(container.tensors, header.aliases, where)
+    images = _preprocessing(container.metadata, where)
     if isinstance(header, PackedHeader):
-        return load_packed(header, tensors, model, where)
+        return _told(load_packed(header, tensors, model, where), images)
     held = sum(tensor.numel() for tensor in tensors.values())
     with torch.random.fork_rng(devices=[]):  # the start values that are drawn here are all replaced
         result = rebuilt(header, held, model, where, blank=False)
@@ -116,10 +124,62 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     for name, owner, buffer in list(transient_buffers(result)):
         if name in dtypes:
             owner._buffers[name.rpartition(".")[2]] = buffer.to(dtypes[name])
-    return (result.float() if from_zoo else result).eval()  # the zoo's float weights have 16 bits
+    result = result.float() if from_zoo else result  # the zoo's float weights have 16 bits
+    return _told(result.eval(), images)
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
     """What a model file says about its model, without reading its tensors; raises as `load`."""
     path = locate(path)
     return loads(read_metadata(path), repr(str(path)))[0]
+
+
+def read_preprocessing(path: str | os.PathLike[str]) -> Preprocessing | None:
+    """What a file says that images go through before the network; None if it says nothing.
+
+    Raises:
+        ConfigError: there is no such file.
+        FormatError: it is no model file, or its entry is corrupted.
+    """
+    path = locate(path)
+    return _preprocessing(read_metadata(path), repr(str(path)))
+
+
+def _preprocessing(metadata: Mapping[str, str], where: str) -> Preprocessing | None:
+    text = metadata.get(preprocessing.ENTRY)
+    if text is None:  # older files, and networks of which nothing is known
+        return None
+    try:
+        return Preprocessing.from_dict(json.loads(text))
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise FormatError(f"{where} is corrupted: its {preprocessing.ENTRY!r} entry: {error}") from error
+
+
+def _preprocessing_entry(model: nn.Module) -> dict[str, str]:
+    found = preprocessing.preprocessing_of(model)
+    return {} if found is None else {preprocessing.ENTRY: found.dumps()}
+
+
+def _told(model: nn.Module, images: Preprocessing | None) -> nn.Module:
+    if images is not None:
+        model.binarize_preprocessing = images.as_dict()  # type: ignore[assignment] - a plain attribute
+    return model
+
+
+def deployed_size(path: str | os.PathLike[str], model: nn.Module) -> int | None:
+    """Bytes of the file that `binarize deploy` writes of a network, to the byte; nothing is written.
+
+    Args:
+        path: its file; of a packed one, the size is its own.
+        model: the network in it; left untouched.
+
+    Returns:
+        None for a float network: there is nothing to pack.
+    """
+    path = locate(path)
+    metadata = read_metadata(path)
+    header, _ = loads(metadata, repr(str(path)))
+    if isinstance(header, PackedHeader):
+        return path.stat().st_size
+    others = {name: text for name, text in metadata.items() if name != ENTRY}
+    return packed_size(unwrapped(model), source=header.source, entries=others)

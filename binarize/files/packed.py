@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from binarize.errors import BinarizeError, ConfigError, FormatError, unknown_name
 from binarize.files.blank import TooLargeError
 from binarize.files.compare import difference
-from binarize.files.container import write
+from binarize.files.container import file_size, write
 from binarize.files.header import ENTRY, LEFTOVERS, PackedHeader
 from binarize.files.rebuild import execute, plan_of, rebuilt, subject, versions
 from binarize.files.source import find_source
@@ -37,6 +37,7 @@ def save_packed(
 ) -> Path:
     """Write `model`, converted or deployed, to a packed file; see `binarize.save`."""
     from binarize.runtime import deploy, deployed_layers, report
+    from binarize.runtime.stored import within
 
     if leftovers not in LEFTOVERS:
         raise ConfigError(unknown_name("dtype of leftovers", str(leftovers), LEFTOVERS))
@@ -50,12 +51,49 @@ def save_packed(
     kept = report(deployed).refused
     tensors, aliases = state_of(deployed)
     tensors = {
-        name: _narrowed(name, tensor, "float32" if _within(name, kept) else leftovers)
+        name: _narrowed(name, tensor, "float32" if within(name, kept) else leftovers)
         for name, tensor in tensors.items()
     }
     if source is None:
         source = find_source(deployed, lambda shell: _packed_shell(shell, plan, layers))
-    header = PackedHeader(
+    header = _header(source, plan, aliases, layers, kept, leftovers)
+    return write(path, tensors, {**(entries or {}), ENTRY: header.dumps(tensors)})
+
+
+def packed_size(
+    model: nn.Module,
+    *,
+    source: Mapping[str, Any],
+    entries: Mapping[str, str] | None = None,
+    leftovers: str = "float32",
+) -> int | None:
+    """Bytes of the file that `save_packed` writes of `model`, to the byte; None if there is nothing to pack.
+
+    Args:
+        model: converted or deployed; left untouched, its weights are not looked at (`runtime.stored`).
+        source: as the file says it.
+        entries: further texts for the file's header.
+        leftovers: dtype of the floats.
+    """
+    from binarize.runtime import stored
+
+    found = stored(model, getattr(torch, leftovers))
+    if not found.layers:
+        return None
+    header = _header(source, plan_of(model), found.aliases, found.layers, found.kept, leftovers)
+    empty = {name: torch.empty(t.shape, dtype=t.dtype) for name, t in found.tensors.items()}
+    return file_size(empty, {**(entries or {}), ENTRY: header.blank()})
+
+
+def _header(
+    source: Mapping[str, Any],
+    plan: Plan | None,
+    aliases: Mapping[str, str],
+    layers: Mapping[str, PackedSpec],
+    kept: Mapping[str, str],
+    leftovers: str,
+) -> PackedHeader:
+    return PackedHeader(
         source=source,
         plan=None if plan is None else plan.as_dict(short=True),
         aliases=aliases,
@@ -64,7 +102,6 @@ def save_packed(
         kept=kept,
         leftovers=leftovers,
     )
-    return write(path, tensors, {**(entries or {}), ENTRY: header.dumps(tensors)})
 
 
 def load_packed(
@@ -130,10 +167,6 @@ def _widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All floats as float32; tensors under several names stay one."""
     wide = {id(t): t.float() if t.is_floating_point() else t for t in tensors.values()}
     return {name: wide[id(t)] for name, t in tensors.items()}
-
-
-def _within(name: str, layers: Mapping[str, Any]) -> bool:
-    return any(name.startswith(f"{layer}.") if layer else True for layer in layers)
 
 
 def _packed_shell(shell: nn.Module, plan: Plan | None, specs: Mapping[str, PackedSpec]) -> nn.Module:

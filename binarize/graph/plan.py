@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -14,13 +13,17 @@ from typing import Any, Literal
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
+from rich.text import Text
 from torch import fx, nn
 
 from binarize.errors import FormatError
 from binarize.graph.output_plan import OutputPlan, output_lines
 from binarize.methods.build import BINARY_ALREADY
+from binarize.tables import BINARY, FLOAT, SLOWER, Name, plain, widest_part
 
 _NAME_WIDTH = 24
+_KIND_WIDTH = 26
+_WIDE = 110  # columns in which a layer needs one line
 KeptBy = Literal["", "policy", "method", "layer", "unused"]
 
 
@@ -220,10 +223,7 @@ class Plan:
         return f"{text}; kept: {kept}" if kept else text
 
     def __str__(self) -> str:
-        console = Console(width=80, no_color=True, highlight=False)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return plain(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = Table(
@@ -231,22 +231,26 @@ class Plan:
             title_justify="left",
             box=box.SIMPLE_HEAD,
             pad_edge=False,
-            expand=True,
+            padding=(0, 1, 0, 0),
         )
-        table.add_column("layer", overflow="fold", width=_NAME_WIDTH)
-        table.add_column("float layer", overflow="fold", width=17)
-        table.add_column("becomes", overflow="fold", width=10)
-        table.add_column("norm, activation, sum", overflow="fold", ratio=1)
-        for name, row in self._folded():
+        folded = list(self._folded())
+        least = widest_part(name for name, _ in folded)
+        table.add_column("layer", min_width=least, max_width=max(_NAME_WIDTH, least, options.max_width // 3))
+        table.add_column("float layer", no_wrap=options.max_width >= _WIDE, max_width=_KIND_WIDTH)
+        table.add_column("becomes", no_wrap=options.max_width >= _WIDE)
+        table.add_column("norm, activation, sum")
+        for name, row in folded:
             state = f"binary, {_bypass_text(row)}" if row.converted else _kept_text(row)
             told = (row.reason, row.norm, row.activation, row.residual, row.bypass_reason)
             detail = "; ".join(part for part in told if part and part != "none")
-            table.add_row(_at_dots(name), f"{row.kind} {_geometry(row)}", state, detail)
+            style = BINARY if row.converted else FLOAT
+            cells = (f"{row.kind} {_geometry(row)}", state, detail)
+            table.add_row(Name(name), *map(Text, cells), style=style)
         yield table
-        yield self.summary_line()
-        yield from output_lines(self.outputs)
+        for line in (self.summary_line(), *output_lines(self.outputs)):
+            yield Text(line)
         for note in self.notes:
-            yield note if note.startswith("warning: ") else f"note: {note}"
+            yield Text(note, SLOWER) if note.startswith("warning: ") else Text(f"note: {note}")
 
     def _folded(self) -> Iterator[tuple[str, LayerPlan]]:
         """Rows in order; runs of blocks that differ by an index only are one row each."""
@@ -294,16 +298,6 @@ def _pattern(rows: list[LayerPlan]) -> str:
         else:
             parts.append("{" + ",".join(values) + "}")
     return ".".join(parts)
-
-
-def _at_dots(name: str) -> str:
-    """A name broken behind dots and in front of its count, so that each part can be read and copied."""
-    lines = [""]
-    for part in re.findall(r"[^. ]+\.?| \(x\d+\)", name):
-        if lines[-1] and len(lines[-1]) + len(part) > _NAME_WIDTH:
-            lines.append("")
-        lines[-1] += part
-    return "\n".join(line.strip() for line in lines)
 
 
 def _geometry(row: LayerPlan) -> str:

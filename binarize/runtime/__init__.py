@@ -7,6 +7,7 @@ from binarize.runtime.onnx import to_onnx
 from binarize.runtime.packed import PackedLayer, RuntimeOptions
 from binarize.runtime.report import DeployReport, LayerReport, report
 from binarize.runtime.spec import PackedSpec, QuantizerSpec
+from binarize.runtime.stored import Stored, stored
 
 __all__ = [
     "DeployReport",
@@ -16,12 +17,14 @@ __all__ = [
     "QuantizerSpec",
     "Refusal",
     "RuntimeOptions",
+    "Stored",
     "deploy",
     "deployed_layers",
     "describe",
     "keep_memory",
     "lower",
     "report",
+    "stored",
     "to_onnx",
     "with_packed_layers",
 ]

@@ -36,7 +36,9 @@ MOST_THREADS = 1024
 """More of them, and the system may have none left."""
 
 
-def deploy(model: nn.Module, *, threads: int | None = None, exact_scales: bool = True) -> nn.Module:
+def deploy(
+    model: nn.Module, *, threads: int | None = None, exact_scales: bool = RuntimeOptions.exact_scales
+) -> nn.Module:
     """A copy of `model` for inference, its binary layers packed; the given model is left untouched.
 
     The copy is an ordinary module in evaluation mode that takes and gives ordinary tensors. Nothing of it can

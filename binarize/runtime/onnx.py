@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten_with_path
 
 from binarize.errors import ConfigError
+from binarize.preprocessing import ENTRY, preprocessing_of
 from binarize.runtime.deploy import deployed_layers
 
 _NEEDED = ("onnx", "onnxscript")
+_INPUT = "image"
 
 
-def to_onnx(model: nn.Module, size: Sequence[int]) -> bytes:
+def to_onnx(
+    model: nn.Module, size: Sequence[int], *, output: str = "", metadata: Mapping[str, str] | None = None
+) -> bytes:
     """The bytes of an ONNX file for images (N, C, H, W) of this height and width and any N.
 
     C is that of the example that the network was converted on, or 3 where none is known.
 
     Its weights are floats of +1 and -1, so it is as large as the float network: it is for runtimes that know
-    no bits.
+    no bits. Its input is called `image`. What images go through before it (`binarize.preprocessing`) stands
+    in its metadata as JSON and in its description in words, if the model says it.
 
     Args:
         model: deployed.
         size: (H, W).
+        output: what its output is called; `logits` for a classifier of timm, else `output`, if empty. Several
+            outputs are called by the keys of the dict that the network returns, or output_0, output_1...
+        metadata: further entries of the file's metadata.
 
     Raises:
         ConfigError: a model that is not deployed, that takes no images of this size or that torch cannot
@@ -43,7 +54,7 @@ def to_onnx(model: nn.Module, size: Sequence[int]) -> bytes:
         layer.prepare_reference()
     try:
         with torch.no_grad():
-            model(x)
+            names = output_names(model(x), output or _output_of(model))
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"{type(model).__name__} cannot take images of {size[0]}x{size[1]} (height x width): "
@@ -53,7 +64,13 @@ def to_onnx(model: nn.Module, size: Sequence[int]) -> bytes:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of torch about its own exporter
             program = torch.onnx.export(
-                model, (x,), dynamo=True, dynamic_shapes=({0: "batch"},), input_names=["image"], verbose=False
+                model,
+                (x,),
+                dynamo=True,
+                dynamic_shapes=({0: "batch"},),
+                input_names=[_INPUT],
+                output_names=names,
+                verbose=False,
             )
     except Exception as error:  # the exporter has many kinds of failure
         text = str(error).strip().splitlines()
@@ -63,4 +80,80 @@ def to_onnx(model: nn.Module, size: Sequence[int]) -> bytes:
         ) from error
     if program is None:
         raise ConfigError(f"torch gave no ONNX program for {type(model).__name__}.")
-    return program.model_proto.SerializeToString()
+    proto = program.model_proto
+    without_traces(proto)
+    describe(proto, model, size, metadata or {})
+    return proto.SerializeToString(deterministic=True)
+
+
+def output_names(output: Any, single: str) -> list[str]:
+    """What the tensors in an output of a network are called, in their order.
+
+    Args:
+        output: a tensor, or tensors in tuples, lists, dicts and what else torch takes apart.
+        single: name of an output that is one tensor, and of those without a key.
+    """
+    found: list[str] = []
+    for path, leaf in tree_flatten_with_path(output)[0]:
+        if not isinstance(leaf, Tensor):
+            continue
+        parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path]
+        name = re.sub(r"\W+", "_", "_".join(parts)).strip("_")
+        if not name or name[0].isdigit():
+            name = f"{single}_{name}" if name else single
+        while name == _INPUT or name in found:
+            name += "_"
+        found.append(name)
+    return found
+
+
+def without_traces(proto: Any) -> None:
+    """Take out what the exporter notes for its own developers: lines of source, paths, numbers of nodes.
+
+    They are longer than the graph, tell where files lie on this machine and differ between equal runs.
+    """
+    graph = proto.graph
+    for part in (
+        proto,
+        graph,
+        *graph.node,
+        *graph.initializer,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+    ):
+        kept = [entry for entry in part.metadata_props if not entry.key.startswith("pkg.")]
+        del part.metadata_props[:]
+        part.metadata_props.extend(kept)
+        if part is not proto:
+            part.doc_string = ""
+    for function in proto.functions:
+        for part in (function, *function.node):
+            del part.metadata_props[:]
+            part.doc_string = ""
+
+
+def describe(proto: Any, model: nn.Module, size: Sequence[int], metadata: Mapping[str, str]) -> None:
+    """Say in the model itself what its input is, for programs and for people."""
+    images = preprocessing_of(model)
+    entries = dict(metadata)
+    text = f"{type(model).__name__}, binary network. {_INPUT}: float32 (batch, channels, height, width)"
+    if images is not None:
+        images = images.at(size)
+        entries[ENTRY] = images.dumps()
+        text += f", {images}"
+    proto.doc_string = f"{text}."
+    for key, value in sorted(entries.items()):
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, value
+
+
+def _output_of(model: nn.Module) -> str:
+    """What the only output of a network is."""
+    config: Any = getattr(model, "pretrained_cfg", None)
+    if isinstance(config, Mapping) and config.get("num_classes") is not None:
+        return "logits"
+    spec: Any = getattr(model, "binarize_spec", None)
+    if isinstance(spec, Mapping) and spec.get("source") == "networks":
+        return "depth" if dict(spec.get("kwargs", {})).get("task") == "depth" else "logits"
+    return "output"

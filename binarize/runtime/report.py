@@ -11,6 +11,7 @@ from rich.table import Table
 from torch import nn
 
 from binarize.errors import ConfigError
+from binarize.tables import BINARY, FLOAT, SLOWER, Name, plain, widest_part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +65,11 @@ class DeployReport:
         return {"model": self.model, "layers": [dict(vars(layer)) for layer in self.layers]}
 
     def __str__(self) -> str:
-        console = Console(width=80, no_color=True, highlight=False)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return plain(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("layer", overflow="fold")
+        table.add_column("layer", min_width=widest_part(layer.name for layer in self.layers))
         table.add_column("kind", no_wrap=True)
         table.add_column("weights", justify="right")
         table.add_column("bytes", justify="right")
@@ -81,7 +79,9 @@ class DeployReport:
             way = ("bits, torch" if layer.reason else "bits") if layer.packed else "float"
             if layer.reason:
                 way += f" ({notes.setdefault(layer.reason, len(notes) + 1)})"
-            table.add_row(layer.name, layer.kind, f"{layer.weights:,}", f"{layer.bytes:,}", way)
+            style = FLOAT if not layer.packed else SLOWER if layer.reason else BINARY
+            cells = (layer.kind, f"{layer.weights:,}", f"{layer.bytes:,}", way)
+            table.add_row(Name(layer.name or "(model)"), *cells, style=style)
         yield table
         yield "\n".join([*(f"({number}) {reason}" for reason, number in notes.items()), self.summary_line()])
 

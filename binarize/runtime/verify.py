@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from binarize.errors import ConfigError
 from binarize.layers import BinaryLayer
 from binarize.runtime.deploy import deployed_layers
 from binarize.runtime.packed import PackedLayer
+from binarize.tables import FLOAT, WORSE, Name, plain, widest_part
 
 CLOSE = 1e-5
 """Relative to the largest value of a layer's output: what rounding explains."""
@@ -80,20 +82,23 @@ class Verification:
             "layers": layers,
         }
 
-    def __rich__(self) -> Table:
+    def __str__(self) -> str:
+        return plain(self)
+
+    def __rich__(self) -> Group:
+        inputs = f"{self.inputs} input{'s' * (self.inputs != 1)}"
         agree = "" if self.agreement is None else f", same largest channel at {100 * self.agreement:.3f} %"
-        table = Table(
-            title=f"{self.inputs} inputs: outputs differ by {self.difference:.2g} of their mean{agree}",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            padding=(0, 2, 0, 0),
-        )
-        table.add_column("layer", overflow="fold")
+        title = Text(f"{inputs}: outputs differ by {self.difference:.2g} of their mean{agree}")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column("layer", min_width=widest_part(error.name for error in self.layers))
         for head in ("worst", "median", f"beyond {CLOSE:g}"):
             table.add_column(head, justify="right", no_wrap=True)
         for e in self.layers:
-            table.add_row(Text(e.name), f"{e.worst:.1e}", f"{e.median:.1e}", f"{100 * e.beyond:.3g} %")
-        return table
+            numbers = (f"{e.worst:.1e}", f"{e.median:.1e}", f"{100 * e.beyond:.3g} %")
+            # a sign that turned is rounding at work; a layer that is off in the middle is wrong
+            style = WORSE if not e.median <= CLOSE else FLOAT
+            table.add_row(Name(e.name or "(model)"), *numbers, style=style)
+        return Group(title, table)
 
 
 def verify(trained: nn.Module, packed: nn.Module, inputs: Iterable[Tensor]) -> Verification:

@@ -6,8 +6,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from binarize import preprocessing
 from binarize.data.dataset import Depth, Labels, truth_as_json, truth_from_json
+from binarize.data.transforms import MEAN, STD
 from binarize.errors import FormatError
+from binarize.preprocessing import Preprocessing
 from binarize.recipes import Recipe, validate
 
 _RECIPE = "binarize.recipe"
@@ -16,7 +19,23 @@ _TRUTH = "binarize.truth"
 
 def entries(recipe: Recipe, truth: Labels | Depth) -> dict[str, str]:
     """The text entries that a file's header is given."""
-    return {_RECIPE: json.dumps(recipe.model_dump(mode="json")), _TRUTH: truth_as_json(truth)}
+    return {
+        _RECIPE: json.dumps(recipe.model_dump(mode="json")),
+        _TRUTH: truth_as_json(truth),
+        preprocessing.ENTRY: preprocessing_of(recipe).dumps(),
+    }
+
+
+def preprocessing_of(recipe: Recipe) -> Preprocessing:
+    """What images go through before a network that follows the recipe, outside of its benchmark."""
+    seen = recipe.data.evaluation
+    return Preprocessing(
+        mean=MEAN,
+        std=STD,
+        size=recipe.data.augmentation.size,
+        short_side=seen.short_side,
+        resize=seen.resize,
+    )
 
 
 def has_recipe(metadata: Mapping[str, str]) -> bool:
@@ -53,6 +72,17 @@ def read_truth(metadata: Mapping[str, str], where: Path) -> Labels | Depth:
         return truth_from_json(metadata[_TRUTH])
     except (KeyError, ValueError, TypeError) as error:
         raise FormatError(f"{where} is corrupted: its {_TRUTH!r} entry says no truth.") from error
+
+
+def meaning(metadata: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """What the output of a trained network is called (`logits`, `depth`), and the entry that explains it.
+
+    Both are empty for a network that no training wrote.
+    """
+    text = metadata.get(_TRUTH)
+    if text is None:
+        return "", {}
+    return "depth" if json.loads(text)["task"] == "depth" else "logits", {_TRUTH: text}
 
 
 def trained_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:

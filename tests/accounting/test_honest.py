@@ -262,12 +262,12 @@ def test_packed_bytes_of_float_layers() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 5, 1, bias=False))
     net.register_buffer("mean", torch.zeros(3))
     net.register_buffer("cache", torch.zeros(99), persistent=False)
-    assert summary(net, 8).packed_bytes == 4 * (216 + 8 + 2 * 8 + 40 + 3)
+    assert summary(net, 8).packed_bytes == 4 * (216 + 8 + 4 * 8 + 40 + 3) + 8  # BatchNorm's counter
 
 
 def test_odd_numbers_of_bits_are_rounded_up() -> None:
     layer = BinaryConv2d(3, 3, 1, method="bnn", norm=False)
-    assert summary(layer, 4).packed_bytes == 2 + 4 * 3  # nine weights, no norm: a scale per filter
+    assert summary(layer, 4).packed_bytes == 2 + 4 * (3 + 3)  # nine weights, a scale and a shift per filter
 
 
 def test_printed_form(small_net: nn.Module) -> None:

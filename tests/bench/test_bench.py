@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 import binarize
-from binarize.bench import Variant, bench
+from binarize.bench import Bench, Variant, advice, bench, slower_than
 from binarize.cli import run
 from binarize.files import create_timm
 from binarize.native.library import available
+from binarize.runtime import PackedLayer, PackedSpec, QuantizerSpec, RuntimeOptions
 
 
 def test_variants_take_turns() -> None:
@@ -103,6 +105,123 @@ def test_multiply_accumulates_of_one_bit() -> None:
     if available():
         assert found.peak is not None
         assert found.peak > 1e9
+
+
+def test_without_options_it_times_what_deploy_ships(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    try:
+        assert run(["convert", "test_resnet", "--out", "m.safetensors", "--input-size", "32"]) == 0
+        assert run(["deploy", "m.safetensors"]) == 0
+        shipped = binarize.load("m-packed.safetensors")
+        capsys.readouterr()
+        short = ["--rounds", "1", "--passes", "1", "--size", "32", "--against", "eager", "--json"]
+        for model in ("test_resnet", "m.safetensors", "m-packed.safetensors"):
+            assert run(["bench", model, *short]) == 0
+            found = json.loads(capsys.readouterr().out)
+            assert found["method"] == shipped.binarize_plan.method
+            assert found["exact_scales"] is RuntimeOptions().exact_scales is True
+            assert isinstance(found["slower_than"], list)
+        assert run(["bench", "m-packed.safetensors", *short, "--approximate"]) == 0
+        assert json.loads(capsys.readouterr().out)["exact_scales"] is False
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _timed(packed_ms: float, kinds: dict[str, float]) -> Bench:
+    times = {"packed": [packed_ms / 1e3], "eager": [2e-3], "bf16": [9e-3]}
+    return Bench(
+        times=times,
+        passes=1,
+        kinds=kinds,
+        macs={},
+        peak=None,
+        machine={"cpu": "a", "kernels": "b", "torch": "c"},
+        threads=1,
+        shape=(1, 3, 8, 8),
+    )
+
+
+def _layers(spec: dict[str, Any], count: int = 2, **options: Any) -> nn.Module:
+    layers = [PackedLayer(PackedSpec(kind="conv", kernel=(3, 3), **spec)) for _ in range(count)]
+    for layer in layers:
+        layer.options = RuntimeOptions(**options)
+    return nn.Sequential(*layers)
+
+
+DAB = QuantizerSpec(kind="dab", threshold="adaptive", scale="adaptive", granularity="channel")
+SIGN = QuantizerSpec(kind="sign")
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "kinds", "words"),
+    [
+        ({"in_channels": 96, "out_channels": 96, "quantizer": DAB}, {}, {}, "granularity=layer"),
+        (
+            {"in_channels": 96, "out_channels": 96, "groups": 96, "quantizer": SIGN},
+            {},
+            {},
+            "2 of 2 packed layers are depthwise",
+        ),
+        (
+            {"in_channels": 96, "out_channels": 96, "padding_mode": "reflect", "quantizer": SIGN},
+            {},
+            {},
+            "computed by torch, not by the kernels",
+        ),
+        ({"in_channels": 8, "out_channels": 96, "quantizer": SIGN}, {}, {}, "fewer than 64 input channels"),
+        (
+            {"in_channels": 96, "out_channels": 96, "quantizer": SIGN},
+            {},
+            {"Conv2d": 2.0, "packed 3x3": 1.0, "between modules": 1.0},
+            "50% of the packed network's time is in parts that stayed float: Conv2d 2.0 ms",
+        ),
+        (
+            {"in_channels": 96, "out_channels": 96, "quantizer": SIGN},
+            {},
+            {"packed 3x3": 1.0, "between modules": 2.0},
+            "67% of its time is Python between the modules",
+        ),
+        ({"in_channels": 96, "out_channels": 96, "quantizer": SIGN}, {}, {}, "a larger image"),
+    ],
+)
+def test_what_would_help(
+    spec: dict[str, Any], options: dict[str, Any], kinds: dict[str, float], words: str
+) -> None:
+    packed = _layers(spec, **options)
+    slow = _timed(4.0, kinds)
+    assert slower_than(slow) == ["eager"]
+    if available() or "computed by torch" in words:
+        assert words in " ".join(advice(slow, packed))
+    fast = _timed(1.0, kinds)
+    assert slower_than(fast) == []
+    assert advice(fast, packed) == []
+
+
+@pytest.mark.skipif(not available(), reason="needs the kernels")
+def test_exact_scales_are_named_only_where_they_are_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("binarize.runtime.questions.resolve", lambda: "avx512")
+    spec = {"in_channels": 96, "out_channels": 96, "quantizer": DAB}
+    exact = " ".join(advice(_timed(4.0, {}), _layers(spec)))
+    assert "exact_scales=False (--approximate)" in exact
+    rounded = " ".join(advice(_timed(4.0, {}), _layers(spec, exact_scales=False)))
+    assert "exact_scales" not in rounded
+    assert "granularity=layer" in rounded
+
+
+def test_a_slower_packed_network_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    from binarize.cli.bench import _print
+
+    packed, slow = _layers({"in_channels": 8, "out_channels": 8, "quantizer": SIGN}), _timed(4.0, {"a": 1.0})
+    document = {**slow.as_dict(), "method": {"name": "bnn", "options": {}}, "exact_scales": True}
+    document |= {"slower_than": slower_than(slow), "advice": advice(slow, packed)}
+    _print(slow, document)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "The packed network is slower than eager." in out
+    assert document["advice"]
+    assert all(" ".join(text.split()) in out for text in document["advice"])
 
 
 def test_images_of_one_channel(capsys: pytest.CaptureFixture[str]) -> None:

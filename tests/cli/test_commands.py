@@ -138,6 +138,50 @@ def test_checkpoint_weights_become_latent_weights(run: Run, tmp_path: Path):
     assert torch.equal(model.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "weights", "words"),
+    [
+        ([MODEL], "random", ["random", "--pretrained", "--checkpoint FILE"]),
+        (["upernet:test_resnet"], "random", ["random", "--pretrained", "--checkpoint FILE"]),
+        ([MODEL, "--checkpoint", "w.pth"], "checkpoint", []),
+        (["my.py:net"], "own", []),
+    ],
+)
+def test_random_weights_are_named(
+    run: Run, tmp_path: Path, arguments: list[str], weights: str, words: list[str]
+):
+    torch.save(timm.create_model("test_resnet", num_classes=3).state_dict(), tmp_path / "w.pth")
+    (tmp_path / "my.py").write_text(NET)
+    command = ["convert", *arguments, "--out", "m.safetensors", "--input-size", "64", "--force"]
+    document = run(*command, "--json")
+    assert json.loads(document.out)["weights"] == weights
+    printed = run(*command).out
+    for text in (document.err, printed):
+        assert all(word in text for word in words)
+        assert words or "random numbers" not in text
+
+
+def test_pretrained_weights_with_a_new_classifier(run: Run, monkeypatch: pytest.MonkeyPatch):
+    original = timm.create_model
+    # no download: what matters is what timm says about itself
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **kw: original(name, **kw))
+    command = ["convert", "--pretrained", "--out", "m.safetensors", "--force", "--json"]
+    whole, changed = run(*command, "test_resnet"), run(*command, MODEL)
+    assert json.loads(whole.out)["weights"] == json.loads(changed.out)["weights"] == "pretrained"
+    assert whole.err == ""
+    assert "classifier of 3 classes is random" in changed.err
+
+
+def test_equal_commands_write_equal_files(run: Run, tmp_path: Path):
+    written = []
+    for _ in range(2):
+        torch.rand(3)  # whatever was drawn before
+        run("convert", MODEL, "--out", "m.safetensors", "--force")
+        run("deploy", "m.safetensors", "--force")
+        written.append([(tmp_path / name).read_bytes() for name in ("m.safetensors", "m-packed.safetensors")])
+    assert written[0] == written[1]
+
+
 def test_a_model_in_a_file(run: Run, tmp_path: Path):
     (tmp_path / "my.py").write_text("print('printed by the file')\n" + NET)
     result = run("convert", "my.py:net", "--input-size", "32", "--json")

@@ -44,6 +44,48 @@ def test_write_follows_links_and_keeps_to_the_umask(tmp_path: Path):
     assert (tmp_path / "real" / "x.safetensors").stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o755])
+def test_a_replaced_file_keeps_its_mode(tmp_path: Path, mode: int):
+    target = container.write_bytes(tmp_path / "x.json", b"old")
+    target.chmod(mode)
+    before = os.umask(0o022)
+    try:
+        container.write_bytes(target, b"n", b"ew")
+    finally:
+        os.umask(before)
+    assert target.read_bytes() == b"new"
+    assert target.stat().st_mode & 0o7777 == mode
+
+
+def test_a_file_replaced_through_a_link_keeps_its_mode(tmp_path: Path):
+    target = container.write(tmp_path / "x.safetensors", TENSORS, {})
+    target.chmod(0o660)
+    (tmp_path / "link").symlink_to(target)
+    assert container.write(tmp_path / "link", TENSORS, {"entry": "text"}) == target
+    assert (tmp_path / "link").is_symlink()
+    assert target.stat().st_mode & 0o7777 == 0o660
+    assert container.read_metadata(target) == {"entry": "text"}
+
+
+def test_equal_contents_are_equal_bytes(tmp_path: Path):
+    """The library writes the entries in the order of a hash table that differs from one to the next."""
+    entries = {f"entry{i}": "é" * i for i in range(12)}
+    first = container.write(tmp_path / "a", TENSORS, entries).read_bytes()
+    shuffled = dict(sorted(entries.items(), reverse=True))
+    assert all(container.write(tmp_path / "b", TENSORS, shuffled).read_bytes() == first for _ in range(3))
+    assert container.read_metadata(tmp_path / "b") == entries
+    assert container.file_size(TENSORS, entries) == len(first)
+
+
+@pytest.mark.parametrize("entries", [{}, {"a": ""}, {"name": "x" * 7}])
+def test_tensors_begin_at_a_multiple_of_8(tmp_path: Path, entries: dict[str, str]):
+    data = container.write(tmp_path / "x", TENSORS, entries).read_bytes()
+    assert int.from_bytes(data[:8], "little") % 8 == 0
+    got = container.read(tmp_path / "x")
+    assert got.metadata == entries
+    assert all(torch.equal(got.tensors[name], TENSORS[name]) for name in TENSORS)
+
+
 def test_a_read_tensor_does_not_change_with_the_file(tmp_path: Path):
     path = container.write(tmp_path / "x.safetensors", TENSORS, {})
     got = container.read(path).tensors["a"]

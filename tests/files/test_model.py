@@ -437,7 +437,7 @@ def test_header_without_the_tensors(converted: Path):
 
 def test_no_pickle_in_the_file(converted: Path):
     entries = _header(converted)
-    assert list(entries["__metadata__"]) == ["binarize"]
+    assert list(entries["__metadata__"]) == ["binarize", "binarize.preprocessing"]
     assert set(json.loads(entries["__metadata__"]["binarize"])) == {
         "format", "version", "source", "plan", "aliases", "transient", "versions", "sha256"
     }  # fmt: skip
