@@ -37,6 +37,13 @@ if TYPE_CHECKING:
 )
 @click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Set an option of the method.")
 @click.option("--input-size", type=InputSize(), help="224, HxW or C,H,W.  [default: the model's own]")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 2**63 - 1),
+    help="Of all start values that are drawn.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan; convert and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def convert(
@@ -52,6 +59,7 @@ def convert(
     last: int,
     settings: tuple[str, ...],
     input_size: tuple[int, ...] | None,
+    seed: int,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -68,6 +76,7 @@ def convert(
     clock = Clock()
     with importing(), clock.timed("import"):
         import timm  # noqa: F401 - so that the time it takes is not counted as the engine's
+        import torch
 
         from binarize import accounting, files, graph
         from binarize.cli.model import is_file, label, resolve, with_channels
@@ -79,6 +88,7 @@ def convert(
         _check_free(target, force)
         if target.suffix != ".safetensors":
             raise ConfigError(f"--out {str(target)!r}: expected a name that ends in .safetensors.")
+    torch.manual_seed(seed)  # of weights that nothing is loaded into
     with clock.phase("build", f"building {model}"):
         network = resolve(model, pretrained=pretrained)
         report = None if checkpoint is None else files.load_checkpoint(network, checkpoint)
@@ -100,7 +110,8 @@ def convert(
     baseline = _state_bytes(network)
     source = None if is_file(model) else getattr(network, "binarize_spec", None)
     with clock.phase("engine", "converting"):
-        converted = graph.execute(plan, network, copy=False)  # it is ours: no copy
+        generator = torch.Generator().manual_seed(seed)
+        converted = graph.execute(plan, network, copy=False, generator=generator)  # it is ours: no copy
     with clock.phase("count", "counting"):
         counted = accounting.summary(converted, shape)
     with clock.phase("write", "writing"):
