@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from binarize.errors import ConfigError
 
@@ -22,18 +23,20 @@ def same_random_state() -> Iterator[None]:
     """
     numpy: Any = sys.modules.get("numpy")
     python, arrays = random.getstate(), None if numpy is None else numpy.random.get_state()
-    cpu = torch.default_generator.get_state()
     used = [module for module in (torch.cuda, torch.xpu) if module.is_initialized()]
-    states = [module.get_rng_state_all() for module in used]
+    with _disable_current_modes():  # a state is a tensor
+        cpu = torch.default_generator.get_state()
+        states = [module.get_rng_state_all() for module in used]
     try:
         yield
     finally:
         random.setstate(python)
         if arrays is not None:
             numpy.random.set_state(arrays)
-        torch.default_generator.set_state(cpu)
-        for module, state in zip(used, states, strict=True):
-            module.set_rng_state_all(state)
+        with _disable_current_modes():
+            torch.default_generator.set_state(cpu)
+            for module, state in zip(used, states, strict=True):
+                module.set_rng_state_all(state)
 
 
 @contextlib.contextmanager
