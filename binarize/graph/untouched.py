@@ -1,4 +1,4 @@
-"""Running a model without leaving a trace on it: whatever its forwards do comes back, and random states too."""
+"""Running a model without leaving a trace on it: what its forwards change comes back, random states too."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ class Snapshot:
         return None
 
     def changed_tensors(self) -> set[int]:
-        """Of tensors that are not the memory they were, or whose kept values changed: their numbers (`id`)."""
+        """The numbers (`id`) of tensors that lie elsewhere, or whose kept values changed."""
         with _bare():
             moved = {id(held.tensor) for held in self._tensors if held.moved()}
             written = {key for key, memory in self._memory.items() if not _unchanged(memory)}
