@@ -44,8 +44,8 @@ def drawing_from(generator: torch.Generator | None) -> Iterator[None]:
     """Let what draws from the global generators draw from `generator`; they stay as they were.
 
     Args:
-        generator: of the CPU, which moves on; by default a new one of seed 0. `torch.default_generator` is torch's own, whose
-            numbers are then drawn as usual.
+        generator: of the CPU, which moves on; by default a new one of seed 0. `torch.default_generator` is
+            torch's own, whose numbers are then drawn as usual.
 
     Raises:
         ConfigError: something else.

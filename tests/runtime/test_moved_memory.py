@@ -1,4 +1,4 @@
-"""Packed networks whose tensors get other memory: no kernel reads what was freed, or what was there before."""
+"""Packed networks whose tensors get other memory: no kernel reads what was freed, or what was there."""
 
 from __future__ import annotations
 
