@@ -184,13 +184,13 @@ def _sort_layers(draft: Draft, layers: dict[str, nn.Module], policy: Policy) -> 
             draft.kept[name] = ("policy", reason)
         elif not nodes:
             draft.kept[name] = _uncalled(draft, name)
+        elif (reason := _rewritten(draft, name)) is not None:
+            draft.kept[name] = ("layer", reason)
         elif name in draft.position.fixed:
             draft.kept[name] = ("layer", "frozen: its weight is a constant")
         elif (reason := place_reason(nodes, module, policy, draft.flow, draft.position)) is not None:
             draft.kept[name] = ("policy", reason)
-        elif (
-            reason := why_not(module) or _inside_patched(draft, name) or _rewritten(draft, name)
-        ) is not None:
+        elif (reason := why_not(module) or _inside_patched(draft, name)) is not None:
             draft.kept[name] = ("layer", reason)
         else:
             site = SiteDraft(name, module, nodes, _kind(module, nodes[0]))
