@@ -42,9 +42,9 @@ def apply(
 
     The arguments are those of `plan` and `execute`. The copy has the class, methods, training flags and state
     dict prefixes of the model, its float weights as latent weights, and the executed plan as attribute
-    `binarize_plan`. Parameters that modules share stay shared and frozen ones stay frozen; what the method adds (quantizers,
-    norms, activations) is trainable. Hooks go on with what replaces their module. A compiled model gives a
-    copy that is not.
+    `binarize_plan`. Parameters that modules share stay shared and frozen ones stay frozen; what the method
+    adds (quantizers, norms, activations) is trainable. Hooks go on with what replaces their module. A
+    compiled model gives a copy that is not.
 
     Raises:
         ConfigError: as `plan` and `execute`.
