@@ -53,12 +53,16 @@ _ORIGIN = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        value = importlib.import_module(f"binarize.{name}")
-    elif name in _ORIGIN:
-        value = getattr(importlib.import_module(_ORIGIN[name]), name)
-    else:
+    if name not in _MODULES and name not in _ORIGIN:
         raise AttributeError(f"module 'binarize' has no attribute {name!r}")
+    import random
+
+    state = random.getstate()  # rich draws a number when it is imported
+    try:
+        module = importlib.import_module(_ORIGIN.get(name, f"binarize.{name}"))
+    finally:
+        random.setstate(state)
+    value = module if name in _MODULES else getattr(module, name)
     globals()[name] = value  # the next look-up does not come here
     return value
 

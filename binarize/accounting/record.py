@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_iter, tree_map_only
 
 from binarize.accounting.macs import work_of
 from binarize.accounting.work import Work
-from binarize.errors import TraceError
+from binarize.errors import ConfigError, TraceError
+from binarize.graph.refusals import copied
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +87,8 @@ def record(
     except Exception:  # whatever a model does that needs data: run it with data instead
         pass
     try:
-        twin = copy.deepcopy(model)
-    except Exception:  # holds something that cannot be copied
+        twin = copied(model)
+    except ConfigError:  # holds something that cannot be copied
         twin = model
     try:
         with _restored(twin), torch.random.fork_rng(devices=[]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from binarize.bench.measure import Variant
 from binarize.errors import ConfigError, unknown_name
+from binarize.graph.refusals import copied
 
 BASELINES = ("eager", "channels_last", "compile", "bf16")
 """eager: as it is. channels_last: maps with channels last in memory. compile: torch.compile with weights
@@ -36,9 +36,9 @@ def variants(packed: nn.Module, plain: nn.Module, x: Tensor, against: Sequence[s
     plain = plain.eval().requires_grad_(False)
     makers: dict[str, Callable[[], Callable[[], Tensor]]] = {
         "eager": lambda: _plain(plain, x),
-        "channels_last": lambda: _plain(copy.deepcopy(plain).to(memory_format=torch.channels_last), last),
-        "compile": lambda: _compiled(copy.deepcopy(plain), x),
-        "bf16": lambda: _bf16(copy.deepcopy(plain).to(memory_format=torch.channels_last), last),
+        "channels_last": lambda: _plain(copied(plain).to(memory_format=torch.channels_last), last),
+        "compile": lambda: _compiled(copied(plain), x),
+        "bf16": lambda: _bf16(copied(plain).to(memory_format=torch.channels_last), last),
     }
     made += [Variant(name, plain, makers[name]()) for name in against]
     return made

@@ -9,7 +9,7 @@ import click
 
 from binarize.cli.options import DEFAULT_METHOD, InputSize, configure, default_out
 from binarize.cli.output import console, print_json, say, size, tell
-from binarize.cli.speed import Clock, fixed_seed, importing
+from binarize.cli.speed import Clock, importing
 from binarize.errors import ConfigError
 from binarize.tables import BINARY, SLOWER
 
@@ -38,6 +38,13 @@ if TYPE_CHECKING:
 )
 @click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Set an option of the method.")
 @click.option("--input-size", type=InputSize(), help="224, HxW or C,H,W.  [default: the model's own]")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 2**63 - 1),
+    help="Of all start values that are drawn.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan; convert and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def convert(
@@ -53,6 +60,7 @@ def convert(
     last: int,
     settings: tuple[str, ...],
     input_size: tuple[int, ...] | None,
+    seed: int,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -69,9 +77,11 @@ def convert(
     clock = Clock()
     with importing(), clock.timed("import"):
         import timm  # noqa: F401 - so that the time it takes is not counted as the engine's
+        import torch
 
         from binarize import accounting, files, graph
         from binarize.cli.model import is_file, label, resolve, weights_of, with_channels
+        from binarize.random_state import drawing_from
 
     chosen = configure(method, settings)
     policy = graph.Policy(keep=keep, only=only, first=first, last=last)
@@ -80,7 +90,8 @@ def convert(
         _check_free(target, force)
         if target.suffix != ".safetensors":
             raise ConfigError(f"--out {str(target)!r}: expected a name that ends in .safetensors.")
-    with clock.phase("build", f"building {model}"), fixed_seed():
+    generator = torch.Generator().manual_seed(seed)  # of weights that nothing is loaded into
+    with clock.phase("build", f"building {model}"), drawing_from(generator):
         network = resolve(model, pretrained=pretrained)
         report = None if checkpoint is None else files.load_checkpoint(network, checkpoint)
     weights, remark = weights_of(model, network, pretrained=pretrained, checkpoint=checkpoint is not None)
@@ -102,8 +113,9 @@ def convert(
         return
     baseline = _state_bytes(network)
     source = None if is_file(model) else getattr(network, "binarize_spec", None)
-    with clock.phase("engine", "converting"), fixed_seed():
-        converted = graph.execute(plan, network, copy=False)  # it is ours: no copy
+    with clock.phase("engine", "converting"):
+        generator.manual_seed(seed)
+        converted = graph.execute(plan, network, copy=False, generator=generator)  # it is ours: no copy
     with clock.phase("count", "counting"):
         counted = accounting.summary(converted, shape)
     with clock.phase("write", "writing"):

@@ -39,16 +39,6 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@contextlib.contextmanager
-def fixed_seed() -> Iterator[None]:
-    """Draw the same random numbers each time: equal commands write equal files."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
 def one_thread() -> contextlib.AbstractContextManager[None]:
     """Let torch work in one thread.
 

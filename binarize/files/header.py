@@ -40,6 +40,8 @@ class Header:
         aliases: name of a tensor -> name under which the same (tied) tensor is stored.
         transient: dtype of each floating-point buffer that is not stored but rebuilt.
         versions: of the packages that wrote the file; for people, nothing depends on them.
+        strides: of each tensor that lies in memory in another order than it is stored in (channels-last):
+            convolutions round by that order. Not in the first files.
     """
 
     format: ClassVar[str] = FORMAT
@@ -50,6 +52,7 @@ class Header:
     aliases: Mapping[str, str] = field(default_factory=dict)
     transient: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    strides: Mapping[str, Any] = field(default_factory=dict)
 
     def dumps(self, tensors: Mapping[str, Tensor]) -> str:
         """The entry's text, with the checksum over itself and `tensors`.
@@ -143,6 +146,8 @@ def loads(metadata: Mapping[str, str], where: str) -> tuple[Header, dict[str, An
             raise FormatError(
                 f"{where} is corrupted: {name!r} in its header holds something else than texts."
             )
+    if not isinstance(fields.get("strides", {}), dict):
+        raise FormatError(f"{where} is corrupted: 'strides' in its header is not a dict.")
     known = {item.name for item in dataclasses.fields(cls)}
     return cls(**{name: value for name, value in fields.items() if name in known}), fields
 

@@ -19,7 +19,15 @@ from binarize.files.header import ENTRY, Header, PackedHeader, dtype_of, loads, 
 from binarize.files.packed import check_converted_once, is_deployed, load_packed, packed_size, save_packed
 from binarize.files.rebuild import execute, plan_of, rebuilt, subject, unwrapped, versions
 from binarize.files.source import find_source
-from binarize.files.state import assign, shapes, state_of, transient_buffers, with_aliases
+from binarize.files.state import (
+    assign,
+    laid_out,
+    shapes,
+    state_of,
+    strides_of,
+    transient_buffers,
+    with_aliases,
+)
 from binarize.files.zoo import PREFIX, locate
 from binarize.preprocessing import Preprocessing
 
@@ -83,6 +91,7 @@ def save(
         aliases=aliases,
         transient={name: str(b.dtype).removeprefix("torch.") for name, _, b in transient_buffers(model)},
         versions=versions(),
+        strides={name: s for name, s in strides_of(model).items() if name in tensors},
     )
     return write(path, tensors, {**entries, ENTRY: header.dumps(tensors)})
 
@@ -109,7 +118,8 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     container = read(path)
     header, fields = loads(container.metadata, where)
     verify(fields, container.tensors, where)
-    tensors = with_aliases(container.tensors, header.aliases, where)
+    stored = laid_out(container.tensors, header.strides, where)
+    tensors = with_aliases(stored, header.aliases, where)
     images = _preprocessing(container.metadata, where)
     if isinstance(header, PackedHeader):
         return _told(load_packed(header, tensors, model, where), images)

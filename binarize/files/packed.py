@@ -17,7 +17,7 @@ from binarize.files.container import file_size, write
 from binarize.files.header import ENTRY, LEFTOVERS, PackedHeader
 from binarize.files.rebuild import execute, plan_of, rebuilt, subject, versions
 from binarize.files.source import find_source
-from binarize.files.state import assign, shapes, state_of, transient_buffers
+from binarize.files.state import assign, shapes, state_of, strides_of, transient_buffers
 from binarize.layers import BinaryLayer
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def _header(
         plan=None if plan is None else plan.as_dict(short=True),
         aliases=aliases,
         versions=versions(),
+        strides={name: s for name, s in strides_of(deployed).items() if name in tensors},
         layers={name: spec.as_dict() for name, spec in layers.items()},
         kept=kept,
         leftovers=leftovers,

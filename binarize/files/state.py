@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +35,53 @@ def state_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
         stored[name] = tensor.clone() if storage in taken else tensor
         taken.add(storage)
     return stored, aliases
+
+
+def strides_of(model: nn.Module) -> dict[str, list[int]]:
+    """Strides by name of the tensors of `state_of` that fill their memory in another order than the usual."""
+    return {
+        name: list(value.stride())
+        for name, value in model.state_dict(keep_vars=True).items()
+        if isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.numel()
+        and _fills(value.shape, value.stride())
+        and list(value.stride()) != _usual(value.shape)
+    }
+
+
+def laid_out(stored: Mapping[str, Tensor], strides: Mapping[str, Any], where: str) -> dict[str, Tensor]:
+    """The tensors with the strides that `strides_of` found.
+
+    Raises:
+        FormatError: strides that no tensor of that shape has.
+    """
+    result = dict(stored)
+    for name, given in strides.items():
+        tensor = stored.get(name)
+        whole = isinstance(given, list) and all(type(n) is int and n > 0 for n in given)
+        if tensor is None or not whole or len(given) != tensor.dim() or not _fills(tensor.shape, given):
+            raise FormatError(f"{where} is corrupted: strides {given!r} of {name!r} in its header.")
+        result[name] = torch.empty_strided(tensor.shape, given, dtype=tensor.dtype).copy_(tensor)
+    return result
+
+
+def _fills(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether a tensor has each place of its memory once."""
+    expected = 1
+    for stride, n in sorted((s, n) for s, n in zip(strides, shape, strict=True) if n > 1):
+        if stride != expected:
+            return False
+        expected *= n
+    return all(0 < stride <= max(expected, 1) for stride in strides)
+
+
+def _usual(shape: Sequence[int]) -> list[int]:
+    strides, size = [], 1
+    for n in reversed(shape):
+        strides.append(size)
+        size *= max(n, 1)
+    return strides[::-1]
 
 
 def with_aliases(stored: Mapping[str, Tensor], aliases: Mapping[str, str], where: str) -> dict[str, Tensor]:

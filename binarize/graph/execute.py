@@ -26,6 +26,7 @@ from binarize.layers.norm import batch_norm
 from binarize.layers.recipe import METHODS
 from binarize.methods.base import ActivationSite, Method
 from binarize.methods.build import build, site_of
+from binarize.random_state import drawing_from
 
 
 def apply(
@@ -34,35 +35,46 @@ def apply(
     *,
     policy: Policy | None = None,
     example_inputs: Any = None,
+    generator: torch.Generator | None = None,
     **options: Any,
 ) -> nn.Module:
     """A binary copy of `model`; the given model is left untouched.
 
-    The arguments are those of `plan`. The copy has the class, methods, training flags and state dict prefixes
-    of the model, its float weights as latent weights, and the executed plan as attribute `binarize_plan`.
-    Parameters that modules share stay shared and frozen ones stay frozen; what the method adds (quantizers,
-    norms, activations) is trainable. Hooks go on with what replaces their module. A compiled model gives a
-    copy that is not.
+    The arguments are those of `plan` and `execute`. The copy has the class, methods, training flags and state
+    dict prefixes of the model, its float weights as latent weights, and the executed plan as attribute
+    `binarize_plan`. Parameters that modules share stay shared and frozen ones stay frozen; what the method
+    adds (quantizers, norms, activations) is trainable. Hooks go on with what replaces their module. A
+    compiled model gives a copy that is not.
 
     Raises:
-        ConfigError: as `plan`, and for a model that cannot be copied.
+        ConfigError: as `plan` and `execute`.
         TraceError: the model does not run on the inputs.
     """
-    return execute(plan(model, method, policy=policy, example_inputs=example_inputs, **options), model)
+    made = plan(model, method, policy=policy, example_inputs=example_inputs, **options)
+    return execute(made, model, generator=generator)
 
 
-def execute(plan: Plan, model: nn.Module, *, copy: bool = True) -> nn.Module:
-    """Do what `plan` says.
+def execute(
+    plan: Plan, model: nn.Module, *, copy: bool = True, generator: torch.Generator | None = None
+) -> nn.Module:
+    """Do what `plan` says; the global random state is left alone.
 
     Args:
         plan: of this model or of one built alike.
         model: the float model.
         copy: work on a deep copy; False changes `model` itself.
+        generator: of the CPU, for the start values that a method draws (bidense's a and k); by default they
+            are the same in every call. `torch.default_generator` draws them from torch's global state.
 
     Raises:
         RewriteError: the model is not the one that was planned for.
-        ConfigError: it cannot be copied.
+        ConfigError: it cannot be copied, or the generator is none of the CPU.
     """
+    with drawing_from(generator):
+        return _executed(plan, model, copy)
+
+
+def _executed(plan: Plan, model: nn.Module, copy: bool) -> nn.Module:
     method = METHODS.get(plan.method["name"]).create(**plan.method["options"])
     model = uncompiled(model)
     _check(plan, model)

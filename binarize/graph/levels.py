@@ -22,7 +22,8 @@ from torch.fx.node import map_arg
 
 from binarize.errors import TraceError
 from binarize.graph.symbols import Value
-from binarize.graph.untouched import changed_attribute, restore, same_items, state_of
+from binarize.graph.untouched import Snapshot, same_items, untouched
+from binarize.graph.writes import watching
 
 _IN_PLACE = {"setitem", "__setitem__", "iadd", "isub", "imul", "itruediv"}
 _RAISING = {"_assert", "_check", "require_default", "require_list", "require_value"}
@@ -150,11 +151,8 @@ def for_both_modes(module: nn.Module, level: Level) -> Level:
     Raises:
         TraceError: the forward differs between training and evaluation by more than flags.
     """
-    before = _random_states()
     with _mode(module, training=True):
-        training = _trace(module, level.signature)
-    if before != _random_states():
-        raise TraceError("its forward draws random numbers to choose its way")
+        training = _trace(module, level.signature, draws=False)
     return Level(_unify(level.graph, training), level.signature)
 
 
@@ -178,28 +176,37 @@ def _mode(module: nn.Module, *, training: bool) -> Iterator[None]:
             inner.training = flag
 
 
-def _trace(module: nn.Module, signature: Signature, others: frozenset[str] = frozenset()) -> fx.Graph:
+def _trace(
+    module: nn.Module, signature: Signature, others: frozenset[str] = frozenset(), *, draws: bool = True
+) -> fx.Graph:
     _refuse_contexts(module)
-    before = [(held, state_of(held)) for held in (module, *module.children())]
-    try:
-        tracer = _LevelTracer(signature, others)
-        with torch.enable_grad():
-            graph = tracer.trace(module)
-        for held, state in before:
-            if (stored := changed_attribute(held, state)) is not None:
-                where = "the module" if held is module else f"its {type(held).__name__}"
-                raise TraceError(f"its forward stores {stored!r} on {where}")
-        _refuse_changed_lists(graph, tracer.given)
-        graph.eliminate_dead_code(is_impure_node=acts)
-    except TraceError:
-        raise
-    except Exception as error:  # whatever user code raises on symbolic values
-        text = str(error).strip().splitlines()
-        raise TraceError(f"{type(error).__name__}: {text[0][:120] if text else 'no message'}") from None
-    finally:
-        for held, state in before:
-            restore(held, state)
+    written: list[int] = []
+    with untouched(module) as snapshot:
+        try:
+            random_states = None if draws else _random_states()
+            tracer = _LevelTracer(signature, others)
+            with torch.enable_grad(), watching(snapshot, written.append):
+                graph = tracer.trace(module)
+            _refuse_traces_left(module, snapshot, written)
+            _refuse_changed_lists(graph, tracer.given)
+            if random_states is not None and random_states != _random_states():
+                raise TraceError("its forward draws random numbers to choose its way")
+            graph.eliminate_dead_code(is_impure_node=acts)
+        except TraceError:
+            raise
+        except Exception as error:  # whatever user code raises on symbolic values
+            text = str(error).strip().splitlines()
+            raise TraceError(f"{type(error).__name__}: {text[0][:120] if text else 'no message'}") from None
     return graph
+
+
+def _refuse_traces_left(module: nn.Module, snapshot: Snapshot, written: list[int]) -> None:
+    """What a forward does beside its steps is done once, while it is traced, and lost in the graph."""
+    if (place := snapshot.changed_place()) is not None:
+        where = "the module" if place.holder is module else f"its {type(place.holder).__name__}"
+        raise TraceError(f"its forward stores {place.name!r} on {where}")
+    if written or snapshot.changed_tensors():
+        raise TraceError("its forward changes tensors in a way that no graph holds")
 
 
 def _refuse_contexts(module: nn.Module) -> None:

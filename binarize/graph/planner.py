@@ -184,6 +184,8 @@ def _sort_layers(draft: Draft, layers: dict[str, nn.Module], policy: Policy) -> 
             draft.kept[name] = ("policy", reason)
         elif not nodes:
             draft.kept[name] = _uncalled(draft, name)
+        elif (reason := _rewritten(draft, name)) is not None:
+            draft.kept[name] = ("layer", reason)
         elif name in draft.position.fixed:
             draft.kept[name] = ("layer", "frozen: its weight is a constant")
         elif (reason := place_reason(nodes, module, policy, draft.flow, draft.position)) is not None:
@@ -230,6 +232,27 @@ def _inside_patched(draft: Draft, name: str) -> str | None:
         ):
             return f"the forward of {path or 'the model'} was replaced on the instance: undo that first"
     return None
+
+
+def _rewritten(draft: Draft, name: str) -> str | None:
+    """Why a layer stays float whose weights are written, or read to write others, by forwards of the model.
+
+    What they computed with float weights they would compute with latent ones, or do to them.
+    """
+    recording = draft.flow.recording
+    root = type(draft.flow.model).__name__
+    for tensor in _own_tensors(draft, name):
+        if tensor in recording.written:
+            writer = recording.written[tensor] or root
+            return f"its {tensor.rpartition('.')[2]} is written by the forward of {writer}"
+        if recording.writes_parameters and tensor in recording.read:
+            return f"its {tensor.rpartition('.')[2]} is read in a forward that writes parameters"
+    return None
+
+
+def _own_tensors(draft: Draft, name: str) -> list[str]:
+    module = draft.flow.modules[name]
+    return [f"{name}.{own}" for own in (*module._parameters, *module._buffers)]
 
 
 def _uncalled(draft: Draft, name: str) -> tuple[KeptBy, str]:
@@ -315,10 +338,19 @@ def _with_signature(edit: Edit, recording: Recording) -> Edit:
     return dataclasses.replace(edit, fixed=signature.fixed, lists=signature.lists)
 
 
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def _notes(draft: Draft) -> list[str]:
     recording = draft.flow.recording
     notes = []
-    if not recording.fake:
+    if written := sorted(recording.parameters & recording.written.keys()):
+        writers = sorted({recording.written[name] or type(draft.flow.model).__name__ for name in written})
+        notes.append(
+            f"the forward of {_some(writers)} writes to {_some(written)}: what it writes to stays as it is"
+        )
+    if not recording.fake and not recording.sets_memory:
         notes.append("control flow depends on data: the plan holds for the way that the example input took")
     for path, reason in recording.opaque.items():
         notes.append(f"{path or draft.flow.model.__class__.__name__}: converted part by part ({reason})")

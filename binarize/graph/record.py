@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -36,7 +36,8 @@ from binarize.graph.levels import Level, Signature, acts
 from binarize.graph.refusals import is_compiled
 from binarize.graph.roles import Role, function_role, module_role
 from binarize.graph.scripted import scripted_calls
-from binarize.graph.untouched import evaluating, quiet, same_buffers, same_items, unchanged
+from binarize.graph.untouched import Snapshot, evaluating, quiet, same_items, untouched
+from binarize.graph.writes import setter, watching
 
 # Functions that read something off a tensor and give none, or that only look.
 _SILENT = {
@@ -70,7 +71,10 @@ class Recording:
         calls: number of calls per module path.
         outputs: the path of each tensor of the result in it (`logits`, `aux.0`), in the graph's order.
         read: parameters and buffers that functions were called with.
+        parameters: names of the model's.
         fake: the run was on fake tensors.
+        written: parameters and buffers that the run wrote to or replaced, and whose forward did so (a path).
+        sets_memory: the run was on real tensors because a forward sets `.data`.
     """
 
     graph: fx.Graph
@@ -79,11 +83,19 @@ class Recording:
     calls: dict[str, int] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     read: set[str] = field(default_factory=set)
+    parameters: frozenset[str] = frozenset()
     fake: bool = True
+    written: dict[str, str] = field(default_factory=dict)
+    sets_memory: bool = False
+
+    @property
+    def writes_parameters(self) -> bool:
+        """Whether forwards of the model change its parameters."""
+        return bool(self.parameters & self.written.keys())
 
 
 def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Recording:
-    """Run `model` once in evaluation mode and write it down; the model is left as it was.
+    """Run `model` once in evaluation mode and write it down; model and inputs are left as they were.
 
     Args:
         model: any module.
@@ -93,14 +105,17 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | Non
     Raises:
         TraceError: the model does not run on these inputs.
     """
-    failures = []
+    failures, sets_memory = [], False
     for fake in (True, False):
         try:
-            return _recorded(model, fake, args, kwargs or {})
+            recording = _recorded(model, fake, args, kwargs or {})
+            recording.sets_memory = sets_memory
+            return recording
         except Exception as error:  # any failure of user code: try real tensors, then report
             failures.append(
                 f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''}"
             )
+            sets_memory = isinstance(error, _NeedsMemoryError)
             if any(p.device.type == "meta" for p in model.parameters()):
                 break
     shapes = ", ".join("x".join(map(str, t.shape)) for t in tensors((args, kwargs or {})))
@@ -133,17 +148,24 @@ class _UnfaithfulError(Exception):
         self.path = path
 
 
+class _NeedsMemoryError(Exception):
+    """A forward that gives a tensor of the model other memory, which fake tensors do not have."""
+
+
 class _Recorder(TorchFunctionMode):
     def __init__(self, model: nn.Module, fake: bool, opaque: dict[str, str]) -> None:
         super().__init__()
         self._model = model
         self._graph = fx.Graph()
-        self._recording = Recording(self._graph, fake=fake, opaque=dict(opaque))
+        names = frozenset(name for name, _ in model.named_parameters(remove_duplicate=False))
+        self._recording = Recording(self._graph, fake=fake, opaque=dict(opaque), parameters=names)
         # Weak: a run on real tensors that kept all of them would take as much memory as training.
         self._nodes = WeakTensorKeyDictionary()
         self._owners: list[str] = [""]
         self._level_nodes: list[fx.Node | None] = [None]
         self._leaf_depth = 0
+        self._leaf = ""
+        self._needs_memory: _NeedsMemoryError | None = None
         self._made: dict[tuple[str, str], list[fx.Node]] = {}
         self._tensors = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
         self._patterns: dict[str, Signature] = {}
@@ -151,8 +173,9 @@ class _Recorder(TorchFunctionMode):
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recording:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(unchanged(self._model.modules()))
-            stack.enter_context(same_buffers(self._model))
+            snapshot = stack.enter_context(untouched(self._model, args, kwargs))
+            if not self._recording.fake:
+                snapshot.keep_all()
             stack.enter_context(evaluating(self._model))
             stack.enter_context(torch.no_grad())
             stack.enter_context(quiet("torch._subclasses.fake_tensor"))
@@ -164,13 +187,17 @@ class _Recorder(TorchFunctionMode):
                     lambda t: mode.from_tensor(t) if isinstance(t, Tensor) else t, (args, kwargs)
                 )
                 stack.enter_context(mode)
+            stack.enter_context(watching(snapshot, lambda key: self._note_written(snapshot.at(key))))
             leaves = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
             for index, tensor in enumerate(leaves):
                 self._bind(tensor, self._graph.placeholder(f"input_{index}"), "other", "")
             stack.enter_context(self._wrapped_forwards())
             stack.enter_context(scripted_calls(self._called))
-            stack.enter_context(self)
-            result = self._model(*args, **kwargs)
+            with self:
+                result = self._model(*args, **kwargs)
+            if self._needs_memory is not None:  # the forward may have caught it
+                raise self._needs_memory
+            self._note_changes(snapshot)
         named = [(name, self._nodes[t]) for name, t in named_tensors(result) if t in self._nodes]
         if not named:
             raise TraceError("no tensor of the output comes from the inputs")
@@ -182,6 +209,32 @@ class _Recorder(TorchFunctionMode):
         self._recording.outputs = tuple(name or "output" for name, _ in named)
         self._forget_asides()
         return self._recording
+
+    def _note_written(self, written: Iterable[Tensor]) -> None:
+        """Note parameters and buffers that the forward which runs now writes to."""
+        if self._paused:  # a trace sees to that itself
+            return
+        writer = self._leaf if self._leaf_depth else self._owners[-1]
+        for tensor in written:
+            name = self._tensors.get(id(tensor))
+            if name is not None:
+                self._recording.written.setdefault(name, writer)
+
+    def _note_changes(self, snapshot: Snapshot) -> None:
+        """Note what was replaced, or written to past torch; by whom is not known."""
+        paths = {id(module): path for path, module in self._model.named_modules()}
+        names = [self._tensors[i] for i in snapshot.changed_tensors() if i in self._tensors]
+        for module, name in snapshot.replaced():
+            path = paths.get(id(module), "")
+            names.append(f"{path}.{name}" if path else name)
+        written = self._recording.written
+        for name in names:
+            written.setdefault(name, name.rpartition(".")[0])
+        for node in self._graph.nodes:
+            if node.op == "call_module" and node.meta["role"] not in ("conv", "linear"):
+                inside = (n for n in written if n.startswith(f"{node.target}."))
+                if any(n in self._recording.parameters for n in inside):
+                    node.meta["role"] = "other"  # a norm or activation that a forward changes stays
 
     def _forget_asides(self) -> None:
         """Erase steps whose results nobody uses: what hooks work out about a signal is no way it takes."""
@@ -227,7 +280,7 @@ class _Recorder(TorchFunctionMode):
             if self._leaf_depth or self._paused:
                 return original(*args, **kwargs)
             self._recording.calls[path] = self._recording.calls.get(path, 0) + 1
-            self._leaf_depth += 1
+            self._leaf_depth, self._leaf = self._leaf_depth + 1, path
             try:
                 result = self._shaped(role, original, args, kwargs)
             finally:
@@ -267,7 +320,7 @@ class _Recorder(TorchFunctionMode):
                     return original(*args, **kwargs)
                 try:
                     return self._interpret(level, module, args, kwargs)
-                except _UnfaithfulError:
+                except (_UnfaithfulError, _NeedsMemoryError):
                     raise
                 except Exception as error:
                     raise _UnfaithfulError(path, error) from error
@@ -355,6 +408,8 @@ class _Recorder(TorchFunctionMode):
 
     def _called(self, func: Any, run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of `run(*args, **kwargs)`, a call of `func`, written down if it is a step."""
+        if setter(func) == "data":
+            self._set_data(*args)
         result = run(*args, **kwargs)
         if self._paused or self._leaf_depth or getattr(func, "__name__", "") in _SILENT:
             return result
@@ -377,6 +432,14 @@ class _Recorder(TorchFunctionMode):
         node.meta["input_shape"] = tuple(inputs[0].shape)
         self._record_result(result, node, "layout" if _is_neutral(func, args) else function_role(func))
         return result
+
+    def _set_data(self, tensor: Tensor, data: Tensor) -> None:
+        """Note that a tensor is given other memory; refuse to give one of the model fake memory."""
+        self._note_written([tensor])
+        if isinstance(data, FakeTensor) and not isinstance(tensor, FakeTensor) and not tensor.is_meta:
+            name = self._tensors.get(id(tensor), "a tensor")
+            self._needs_memory = _NeedsMemoryError(f"its forward sets the .data of {name}")
+            raise self._needs_memory
 
     def _record_setitem(self, func: Any, tensor: Tensor, index: Any, value: Any) -> None:
         """A tensor whose part was set is another value from then on: what it was, and what was put in."""

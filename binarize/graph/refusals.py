@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from binarize.errors import ConfigError
 
@@ -94,8 +95,26 @@ def no_layers(model: Any) -> str:
     return f"{text}."
 
 
+class _CopiesOfResults(TorchFunctionMode):
+    """While it is active, results of a computation can be copied: as plain tensors of the same values.
+
+    torch refuses to copy what has a history. Modules hold such tensors anywhere, in lists and objects too:
+    weight_norm's weight, pruned weights, features of the last forward; the next one makes them anew.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not Tensor.__deepcopy__:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        if tensor.is_leaf:
+            with self:  # others that it holds are copied first, and found there
+                copy.deepcopy([tensor.grad, tensor.__dict__], memo)
+            return func(tensor, memo)
+        return memo.setdefault(id(tensor), tensor.detach().clone())
+
+
 def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """A deep copy, also of modules that hold results of a computation (weight_norm's weight, pruned weights).
+    """A deep copy, also of modules that hold results of a computation, wherever they do.
 
     Args:
         model: to copy.
@@ -104,13 +123,9 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     Raises:
         ConfigError: the model cannot be copied.
     """
-    memo = {} if memo is None else memo
-    for module in model.modules():
-        for value in (*module.__dict__.values(), *module._buffers.values()):
-            if isinstance(value, Tensor) and not value.is_leaf:  # is made anew by the next forward
-                memo.setdefault(id(value), value.detach().clone())
     try:
-        return copy.deepcopy(model, memo)
+        with _CopiesOfResults():
+            return copy.deepcopy(model, {} if memo is None else memo)
     except Exception as error:  # whatever a custom class does when it is copied
         raise ConfigError(
             f"the given {type(model).__name__} cannot be copied ({type(error).__name__}: {error}); "

@@ -1,69 +1,362 @@
-"""Running a model without leaving a trace on it: flags, attributes, buffers and logs come back."""
+"""Running a model without leaving a trace on it: what its forwards change comes back, random states too."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
-from collections.abc import Iterable, Iterator
-from typing import Any
+import random
+import sys
+import types
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
-State = tuple[dict[str, Any], dict[str, Any]]
+from binarize.random_state import same_random_state
 
-
-def state_of(module: nn.Module) -> State:
-    """What a module holds: its attributes, and copies of those that are lists, dicts or sets."""
-    attributes = dict(module.__dict__)
-    return attributes, {n: copy.copy(v) for n, v in attributes.items() if type(v) in (list, dict, set)}
-
-
-def restore(module: nn.Module, state: State) -> None:
-    """Give a module back what `state_of` found."""
-    attributes, contents = state
-    module.__dict__.clear()
-    module.__dict__.update(attributes)
-    for name, content in contents.items():
-        held = attributes[name]
-        if same_items(held, content):
-            continue
-        held.clear()
-        held.extend(content) if isinstance(held, list) else held.update(content)
+_FOREIGN = {"torch", "numpy", "binarize", "logging", "threading", "multiprocessing", "concurrent", "asyncio"}
+"""Packages whose objects are not looked into, where they are no modules, tensors or generators."""
+_DEEPEST = 3  # objects in objects: what is further away is no part of a model
 
 
-def changed_attribute(module: nn.Module, state: State) -> str | None:
-    """The name of an attribute that is not, or does not hold, what `state_of` found; None without one."""
-    attributes, contents = state
-    for name, value in module.__dict__.items():
-        if name not in attributes or attributes[name] is not value:
-            return name
-        if name in contents and not same_items(value, contents[name]):
-            return name
-    return None
+class Place(NamedTuple):
+    """Where a snapshot found something: an attribute of a module or of an object."""
+
+    holder: Any
+    name: str
+
+
+@dataclass(slots=True)
+class _Tensor:
+    tensor: Tensor
+    data: Tensor | None  # another tensor in the same memory
+    storage: int | None
+    grad: Tensor | None
+    trained: bool
+    attributes: dict[str, Any]
+    hooks: Any
+    hooked: dict[Any, Any]
+
+    def moved(self) -> bool:
+        """Whether the tensor is not the memory that it was."""
+        now, then = self.tensor, self.data
+        if then is None:
+            return False
+        same = now.dtype == then.dtype and now.shape == then.shape and _storage(now)[0] == self.storage
+        return not same or (
+            self.storage is not None
+            and (now.stride() != then.stride() or now.storage_offset() != then.storage_offset())
+        )
+
+    def restore(self) -> None:
+        tensor = self.tensor
+        if self.data is not None and self.moved():
+            tensor.data = self.data
+        if tensor.is_leaf:
+            if tensor.requires_grad != self.trained:
+                tensor.requires_grad_(self.trained)
+            if tensor.grad is not self.grad:
+                tensor.grad = self.grad
+        if tensor._backward_hooks is not self.hooks or dict(self.hooks or ()) != self.hooked:
+            tensor._backward_hooks = self.hooks
+            if self.hooks is not None:
+                _refill(self.hooks, list(self.hooked.items()))
+        if not _same_attributes(tensor.__dict__, self.attributes):
+            tensor.__dict__.clear()
+            tensor.__dict__.update(self.attributes)
+
+
+@dataclass(slots=True)
+class _Memory:
+    storage: torch.UntypedStorage
+    size: int
+    copy: Tensor | None = None
+
+
+class Snapshot:
+    """What modules and other objects hold, found through attributes, lists, dicts, sets and plain objects.
+
+    Tensors are held with their memory, not with their values: `keep` copies these before something writes
+    to them, `keep_all` at once.
+
+    Args:
+        roots: modules, tensors, or containers of them.
+    """
+
+    def __init__(self, *roots: Any) -> None:
+        self._attributes: list[tuple[dict[str, Any], dict[str, Any], Any]] = []
+        self._containers: list[tuple[Any, Any, Place | None]] = []
+        self._empty: list[tuple[Any, Any, str]] = []  # most containers of a module: its tables of hooks
+        self._tensors: list[_Tensor] = []
+        self._memory: dict[int, _Memory] = {}
+        self._arrays: list[tuple[Any, Any]] = []
+        self._generators: list[tuple[Any, Any]] = []
+        self._seen: dict[int, Any] = {}  # holds what it saw, or another object could get its number
+        with _bare():
+            self._look(roots)
+
+    def _look(self, roots: Any) -> None:
+        queue: list[tuple[Any, Place | None, int]] = [(root, None, 0) for root in roots]
+        while queue:
+            value, place, depth = queue.pop()
+            kind = type(value)
+            if kind in _PLAIN or id(value) in self._seen:
+                continue
+            self._seen[id(value)] = value
+            if isinstance(value, nn.Module):
+                queue += self._object(value, 0)
+            elif isinstance(value, Tensor):
+                queue += self._tensor(value)
+            elif isinstance(value, (dict, list, set, deque, tuple, frozenset)):
+                queue += self._container(value, place, depth)
+            elif isinstance(value, torch.Generator):
+                self._generators.append((value, value.get_state()))
+            elif isinstance(value, random.Random):
+                self._generators.append((value, value.getstate()))
+            elif kind.__module__.partition(".")[0] == "numpy":
+                self._array(value)
+            elif depth < _DEEPEST and _is_object(value):
+                queue += self._object(value, depth + 1)
+
+    def _object(self, value: Any, depth: int) -> list[tuple[Any, Place | None, int]]:
+        held = value.__dict__
+        before = dict(held)
+        self._attributes.append((held, before, value))
+        found: list[tuple[Any, Place | None, int]] = []
+        for name, content in before.items():
+            kind = type(content)
+            if kind in _PLAIN:
+                continue
+            if kind in _CONTAINERS and not content:
+                self._empty.append((content, value, name))
+            else:
+                found.append((content, Place(value, name), depth))
+        return found
+
+    def _container(self, value: Any, place: Place | None, depth: int) -> list[tuple[Any, Place | None, int]]:
+        if isinstance(value, dict):
+            self._containers.append((value, list(value.items()), place))
+            found: Any = value.values()
+        elif isinstance(value, (tuple, frozenset)):
+            found = value
+        else:
+            found = list(value)
+            self._containers.append((value, found, place))
+        return [(v, place, depth) for v in found if type(v) not in _PLAIN]
+
+    def _tensor(self, value: Tensor) -> list[tuple[Any, Place | None, int]]:
+        key, storage = _storage(value)
+        if storage is not None and key not in self._memory and storage.device.type != "meta":
+            self._memory[key] = _Memory(storage, storage.nbytes())  # type: ignore[index] - a key with a storage
+        grad = value.grad if value.is_leaf else None
+        try:
+            data = value.data
+        except Exception:  # whatever a class of tensors has in its place
+            data = None
+        attributes, hooks = dict(value.__dict__), value._backward_hooks
+        self._tensors.append(
+            _Tensor(value, data, key, grad, value.requires_grad, attributes, hooks, dict(hooks or ()))
+        )
+        return [(v, None, 0) for v in (grad, *attributes.values()) if v is not None]
+
+    def _array(self, value: Any) -> None:
+        numpy: Any = sys.modules["numpy"]
+        if isinstance(value, numpy.ndarray) and not value.dtype.hasobject:
+            self._arrays.append((value, value.copy()))
+        elif isinstance(value, numpy.random.Generator):
+            self._generators.append((value.bit_generator, value.bit_generator.state))
+        elif isinstance(value, numpy.random.RandomState):
+            self._generators.append((value, value.get_state()))
+
+    def holds(self, tensor: Tensor) -> int | None:
+        """The number of the memory of `tensor`, if the snapshot has it; other tensors may lie there too."""
+        with torch._C.DisableTorchFunction():
+            key = _storage(tensor)[0]
+        return key if key in self._memory else None
+
+    def keep(self, key: int) -> None:
+        """Copy the values in a piece of memory, if that was not done before."""
+        memory = self._memory[key]
+        if memory.copy is None and memory.size:
+            with _bare():
+                memory.copy = _bytes(memory.storage).clone()
+
+    def keep_all(self) -> None:
+        """Copy all values."""
+        for key in self._memory:
+            self.keep(key)
+
+    def changed_place(self) -> Place | None:
+        """An attribute that is not, or does not hold, what it was and held; None without one."""
+        for held, before, holder in self._attributes:
+            if not _same_attributes(held, before):
+                return Place(
+                    holder,
+                    next(n for n in {**before, **held} if held.get(n, held) is not before.get(n, before)),
+                )
+        for container, holder, name in self._empty:
+            if container:
+                return Place(holder, name)
+        for container, before, place in self._containers:
+            if not _same_content(container, before):
+                return place if place is not None else Place(None, type(container).__name__)
+        return None
+
+    def changed_tensors(self) -> set[int]:
+        """The numbers (`id`) of tensors that lie elsewhere, or whose kept values changed."""
+        with _bare():
+            moved = {id(held.tensor) for held in self._tensors if held.moved()}
+            written = {key for key, memory in self._memory.items() if not _unchanged(memory)}
+        return moved | {id(held.tensor) for held in self._tensors if held.storage in written}
+
+    def at(self, key: int) -> Iterator[Tensor]:
+        """The tensors in a piece of memory."""
+        return (held.tensor for held in self._tensors if held.storage == key)
+
+    def replaced(self) -> Iterator[tuple[nn.Module, str]]:
+        """Parameters and buffers in whose place there is another one, or none."""
+        contents = {id(container): before for container, before, _ in self._containers}
+        for held, before, holder in self._attributes:
+            if not isinstance(holder, nn.Module):
+                continue
+            for table in ("_parameters", "_buffers"):
+                now = held.get(table, {})
+                was = contents.get(id(before.get(table)), ())
+                yield from ((holder, name) for name, t in was if now.get(name) is not t)
+
+    def restore(self) -> None:
+        """Give everything back."""
+        for held, before, _ in self._attributes:
+            if not _same_attributes(held, before):
+                held.clear()
+                held.update(before)
+        for container, _, _ in self._empty:
+            container.clear()
+        for container, before, _ in self._containers:
+            if not _same_content(container, before):
+                _refill(container, before)
+        for generator, state in self._generators:
+            _set_state(generator, state)
+        for array, values in self._arrays:
+            array[...] = values
+        with _bare(), torch.inference_mode(False), torch.no_grad():
+            for tensor in self._tensors:
+                tensor.restore()
+            for memory in self._memory.values():
+                if not _unchanged(memory) and memory.copy is not None:
+                    if memory.storage.nbytes() != memory.size:
+                        memory.storage.resize_(memory.size)
+                    _bytes(memory.storage).copy_(memory.copy)
+
+
+_PLAIN: set[type] = {
+    *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis), type, types.FunctionType),
+    *(types.BuiltinFunctionType, types.MethodType, types.ModuleType, torch.dtype, torch.device, torch.Size),
+}
+
+
+_CONTAINERS: set[type] = {dict, OrderedDict, list, set}
+
+
+def _is_object(value: Any) -> bool:
+    kind = type(value)
+    known = isinstance(value, (type, types.ModuleType)) or kind.__module__.partition(".")[0] in _FOREIGN
+    return not known and isinstance(getattr(value, "__dict__", None), dict)
+
+
+def _storage(tensor: Tensor) -> tuple[int | None, torch.UntypedStorage | None]:
+    try:
+        storage = tensor.untyped_storage()
+        return storage._cdata, storage
+    except Exception:  # sparse tensors and other classes without one
+        return None, None
+
+
+@contextlib.contextmanager
+def _bare() -> Iterator[None]:
+    """Without the modes that write runs down or fake them."""
+    with _disable_current_modes(), torch._C.DisableTorchFunction():
+        yield
+
+
+def _bytes(storage: torch.UntypedStorage) -> Tensor:
+    """A tensor of bytes in that memory: what is done to it moves no version counter of another tensor."""
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)  # type: ignore[call-overload]
+
+
+def _unchanged(memory: _Memory) -> bool:
+    """Whether a piece of memory has its size, and the values that were kept, if they were."""
+    if memory.storage.nbytes() != memory.size:
+        return False
+    return memory.copy is None or torch.equal(_bytes(memory.storage), memory.copy)
+
+
+def _same_attributes(held: dict[str, Any], before: dict[str, Any]) -> bool:
+    return len(held) == len(before) and all(held.get(n, held) is v for n, v in before.items())
+
+
+def _same_content(container: Any, before: Any) -> bool:
+    if len(container) != len(before):
+        return False
+    if isinstance(container, dict):
+        pairs = zip(container.items(), before, strict=True)
+        return all(m is n and v is w for (m, v), (n, w) in pairs)
+    if isinstance(container, set):
+        return container == set(before)
+    return all(m is n for m, n in zip(container, before, strict=True))
+
+
+def _refill(container: Any, before: Any) -> None:
+    """Give a container back what it held, past what its class may do to those who change it."""
+    if isinstance(container, dict):
+        kind: Any = OrderedDict if isinstance(container, OrderedDict) else dict
+        kind.clear(container)
+        for name, value in before:
+            kind.__setitem__(container, name, value)
+    elif isinstance(container, set):
+        set.clear(container)
+        set.update(container, before)
+    else:
+        kind = deque if isinstance(container, deque) else list
+        kind.clear(container)
+        kind.extend(container, before)
+
+
+def _set_state(generator: Any, state: Any) -> None:
+    if isinstance(generator, random.Random):
+        generator.setstate(state)
+    elif hasattr(generator, "set_state"):
+        generator.set_state(state)
+    else:
+        generator.state = state
 
 
 def same_items(a: Any, b: Any) -> bool:
     """Whether two lists, dicts or sets hold the same objects; tensors are not compared by value."""
-    if len(a) != len(b):
-        return False
-    if isinstance(a, set):
-        return a == b
-    if isinstance(a, dict):
-        return all(m is n and a[m] is b[n] for m, n in zip(a, b, strict=True))
-    return all(m is n for m, n in zip(a, b, strict=True))
+    return _same_content(a, list(b.items()) if isinstance(b, dict) else b)
 
 
 @contextlib.contextmanager
-def unchanged(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Give modules back what they held, whatever their forwards store on them meanwhile."""
-    states = [(module, state_of(module)) for module in modules]
-    try:
-        yield
-    finally:
-        for module, state in states:
-            restore(module, state)
+def untouched(*roots: Any) -> Iterator[Snapshot]:
+    """Give objects back all that they held, and the global random generators their states.
+
+    Args:
+        roots: as of `Snapshot`; values of tensors come back where they were kept.
+    """
+    with same_random_state():
+        snapshot = Snapshot(*roots)
+        try:
+            yield snapshot
+        finally:
+            try:
+                snapshot.restore()
+            except KeyboardInterrupt:  # may be done again from the start
+                snapshot.restore()
+                raise
 
 
 @contextlib.contextmanager
@@ -76,18 +369,6 @@ def quiet(name: str) -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
-
-
-@contextlib.contextmanager
-def same_buffers(model: nn.Module) -> Iterator[None]:
-    """Counters that a run moves come back; in-place steps on buffers are real even on fake inputs."""
-    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in values:
-                buffer.copy_(value)
 
 
 @contextlib.contextmanager

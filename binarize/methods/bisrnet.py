@@ -146,7 +146,9 @@ class BiSRNet(Method):
                     dilation=dilation,
                     method=unit_method,
                 )
-            unit.weight = nn.Parameter(piece.clone(), requires_grad=weight.requires_grad)
+            # in the usual order of memory, as it comes back from a file: convolutions round by the order
+            latent_piece = piece.clone(memory_format=torch.contiguous_format)
+            unit.weight = nn.Parameter(latent_piece, requires_grad=weight.requires_grad)
             units.append(unit)
         pool = site.stride if stride > 1 and not site.transposed else ()
         up = stride if site.transposed else 1
@@ -161,6 +163,7 @@ def _odd_kernel(weight: Tensor) -> Tensor:
     """
     if all(k % 2 for k in weight.shape[2:]):
         return weight
-    grown = torch.empty(*weight.shape[:2], 3, 3, dtype=weight.dtype, device=weight.device).normal_(0, 1e-3)
+    grown = torch.empty(*weight.shape[:2], 3, 3, device="meta" if weight.is_meta else "cpu").normal_(0, 1e-3)
+    grown = grown.to(weight.device, weight.dtype)  # the same numbers on every device
     grown[:, :, 1, 1] = weight.mean((2, 3))
     return grown

@@ -18,6 +18,7 @@ from binarize.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose2d, B
 from binarize.layers.bypass import fit_of
 from binarize.layers.recipe import Kind, MethodLike, Recipe, Site, resolve
 from binarize.methods.base import Method
+from binarize.random_state import drawing_from
 
 # Conv2d subclasses whose forward this module knows, by name: image-model libraries are not imported here.
 _SAME = {"Conv2dSame", "StdConv2dSame", "ScaledStdConv2dSame"}
@@ -207,6 +208,7 @@ def binary_layer(
     norm: bool = True,
     bypass: bool = True,
     kind: Kind | None = None,
+    generator: torch.Generator | None = None,
     **options: Any,
 ) -> nn.Module:
     """The binary replacement of one float layer, with a copy of its weights as latent weights.
@@ -218,6 +220,8 @@ def binary_layer(
         norm: False leaves the method's normalization out.
         bypass: False leaves the method's bypass out.
         kind: `pointwise` for a linear layer that works on maps (N, H, W, C).
+        generator: of the CPU, for the start values that a method draws; by default they are the same in every
+            call, `torch.default_generator` draws them from torch's global state.
         **options: of the method, if it is given by name.
 
     Returns:
@@ -235,7 +239,8 @@ def binary_layer(
     reason = chosen.refuses(site)
     if reason is not None:
         raise ConfigError(f"binary_layer: {type(layer).__name__}: {reason}")
-    built = build(layer, chosen, site, norm=norm, bypass=bypass)
+    with drawing_from(generator):
+        built = build(layer, chosen, site, norm=norm, bypass=bypass)
     for module in built.modules():  # build() shares; a single layer is the caller's own
         for name, parameter in list(module._parameters.items()):
             if parameter is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import Tensor
@@ -42,6 +42,11 @@ class Activation:
     after: Tensor | None = None
     low: float = 0.0
     high: float = 0.0
+
+    def owned(self) -> Activation:
+        """See `Epilogue.owned`."""
+        names = ("before", "negative", "positive", "after")
+        return replace(self, **{name: _owned(getattr(self, name)) for name in names})
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -177,6 +182,15 @@ class Epilogue:
             tail=None if self.tail is None else self.tail.packed(channels),
         )
 
+    def owned(self) -> Epilogue:
+        """The same with its constants in memory of its own, which nobody else can move or free."""
+        return replace(
+            self,
+            **{name: _owned(getattr(self, name)) for name in ("mul", "add", "offset")},
+            first=self.first.owned(),
+            second=self.second.owned(),
+        )
+
     def struct(self, out: Tensor) -> structs.Epilogue:
         """For the library; of a checked epilogue, which has to live as long as the result is used."""
         bypass = self.bypass
@@ -198,6 +212,10 @@ class Epilogue:
             address(self.sums),
             self.tail.struct(out) if isinstance(self.tail, PackedTail) else structs.Tail(),
         )
+
+
+def _owned(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.detach().clone()
 
 
 def _checked_activation(a: Activation, channels: int) -> Activation:

@@ -2,6 +2,9 @@
 
 The functions of `planes` and `convolution` check and describe their arguments at each call, which takes
 longer than the work on a small map. Here that is done once; the library still checks the geometry.
+
+Addresses outlive the call that they were made for, so constants are copied: `share_memory_`, a resize or the
+sending of a network to another process moves the memory of its tensors and frees the old one.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from binarize.native.epilogue import Epilogue, Tail
 from binarize.native.library import check, number_of, required, resolve, threads_or_default
 from binarize.native.resize import Resize
 from binarize.native.structs import PlaneShape
-from binarize.native.tensors import address, channels_last, counted, empty_map, map_of, vector
+from binarize.native.tensors import address, channels_last, counted, empty_map, map_of, own_vector
 from binarize.native.weights import PackedWeights
 
 
@@ -89,16 +92,16 @@ class PreparedPack:
         self.plane = PlaneShape(images, height, width, channels, groups, *border)
         self._common = (number_of(resolve()), threads_or_default(threads), ctypes.byref(self.plane))
         self.words = self._library.bz_plane_words(ctypes.byref(self.plane))
-        self._mul = vector("PreparedPack: mul", mul, channels)
-        self._add = vector("PreparedPack: add", add, channels)
+        self._mul = own_vector("PreparedPack: mul", mul, channels)
+        self._add = own_vector("PreparedPack: add", add, channels)
         self.dab: structs.Dab | None = None
         self._scales: tuple[int, ...] | None = None
         self._sizes = (images, channels)
         if dab is not None:
             self._held = (
-                vector("Dab.k", dab.k, channels),
-                vector("Dab.b", dab.b, channels),
-                vector("Dab.a", dab.a, 1 if dab.layer else channels),
+                own_vector("Dab.k", dab.k, channels),
+                own_vector("Dab.b", dab.b, channels),
+                own_vector("Dab.a", dab.a, 1 if dab.layer else channels),
             )
             self.dab = structs.Dab(*(address(x) for x in self._held), dab.layer, dab.plain)
             if dab.scaled:
@@ -199,7 +202,7 @@ class PreparedConv:
         if weights.kind == "scaled" and not epilogue.plain:
             raise NativeError("PreparedConv: scales per channel with an offset or a lift; expected neither.")
         self.shape = (plane.images, weights.out_channels, *out_size)
-        self._constants = epilogue.checked(plane.images, weights.out_channels, out_size)  # holds the tensors
+        self._constants = epilogue.checked(plane.images, weights.out_channels, out_size).owned()
         like = torch.empty(self.shape, memory_format=torch.channels_last, dtype=torch.float32, device="meta")
         self.template = self._constants.struct(like)
         self.weights = weights

@@ -39,6 +39,12 @@ def vector(name: str, x: Tensor | None, *shape: int) -> Tensor | None:
     return None if x is None else checked(name, x, shape)
 
 
+def own_vector(name: str, x: Tensor | None, *shape: int) -> Tensor | None:
+    """The same as a copy, which nobody else can move or free: for addresses that outlive a call."""
+    found = vector(name, x, *shape)
+    return None if found is None else found.clone()
+
+
 def address(x: Tensor | None) -> int | None:
     """The address of the first element."""
     return None if x is None else x.data_ptr()

@@ -23,6 +23,7 @@ from binarize.native.tensors import channels_last
 from binarize.native.transposed import TransposedWeights, conv_transposed, pack_transposed
 from binarize.native.weights import PackedWeights, pack_depthwise, pack_scaled, pack_weights
 from binarize.runtime.lazy import Behind, Interpolated, ordinary, unchanged
+from binarize.runtime.made_of import made_of
 from binarize.runtime.questions import activation_of, can_interpolate, is_depthwise, per_channel
 from binarize.runtime.statistics import hand_over, taken
 from binarize.runtime.terms import (
@@ -102,12 +103,14 @@ class Kernels:
         self.weights: PackedWeights | None = None
         self._known: dict[Any, _Prepared] = {}
         self._ready: dict[Any, Any] = {}  # calls of `PreparedLayer`, or None where there is none
+        self._made_of = made_of(layer)
         inner, after = activation_of(layer.inner), activation_of(layer.after)
         self.whole = layer.norm is None and inner is not None and after is not None
         """Whether the kernel does all of the layer; else torch goes on behind scale and shift."""
         self.epilogue = scale_and_shift(layer)
         if self.whole and inner is not None and after is not None:
             self.epilogue = dataclasses.replace(self.epilogue, first=inner, second=after)
+        self.epilogue = self.epilogue.owned()
         if spec.kind == "linear":
             signs, stride, dilation = signs[..., None, None], (1, 1), (1, 1)
             pads: tuple[tuple[int, int], ...] = ((0, 0), (0, 0))
@@ -144,6 +147,17 @@ class Kernels:
             # a scale per input channel is one per output channel here, but it differs between images
             return torch.cat([self(part) for part in ordinary(x).split(1)])
         return self._result(self._signs(x, output_size))
+
+    def current(self) -> bool:
+        """Whether the tensors that this was made of are where and what they were; else make it anew."""
+        try:
+            for table, name, place, version in self._made_of:
+                tensor = table[name]
+                if tensor.data_ptr() != place or (version is not None and tensor._version != version):
+                    return False
+        except (KeyError, AttributeError, RuntimeError):  # another kind of tensor, or none
+            return False
+        return True
 
     def at_once(self, x: Tensor) -> Tensor | None:
         """The result in one call of the library; None where that does not go.

@@ -18,6 +18,7 @@ from binarize.native.library import available, warn_missing
 from binarize.runtime.bits import unpack_signs
 from binarize.runtime.kernels import Kernels
 from binarize.runtime.lazy import Interpolated, Small, ordinary
+from binarize.runtime.made_of import place_of
 from binarize.runtime.pointwise import is_traced
 from binarize.runtime.questions import why_not
 from binarize.runtime.spec import PackedSpec
@@ -97,6 +98,7 @@ class PackedLayer(nn.Module):
                 dim=spec.dim,
             )
         self._signs: Tensor | None = None
+        self._signs_of: tuple[int, int | None] = (0, None)
         self._kernels: Kernels | bool | None = False  # until somebody asks whether there can be any
         self._after: list[nn.Module] = []  # lists: they belong to the network, not to this layer
         self._lazy: list[Any] = []
@@ -136,7 +138,8 @@ class PackedLayer(nn.Module):
         quick = self._quick
         if quick is not None and type(input) is Tensor and output_size is None:
             usual = input.dtype == torch.float32 and input.is_cpu and not input.requires_grad
-            if usual and input.numel() and not input.is_neg() and not is_traced(input):
+            usual = usual and input.numel() > 0 and not input.is_neg() and not is_traced(input)
+            if usual and quick.current():
                 return quick(input)
         if input.requires_grad and torch.is_grad_enabled():
             raise TrainingError(
@@ -215,6 +218,8 @@ class PackedLayer(nn.Module):
         maker.sums_for = self.sums_from = maker.sums_for or Link()
 
     def _native(self) -> Kernels | None:
+        if isinstance(self._kernels, Kernels) and not self._kernels.current():
+            self._forget()
         if isinstance(self._kernels, bool):
             if not available():
                 warn_missing()
@@ -279,14 +284,15 @@ class PackedLayer(nn.Module):
     def _kernel(self, values: Tensor) -> Tensor:
         """The signs in the layout of torch's convolution; unpacked once and kept."""
         kept = self._signs
+        compiling = torch.compiler.is_compiling()
+        if kept is not None and not compiling and type(self.bits) is Tensor and not is_traced(values):
+            kept = kept if self._signs_of == place_of(self.bits) else None
         if kept is None or kept.dtype != values.dtype or kept.device != values.device:
             kept = self.signs(values.dtype)
             if self.spec.kind == "transposed":
                 kept = Geometry((), (), (), self.spec.groups, True).filters_back(kept).contiguous()
-            if (
-                type(kept) is Tensor and not torch.compiler.is_compiling()
-            ):  # a graph must not change the module
-                self._signs = kept
+            if type(kept) is Tensor and not compiling:  # a graph must not change the module
+                self._signs, self._signs_of = kept, place_of(self.bits)
         return kept
 
     def _padded(self, values: Tensor, output_size: Sequence[int] | None) -> tuple[Tensor, Geometry]:
@@ -333,12 +339,16 @@ class PackedLayer(nn.Module):
         """Stays in evaluation mode, with all that it holds: there is nothing to train."""
         return super().train(False)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> PackedLayer:
+    def _forget(self) -> None:
+        """Forget what was made of the bits and vectors."""
         self._signs, self._kernels, self._quick = None, False, None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> PackedLayer:
+        self._forget()
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._signs, self._kernels, self._quick = None, False, None
+        self._forget()
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -128,7 +128,8 @@ def _converted(recipe: Recipe, net: nn.Module) -> nn.Module:
     if chosen is None:
         return net
     policy = graph.Policy(keep=chosen.keep, only=chosen.only, first=chosen.first, last=chosen.last)
-    return graph.apply(net, create(chosen.name, **chosen.options), policy=policy)
+    method = create(chosen.name, **chosen.options)
+    return graph.apply(net, method, policy=policy, generator=torch.default_generator)  # seeded by the recipe
 
 
 def adamw(model: nn.Module, settings: Training, device: torch.device) -> torch.optim.AdamW:

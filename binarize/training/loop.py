@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import signal
 import time
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader
 from binarize import files
 from binarize.data.catalog import check_split
 from binarize.errors import ConfigError, DataError, TrainingError
+from binarize.graph.refusals import copied
 from binarize.recipes import Recipe, validate
 from binarize.training.balance import class_weights
 from binarize.training.batches import Batches
@@ -127,7 +127,7 @@ def train(
     net = net.to(memory_format=layout)
     twin = None
     if sharding is not None and world > 1:
-        twin = copy.deepcopy(net)
+        twin = copied(net)
         shard(net, sharding, accelerator.device, world)
     weights = Weights(net, averaged=settings.ema is not None, twin=twin)
     adam = adamw(net, settings, accelerator.device)

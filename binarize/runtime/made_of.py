@@ -1,0 +1,33 @@
+"""What of a packed layer is kept in another form, and whether it is still that.
+
+Memory moves without a word: `share_memory_`, `.data = ...`, resizes, the sending to another process. What is
+made of a tensor (packed words, addresses, unpacked signs) holds as long as the tensor lies where it lay and
+torch has counted no change. What is done to values past torch (`.data`, NumPy) is not seen.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from binarize.runtime.packed import PackedLayer
+
+Mark = tuple[dict[str, Any], str, int, int | None]
+"""Where a tensor is registered, its name there, its address and its version."""
+
+
+def made_of(layer: PackedLayer) -> tuple[Mark, ...]:
+    """Marks of the tensors that kernels are made of: bits, vectors and those of the activations."""
+    found = [(layer._buffers, name) for name in ("bits", "vectors")]
+    for module in (layer.inner, layer.after):
+        for part in () if module is None else module.modules():
+            tables: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+            found += [(table, name) for table in tables for name, t in table.items() if t is not None]
+    return tuple((table, name, *place_of(table[name])) for table, name in found)
+
+
+def place_of(tensor: Tensor) -> tuple[int, int | None]:
+    """Address and version; of inference tensors, whose changes torch does not count, None."""
+    return tensor.data_ptr(), None if tensor.is_inference() else tensor._version
