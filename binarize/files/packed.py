@@ -56,7 +56,8 @@ def save_packed(
     }
     if source is None:
         source = find_source(deployed, lambda shell: _packed_shell(shell, plan, layers))
-    header = _header(source, plan, aliases, layers, kept, leftovers)
+    strides = {name: s for name, s in strides_of(deployed).items() if name in tensors}
+    header = _header(source, plan, aliases, layers, kept, leftovers, strides)
     return write(path, tensors, {**(entries or {}), ENTRY: header.dumps(tensors)})
 
 
@@ -80,7 +81,8 @@ def packed_size(
     found = stored(model, getattr(torch, leftovers))
     if not found.layers:
         return None
-    header = _header(source, plan_of(model), found.aliases, found.layers, found.kept, leftovers)
+    strides = {name: s for name, s in strides_of(model).items() if name in found.tensors}
+    header = _header(source, plan_of(model), found.aliases, found.layers, found.kept, leftovers, strides)
     empty = {name: torch.empty(t.shape, dtype=t.dtype) for name, t in found.tensors.items()}
     return file_size(empty, {**(entries or {}), ENTRY: header.blank()})
 
@@ -92,13 +94,14 @@ def _header(
     layers: Mapping[str, PackedSpec],
     kept: Mapping[str, str],
     leftovers: str,
+    strides: Mapping[str, list[int]],
 ) -> PackedHeader:
     return PackedHeader(
         source=source,
         plan=None if plan is None else plan.as_dict(short=True),
         aliases=aliases,
         versions=versions(),
-        strides={name: s for name, s in strides_of(deployed).items() if name in tensors},
+        strides=strides,
         layers={name: spec.as_dict() for name, spec in layers.items()},
         kept=kept,
         leftovers=leftovers,
