@@ -68,7 +68,10 @@ class Header:
         return _canonical({**self._fields(), "sha256": "0" * 64})
 
     def _fields(self) -> dict[str, Any]:
-        return {"format": self.format, "version": self.version, **dataclasses.asdict(self)}
+        fields = {"format": self.format, "version": self.version, **dataclasses.asdict(self)}
+        if not fields["strides"]:  # so that the first readers' files stay as they are, to the byte
+            del fields["strides"]
+        return fields
 
 
 @dataclass(frozen=True, kw_only=True)
