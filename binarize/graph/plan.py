@@ -19,6 +19,7 @@ from torch import fx, nn
 from binarize.errors import FormatError
 from binarize.graph.output_plan import OutputPlan, output_lines
 from binarize.methods.build import BINARY_ALREADY
+from binarize.methods.forms import Form
 from binarize.tables import BINARY, FLOAT, SLOWER, Name, plain, widest_part
 
 _NAME_WIDTH = 24
@@ -106,7 +107,8 @@ class Edit:
         node: name of the node.
         action: `drop`: its value is that of argument `keep`; `activation`: a new module is called on
             argument 0;
-            `identity`: its value is that of argument 0.
+            `identity`: its value is that of argument 0; `layer`: it applies the weight of the layer at
+            `owner`, and the binary layer is called on its input instead.
         keep: see `action`.
         fixed: parameters of the forward that the graph holds at their defaults.
         lists: parameters that are lists or tuples, with the name of their type and their length.
@@ -129,10 +131,12 @@ class Traced:
     Attributes:
         model: the model that was planned for.
         graphs: by path, for training and evaluation.
+        forms: of converted layers that have forwards of their own, by path.
     """
 
     model: weakref.ref[nn.Module]
     graphs: dict[str, fx.Graph]
+    forms: dict[str, Form]
 
 
 @dataclass(frozen=True, kw_only=True)
