@@ -20,7 +20,7 @@ from binarize.graph.plan import Edit, Plan, Swap
 from binarize.graph.planner import plan
 from binarize.graph.policy import Policy
 from binarize.graph.refusals import copied, uncompiled
-from binarize.graph.rewritten import install, require_default, require_list, require_value
+from binarize.graph.rewritten import install, require_default, require_extra, require_list, require_value
 from binarize.graph.roles import fused_activation, fused_drop, is_batch_norm
 from binarize.layers import BinaryLayer
 from binarize.layers.norm import batch_norm
@@ -129,7 +129,8 @@ def _edit(
         by_owner.setdefault(edit.owner, []).append(edit)
     for owner, edits in by_owner.items():
         module = model.get_submodule(owner)
-        signature = Signature(fixed=edits[0].fixed, lists=edits[0].lists)
+        told = {item.name: getattr(edits[0], item.name) for item in dataclasses.fields(Signature)}
+        signature = Signature(**told)
         try:
             if owner in graphs:
                 graph = copying.deepcopy(graphs[owner])
@@ -206,7 +207,14 @@ def _guard(graph: fx.Graph, owner: str, signature: Signature, asked: set[str]) -
     with graph.inserting_after(placeholders[-1]):
         for node in placeholders:
             where = f"{owner or 'forward'}: {node.target}"
-            if node.target in signature.fixed:
+            name = str(node.target)
+            if name.startswith("**"):
+                given = (dict(signature.constants), list(signature.tensors))
+                graph.call_function(require_extra, (node, *given, where))
+            elif name.startswith("*"):
+                length = lists.get(name[1:], ("tuple", 0))[1]
+                graph.call_function(require_list, (node, "tuple", length, where))
+            elif node.target in signature.fixed:
                 graph.call_function(require_default, (node, node.args[0], where))
             elif node.target in lists:
                 graph.call_function(require_list, (node, *lists[str(node.target)], where))

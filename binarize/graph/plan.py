@@ -112,6 +112,8 @@ class Edit:
         keep: see `action`.
         fixed: parameters of the forward that the graph holds at their defaults.
         lists: parameters that are lists or tuples, with the name of their type and their length.
+        constants: names and values of what is passed in `**kwargs` beside tensors.
+        tensors: names of the tensors there.
         activation: describes the new activation (its `path` is its name in the owner).
     """
 
@@ -121,6 +123,8 @@ class Edit:
     keep: int = 0
     fixed: tuple[str, ...] = ()
     lists: tuple[tuple[str, str, int], ...] = ()
+    constants: tuple[tuple[str, Any], ...] = ()
+    tensors: tuple[str, ...] = ()
     activation: Swap | None = None
 
 
@@ -351,4 +355,6 @@ def _without_defaults(given: dict[str, Any], cls: type) -> dict[str, Any]:
 def _edit(given: dict[str, Any]) -> Edit:
     activation = Swap(**given["activation"]) if given.get("activation") is not None else None
     lists = tuple((str(name), str(kind), int(length)) for name, kind, length in given.get("lists", ()))
-    return Edit(**{**given, "fixed": tuple(given.get("fixed", ())), "lists": lists, "activation": activation})
+    constants = tuple((str(name), value) for name, value in given.get("constants", ()))
+    names = {name: tuple(given.get(name, ())) for name in ("fixed", "tensors")}
+    return Edit(**{**given, **names, "lists": lists, "constants": constants, "activation": activation})

@@ -203,6 +203,8 @@ def _sort_layers(draft: Draft, layers: dict[str, nn.Module], policy: Policy) -> 
             site = SiteDraft(name, module, nodes, _kind(module, nodes[0]), form)  # type: ignore[arg-type]
             if (reason := method.refuses(site.site())) is not None:
                 draft.kept[name] = ("method", reason)
+            elif (reason := _unanswered(draft, site)) is not None:
+                draft.kept[name] = ("layer", reason)
             elif isinstance(opening, Opening) and (reason := draft.open(name, opening)) is not None:
                 draft.kept[name] = ("layer", _closed(module, reason))
             else:
@@ -217,6 +219,19 @@ def _layer_reason(draft: Draft, name: str) -> str | None:
         return _closed(module, opening)
     reason = why_not(module, opening.form if opening is not None else form)  # type: ignore[arg-type]
     return reason or _inside_patched(draft, name)
+
+
+def _unanswered(draft: Draft, site: SiteDraft) -> str | None:
+    """What a forward asks of the layer, or calls it with, that the binary one could not answer."""
+    known = ("input", "output_size") if isinstance(site.module, nn.ConvTranspose2d) else ("input",)
+    for node in site.nodes:
+        if len(node.args) > len(known) or not set(node.kwargs) <= set(known):
+            return f"is called with more than {' and '.join(known)}"
+    seen = site.site()
+    asked = f"{site.name}.bias" in draft.flow.recording.read
+    if asked and not draft.method.composes(seen) and not site.recipe(draft.method).bias:
+        return f"a forward reads its bias, and {draft.method.name} keeps none"
+    return None
 
 
 def _closed(module: nn.Module, reason: str) -> str:
@@ -356,8 +371,7 @@ def _kind_name(module: nn.Module) -> str:
 
 
 def _with_signature(edit: Edit, recording: Recording) -> Edit:
-    signature = recording.levels[edit.owner].signature
-    return dataclasses.replace(edit, fixed=signature.fixed, lists=signature.lists)
+    return dataclasses.replace(edit, **vars(recording.levels[edit.owner].signature))
 
 
 def _some(names: list[str]) -> str:

@@ -75,14 +75,11 @@ class Recording:
         read: parameters and buffers that functions were called with.
         parameters: names of the model's.
         fake: the run was on fake tensors.
-<<<<<<< HEAD
         written: parameters and buffers that the run wrote to or replaced, and whose forward did so (a path).
         sets_memory: the run was on real tensors because a forward sets `.data`.
-=======
         own: of layers whose classes have a forward of their own: the form of that, or why it has none.
         opened: those without a form whose forward was run step by step, the layer being one of the steps;
             why not for the others.
->>>>>>> b8e3f82 (Convolution and linear subclasses with forwards of their own become binary by what those compute)
     """
 
     graph: fx.Graph
@@ -445,7 +442,7 @@ class _Recorder(TorchFunctionMode):
                 env[node] = getattr(node_args[0], str(node.target))(*node_args[1:], **node_kwargs)
             else:
                 env[node] = node.target(*node_args, **node_kwargs)  # type: ignore[operator]
-            if env[node] is None and node.users:
+            if env[node] is None and any(user.op != "output" for user in node.users):
                 raise TraceError("its forward computes with None, which symbols never are")
         raise TraceError("a graph without output")
 
@@ -459,7 +456,10 @@ class _Recorder(TorchFunctionMode):
         if setter(func) == "data":
             self._set_data(*args)
         result = run(*args, **kwargs)
-        if self._paused or self._leaf_depth or getattr(func, "__name__", "") in _SILENT:
+        if self._paused or self._leaf_depth:
+            return result
+        self._note_read(args)
+        if getattr(func, "__name__", "") in _SILENT:
             return result
         opened = self._recording.opened.get(self._owners[-1])
         step = self._level_nodes[-1]
@@ -493,6 +493,12 @@ class _Recorder(TorchFunctionMode):
             name = self._tensors.get(id(tensor), "a tensor")
             self._needs_memory = _NeedsMemoryError(f"its forward sets the .data of {name}")
             raise self._needs_memory
+
+    def _note_read(self, args: Any) -> None:
+        """Note that a parameter is asked for its dtype, shape...: what takes its place may have none."""
+        name = self._tensors.get(id(args[0])) if args and isinstance(args[0], nn.Parameter) else None
+        if name is not None:
+            self._recording.read.add(name)
 
     def _record_layer(self, result: Tensor, args: Any, kwargs: Any, level: str) -> None:
         """A function with the weight of the layer whose forward runs: it is the call of that layer."""

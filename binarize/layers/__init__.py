@@ -1,5 +1,6 @@
 """Trainable modules of binary networks: quantizers, convolutions, linear layers, activations, bypass."""
 
+from binarize.layers.absent import AbsentTensor, StandsForLayer
 from binarize.layers.activations import BiasPReLU, Maxout, RPReLU
 from binarize.layers.base import BinaryLayer
 from binarize.layers.bypass import Bypass

@@ -13,7 +13,14 @@ from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from binarize.errors import ConfigError
-from binarize.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose2d, BinaryLayer, BinaryLinear
+from binarize.layers import (
+    BinaryConv1d,
+    BinaryConv2d,
+    BinaryConvTranspose2d,
+    BinaryLayer,
+    BinaryLinear,
+    StandsForLayer,
+)
 from binarize.layers.bypass import fit_of
 from binarize.layers.recipe import Kind, MethodLike, Recipe, Site, resolve
 from binarize.methods.base import Method
@@ -30,7 +37,16 @@ _BASES: dict[type[nn.Module], type[BinaryLayer]] = {
 }
 _GEOMETRY = {
     *("in_channels", "out_channels", "in_features", "out_features"),
-    *("kernel_size", "stride", "padding", "dilation", "groups"),
+    *(
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "output_padding",
+        "padding_mode",
+        "transposed",
+    ),
 }
 
 
@@ -186,6 +202,8 @@ def build(
     if composite is not None:
         for name in _GEOMETRY & vars(layer).keys():  # what forwards ask their layers for
             setattr(composite, name, getattr(layer, name))
+        if isinstance(composite, StandsForLayer):
+            composite.float_shape, composite.float_bias = tuple(layer.weight.shape), layer.bias is not None
         return _as(layer, composite)
     recipe = method.recipe(site)
     cls: Any = next(binary for base, binary in _BASES.items() if isinstance(layer, base))
