@@ -204,21 +204,21 @@ def _guard(graph: fx.Graph, owner: str, signature: Signature, asked: set[str]) -
     if not placeholders:
         return
     lists = {name: (kind, length) for name, kind, length in signature.lists}
-    with graph.inserting_after(placeholders[-1]):
-        for node in placeholders:
-            where = f"{owner or 'forward'}: {node.target}"
-            name = str(node.target)
+    for node in placeholders:
+        name = str(node.target)
+        where = f"{owner or 'forward'}: {name}"
+        with graph.inserting_after(node):  # before something is taken out of it
             if name.startswith("**"):
                 given = (dict(signature.constants), list(signature.tensors))
                 graph.call_function(require_extra, (node, *given, where))
             elif name.startswith("*"):
                 length = lists.get(name[1:], ("tuple", 0))[1]
                 graph.call_function(require_list, (node, "tuple", length, where))
-            elif node.target in signature.fixed:
+            elif name in signature.fixed:
                 graph.call_function(require_default, (node, node.args[0], where))
-            elif node.target in lists:
-                graph.call_function(require_list, (node, *lists[str(node.target)], where))
-            elif node.target in asked:
+            elif name in lists:
+                graph.call_function(require_list, (node, *lists[name], where))
+            elif name in asked:
                 graph.call_function(require_value, (node, where))
 
 

@@ -36,8 +36,8 @@ class Signature:
 
     Attributes:
         fixed: parameters that no call passes; the graph holds for their default values only.
-        lists: parameters that are lists or tuples of tensors, each with its type's name and its length; `*args`
-            is a tuple.
+        lists: parameters that are lists or tuples of tensors, each with its type's name and its length;
+            `*args` is a tuple.
         constants: names and values of what calls pass in `**kwargs` beside tensors.
         tensors: names of the tensors there.
     """

@@ -229,7 +229,7 @@ def _unanswered(draft: Draft, site: SiteDraft) -> str | None:
             return f"is called with more than {' and '.join(known)}"
     seen = site.site()
     asked = f"{site.name}.bias" in draft.flow.recording.read
-    if asked and not draft.method.composes(seen) and not site.recipe(draft.method).bias:
+    if asked and seen.has_bias and not draft.method.composes(seen) and not site.recipe(draft.method).bias:
         return f"a forward reads its bias, and {draft.method.name} keeps none"
     return None
 

@@ -90,10 +90,10 @@ def require_extra(given: dict[str, Any], constants: dict[str, Any], tensors: lis
         if name in tensors and value is None:
             raise RewriteError(f"{where}: {name!r} is missing, which the converted forward was made for.")
         if name not in tensors and not (type(value) is type(expected) and value == expected):
+            made_for = repr(expected) if name in constants else "none"
             raise RewriteError(
-                f"{where}: got {name}={_short(value)}, the converted forward was made for "
-                f"{'none' if name not in constants else repr(expected)}; convert with example_inputs with which "
-                "this argument is passed to use it."
+                f"{where}: got {name}={_short(value)}, the converted forward was made for {made_for}; "
+                "convert with example_inputs with which this argument is passed to use it."
             )
 
 

@@ -21,6 +21,7 @@ from binarize.layers.recipe import Recipe, Site
 
 __all__ = [
     "DAB",
+    "AbsentTensor",
     "AdaBinSign",
     "ApproxSignQuantizer",
     "BiasPReLU",
@@ -39,5 +40,6 @@ __all__ = [
     "ShiftedSignQuantizer",
     "SignSTE",
     "Site",
+    "StandsForLayer",
     "TokenSign",
 ]

@@ -49,7 +49,7 @@ class AbsentTensor(Tensor):
     """
 
     @staticmethod
-    def __new__(cls, shape: Sequence[int], like: Tensor) -> AbsentTensor:
+    def __new__(cls, shape: Sequence[int], like: Tensor) -> AbsentTensor:  # noqa: D102 - see the class
         made: Any = Tensor._make_wrapper_subclass(cls, tuple(shape), dtype=like.dtype, device=like.device)
         return made
 

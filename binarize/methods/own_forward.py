@@ -1,8 +1,8 @@
 """The form of a layer whose class has a forward of its own: found by watching it run, not by its name.
 
 Such a forward may pad, call `super().forward`, `_conv_forward` or a function of torch with the layer's
-weight, and standardize that weight first. A forward that does more (norms, activations, cropping) has no form;
-a graph can still take it apart.
+weight, and standardize that weight first. A forward that does more (norms, activations, cropping) has no
+form; a graph can still take it apart.
 """
 
 from __future__ import annotations
