@@ -461,10 +461,8 @@ class _Recorder(TorchFunctionMode):
         self._note_read(args)
         if getattr(func, "__name__", "") in _SILENT:
             return result
-        opened = self._recording.opened.get(self._owners[-1])
-        step = self._level_nodes[-1]
-        if isinstance(opened, Opening) and step is not None and step.name == opened.step:
-            self._record_layer(result, args, kwargs, step.name)
+        if self._is_layer_step():
+            self._record_layer(result, args, kwargs)
             return result
         if getattr(func, "__name__", "") == "__setitem__":
             self._record_setitem(func, *args)
@@ -500,14 +498,23 @@ class _Recorder(TorchFunctionMode):
         if name is not None:
             self._recording.read.add(name)
 
-    def _record_layer(self, result: Tensor, args: Any, kwargs: Any, level: str) -> None:
+    def _is_layer_step(self) -> bool:
+        """Whether the step at hand applies the weight of the layer whose own forward runs.
+
+        A function of its own: see `symbols`, which take a caller that says isinstance for a user's.
+        """
+        opened, step = self._recording.opened.get(self._owners[-1]), self._level_nodes[-1]
+        return isinstance(opened, Opening) and step is not None and step.name == opened.step
+
+    def _record_layer(self, result: Tensor, args: Any, kwargs: Any) -> None:
         """A function with the weight of the layer whose forward runs: it is the call of that layer."""
         path = self._owners[-1]
         given = args[0] if args else kwargs["input"]
         node = self._graph.create_node("call_module", path, (self._args(given),), {})
         node.meta["input_shape"] = tuple(given.shape)
         role = module_role(self._model.get_submodule(path))
-        self._record_result(result, node, role or "other", level)
+        step = self._level_nodes[-1]
+        self._record_result(result, node, role or "other", None if step is None else step.name)
 
     def _record_setitem(self, func: Any, tensor: Tensor, index: Any, value: Any) -> None:
         """A tensor whose part was set is another value from then on: what it was, and what was put in."""
