@@ -170,9 +170,7 @@ class _Recorder(TorchFunctionMode):
         self._model = model
         self._graph = fx.Graph()
         names = frozenset(name for name, _ in model.named_parameters(remove_duplicate=False))
-        self._recording = Recording(
-            self._graph, fake=fake, opaque=dict(opaque), parameters=names, own=own
-        )
+        self._recording = Recording(self._graph, fake=fake, opaque=dict(opaque), parameters=names, own=own)
         # Weak: a run on real tensors that kept all of them would take as much memory as training.
         self._nodes = WeakTensorKeyDictionary()
         self._owners: list[str] = [""]
