@@ -15,6 +15,7 @@ from binarize.errors import TraceError
 from binarize.graph.levels import Level, Signature, trace_level
 
 _DEEPEST = 8  # levels of a network's result; objects may hold each other
+_CONSTANTS = (bool, int, float, str, type(None))
 
 
 def signature_of(module: nn.Module, bound: inspect.BoundArguments) -> tuple[Signature, frozenset[str], str]:
@@ -25,13 +26,21 @@ def signature_of(module: nn.Module, bound: inspect.BoundArguments) -> tuple[Sign
         cannot be traced, or nothing.
     """
     fixed, lists, others, odd = [], [], [], ""
+    constants: dict[str, Any] = {}
+    among: list[str] = []
     for name, parameter in list(inspect.signature(type(module).forward).parameters.items())[1:]:
         value = bound.arguments.get(name, parameter.default)
         if value is parameter.default:
             fixed.append(name)
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            among = [key for key, item in value.items() if isinstance(item, Tensor)]
+            constants = {key: item for key, item in value.items() if key not in among}
+            strange = [key for key, item in constants.items() if not isinstance(item, _CONSTANTS)]
+            if strange:
+                odd = f"is given {strange[0]!r} in **{name}, which is neither a tensor nor a plain value"
         elif value is None:
             odd = f"is given None for {name!r}"  # a forward asks for that, and no symbol is None
-        elif type(value) in (list, tuple) and parameter.kind is not parameter.VAR_POSITIONAL:
+        elif type(value) in (list, tuple):
             if not all(isinstance(item, Tensor) for item in value):
                 others.append(name)
             else:
@@ -40,7 +49,10 @@ def signature_of(module: nn.Module, bound: inspect.BoundArguments) -> tuple[Sign
                 odd = f"is given a {type(value).__name__} with None in it for {name!r}"
         elif not isinstance(value, Tensor):
             others.append(name)
-    return Signature(fixed=tuple(fixed), lists=tuple(lists)), frozenset(others), odd
+    signature = Signature(
+        fixed=tuple(fixed), lists=tuple(lists), constants=tuple(constants.items()), tensors=tuple(among)
+    )
+    return signature, frozenset(others), odd
 
 
 def trace_with_numbers(module: nn.Module, signature: Signature, others: frozenset[str]) -> Level:

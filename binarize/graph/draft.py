@@ -10,12 +10,14 @@ from torch import fx, nn
 from binarize.errors import TraceError
 from binarize.graph.flow import PASSIVE, Flow
 from binarize.graph.levels import Level, acts, for_both_modes
+from binarize.graph.openings import Opening
 from binarize.graph.plan import Edit, KeptBy, Swap
 from binarize.graph.position import Position
 from binarize.graph.roles import fused_activation
 from binarize.layers.recipe import Kind, Recipe, Site
 from binarize.methods.base import ActivationSite, Method
 from binarize.methods.build import site_of
+from binarize.methods.forms import Form
 
 _BLINDING = ("relu", "relu6", "starrelu", "softplus")
 _TOWARDS_LAYERS = PASSIVE | {"pool", "pad", "split", "cat", "upsample", "mul", "add"}
@@ -88,6 +90,20 @@ class Draft:
         owner, level = node.meta["owner"], node.meta["level"]
         if level is None or owner not in recording.levels or recording.calls.get(owner, 0) > 1:
             return False
+        return self._has_graph(owner)
+
+    def open(self, path: str, opening: Opening) -> str | None:
+        """Note that a binary layer is to stand in the forward of the layer at `path`, or why it cannot."""
+        if not self._has_graph(path):
+            return self.flow.recording.opaque.pop(path)
+        for step in opening.pads:
+            self.edits[path, step] = Edit(owner=path, node=step, action="identity")
+        self.edits[path, opening.step] = Edit(owner=path, node=opening.step, action="layer")
+        return None
+
+    def _has_graph(self, owner: str) -> bool:
+        """Whether the forward of the module at `owner` is one graph in training and evaluation."""
+        recording = self.flow.recording
         if owner not in self.rewritable:
             try:
                 self.rewritable[owner] = for_both_modes(self.flow.modules[owner], recording.levels[owner])
@@ -160,6 +176,7 @@ class SiteDraft:
         norm: for people: what happens to the norm.
         absorbs: path of the norm module that the layer takes over, or None.
         activation: for people: what happens to the activation behind it.
+        form: of a layer whose class has a forward of its own.
         tail: the node that carries the layer's normalized result.
         bypass: the layer brings its bypass.
         bypass_reason: why it does not, although its method has one there.
@@ -170,6 +187,7 @@ class SiteDraft:
     module: nn.Module
     nodes: list[fx.Node]
     kind: Kind
+    form: Form | None = None
     context: dict[str, Any] = field(default_factory=dict)
     norm: str = "fresh BatchNorm"
     absorbs: str | None = None
@@ -181,7 +199,7 @@ class SiteDraft:
 
     def site(self) -> Site:
         """The site as the method sees it."""
-        return site_of(self.module, kind=self.kind, **self.context)
+        return site_of(self.module, kind=self.kind, form=self.form, **self.context)
 
     def recipe(self, method: Method) -> Recipe:
         """The parts that the method wants here."""

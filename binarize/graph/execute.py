@@ -14,18 +14,20 @@ from torch.fx.node import map_arg
 from binarize.errors import RewriteError, TraceError
 from binarize.graph.hooks import has_hooks, take_hooks, without_hooks
 from binarize.graph.levels import Signature, acts, for_both_modes, trace_level
+from binarize.graph.openings import opening, take_apart
 from binarize.graph.places import Places
 from binarize.graph.plan import Edit, Plan, Swap
 from binarize.graph.planner import plan
 from binarize.graph.policy import Policy
 from binarize.graph.refusals import copied, uncompiled
-from binarize.graph.rewritten import install, require_default, require_list, require_value
+from binarize.graph.rewritten import install, require_default, require_extra, require_list, require_value
 from binarize.graph.roles import fused_activation, fused_drop, is_batch_norm
 from binarize.layers import BinaryLayer
 from binarize.layers.norm import batch_norm
 from binarize.layers.recipe import METHODS
 from binarize.methods.base import ActivationSite, Method
-from binarize.methods.build import build, site_of
+from binarize.methods.build import build, own_form, site_of
+from binarize.methods.forms import Form
 from binarize.random_state import drawing_from
 
 
@@ -80,10 +82,11 @@ def _executed(plan: Plan, model: nn.Module, copy: bool) -> nn.Module:
     _check(plan, model)
     same = plan.traced is not None and plan.traced.model() is model
     graphs = plan.traced.graphs if same and plan.traced is not None else {}
+    forms = dict(plan.traced.forms) if same and plan.traced is not None else {}
     result = copied(model) if copy else model
-    _edit(plan, result, method, graphs)
+    opened = _edit(plan, result, method, graphs, forms)
     places = Places(result)
-    _swap_layers(plan, result, method, places)
+    _swap_layers(plan, result, method, places, opened, forms)
     for swap in plan.swaps:
         _swap(result, swap, method, places)
     _disable_fast_paths(result)
@@ -112,14 +115,22 @@ def _check(plan: Plan, model: nn.Module) -> None:
             )
 
 
-def _edit(plan: Plan, model: nn.Module, method: Method, graphs: dict[str, fx.Graph]) -> None:
-    """Rewrite the forward of each module that owns a sum, an activation or a layer scale that goes."""
+def _edit(
+    plan: Plan, model: nn.Module, method: Method, graphs: dict[str, fx.Graph], forms: dict[str, Form]
+) -> dict[str, nn.Module]:
+    """Rewrite the forward of each module that owns a sum, an activation or a layer scale that goes.
+
+    Returns:
+        The float layers whose own forwards are among them, by path; their forms are added to `forms`.
+    """
+    opened: dict[str, nn.Module] = {}
     by_owner: dict[str, list[Edit]] = {}
     for edit in plan.edits:
         by_owner.setdefault(edit.owner, []).append(edit)
     for owner, edits in by_owner.items():
         module = model.get_submodule(owner)
-        signature = Signature(fixed=edits[0].fixed, lists=edits[0].lists)
+        told = {item.name: getattr(edits[0], item.name) for item in dataclasses.fields(Signature)}
+        signature = Signature(**told)
         try:
             if owner in graphs:
                 graph = copying.deepcopy(graphs[owner])
@@ -128,6 +139,10 @@ def _edit(plan: Plan, model: nn.Module, method: Method, graphs: dict[str, fx.Gra
         except TraceError as error:
             raise RewriteError(f"{owner}: {error}; it could be traced when the plan was made.") from None
         asked = _asked_for(module, graph, signature)
+        layer = next((edit.node for edit in edits if edit.action == "layer"), None)
+        if layer is not None:
+            forms[owner] = opening(graph, module).form
+            opened[owner] = take_apart(module, forms[owner], _free_name(module, "binary"))
         before = _parameters_read(graph)
         alone = {node for node in graph.nodes if node.op == "call_module" and not node.users}
         nodes = {node.name: node for node in graph.nodes}
@@ -144,6 +159,13 @@ def _edit(plan: Plan, model: nn.Module, method: Method, graphs: dict[str, fx.Gra
             if "." not in name and name in module._parameters:
                 module._parameters[name] = None  # layer scale that nothing reads any more
         install(module, graph)
+    return opened
+
+
+def _free_name(module: nn.Module, name: str) -> str:
+    while hasattr(module, name):
+        name += "_"
+    return name
 
 
 def _asked_for(module: nn.Module, graph: fx.Graph, signature: Signature) -> set[str]:
@@ -182,14 +204,21 @@ def _guard(graph: fx.Graph, owner: str, signature: Signature, asked: set[str]) -
     if not placeholders:
         return
     lists = {name: (kind, length) for name, kind, length in signature.lists}
-    with graph.inserting_after(placeholders[-1]):
-        for node in placeholders:
-            where = f"{owner or 'forward'}: {node.target}"
-            if node.target in signature.fixed:
+    for node in placeholders:
+        name = str(node.target)
+        where = f"{owner or 'forward'}: {name}"
+        with graph.inserting_after(node):  # before something is taken out of it
+            if name.startswith("**"):
+                given = (dict(signature.constants), list(signature.tensors))
+                graph.call_function(require_extra, (node, *given, where))
+            elif name.startswith("*"):
+                length = lists.get(name[1:], ("tuple", 0))[1]
+                graph.call_function(require_list, (node, "tuple", length, where))
+            elif name in signature.fixed:
                 graph.call_function(require_default, (node, node.args[0], where))
-            elif node.target in lists:
-                graph.call_function(require_list, (node, *lists[str(node.target)], where))
-            elif node.target in asked:
+            elif name in lists:
+                graph.call_function(require_list, (node, *lists[name], where))
+            elif name in asked:
                 graph.call_function(require_value, (node, where))
 
 
@@ -203,6 +232,11 @@ def _edit_node(graph: fx.Graph, node: fx.Node, edit: Edit, module: nn.Module, me
         module.add_module(name, new)
         with graph.inserting_before(node):
             value: Any = graph.call_module(name, (node.args[0],))
+    elif edit.action == "layer":
+        known: Any = module
+        given = node.args[0] if node.args else node.kwargs["input"]
+        with graph.inserting_before(node):
+            value = graph.call_module(known.binary_name, (given,))
     else:
         value = node.args[edit.keep if edit.action == "drop" else 0]
     if not isinstance(value, fx.Node):
@@ -222,18 +256,30 @@ def _parameters_read(graph: fx.Graph) -> set[str]:
     return {str(node.target) for node in graph.nodes if node.op == "get_attr"}
 
 
-def _swap_layers(plan: Plan, model: nn.Module, method: Method, places: Places) -> None:
+def _swap_layers(
+    plan: Plan,
+    model: nn.Module,
+    method: Method,
+    places: Places,
+    opened: dict[str, nn.Module],
+    forms: dict[str, Form],
+) -> None:
     ties: dict[int, list[nn.Module]] = {}
     for row in plan.converted:
-        layer: Any = model.get_submodule(row.name)
-        site = site_of(layer, kind=row.site_kind or None, **dict(row.context))  # type: ignore[arg-type]
-        built = build(layer, method, site, bypass=row.bypass != "none")
+        place: Any = model.get_submodule(row.name)
+        layer: Any = opened.get(row.name, place)
+        form = forms.get(row.name) or own_form(layer)
+        site = site_of(layer, kind=row.site_kind or None, form=form, **dict(row.context))  # type: ignore[arg-type]
+        built = build(layer, method, site, bypass=row.bypass != "none", form=form)
         if row.absorbs is not None:
             _take_over(built, model.get_submodule(row.absorbs), layer)
         for earlier in ties.setdefault(id(layer.weight), []):
             _tie(built, earlier)
         ties[id(layer.weight)].append(built)
-        places.replace(layer, built)
+        if layer is place:
+            places.replace(layer, built)
+        else:
+            place._modules[place.binary_name] = built
 
 
 def _tie(built: nn.Module, earlier: nn.Module) -> None:

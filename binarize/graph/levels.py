@@ -26,7 +26,7 @@ from binarize.graph.untouched import Snapshot, same_items, untouched
 from binarize.graph.writes import watching
 
 _IN_PLACE = {"setitem", "__setitem__", "iadd", "isub", "imul", "itruediv"}
-_RAISING = {"_assert", "_check", "require_default", "require_list", "require_value"}
+_RAISING = {"_assert", "_check", "require_default", "require_extra", "require_list", "require_value"}
 _LIST_CHANGES = {"append", "extend", "insert", "pop", "remove", "clear", "update", "setdefault", "popitem"}
 
 
@@ -36,11 +36,16 @@ class Signature:
 
     Attributes:
         fixed: parameters that no call passes; the graph holds for their default values only.
-        lists: parameters that are lists or tuples of tensors, each with its type's name and its length.
+        lists: parameters that are lists or tuples of tensors, each with its type's name and its length;
+            `*args` is a tuple.
+        constants: names and values of what calls pass in `**kwargs` beside tensors.
+        tensors: names of the tensors there.
     """
 
     fixed: tuple[str, ...] = ()
     lists: tuple[tuple[str, str, int], ...] = ()
+    constants: tuple[tuple[str, Any], ...] = ()
+    tensors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class _LevelTracer(fx.Tracer):
     def __init__(self, signature: Signature, others: frozenset[str]) -> None:
         super().__init__()
         self._fixed = signature.fixed
+        self._signature = signature
         self._others = others
         self._lists = {name: (kind, length) for name, kind, length in signature.lists}
         self.given: list[tuple[list[Any], list[Any]]] = []
@@ -74,33 +80,48 @@ class _LevelTracer(fx.Tracer):
     ) -> tuple[Callable[..., Any], list[Any]]:
         """A placeholder per parameter of forward; those of `fixed` are there, but their default is used.
 
-        Lists are lists of proxies, for forwards ask whether they are, and loop over them.
+        Lists are lists of proxies, for forwards ask whether they are, and loop over them. Behind the first
+        parameter that no call passes, all others go by name: decorators look for them there.
         """
         positional: list[Any] = [self.root]
         keyword: dict[str, Any] = {}
+        skipped = False
         for parameter in list(inspect.signature(root_fn).parameters.values())[1:]:
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                if parameter.name not in self._fixed:
-                    raise TraceError(f"its forward takes *{parameter.name}")
+            name = parameter.name
+            if parameter.kind is parameter.VAR_KEYWORD:
+                value = self.create_proxy("placeholder", f"**{name}", (), {})
+                keyword |= dict(self._signature.constants)
+                keyword |= {key: self._tensor(value[key]) for key in self._signature.tensors}
+                continue
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                value = self.create_proxy("placeholder", f"*{name}", (), {})
+                if name in self._lists:
+                    positional += [self._tensor(value[index]) for index in range(self._lists[name][1])]
+                elif name not in self._fixed:
+                    raise TraceError(f"its forward takes *{name}, and is given more than tensors for it")
                 continue
             default = () if parameter.default is parameter.empty else (parameter.default,)
-            value: Any = self.create_proxy("placeholder", parameter.name, default, {})
-            if parameter.name in self._fixed:
-                value = parameter.default
-            elif parameter.name in self._lists:
-                kind, length = self._lists[parameter.name]
-                items = [value[index] for index in range(length)]
-                for item in items:
-                    item.stands_for_tensor = True
+            value = self.create_proxy("placeholder", name, default, {})
+            if name in self._fixed:
+                skipped = True
+                continue
+            if name in self._lists:
+                kind, length = self._lists[name]
+                items = [self._tensor(value[index]) for index in range(length)]
                 self.given.append((items, list(items)))
                 value = tuple(items) if kind == "tuple" else items
-            elif parameter.name not in self._others:
-                value.stands_for_tensor = True
-            if parameter.kind is parameter.KEYWORD_ONLY:
-                keyword[parameter.name] = value
+            elif name not in self._others:
+                value = self._tensor(value)
+            if parameter.kind is parameter.KEYWORD_ONLY or skipped:
+                keyword[name] = value
             else:
                 positional.append(value)
         return functools.partial(root_fn, **keyword), positional
+
+    def _tensor(self, value: Any) -> Any:
+        """A value of which forwards may ask whether it is a tensor."""
+        value.stands_for_tensor = True
+        return value
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A value that does in place what tensors do, and refuses what they would answer otherwise."""

@@ -19,6 +19,7 @@ from torch import fx, nn
 from binarize.errors import FormatError
 from binarize.graph.output_plan import OutputPlan, output_lines
 from binarize.methods.build import BINARY_ALREADY
+from binarize.methods.forms import Form
 from binarize.tables import BINARY, FLOAT, SLOWER, Name, plain, widest_part
 
 _NAME_WIDTH = 24
@@ -106,10 +107,13 @@ class Edit:
         node: name of the node.
         action: `drop`: its value is that of argument `keep`; `activation`: a new module is called on
             argument 0;
-            `identity`: its value is that of argument 0.
+            `identity`: its value is that of argument 0; `layer`: it applies the weight of the layer at
+            `owner`, and the binary layer is called on its input instead.
         keep: see `action`.
         fixed: parameters of the forward that the graph holds at their defaults.
         lists: parameters that are lists or tuples, with the name of their type and their length.
+        constants: names and values of what is passed in `**kwargs` beside tensors.
+        tensors: names of the tensors there.
         activation: describes the new activation (its `path` is its name in the owner).
     """
 
@@ -119,6 +123,8 @@ class Edit:
     keep: int = 0
     fixed: tuple[str, ...] = ()
     lists: tuple[tuple[str, str, int], ...] = ()
+    constants: tuple[tuple[str, Any], ...] = ()
+    tensors: tuple[str, ...] = ()
     activation: Swap | None = None
 
 
@@ -129,10 +135,12 @@ class Traced:
     Attributes:
         model: the model that was planned for.
         graphs: by path, for training and evaluation.
+        forms: of converted layers that have forwards of their own, by path.
     """
 
     model: weakref.ref[nn.Module]
     graphs: dict[str, fx.Graph]
+    forms: dict[str, Form]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,4 +355,6 @@ def _without_defaults(given: dict[str, Any], cls: type) -> dict[str, Any]:
 def _edit(given: dict[str, Any]) -> Edit:
     activation = Swap(**given["activation"]) if given.get("activation") is not None else None
     lists = tuple((str(name), str(kind), int(length)) for name, kind, length in given.get("lists", ()))
-    return Edit(**{**given, "fixed": tuple(given.get("fixed", ())), "lists": lists, "activation": activation})
+    constants = tuple((str(name), value) for name, value in given.get("constants", ()))
+    names = {name: tuple(given.get(name, ())) for name in ("fixed", "tensors")}
+    return Edit(**{**given, **names, "lists": lists, "constants": constants, "activation": activation})

@@ -16,6 +16,7 @@ from binarize.graph.activations import decide_activations, note_contexts
 from binarize.graph.draft import Draft, SiteDraft
 from binarize.graph.flow import Flow
 from binarize.graph.norms import decide_norms, decide_scales
+from binarize.graph.openings import Opening
 from binarize.graph.output_plan import output_warnings
 from binarize.graph.output_rows import output_rows
 from binarize.graph.plan import Edit, KeptBy, LayerPlan, Plan, Traced
@@ -113,7 +114,11 @@ def plan(
             *([_COMPILED] if compiled else []),
             *remarks(draft),
         ),
-        traced=Traced(weakref.ref(model), {owner: draft.rewritable[owner].graph for owner, _ in draft.edits}),
+        traced=Traced(
+            weakref.ref(model),
+            {owner: draft.rewritable[owner].graph for owner, _ in draft.edits},
+            {site.name: site.form for site in draft.sites.values() if site.form is not None},
+        ),
     )
 
 
@@ -190,15 +195,47 @@ def _sort_layers(draft: Draft, layers: dict[str, nn.Module], policy: Policy) -> 
             draft.kept[name] = ("layer", "frozen: its weight is a constant")
         elif (reason := place_reason(nodes, module, policy, draft.flow, draft.position)) is not None:
             draft.kept[name] = ("policy", reason)
-        elif (reason := why_not(module) or _inside_patched(draft, name)) is not None:
+        elif (reason := _layer_reason(draft, name)) is not None:
             draft.kept[name] = ("layer", reason)
         else:
-            site = SiteDraft(name, module, nodes, _kind(module, nodes[0]))
-            reason = method.refuses(site.site())
-            if reason is None:
-                draft.sites[name] = site
-            else:
+            opening = draft.flow.recording.opened.get(name)
+            form = opening.form if isinstance(opening, Opening) else draft.flow.recording.own.get(name)
+            site = SiteDraft(name, module, nodes, _kind(module, nodes[0]), form)  # type: ignore[arg-type]
+            if (reason := method.refuses(site.site())) is not None:
                 draft.kept[name] = ("method", reason)
+            elif (reason := _unanswered(draft, site)) is not None:
+                draft.kept[name] = ("layer", reason)
+            elif isinstance(opening, Opening) and (reason := draft.open(name, opening)) is not None:
+                draft.kept[name] = ("layer", _closed(module, reason))
+            else:
+                draft.sites[name] = site
+
+
+def _layer_reason(draft: Draft, name: str) -> str | None:
+    """Why there is no binary replacement for the layer, or for how it is called."""
+    module, recording = draft.flow.modules[name], draft.flow.recording
+    opening, form = recording.opened.get(name), recording.own.get(name)
+    if isinstance(opening, str):
+        return _closed(module, opening)
+    reason = why_not(module, opening.form if opening is not None else form)  # type: ignore[arg-type]
+    return reason or _inside_patched(draft, name)
+
+
+def _unanswered(draft: Draft, site: SiteDraft) -> str | None:
+    """What a forward asks of the layer, or calls it with, that the binary one could not answer."""
+    known = ("input", "output_size") if isinstance(site.module, nn.ConvTranspose2d) else ("input",)
+    for node in site.nodes:
+        if len(node.args) > len(known) or not set(node.kwargs) <= set(known):
+            return f"is called with more than {' and '.join(known)}"
+    seen = site.site()
+    asked = f"{site.name}.bias" in draft.flow.recording.read
+    if asked and seen.has_bias and not draft.method.composes(seen) and not site.recipe(draft.method).bias:
+        return f"a forward reads its bias, and {draft.method.name} keeps none"
+    return None
+
+
+def _closed(module: nn.Module, reason: str) -> str:
+    return f"{type(module).__name__} has a forward of its own that cannot be taken apart: {reason}"
 
 
 def _nothing_left(draft: Draft) -> str:
@@ -334,8 +371,7 @@ def _kind_name(module: nn.Module) -> str:
 
 
 def _with_signature(edit: Edit, recording: Recording) -> Edit:
-    signature = recording.levels[edit.owner].signature
-    return dataclasses.replace(edit, fixed=signature.fixed, lists=signature.lists)
+    return dataclasses.replace(edit, **vars(recording.levels[edit.owner].signature))
 
 
 def _some(names: list[str]) -> str:

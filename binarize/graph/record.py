@@ -33,11 +33,13 @@ from binarize.graph.calls import (
     trace_with_numbers,
 )
 from binarize.graph.levels import Level, Signature, acts
+from binarize.graph.openings import Opening, opening, own_forms
 from binarize.graph.refusals import is_compiled
 from binarize.graph.roles import Role, function_role, module_role
 from binarize.graph.scripted import scripted_calls
 from binarize.graph.untouched import Snapshot, evaluating, quiet, same_items, untouched
 from binarize.graph.writes import setter, watching
+from binarize.methods.forms import Form
 
 # Functions that read something off a tensor and give none, or that only look.
 _SILENT = {
@@ -75,6 +77,9 @@ class Recording:
         fake: the run was on fake tensors.
         written: parameters and buffers that the run wrote to or replaced, and whose forward did so (a path).
         sets_memory: the run was on real tensors because a forward sets `.data`.
+        own: of layers whose classes have a forward of their own: the form of that, or why it has none.
+        opened: those without a form whose forward was run step by step, the layer being one of the steps;
+            why not for the others.
     """
 
     graph: fx.Graph
@@ -87,6 +92,8 @@ class Recording:
     fake: bool = True
     written: dict[str, str] = field(default_factory=dict)
     sets_memory: bool = False
+    own: dict[str, Form | str] = field(default_factory=dict)
+    opened: dict[str, Opening | str] = field(default_factory=dict)
 
     @property
     def writes_parameters(self) -> bool:
@@ -106,9 +113,10 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | Non
         TraceError: the model does not run on these inputs.
     """
     failures, sets_memory = [], False
+    own = own_forms(model)
     for fake in (True, False):
         try:
-            recording = _recorded(model, fake, args, kwargs or {})
+            recording = _recorded(model, fake, args, kwargs or {}, own)
             recording.sets_memory = sets_memory
             return recording
         except Exception as error:  # any failure of user code: try real tensors, then report
@@ -125,12 +133,14 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | Non
     )
 
 
-def _recorded(model: nn.Module, fake: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recording:
+def _recorded(
+    model: nn.Module, fake: bool, args: tuple[Any, ...], kwargs: dict[str, Any], own: dict[str, Form | str]
+) -> Recording:
     """One run; again, with that module as it is, whenever the graph of one fails on what it is given."""
     opaque: dict[str, str] = {}
     while True:
         try:
-            return _Recorder(model, fake, opaque).run(args, kwargs)
+            return _Recorder(model, fake, opaque, own).run(args, kwargs)
         except _UnfaithfulError as error:
             # its like fail too, and each failure is a run
             failed = type(model.get_submodule(error.path))
@@ -153,12 +163,14 @@ class _NeedsMemoryError(Exception):
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, model: nn.Module, fake: bool, opaque: dict[str, str]) -> None:
+    def __init__(
+        self, model: nn.Module, fake: bool, opaque: dict[str, str], own: dict[str, Form | str]
+    ) -> None:
         super().__init__()
         self._model = model
         self._graph = fx.Graph()
         names = frozenset(name for name, _ in model.named_parameters(remove_duplicate=False))
-        self._recording = Recording(self._graph, fake=fake, opaque=dict(opaque), parameters=names)
+        self._recording = Recording(self._graph, fake=fake, opaque=dict(opaque), parameters=names, own=own)
         # Weak: a run on real tensors that kept all of them would take as much memory as training.
         self._nodes = WeakTensorKeyDictionary()
         self._owners: list[str] = [""]
@@ -259,6 +271,8 @@ class _Recorder(TorchFunctionMode):
                 original = module.forward
                 if role is None:
                     new = self._container(path, module, original, had)
+                elif path in self._recording.own:
+                    new = self._own_forward(path, module, role, original)
                 else:
                     new = self._step(path, role, original)
                 wrapped.append((module, had, old, compiled))
@@ -330,6 +344,35 @@ class _Recorder(TorchFunctionMode):
 
         return forward
 
+    def _own_forward(self, path: str, module: nn.Module, role: Role, original: Any) -> Any:
+        """A layer whose forward does more: run step by step if it can be, or else one step.
+
+        So is one that is called by the name of its argument, which no binary layer knows.
+        """
+        container, step = self._container(path, module, original, False), self._step(path, role, original)
+        plain = isinstance(self._recording.own[path], Form)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            whole = self._leaf_depth or self._paused or (plain and not kwargs)
+            whole = whole or not self._opens(path, module, args, kwargs)
+            return (step if whole else container)(*args, **kwargs)
+
+        return forward
+
+    def _opens(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        found = self._recording.opened.get(path)
+        if not isinstance(found, str):
+            level = self._level(path, module, args, kwargs)
+            if level is None:  # not a container whose parts are converted, but a layer that stays
+                found = self._recording.opaque.pop(path)
+            elif found is None:
+                try:
+                    found = opening(level.graph, module)
+                except TraceError as error:
+                    found = str(error)
+            self._recording.opened[path] = found
+        return not isinstance(found, str)
+
     def _level(
         self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Level | None:
@@ -397,7 +440,7 @@ class _Recorder(TorchFunctionMode):
                 env[node] = getattr(node_args[0], str(node.target))(*node_args[1:], **node_kwargs)
             else:
                 env[node] = node.target(*node_args, **node_kwargs)  # type: ignore[operator]
-            if env[node] is None and node.users:
+            if env[node] is None and any(user.op != "output" for user in node.users):
                 raise TraceError("its forward computes with None, which symbols never are")
         raise TraceError("a graph without output")
 
@@ -411,7 +454,13 @@ class _Recorder(TorchFunctionMode):
         if setter(func) == "data":
             self._set_data(*args)
         result = run(*args, **kwargs)
-        if self._paused or self._leaf_depth or getattr(func, "__name__", "") in _SILENT:
+        if self._paused or self._leaf_depth:
+            return result
+        self._note_read(args)
+        if getattr(func, "__name__", "") in _SILENT:
+            return result
+        if self._is_layer_step():
+            self._record_layer(result, args, kwargs)
             return result
         if getattr(func, "__name__", "") == "__setitem__":
             self._record_setitem(func, *args)
@@ -440,6 +489,30 @@ class _Recorder(TorchFunctionMode):
             name = self._tensors.get(id(tensor), "a tensor")
             self._needs_memory = _NeedsMemoryError(f"its forward sets the .data of {name}")
             raise self._needs_memory
+
+    def _note_read(self, args: Any) -> None:
+        """Note that a parameter is asked for its dtype, shape...: what takes its place may have none."""
+        name = self._tensors.get(id(args[0])) if args and isinstance(args[0], nn.Parameter) else None
+        if name is not None:
+            self._recording.read.add(name)
+
+    def _is_layer_step(self) -> bool:
+        """Whether the step at hand applies the weight of the layer whose own forward runs.
+
+        A function of its own: see `symbols`, which take a caller that says isinstance for a user's.
+        """
+        opened, step = self._recording.opened.get(self._owners[-1]), self._level_nodes[-1]
+        return isinstance(opened, Opening) and step is not None and step.name == opened.step
+
+    def _record_layer(self, result: Tensor, args: Any, kwargs: Any) -> None:
+        """A function with the weight of the layer whose forward runs: it is the call of that layer."""
+        path = self._owners[-1]
+        given = args[0] if args else kwargs["input"]
+        node = self._graph.create_node("call_module", path, (self._args(given),), {})
+        node.meta["input_shape"] = tuple(given.shape)
+        role = module_role(self._model.get_submodule(path))
+        step = self._level_nodes[-1]
+        self._record_result(result, node, role or "other", None if step is None else step.name)
 
     def _record_setitem(self, func: Any, tensor: Tensor, index: Any, value: Any) -> None:
         """A tensor whose part was set is another value from then on: what it was, and what was put in."""
@@ -482,13 +555,13 @@ class _Recorder(TorchFunctionMode):
         calls = step is not None and step.op == "call_module"
         return step.name if step is not None and calls == (node.op == "call_module") else None
 
-    def _record_result(self, result: Any, node: fx.Node, role: Role) -> None:
+    def _record_result(self, result: Any, node: fx.Node, role: Role, level: str | None = None) -> None:
         outputs = tensors(result)
         constant = bool(node.all_input_nodes) and all(n.meta["constant"] for n in node.all_input_nodes)
         node.meta.update(
             role=role,
             owner=self._owners[-1],
-            level=self._level_name(node),
+            level=level or self._level_name(node),
             constant=constant,
             shape=tuple(outputs[0].shape) if outputs else (),
         )

@@ -79,6 +79,29 @@ def require_list(value: Any, kind: str, length: int, where: str) -> None:
         )
 
 
+def require_extra(given: dict[str, Any], constants: dict[str, Any], tensors: list[str], where: str) -> None:
+    """Raise if `**kwargs` hold something else than what a rewritten forward was made for; None is nothing.
+
+    Raises:
+        RewriteError: naming the argument and what to do.
+    """
+    for name in (*tensors, *constants, *given):
+        value, expected = given.get(name), constants.get(name)
+        if name in tensors and value is None:
+            raise RewriteError(f"{where}: {name!r} is missing, which the converted forward was made for.")
+        if name not in tensors and not (type(value) is type(expected) and value == expected):
+            made_for = repr(expected) if name in constants else "none"
+            raise RewriteError(
+                f"{where}: got {name}={_short(value)}, the converted forward was made for {made_for}; "
+                "convert with example_inputs with which this argument is passed to use it."
+            )
+
+
+def _short(value: Any) -> str:
+    plain = isinstance(value, (bool, int, float, str, type(None)))
+    return repr(value) if plain else f"a {type(value).__name__}"
+
+
 def iadd(a: Any, b: Any) -> Any:
     """`a += b` as a step; operator.iadd would be printed as the statement, which renews a number's name."""
     return operator.iadd(a, b)

@@ -48,6 +48,11 @@ class Value(_Honest, fx.Proxy):
     def __getattr__(self, k: str) -> Any:
         return ValueAttribute(self, k)
 
+    def __bool__(self) -> bool:
+        """Whether a map is empty can be told: a graph is for maps that are not."""
+        empty = _asks_for_emptiness(self.node)
+        return super().__bool__() if empty is None else empty
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in ("tracer", "node", "stands_for_tensor"):
             raise TraceError(f"its forward sets .{name} of a value")
@@ -76,3 +81,16 @@ class Value(_Honest, fx.Proxy):
 
 class ValueAttribute(_Honest, Attribute):
     """`x.shape` and the like."""
+
+
+def _asks_for_emptiness(node: fx.Node) -> bool | None:
+    """The answer of a tensor that has elements to `x.numel() == 0` and the like; None for other questions."""
+    answers = {"eq": False, "le": False, "ne": True, "gt": True}
+    name = getattr(node.target, "__name__", "")
+    if node.op != "call_function" or name not in answers or len(node.args) != 2:
+        return None
+    count, zero = node.args
+    counts = (
+        isinstance(count, fx.Node) and count.op == "call_method" and count.target in ("numel", "nelement")
+    )
+    return answers[name] if counts and type(zero) is int and zero == 0 else None

@@ -1,5 +1,6 @@
 """Trainable modules of binary networks: quantizers, convolutions, linear layers, activations, bypass."""
 
+from binarize.layers.absent import AbsentTensor, StandsForLayer
 from binarize.layers.activations import BiasPReLU, Maxout, RPReLU
 from binarize.layers.base import BinaryLayer
 from binarize.layers.bypass import Bypass
@@ -20,6 +21,7 @@ from binarize.layers.recipe import Recipe, Site
 
 __all__ = [
     "DAB",
+    "AbsentTensor",
     "AdaBinSign",
     "ApproxSignQuantizer",
     "BiasPReLU",
@@ -38,5 +40,6 @@ __all__ = [
     "ShiftedSignQuantizer",
     "SignSTE",
     "Site",
+    "StandsForLayer",
     "TokenSign",
 ]

@@ -25,6 +25,7 @@ class BinaryLayer(nn.Module):
         norm: normalization behind the convolution, or None.
         inner: activation between norm and bypass, or None.
         bypass: brings the input to the output's shape, or None.
+        float_bias: whether the float layer has a bias, which the method may have dropped.
     """
 
     weight: nn.Parameter
@@ -35,6 +36,7 @@ class BinaryLayer(nn.Module):
     norm: nn.Module | None
     inner: nn.Module | None
     bypass: Bypass | None
+    float_bias: bool = False
 
     def _assemble(self, recipe: Recipe, site: Site, *, norm: bool, bypass: Bypass | None) -> None:
         self.quantizer = recipe.quantizer()
@@ -43,6 +45,7 @@ class BinaryLayer(nn.Module):
         self.norm = _norm(recipe, site) if norm else None
         self.inner = recipe.inner() if recipe.inner is not None else None
         self.bypass = bypass
+        self.float_bias = site.has_bias
 
     def _quantized_input(self) -> tuple[Rule | None, tuple[Tensor, ...]]:
         """The rule and its parameters, if the quantizer can be fused into the layer's own function."""

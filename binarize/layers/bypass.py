@@ -101,15 +101,20 @@ class Bypass(nn.Module):
 
 
 def fit_of(
-    kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int | tuple[int, int]],
+    dilation: Sequence[int],
 ) -> Fit:
     """Which rounding of size / stride gives the output size of a convolution, whatever the size.
 
     The output has floor((n + slack) / s) positions with slack = 2p - d(k - 1) - 1 + s: slack 0 is floor,
-    slack s - 1 is ceil ("same" padding), anything else varies.
+    slack s - 1 is ceil ("same" padding), anything else varies. Padding is one number per spatial dim, or one
+    per side.
     """
+    totals = [2 * p if isinstance(p, int) else sum(p) for p in padding]
     slacks = [
-        2 * p - d * (k - 1) - 1 + s for k, s, p, d in zip(kernel, stride, padding, dilation, strict=True)
+        total - d * (k - 1) - 1 + s for k, s, total, d in zip(kernel, stride, totals, dilation, strict=True)
     ]
     if all(slack == 0 for slack in slacks):
         return "floor"

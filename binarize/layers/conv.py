@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -44,7 +45,9 @@ class _BinaryConv(BinaryLayer):
     groups: int
     padding_mode: str
     _pads: list[int] | None
+    _explicit: tuple[tuple[int, int], ...] | None = None
     same_padding: bool
+    _pads_vary: bool = True  # of "same" padding: with the size of the input
 
     def _set_up(self, method: Any, norm: bool, bypass: bool, options: dict[str, Any], site: Site) -> None:
         recipe = resolve(method, options).recipe(site)
@@ -67,6 +70,8 @@ class _BinaryConv(BinaryLayer):
         self._assemble(recipe, site, norm=norm, bypass=way)
 
     def _static_pads(self) -> list[tuple[int, int]]:
+        if self._explicit is not None:
+            return list(self._explicit)
         if self.padding == "valid":
             return [(0, 0)] * len(self.kernel_size)
         if self.padding == "same":
@@ -78,12 +83,24 @@ class _BinaryConv(BinaryLayer):
         """Pad as TensorFlow's "SAME" does, by the size of the input (timm's Conv2dSame)."""
         self.same_padding = True
         self._pads = None
-        self._geometry = Geometry(self.stride, (0,) * len(self.stride), self.dilation, self.groups)
+        totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+        self._pads_vary = any(s > 1 for s in self.stride) or any(total % 2 for total in totals)
+        padding = tuple(0 if self._pads_vary else total // 2 for total in totals)
+        self._geometry = Geometry(self.stride, padding, self.dilation, self.groups)
         if self.bypass is not None:
             self.bypass.fit = "ceil"
 
+    def use_padding(self, pads: Sequence[tuple[int, int]], mode: PaddingMode = "zeros") -> None:
+        """Pad by these amounts, whatever `padding` says: low and high side per spatial dim."""
+        self._explicit = tuple(pads)
+        self.padding_mode = mode
+        self._pads = [side for pair in reversed(self._explicit) for side in pair]
+        self._geometry = Geometry(self.stride, (0,) * len(self.stride), self.dilation, self.groups)
+        if self.bypass is not None:
+            self.bypass.fit = fit_of(self.kernel_size, self.stride, self._explicit, self.dilation)
+
     def _pads_for(self, x: Tensor) -> list[int] | None:
-        if not self.same_padding:
+        if not self.same_padding or not self._pads_vary:
             return self._pads
         pads: list[int] = []
         for axis in reversed(range(len(self.stride))):

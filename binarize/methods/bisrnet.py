@@ -21,13 +21,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from binarize.errors import ConfigError
 from binarize.functional import ScaledSign
-from binarize.layers import BinaryConv2d, BinaryLinear, Recipe, Redistribution, RPReLU, Site
+from binarize.layers import (
+    BinaryConv2d,
+    BinaryLinear,
+    Recipe,
+    Redistribution,
+    RPReLU,
+    Site,
+    StandsForLayer,
+)
 from binarize.methods.base import ActivationSite, Form, Method, register_method
 from binarize.methods.parts import norm_for, rprelu, table_bypass, table_prelu
 
 
-class BiSRUnits(nn.Module):
+class BiSRUnits(StandsForLayer):
     """Units side by side: resample, then concatenate (channels grow), average (they shrink) or apply one.
 
     Args:
@@ -57,17 +66,31 @@ class BiSRUnits(nn.Module):
         self.ceil = ceil
         self.up = up
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, Cin, H, W) -> (N, Cout, H', W'), or channels last."""
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """(N, Cin, H, W) -> (N, Cout, H', W'), or channels last; `output_size` as in nn.ConvTranspose2d."""
+        x = input
         if self.pool:
             x = F.avg_pool2d(x, self.pool, self.pool, ceil_mode=self.ceil)
-        if self.up > 1:
+        if output_size is not None:
+            x = F.interpolate(x, size=self._size(x, output_size), mode="bilinear", align_corners=False)
+        elif self.up > 1:
             x = F.interpolate(x, scale_factor=self.up, mode="bilinear", align_corners=False)
         if self.grows:
             return torch.cat([unit(x) for unit in self.units], self.dim)
         parts = x.chunk(len(self.units), self.dim)
         outputs = [unit(part) for unit, part in zip(self.units, parts, strict=True)]
         return torch.stack(outputs).mean(0)
+
+    def _size(self, x: Tensor, wanted: Sequence[int]) -> list[int]:
+        """The last two of the sizes that are wanted, if a transposed convolution could give them."""
+        known: Any = self  # with the geometry of the float layer
+        size = [int(n) for n in wanted][-2:]
+        reach = zip(x.shape[2:], known.stride, known.padding, known.dilation, known.kernel_size, strict=True)
+        least = [(n - 1) * s - 2 * p + d * (k - 1) + 1 for n, s, p, d, k in reach]
+        most = [low + s - 1 for low, s in zip(least, known.stride, strict=True)]
+        if len(size) != 2 or any(not a <= n <= b for a, n, b in zip(least, size, most, strict=True)):
+            raise ConfigError(f"output_size={list(wanted)}: expected sizes from {least} to {most}.")
+        return size
 
 
 @register_method

@@ -7,23 +7,27 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from binarize.errors import ConfigError
-from binarize.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose2d, BinaryLayer, BinaryLinear
+from binarize.layers import (
+    BinaryConv1d,
+    BinaryConv2d,
+    BinaryConvTranspose2d,
+    BinaryLayer,
+    BinaryLinear,
+    StandsForLayer,
+)
 from binarize.layers.bypass import fit_of
 from binarize.layers.recipe import Kind, MethodLike, Recipe, Site, resolve
 from binarize.methods.base import Method
+from binarize.methods.forms import Form, NoFormError, pads_of
+from binarize.methods.own_forward import form_of, has_own_forward
 from binarize.random_state import drawing_from
 
-# Conv2d subclasses whose forward this module knows, by name: image-model libraries are not imported here.
-_SAME = {"Conv2dSame", "StdConv2dSame", "ScaledStdConv2dSame"}
-_STANDARDIZED = {"StdConv2d", "StdConv2dSame", "ScaledStdConv2d", "ScaledStdConv2dSame"}
-_PLAIN_LINEAR = {"Linear", "NonDynamicallyQuantizableLinear"}
 BINARY_ALREADY = "is binary already"
 _BASES: dict[type[nn.Module], type[BinaryLayer]] = {
     nn.Conv1d: BinaryConv1d,
@@ -33,40 +37,29 @@ _BASES: dict[type[nn.Module], type[BinaryLayer]] = {
 }
 _GEOMETRY = {
     *("in_channels", "out_channels", "in_features", "out_features"),
-    *("kernel_size", "stride", "padding", "dilation", "groups"),
+    *(
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "output_padding",
+        "padding_mode",
+        "transposed",
+    ),
 }
 
 
-class WeightStandardization(nn.Module):
-    """Per filter (w - mean) / sqrt(var + eps) * gain * scale, applied to latent weights before binarization.
+def why_not(layer: nn.Module, form: Form | None = None) -> str | None:
+    """Why `layer` is no kind of layer that has a binary replacement, or None if it is one.
 
     Args:
-        eps: of the variance (biased).
-        scale: constant factor.
-        gain: (Cout, 1, 1, 1) learnable, or None for 1.
+        layer: any module.
+        form: of a layer whose class has a forward of its own, if it is known; else it is found out.
     """
-
-    gain: nn.Parameter | None
-
-    def __init__(self, eps: float, scale: float = 1.0, gain: nn.Parameter | None = None) -> None:
-        super().__init__()
-        self.eps = eps
-        self.scale = scale
-        self.register_parameter("gain", gain)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """(Cout, Cin, h, w) -> the same shape."""
-        factor = None if self.gain is None else (self.gain * self.scale).reshape(-1)
-        flat = weight.reshape(1, weight.shape[0], -1)
-        normed = F.batch_norm(flat, None, None, weight=factor, training=True, momentum=0.0, eps=self.eps)
-        return normed.reshape(weight.shape)
-
-
-def why_not(layer: nn.Module) -> str | None:
-    """Why `layer` is no kind of layer that has a binary replacement, or None if it is one."""
     if isinstance(layer, BinaryLayer):
         return BINARY_ALREADY
-    base = next((base for base in _BASES if isinstance(layer, base)), None)
+    base = _base(layer)
     if base is None:
         if isinstance(layer, (nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose3d)):
             return f"{type(layer).__name__} has no binary replacement"
@@ -87,63 +80,109 @@ def why_not(layer: nn.Module) -> str | None:
         return "has state dict hooks, which know the float layer: remove them first"
     if "forward" in layer.__dict__:
         return "its forward was replaced on the instance: undo that first"
-    name = type(layer).__name__
-    known = (
-        type(layer) is base or name in _SAME | _STANDARDIZED or (base is nn.Linear and name in _PLAIN_LINEAR)
-    )
-    own = [getattr(type(layer), n, None) is not getattr(base, n, None) for n in ("forward", "_conv_forward")]
-    if not known and any(own):
-        return f"{name} has a forward of its own that is not known here"
+    if form is None:
+        try:
+            own_form(layer)
+        except NoFormError as error:
+            return f"{type(layer).__name__} has a forward of its own that {error}"
     if isinstance(layer, nn.ConvTranspose2d) and layer.padding_mode != "zeros":
         return f"padding_mode={layer.padding_mode!r} of a transposed convolution"
     return None
 
 
-def site_of(layer: nn.Module, *, kind: Kind | None = None, **context: Any) -> Site:
-    """The site that `layer` makes; `context` are the fields of `Site` that only a graph knows.
+def _base(layer: nn.Module) -> type[nn.Module] | None:
+    return next((base for base in _BASES if isinstance(layer, base)), None)
+
+
+def own_form(layer: nn.Module) -> Form | None:
+    """The form of a layer whose class has a forward of its own; None for layers that compute as torch's do.
+
+    Raises:
+        NoFormError: its forward is more than a layer of another geometry.
+    """
+    base = _base(layer)
+    overridden = (
+        base is not None
+        and type(layer) is not base
+        and "forward" not in layer.__dict__
+        and isinstance(layer._parameters.get("weight"), nn.Parameter)
+        and not isinstance(layer, BinaryLayer)
+        and has_own_forward(layer, base)
+    )
+    return form_of(layer) if overridden else None
+
+
+def site_of(layer: nn.Module, *, kind: Kind | None = None, form: Form | None = None, **context: Any) -> Site:
+    """The site that `layer` makes.
+
+    Args:
+        layer: float.
+        kind: of a linear layer.
+        form: of a layer whose class has a forward of its own, if it is known; else it is found out.
+        **context: the fields of `Site` that only a graph knows.
 
     Raises:
         ConfigError: for a layer without a binary replacement.
     """
-    reason = why_not(layer)
+    reason = why_not(layer, form)
     if reason is not None:
         raise ConfigError(f"{reason}; expected nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d or nn.Linear.")
+    form = form or own_form(layer)
+    has_bias = layer.bias is not None and (form is None or form.bias)
     if isinstance(layer, nn.Linear):
         return Site(
             kind=kind or "token",
             in_channels=layer.in_features,
             out_channels=layer.out_features,
-            has_bias=layer.bias is not None,
+            has_bias=has_bias,
             **context,
         )
     conv: Any = layer
+    form = form or _plain_form(conv)
     return Site(
         kind="conv",
         in_channels=conv.in_channels,
         out_channels=conv.out_channels,
         kernel=tuple(conv.kernel_size),
-        stride=tuple(conv.stride),
-        groups=conv.groups,
+        stride=form.stride,
+        groups=form.groups,
         transposed=conv.transposed,
-        fit=_fit(conv),
-        has_bias=conv.bias is not None,
+        fit=_fit(conv, form),
+        has_bias=has_bias,
         **context,
     )
 
 
-def _fit(conv: Any) -> str:
-    if type(conv).__name__ in _SAME or conv.padding == "same":
+def _plain_form(conv: Any) -> Form:
+    """What the attributes of one of torch's own convolutions say."""
+    return Form(
+        stride=tuple(conv.stride),
+        pads=pads_of(conv.padding, conv.kernel_size, conv.dilation),
+        dilation=tuple(conv.dilation),
+        output_padding=tuple(conv.output_padding) if conv.transposed else (),
+        groups=conv.groups,
+        mode=conv.padding_mode,
+    )
+
+
+def _fit(conv: Any, form: Form) -> str:
+    if form.same:
         return "ceil"
-    padding = (0,) * len(conv.kernel_size) if conv.padding == "valid" else conv.padding
     if not conv.transposed:
-        return fit_of(conv.kernel_size, conv.stride, padding, conv.dilation)
-    reach = zip(conv.kernel_size, conv.stride, padding, conv.dilation, conv.output_padding, strict=True)
-    exact = all(d * (k - 1) + 1 - 2 * p + extra == s for k, s, p, d, extra in reach)
+        return fit_of(conv.kernel_size, form.stride, form.pads, form.dilation)
+    reach = zip(conv.kernel_size, form.stride, form.pads, form.dilation, form.output_padding, strict=True)
+    exact = all(d * (k - 1) + 1 - low - high + extra == s for k, s, (low, high), d, extra in reach)
     return "floor" if exact else "crop"
 
 
 def build(
-    float_layer: nn.Module, method: Method, site: Site, *, norm: bool = True, bypass: bool = True
+    float_layer: nn.Module,
+    method: Method,
+    site: Site,
+    *,
+    norm: bool = True,
+    bypass: bool = True,
+    form: Form | None = None,
 ) -> nn.Module:
     """The binary replacement of a layer at `site`; the layer is left alone, its parameters are shared.
 
@@ -153,33 +192,35 @@ def build(
         site: see `site_of`.
         norm: False leaves the method's normalization out (a caller brings one).
         bypass: False leaves the method's bypass out.
+        form: as in `site_of`.
     """
+    form = form or own_form(float_layer)
     layer: Any = float_layer  # one of several classes, each checked by `why_not`
     composite = None
     if bypass:
-        composite = method.compose(site, layer.weight, dilation=getattr(layer, "dilation", ()))
+        composite = method.compose(site, _latent(layer, form), dilation=_dilation(layer, form))
     if composite is not None:
         for name in _GEOMETRY & vars(layer).keys():  # what forwards ask their layers for
             setattr(composite, name, getattr(layer, name))
+        if isinstance(composite, StandsForLayer):
+            composite.float_shape, composite.float_bias = tuple(layer.weight.shape), layer.bias is not None
         return _as(layer, composite)
     recipe = method.recipe(site)
     cls: Any = next(binary for base, binary in _BASES.items() if isinstance(layer, base))
     with torch.device("meta"):  # nothing of the layer's own start values is wanted
-        built: Any = cls(**_arguments(layer, site), method=_Shell(recipe), norm=False, bypass=bypass)
+        built: Any = cls(**_arguments(layer, site, form), method=_Shell(recipe), norm=False, bypass=bypass)
     way = built.bypass
     built._assemble(recipe, site, norm=norm, bypass=way)
     _as(layer, built)
     built.weight = layer.weight
     if built.bias is not None:
         built.bias = layer.bias
-    if type(layer).__name__ in _SAME and any(
-        s > 1 or k > 1 for s, k in zip(site.stride, site.kernel, strict=True)
-    ):
+    if form is not None and form.same:
         built.use_same_padding()
-    if type(layer).__name__ in _STANDARDIZED:
-        gain: Any = getattr(layer, "gain", None)
-        eps: Any = layer.eps
-        built.weight_transform = WeightStandardization(eps, getattr(layer, "scale", 1.0), gain)
+    elif form is not None and _needs_explicit_pads(form):
+        built.use_padding(form.pads, form.mode)
+    if form is not None and form.standardization is not None:
+        built.weight_transform = form.standardization.module(layer)
     _expect_statistics(built)
     return built
 
@@ -259,12 +300,28 @@ class _Shell:
         return self._recipe
 
 
-def _arguments(layer: Any, site: Site) -> dict[str, Any]:
+def _needs_explicit_pads(form: Form) -> bool:
+    return form.mode != "zeros" or any(low != high for low, high in form.pads)
+
+
+def _dilation(layer: Any, form: Form | None) -> tuple[int, ...]:
+    return getattr(layer, "dilation", ()) if form is None else form.dilation
+
+
+def _latent(layer: Any, form: Form | None) -> nn.Parameter:
+    """The weight that units are cut from: of a standardizing layer, what it convolves with."""
+    if form is None or form.standardization is None:
+        return layer.weight
+    with torch.no_grad():
+        return nn.Parameter(form.standardization.module(layer)(layer.weight), layer.weight.requires_grad)
+
+
+def _arguments(layer: Any, site: Site, form: Form | None) -> dict[str, Any]:
     if isinstance(layer, nn.Linear):
         return {
             "in_features": layer.in_features,
             "out_features": layer.out_features,
-            "bias": layer.bias is not None,
+            "bias": site.has_bias,
             "kind": "token" if site.kind == "token" else "pointwise",
         }
     arguments = {
@@ -275,13 +332,24 @@ def _arguments(layer: Any, site: Site) -> dict[str, Any]:
         "padding": layer.padding,
         "dilation": layer.dilation,
         "groups": layer.groups,
-        "bias": layer.bias is not None,
+        "bias": site.has_bias,
     }
     if site.transposed:
         arguments["output_padding"] = layer.output_padding
     else:
         arguments["padding_mode"] = layer.padding_mode
-    return arguments
+    if form is None:
+        return arguments
+    explicit = 0 if _needs_explicit_pads(form) else tuple(low for low, _ in form.pads)
+    arguments |= {
+        "stride": form.stride,
+        "dilation": form.dilation,
+        "groups": form.groups,
+        "padding": explicit,
+    }
+    if site.transposed:
+        return arguments | {"output_padding": form.output_padding}
+    return arguments | {"padding_mode": "zeros"}
 
 
 def _as(layer: nn.Module, built: nn.Module) -> nn.Module:

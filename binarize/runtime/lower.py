@@ -143,12 +143,14 @@ def lower(layer: nn.Module) -> PackedLayer | Refusal:
 def empty_packed(layer: nn.Module, spec: PackedSpec) -> PackedLayer:
     """The packed layer of that spec, its numbers still to come, with a copy of what `layer` keeps."""
     known: Any = layer
-    return PackedLayer(
+    packed = PackedLayer(
         spec,
         norm=copy.deepcopy(known.norm) if spec.norm is not None else None,
         inner=copy.deepcopy(known.inner) if spec.inner is not None else None,
         dtype=known.vectors.dtype if isinstance(layer, PackedLayer) else known.weight.dtype,
     )
+    packed.float_bias = known.float_bias
+    return packed
 
 
 def describe_quantizer(quantizer: nn.Module) -> QuantizerSpec | Refusal:

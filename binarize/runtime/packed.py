@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from binarize.errors import ConfigError, TrainingError
 from binarize.functional import Geometry
-from binarize.layers import Bypass
+from binarize.layers import Bypass, StandsForLayer
 from binarize.layers.base import finish
 from binarize.native.library import available, warn_missing
 from binarize.runtime.bits import unpack_signs
@@ -43,7 +43,7 @@ class RuntimeOptions:
     exact_scales: bool = True
 
 
-class PackedLayer(nn.Module):
+class PackedLayer(StandsForLayer):
     r"""A frozen binary layer: y = inner(norm(scale * P + offset * B + shift)) + bypass(x).
 
     P is the product of the quantized input with the weights' signs, B the sum of the quantized input under
@@ -108,13 +108,17 @@ class PackedLayer(nn.Module):
     def _describe_as_float_layer(self) -> None:
         """The attributes that forwards of networks ask their layers for."""
         spec = self.spec
+        self.float_shape = spec.weight_shape
         if spec.kind == "linear":
             self.in_features, self.out_features = spec.in_channels, spec.out_channels
             return
         self.in_channels, self.out_channels, self.groups = spec.in_channels, spec.out_channels, spec.groups
         self.kernel_size, self.stride, self.dilation = spec.kernel, spec.stride, spec.dilation
         self.padding = tuple(low for low, _ in spec.padding)
-        self.output_padding = spec.output_padding
+        self.output_padding = spec.output_padding or (0,) * len(spec.kernel)
+        self.padding_mode, self.transposed = spec.padding_mode, spec.kind == "transposed"
+        if self.transposed:
+            self.float_shape = (spec.in_channels, spec.out_channels // spec.groups, *spec.kernel)
 
     def vector(self, name: str) -> Tensor:
         """One of the vectors of `spec.vectors()`, a view of `vectors`."""
@@ -354,12 +358,8 @@ class PackedLayer(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_signs": None, "_kernels": False, "_quick": None}
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "weight":
-            raise AttributeError(
-                "a packed layer has no `weight`: its latent weights are gone; signs() gives the signs."
-            )
-        return super().__getattr__(name)
+    def _reference(self) -> Tensor:
+        return self.vectors
 
     def extra_repr(self) -> str:
         """Kind, channels, kernel and quantizer."""

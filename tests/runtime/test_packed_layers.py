@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import binarize
 from binarize.errors import BinarizeError, ConfigError, TrainingError
 from binarize.layers import BinaryConv2d, BinaryLayer
-from binarize.methods.build import WeightStandardization
+from binarize.methods.standardization import WeightStandardization
 from binarize.runtime import PackedLayer, Refusal, describe, lower
 from binarize.runtime.bits import pack_signs, unpack_signs
 from binarize.runtime.thresholds import quantized, thresholds_of

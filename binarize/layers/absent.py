@@ -1,0 +1,126 @@
+"""What stands for the weight and bias of a float layer where these are gone: what forwards ask them for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from binarize.errors import TrainingError
+
+# What asks about a tensor and not for its values.
+_QUESTIONS = {
+    *("size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "__len__", "get_device"),
+    *("is_floating_point", "is_complex", "is_signed", "element_size", "requires_grad_"),
+}
+_GETTERS = {
+    *(
+        "shape",
+        "dtype",
+        "device",
+        "ndim",
+        "layout",
+        "requires_grad",
+        "is_leaf",
+        "grad",
+        "grad_fn",
+        "itemsize",
+    ),
+    *("is_cpu", "is_cuda", "is_meta", "is_mps", "is_sparse", "is_quantized", "is_nested", "nbytes"),
+}
+# What takes another tensor's dtype and device: of the first argument, of any other, or its shape too.
+_FACTORIES = {"new_zeros", "new_ones", "new_empty", "new_full", "new_tensor"}
+_CONVERSIONS = {"to", "type_as"}
+_LIKE = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"}
+
+
+class AbsentTensor(Tensor):
+    """Shape, dtype and device of a tensor that is gone; it takes no memory and refuses to be computed with.
+
+    Args:
+        shape: of the tensor.
+        like: with its dtype and device.
+
+    Raises:
+        TrainingError: from everything that asks for its values.
+    """
+
+    @staticmethod
+    def __new__(cls, shape: Sequence[int], like: Tensor) -> AbsentTensor:  # noqa: D102 - see the class
+        made: Any = Tensor._make_wrapper_subclass(cls, tuple(shape), dtype=like.dtype, device=like.device)
+        return made
+
+    def __init__(self, shape: Sequence[int], like: Tensor) -> None:
+        super().__init__()
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        with torch._C.DisableTorchFunctionSubclass():
+            return f"AbsentTensor({tuple(self.shape)}, dtype={self.dtype}, device={str(self.device)!r})"
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        own = bool(args) and isinstance(args[0], AbsentTensor)
+        getter = getattr(getattr(func, "__self__", None), "__name__", "") if name == "__get__" else ""
+        with torch._C.DisableTorchFunctionSubclass():
+            if name in _QUESTIONS or getter in _GETTERS:
+                return func(*args, **kwargs)
+            if name == "detach" or getter == "data":
+                return args[0]
+            if name in _FACTORIES or name in _LIKE or (name in _CONVERSIONS and not own):
+                args, kwargs = tree_map(_substitute(shaped=name in _LIKE), (args, kwargs))
+                return func(*args, **kwargs)
+        raise TrainingError(
+            f"{name.strip('_') or 'a function'}(): the weight and bias of a packed layer, or of one that is "
+            "built of several, are gone; what stands there tells shape, dtype and device only."
+        )
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise TrainingError(f"{func}: the weight and bias of the float layer are gone.")
+
+
+def _substitute(*, shaped: bool) -> Any:
+    def replaced(value: Any) -> Any:
+        if not isinstance(value, AbsentTensor):
+            return value
+        return torch.empty(value.shape if shaped else (0,), dtype=value.dtype, device=value.device)
+
+    return replaced
+
+
+class StandsForLayer(nn.Module):
+    """A module in the place of a float layer that has no `weight` and `bias` like that layer's.
+
+    Attributes:
+        float_shape: of the float layer's weight.
+        float_bias: whether the float layer has a bias.
+    """
+
+    float_shape: tuple[int, ...] = ()
+    float_bias: bool = False
+
+    @property
+    def weight(self) -> Tensor:
+        """Its shape, dtype and device (`AbsentTensor`)."""
+        return AbsentTensor(self.float_shape, self._reference())
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(Cout,), likewise, or None where the float layer has none."""
+        return AbsentTensor((self._outputs(),), self._reference()) if self.float_bias else None
+
+    def _outputs(self) -> int:
+        known: Any = self
+        return known.out_features if hasattr(self, "out_features") else known.out_channels
+
+    def _reference(self) -> Tensor:
+        """A tensor with the dtype and device that the weight would have."""
+        for tensor in (*self.parameters(), *self.buffers()):
+            if tensor.is_floating_point():
+                return tensor
+        return torch.empty(0)
