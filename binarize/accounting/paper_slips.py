@@ -32,7 +32,7 @@ from fnmatch import fnmatchcase
 from binarize.accounting.paper_ops import first_binary_layer
 from binarize.accounting.paper_rules import Item, ItemKind
 from binarize.accounting.tally import Tally
-from binarize.layers import AdaBinSign, Redistribution, ShiftedSignQuantizer, SignSTE
+from binarize.layers import AdaBinSign, Redistribution, ShiftedSignQuantizer, SignSTE, StepSTE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ ENCODER = (
 
 _MARKS_DECODER = ("psp.branches", "psp.bottleneck", "fpn.laterals", "fpn.smooth", "fpn.fusion")
 _MARKS_ENCODER = ("encoder.stages_0.blocks.0.conv_dw", "encoder.stages_0.blocks.0.mlp.act")
-_OTHERS = (SignSTE, ShiftedSignQuantizer, AdaBinSign, Redistribution)
+_OTHERS = (SignSTE, StepSTE, ShiftedSignQuantizer, AdaBinSign, Redistribution)
 
 
 def apply_slips(tally: Tally, items: list[Item]) -> list[Item]:

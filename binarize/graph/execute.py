@@ -226,7 +226,8 @@ def _swap_layers(plan: Plan, model: nn.Module, method: Method, places: Places) -
     ties: dict[int, list[nn.Module]] = {}
     for row in plan.converted:
         layer: Any = model.get_submodule(row.name)
-        site = site_of(layer, kind=row.site_kind or None, **dict(row.context))  # type: ignore[arg-type]
+        context: Any = {"nonnegative": row.nonnegative, **dict(row.context)}
+        site = site_of(layer, kind=row.site_kind or None, **context)  # type: ignore[arg-type]
         built = build(layer, method, site, bypass=row.bypass != "none")
         if row.absorbs is not None:
             _take_over(built, model.get_submodule(row.absorbs), layer)

@@ -62,7 +62,8 @@ class Recording:
     """A flat graph of one run and what was learnt on the way.
 
     Every node's meta holds `role`, `owner` (path of the module whose forward made the step), `level` (name of
-    the node in that module's own graph, or None), `shape`, and `constant` (computed from parameters only).
+    the node in that module's own graph, or None), `shape`, and `constant` (computed from parameters only);
+    that of a constant of known values `bounds` (least, largest).
 
     Attributes:
         graph: `call_module` per layer, norm, activation...; `call_function` for the rest.
@@ -418,6 +419,8 @@ class _Recorder(TorchFunctionMode):
             return result
         outputs = tensors(result)
         inputs = tensors((args, kwargs))
+        if len(outputs) == 1 and not inputs:
+            self._note_made(func, args, kwargs, outputs[0])
         if not outputs or not inputs:
             return result
         if (
@@ -440,6 +443,15 @@ class _Recorder(TorchFunctionMode):
             name = self._tensors.get(id(tensor), "a tensor")
             self._needs_memory = _NeedsMemoryError(f"its forward sets the .data of {name}")
             raise self._needs_memory
+
+    def _note_made(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
+        """What a forward makes of numbers alone is a constant; of some the values are known."""
+        number = {"zeros": 0.0, "ones": 1.0, "tensor": next(iter(args), None)}
+        value = number.get(getattr(func, "__name__", ""))
+        if getattr(func, "__name__", "") == "full":
+            value = args[1] if len(args) > 1 else kwargs.get("fill_value")
+        if isinstance(value, (int, float)):
+            self._node_of(result).meta["bounds"] = (float(value), float(value))
 
     def _record_setitem(self, func: Any, tensor: Tensor, index: Any, value: Any) -> None:
         """A tensor whose part was set is another value from then on: what it was, and what was put in."""

@@ -14,6 +14,7 @@ from binarize.layers.quantizers import (
     Redistribution,
     ShiftedSignQuantizer,
     SignSTE,
+    StepSTE,
     TokenSign,
 )
 from binarize.layers.recipe import Recipe, Site
@@ -38,5 +39,6 @@ __all__ = [
     "ShiftedSignQuantizer",
     "SignSTE",
     "Site",
+    "StepSTE",
     "TokenSign",
 ]
