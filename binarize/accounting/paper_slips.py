@@ -47,7 +47,7 @@ class Slip:
         at: path of the layer at whose output positions to count instead.
         like: path of the layer whose items of these kinds to count instead.
         of_input: count per element of the layer's input instead.
-        call: which call of `at` or `like`.
+        call: which call of `at` or `like`, the last one being -1.
     """
 
     where: str
@@ -66,11 +66,11 @@ _TRANSITION = "encoder.stages_*.downsample.*"
 
 DECODER = (
     Slip(where="psp.branches.*", kinds=(*_CONVOLUTION, "norm", "activation"), at="psp.bottleneck"),
-    Slip(where="fpn.laterals.0", kinds=("norm",), at="fpn.smooth", call=0),
-    Slip(where="fpn.laterals.1", kinds=("norm",), at="fpn.smooth", call=1),
-    Slip(where="fpn.laterals.2", kinds=("norm",), at="fpn.smooth", call=2),
+    Slip(where="fpn.laterals.0", kinds=("norm",), at="fpn.smooth", call=-1),
+    Slip(where="fpn.laterals.1", kinds=("norm",), at="fpn.smooth", call=-2),
+    Slip(where="fpn.laterals.2", kinds=("norm",), at="fpn.smooth", call=-3),
     Slip(where="fpn.smooth", kinds=("bypass",), others=True, each=0),
-    Slip(where="fpn.fusion", kinds=_CONVOLUTION, like="fpn.smooth"),
+    Slip(where="fpn.fusion", kinds=_CONVOLUTION, like="fpn.smooth", call=-1),
 )
 """In `binarize.networks.UPerNet`."""
 
@@ -132,7 +132,7 @@ def _mend(slip: Slip, item: Item, items: list[Item]) -> Item:
 
 def _nth_call(items: Iterable[Item], where: str, kind: ItemKind, call: int) -> Item | None:
     found = [item for item in items if item.kind == kind and _is_in(item.layer, where)]
-    return found[call] if call < len(found) else None
+    return found[call] if -len(found) <= call < len(found) else None
 
 
 def _is_in(path: str, pattern: str) -> bool:

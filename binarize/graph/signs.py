@@ -130,7 +130,8 @@ class Signs:
 
 
 def _writes(node: fx.Node) -> bool:
-    return acts(node) or name_of(node) in _IN_PLACE or True in node.args[1:]  # F.relu(x, True)
+    by_position = any(given is True for given in node.args[1:])  # F.relu(x, True)
+    return acts(node) or name_of(node) in _IN_PLACE or by_position
 
 
 def _changed_by_another_name(flow: Flow) -> set[fx.Node]:

@@ -49,6 +49,10 @@ class Quantizer(nn.Module):
         """Whether it is +1 everywhere on an input without negative values, with nothing learnt against it."""
         return False
 
+    def is_upper(self, x: Tensor) -> Tensor:
+        """Where the quantized `x` has the larger one of its two values: bool, shape of `x`."""
+        return self.rule.quantize(x, *self.rule_parameters())[0] > 0
+
     def forward(self, x: Tensor) -> Tensor:
         """The quantized `x`, of the same shape; a float tensor of two values per scale."""
         return quantize(self.rule, x, *self.rule_parameters())
@@ -140,6 +144,10 @@ class AdaBinSign(Quantizer):
         self.rule = AdaBinSet()
         self.alpha_a = nn.Parameter(torch.ones(()))
         self.beta_a = nn.Parameter(torch.zeros(()))
+
+    def is_upper(self, x: Tensor) -> Tensor:
+        """See `Quantizer`."""
+        return super().forward(x) > self.alpha_a * self.beta_a
 
     def rule_parameters(self) -> tuple[Tensor, ...]:
         """See `Quantizer`."""
