@@ -136,8 +136,8 @@ def _peak_memory() -> int:
 def _about_constant(names: list[str]) -> str:
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return (
-        f"warning: no channel of the input of {', '.join(names[:4])}{more} changed its sign in this epoch: such a "
-        "layer gives the same whatever the image. `binarize plan` shows what it sees; another method, or "
+        f"warning: no channel of the input of {', '.join(names[:4])}{more} changed its sign in this epoch: "
+        "such a layer gives the same whatever the image. `binarize plan` shows what it sees; another method, or "
         "keeping it in float (policy.keep), may help."
     )
 

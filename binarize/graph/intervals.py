@@ -117,7 +117,7 @@ def sums(x: Interval) -> Interval:
 
 
 def _bent(x: Interval) -> Interval:
-    """GELU, SiLU, Mish, Hardswish: nothing below -0.4, and what is not negative stays so and does not grow."""
+    """GELU, SiLU, Mish, Hardswish: nothing below -0.4; what is not negative stays so and does not grow."""
     return Interval(np.where(x.low >= 0, 0.0, -0.4), np.maximum(x.high, 0))
 
 
@@ -169,7 +169,9 @@ _UNARY: dict[str, Callable[[Interval], Interval]] = {
     **dict.fromkeys(("local_response_norm", "localresponsenorm"), _sloped),
     **dict.fromkeys(("softplus", "rsqrt", "cosh"), _constant(NOT_NEGATIVE)),
     **dict.fromkeys(("softmax", "softmax2d", "softmin", "gumbel_softmax"), _constant(FRACTION)),
-    **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne", "greater", "less", "logical_not"), _constant(FRACTION)),
+    **dict.fromkeys(
+        ("gt", "ge", "lt", "le", "eq", "ne", "greater", "less", "logical_not"), _constant(FRACTION)
+    ),
     **dict.fromkeys(("logical_and", "logical_or", "isnan", "isfinite", "zeros_like"), _constant(FRACTION)),
     **dict.fromkeys(("ones_like", "rand_like", "bernoulli", "new_zeros", "new_ones"), _constant(FRACTION)),
     **dict.fromkeys(("norm", "vector_norm", "matrix_norm", "linalg_norm"), _constant(NOT_NEGATIVE)),
@@ -192,6 +194,7 @@ _PASSING = {
     *("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "expand"),
     *("adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "boolean_dispatch", "lp_pool2d"),
     *("expand_as", "repeat", "repeat_interleave", "tile", "roll", "flip", "broadcast_to", "unfold", "cpu"),
+    *("max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices"),
     *("diagonal", "tril", "triu", "swap", "nan_to_num", "item", "native_channel_shuffle", "rot90"),
 }
 """Functions whose results are values of the first tensor, means of them, or 0."""
@@ -253,7 +256,7 @@ def threshold(x: Interval, limit: float, value: float) -> Interval:
 
 
 def _star_relu(module: Any) -> Interval:
-    """scale * relu(x)^2 + bias: by what the two are now, for both may be learnt."""
+    """Scale * relu(x)^2 + bias: by what the two are now, for both may be learnt."""
     values = []
     for name in ("scale", "bias"):
         tensor = getattr(module, name, None)

@@ -1,4 +1,4 @@
-"""Which two values the activations of each layer are: by what it sees, once all that stands in front is decided."""
+"""Which two values the activations of a layer are: by what it sees, once all in front of it is decided."""
 
 from __future__ import annotations
 

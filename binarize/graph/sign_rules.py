@@ -60,7 +60,7 @@ def rule_of(name: str) -> Callable[[Call], Interval] | None:
 
 
 def name_of(node: fx.Node) -> str:
-    """The plain name of a function: `add` for `__radd__`'s kin `__add__` and `add_`; `radd` for `__radd__`."""
+    """The plain name of a function: `add` for `__add__` and `add_`, `radd` for `__radd__`."""
     name = getattr(node.target, "__name__", str(node.target))
     return name[2:-2] if name.startswith("__") and name.endswith("__") else name.strip("_")
 
@@ -70,7 +70,7 @@ def _number(value: Any) -> float | None:
 
 
 def _is_mask(mask: Any, value: Any, wanted: str) -> bool:
-    """Whether `mask` is value > c with c >= 0 (`gt`), or holds wherever value < 0 (`lt`), perhaps as floats."""
+    """Whether `mask` is value > c with c >= 0 (`gt`), or holds where value < 0 (`lt`), perhaps as floats."""
     while isinstance(mask, fx.Node) and name_of(mask) in _CASTS and mask.all_input_nodes:
         mask = mask.all_input_nodes[0]
     if not isinstance(mask, fx.Node) or len(mask.args) != 2 or mask.args[0] is not value:

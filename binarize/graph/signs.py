@@ -95,7 +95,9 @@ class Signs:
             return intervals.scaled_up(x)
         if isinstance(module, nn.PixelShuffle):
             return hull(x)
-        return x if role in ("layout", "pool") or isinstance(module, _STILL) else intervals.of_module(module, x)
+        return (
+            x if role in ("layout", "pool") or isinstance(module, _STILL) else intervals.of_module(module, x)
+        )
 
     def _function(self, node: fx.Node) -> Interval:
         if node.kwargs.get("out") is not None or not node.all_input_nodes:
@@ -135,7 +137,7 @@ def _writes(node: fx.Node) -> bool:
 
 
 def _changed_by_another_name(flow: Flow) -> set[fx.Node]:
-    """Values in whose memory a later step writes by the name of a view of them, or of what they are a view of.
+    """Values in whose memory a later step writes by the name of a view of them, or of what they view.
 
     What a step does to the very tensor that it is given, the recording knows: later steps read its result.
     """

@@ -194,8 +194,9 @@ def build(
 def _expect_statistics(built: BinaryLayer) -> None:
     """Start a fresh BatchNorm's running variance from what inputs of +-1 give: sum(wb^2) per filter.
 
-    Of inputs of 0 and 1, as often the one as the other: a quarter of that, around half the sum of wb. So that a network can be evaluated before it was trained: without it, the sums of +-1 of methods without a
-    weight scale would pass as they are, tens of times too large.
+    Of inputs of 0 and 1, as often the one as the other: a quarter of that, around half the sum of wb. So that
+    a network can be evaluated before it was trained: without it, the sums of +-1 of methods without a weight
+    scale would pass as they are, tens of times too large.
     """
     norm: Any = built.norm
     if getattr(norm, "running_var", None) is None or built.weight.is_meta:
@@ -232,7 +233,7 @@ def binary_layer(
         kind: `pointwise` for a linear layer that works on maps (N, H, W, C).
         generator: of the CPU, for the start values that a method draws; by default they are the same in every
             call, `torch.default_generator` draws them from torch's global state.
-        nonnegative_input: the layer will see no negative values (behind a ReLU): bnn's activations are {0, 1}.
+        nonnegative_input: the layer will see no negative values: bnn's activations are {0, 1} then.
         **options: of the method, if it is given by name.
 
     Returns:

@@ -110,7 +110,7 @@ class Epilogue:
     """y = sum * mul * sample_scale + add; first; y += bypass; second; y += residual; tail.
 
     `sum` is that of products of +-1. With `offset` or `lift`, sum * mul becomes the sum of products of
-    weights +-mul + offset with activations +-1 + lift, still with padded positions that count 0 (see `steps`);
+    weights +-mul + offset with activations +-1 + lift, still with padded positions that count 0;
     `conv_scaled` has neither.
 
     Attributes:
@@ -153,7 +153,7 @@ class Epilogue:
 
     @property
     def steps(self) -> bool:
-        """Whether activations are 0 and +-2, and sums whole numbers that are rounded with mul for the first time."""
+        """Whether activations are 0 and +-2, so that sums are whole numbers until mul rounds them."""
         return self.offset is None and self.lift in (1.0, -1.0)
 
     def checked(self, images: int, channels: int, size: Sequence[int]) -> Epilogue:

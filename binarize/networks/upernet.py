@@ -73,8 +73,9 @@ class FPN(nn.Module):
     """Feature pyramid over maps f_1 (finest) .. f_n (coarsest), of widths `channels`.
 
     f_i, i > 1, goes through its lateral conv 1x1 to the width of f_1. Then P_i = smooth(up(f_{i+1}) + f_i)
-    for i < n: not cumulative (P_i sees f_{i+1}, not P_{i+1}), one shared conv 3x3 `smooth`, which is called
-    for P_{n-1} first and for P_1 last, as in the authors' code. Result: P_1, .., P_{n-1}, f_n at the size of f_1, concatenated, through conv 3x3, BN, ReLU: (N, channels[0], H_1, W_1).
+    for i < n: not cumulative (P_i sees f_{i+1}, not P_{i+1}), one shared conv 3x3 `smooth`, called for
+    P_{n-1} first and for P_1 last as in the authors' code. Result: P_1, .., P_{n-1}, f_n at the size of f_1,
+    concatenated, through conv 3x3, BN, ReLU: (N, channels[0], H_1, W_1).
     """
 
     def __init__(self, channels: Sequence[int]) -> None:

@@ -29,7 +29,7 @@ class QuantizerSpec:
         threshold: of a `dab`.
         scale: of a `dab`.
         granularity: of a `dab`.
-        ranges: of a `step`: channels [start, stop) that it is for, the others having their sign; empty for all.
+        ranges: of a `step`: channels [start, stop) that it is for, the others having signs; empty for all.
     """
 
     kind: str

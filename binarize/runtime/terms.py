@@ -63,7 +63,7 @@ def two_sets(layer: PackedLayer) -> tuple[Tensor, Tensor]:
 
 
 def doubled(layer: PackedLayer) -> Tensor | None:
-    """The channels from which sums of +-1 products are twice those of a layer with both sets; None for others.
+    """Channels whose sums of +-1 products are twice those of a layer with both sets; None for others.
 
     With weights w: 2 sum w v = sum w s + sum w s over the signed channels, + sum w s + sum w over those of 0
     and 1, v being (s + 1) / 2. The last sum is that of channels whose sign is +1 (and 0 in the padding).

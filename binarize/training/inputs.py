@@ -54,7 +54,8 @@ class InputWatch:
         handles = [
             layer.register_forward_pre_hook(self._look(name))
             for name, layer in self._layers.items()
-            if name not in self._alive and not any(isinstance(p, DTensor) for p in layer.quantizer.parameters())
+            if name not in self._alive
+            and not any(isinstance(p, DTensor) for p in layer.quantizer.parameters())
         ]
         try:
             yield
@@ -67,7 +68,7 @@ class InputWatch:
             self._alive.update(name for name, alive in zip(names, both.tolist(), strict=True) if alive)
 
     def constant(self) -> list[str]:
-        """The layers, by path, that were called and in whose inputs no channel changed sign; of all processes.
+        """The layers, by path, that were called and in whose input no channel changed sign; of all processes.
 
         All processes have to ask.
         """

@@ -16,7 +16,6 @@ from torch import nn
 
 import binarize
 from binarize import binary_layer
-
 from binarize.files import packed
 from binarize.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, StepSTE
 

@@ -137,15 +137,34 @@ def test_functions_with_negative_values_are_not_taken_for_others(function: Calla
     assert seen(Between(function)) == ()
 
 
-MODULES = [nn.ReLU(), nn.ReLU6(), nn.Softplus(), nn.Sigmoid(), nn.Hardsigmoid(), nn.Softmax(1), nn.Hardtanh(0, 1),
-           nn.Threshold(0.1, 0.0), nn.Sequential(nn.ReLU(), nn.Dropout(0.2), nn.MaxPool2d(3, 1, 1), nn.GELU()),
-           nn.Sequential(nn.ReLU(), nn.Identity(), nn.ZeroPad2d(1), nn.LocalResponseNorm(3)),
-           nn.Sequential(nn.ReLU(), nn.ConstantPad2d(1, 0.5), nn.Upsample(scale_factor=2)),
-           timm.layers.BatchNormAct2d(8)]  # fmt: skip
-OTHER_MODULES = [nn.GELU(), nn.PReLU(8), nn.Hardtanh(), nn.Threshold(-0.1, 0.0), nn.Tanh(), nn.SiLU(), nn.ELU(),
-                 nn.Sequential(nn.ReLU(), nn.AlphaDropout(0.2)), nn.Sequential(nn.ReLU(), nn.BatchNorm2d(8)),
-                 nn.Sequential(nn.ReLU(), nn.ConstantPad2d(1, -0.5)), timm.layers.BatchNormAct2d(8, apply_act=False),
-                 nn.Sequential(nn.ReLU(), nn.Upsample(scale_factor=2, mode="bicubic"))]  # fmt: skip
+MODULES = [
+    nn.ReLU(),
+    nn.ReLU6(),
+    nn.Softplus(),
+    nn.Sigmoid(),
+    nn.Hardsigmoid(),
+    nn.Softmax(1),
+    nn.Hardtanh(0, 1),
+    nn.Threshold(0.1, 0.0),
+    nn.Sequential(nn.ReLU(), nn.Dropout(0.2), nn.MaxPool2d(3, 1, 1), nn.GELU()),
+    nn.Sequential(nn.ReLU(), nn.Identity(), nn.ZeroPad2d(1), nn.LocalResponseNorm(3)),
+    nn.Sequential(nn.ReLU(), nn.ConstantPad2d(1, 0.5), nn.Upsample(scale_factor=2)),
+    timm.layers.BatchNormAct2d(8),
+]
+OTHER_MODULES = [
+    nn.GELU(),
+    nn.PReLU(8),
+    nn.Hardtanh(),
+    nn.Threshold(-0.1, 0.0),
+    nn.Tanh(),
+    nn.SiLU(),
+    nn.ELU(),
+    nn.Sequential(nn.ReLU(), nn.AlphaDropout(0.2)),
+    nn.Sequential(nn.ReLU(), nn.BatchNorm2d(8)),
+    nn.Sequential(nn.ReLU(), nn.ConstantPad2d(1, -0.5)),
+    timm.layers.BatchNormAct2d(8, apply_act=False),
+    nn.Sequential(nn.ReLU(), nn.Upsample(scale_factor=2, mode="bicubic")),
+]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +182,9 @@ def test_each_channel_of_a_concatenation_counts_for_itself() -> None:
     assert seen(net) == ((0, 8), (16, 24))
     net = Between(lambda y, net: F.max_pool2d(torch.cat([other(net), F.relu(y)], 1), 2), channels=16)
     assert seen(net) == ((8, 16),)
-    shuffled = Between(lambda y, net: F.channel_shuffle(torch.cat([other(net), F.relu(y)], 1), 2), channels=16)
+    shuffled = Between(
+        lambda y, net: F.channel_shuffle(torch.cat([other(net), F.relu(y)], 1), 2), channels=16
+    )
     assert seen(shuffled) == ()
 
 
@@ -209,5 +230,7 @@ def test_values_behind_what_a_method_puts_in_a_functions_place_can_be_negative()
     x = torch.zeros(1, 3, 12, 12)
     for method in ("bidense", "reactnet", "adabin"):
         assert not any(row.nonnegative for row in plan(net, method, example_inputs=x).converted)
-    assert not any(r.nonnegative for r in plan(net, "bnn", nonlinearity="hardtanh", example_inputs=x).converted)
+    assert not any(
+        r.nonnegative for r in plan(net, "bnn", nonlinearity="hardtanh", example_inputs=x).converted
+    )
     assert all(row.nonnegative for row in plan(net, "bnn", example_inputs=x).converted[:1])

@@ -156,7 +156,9 @@ def test_networks_of_relus(name: str) -> None:
 
 
 def test_the_layer_of_transformers_between_relu_and_sum() -> None:
-    net = nn.Sequential(nn.Linear(4, 8), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 2))
+    net = nn.Sequential(
+        nn.Linear(4, 8), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 2)
+    )
     made = plan(net, "bnn", example_inputs=torch.zeros(2, 5, 4))
     rows = {row.name: row.activations for row in made.converted}
     assert rows["1.linear2"] == "{0, 1}"

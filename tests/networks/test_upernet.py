@@ -236,7 +236,7 @@ def test_names() -> None:
 
 
 def test_the_shared_convolution_sees_the_coarsest_level_first() -> None:
-    """As in the authors' code (3 + 2, 2 + 1, 1 + 0): its norm's statistics depend on the order of its calls."""
+    """As in the authors' code (3 + 2, 2 + 1, 1 + 0): its norm's statistics depend on the order."""
     torch.manual_seed(0)
     fpn = FPN((4, 6, 8, 10)).train()
     norm = nn.BatchNorm2d(4)

@@ -152,8 +152,22 @@ def test_onnx(network: Any) -> None:
         torch.testing.assert_close(torch.from_numpy(got), packed(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("ranges", [[[1, 1]], [[3, 2]], [[0, 8]], [[0, 9]], [[-1, 2]], [[0, 2], [2, 4]], [[True, 2]],
-                                    [[1]], [1, 2], "x", {}])  # fmt: skip
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        [[1, 1]],
+        [[3, 2]],
+        [[0, 8]],
+        [[0, 9]],
+        [[-1, 2]],
+        [[0, 2], [2, 4]],
+        [[True, 2]],
+        [[1]],
+        [1, 2],
+        "x",
+        {},
+    ],
+)
 def test_ranges_in_files_are_checked(ranges: Any) -> None:
     given = {"kind": "linear", "in": 8, "out": 4, "quantizer": {"kind": "step", "ranges": ranges}}
     with pytest.raises(FormatError, match=r"a file: ranges is .* expected rising pairs of channels"):
