@@ -134,11 +134,11 @@ def _peak_memory() -> int:
 
 
 def _about_constant(names: list[str]) -> str:
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     return (
-        f"warning: no channel of the input of {', '.join(names[:4])}{more} changed its sign in this epoch: "
-        "such a layer gives the same whatever the image. `binarize plan` shows what it sees; another method, or "
-        "keeping it in float (policy.keep), may help."
+        f"warning: no channel of the input of {shown} changed its sign in this epoch: "
+        "such a layer gives the same whatever the image. `binarize plan` shows what it sees; another method, "
+        "or keeping it in float (policy.keep), may help."
     )
 
 
