@@ -245,9 +245,10 @@ class Plan:
         table.add_column("norm, activation, sum")
         for name, row in folded:
             state = f"binary, {_bypass_text(row)}" if row.converted else _kept_text(row)
-            values = f"activations {row.activations}" if row.activations else ""
-            told = (row.reason, values, row.norm, row.activation, row.residual, row.bypass_reason)
+            told = (row.reason, row.norm, row.activation, row.residual, row.bypass_reason)
             detail = "; ".join(part for part in told if part and part != "none")
+            if row.activations:  # in a line of its own, which is not broken inside the braces
+                detail = f"activations {row.activations}\n{detail}"
             style = BINARY if row.converted else FLOAT
             cells = (f"{row.kind} {_geometry(row)}", state, detail)
             table.add_row(Name(name), *map(Text, cells), style=style)
