@@ -413,6 +413,8 @@ class _Recorder(TorchFunctionMode):
             self._set_data(*args)
         result = run(*args, **kwargs)
         if self._paused or self._leaf_depth or getattr(func, "__name__", "") in _SILENT:
+            if isinstance(result, Tensor) and not (self._paused or self._leaf_depth):
+                self._note_made(func, args, kwargs, result)
             return result
         if getattr(func, "__name__", "") == "__setitem__":
             self._record_setitem(func, *args)
@@ -446,10 +448,13 @@ class _Recorder(TorchFunctionMode):
 
     def _note_made(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
         """What a forward makes of numbers alone is a constant; of some the values are known."""
-        number = {"zeros": 0.0, "ones": 1.0, "tensor": next(iter(args), None)}
-        value = number.get(getattr(func, "__name__", ""))
-        if getattr(func, "__name__", "") == "full":
-            value = args[1] if len(args) > 1 else kwargs.get("fill_value")
+        name = getattr(func, "__name__", "")
+        value = {"tensor": next(iter(args), None)}.get(name)
+        if name in ("zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones"):
+            value = float("ones" in name)
+        elif name in ("full", "full_like", "new_full"):
+            index = 2 if name == "new_full" else 1
+            value = args[index] if len(args) > index else kwargs.get("fill_value")
         if isinstance(value, (int, float)):
             self._node_of(result).meta["bounds"] = (float(value), float(value))
 
