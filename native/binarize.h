@@ -113,7 +113,8 @@ typedef struct bz_tail {
  *   y = (sum of weight * activation) * sample_scale[n] + add[o];  first;  ...
  *     = ((sum * mul[o] + lift * (mul[o] * sum of +-1 weights + offset[o] * number of products))
  *        + sum of +-1 activations * offset[o]) * sample_scale[n] + add[o];  first;  ...
- * where the second term is made in double and rounded once; a padded position counts 0 there, too.
+ * where the second term is made in double and rounded once; a padded position counts 0 there, too. A lift of 1 or -1
+ * without an offset keeps sums whole numbers: y = (sum of weight * activation) * mul[o] * sample_scale[n] + add[o]...
  * bypass.data null: none. Else a map of the output's positions with bypass_channels channels, brought to the output's
  * channels: whole copies first, then out_channels % bypass_channels merged means (strided groups, the last one takes
  * what remains). Equal numbers of channels: added as is. */
@@ -151,7 +152,8 @@ BZ_API int64_t bz_plane_words(const bz_plane_shape* shape); /* with slack; -1 fo
 /* sums[n][c] = sum over positions of x (channels next to each other), accumulated in double across short runs. */
 BZ_API int bz_channel_sums(int isa, int num_threads, const bz_plane_shape* shape, const bz_map* x, float* sums);
 
-/* bit = (mul[c] * x + add[n * add_stride + c] >= 0), rounded as two operations; a NaN gives 0, -0.0 gives 1.
+/* bit = (mul[c] * x + add[n * add_stride + c] >= 0), rounded as two operations; a NaN gives 0, -0.0 gives 1. So an
+ * infinite mul gives x > 0: infinity times 0 is NaN.
  * mul, add: null for 1, 0. add_stride: 0 (one value per channel) or channels (per image and channel). abs_sums:
  * [images][channels] sums of abs(mul * x + add), or null; their last digits depend on the layout. resize: null, or how
  * x gets the plane's size (its channels have to be next to each other). Writes the whole plane with border and slack. */

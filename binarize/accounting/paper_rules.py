@@ -23,6 +23,7 @@ from binarize.layers import (
     Redistribution,
     ShiftedSignQuantizer,
     SignSTE,
+    StepSTE,
 )
 
 WHOLE = (BiasPReLU, Maxout, Bypass)
@@ -126,7 +127,7 @@ def count_quantizer(quantizer: nn.Module) -> int | None:
         return 4
     if isinstance(quantizer, Redistribution):
         return 2
-    if isinstance(quantizer, (SignSTE, ApproxSignQuantizer)):
+    if isinstance(quantizer, (SignSTE, StepSTE, ApproxSignQuantizer)):
         return 0
     return 1 if isinstance(quantizer, ShiftedSignQuantizer) else None
 

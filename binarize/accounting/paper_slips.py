@@ -32,7 +32,7 @@ from fnmatch import fnmatchcase
 from binarize.accounting.paper_ops import first_binary_layer
 from binarize.accounting.paper_rules import Item, ItemKind
 from binarize.accounting.tally import Tally
-from binarize.layers import AdaBinSign, Redistribution, ShiftedSignQuantizer, SignSTE
+from binarize.layers import AdaBinSign, Redistribution, ShiftedSignQuantizer, SignSTE, StepSTE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Slip:
         at: path of the layer at whose output positions to count instead.
         like: path of the layer whose items of these kinds to count instead.
         of_input: count per element of the layer's input instead.
-        call: which call of `at` or `like`.
+        call: which call of `at` or `like`, the last one being -1.
     """
 
     where: str
@@ -66,11 +66,11 @@ _TRANSITION = "encoder.stages_*.downsample.*"
 
 DECODER = (
     Slip(where="psp.branches.*", kinds=(*_CONVOLUTION, "norm", "activation"), at="psp.bottleneck"),
-    Slip(where="fpn.laterals.0", kinds=("norm",), at="fpn.smooth", call=0),
-    Slip(where="fpn.laterals.1", kinds=("norm",), at="fpn.smooth", call=1),
-    Slip(where="fpn.laterals.2", kinds=("norm",), at="fpn.smooth", call=2),
+    Slip(where="fpn.laterals.0", kinds=("norm",), at="fpn.smooth", call=-1),
+    Slip(where="fpn.laterals.1", kinds=("norm",), at="fpn.smooth", call=-2),
+    Slip(where="fpn.laterals.2", kinds=("norm",), at="fpn.smooth", call=-3),
     Slip(where="fpn.smooth", kinds=("bypass",), others=True, each=0),
-    Slip(where="fpn.fusion", kinds=_CONVOLUTION, like="fpn.smooth"),
+    Slip(where="fpn.fusion", kinds=_CONVOLUTION, like="fpn.smooth", call=-1),
 )
 """In `binarize.networks.UPerNet`."""
 
@@ -84,7 +84,7 @@ ENCODER = (
 
 _MARKS_DECODER = ("psp.branches", "psp.bottleneck", "fpn.laterals", "fpn.smooth", "fpn.fusion")
 _MARKS_ENCODER = ("encoder.stages_0.blocks.0.conv_dw", "encoder.stages_0.blocks.0.mlp.act")
-_OTHERS = (SignSTE, ShiftedSignQuantizer, AdaBinSign, Redistribution)
+_OTHERS = (SignSTE, StepSTE, ShiftedSignQuantizer, AdaBinSign, Redistribution)
 
 
 def apply_slips(tally: Tally, items: list[Item]) -> list[Item]:
@@ -132,7 +132,7 @@ def _mend(slip: Slip, item: Item, items: list[Item]) -> Item:
 
 def _nth_call(items: Iterable[Item], where: str, kind: ItemKind, call: int) -> Item | None:
     found = [item for item in items if item.kind == kind and _is_in(item.layer, where)]
-    return found[call] if call < len(found) else None
+    return found[call] if -len(found) <= call < len(found) else None
 
 
 def _is_in(path: str, pattern: str) -> bool:

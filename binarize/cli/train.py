@@ -96,7 +96,10 @@ class Screen:
         self.shown = True
         if event.figures:
             self._progress.stop()  # the bar goes: the line is for stdout, which it knows nothing of
-            console(self._lines).print(_line(event.figures, self._epochs), soft_wrap=True, markup=False)
+            lines = [_line(event.figures, self._epochs)]
+            if constant := event.figures.get("constant_inputs"):
+                lines.append(_about_constant(constant))
+            console(self._lines).print("\n".join(lines), soft_wrap=True, markup=False)
             self._progress.start()
             return
         done = event.epoch * event.steps + event.step
@@ -128,6 +131,15 @@ def _peak_memory() -> int:
     except ImportError:
         return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _about_constant(names: list[str]) -> str:
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return (
+        f"warning: no channel of the input of {shown} changed its sign in this epoch: "
+        "such a layer gives the same whatever the image. `binarize plan` shows what it sees; another method, "
+        "or keeping it in float (policy.keep), may help."
+    )
 
 
 def _line(figures: dict[str, Any], epochs: int) -> str:

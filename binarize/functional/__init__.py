@@ -1,6 +1,13 @@
 """Pure tensor functions: sign and surrogate gradients, weight scaling, the DAB and the channel bypass."""
 
-from binarize.functional.activations import AdaBinSet, ApproxSign, RedistributedSign, ShiftedSign, SteSign
+from binarize.functional.activations import (
+    AdaBinSet,
+    ApproxSign,
+    RedistributedSign,
+    ShiftedSign,
+    SteSign,
+    SteStep,
+)
 from binarize.functional.bypass import channel_bypass
 from binarize.functional.convolution import Geometry, binary_dense
 from binarize.functional.dab import DabRule
@@ -20,6 +27,7 @@ __all__ = [
     "ScaledSign",
     "ShiftedSign",
     "SteSign",
+    "SteStep",
     "binary_dense",
     "channel_bypass",
     "quantize",

@@ -28,6 +28,34 @@ class SteSign(Rule):
 
 
 @dataclass(frozen=True)
+class SteStep(Rule):
+    """Forward 1 where x > 0, else 0; gradient of `SteSign`: BinaryNet's on values that are never negative.
+
+    So does torch.sign, 0 at 0, on the results of a ReLU, where the sign of two values is +1 everywhere.
+
+    Attributes:
+        ranges: channels [start, stop) that are quantized so, the others getting sign(x); empty for all.
+        dim: channel dimension.
+    """
+
+    ranges: tuple[tuple[int, int], ...] = ()
+    dim: int = 1
+
+    def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
+        if not self.ranges:
+            return (x > 0).to(x.dtype), ()
+        y = sign(x)
+        for start, stop in self.ranges:
+            y.narrow(self.dim, start, stop - start).copy_(x.narrow(self.dim, start, stop - start) > 0)
+        return y, ()
+
+    def gradient(
+        self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
+    ) -> Gradients:
+        return (clip_gradient(grad, x),)
+
+
+@dataclass(frozen=True)
 class ApproxSign(Rule):
     """Forward sign(x), gradient 2 - 2 abs(x) for abs(x) < 1 else 0 (Bi-Real Net, arXiv 1808.00278, Eq. 5)."""
 

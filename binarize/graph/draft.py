@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from binarize.errors import TraceError
@@ -13,13 +17,12 @@ from binarize.graph.levels import Level, acts, for_both_modes
 from binarize.graph.openings import Opening
 from binarize.graph.plan import Edit, KeptBy, Swap
 from binarize.graph.position import Position
-from binarize.graph.roles import fused_activation
+from binarize.graph.signs import Ranges, Signs
 from binarize.layers.recipe import Kind, Recipe, Site
 from binarize.methods.base import ActivationSite, Method
 from binarize.methods.build import site_of
 from binarize.methods.forms import Form
 
-_BLINDING = ("relu", "relu6", "starrelu", "softplus")
 _TOWARDS_LAYERS = PASSIVE | {"pool", "pad", "split", "cat", "upsample", "mul", "add"}
 
 
@@ -52,6 +55,11 @@ class Draft:
     swaps: dict[str, Swap] = field(default_factory=dict)
     edits: dict[tuple[str, str], Edit] = field(default_factory=dict)
     rewritable: dict[str, Level] = field(default_factory=dict)
+
+    @cached_property
+    def signs(self) -> Signs:
+        """Of the network as it is given."""
+        return Signs(self.flow)
 
     def site_at(self, node: fx.Node | None) -> SiteDraft | None:
         """The converted layer that a node calls, if it does."""
@@ -181,6 +189,9 @@ class SiteDraft:
         bypass: the layer brings its bypass.
         bypass_reason: why it does not, although its method has one there.
         residual: for people: what happens to the sum around it.
+        nonnegative: see `Site`.
+        values: for people: the set of its activations, where that is not the usual one of the method.
+        blind: its activations would be +1 on the channels of `nonnegative`, whatever the input.
     """
 
     name: str
@@ -196,10 +207,15 @@ class SiteDraft:
     bypass: bool = False
     bypass_reason: str = ""
     residual: str = ""
+    nonnegative: Ranges = ()
+    values: str = ""
+    blind: bool = False
 
     def site(self) -> Site:
         """The site as the method sees it."""
-        return site_of(self.module, kind=self.kind, form=self.form, **self.context)
+        return site_of(
+            self.module, kind=self.kind, form=self.form, nonnegative=self.nonnegative, **self.context
+        )
 
     def recipe(self, method: Method) -> Recipe:
         """The parts that the method wants here."""
@@ -240,16 +256,20 @@ def activation_site(
         spatial=0 if last else len(shape) - 2,
         spatial_between=front is not None and _spatial(front.module) and _next_is_spatial(draft, behind),
         final_next=is_final(draft, node),
-        blinds=_gives_no_negatives(draft, node)
-        and any(map(draft.site_at, flow.consumers(node, _TOWARDS_LAYERS))),
+        blinds=draft.signs.low(node) >= 0 and any(_would_be_blind(draft, node)),
     )
 
 
-def _gives_no_negatives(draft: Draft, node: fx.Node) -> bool:
-    module = draft.flow.module(node)
-    own = module if draft.flow.role(node) == "act" or module is None else fused_activation(module)
-    name = type(own).__name__ if own is not None else getattr(node.target, "__name__", "").rstrip("_")
-    return name.lower() in _BLINDING
+def _would_be_blind(draft: Draft, node: fx.Node) -> Iterator[bool]:
+    """Of the layers that see an activation, whether their method could make only +1 of what it gives."""
+    for consumer in draft.flow.consumers(node, _TOWARDS_LAYERS):
+        site = draft.site_at(consumer)
+        if site is not None:
+            seen = site.site()
+            whole = dataclasses.replace(seen, nonnegative=((0, seen.in_channels),))
+            with torch.device("meta"):
+                quantizer = draft.method.recipe(whole).quantizer()
+            yield getattr(quantizer, "needs_negatives", False)
 
 
 def is_final(draft: Draft, node: fx.Node) -> bool:

@@ -269,7 +269,8 @@ def _swap_layers(
         place: Any = model.get_submodule(row.name)
         layer: Any = opened.get(row.name, place)
         form = forms.get(row.name) or own_form(layer)
-        site = site_of(layer, kind=row.site_kind or None, form=form, **dict(row.context))  # type: ignore[arg-type]
+        context: Any = {"nonnegative": row.nonnegative, **dict(row.context)}
+        site = site_of(layer, kind=row.site_kind or None, form=form, **context)  # type: ignore[arg-type]
         built = build(layer, method, site, bypass=row.bypass != "none", form=form)
         if row.absorbs is not None:
             _take_over(built, model.get_submodule(row.absorbs), layer)

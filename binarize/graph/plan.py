@@ -51,6 +51,8 @@ class LayerPlan:
         site_kind: `conv`, `pointwise` or `token`.
         context: what the method was told about the surroundings.
         absorbs: path of the norm module that the layer takes over.
+        nonnegative: input channels [start, stop) whose values are never negative.
+        activations: the set of its binary activations, such as `{0, 1}`; empty for the method's usual one.
     """
 
     name: str
@@ -69,6 +71,8 @@ class LayerPlan:
     site_kind: str = ""
     context: tuple[tuple[str, bool], ...] = ()
     absorbs: str | None = None
+    nonnegative: tuple[tuple[int, int], ...] = ()
+    activations: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +255,8 @@ class Plan:
             state = f"binary, {_bypass_text(row)}" if row.converted else _kept_text(row)
             told = (row.reason, row.norm, row.activation, row.residual, row.bypass_reason)
             detail = "; ".join(part for part in told if part and part != "none")
+            if row.activations:  # in a line of its own, which is not broken inside the braces
+                detail = f"activations {row.activations}\n{detail}"
             style = BINARY if row.converted else FLOAT
             cells = (f"{row.kind} {_geometry(row)}", state, detail)
             table.add_row(Name(name), *map(Text, cells), style=style)
@@ -289,6 +295,7 @@ def _look(row: LayerPlan) -> Any:
         row.norm,
         row.activation,
         row.residual,
+        row.activations,
     )
 
 
@@ -339,7 +346,8 @@ def _count(shape: tuple[int, ...]) -> int:
 def _row(given: dict[str, Any]) -> LayerPlan:
     shapes = {name: tuple(given.get(name, ())) for name in ("in_shape", "out_shape", "weight_shape")}
     context = tuple((str(name), bool(value)) for name, value in given.get("context", ()))
-    return LayerPlan(**{**given, **shapes, "context": context})
+    ranges = tuple((int(start), int(stop)) for start, stop in given.get("nonnegative", ()))
+    return LayerPlan(**{**given, **shapes, "context": context, "nonnegative": ranges})
 
 
 def _output(given: dict[str, Any]) -> OutputPlan:

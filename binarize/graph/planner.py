@@ -27,6 +27,7 @@ from binarize.graph.refusals import is_compiled, no_layers, refuse, uncompiled
 from binarize.graph.remarks import remarks
 from binarize.graph.residuals import decide_residuals
 from binarize.graph.roles import module_role
+from binarize.graph.sets import blind_layers, decide_sets
 from binarize.layers.recipe import Kind, resolve
 from binarize.methods.base import Method
 from binarize.methods.build import BINARY_ALREADY, why_not
@@ -97,6 +98,7 @@ def plan(
     decide_scales(draft)
     decide_residuals(draft)
     decide_activations(draft)
+    decide_sets(draft)
     rows = _rows(draft, layers)
     outputs = tuple(output_rows(draft))
     return Plan(
@@ -110,6 +112,7 @@ def plan(
         outputs=outputs,
         notes=(
             *output_warnings(outputs),
+            *blind_layers(draft),
             *_notes(draft),
             *([_COMPILED] if compiled else []),
             *remarks(draft),
@@ -343,6 +346,8 @@ def _row(draft: Draft, name: str, module: nn.Module) -> LayerPlan:
         site_kind=site.kind,
         context=tuple(site.context.items()),
         absorbs=site.absorbs,
+        nonnegative=site.nonnegative,
+        activations=site.values,
     )
 
 

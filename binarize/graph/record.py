@@ -64,7 +64,8 @@ class Recording:
     """A flat graph of one run and what was learnt on the way.
 
     Every node's meta holds `role`, `owner` (path of the module whose forward made the step), `level` (name of
-    the node in that module's own graph, or None), `shape`, and `constant` (computed from parameters only).
+    the node in that module's own graph, or None), `shape`, and `constant` (computed from parameters only);
+    that of a constant of known values `bounds` (least, largest).
 
     Attributes:
         graph: `call_module` per layer, norm, activation...; `call_function` for the rest.
@@ -458,6 +459,7 @@ class _Recorder(TorchFunctionMode):
             return result
         self._note_read(args)
         if getattr(func, "__name__", "") in _SILENT:
+            self._note_made(func, args, kwargs, result)
             return result
         if self._is_layer_step():
             self._record_layer(result, args, kwargs)
@@ -467,6 +469,8 @@ class _Recorder(TorchFunctionMode):
             return result
         outputs = tensors(result)
         inputs = tensors((args, kwargs))
+        if len(outputs) == 1 and not inputs:
+            self._note_made(func, args, kwargs, outputs[0])
         if not outputs or not inputs:
             return result
         if (
@@ -513,6 +517,18 @@ class _Recorder(TorchFunctionMode):
         role = module_role(self._model.get_submodule(path))
         step = self._level_nodes[-1]
         self._record_result(result, node, role or "other", None if step is None else step.name)
+
+    def _note_made(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
+        """What a forward makes of numbers alone is a constant; of some the values are known."""
+        name = getattr(func, "__name__", "")
+        value = {"tensor": next(iter(args), None)}.get(name)
+        if name in ("zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones"):
+            value = float("ones" in name)
+        elif name in ("full", "full_like", "new_full"):
+            index = 2 if name == "new_full" else 1
+            value = args[index] if len(args) > index else kwargs.get("fill_value")
+        if isinstance(value, (int, float)):
+            self._node_of(result).meta["bounds"] = (float(value), float(value))
 
     def _record_setitem(self, func: Any, tensor: Tensor, index: Any, value: Any) -> None:
         """A tensor whose part was set is another value from then on: what it was, and what was put in."""

@@ -15,6 +15,7 @@ from binarize.layers.quantizers import (
     Redistribution,
     ShiftedSignQuantizer,
     SignSTE,
+    StepSTE,
     TokenSign,
 )
 from binarize.layers.recipe import Recipe, Site
@@ -41,5 +42,6 @@ __all__ = [
     "SignSTE",
     "Site",
     "StandsForLayer",
+    "StepSTE",
     "TokenSign",
 ]

@@ -17,6 +17,7 @@ from binarize.functional import (
     Rule,
     ShiftedSign,
     SteSign,
+    SteStep,
     quantize,
 )
 from binarize.functional.dab import Granularity, Scale, Threshold
@@ -28,13 +29,29 @@ def channel_shape(channels: int, dim: int, spatial: int) -> tuple[int, ...]:
 
 
 class Quantizer(nn.Module):
-    """Base of activation quantizers: subclasses set `rule` and list their parameters."""
+    """Base of activation quantizers: subclasses set `rule` and list their parameters.
+
+    Attributes:
+        rule: forward and backward.
+        values: for people: the set of its values, where it is not +-1 times a scale, or what the method is
+            known for.
+    """
 
     rule: Rule
+    values: str = ""
 
     def rule_parameters(self) -> tuple[Tensor, ...]:
         """The tensors that the rule takes beside the input, in its order."""
         return ()
+
+    @property
+    def needs_negatives(self) -> bool:
+        """Whether it is +1 everywhere on an input without negative values, with nothing learnt against it."""
+        return False
+
+    def is_upper(self, x: Tensor) -> Tensor:
+        """Where the quantized `x` has the larger one of its two values: bool, shape of `x`."""
+        return self.rule.quantize(x, *self.rule_parameters())[0] > 0
 
     def forward(self, x: Tensor) -> Tensor:
         """The quantized `x`, of the same shape; a float tensor of two values per scale."""
@@ -52,6 +69,28 @@ class SignSTE(Quantizer):
         super().__init__()
         self.rule = SteSign()
 
+    @property
+    def needs_negatives(self) -> bool:
+        """See `Quantizer`."""
+        return True
+
+
+class StepSTE(Quantizer):
+    """Forward 1 where x > 0, else 0, gradient 1 for abs(x) <= 1: for inputs without negative values (bnn).
+
+    Args:
+        ranges: channels [start, stop) without negative values, the others getting sign(x); empty for all.
+        dim: channel dimension.
+    """
+
+    rule: SteStep
+
+    def __init__(self, ranges: tuple[tuple[int, int], ...] = (), *, dim: int = 1) -> None:
+        super().__init__()
+        self.rule = SteStep(ranges, dim)
+        count = sum(stop - start for start, stop in ranges)
+        self.values = f"{{0, 1}} on {count} input channels" if ranges else "{0, 1}"
+
 
 class ApproxSignQuantizer(Quantizer):
     """Forward sign(x), gradient max(0, 2 - 2 abs(x)) (Bi-Real Net; BiDense without its DAB)."""
@@ -59,6 +98,11 @@ class ApproxSignQuantizer(Quantizer):
     def __init__(self) -> None:
         super().__init__()
         self.rule = ApproxSign()
+
+    @property
+    def needs_negatives(self) -> bool:
+        """See `Quantizer`."""
+        return True
 
 
 class ShiftedSignQuantizer(Quantizer):
@@ -100,6 +144,10 @@ class AdaBinSign(Quantizer):
         self.rule = AdaBinSet()
         self.alpha_a = nn.Parameter(torch.ones(()))
         self.beta_a = nn.Parameter(torch.zeros(()))
+
+    def is_upper(self, x: Tensor) -> Tensor:
+        """See `Quantizer`."""
+        return super().forward(x) > self.alpha_a * self.beta_a
 
     def rule_parameters(self) -> tuple[Tensor, ...]:
         """See `Quantizer`."""
@@ -168,6 +216,11 @@ class DAB(Quantizer):
             if name != "b":
                 value.normal_(0, 1e-3)
             self.register_parameter(name, nn.Parameter(value))
+
+    @property
+    def needs_negatives(self) -> bool:
+        """See `Quantizer`."""
+        return self.rule.threshold == "none"
 
     def rule_parameters(self) -> tuple[Tensor, ...]:
         """See `Quantizer`."""

@@ -37,6 +37,8 @@ class Site:
         activated: an activation follows (behind the norm, if there is one).
         spatial_next: behind that activation comes a convolution of kernel > 1 and nothing else.
         final_next: behind that activation comes a layer that stays float as the network's final one.
+        nonnegative: input channels [start, stop) whose values are never negative, as behind a ReLU. Only the
+            quantizer of a recipe may depend on it: all else is decided before it is known.
     """
 
     kind: Kind
@@ -51,6 +53,7 @@ class Site:
     activated: bool = False
     spatial_next: bool = False
     final_next: bool = False
+    nonnegative: tuple[tuple[int, int], ...] = ()
 
     @property
     def dim(self) -> int:
@@ -61,6 +64,11 @@ class Site:
     def spatial(self) -> int:
         """Number of spatial dims of the kernel."""
         return len(self.kernel)
+
+    @property
+    def sees_no_negatives(self) -> bool:
+        """No value of the input is negative."""
+        return self.nonnegative == ((0, self.in_channels),)
 
     @property
     def keeps_shape(self) -> bool:

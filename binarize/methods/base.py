@@ -29,8 +29,8 @@ class ActivationSite:
         spatial_between: the layer in front of it (behind its norm) and the one behind it are convolutions
             of kernel > 1.
         final_next: what follows is a layer that stays float as the network's final one.
-        blinds: the network's own activation gives nothing below 0 (a ReLU) and a binary layer sees that:
-            sign makes it +1 everywhere.
+        blinds: the network's own activation gives nothing below 0 (a ReLU), and a binary layer of this method
+            that sees it could make only +1 of that.
     """
 
     channels: int
@@ -72,6 +72,11 @@ class Method:
     def drops_residual(self) -> bool:
         """Whether the outer add around a branch of bypassed layers is removed."""
         return False
+
+    @property
+    def against_blindness(self) -> str:
+        """The option that helps layers whose activations are +1 everywhere; empty if there is none."""
+        return ""
 
     def composes(self, site: Site) -> bool:
         """Whether `compose` builds the layer at `site` from several binary layers."""

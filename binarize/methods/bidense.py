@@ -104,6 +104,12 @@ class BiDense(Method):
     def drops_residual(self) -> bool:
         return self.residual == "drop"
 
+    @property
+    def against_blindness(self) -> str:
+        if self.binarizer == "sign":
+            return "binarizer=dab"
+        return "threshold=adaptive" if self.threshold == "none" else ""
+
     def _bypasses(self, site: Site) -> bool:
         return self.bypass == "cfb" or site.keeps_shape
 

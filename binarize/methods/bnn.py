@@ -1,23 +1,25 @@
 """BNN: Hubara et al., Binarized Neural Networks, arXiv 1602.02830.
 
 Forward: sign(x), sign(w), no scale. Backward: 1 for abs(.) <= 1, else 0, for both.
+On input channels without negative values (behind a ReLU) sign is +1 everywhere and no signal is left. There
+activations are 1 where x > 0, else 0, with the same backward: what torch.sign, 0 at 0, gives on such values.
 Block: conv -> BN -> the network's own activation. No bypass but the network's own residual connections.
-Departures: behind a ReLU sign is +1 everywhere, no signal is left, and BatchNorm divides by no variance;
-there the BNN paper's own hard tanh stands in for the ReLU (option `nonlinearity`). In the "table" form (the
-networks of BiDense's Table 1) ReLU stays, and shape-keeping spatial convolutions that no activation follows
-have an identity bypass. Linear layers on tokens bring a LayerNorm.
+Departures: the BNN paper has a hard tanh in place of each activation (option `nonlinearity`). In the "table"
+form (the networks of BiDense's Table 1) shape-keeping spatial convolutions that no activation follows have an
+identity bypass. Linear layers on tokens bring a LayerNorm.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 from torch import nn
 
 from binarize.functional import SteSign
-from binarize.layers import Recipe, SignSTE, Site
+from binarize.layers import Recipe, SignSTE, Site, StepSTE
 from binarize.methods.base import ActivationSite, Form, Method, register_method
 from binarize.methods.parts import norm_for, table_bypass
 
@@ -29,8 +31,9 @@ class BNN(Method):
 
     Attributes:
         form: `table` builds the networks of Table 1 of BiDense.
-        nonlinearity: `own` keeps the network's activations; `hardtanh` replaces them as in the BNN paper;
-            `auto` keeps them but where a ReLU would blind a binary layer (never in the table form).
+        nonlinearity: `auto` keeps the network's activations, binary activations being {0, 1} where no value
+            is negative; `hardtanh` replaces them as in the BNN paper; `own` keeps them and takes the sign
+            everywhere, +1 behind a ReLU.
     """
 
     name: ClassVar[str] = "bnn"
@@ -41,7 +44,7 @@ class BNN(Method):
 
     def recipe(self, site: Site) -> Recipe:
         return Recipe(
-            quantizer=SignSTE,
+            quantizer=self._quantizer(site),
             weight_rule=SteSign(),
             bias=site.has_bias,
             norm=norm_for(site),
@@ -49,5 +52,15 @@ class BNN(Method):
         )
 
     def activation(self, site: ActivationSite) -> Callable[[], nn.Module] | None:
+        # Plans of the first version: `auto` put a hard tanh in a ReLU's place then. Today nothing is blinded.
         blinded = self.nonlinearity == "auto" and site.blinds and self.form == "default"
         return nn.Hardtanh if blinded or self.nonlinearity == "hardtanh" else None
+
+    @property
+    def against_blindness(self) -> str:
+        return "nonlinearity=auto" if self.nonlinearity == "own" else ""
+
+    def _quantizer(self, site: Site) -> Callable[[], nn.Module]:
+        if self.nonlinearity == "own" or not site.nonnegative:
+            return SignSTE
+        return StepSTE if site.sees_no_negatives else partial(StepSTE, site.nonnegative, dim=site.dim)

@@ -20,6 +20,7 @@ from binarize.layers import (
     BinaryLayer,
     BinaryLinear,
     StandsForLayer,
+    StepSTE,
 )
 from binarize.layers.bypass import fit_of
 from binarize.layers.recipe import Kind, MethodLike, Recipe, Site, resolve
@@ -228,13 +229,16 @@ def build(
 def _expect_statistics(built: BinaryLayer) -> None:
     """Start a fresh BatchNorm's running variance from what inputs of +-1 give: sum(wb^2) per filter.
 
-    So that a network can be evaluated before it was trained: without it, the sums of +-1 of methods without a
-    weight scale would pass as they are, tens of times too large.
+    Of inputs of 0 and 1, as often the one as the other: a quarter of that, around half the sum of wb. So that
+    a network can be evaluated before it was trained: without it, the sums of +-1 of methods without a weight
+    scale would pass as they are, tens of times too large.
     """
     norm: Any = built.norm
     if getattr(norm, "running_var", None) is None or built.weight.is_meta:
         return
     weight = built.binary_weight()
+    if isinstance(built.quantizer, StepSTE) and not built.quantizer.rule.ranges:
+        weight = weight / 2  # the deviation of inputs of 0 and 1, whose mean moves that of the output
     if isinstance(built, nn.ConvTranspose2d):  # a stride of s lets 1 in s^2 of the kernel meet each output
         norm.running_var.fill_(float(weight.square().sum()) / built.out_channels / math.prod(built.stride))
         return
@@ -250,6 +254,7 @@ def binary_layer(
     bypass: bool = True,
     kind: Kind | None = None,
     generator: torch.Generator | None = None,
+    nonnegative_input: bool = False,
     **options: Any,
 ) -> nn.Module:
     """The binary replacement of one float layer, with a copy of its weights as latent weights.
@@ -263,6 +268,7 @@ def binary_layer(
         kind: `pointwise` for a linear layer that works on maps (N, H, W, C).
         generator: of the CPU, for the start values that a method draws; by default they are the same in every
             call, `torch.default_generator` draws them from torch's global state.
+        nonnegative_input: the layer will see no negative values: bnn's activations are {0, 1} then.
         **options: of the method, if it is given by name.
 
     Returns:
@@ -277,6 +283,8 @@ def binary_layer(
         site = site_of(layer, kind=kind)
     except ConfigError as error:
         raise ConfigError(f"binary_layer: {error}") from None
+    if nonnegative_input:
+        site = dataclasses.replace(site, nonnegative=((0, site.in_channels),))
     reason = chosen.refuses(site)
     if reason is not None:
         raise ConfigError(f"binary_layer: {type(layer).__name__}: {reason}")

@@ -151,6 +151,11 @@ class Epilogue:
         """Whether weights and activations are +-mul and +-1."""
         return self.offset is None and self.lift == 0.0
 
+    @property
+    def steps(self) -> bool:
+        """Whether activations are 0 and +-2, so that sums are whole numbers until mul rounds them."""
+        return self.offset is None and self.lift in (1.0, -1.0)
+
     def checked(self, images: int, channels: int, size: Sequence[int]) -> Epilogue:
         """The same with tensors as the kernels want them.
 

@@ -89,6 +89,8 @@ def conv_values(plane: BitPlane, weights: PackedWeights, size: Sequence[int], e:
     count, box = _convolve(x, weights, signs, size), _convolve(x, weights, ones, size)
     inside = torch.ones_like(x[:1])
     weight_sum, products = _convolve(inside, weights, signs, size), _convolve(inside, weights, ones, size)
+    if e.steps:
+        return (count + e.lift * weight_sum) * mul
     fixed = e.lift * (mul.double() * weight_sum + offset.double() * products)
     return count * mul + fixed.float() + box * offset
 

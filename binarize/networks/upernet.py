@@ -73,8 +73,9 @@ class FPN(nn.Module):
     """Feature pyramid over maps f_1 (finest) .. f_n (coarsest), of widths `channels`.
 
     f_i, i > 1, goes through its lateral conv 1x1 to the width of f_1. Then P_i = smooth(up(f_{i+1}) + f_i)
-    for i < n: not cumulative (P_i sees f_{i+1}, not P_{i+1}), one shared conv 3x3 `smooth`. Result: P_1, ..,
-    P_{n-1}, f_n at the size of f_1, concatenated, through conv 3x3, BN, ReLU: (N, channels[0], H_1, W_1).
+    for i < n: not cumulative (P_i sees f_{i+1}, not P_{i+1}), one shared conv 3x3 `smooth`, called for
+    P_{n-1} first and for P_1 last as in the authors' code. Result: P_1, .., P_{n-1}, f_n at the size of f_1,
+    concatenated, through conv 3x3, BN, ReLU: (N, channels[0], H_1, W_1).
     """
 
     def __init__(self, channels: Sequence[int]) -> None:
@@ -88,8 +89,10 @@ class FPN(nn.Module):
         """Maps (N, channels[i], H_i, W_i), finest first -> (N, channels[0], H_0, W_0)."""
         levels = [features[0]]
         levels += [lateral(features[i]) for i, lateral in enumerate(self.laterals, start=1)]
-        merged = [self.smooth(resize(up, f) + f) for f, up in itertools.pairwise(levels)]
-        pyramid = [*merged, levels[-1]]
+        # Coarsest first: the norm behind the shared convolution keeps statistics of its calls in their order.
+        pairs = reversed(list(itertools.pairwise(levels)))
+        merged = [self.smooth(resize(up, f) + f) for f, up in pairs]
+        pyramid = [*reversed(merged), levels[-1]]
         return self.fusion(torch.cat([pyramid[0], *(resize(p, pyramid[0]) for p in pyramid[1:])], dim=1))
 
 

@@ -31,8 +31,10 @@ from binarize.runtime.terms import (
     back,
     check_input,
     dab_of,
+    doubled,
     is_finite,
     scale_and_shift,
+    steps_of,
     tail_of,
 )
 
@@ -97,6 +99,9 @@ class Kernels:
         self.direct = self.way is not None and (not self.way.stride or self.way.keeps_positions)
         """Whether the bypass takes the input as it is."""
         signs = layer.signs(torch.float32)
+        self.doubled = doubled(layer)
+        """Channels of the plane, where they are others than the input's."""
+        signs = signs if self.doubled is None else signs.index_select(1, self.doubled)
         self.depthwise = False
         self.scaled = False
         self.transposed: TransposedWeights | None = None
@@ -190,6 +195,8 @@ class Kernels:
         alone = self.depthwise and per_channel(self.layer)
         if not x.numel() or not self.whole or self.transposed is not None or (alone and len(x) > 1):
             return None
+        if self.doubled is not None:
+            return None
         prepared = self._prepared_for(x, None, None)
         maps, way = as_maps(x, linear=self.linear), self.way
         if prepared.conv is None or not prepared.pack.fits(maps):
@@ -236,7 +243,7 @@ class Kernels:
         maps = as_maps(x, linear=self.linear)
         link = self.layer.sums_from if resize is None else None
         sums = None if link is None else taken(link, maps)
-        words, scales = prepared.pack(maps, sums)
+        words, scales = prepared.pack(self._plane_maps(maps), sums)
         return _Signs(x, maps, prepared, words, scales)
 
     def _result(self, signs: _Signs, conv: PointwiseConv2d | None = None) -> Tensor:
@@ -296,6 +303,8 @@ class Kernels:
         kind = spec.quantizer.kind
         if kind == "dab":
             given["dab"] = dab_of(layer)
+        elif kind == "step":
+            given |= steps_of(layer)
         elif kind == "redistributed":
             given |= {"mul": layer.vector("k"), "add": layer.vector("b")}
         elif kind == "shifted":
@@ -306,7 +315,8 @@ class Kernels:
             add = -way * layer.vector("beta")
             given |= {"mul": way.expand(spec.in_channels), "add": add.expand(spec.in_channels)}
         groups, threads = 1 if self.depthwise else spec.groups, layer.options.threads
-        pack = PreparedPack(maps.shape, groups=groups, border=border, resize=resize, threads=threads, **given)
+        shape = (len(maps), len(self.doubled), *maps.shape[2:]) if self.doubled is not None else maps.shape
+        pack = PreparedPack(shape, groups=groups, border=border, resize=resize, threads=threads, **given)
         if weights is None:
             return _Prepared(pack, None, size, border, resize, None)
         exact = layer.options.exact_scales
@@ -325,6 +335,7 @@ class Kernels:
         if self.transposed is None:
             raise RuntimeError("no weights")
         images, channels, height, width = maps.shape
+        channels = channels if self.doubled is None else len(self.doubled)
         plane = BitPlane(
             words=words[: prepared.pack.words],
             images=images,
@@ -337,6 +348,10 @@ class Kernels:
         epilogue = dataclasses.replace(self.epilogue, sample_scale=scales, bypass=bypass, tail=tail)
         threads = self.layer.options.threads
         return conv_transposed(plane, self.transposed, epilogue, out_size=prepared.size, threads=threads)
+
+    def _plane_maps(self, maps: Tensor) -> Tensor:
+        """The maps with the channels of the plane."""
+        return maps if self.doubled is None else maps.index_select(1, self.doubled)
 
     def _bypass(self, x: Tensor, size: Sequence[int]) -> Tensor | None:
         way = self.way

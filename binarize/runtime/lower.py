@@ -19,6 +19,7 @@ from binarize.functional import (
     ScaledSign,
     ShiftedSign,
     SteSign,
+    SteStep,
 )
 from binarize.functional.activations import AdaBinSet
 from binarize.graph.hooks import has_hooks, take_hooks
@@ -38,6 +39,7 @@ from binarize.layers import (
     RPReLU,
     ShiftedSignQuantizer,
     SignSTE,
+    StepSTE,
     TokenSign,
 )
 from binarize.runtime.bits import pack_signs
@@ -52,6 +54,7 @@ _KINDS: dict[type[nn.Module], str] = {
 }
 _QUANTIZERS: dict[type[nn.Module], tuple[str, type]] = {
     SignSTE: ("sign", SteSign),
+    StepSTE: ("step", SteStep),
     ApproxSignQuantizer: ("sign", ApproxSign),
     ShiftedSignQuantizer: ("shifted", ShiftedSign),
     TokenSign: ("shifted", ShiftedSign),
@@ -61,6 +64,7 @@ _QUANTIZERS: dict[type[nn.Module], tuple[str, type]] = {
 }
 _PARAMETERS = {
     "sign": (),
+    "step": (),
     "shifted": ("beta",),
     "redistributed": ("k", "b"),
     "adabin": ("alpha", "beta"),
@@ -90,6 +94,8 @@ def describe(layer: nn.Module) -> PackedSpec | Refusal:
     quantizer = describe_quantizer(known.quantizer)
     if isinstance(quantizer, Refusal):
         return quantizer
+    if quantizer.ranges and known.quantizer.rule.dim != (-1 if kind == "linear" else 1):
+        return Refusal("its quantizer has the channels at another place than the layer")
     norm = None if known.norm is None or _folds(known.norm) else _describe_norm(known)
     bypass = _describe_bypass(known, kind)
     if isinstance(bypass, Refusal):
@@ -162,6 +168,8 @@ def describe_quantizer(quantizer: nn.Module) -> QuantizerSpec | Refusal:
         return Refusal(f"its quantizer {name} is none that the packed runtime knows")
     if has_hooks(quantizer) or "forward" in quantizer.__dict__:
         return Refusal(f"hooks or a forward of its own hang on its quantizer {name}: remove them first")
+    if kind == "step":
+        return QuantizerSpec(kind=kind, ranges=known.rule.ranges)
     if kind != "dab":
         return QuantizerSpec(kind=kind)
     return QuantizerSpec(

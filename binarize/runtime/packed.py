@@ -237,7 +237,7 @@ class PackedLayer(StandsForLayer):
     def reference(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """The whole layer in plain torch: exact, and slower."""
         thresholds = thresholds_of(self, x)
-        product, box = self._product(quantized(x, thresholds), output_size)
+        product, box = self._product(quantized(x, thresholds, self.spec.dim), output_size)
         return self._epilogue(product, box, thresholds.whole, x)
 
     def _product(

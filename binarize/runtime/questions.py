@@ -32,6 +32,8 @@ def why_not(layer: PackedLayer) -> str | None:
         return "a learnt scale without statistics (an ablation)"
     if spec.padding_mode != "zeros":
         return f"padding_mode={spec.padding_mode}"
+    if spec.quantizer.ranges and (spec.groups > 1 or spec.offset):
+        return "activations of two sets in one layer with groups, or with weights that have an offset"
     if per_channel(layer) and not is_depthwise(layer):
         if spec.offset:
             return "scales per channel with weights that have an offset, for which there are no tables"
@@ -79,7 +81,8 @@ def can_have_tail(layer: PackedLayer) -> bool:
 def can_interpolate(layer: PackedLayer) -> bool:
     """Whether the layer's input may be the small map of an `Interpolated`."""
     spec = layer.spec
-    return spec.kind == "conv" and len(spec.kernel) == 2 and not is_depthwise(layer)
+    plain = spec.kind == "conv" and len(spec.kernel) == 2 and not spec.quantizer.ranges
+    return plain and not is_depthwise(layer)
 
 
 def wants_means(layer: PackedLayer) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from binarize.errors import FormatError
 KINDS = ("conv", "transposed", "linear")
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 FITS = ("floor", "ceil", "crop")
-QUANTIZERS = ("sign", "shifted", "redistributed", "adabin", "dab")
+QUANTIZERS = ("sign", "step", "shifted", "redistributed", "adabin", "dab")
 THRESHOLDS = ("adaptive", "b", "mean", "none")
 SCALES = ("adaptive", "mad", "learned", "none")
 GRANULARITIES = ("channel", "layer")
@@ -28,12 +29,14 @@ class QuantizerSpec:
         threshold: of a `dab`.
         scale: of a `dab`.
         granularity: of a `dab`.
+        ranges: of a `step`: channels [start, stop) that it is for, the others having signs; empty for all.
     """
 
     kind: str
     threshold: str = ""
     scale: str = ""
     granularity: str = ""
+    ranges: tuple[tuple[int, int], ...] = ()
 
     def parameters(self, channels: int) -> dict[str, int]:
         """Name and length of each vector of parameters, in the order in which they are stored."""
@@ -120,6 +123,8 @@ class PackedSpec:
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it: what has its usual value (stride 1, no padding...) is left out."""
         quantizer = {name: value for name, value in vars(self.quantizer).items() if value}
+        if self.quantizer.ranges:
+            quantizer["ranges"] = [list(pair) for pair in self.quantizer.ranges]
         given: dict[str, Any] = {
             "kind": self.kind,
             "in": self.in_channels,
@@ -179,9 +184,9 @@ class _Reader:
         n = len(kernel)
         spec = PackedSpec(
             kind=kind,
-            in_channels=self._number("in", least=1),
+            in_channels=(channels := self._number("in", least=1)),
             out_channels=self._number("out", least=1),
-            quantizer=self._quantizer(self._given.pop("quantizer", None)),
+            quantizer=self._quantizer(self._given.pop("quantizer", None), channels),
             kernel=kernel,
             stride=self._numbers("stride", (1,) * n, least=1),
             padding=self._padding(n),
@@ -201,11 +206,13 @@ class _Reader:
             self._fail("groups", spec.groups, f"a divisor of {spec.in_channels} and {spec.out_channels}")
         return spec
 
-    def _quantizer(self, given: Any) -> QuantizerSpec:
+    def _quantizer(self, given: Any, channels: int) -> QuantizerSpec:
         fields = dict(self._mapping("quantizer", given))
         inner = _Reader(fields, self._where)
         kind = inner._choice("kind", QUANTIZERS)
-        if kind != "dab":
+        if kind == "step":
+            found = QuantizerSpec(kind=kind, ranges=inner._ranges("ranges", channels))
+        elif kind != "dab":
             found = QuantizerSpec(kind=kind)
         else:
             found = QuantizerSpec(
@@ -224,6 +231,18 @@ class _Reader:
         if not right or not all(isinstance(pair, list) and len(pair) == 2 for pair in given):
             self._fail("padding", given, f"{n} pairs of numbers")
         return tuple((self._whole("padding", low, 0), self._whole("padding", high, 0)) for low, high in given)
+
+    def _ranges(self, name: str, channels: int) -> tuple[tuple[int, int], ...]:
+        """Pairs [start, stop) of channels, in their order, apart from each other and not of all channels."""
+        given = self._given.pop(name, [])
+        pairs = given if isinstance(given, list) else [None]
+        flat = [n for pair in pairs for n in (pair if isinstance(pair, list) and len(pair) == 2 else [None])]
+        whole = all(isinstance(n, int) and not isinstance(n, bool) for n in flat)
+        rising = whole and all(a < b for a, b in itertools.pairwise(flat))
+        inside = rising and (not flat or (flat[0] >= 0 and flat[-1] <= channels and flat != [0, channels]))
+        if not inside:
+            self._fail(name, given, f"rising pairs of channels, some of {channels}")
+        return tuple((start, stop) for start, stop in pairs)
 
     def _part(self, name: str) -> Mapping[str, Any] | None:
         given = self._given.pop(name, None)

@@ -26,11 +26,52 @@ def scale_and_shift(layer: PackedLayer) -> Epilogue:
     """The values of weights and activations, and the shift behind their product."""
     scale, shift = layer.vector("scale"), layer.vector("shift")
     offset = layer.vector("offset") if layer.spec.offset else None
+    if layer.spec.quantizer.kind == "step":  # (sign + 1) / 2; of both sets together the products are doubled
+        half = None if offset is None else offset / 2
+        lift = 0.0 if layer.spec.quantizer.ranges else 1.0
+        return Epilogue(mul=scale / 2, add=shift, offset=half, lift=lift)
     if layer.spec.quantizer.kind != "adabin":
         return Epilogue(mul=scale, add=shift, offset=offset)
     alpha = layer.vector("alpha")  # one factor of all activations: it may stand at the weights as well
     offset = None if offset is None else alpha * offset
     return Epilogue(mul=alpha * scale, add=shift, offset=offset, lift=float(layer.vector("beta")))
+
+
+def steps_of(layer: PackedLayer) -> dict[str, Tensor]:
+    """What makes the bit x > 0 of the sign that kernels take: infinity times 0 is NaN, whose bit is 0.
+
+    Args:
+        layer: whose quantizer is a `step`.
+    """
+    quantizer, channels = layer.spec.quantizer, layer.spec.in_channels
+    infinite = torch.full((channels,), torch.inf)
+    if not quantizer.ranges:
+        return {"mul": infinite}
+    signed, stepped = two_sets(layer)
+    ones = (torch.ones(2 * len(signed)), infinite[: len(stepped)], torch.ones(len(stepped)))
+    always = torch.zeros(2 * channels)
+    always[2 * channels - len(stepped) :] = torch.inf
+    return {"mul": torch.cat(ones), "add": always}
+
+
+def two_sets(layer: PackedLayer) -> tuple[Tensor, Tensor]:
+    """The channels whose values are +-1, and those whose values are 0 and 1."""
+    stepped = torch.zeros(layer.spec.in_channels, dtype=torch.bool)
+    for start, stop in layer.spec.quantizer.ranges:
+        stepped[start:stop] = True
+    return (~stepped).nonzero().flatten(), stepped.nonzero().flatten()
+
+
+def doubled(layer: PackedLayer) -> Tensor | None:
+    """Channels whose sums of +-1 products are twice those of a layer with both sets; None for others.
+
+    With weights w: 2 sum w v = sum w s + sum w s over the signed channels, + sum w s + sum w over those of 0
+    and 1, v being (s + 1) / 2. The last sum is that of channels whose sign is +1 (and 0 in the padding).
+    """
+    if not layer.spec.quantizer.ranges:
+        return None
+    signed, stepped = two_sets(layer)
+    return torch.cat([signed, signed, stepped, stepped])
 
 
 def dab_of(layer: PackedLayer) -> Dab:

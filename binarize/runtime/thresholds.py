@@ -25,6 +25,7 @@ class Thresholds(NamedTuple):
         lift: one number.
         channel: per sample and channel, (N, C, 1, ...): it stands inside the sum over input channels.
         whole: per sample, (N, 1, 1, ...), or one number: a factor of the whole product.
+        steps: channels [start, stop) in which v is 1 where x > 0, else 0.
     """
 
     mul: Tensor | None = None
@@ -32,6 +33,7 @@ class Thresholds(NamedTuple):
     lift: Tensor | None = None
     channel: Tensor | None = None
     whole: Tensor | None = None
+    steps: tuple[tuple[int, int], ...] = ()
 
 
 def thresholds_of(layer: PackedLayer, x: Tensor) -> Thresholds:
@@ -39,6 +41,8 @@ def thresholds_of(layer: PackedLayer, x: Tensor) -> Thresholds:
     kind = layer.spec.quantizer.kind
     if kind == "sign":
         return Thresholds()
+    if kind == "step":
+        return Thresholds(steps=layer.spec.quantizer.ranges or ((0, layer.spec.in_channels),))
     if kind == "shifted":
         return Thresholds(add=layer.channels("beta", x))
     if kind == "redistributed":
@@ -74,14 +78,32 @@ def _dab(layer: PackedLayer, x: Tensor) -> Thresholds:
     return Thresholds(add=add, whole=magnitude) if whole else Thresholds(add=add, channel=magnitude)
 
 
-def quantized(x: Tensor, thresholds: Thresholds) -> Tensor:
-    """The quantized input without its factor `whole`; shape of `x`."""
+def quantized(x: Tensor, thresholds: Thresholds, dim: int = 1) -> Tensor:
+    """The quantized input without its factor `whole`; shape of `x`, whose channels are in `dim`."""
+    if thresholds.steps:
+        return _steps(x, thresholds.steps, dim)
     if thresholds.mul is not None:
         x = thresholds.mul * x
     if thresholds.add is not None:
         x = x + thresholds.add
-    # exporters and transforms know no operator on the sign bit
-    values = torch.where(x >= 0, 1.0, -1.0) if is_traced(x) else sign(x)
+    values = _signs(x)
     if thresholds.lift is not None:
         values = values + thresholds.lift
     return values if thresholds.channel is None else values * thresholds.channel
+
+
+def _signs(x: Tensor) -> Tensor:
+    # exporters and transforms know no operator on the sign bit
+    return torch.where(x >= 0, 1.0, -1.0) if is_traced(x) else sign(x)
+
+
+def _steps(x: Tensor, ranges: tuple[tuple[int, int], ...], dim: int) -> Tensor:
+    """1 where x > 0, else 0, in these channels, and the sign in the others."""
+    if ranges == ((0, x.shape[dim]),):
+        return (x > 0).to(x.dtype)
+    parts, at = [], 0
+    for start, stop in ranges:
+        parts += [_signs(x.narrow(dim, at, start - at)), (x.narrow(dim, start, stop - start) > 0).to(x.dtype)]
+        at = stop
+    parts.append(_signs(x.narrow(dim, at, x.shape[dim] - at)))
+    return torch.cat(parts, dim)

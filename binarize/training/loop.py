@@ -34,6 +34,7 @@ from binarize.training.evaluate import SMALL, evaluate
 from binarize.training.events import event_log
 from binarize.training.folder import CURVES, LOG, MODEL, STATE
 from binarize.training.health import LatentWatch, first_not_finite
+from binarize.training.inputs import InputWatch
 from binarize.training.losses import create_loss
 from binarize.training.schedule import rate
 from binarize.training.sharding import clip_gradients, left_to_us, shard, share_gradients, wanted
@@ -160,6 +161,7 @@ def train(
         )
     progress.steps = steps
     watch = LatentWatch(net)
+    inputs = InputWatch(net, steps, accelerator.device)
 
     def show(epoch: int, step: int, loss: float, lr: float, figures: dict[str, Any]) -> None:
         if report is not None:
@@ -190,6 +192,7 @@ def train(
             start, began = progress.step % steps, time.perf_counter()
             batches.start(epoch, start)
             watch.restart()
+            inputs.restart()
             model.train()
             first_stage = epoch < settings.activations_first * settings.epochs
             with float_weights(net) if first_stage else contextlib.nullcontext():
@@ -216,7 +219,8 @@ def train(
                         target = target.to(accelerator.device)
                         waits = index < len(parts) - 1
                         with accelerator.no_sync(model) if waits else contextlib.nullcontext():
-                            output = _output(model, part)
+                            with inputs.looked_at(step):
+                                output = _output(model, part)
                             value = loss_of(output, target)
                             if teacher is not None:
                                 value = value + teacher.loss(part, output)
@@ -254,6 +258,8 @@ def train(
                 "images_per_second": (steps - start) * settings.batch / (time.perf_counter() - began),
                 **({} if start else watch.figures()),
             }
+            if not start and (constant := inputs.constant()):
+                figures["constant_inputs"] = constant
             last = epoch + 1 == settings.epochs
             if val is not None and (last or (epoch + 1) % settings.evaluate_every == 0):
                 with weights.network(accelerator.device) as trained, accelerator.autocast():

@@ -121,6 +121,7 @@ static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, cons
     int status = make_border(p.border, s, counts, in.channels / in.groups, padded);
     if (status == BZ_OK) status = take_parameters(p.parameters, s, e, bz_padded_outputs(s));
     int32_t* boxes = nullptr;
+    if (status == BZ_OK && is_step(e)) lift_base(p.border, s, *e, counts);
     if (status == BZ_OK && has_values(e)) {
         status = take_values(p.values, p.parameters, s, *e, p.border, counts, in.channels / in.groups);
         p.boxes = boxes = box_sums(threads, s, plane);

@@ -195,6 +195,7 @@ static int depthwise(int threads, const bz_conv_shape& s, const uint32_t* plane,
     int status = make_border(p.border, s, counts, 1, padded);
     if (status == BZ_OK) status = take_parameters(p.parameters, s, e, padded);
     uint32_t* zeros = nullptr;
+    if (status == BZ_OK && is_step(e)) lift_base(p.border, s, *e, counts);
     if (status == BZ_OK && has_values(e)) {
         status = take_values(p.values, p.parameters, s, *e, p.border, counts, 1);
         p.zeros = zeros = static_cast<uint32_t*>(calloc(size_t(padded / 32 + BZ_SLACK), sizeof(uint32_t)));

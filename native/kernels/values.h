@@ -3,6 +3,9 @@
 // Over the taps inside, of K products:
 //   sum (mul b + offset)(s + lift) = mul * sum b s + [lift * (mul * sum b + offset * K)] + offset * sum s
 // The bracket is the same for all positions of a border class; sum s is the same for all outputs of a group.
+//
+// With a lift of 1 (or -1) and no offset, activations are 0 and 2 (or -2 and 0): sums are whole numbers then, as sums
+// of +-1 are. Of bits that stand for 0 and 1 they are what AND and popcount give, doubled.
 #pragma once
 
 #include "epilogue.h"
@@ -18,7 +21,22 @@ struct Values {
     void* memory;
 };
 
-BZ_INLINE bool has_values(const bz_epilogue* e) { return e && (e->offset || e->lift != 0); }
+BZ_INLINE bool is_step(const bz_epilogue* e) { return e && !e->offset && (e->lift == 1 || e->lift == -1); }
+BZ_INLINE bool has_values(const bz_epilogue* e) { return e && (e->offset || e->lift != 0) && !is_step(e); }
+
+// Of an epilogue that is a step: sum b (s + lift) = base + lift * (sum b over the taps inside) - 2 * mismatches, where
+// sum b = 2 * (+1 weights of all taps) - base.
+static void lift_base(Border& b, const bz_conv_shape& s, const bz_epilogue& e, const int32_t* counts) {
+    const int32_t lift = int32_t(e.lift);
+    for (int64_t i = 0; i < b.length; ++i) {
+        int32_t ones = 0;
+        for (int64_t tap = 0; tap < bz_taps(s); ++tap) ones += counts[tap * b.length + i];
+        for (int64_t c = 0; c < b.classes; ++c) {
+            int32_t& base = b.base[c * b.length + i];
+            base += lift * (2 * ones - base);
+        }
+    }
+}
 
 // Of an epilogue that has values. From here on `p.mul` is 1: Values::mul is applied to the sums before.
 // Returns a bz_status; free(v.memory) later.

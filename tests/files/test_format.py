@@ -15,8 +15,9 @@ from comparing import unlike_fresh
 from torch import nn
 
 import binarize
+from binarize import binary_layer
 from binarize.files import packed
-from binarize.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear
+from binarize.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, StepSTE
 
 
 def test_the_bytes_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -138,6 +139,11 @@ class Decoder:
         kind = quantizer["kind"]
         if kind == "sign":
             return 1.0, self._sign(x)
+        if kind == "step":
+            stepped = np.zeros(x.shape[1], dtype=bool)
+            for start, stop in quantizer.get("ranges", [[0, x.shape[1]]]):
+                stepped[start:stop] = True
+            return 1.0, np.where(self._wide(stepped), x > 0, self._sign(x)).astype(np.float64)
         if kind == "shifted":
             return 1.0, self._sign(x + given["beta"])
         if kind == "redistributed":
@@ -252,6 +258,8 @@ def test_a_decoder_made_from_the_document(tmp_path: Path, leftovers: str):
             "adabin": conv(6, 6, 3, padding=1, groups=2, method="adabin"),
             "bisrnet": conv(6, 6, 3, padding=1, method="bisrnet"),
             "bnn": conv(6, 8, (1, 3), method="bnn"),
+            "step": binary_layer(nn.Conv2d(6, 8, 3, padding=1), "bnn", nonnegative_input=True),
+            "two_sets": binary_layer(nn.Conv2d(6, 8, 3, 2, 1), "bnn"),
             "transposed": BinaryConvTranspose2d(6, 4, 3, 2, 1, 1, 2, method="bidense"),
             "adabin_up": BinaryConvTranspose2d(6, 6, 2, 2, method="adabin"),
             "tokens": BinaryLinear(6, 20, method="bidense"),
@@ -259,6 +267,7 @@ def test_a_decoder_made_from_the_document(tmp_path: Path, leftovers: str):
         }
     )
     net["same"].use_same_padding()
+    net["two_sets"].quantizer = StepSTE(((1, 2), (4, 6)))
     unlike_fresh(net).eval()
     path = binarize.save(net, tmp_path / "m.safetensors", packed=True, leftovers=leftovers)
     loaded = binarize.load(path, model=net)

@@ -208,7 +208,7 @@ def check_values(isa: Any, layer: dict[str, Any], lift: float, offset: bool, byp
     assert torch.allclose(e.sums.double(), wanted.sum((2, 3)), rtol=1e-4, atol=1e-2)
 
 
-lifts = st.sampled_from([0.0, 0.3, -1.0, -2.7])
+lifts = st.sampled_from([0.0, 0.3, 1.0, -1.0, -2.7])
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -228,6 +228,37 @@ def test_other_values_than_ones(isa: Any, layer: dict[str, Any], lift: float, of
 @QUICK
 def test_other_values_of_depthwise(isa: Any, layer: dict[str, Any], channels: int, lift: float, offset: bool):
     check_values(isa, as_depthwise(layer, channels), lift, offset, channels)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@given(layer=layers(), channels=st.sampled_from([0, 2, 40]), lift=st.sampled_from([1.0, -1.0]))
+@QUICK
+def test_activations_of_0_and_2_are_summed_exactly(
+    isa: Any, layer: dict[str, Any], channels: int, lift: float
+):
+    layer = as_depthwise(layer, channels) if channels else layer
+    border, geometry = layer["geometry"]["padding"], layer["geometry"]
+    plane = native.pack(layer["x"], groups=1 if channels else layer["groups"], border=border, isa=isa)
+    if channels:
+        weights = native.pack_depthwise(layer["weight"], isa=isa, **geometry)
+    else:
+        weights = native.pack_weights(layer["weight"], groups=layer["groups"], isa=isa, **geometry)
+    mul = torch.randn(weights.out_channels, generator=layer["random"])
+    add = torch.randn(weights.out_channels, generator=layer["random"])
+    whole = F.conv2d(signs(layer["x"]) + lift, signs(layer["weight"]), groups=layer["groups"], **geometry)
+    wanted = whole.float() * mul[:, None, None] + add[:, None, None]  # rounded there, and nowhere before
+    epilogue = native.Epilogue(mul=mul, add=add, lift=lift)
+    assert torch.equal(native.conv(plane, weights, epilogue, threads=layer["threads"]), wanted)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("last", [False, True])
+def test_an_infinite_factor_makes_the_bit_of_numbers_above_zero(isa: Any, last: bool):
+    x = torch.randn(2, 40, 5, 37, generator=torch.Generator().manual_seed(0)).relu_()
+    x.view(-1)[:40] = torch.tensor([0.0, -0.0, 1e-45, 1e-38, 3e38, torch.inf, torch.nan, -1.0]).repeat(5)
+    given = x.contiguous(memory_format=torch.channels_last) if last else x
+    plane = native.pack(given, mul=torch.full((40,), torch.inf), isa=isa)
+    assert torch.equal(native.unpack(plane), torch.where(x > 0, 1.0, -1.0))
 
 
 @pytest.mark.parametrize("kernel", [1, 3])

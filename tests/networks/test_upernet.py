@@ -162,7 +162,7 @@ def test_smooth_is_shared() -> None:
     calls: list[torch.Size] = []
     net.fpn.smooth.register_forward_hook(lambda module, args, out: calls.append(out.shape[2:]))
     net(torch.randn(1, 3, 64, 64))
-    assert calls == [(16, 16), (8, 8), (4, 4)]
+    assert calls == [(4, 4), (8, 8), (16, 16)]
 
 
 def test_own_level_trace_of_every_part() -> None:
@@ -233,3 +233,20 @@ def test_errors_say_what_to_do(spec: str, message: str) -> None:
 
 def test_names() -> None:
     assert "upernet" in networks.names()
+
+
+def test_the_shared_convolution_sees_the_coarsest_level_first() -> None:
+    """As in the authors' code (3 + 2, 2 + 1, 1 + 0): its norm's statistics depend on the order."""
+    torch.manual_seed(0)
+    fpn = FPN((4, 6, 8, 10)).train()
+    norm = nn.BatchNorm2d(4)
+    convolution, fpn.smooth = fpn.smooth, nn.Sequential(fpn.smooth, norm)  # type: ignore[assignment]
+    features = [torch.randn(2, c, 32 // 2**i, 24 // 2**i) for i, c in enumerate((4, 6, 8, 10))]
+    with torch.no_grad():
+        fpn(features)
+        levels = [features[0], *(lateral(f) for lateral, f in zip(fpn.laterals, features[1:], strict=True))]
+        mean = torch.zeros(4)
+        for fine, coarse in ((2, 3), (1, 2), (0, 1)):
+            up = F.interpolate(levels[coarse], levels[fine].shape[2:], mode="bilinear", align_corners=True)
+            mean = 0.9 * mean + 0.1 * convolution(up + levels[fine]).mean((0, 2, 3))
+    torch.testing.assert_close(norm.running_mean, mean, rtol=1e-5, atol=1e-6)
