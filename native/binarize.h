@@ -161,7 +161,8 @@ BZ_API int bz_pack(int isa, int num_threads, const bz_plane_shape* shape, const 
                    const float* mul, const float* add, int64_t add_stride, uint32_t* plane, float* abs_sums);
 
 /* The distribution-adaptive binarizer of BiDense (arXiv 2411.10346, Eqs. 5 to 10). With mean over the positions of an
- * image's channel: t = k * mean(x) + b; bit = (x - t >= 0); M = mean(abs(x - t)); scale = exp(a * (M - 1)). */
+ * image's channel: t = k * mean(x) + b; bit = (x - t >= 0); M = mean(abs(x - t)); scale = exp(a * (M - 1)).
+ * mean(x) and M are limited to +-1e18, the exponent to 22: finite maps give finite scales. */
 typedef struct bz_dab {
     const float *k, *b; /* [channels] or null = 0 */
     const float* a;     /* [channels], [1] if layer, or null: no scale */

@@ -7,6 +7,17 @@
 
 using namespace bz;
 
+namespace {
+
+// Limits of binarize/functional/dab.py: finite inputs give finite scales, whatever their sums are.
+constexpr float kLargestStatistic = 1e18f, kLargestExponent = 22.0f;
+
+float limited(float statistic) { return fmaxf(fminf(statistic, kLargestStatistic), -kLargestStatistic); }
+
+float scale_of(float exponent) { return expf(fminf(exponent, kLargestExponent)); }
+
+}  // namespace
+
 extern "C" int bz_pack_dab(int isa, int threads, const bz_plane_shape* shape, const bz_map* x,
                            const bz_resize* resize, const bz_dab* dab, const float* sums, uint32_t* plane,
                            float* scratch, float* scales) {
@@ -25,7 +36,7 @@ extern "C" int bz_pack_dab(int isa, int threads, const bz_plane_shape* shape, co
     }
     for (int64_t n = 0; n < images; ++n)
         for (int64_t c = 0; c < channels; ++c) {
-            float threshold = dab->k ? dab->k[c] * (add[n * channels + c] / positions) : 0.0f;
+            float threshold = dab->k ? dab->k[c] * limited(add[n * channels + c] / positions) : 0.0f;
             if (dab->b) threshold += dab->b[c];
             add[n * channels + c] = -threshold;
         }
@@ -40,11 +51,11 @@ extern "C" int bz_pack_dab(int isa, int threads, const bz_plane_shape* shape, co
             if (dab->layer)
                 whole += mean;
             else
-                scales[n * channels + c] = dab->plain ? mean : expf(dab->a[c] * (mean - 1.0f));
+                scales[n * channels + c] = dab->plain ? limited(mean) : scale_of(dab->a[c] * (limited(mean) - 1.0f));
         }
         if (dab->layer) {
-            const float mean = float(whole / double(channels));
-            scales[n] = dab->plain ? mean : expf(dab->a[0] * (mean - 1.0f));
+            const float mean = limited(float(whole / double(channels)));
+            scales[n] = dab->plain ? mean : scale_of(dab->a[0] * (mean - 1.0f));
         }
     }
     return BZ_OK;

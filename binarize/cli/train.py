@@ -93,6 +93,9 @@ class Screen:
 
     def show(self, event: Event) -> None:
         """A step, or the end of an epoch."""
+        if event.warning:
+            console(sys.stderr).print(f"warning: {event.warning}", soft_wrap=True, markup=False)
+            return
         self.shown = True
         if event.figures:
             self._progress.stop()  # the bar goes: the line is for stdout, which it knows nothing of

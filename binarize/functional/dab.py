@@ -8,6 +8,9 @@ With the mean over all positions of a sample's channel, both statistics detached
 
 With A = exp(a (M - 1)) and G = g A max(0, 2 - 2 abs(xs)):
 dx = G, db = -sum G, dk = -sum G mean(x), da = sum g A (M - 1) sign(xs).
+
+Departure: mean(x) and M are limited to +-1e18 (65504 in float16), the exponent to 22 (5.5 in float16): finite
+inputs have finite results and gradients. Where the exponent is at its limit, da is 0.
 """
 
 from __future__ import annotations
@@ -24,6 +27,27 @@ from binarize.functional.sign import approx_gradient, sign, sign_, to_subtract
 Threshold = Literal["adaptive", "b", "mean", "none"]
 Scale = Literal["adaptive", "mad", "learned", "none"]
 Granularity = Literal["channel", "layer"]
+
+
+LARGEST_STATISTIC = 1e18
+LARGEST_EXPONENT = 22.0
+_LARGEST_HALF_EXPONENT = 5.5
+
+
+def limited(statistic: Tensor) -> Tensor:
+    """A mean, or M, within what can be multiplied further; the sum of finite numbers may be infinite."""
+    most = min(LARGEST_STATISTIC, torch.finfo(statistic.dtype).max)
+    return statistic.clamp(-most, most)
+
+
+def largest_exponent(dtype: torch.dtype) -> float:
+    """Of scales: the square of exp() of it, times the size of a filter, is a finite number of `dtype`."""
+    return _LARGEST_HALF_EXPONENT if dtype == torch.float16 else LARGEST_EXPONENT
+
+
+def scale_of(exponent: Tensor) -> Tensor:
+    """exp(exponent), of an exponent within its limit."""
+    return torch.exp(exponent.clamp(max=largest_exponent(exponent.dtype)))
 
 
 @dataclass(frozen=True)
@@ -57,12 +81,12 @@ class DabRule(Rule):
 
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
         given = dict(zip(self.names(), params, strict=True))
-        mean = x.mean(self._positions(x), keepdim=True) if "k" in given else None
+        mean = limited(x.mean(self._positions(x), keepdim=True)) if "k" in given else None
         threshold = _threshold(mean, given)
         xs = x if threshold is None else x - threshold
         deviation = None
         if self.scale in ("adaptive", "mad"):
-            deviation = xs.abs().mean(self._scale_dims(x), keepdim=True)
+            deviation = limited(xs.abs().mean(self._scale_dims(x), keepdim=True))
         known = _Known(mean, threshold, deviation, self._magnitude(deviation, given))
         return _signs(xs, x, known), known.saved()
 
@@ -81,8 +105,10 @@ class DabRule(Rule):
             # y = A sign(xs), and both statistics are constant over positions: those are summed first.
             quantized = y if y is not None else sign(xs, known.magnitude, positive_zeros=xs is not x)
             through = (grad * quantized).sum(self._positions(x), keepdim=True)
+            exponent = given["a"] if known.deviation is None else given["a"] * (known.deviation - 1)
             if known.deviation is not None:
                 through = through * (known.deviation - 1)
+            through = through.masked_fill(exponent > largest_exponent(exponent.dtype), 0)
             grads["a"] = sum_to(through, given["a"].shape)
         gx = approx_gradient(grad, xs, known.magnitude, owned=xs is not x)
         if "k" in given or "b" in given:
@@ -112,8 +138,8 @@ class DabRule(Rule):
 
     def _magnitude(self, deviation: Tensor | None, given: dict[str, Tensor]) -> Tensor | None:
         if self.scale == "mad" or deviation is None:
-            return torch.exp(given["a"]) if self.scale == "learned" else deviation
-        return torch.exp(given["a"] * (deviation - 1))
+            return scale_of(given["a"]) if self.scale == "learned" else deviation
+        return scale_of(given["a"] * (deviation - 1))
 
 
 class _Known(NamedTuple):

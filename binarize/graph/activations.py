@@ -135,10 +135,7 @@ def _put(draft: Draft, node: fx.Node, place: ActivationSite, *, fused: bool, not
         return True
     level = node.meta["level"] or ""
     action = "identity" if nothing else "activation"
-    name = f"{level}_act"
-    while hasattr(flow.modules[node.meta["owner"]], name):  # taken by the network or an earlier conversion
-        name += "_"
-    new = dataclasses.replace(swap, path=name)
+    new = dataclasses.replace(swap, path=draft.free_name(node.meta["owner"], f"{level}_act"))
     return draft.edit(node, Edit(owner=node.meta["owner"], node=level, action=action, activation=new))
 
 

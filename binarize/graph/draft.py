@@ -42,6 +42,8 @@ class Draft:
         swaps: modules to replace, by path.
         edits: changes of a module's own graph, by (path, node name).
         rewritable: graphs for training and evaluation of the modules that were asked about.
+        sums_normed: paths of the modules that hold the sums with a norm behind them, one per sum.
+        sums_growing: likewise of those that need one and cannot be rewritten.
     """
 
     flow: Flow
@@ -55,6 +57,8 @@ class Draft:
     swaps: dict[str, Swap] = field(default_factory=dict)
     edits: dict[tuple[str, str], Edit] = field(default_factory=dict)
     rewritable: dict[str, Level] = field(default_factory=dict)
+    sums_normed: list[str] = field(default_factory=list)
+    sums_growing: list[str] = field(default_factory=list)
 
     @cached_property
     def signs(self) -> Signs:
@@ -87,10 +91,16 @@ class Draft:
             return False
         if edit.action != "drop" and (not self.used(node) or self.read_again(node)):
             return False  # it works in place, and what stands in its stead would not
-        if edit.action == "drop" and self._seen_elsewhere(node):
+        if edit.action in ("drop", "norm") and self._seen_elsewhere(node):
             return False
         self.edits[edit.owner, edit.node] = edit
         return True
+
+    def free_name(self, owner: str, name: str) -> str:
+        """`name`, or one like it that the module at `owner` has not taken (by an earlier conversion)."""
+        while hasattr(self.flow.modules[owner], name):
+            name += "_"
+        return name
 
     def editable(self, node: fx.Node) -> bool:
         """Whether the step `node` can be changed in the graph of the module that makes it."""

@@ -24,6 +24,7 @@ from binarize.graph.rewritten import install, require_default, require_extra, re
 from binarize.graph.roles import fused_activation, fused_drop, is_batch_norm
 from binarize.layers import BinaryLayer
 from binarize.layers.norm import batch_norm
+from binarize.layers.normed import put_norm_in_front
 from binarize.layers.recipe import METHODS
 from binarize.methods.base import ActivationSite, Method
 from binarize.methods.build import build, own_form, site_of
@@ -223,6 +224,8 @@ def _guard(graph: fx.Graph, owner: str, signature: Signature, asked: set[str]) -
 
 
 def _edit_node(graph: fx.Graph, node: fx.Node, edit: Edit, module: nn.Module, method: Method) -> None:
+    if edit.action == "norm":
+        return _norm_behind(graph, node, edit, module)
     if edit.action == "activation" and edit.activation is not None:
         name = edit.activation.path
         reference = next(module.parameters(), torch.empty(0))
@@ -243,6 +246,20 @@ def _edit_node(graph: fx.Graph, node: fx.Node, edit: Edit, module: nn.Module, me
         raise RewriteError(f"{edit.owner}.{edit.node}: argument {edit.keep} is no tensor; plan again.")
     node.replace_all_uses_with(value)
     graph.erase_node(node)
+    return None
+
+
+def _norm_behind(graph: fx.Graph, node: fx.Node, edit: Edit, module: nn.Module) -> None:
+    """Call a new BatchNorm on the value of a step; all that use it use the norm's result."""
+    if edit.activation is None:
+        raise RewriteError(f"{edit.owner}.{edit.node}: the plan does not describe its norm; plan again.")
+    swap, reference = edit.activation, _reference(module, "")
+    new = batch_norm(swap.channels, dim=swap.dim, spatial=swap.spatial)
+    module.add_module(swap.path, new.to(reference.device, reference.dtype).train(module.training))
+    with graph.inserting_after(node):
+        normed = graph.call_module(swap.path, ())
+    node.replace_all_uses_with(normed)
+    normed.args = (node,)
 
 
 def _has_to_stay(module: nn.Module, alone: set[fx.Node], node: fx.Node) -> bool:
@@ -333,6 +350,10 @@ def _swap(model: nn.Module, swap: Swap, method: Method, places: Places) -> None:
         new: nn.Module = nn.Identity()
     elif swap.to == "batch_norm":
         new = batch_norm(swap.channels, dim=swap.dim, spatial=swap.spatial)
+    elif swap.to == "input_norm":
+        norm = batch_norm(swap.channels, dim=swap.dim, spatial=swap.spatial)
+        put_norm_in_front(old, norm.to(reference.device, reference.dtype).train(old.training))
+        return
     elif swap.to == "activation":
         new = _activation(swap, method)
     elif swap.to in ("inner_act", "no_inner_act"):

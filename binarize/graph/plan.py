@@ -83,7 +83,8 @@ class Swap:
         path: in the model.
         to: `identity`; `batch_norm`; `activation`: the method's own; `unfuse`: what a fused norm held beside
             the norm (dropout, and the method's or its own activation); `inner_act`: the activation inside a
-            norm that stays; `no_inner_act`: none there; `drop_act`: nothing but a fused dropout.
+            norm that stays; `no_inner_act`: none there; `drop_act`: nothing but a fused dropout;
+            `input_norm`: a BatchNorm in front of the float layer there, which stays.
         channels: C of a norm or activation.
         dim: channel dimension, 1 or -1.
         spatial: number of spatial dims.
@@ -110,7 +111,7 @@ class Edit:
         owner: path of the module.
         node: name of the node.
         action: `drop`: its value is that of argument `keep`; `activation`: a new module is called on
-            argument 0;
+            argument 0; `norm`: a new module is called on the node's own value;
             `identity`: its value is that of argument 0; `layer`: it applies the weight of the layer at
             `owner`, and the binary layer is called on its input instead.
         keep: see `action`.
@@ -118,7 +119,7 @@ class Edit:
         lists: parameters that are lists or tuples, with the name of their type and their length.
         constants: names and values of what is passed in `**kwargs` beside tensors.
         tensors: names of the tensors there.
-        activation: describes the new activation (its `path` is its name in the owner).
+        activation: describes the new activation or norm (its `path` is its name in the owner).
     """
 
     owner: str

@@ -15,6 +15,7 @@ from binarize.functional.bypass import bypass_kind
 from binarize.graph.activations import decide_activations, note_contexts
 from binarize.graph.draft import Draft, SiteDraft
 from binarize.graph.flow import Flow
+from binarize.graph.growth import decide_growth, growth_notes
 from binarize.graph.norms import decide_norms, decide_scales
 from binarize.graph.openings import Opening
 from binarize.graph.output_plan import output_warnings
@@ -99,6 +100,7 @@ def plan(
     decide_residuals(draft)
     decide_activations(draft)
     decide_sets(draft)
+    decide_growth(draft)
     rows = _rows(draft, layers)
     outputs = tuple(output_rows(draft))
     return Plan(
@@ -116,6 +118,7 @@ def plan(
             *_notes(draft),
             *([_COMPILED] if compiled else []),
             *remarks(draft),
+            *growth_notes(draft),
         ),
         traced=Traced(
             weakref.ref(model),

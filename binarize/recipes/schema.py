@@ -201,6 +201,8 @@ class Training(_Part):
         channels_last: keep maps with their channels last in memory, which many CPUs and GPUs convolve faster.
         precision: `no` for float32, bf16 for mixed precision.
         ema: decay per step of a moving average of the weights, which is evaluated and kept; none for none.
+            It reaches back 1 / (1 - ema) steps: 0.999 is for runs of several thousand.
+        ema_warmup: let the decay rise from 0 as 1 - (1 + steps)^(-2/3) until it is `ema`.
         activations_first: share of the epochs in which weights stay float and only activations are binary.
         start_from: weights to start from (file, folder of a run, or `zoo:NAME`), of the float network, or a
             plain state of the same binary one.
@@ -222,6 +224,7 @@ class Training(_Part):
     channels_last: bool = False
     precision: Literal["no", "bf16"] = "no"
     ema: Annotated[_Float, Field(gt=0, lt=1)] | None = None
+    ema_warmup: bool = True
     activations_first: Annotated[_Float, Field(ge=0, lt=1)] = 0.0
     start_from: str | None = None
     distillation: Distillation | None = None

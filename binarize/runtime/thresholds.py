@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from binarize.functional import sign
+from binarize.functional.dab import limited, scale_of
 from binarize.runtime.pointwise import is_traced
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def _dab(layer: PackedLayer, x: Tensor) -> Thresholds:
     positions = list(range(1, x.dim() - 1)) if last else list(range(2, x.dim()))
     threshold: Tensor | None = None
     if quantizer.threshold in ("adaptive", "mean"):
-        threshold = layer.channels("k", x) * x.mean(positions, keepdim=True)
+        threshold = layer.channels("k", x) * limited(x.mean(positions, keepdim=True))
     if quantizer.threshold in ("adaptive", "b"):
         b = layer.channels("b", x)
         threshold = b if threshold is None else threshold + b
@@ -70,11 +71,11 @@ def _dab(layer: PackedLayer, x: Tensor) -> Thresholds:
     magnitude: Tensor | None = None
     if quantizer.scale in ("adaptive", "mad"):
         shifted = x if add is None else x + add
-        magnitude = shifted.abs().mean(list(range(1, x.dim())) if whole else positions, keepdim=True)
+        magnitude = limited(shifted.abs().mean(list(range(1, x.dim())) if whole else positions, keepdim=True))
     if quantizer.scale == "adaptive" and magnitude is not None:
-        magnitude = torch.exp(layer.channels("a", x) * (magnitude - 1))
+        magnitude = scale_of(layer.channels("a", x) * (magnitude - 1))
     elif quantizer.scale == "learned":
-        magnitude = torch.exp(layer.channels("a", x))
+        magnitude = scale_of(layer.channels("a", x))
     return Thresholds(add=add, whole=magnitude) if whole else Thresholds(add=add, channel=magnitude)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -65,6 +67,23 @@ def first_not_finite(model: nn.Module) -> str:
         return ""
     broken = all_sum(torch.stack([_broken(tensor) for _, tensor in found]))
     return next((what for (what, _), n in zip(found, broken.tolist(), strict=True) if n), "")
+
+
+def last_norm(model: nn.Module, images: Tensor) -> str:
+    """The norm, by name, that a forward pass comes to last: the one that refuses its input."""
+    called: list[str] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda _module, _args, name=name: called.append(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase)
+    ]
+    try:
+        with torch.no_grad(), contextlib.suppress(ValueError):
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return called[-1] if called else ""
 
 
 def _broken(tensor: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from binarize.data.catalog import check_split
 from binarize.errors import ConfigError, DataError, TrainingError
 from binarize.graph.refusals import copied
 from binarize.recipes import Recipe, validate
+from binarize.recipes.schema import Training
+from binarize.training.averaging import averaging_warning, decay_at
 from binarize.training.balance import class_weights
 from binarize.training.batches import Batches
 from binarize.training.build import adamw, dataset, network
@@ -33,7 +36,7 @@ from binarize.training.entries import entries
 from binarize.training.evaluate import SMALL, evaluate
 from binarize.training.events import event_log
 from binarize.training.folder import CURVES, LOG, MODEL, STATE
-from binarize.training.health import LatentWatch, first_not_finite
+from binarize.training.health import LatentWatch, first_not_finite, last_norm
 from binarize.training.inputs import InputWatch
 from binarize.training.losses import create_loss
 from binarize.training.schedule import rate
@@ -55,6 +58,7 @@ class Event:
         rate: learning rate.
         images: per step.
         figures: of an epoch that is over, what its line of the log says; else empty.
+        warning: something about the run that its user should know, before its first step; else empty.
     """
 
     epoch: int
@@ -64,6 +68,7 @@ class Event:
     rate: float
     images: int
     figures: dict[str, Any]
+    warning: str = ""
 
 
 class StoppedError(TrainingError):
@@ -162,6 +167,8 @@ def train(
     progress.steps = steps
     watch = LatentWatch(net)
     inputs = InputWatch(net, steps, accelerator.device)
+    if accelerator.is_main_process and (text := averaging_warning(settings, settings.epochs * steps)):
+        _warn(text, report, steps, settings)
 
     def show(epoch: int, step: int, loss: float, lr: float, figures: dict[str, Any]) -> None:
         if report is not None:
@@ -237,7 +244,7 @@ def train(
                         accelerator.clip_grad_norm_(model.parameters(), settings.clip)
                     optimizer.step()
                     if settings.ema is not None:
-                        weights.follow(settings.ema)
+                        weights.follow(decay_at(settings, progress.step))
                     progress.step += 1
                     progress.loss += loss
                     if accelerator.is_main_process:
@@ -292,6 +299,15 @@ def train(
     return progress.history
 
 
+def _warn(text: str, report: Callable[[Event], None] | None, steps: int, settings: Training) -> None:
+    """Hand a warning to whoever follows the run, or to Python's own."""
+    if report is None:
+        warnings.warn(text, stacklevel=3)
+        return
+    at = {"epoch": 0, "step": 0, "steps": steps, "loss": 0.0, "rate": settings.lr, "images": settings.batch}
+    report(Event(**at, figures={}, warning=text))  # type: ignore[arg-type]
+
+
 def _loaded(loader: DataLoader[Any]) -> Iterator[Any]:
     """What a loader gives; an error of a loading process without that process's traceback."""
     try:
@@ -308,8 +324,9 @@ def _output(model: nn.Module, images: Tensor) -> Tensor:
         if len(images) > 1 or "more than 1 value per channel" not in str(error):
             raise
         raise ConfigError(
-            "BatchNorm cannot learn from one image at a time where maps are of one pixel: take a larger "
-            "training.batch, or a smaller training.accumulate."
+            f"{last_norm(model, images)}: BatchNorm cannot learn from one image at a time where maps are of "
+            "one pixel, in a float network neither: take a larger training.batch, a smaller "
+            "training.accumulate, or larger images (data.augmentation.size)."
         ) from error
     except RuntimeError as error:
         height, width = images.shape[-2:]

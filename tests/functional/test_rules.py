@@ -235,3 +235,33 @@ def test_autocast_computes_in_the_lower_precision_and_trains() -> None:
     y.float().sum().backward()
     assert weight.grad is not None
     assert weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scale", ["adaptive", "mad", "learned"])
+@pytest.mark.parametrize("granularity", ["channel", "layer"])
+def test_the_dab_is_finite_for_all_finite_inputs(granularity: str, scale: str, dtype: torch.dtype) -> None:
+    rule = DabRule("adaptive", scale, granularity)  # type: ignore[arg-type]
+    most = 6e4 if dtype == torch.float16 else 3e38
+    shape = (1, 2, 1, 1)
+    for size, values in [((2, 2, 1, 1), (1e4, most)), ((2, 2, 3, 3), (most, -most))]:
+        x = torch.full(size, values[0], dtype=dtype)
+        x[:, 1] = values[1]
+        for a in (-0.9, -1e-3, 0.0, 1e-3, 0.9):
+            if dtype == torch.float16 and scale == "mad":
+                continue  # its scale is the largest number there already
+            params = [torch.full(shape, value, dtype=dtype) for value in (a, 1e-3, 0.1)]
+            given = [p[:, :1] if granularity == "layer" and name == "a" else p
+                     for name, p in zip(("a", "k", "b"), params, strict=True)]  # fmt: skip
+            given = [p for name, p in zip(("a", "k", "b"), given, strict=True) if name in rule.names()]
+            y, stats = rule.quantize(x, *given)
+            grads = rule.gradient(torch.full_like(x, 1e-3), x, stats, *given)
+            assert all(torch.isfinite(t).all() for t in (y, *grads)), (a, size)
+
+
+def test_limits_change_nothing_below_them() -> None:
+    x = torch.randn(2, 3, 4, 4) * 3
+    a, k, b = (torch.full((1, 3, 1, 1), value) for value in (2.0, 0.1, 0.2))
+    xs = x - (k * x.mean((2, 3), keepdim=True) + b)
+    expected = torch.exp(a * (xs.abs().mean((2, 3), keepdim=True) - 1)) * step(xs)
+    assert torch.equal(DabRule().quantize(x, a, k, b)[0], expected)

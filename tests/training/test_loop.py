@@ -59,6 +59,7 @@ def test_a_run_leaves_its_state_its_model_and_its_log(tmp_path: Path) -> None:
         )  # two curves, grid and text
 
 
+@pytest.mark.filterwarnings("ignore:training.ema")
 @pytest.mark.parametrize("when", ["step", "epoch"])
 def test_a_stopped_run_goes_on_to_the_same_bits(when: str, tmp_path: Path) -> None:
     chosen = recipe(ema=0.9, accumulate=2, clip=1.0)
