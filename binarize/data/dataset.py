@@ -65,7 +65,7 @@ class Labels:
         """
         labels = values.clone()
         wrong = (values < 0) | (values >= len(self.names))
-        mapping = {value: IGNORE for value in self.ignored} | dict(self.mapping)
+        mapping = dict.fromkeys(self.ignored, IGNORE) | dict(self.mapping)
         for value, label in mapping.items():
             here = values == value
             labels[here] = label
@@ -73,9 +73,12 @@ class Labels:
         if bool(wrong.any()):
             found = sorted(set(values[wrong].tolist()))
             more = "..." if len(found) > _ERRORS_SHOWN else ""
-            ignored = f", or {' or '.join(map(str, self.ignored))} for pixels to ignore" if self.ignored else ""
+            ignored = (
+                f", or {' or '.join(map(str, self.ignored))} for pixels to ignore" if self.ignored else ""
+            )
             raise DataError(
-                f"{path}: {int(wrong.sum())} pixels have class id {', '.join(map(str, found[:_ERRORS_SHOWN]))}"
+                f"{path}: {int(wrong.sum())} pixels have class id "
+                f"{', '.join(map(str, found[:_ERRORS_SHOWN]))}"
                 f"{more}; expected 0 to {len(self.names) - 1}{ignored}.{self._hint(values, found)}"
             )
         return labels
@@ -221,10 +224,8 @@ class DenseDataset(Dataset[Sample]):
             return Sample(image, torch.zeros(image.shape[1:]) if nothing is None else nothing)
         target = self.truth.read(pair.target)
         if target.shape != image.shape[1:]:
-            raise DataError(
-                f"{pair.target}: {_size(target)} (width x height), "
-                f"but its image {pair.image} is {_size(image)}{_turned(pair.image, pair.target)}."
-            )
+            sizes = [(t.shape[-1], t.shape[-2]) for t in (image, target)]
+            raise sizes_differ(pair.image, sizes[0], pair.target, sizes[1])
         return Sample(image, target)
 
     def target(self, index: int) -> Tensor:
@@ -254,17 +255,18 @@ class DenseDataset(Dataset[Sample]):
         return changed
 
 
-def _turned(image: Path, target: Path) -> str:
-    """Why the sizes differ, if EXIF tags are the reason."""
-    one, other = read_head(image).orientation, read_head(target).orientation
-    if (one >= 5) == (other >= 5):
-        return ""
-    tagged, plain = ("image", "truth") if one >= 5 else ("truth", "image")
-    return (
-        f": the {tagged}'s EXIF orientation {max(one, other)} turns it upright, the {plain} has no such tag. Turn "
-        f"the {plain}, or take the tag out of the {tagged}, whichever makes them fit"
+def sizes_differ(image: Path, size: tuple[int, int], target: Path, other: tuple[int, int]) -> DataError:
+    """The error for an image and a truth of different sizes (width, height)."""
+    one, two = read_head(image).orientation, read_head(target).orientation
+    why = ""
+    if (one >= 5) != (two >= 5):
+        tagged, plain = ("image", "truth") if one >= 5 else ("truth", "image")
+        why = (
+            f": the {tagged}'s EXIF orientation {max(one, two)} turns it upright, the {plain} has no such "
+            "tag. "
+            f"Turn the {plain}, or take the tag out of the {tagged}, whichever makes them fit"
+        )
+    return DataError(
+        f"{target}: {other[0]}x{other[1]} (width x height), but its image {image} is "
+        f"{size[0]}x{size[1]}{why}."
     )
-
-
-def _size(tensor: Tensor) -> str:
-    return f"{tensor.shape[-1]}x{tensor.shape[-2]}"

@@ -115,9 +115,7 @@ def place(base: Path, name: str) -> Path:
 def pictures(path: Path) -> list[Path]:
     """Image files of a folder, sorted by name; without hidden ones (`._x.png` of macOS) and folders."""
     return sorted(
-        p
-        for p in path.iterdir()
-        if p.suffix.lower() in IMAGES and not p.name.startswith(".") and p.is_file()
+        p for p in path.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith(".") and p.is_file()
     )
 
 
@@ -134,7 +132,7 @@ def images(path: Path) -> list[Path]:
 
 
 def paired(source: Path, targets: Path) -> list[Pair]:
-    """Images and the truths that have their names, whatever the endings; a truth without an image is warned of.
+    """Images and the truths of their names, whatever the endings; truths without an image are warned of.
 
     Args:
         source: folder of the images.
@@ -150,12 +148,14 @@ def paired(source: Path, targets: Path) -> list[Pair]:
     if alone:
         others = f", {len(unused)} truths no image, first {unused[0]}" if unused else ""
         raise DataError(
-            f"{source}: {len(alone)} of {len(found)} images have no truth, first {alone[0]}{others}. A truth in "
+            f"{source}: {len(alone)} of {len(found)} images have no truth, first {alone[0]}{others}. A truth "
+            "in "
             f"{targets} has the name of its image, with any of the endings {', '.join(IMAGES)}."
         )
     if unused:
         warn(
-            f"{targets}: {len(unused)} of {len(truths)} truths have no image of their name in {source}, first "
+            f"{targets}: {len(unused)} of {len(truths)} truths have no image of their name in {source}, "
+            "first "
             f"{unused[0]}; they are left out."
         )
     return [Pair(p, truths[name]) for name, p in found.items()]

@@ -62,7 +62,8 @@ def _labels(
         raise ConfigError(f"data set folder: {len(names)} classes; a mask tells 1 to 255, 255 says nothing.")
     if len(names) == 1:
         raise ConfigError(
-            "data set folder: 1 class; there is nothing to tell apart. The background is a class too: `classes: "
+            "data set folder: 1 class; there is nothing to tell apart. The background is a class too: "
+            "`classes: "
             "2`, and for masks of 0 and 255 `labels: {0: 0, 255: 1}`."
         )
     colours = tuple((int(r), int(g), int(b)) for r, g, b in palette or ())
@@ -71,7 +72,8 @@ def _labels(
     for value, label in mapping.items():
         if not (0 <= label < len(names) or label == IGNORE):
             raise ConfigError(
-                f"data set folder: labels: {{{value}: {label}}}: expected a class id from 0 to {len(names) - 1}, "
+                f"data set folder: labels: {{{value}: {label}}}: expected a class id from 0 to "
+                f"{len(names) - 1}, "
                 f"or {IGNORE} for pixels to ignore."
             )
     return Labels(

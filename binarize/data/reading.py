@@ -71,7 +71,8 @@ def read_image(path: Path) -> Tensor:
         if not head.white:
             kind = "floating-point" if head.mode == "F" else "32-bit"
             raise DataError(
-                f"{path}: holds {kind} numbers, and nothing tells which of them is white; an image has 8 or 16 "
+                f"{path}: holds {kind} numbers, and nothing tells which of them is white; an image has 8 or "
+                "16 "
                 "bits per channel."
             )
         upright = ImageOps.exif_transpose(image)
@@ -96,7 +97,8 @@ def read_labels(path: Path) -> Tensor:
         head = _head(image)
         if head.lossy:
             raise DataError(
-                f"{path}: a label mask in {image.format} does not keep its class ids: where two classes meet, "
+                f"{path}: a label mask in {image.format} does not keep its class ids: where two classes "
+                "meet, "
                 "values between them appear. Write masks as PNG, from where they were made."
             )
         if image.mode not in ("L", "P", "1", *_WIDE):
@@ -134,6 +136,16 @@ def read_depth_values(path: Path) -> np.ndarray:
             )
         values = _values(image, _head(image))
     return np.where(np.isfinite(values), values, 0) if values.dtype.kind == "f" else values
+
+
+def read_image_values(path: Path) -> np.ndarray:
+    """The values of an image's channels as they are stored, upright.
+
+    Raises:
+        DataError: the file is missing or no image.
+    """
+    with _opened(path) as image:
+        return _values(image, _head(image))
 
 
 def _values(image: Image.Image, head: Head) -> np.ndarray:

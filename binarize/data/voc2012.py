@@ -60,7 +60,7 @@ def palette(count: int) -> tuple[tuple[int, int, int], ...]:
 
 def _colour(index: int) -> tuple[int, int, int]:
     channels = [0, 0, 0]
-    for place in range(8):
+    for bit in range(8):
         for channel in range(3):
-            channels[channel] |= (index >> (3 * place + channel) & 1) << (7 - place)
+            channels[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
     return channels[0], channels[1], channels[2]

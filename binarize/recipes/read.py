@@ -19,11 +19,13 @@ Place = tuple[str | int, ...]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1, whose `1e1`, `1e-3` and `1.5e3` are numbers, as in JSON and YAML 1.2; quoted ones are texts."""
+    """YAML 1.1, but `1e1`, `1e-3` and `1.5e3` are numbers, as in YAML 1.2; in quotes they are texts."""
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+"), list("-+.0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+"),
+    list("-+.0123456789"),
 )
 
 
@@ -163,7 +165,7 @@ def _contradiction(place: Place, given: Mapping[Place, str], setting: str) -> Co
 
 
 def _loaded(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - it is a SafeLoader
+    return yaml.load(text, Loader=_Loader)
 
 
 def validate(values: Mapping[str, Any], where: str, source: _Source | None = None) -> Recipe:
