@@ -43,7 +43,7 @@ def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settin
     if resume and is_first_process() and not (folder / STATE).is_file():
         say(f"{folder} holds no run to go on with: this is a new one")
     with Screen(chosen.training.epochs) as screen:
-        history = loop.train(chosen, folder, root=root, resume=resume, report=screen.show)
+        history = loop.train(chosen, folder, root=root, resume=resume, report=screen.show, tell=say)
     from accelerate import PartialState
 
     if not PartialState().is_main_process:

@@ -80,6 +80,7 @@ def train(
     root: Path | None = None,
     resume: bool = False,
     report: Callable[[Event], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Train by a recipe; the run's folder holds state, model and log.
 
@@ -89,6 +90,7 @@ def train(
         root: folder of the data set, in place of the recipe's.
         resume: go on with what is in `out`; a run that is complete is left as it is.
         report: called after each step and each epoch, in the main process.
+        tell: called in the main process with what was loaded at the start.
 
     Returns:
         The figures of every epoch.
@@ -130,7 +132,8 @@ def train(
         balance = class_weights(
             data, settings.class_balance, rank=rank, world=world, device=accelerator.device
         )
-    net = network(recipe, data.truth, weights=not (resume and state_file.is_file()))
+    start = _silent if tell is None or not accelerator.is_main_process else tell
+    net = network(recipe, data.truth, weights=not (resume and state_file.is_file()), tell=start)
     layout = torch.channels_last if settings.channels_last else torch.preserve_format
     net = net.to(memory_format=layout)
     twin = None
@@ -299,6 +302,10 @@ def train(
         draw_curves(progress.history, out / CURVES)
     leave()
     return progress.history
+
+
+def _silent(text: str) -> None:
+    """What other processes have to say is what the main one says."""
 
 
 def _loaded(loader: DataLoader[Any]) -> Iterator[Any]:
