@@ -6,18 +6,17 @@ import numpy as np
 
 from binarize.data.dataset import Depth
 
-# units per metre, the most frequent first
-_UNITS = {
-    1000.0: "millimetres",
-    1.0: "metres",
+# units per metre
+_COMMON = {1000.0: "millimetres", 1.0: "metres", 100.0: "centimetres"}
+_OTHERS = {
     256.0: "1/256 metre, as KITTI's",
-    100.0: "centimetres",
     5000.0: "1/5000 metre, as TUM's",
     10000.0: "tenths of millimetres",
     10.0: "decimetres",
 }
 _QUANTILES = np.linspace(0.0, 1.0, 33)
 _INSIDE = 0.9  # share of the values that a unit has to explain
+_FILLED = 0.5  # times the largest depth: what the largest value should reach at least
 _NEAREST = 0.05  # times the largest depth: a data set whose median is nearer is doubtful
 
 
@@ -60,17 +59,26 @@ class DepthValues:
             return False
         scale, most = self._depth.scale, self._depth.most
         near = self._median() / scale < 0.2 * _NEAREST * most
-        return (near or self._inside(scale) < 0.5) and self.scale() is not None
+        return (near or self._inside(scale) < 0.5) and bool(self.scales())
 
-    def scale(self) -> float | None:
-        """Another scale, under which nearly all values count and are not all near; None if none is likely."""
+    def scales(self) -> list[float]:
+        """Other scales, under which nearly all values count and are not all near; the likeliest first."""
         if not self._quantiles:
-            return None
-        for scale in _UNITS:
-            far = self._median() / scale >= _NEAREST * self._depth.most
-            if scale != self._depth.scale and far and self._inside(scale) >= _INSIDE:
-                return scale
-        return None
+            return []
+        most = self._depth.most
+        likely = {
+            scale: self._high / scale / most
+            for scale in (*_COMMON, *_OTHERS)
+            if scale != self._depth.scale
+            and self._median() / scale >= _NEAREST * most
+            and self._inside(scale) >= _INSIDE
+        }
+        common, others = (
+            sorted(likely.keys() & part, key=lambda s: -likely[s]) for part in (_COMMON, _OTHERS)
+        )
+        if common and likely[common[0]] >= _FILLED:
+            return common[:1]
+        return [*(s for s in others[:1] if not common or likely[s] >= _FILLED), *common[:1]]
 
     def _inside(self, scale: float) -> float:
         """Share of the values that count."""
@@ -78,15 +86,11 @@ class DepthValues:
         return float(((metres > self._depth.least) & (metres <= self._depth.most)).mean())
 
     def remedy(self) -> str:
-        """What to do, as the end of a sentence; empty if nothing is likely."""
-        scale = self.scale()
-        if scale is None:
-            return (
-                ""
-                if not self._quantiles
-                else "; see `scale` and `max_depth` in data.options (data set folder)"
-            )
-        return f". They look like {_UNITS[scale]}: set `scale: {scale:g}` in data.options (data set folder)"
+        """What to do, as the end of a sentence; empty if there is nothing to go by."""
+        names = _COMMON | _OTHERS
+        if found := [f"{names[scale]}: set `scale: {scale:g}`" for scale in self.scales()]:
+            return f". They look like {', or like '.join(found)} in data.options (data set folder)"
+        return "; see `scale` and `max_depth` in data.options (data set folder)" if self._quantiles else ""
 
     def _median(self) -> float:
         return float(np.median(np.concatenate(self._quantiles)))

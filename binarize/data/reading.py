@@ -208,7 +208,8 @@ def _equal_channels(image: Image.Image) -> str:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """The file's picture, which is decoded on first use."""
     try:
-        with Image.open(path) as image:
+        # not by its name: Pillow would map the file into memory and take a turned TIFF's rows for columns
+        with path.open("rb") as stream, Image.open(stream) as image:
             yield image
     except FileNotFoundError:
         raise DataError(f"{path}: no such file.") from None

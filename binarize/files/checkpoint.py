@@ -211,6 +211,6 @@ def _near_names(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Ten
     pairs = [
         f"{name} is like {near[0]}"
         for name in missing[:_NEAR]
-        if (near := difflib.get_close_matches(name, others[:2000], n=1, cutoff=0.6))
+        if (near := difflib.get_close_matches(name, others[:2000], n=1, cutoff=0.8))
     ]
     return f"; in the file, {', '.join(pairs)}" if pairs else ""

@@ -136,8 +136,8 @@ def _started(recipe: Recipe, net: nn.Module, start: Path, tell: Callable[[str], 
             pass
         else:
             warn(
-                f"start_from {start}: fits the encoder alone ({report}); the other weights of the network start "
-                "at random."
+                f"start_from {start}: fits the encoder alone ({report}); the other weights of the network "
+                "start at random."
             )
             return _converted(recipe, net)
     if recipe.method is None:
