@@ -144,7 +144,7 @@ def working_sizes(model: nn.Module, size: tuple[int, int]) -> list[tuple[int, in
 
 
 def _trials(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    rounds: tuple[Callable[[float], int], ...] = (math.floor, math.ceil)
+    rounds: tuple[Callable[[float], int], ...] = (math.floor, round, math.ceil)
     for step in _STEPS:
         for rounded in rounds:
             trial = tuple(max(step, step * rounded(side / step)) for side in size)

@@ -69,7 +69,7 @@ def test_classes_that_never_occur_are_named_once(tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         train(chosen, tmp_path / "run")
-    assert [str(w.message) for w in found] == [
+    assert [str(w.message) for w in found if w.category is BinarizeWarning] == [
         "folder train: 1 of 4 classes occur nowhere: 3 (tree). The network cannot learn them; are the number "
         "of classes and the ids of the masks right?"
     ]
