@@ -124,5 +124,5 @@ def test_an_output_that_only_training_gives(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_images_that_do_not_fit_at_evaluation() -> None:
-    with pytest.raises(ConfigError, match=r"cannot take an image of 200x100 .*It takes 192x96 and 224x128"):
+    with pytest.raises(ConfigError, match=r"cannot take an image of 200x100 .*It takes 192x96 and 192x128"):
         predict(Picky(32).eval(), torch.zeros(1, 3, 100, 200))
