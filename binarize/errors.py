@@ -7,7 +7,11 @@ a mistake in the request from a defect in the toolkit: only the latter surfaces 
 from __future__ import annotations
 
 import difflib
+import os
+import warnings
 from collections.abc import Iterable
+
+_RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # of torchrun and of MPI
 
 
 class BinarizeError(Exception):
@@ -40,6 +44,25 @@ class TrainingError(BinarizeError):
 
 class NativeError(BinarizeError, ValueError):
     """An argument that the packed kernels cannot use, or an instruction set that is not there."""
+
+
+class BinarizeWarning(UserWarning):
+    """Something that runs and is probably not what was meant; the command line prints it as one line."""
+
+
+def is_first_process() -> bool:
+    """Whether this process is the first, or the only one, of those that a launcher started."""
+    return {os.environ.get(name, "0") for name in _RANKS} == {"0"}
+
+
+def warn(message: str) -> None:
+    """A `BinarizeWarning`; only the first process warns, and Python shows the same message once.
+
+    Args:
+        message: what was found, where, and what to do.
+    """
+    if is_first_process():
+        warnings.warn(message, BinarizeWarning, stacklevel=2)
 
 
 def near_names(name: str, known: Iterable[str], *, limit: int = 3) -> list[str]:

@@ -7,7 +7,9 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import click
 
@@ -29,7 +31,7 @@ from binarize.cli.summary import summary
 from binarize.cli.train import train
 from binarize.cli.verify import verify
 from binarize.cli.zoo import zoo
-from binarize.errors import BinarizeError
+from binarize.errors import BinarizeError, BinarizeWarning
 from binarize.tables import write_what_can_be
 
 FAILED = 2
@@ -74,7 +76,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         write_what_can_be(stream)
     try:
-        status = cli.main(args=arguments, prog_name="binarize", standalone_mode=False)
+        with _readable_warnings():
+            status = cli.main(args=arguments, prog_name="binarize", standalone_mode=False)
         sys.stdout.flush()
     except BinarizeError as error:
         return _fail(str(error))
@@ -90,6 +93,25 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _abandon_stdout()
         return _fail(f"cannot write the output: {error.strerror}.") if error.errno == errno.ENOSPC else 1
     return status if isinstance(status, int) else 0
+
+
+@contextlib.contextmanager
+def _readable_warnings() -> Iterator[None]:
+    """Print our own warnings as errors are printed: each once, without the line of code behind it."""
+    shown: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", BinarizeWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, BinarizeWarning):
+                others(message, category, *where, **more)
+            elif str(message) not in shown:
+                shown.add(str(message))
+                click.echo(f"Warning: {message}", err=True)
+
+        warnings.showwarning = show
+        yield
 
 
 def main() -> None:

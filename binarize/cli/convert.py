@@ -10,7 +10,7 @@ import click
 from binarize.cli.options import DEFAULT_METHOD, InputSize, configure, default_out
 from binarize.cli.output import console, print_json, say, size, tell
 from binarize.cli.speed import Clock, importing
-from binarize.errors import ConfigError
+from binarize.errors import ConfigError, warn
 from binarize.tables import BINARY, SLOWER
 
 if TYPE_CHECKING:
@@ -93,7 +93,10 @@ def convert(
     generator = torch.Generator().manual_seed(seed)  # of weights that nothing is loaded into
     with clock.phase("build", f"building {model}"), drawing_from(generator):
         network = resolve(model, pretrained=pretrained)
-        report = None if checkpoint is None else files.load_checkpoint(network, checkpoint)
+        parts = ["encoder"] if ":" in model and hasattr(network, "encoder") else []
+        report = None if checkpoint is None else files.load_checkpoint(network, checkpoint, parts=parts)
+    if report is not None and report.part:
+        warn(f"{checkpoint}: fits the {report.part} alone ({report}); the other weights are random.")
     weights, remark = weights_of(model, network, pretrained=pretrained, checkpoint=checkpoint is not None)
     shape = with_channels(input_size, network)
     with clock.phase("engine", "planning"):
@@ -103,7 +106,9 @@ def convert(
         "method": chosen.as_dict(),
         "input_size": list(shape),
         "weights": weights,
-        "checkpoint": None if report is None else {"file": checkpoint, "entry": report.entry},
+        "checkpoint": None
+        if report is None
+        else {"file": checkpoint, "entry": report.entry, "loaded": str(report)},
         "plan": plan.as_dict(),
         "summary": None,
         "file": None,
@@ -165,6 +170,8 @@ def _finish(
         return
     console().print(plan)
     say()
+    if (loaded := document["checkpoint"]) is not None:
+        say(f"weights  {loaded['file']}: {loaded['loaded']}")
     if document["file"] is None:
         say("Dry run: nothing was converted or written.")
         return

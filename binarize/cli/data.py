@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from binarize.cli.output import console, counted, print_json, say, tell
-from binarize.errors import ConfigError, DataError
+from binarize.errors import ConfigError, DataError, warn
 from binarize.tables import Name, better
 
 _SHOWN = 10
@@ -47,10 +47,15 @@ def list_(as_json: bool) -> None:
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Another value in the recipe.")
 def check(recipe: str, root: Path | None, settings: tuple[str, ...]) -> None:
-    """Read every image and truth that RECIPE uses; exit status 2 if one is wrong."""
+    """Read every image and truth that RECIPE uses; exit status 2 if one is wrong.
+
+    Also what the truths hold: whether any pixel counts, units of depth, masks of other values, classes that
+    never occur, pictures that lie on their side.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from binarize import recipes
+    from binarize.data.survey import Finding, Survey, has_files
     from binarize.training.build import dataset
 
     chosen = recipes.load(recipe, settings)
@@ -59,18 +64,28 @@ def check(recipe: str, root: Path | None, settings: tuple[str, ...]) -> None:
         split: dataset(chosen, split, root=root, training=split == chosen.data.train) for split in splits
     }
     faults: list[str] = []
+    found: list[Finding] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console(sys.stderr), disable=not sys.stderr.isatty()) as progress:
         for split, part in parts.items():
+            survey, files = Survey(part), has_files(part)
             for index in progress.track(range(len(part)), description=split):
                 try:
                     _ = part[index]
+                    if files:
+                        survey.add(index)
                 except DataError as error:
                     faults.append(str(error))
                 except ConfigError as error:  # a transform that this image does not fit names no file
                     faults.append(f"{part.pairs[index].image}: {error}")
+            trained = split == chosen.data.train
+            found += survey.findings(f"{chosen.data.name} {split}", complete=True, trained=trained)
     for split, part in parts.items():
         say(f"{split}: {counted(len(part), 'image')}")
+    for finding in found:
+        if not finding.error:
+            warn(finding.message)
+    faults += [finding.message for finding in found if finding.error]
     if faults:
         more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise DataError(f"{len(faults)} are wrong:\n" + "\n".join(faults[:_SHOWN]) + more)

@@ -34,6 +34,7 @@ def evaluate(
         from accelerate import PartialState
 
         from binarize.data.dataset import Depth
+        from binarize.data.survey import inspect
         from binarize.runtime import keep_memory
         from binarize.training import saved
         from binarize.training.build import dataset
@@ -45,6 +46,7 @@ def evaluate(
     recipe, model = saved.load(checkpoint)
     part = split or recipe.data.test
     data = dataset(recipe, part, root=root)
+    inspect(data, f"{recipe.data.name} {part}")
     flip = flip or recipe.data.evaluation.flip
     sizes = sizes or recipe.data.evaluation.scales
     processes = PartialState(cpu=on_cpu())  # of this machine or of many
@@ -69,6 +71,7 @@ def evaluate(
             rank=processes.process_index,
             world=processes.num_processes,
             report=lambda done: progress.update(task, completed=done),
+            where=f"{recipe.data.name} {part}",
         )
     leave()
     if not processes.is_main_process:

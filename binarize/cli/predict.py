@@ -147,7 +147,8 @@ def _truths_of(images: Sequence[Path], truths: Path) -> dict[Path, Path]:
     own = {image.resolve() for image in images}  # images and truths may lie in one folder
     there: dict[str, Path] = {}
     for path in sorted(truths.iterdir(), reverse=True):
-        if path.is_file() and path.resolve() not in own:
+        hidden = path.name.startswith(".")  # `._x.png` of macOS is no picture
+        if path.is_file() and not hidden and path.resolve() not in own:
             there[path.stem] = path
     found = {}
     for image in images:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import click
 
 from binarize.cli.output import console, say, size
 from binarize.cli.speed import importing
+from binarize.errors import is_first_process
 
 if TYPE_CHECKING:
     from binarize.training.loop import Event
@@ -40,11 +40,10 @@ def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settin
     keep_memory()  # a step takes a tenth less
     chosen = recipes.load(recipe, settings, build.faults)
     folder = out or Path("runs") / Path(recipe).with_suffix("").name
-    first = {os.environ.get(name, "0") for name in ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")} == {"0"}
-    if resume and first and not (folder / STATE).is_file():
+    if resume and is_first_process() and not (folder / STATE).is_file():
         say(f"{folder} holds no run to go on with: this is a new one")
     with Screen(chosen.training.epochs) as screen:
-        history = loop.train(chosen, folder, root=root, resume=resume, report=screen.show)
+        history = loop.train(chosen, folder, root=root, resume=resume, report=screen.show, tell=say)
     from accelerate import PartialState
 
     if not PartialState().is_main_process:
@@ -93,9 +92,6 @@ class Screen:
 
     def show(self, event: Event) -> None:
         """A step, or the end of an epoch."""
-        if event.warning:
-            console(sys.stderr).print(f"warning: {event.warning}", soft_wrap=True, markup=False)
-            return
         self.shown = True
         if event.figures:
             self._progress.stop()  # the bar goes: the line is for stdout, which it knows nothing of

@@ -10,8 +10,8 @@ import csv
 from pathlib import Path
 
 from binarize.data.catalog import register_dataset
-from binarize.data.dataset import DenseDataset, Labels, Pair
-from binarize.data.files import existing, images, inside
+from binarize.data.dataset import DenseDataset, Labels
+from binarize.data.files import inside, paired, text
 
 _CLASSES = 150
 _FOLDERS = {"train": "training", "val": "validation"}
@@ -35,16 +35,14 @@ def ade20k(root: Path, split: str) -> DenseDataset:
     base = inside(root, "ADEChallengeData2016")
     source = base / "images" / _FOLDERS[split]
     masks = base / "annotations" / _FOLDERS[split]
-    pairs = existing((Pair(p, masks / f"{p.stem}.png") for p in images(source)), source)
-    return DenseDataset(pairs, Labels(names=_names(base), ignored=(0,), unscored=(0,)))
+    return DenseDataset(paired(source, masks), Labels(names=_names(base), ignored=(0,), unscored=(0,)))
 
 
 def _names(base: Path) -> tuple[str, ...]:
     """From the set's own table where it is there."""
     table = base / "objectInfo150.csv"
     if table.is_file():
-        with table.open(encoding="utf-8", newline="") as stream:
-            rows = [row for row in csv.DictReader(stream) if row.get("Name")]
+        rows = [row for row in csv.DictReader(text(table).splitlines()) if row.get("Name")]
         if len(rows) == _CLASSES:
             return ("other", *(row["Name"].split(";")[0] for row in rows))
     return ("other", *(f"class {i}" for i in range(1, _CLASSES + 1)))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from binarize.data.catalog import register_dataset
 from binarize.data.dataset import DenseDataset, Depth, Pair
-from binarize.data.files import columns, existing
+from binarize.data.files import columns, existing, place
 
 # Eigen et al. (NeurIPS 2014): rows 45 to 471 and columns 41 to 601 of 480x640.
 EIGEN = (45 / 480, 471 / 480, 41 / 640, 601 / 640)
@@ -88,5 +88,5 @@ def _pairs(source: Path, images: Sequence[Path], depths: Sequence[Path]) -> list
 
 def _first(folders: Sequence[Path], name: str) -> Path:
     """The file in the first folder that has it; in the first, for the message, if none has."""
-    paths = [folder / name.lstrip("/") for folder in folders]
+    paths = [place(folder, name) for folder in folders]
     return paths[0] if len(paths) == 1 else next((p for p in paths if p.is_file()), paths[0])

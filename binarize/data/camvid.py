@@ -7,7 +7,7 @@ from pathlib import Path
 
 from binarize.data.catalog import register_dataset
 from binarize.data.dataset import DenseDataset, Labels, Pair
-from binarize.data.files import columns, existing
+from binarize.data.files import columns, existing, paired, place, text
 from binarize.errors import DataError
 
 _NAMES = (
@@ -40,14 +40,14 @@ def camvid(root: Path, split: str) -> DenseDataset:
         source = root / split
         if not source.is_dir():
             raise DataError(f"{root}: neither {split}.txt nor a folder {split} is there.")
-        pairs = [Pair(p, root / f"{split}annot" / p.name) for p in sorted(source.glob("*.png"))]
+        pairs = paired(source, root / f"{split}annot")
     truth = Labels(names=_NAMES, palette=_palette(root), ignored=(_VOID, 255))
     return DenseDataset(existing(pairs, source), truth)
 
 
-def _path(root: Path, text: str) -> Path:
+def _path(root: Path, name: str) -> Path:
     """SegNet's own lists begin with /SegNet/CamVid/."""
-    return root / text.removeprefix("/SegNet/CamVid/")
+    return place(root, name.removeprefix("/SegNet/CamVid/"))
 
 
 def _palette(root: Path) -> tuple[tuple[int, int, int], ...]:
@@ -56,7 +56,7 @@ def _palette(root: Path) -> tuple[tuple[int, int, int], ...]:
     if not table.is_file():
         return ()
     try:
-        found = json.loads(table.read_text(encoding="utf-8"))
+        found = json.loads(text(table))
         colours = tuple((int(r), int(g), int(b)) for r, g, b in found["palette"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{table}: no table of classes with a palette ({error}).") from error

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from binarize.data.reading import read_depth, read_image, read_labels
+from binarize.data.reading import read_depth, read_head, read_image, read_labels
 from binarize.errors import DataError
 
 IGNORE = 255
@@ -34,12 +34,14 @@ class Labels:
         palette: an (R, G, B) per class for pictures, or empty.
         ignored: values of the files that become `IGNORE`.
         unscored: ids that networks have but no truth uses; no mean counts them.
+        mapping: (value, id) for values of the files that are not ids themselves; it goes before `ignored`.
     """
 
     names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...] = ()
     ignored: tuple[int, ...] = (IGNORE,)
     unscored: tuple[int, ...] = ()
+    mapping: tuple[tuple[int, int], ...] = ()
 
     task: Task = field(default="segmentation", init=False)
 
@@ -49,20 +51,59 @@ class Labels:
         Raises:
             DataError: the file cannot be read, or holds an id that is no class.
         """
-        labels = read_labels(path)
-        for value in self.ignored:
-            labels[labels == value] = IGNORE
-        wrong = labels[(labels != IGNORE) & ((labels < 0) | (labels >= len(self.names)))]
-        if wrong.numel():
-            values = sorted(set(wrong.tolist()))
-            shown = ", ".join(map(str, values[:_ERRORS_SHOWN])) + (
-                "..." if len(values) > _ERRORS_SHOWN else ""
+        return self.ids(read_labels(path), path)
+
+    def ids(self, values: Tensor, path: Path) -> Tensor:
+        """Class ids (H, W) int64 for a file's values (H, W) int64.
+
+        Args:
+            values: as `read_labels` gives them.
+            path: of the file, for the message.
+
+        Raises:
+            DataError: a value is no class.
+        """
+        labels = values.clone()
+        wrong = (values < 0) | (values >= len(self.names))
+        mapping = dict.fromkeys(self.ignored, IGNORE) | dict(self.mapping)
+        for value, label in mapping.items():
+            here = values == value
+            labels[here] = label
+            wrong &= ~here
+        if bool(wrong.any()):
+            found = sorted(set(values[wrong].tolist()))
+            more = "..." if len(found) > _ERRORS_SHOWN else ""
+            ignored = (
+                f", or {' or '.join(map(str, self.ignored))} for pixels to ignore" if self.ignored else ""
             )
             raise DataError(
-                f"{path}: {wrong.numel()} pixels have class id {shown}; expected 0 to {len(self.names) - 1}, "
-                f"or {' or '.join(map(str, self.ignored))} for pixels to ignore."
+                f"{path}: {int(wrong.sum())} pixels have class id "
+                f"{', '.join(map(str, found[:_ERRORS_SHOWN]))}"
+                f"{more}; expected 0 to {len(self.names) - 1}{ignored}.{self._hint(values, found)}"
             )
         return labels
+
+    def _hint(self, values: Tensor, wrong: list[int]) -> str:
+        """What the values look like, and which options of the data set `folder` take them."""
+        n, found = len(self.names), sorted(set(values.unique().tolist()) - set(self.ignored))
+        if wrong == [IGNORE] and not self.ignored:
+            also = f", or `labels: {{0: 0, {IGNORE}: 1}}` if they are class 1" if n == 2 else ""
+            hint = f"`ignored: [{IGNORE}]` if these pixels say nothing{also}"
+        elif wrong == [n] and found[0] > 0:
+            hint = f"{_mapping(range(1, n + 1))} if ids count from 1 here"
+        elif len(found) <= n:
+            hint = f"{_mapping(found)} if these values stand for the classes"
+        elif found[-1] < IGNORE:
+            hint = f"`classes: {found[-1] + 1}` or their names if there are more classes"
+        else:
+            return ""
+        return f" Data set folder, data.options: {hint}."
+
+
+def _mapping(values: Sequence[int]) -> str:
+    more = ", ..." if len(values) > _ERRORS_SHOWN else ""
+    pairs = ", ".join(f"{value}: {label}" for label, value in enumerate(values[:_ERRORS_SHOWN]))
+    return f"`labels: {{{pairs}{more}}}`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +161,7 @@ def truth_from_json(text: str) -> Labels | Depth:
         palette=tuple((int(r), int(g), int(b)) for r, g, b in fields["palette"]),
         ignored=tuple(fields["ignored"]),
         unscored=tuple(fields["unscored"]),
+        mapping=tuple((int(value), int(label)) for value, label in fields.get("mapping", ())),
     )
 
 
@@ -182,10 +224,8 @@ class DenseDataset(Dataset[Sample]):
             return Sample(image, torch.zeros(image.shape[1:]) if nothing is None else nothing)
         target = self.truth.read(pair.target)
         if target.shape != image.shape[1:]:
-            raise DataError(
-                f"{pair.target}: {_size(target)} (width x height), "
-                f"but its image {pair.image} is {_size(image)}."
-            )
+            sizes = [(t.shape[-1], t.shape[-2]) for t in (image, target)]
+            raise sizes_differ(pair.image, sizes[0], pair.target, sizes[1])
         return Sample(image, target)
 
     def target(self, index: int) -> Tensor:
@@ -215,5 +255,18 @@ class DenseDataset(Dataset[Sample]):
         return changed
 
 
-def _size(tensor: Tensor) -> str:
-    return f"{tensor.shape[-1]}x{tensor.shape[-2]}"
+def sizes_differ(image: Path, size: tuple[int, int], target: Path, other: tuple[int, int]) -> DataError:
+    """The error for an image and a truth of different sizes (width, height)."""
+    one, two = read_head(image).orientation, read_head(target).orientation
+    why = ""
+    if (one >= 5) != (two >= 5):
+        tagged, plain = ("image", "truth") if one >= 5 else ("truth", "image")
+        why = (
+            f": the {tagged}'s EXIF orientation {max(one, two)} turns it upright, the {plain} has no such "
+            "tag. "
+            f"Turn the {plain}, or take the tag out of the {tagged}, whichever makes them fit"
+        )
+    return DataError(
+        f"{target}: {other[0]}x{other[1]} (width x height), but its image {image} is "
+        f"{size[0]}x{size[1]}{why}."
+    )

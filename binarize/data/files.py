@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from binarize.data.dataset import Pair
-from binarize.errors import DataError
+from binarize.errors import DataError, warn
 
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 
@@ -27,6 +30,17 @@ def folder(path: Path, what: str) -> Path:
     return path
 
 
+def text(path: Path) -> str:
+    """A text file: UTF-8, with a byte order mark or without, or UTF-16 with one, as Windows writes it.
+
+    Raises:
+        OSError, UnicodeDecodeError: it cannot be read, or is no text.
+    """
+    content = path.read_bytes()
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
+    return content.decode(encoding)
+
+
 def lines(path: Path) -> dict[int, str]:
     """Lines of a list file by their numbers, without empty ones.
 
@@ -34,12 +48,12 @@ def lines(path: Path) -> dict[int, str]:
         DataError: it is missing, no text, or empty.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        content = text(path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such list file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable list file ({error}).") from error
-    found = {n: line.strip() for n, line in enumerate(text.splitlines(), start=1) if line.strip()}
+    found = {n: line.strip() for n, line in enumerate(content.splitlines(), start=1) if line.strip()}
     if not found:
         raise DataError(f"{path}: the list is empty.")
     return found
@@ -87,16 +101,84 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def place(base: Path, name: str) -> Path:
+    """The file in `base` that a list calls `name`; the likeliest one, for the message, if none is there.
+
+    Lists of Windows have backslashes between folders, and those of macOS may spell accents in another way
+    (NFD) than the file system.
+    """
+    names = [name, name.replace("\\", "/")]
+    paths = [base / spelled.lstrip("/") for n in names for spelled in (n, _nfc(n), _nfd(n))]
+    return next((p for p in paths if p.is_file()), paths[3])
+
+
+def pictures(path: Path) -> list[Path]:
+    """Image files of a folder, sorted by name; without hidden ones (`._x.png` of macOS) and folders."""
+    return sorted(
+        p for p in path.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith(".") and p.is_file()
+    )
+
+
 def images(path: Path) -> list[Path]:
-    """Image files of a folder, sorted by name.
+    """`pictures` of a folder.
 
     Raises:
         DataError: it is no folder, or holds none.
     """
-    found = sorted(p for p in folder(path, "images").iterdir() if p.suffix.lower() in IMAGES)
+    found = pictures(folder(path, "images"))
     if not found:
         raise DataError(f"{path}: no image in this folder ({', '.join(IMAGES)}).")
     return found
+
+
+def paired(source: Path, targets: Path) -> list[Pair]:
+    """Images and the truths of their names, whatever the endings; truths without an image are warned of.
+
+    Args:
+        source: folder of the images.
+        targets: folder of the truths.
+
+    Raises:
+        DataError: a folder is missing or empty, two files have one name, or an image has no truth.
+    """
+    found = _by_name(images(source))
+    truths = _by_name(pictures(folder(targets, "the truth")))
+    alone = [p.name for name, p in found.items() if name not in truths]
+    unused = [p.name for name, p in truths.items() if name not in found]
+    if alone:
+        others = f", {len(unused)} truths no image, first {unused[0]}" if unused else ""
+        raise DataError(
+            f"{source}: {len(alone)} of {len(found)} images have no truth, first {alone[0]}{others}. A truth "
+            "in "
+            f"{targets} has the name of its image, with any of the endings {', '.join(IMAGES)}."
+        )
+    if unused:
+        warn(
+            f"{targets}: {len(unused)} of {len(truths)} truths have no image of their name in {source}, "
+            "first "
+            f"{unused[0]}; they are left out."
+        )
+    return [Pair(p, truths[name]) for name, p in found.items()]
+
+
+def _by_name(paths: Sequence[Path]) -> dict[str, Path]:
+    """Files by their names without endings, accents spelled in one way."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        if (other := found.setdefault(_nfc(path.stem), path)) != path:
+            raise DataError(
+                f"{path.parent}: {other.name} and {path.name} have one name: nothing tells which of them "
+                "belongs to the other file of the pair. Move one away."
+            )
+    return found
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _nfd(name: str) -> str:
+    return unicodedata.normalize("NFD", name)
 
 
 def existing(pairs: Iterable[Pair], source: Path) -> list[Pair]:

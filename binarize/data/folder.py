@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from binarize.data.catalog import register_dataset
-from binarize.data.dataset import DenseDataset, Depth, Labels, Pair
-from binarize.data.files import IMAGES, existing, folder, images
-from binarize.errors import ConfigError, DataError
+from binarize.data.dataset import IGNORE, DenseDataset, Depth, Labels
+from binarize.data.files import folder, paired
+from binarize.errors import ConfigError
 
 
 @register_dataset(
@@ -24,6 +24,7 @@ def folders(
     *,
     classes: list[str] | int | None = None,
     ignored: list[int] | None = None,
+    labels: dict[int, int] | None = None,
     palette: list[list[int]] | None = None,
     scale: float = 1000.0,
     max_depth: float | None = None,
@@ -34,38 +35,50 @@ def folders(
         root: of the data set.
         split: name of a folder in it.
         classes: names, or how many; for segmentation.
-        ignored: values of the masks that say nothing.
+        ignored: values of the masks that say nothing; 255 by default, [] for none.
+        labels: class ids for values of the masks, {0: 0, 255: 1}; other values are ids themselves.
         palette: (R, G, B) per class.
         scale: of the depth files, units per metre.
         max_depth: largest depth that counts, in metres; for depth.
 
     Raises:
-        ConfigError: neither or both of `classes` and `max_depth` are given.
-        DataError: folders or files are missing, or an image has no truth of its name.
+        ConfigError: neither or both of `classes` and `max_depth` are given, or labels that are no classes.
+        DataError: folders or files are missing, or names that do not pair.
     """
     if (classes is None) == (max_depth is None):
         raise ConfigError("data set folder: give either `classes` (segmentation) or `max_depth` (depth, m).")
     base = folder(root / split, "images and masks or depth")
-    targets = {
-        p.stem: p
-        for p in sorted(folder(base / ("masks" if max_depth is None else "depth"), "the truth").iterdir())
-        if p.suffix.lower() in IMAGES
-    }
-    found = images(base / "images")
-    alone = [p.name for p in found if p.stem not in targets]
-    if alone:
-        raise DataError(f"{base}: {len(alone)} of {len(found)} images have no truth, first {alone[0]}.")
-    pairs = existing((Pair(p, targets[p.stem]) for p in found), base)
+    pairs = paired(base / "images", base / ("masks" if max_depth is None else "depth"))
     if max_depth is not None:
         return DenseDataset(pairs, Depth(scale=scale, most=max_depth))
-    return DenseDataset(pairs, _labels(classes, ignored, palette))
+    return DenseDataset(pairs, _labels(classes, ignored, labels or {}, palette))
 
 
-def _labels(classes: Any, ignored: list[int] | None, palette: list[list[int]] | None) -> Labels:
+def _labels(
+    classes: Any, ignored: list[int] | None, mapping: dict[int, int], palette: list[list[int]] | None
+) -> Labels:
     names = tuple(f"class {i}" for i in range(classes)) if isinstance(classes, int) else tuple(classes)
     if not 1 <= len(names) <= 255:
         raise ConfigError(f"data set folder: {len(names)} classes; a mask tells 1 to 255, 255 says nothing.")
+    if len(names) == 1:
+        raise ConfigError(
+            "data set folder: 1 class; there is nothing to tell apart. The background is a class too: "
+            "`classes: "
+            "2`, and for masks of 0 and 255 `labels: {0: 0, 255: 1}`."
+        )
     colours = tuple((int(r), int(g), int(b)) for r, g, b in palette or ())
     if colours and len(colours) != len(names):
         raise ConfigError(f"data set folder: {len(colours)} colours for {len(names)} classes.")
-    return Labels(names=names, palette=colours, ignored=tuple(ignored) if ignored is not None else (255,))
+    for value, label in mapping.items():
+        if not (0 <= label < len(names) or label == IGNORE):
+            raise ConfigError(
+                f"data set folder: labels: {{{value}: {label}}}: expected a class id from 0 to "
+                f"{len(names) - 1}, "
+                f"or {IGNORE} for pixels to ignore."
+            )
+    return Labels(
+        names=names,
+        palette=colours,
+        ignored=tuple(ignored) if ignored is not None else (IGNORE,),
+        mapping=tuple(sorted(mapping.items())),
+    )

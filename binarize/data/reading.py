@@ -1,9 +1,15 @@
-"""Images, label masks and depth maps from files; what cannot be read names itself."""
+"""Images, label masks and depth maps from files; what cannot be read names itself.
+
+The mode of a file decides what its values mean, never the values: white of a 16-bit file is 65535, however
+dark its picture is. A turned picture (EXIF) is turned upright, whether it is an image or a truth.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +20,65 @@ from torch import Tensor
 from binarize.errors import DataError
 
 _WIDE = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # modes of more than 8 bits per pixel
+_WIDE_FORMATS = ("PNG", "PPM")  # whose mode I has 16 bits; elsewhere it has 32
+_LOSSY = ("JPEG", "MPO")
+_ORIENTATION = 0x0112  # EXIF
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """What a file says of its picture before that is decoded.
+
+    Attributes:
+        mode: Pillow's name of it.
+        size: (width, height) when it is upright.
+        orientation: of EXIF, 1 to 8; 1 is upright, and what a file without the tag has.
+        white: largest value that one channel can have; 0 if nothing tells.
+        stretched: (n, d), if Pillow multiplies the stored values by d / n to fill 8 or 16 bits.
+        lossy: whether values change when they are stored, as in JPEG.
+    """
+
+    mode: str
+    size: tuple[int, int]
+    orientation: int
+    white: int
+    stretched: tuple[int, int] | None
+    lossy: bool
+
+
+def read_head(path: Path) -> Head:
+    """What a file says of its picture.
+
+    Raises:
+        DataError: the file is missing or no image.
+    """
+    with _opened(path) as image:
+        return _head(image)
 
 
 def read_image(path: Path) -> Tensor:
     """An RGB image (3, H, W) uint8, upright (EXIF), from a file of any mode.
 
-    Grey becomes three equal channels, an alpha channel is laid over white, 16 bits become 8.
+    Grey becomes three equal channels, an alpha channel is laid over white, 12 and 16 bits become 8: the
+    highest ones.
 
     Raises:
-        DataError: the file is missing, no image, or one of floating-point numbers, whose range nothing tells.
+        DataError: the file is missing, no image, or one of floating-point or 32-bit numbers, whose range
+            nothing tells.
     """
     with _opened(path) as image:
-        if image.mode == "F":
-            raise DataError(f"{path}: holds floating-point numbers; an image has 8 or 16 bits per channel.")
+        head = _head(image)
+        if not head.white:
+            kind = "floating-point" if head.mode == "F" else "32-bit"
+            raise DataError(
+                f"{path}: holds {kind} numbers, and nothing tells which of them is white; an image has 8 or "
+                "16 "
+                "bits per channel."
+            )
         upright = ImageOps.exif_transpose(image)
         if upright.mode in _WIDE:
-            values = np.asarray(upright, dtype=np.int64)
-            grey = (values >> 8 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8)
-            upright = Image.fromarray(grey)
+            values = np.asarray(upright, dtype=np.int64).clip(0, head.white)
+            upright = Image.fromarray((values >> (head.white.bit_length() - 8)).astype(np.uint8))
         if upright.has_transparency_data:
             upright = upright.convert("RGBA")
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
@@ -40,43 +87,129 @@ def read_image(path: Path) -> Tensor:
 
 
 def read_labels(path: Path) -> Tensor:
-    """Class ids (H, W) int64 from a grey or palette image.
+    """The values (H, W) int64 of a grey or palette image, upright (EXIF).
 
     Raises:
-        DataError: the file is missing, no image, or one with colours instead of ids.
+        DataError: the file is missing, no image, one with colours instead of ids, or of a format that changes
+            ids (JPEG).
     """
     with _opened(path) as image:
+        head = _head(image)
+        if head.lossy:
+            raise DataError(
+                f"{path}: a label mask in {image.format} does not keep its class ids: where two classes "
+                "meet, "
+                "values between them appear. Write masks as PNG, from where they were made."
+            )
         if image.mode not in ("L", "P", "1", *_WIDE):
             raise DataError(
                 f"{path}: a label mask holds class ids in one channel (mode L or P), this one has mode "
-                f"{image.mode}."
+                f"{image.mode}{_equal_channels(image)}."
             )
-        array = np.asarray(image)
-    return torch.from_numpy(array.astype(np.int64))
+        return torch.from_numpy(_values(image, head).astype(np.int64))
 
 
 def read_depth(path: Path, scale: float) -> Tensor:
-    """Depth (H, W) float32 in metres from a 16-bit image; 0 where there is none.
+    """Depth (H, W) float32 in metres from a 16-bit image or a floating-point TIFF; 0 where there is none.
 
     Args:
         path: of a file whose values are depth x `scale`.
         scale: units per metre: 1000 for millimetres, 256 in KITTI.
 
     Raises:
+        DataError: as `read_depth_values`.
+    """
+    return torch.from_numpy(read_depth_values(path).astype(np.float32) / np.float32(scale))
+
+
+def read_depth_values(path: Path) -> np.ndarray:
+    """The values (H, W) of a depth file as they are stored, upright (EXIF); 0 for those that are not finite.
+
+    Raises:
         DataError: the file is missing, no image, or one of 8 bits or with colours.
     """
     with _opened(path) as image:
-        if image.mode not in _WIDE:
-            raise DataError(f"{path}: a depth map is a 16-bit grey image, this one has mode {image.mode}.")
-        array = np.asarray(image)
-    return torch.from_numpy(array.astype(np.float32) / np.float32(scale))
+        if image.mode not in (*_WIDE, "F"):
+            raise DataError(
+                f"{path}: a depth map is a 16-bit grey image or a floating-point TIFF, this one has mode "
+                f"{image.mode}."
+            )
+        values = _values(image, _head(image))
+    return np.where(np.isfinite(values), values, 0) if values.dtype.kind == "f" else values
+
+
+def read_image_values(path: Path) -> np.ndarray:
+    """The values of an image's channels as they are stored, upright.
+
+    Raises:
+        DataError: the file is missing or no image.
+    """
+    with _opened(path) as image:
+        return _values(image, _head(image))
+
+
+def _values(image: Image.Image, head: Head) -> np.ndarray:
+    """What is stored, (H, W), upright."""
+    array = np.asarray(ImageOps.exif_transpose(image))
+    if head.stretched is None:
+        return array
+    n, d = head.stretched
+    return (array.astype(np.int64) * n + d // 2) // d
+
+
+def _head(image: Image.Image) -> Head:
+    """Of an image that is not decoded yet: decoding forgets some of it."""
+    stretched = _stretched(image)
+    arguments = image.tile[0].args if image.tile else None
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    white = 255
+    if isinstance(first, str) and first.startswith("I;12"):
+        white = 4095
+    elif image.mode == "F" or (image.mode == "I" and image.format not in _WIDE_FORMATS):
+        white = 0
+    elif image.mode in _WIDE:
+        white = 65535
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    orientation = orientation if orientation in range(1, 9) else 1
+    lies = orientation >= 5 and image.format != "TIFF"  # of a TIFF, Pillow gives the upright size
+    return Head(
+        mode=image.mode,
+        size=image.size[::-1] if lies else image.size,
+        orientation=orientation,
+        white=white,
+        stretched=stretched,
+        lossy=image.format in _LOSSY,
+    )
+
+
+def _stretched(image: Image.Image) -> tuple[int, int] | None:
+    if not image.tile:
+        return None
+    codec, arguments = image.tile[0].codec_name, image.tile[0].args
+    if codec.startswith("ppm") and isinstance(arguments, tuple) and len(arguments) == 2:
+        full = 65535 if image.mode == "I" else 255
+        return None if arguments[1] == full or image.mode not in ("L", "I") else (int(arguments[1]), full)
+    raw = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    match = re.fullmatch("L;([24])R?", raw) if isinstance(raw, str) else None
+    return (2 ** int(match[1]) - 1, 255) if match else None
+
+
+def _equal_channels(image: Image.Image) -> str:
+    if image.mode not in ("RGB", "RGBA", "LA"):
+        return ""
+    array = np.asarray(image)
+    colours = array[..., :3] if image.mode != "LA" else array[..., :1]
+    if not (colours == colours[..., :1]).all():
+        return ", and its pixels have colours: turn them into class ids"
+    return ", whose channels are equal: write one of them"
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
+    """The file's picture, which is decoded on first use."""
     try:
-        with Image.open(path) as image:
-            image.load()
+        # not by its name: Pillow would map the file into memory and take a turned TIFF's rows for columns
+        with path.open("rb") as stream, Image.open(stream) as image:
             yield image
     except FileNotFoundError:
         raise DataError(f"{path}: no such file.") from None

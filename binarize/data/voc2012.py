@@ -10,7 +10,7 @@ from pathlib import Path
 
 from binarize.data.catalog import register_dataset
 from binarize.data.dataset import DenseDataset, Labels, Pair
-from binarize.data.files import existing, folder, inside, lines
+from binarize.data.files import existing, folder, inside, lines, place
 
 _NAMES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -46,8 +46,10 @@ def voc2012(root: Path, split: str) -> DenseDataset:
     chosen = next(
         (sets / f"{n}.txt" for n in names if (sets / f"{n}.txt").is_file()), sets / f"{names[0]}.txt"
     )
-    stems = [Path(line.split()[-1]).stem for line in lines(chosen).values()]
-    pairs = (Pair(base / "JPEGImages" / f"{stem}.jpg", base / masks / f"{stem}.png") for stem in stems)
+    stems = [Path(line.split()[-1].replace("\\", "/")).stem for line in lines(chosen).values()]
+    pairs = (
+        Pair(place(base / "JPEGImages", f"{stem}.jpg"), place(base / masks, f"{stem}.png")) for stem in stems
+    )
     return DenseDataset(existing(pairs, chosen), Labels(names=_NAMES, palette=palette(len(_NAMES))))
 
 
@@ -58,7 +60,7 @@ def palette(count: int) -> tuple[tuple[int, int, int], ...]:
 
 def _colour(index: int) -> tuple[int, int, int]:
     channels = [0, 0, 0]
-    for place in range(8):
+    for bit in range(8):
         for channel in range(3):
-            channels[channel] |= (index >> (3 * place + channel) & 1) << (7 - place)
+            channels[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
     return channels[0], channels[1], channels[2]

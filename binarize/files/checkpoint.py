@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from binarize.errors import ConfigError, FormatError
+from binarize.files.checkpoint_entries import Entries, read_entries
+from binarize.files.checkpoint_match import Match, find_match
 from binarize.files.compare import difference
-from binarize.files.container import check_readable, read
-from binarize.files.header import ENTRY, PackedHeader, loads
-from binarize.files.source import first_line
+from binarize.files.container import check_readable
 
-_TORCH = (".pth", ".pt", ".bin", ".ckpt", ".tar")
-# Entries that training scripts put weights under; the averaged weights first, as timm prefers them.
-_WRAPPERS = ("model_ema", "state_dict_ema", "state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.", "model.")
 _COUNTER = "num_batches_tracked"  # absent from old checkpoints, and without effect on the output
+_NEAR = 3  # names that an error compares
+_SHOWN = 5  # entries that it lists
+_PART = 0.25  # share of the model's tensors that a part has to have to be named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,115 +29,113 @@ class CheckpointReport:
     Attributes:
         entry: the entry of the file that the weights stood in ("state_dict"), or "" for the file itself.
         prefix: what was taken off every name ("module."), or "".
-        tensors: how many.
+        tensors: how many were loaded.
+        expected: how many the model has.
+        beside: how many of that entry were left out: another part's, or not the network's.
+        part: the part of the model that they are of ("encoder"), or "" for all of it.
     """
 
     entry: str
     prefix: str
     tensors: int
+    expected: int
+    beside: int = 0
+    part: str = ""
+
+    def __str__(self) -> str:
+        parts = [f"{self.tensors} of {self.expected} tensors"]
+        parts += [f"entry {self.entry!r}"] * bool(self.entry) + [f"prefix {self.prefix!r}"] * bool(
+            self.prefix
+        )
+        parts += [f"{self.beside} others left out"] * bool(self.beside)
+        return ", ".join(parts) + (f"; {self.part} only" if self.part else "")
 
 
-def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> CheckpointReport:
-    """Load float weights into `model`, all or none.
+def load_checkpoint(
+    model: nn.Module, path: str | os.PathLike[str], *, parts: Sequence[str] = ()
+) -> CheckpointReport:
+    """Load float weights into `model`, or into one part of it: all tensors of that, or none.
+
+    Entries such as `state_dict` and `model_state_dict`, whatever stands beside them, and prefixes such as
+    `module.`, `backbone.` or `_orig_mod.`, also stacked, are looked through.
 
     Args:
         model: the float model; its weights are overwritten, in its own dtypes.
         path: `.safetensors`, or `.pth`, `.pt`, `.bin`, `.ckpt`, `.tar` (read by `torch.load` with
-            `weights_only=True`). Entries such as `state_dict` and prefixes such as `module.` are looked
-            through.
+            `weights_only=True`).
+        parts: names of submodules, such as `encoder`: a file that does not fit the whole model may hold the
+            weights of the first of these that it fits; tensors that this part does not have are left out.
 
     Raises:
-        ConfigError: if there is no such file, or its name ends otherwise.
+        ConfigError: if there is no such file, its name ends otherwise, or the model has no such part.
         FormatError: if it cannot be read, or its tensors are not exactly the model's.
     """
     file = check_readable(path)
     where = repr(str(path))
-    entry, found = _tensors(file, where)
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    prefix, found = _without_prefix(found, expected)
-    expected = {
-        name: shape for name, shape in expected.items() if name in found or not name.endswith(_COUNTER)
-    }
-    tied = _tied(model)
-    expected = {
-        name: shape for name, shape in expected.items() if name in found or tied.get(name) not in found
-    }
-    problem = difference(expected, found)
-    if problem:
-        raise FormatError(_explained(model, where, expected, found, problem))
-    model.load_state_dict(found, strict=False)
-    return CheckpointReport(entry=entry, prefix=prefix, tensors=len(found))
-
-
-def _tensors(file: Path, where: str) -> tuple[str, dict[str, Tensor]]:
-    """The weights in a file, and the entry that they stood in."""
-    suffix = file.suffix.lower()
-    if suffix == ".safetensors":
-        return "", _from_safetensors(file, where)
-    if suffix not in _TORCH:
-        known = ", ".join((".safetensors", *_TORCH))
-        raise ConfigError(
-            f"checkpoint {where}: cannot tell its format; expected a name that ends in {known}."
+    entries = read_entries(file, where)
+    match = find_match(entries, model.state_dict().keys(), where)
+    expected = _expected(model, match)
+    if not difference(expected, match.tensors):
+        model.load_state_dict(match.tensors, strict=False)
+        return CheckpointReport(
+            entry=match.entry,
+            prefix=match.prefix,
+            tensors=len(match.tensors),
+            expected=len(match.tensors),
+            beside=match.beside,
         )
+    for part in parts:
+        if (report := _load_part(model, part, entries, where)) is not None:
+            return report
+    raise FormatError(_explained(model, where, expected, entries, match))
+
+
+def _load_part(model: nn.Module, part: str, entries: Entries, where: str) -> CheckpointReport | None:
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ConfigError(f"cannot read {where}: {error}.") from error
-    except Exception as error:  # the errors of zip, pickle and tensor reading
-        raise FormatError(
-            f"{where} cannot be read as a PyTorch checkpoint of plain weights (truncated, corrupted, or "
-            f"holding objects that only unsafe unpickling would read): {first_line(error)}"
-        ) from error
-    entry = ""
-    while isinstance(content, Mapping):
-        wrapper = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if wrapper is None:
-            break
-        entry = f"{entry}.{wrapper}".lstrip(".")
-        content = content[wrapper]
-    if not isinstance(content, Mapping):
-        raise FormatError(f"{where} holds a {type(content).__name__}, expected tensors by name.")
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    if not tensors:
-        names = ", ".join(str(name) for name in list(content)[:5]) or "nothing"
-        raise FormatError(f"{where} holds no weights: found {names}; expected tensors by name.")
-    return entry, tensors
+        inner = model.get_submodule(part)
+    except AttributeError as error:
+        raise ConfigError(f"{type(model).__name__} has no part {part!r}.") from error
+    match = _fitting(inner, entries, where)
+    if match is None:
+        return None
+    own = {name: t for name, t in match.tensors.items() if name in inner.state_dict()}
+    inner.load_state_dict(own, strict=False)
+    total = sum(len(tensors) for entry, tensors in entries.items() if entry == match.entry)
+    return CheckpointReport(
+        entry=match.entry,
+        prefix=match.prefix,
+        tensors=len(own),
+        expected=len(model.state_dict()),
+        beside=total - len(own),
+        part=part,
+    )
 
 
-def _from_safetensors(file: Path, where: str) -> dict[str, Tensor]:
-    container = read(file)
-    tensors = dict(container.tensors)
-    if ENTRY in container.metadata:
-        header, _ = loads(container.metadata, where)
-        if isinstance(header, PackedHeader):
-            raise FormatError(
-                f"{where} is a packed file: its latent weights are gone, one bit of each is left, from which "
-                "nothing can be trained. Give the file that it was exported from; to use it as it is, read "
-                "it with binarize.load."
-            )
-        if header.plan is not None:
-            raise FormatError(
-                f"{where} holds a converted model, expected float weights; read it with binarize.load."
-            )
-        tensors |= {name: tensors[target] for name, target in header.aliases.items() if target in tensors}
-    if not tensors:
-        raise FormatError(f"{where} holds no tensors.")
-    return tensors
+def _fitting(inner: nn.Module, entries: Entries, where: str) -> Match | None:
+    """The tensors of a file that are all those of a module, among others."""
+    for loose in (False, True):
+        try:
+            match = find_match(entries, inner.state_dict().keys(), where, loose=loose)
+        except FormatError:  # it fits in several places
+            continue
+        expected = _expected(inner, match)
+        if all(
+            name in match.tensors and tuple(match.tensors[name].shape) == shape
+            for name, shape in expected.items()
+        ):
+            return match
+    return None
 
 
-def _without_prefix(found: dict[str, Tensor], expected: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
-    """`found` without the prefixes that all of its names carry, as long as that makes more names match."""
-    taken = ""
-    stripped = found
-    for _ in _PREFIXES:
-        prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in stripped)), None)
-        if prefix is None:
-            break
-        taken += prefix
-        stripped = {name.removeprefix(prefix): tensor for name, tensor in stripped.items()}
-    if len(stripped.keys() & expected.keys()) > len(found.keys() & expected.keys()):
-        return taken, stripped
-    return "", found
+def _expected(model: nn.Module, match: Match) -> dict[str, tuple[int, ...]]:
+    """Names and shapes that a file has to have: it may lack counters, and second names of a tensor."""
+    found = match.tensors
+    tied = _tied(model)
+    return {
+        name: tuple(value.shape)
+        for name, value in model.state_dict().items()
+        if name in found or not (name.endswith(_COUNTER) or tied.get(name) in found)
+    }
 
 
 def _tied(model: nn.Module) -> dict[str, str]:
@@ -156,10 +152,39 @@ def _explained(
     model: nn.Module,
     where: str,
     expected: Mapping[str, tuple[int, ...]],
-    found: Mapping[str, Tensor],
-    problem: str,
+    entries: Entries,
+    match: Match,
 ) -> str:
     """The message; a classifier of another size, the most frequent case, is named with its remedy."""
+    found = match.tensors
+    remedy = _other_classes(model, expected, found)
+    if remedy:
+        return f"checkpoint {where}: {remedy}"
+    text = f"checkpoint {where} does not fit {type(model).__name__}: {difference(expected, found)}"
+    if places := _places(match.entry, match.prefix):
+        text += f" ({', '.join(places)})"
+    if not match.hits and len(entries) > 1:
+        groups = [f"{name!r} ({len(tensors)} tensors)" for name, tensors in entries.items()]
+        text += f"; the file holds {', '.join(groups[:_SHOWN])}"
+    text += _near_names(expected, found)
+    for name, child in model.named_children():
+        if len(child.state_dict()) > 1 and _fitting(child, entries, where) is not None:
+            return (
+                f"{text}. It does fit the part {name!r} ({len(child.state_dict())} of "
+                f"{len(model.state_dict())} "
+                f"tensors): load_checkpoint(model, FILE, parts=[{name!r}])."
+            )
+    return f"{text}."
+
+
+def _places(entry: str, prefix: str) -> list[str]:
+    named = {"entry": entry, "prefix": prefix}
+    return [f"{what} {name!r}" for what, name in named.items() if name]
+
+
+def _other_classes(
+    model: nn.Module, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Tensor]
+) -> str:
     config: Any = getattr(model, "pretrained_cfg", None)
     names = config.get("classifier") if isinstance(config, Mapping) else None
     heads = [names] if isinstance(names, str) else list(names or ())
@@ -173,7 +198,19 @@ def _explained(
         if same and weight is not None and shape and weight.dim() and weight.shape[0] != shape[0]:
             classes = weight.shape[0]
             return (
-                f"checkpoint {where}: its classifier {head!r} has {classes} classes, the model's has "
-                f"{shape[0]}. Build the model with '?num_classes={classes}'."
+                f"its classifier {head!r} has {classes} classes, the model's has {shape[0]}. Build the model "
+                f"with '?num_classes={classes}'."
             )
-    return f"checkpoint {where} does not fit {type(model).__name__}: {problem}."
+    return ""
+
+
+def _near_names(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Tensor]) -> str:
+    """Names of the file that look most like missing ones: how they differ is often how to change them."""
+    others = [name for name in found if name not in expected]
+    missing = [name for name in expected if name not in found]
+    pairs = [
+        f"{name} is like {near[0]}"
+        for name in missing[:_NEAR]
+        if (near := difflib.get_close_matches(name, others[:2000], n=1, cutoff=0.8))
+    ]
+    return f"; in the file, {', '.join(pairs)}" if pairs else ""

@@ -100,6 +100,8 @@ class Method:
                 if not known:
                     raise ConfigError(f"{cls.name} has no option {name!r}: it takes none.")
                 raise ConfigError(unknown_name(f"option of {cls.name}", name, known))
+            if not _fits(value, known[name]) and isinstance(value, float) and value.is_integer():
+                options[name] = value = int(value)  # 1e1 is a whole number too
             if not _fits(value, known[name]):
                 raise ConfigError(
                     f"{cls.name}: option {name}={value!r} is a {type(value).__name__}, "
@@ -179,6 +181,7 @@ def _readings(text: str) -> list[Any]:
             values.append(read(text))
         except ValueError:
             continue
+    values += [int(v) for v in values if isinstance(v, float) and v.is_integer()]  # 1e1
     return [*values, text]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,17 @@ from binarize.recipes.schema import Recipe
 
 _EXTENDS = "extends"
 Place = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, but `1e1`, `1e-3` and `1.5e3` are numbers, as in YAML 1.2; in quotes they are texts."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
 
 
 class _Source:
@@ -72,7 +84,7 @@ def load(name: str | Path, settings: Sequence[str] = (), faults: Faults | None =
 
     Args:
         name: path, or name of one that comes with the toolkit.
-        settings: `a.b=value` each, on top of the file.
+        settings: `a.b=value` each, on top of the file, in any order.
         faults: finds what only those who use the recipe can know.
 
     Raises:
@@ -96,22 +108,64 @@ def apply_settings(
     Raises:
         ConfigError: a setting of another form.
     """
-    for setting in settings:
+    over: dict[str, Any] = {}
+    given: dict[Place, str] = {}
+    for setting in sorted(settings):  # files that are written later do not tell their order either
         key, equals, text = setting.partition("=")
-        if not equals or not all(key.split(".")):
+        place = tuple(key.split("."))
+        if not equals or not all(place):
             raise ConfigError(f"--set {setting!r}: expected NAME=VALUE, for instance training.lr=1e-3.")
         try:
-            value = yaml.safe_load(text)
+            value = _loaded(text)
         except (yaml.YAMLError, ValueError, TypeError) as error:
             raise ConfigError(f"--set {setting!r}: {text!r} is no YAML value ({_first(error)}).") from error
-        place = tuple(key.split("."))
-        for part in reversed(place):
-            value = {part: value}
-        values = _merged(values, value)
+        _put(over, place, value, given, setting)
         if source is not None:  # what the file says further inside is no longer there
             source.lines = {at: line for at, line in source.lines.items() if at[: len(place)] != place}
-            source.lines[place] = f"--set {key}"
-    return values
+    if source is not None:
+        source.lines |= {place: f"--set {'.'.join(place)}" for place in given}
+    return _merged(values, over)
+
+
+def _put(
+    over: dict[str, Any], place: Place, value: Any, given: dict[Place, str], setting: str, top: bool = True
+) -> None:
+    """Add a value; two that say different things of one place would make their order count.
+
+    Args:
+        over: the values so far, changed.
+        place: of the value.
+        value: what it is.
+        given: the setting that each value came from, changed.
+        setting: that this one comes from.
+        top: whether `place` is what the setting names.
+    """
+    if top:
+        given.setdefault(place, setting)
+    at: Any = over
+    for index, part in enumerate(place[:-1]):
+        at = at.setdefault(part, {})
+        if not isinstance(at, dict):
+            raise _contradiction(place[: index + 1], given, setting)
+    old = at.get(place[-1], ...)
+    if isinstance(value, dict) and (old is ... or isinstance(old, dict)):
+        at.setdefault(place[-1], {})
+        for name, inner in value.items():
+            _put(over, (*place, name), inner, given, setting, top=False)
+    elif old is ...:
+        at[place[-1]] = value
+    elif type(old) is not type(value) or old != value:
+        raise _contradiction(place, given, setting)
+
+
+def _contradiction(place: Place, given: Mapping[Place, str], setting: str) -> ConfigError:
+    other = next((s for at, s in given.items() if s != setting and at[: len(place)] == place[: len(at)]), "")
+    name = ".".join(map(str, place))
+    return ConfigError(f"--set {setting!r}: {name} is set already{f', by {other!r}' if other else ''}.")
+
+
+def _loaded(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)
 
 
 def validate(values: Mapping[str, Any], where: str, source: _Source | None = None) -> Recipe:
@@ -134,8 +188,8 @@ def _read(path: Path, source: _Source, via: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"recipe {path}: extends itself ({chain}).")
     try:
         text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=_Loader)
+        values = _loaded(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {path}: cannot be read ({error}).") from error
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
@@ -193,7 +247,7 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         old = result.get(key)
         if isinstance(old, Mapping) and isinstance(value, Mapping):
             renamed = "name" in value and "name" in old and value["name"] != old["name"]
-            if renamed and "options" in old and "options" not in value:  # those of another method or data set
+            if renamed:  # options are those of another method or data set
                 old = {k: v for k, v in old.items() if k != "options"}
             result[key] = _merged(old, value)
         else:

@@ -14,7 +14,7 @@ from binarize import data, graph, networks
 from binarize.data.catalog import check_split, info
 from binarize.data.dataset import DenseDataset, Depth, Labels
 from binarize.data.transforms import evaluation_transform, training_transform
-from binarize.errors import BinarizeError, ConfigError
+from binarize.errors import BinarizeError, ConfigError, FormatError, warn
 from binarize.files import load_checkpoint
 from binarize.layers import BinaryLayer
 from binarize.methods import create
@@ -72,13 +72,20 @@ def dataset(recipe: Recipe, split: str, *, root: Path | None = None, training: b
     return found.with_transform(transform, recipe.training.seed)
 
 
-def network(recipe: Recipe, truth: Labels | Depth, *, weights: bool = True) -> nn.Module:
+def network(
+    recipe: Recipe,
+    truth: Labels | Depth,
+    *,
+    weights: bool = True,
+    tell: Callable[[str], None] = lambda text: None,
+) -> nn.Module:
     """The recipe's network, converted if it has a method; start values by its seed.
 
     Args:
         recipe: which.
         truth: of the data set: how many classes, or how deep.
         weights: load what `start_from` and `pretrained` say; not needed where weights are loaded later.
+        tell: called with what was loaded.
 
     Raises:
         ConfigError: no such network, encoder, method or option, or weights that do not fit.
@@ -96,31 +103,52 @@ def network(recipe: Recipe, truth: Labels | Depth, *, weights: bool = True) -> n
         kwargs = {"encoder": chosen.encoder, **task, **chosen.options}
         net = networks.build(chosen.name, **kwargs, pretrained=chosen.pretrained and weights)
         spec = getattr(net, "binarize_spec", None)
-        failure: BinarizeError | None = None
-        if start is not None:
-            try:
-                load_checkpoint(net, start)
-            except BinarizeError as error:
-                if recipe.method is None:
-                    raise
-                failure = error
-        if recipe.method is not None:
-            net = _converted(recipe, net)
-            if start is not None and failure is not None:
-                try:
-                    load_checkpoint(net, start)
-                except BinarizeError as error:
-                    if str(error) == str(failure):  # of the file itself, whatever it is to be read into
-                        raise ConfigError(
-                            f"start_from {start}: fits neither the float network nor the binary one: {error}"
-                        ) from error
-                    raise ConfigError(
-                        f"start_from {start}: fits neither the float network ({failure}) nor the binary one "
-                        f"({error})."
-                    ) from error
+        net = _converted(recipe, net) if start is None else _started(recipe, net, start, tell)
     if spec is not None:
         net.binarize_spec = spec
     return net
+
+
+def _started(recipe: Recipe, net: nn.Module, start: Path, tell: Callable[[str], None]) -> nn.Module:
+    """The network, converted if the recipe says so, with the weights that a file has for it.
+
+    They are those of the float network, else of the binary one, else of the encoder alone.
+    """
+    try:
+        tell(f"start_from {start}: {load_checkpoint(net, start)}")
+    except BinarizeError as error:
+        failure = error
+    else:
+        return _converted(recipe, net)
+    binary = _converted(recipe, net)
+    other = failure
+    if recipe.method is not None:
+        try:
+            tell(f"start_from {start}: {load_checkpoint(binary, start)}, of the binary network")
+        except BinarizeError as error:
+            other = error
+        else:
+            return binary
+    if isinstance(failure, FormatError) and isinstance(getattr(net, "encoder", None), nn.Module):
+        try:
+            report = load_checkpoint(net, start, parts=["encoder"])
+        except BinarizeError:
+            pass
+        else:
+            warn(
+                f"start_from {start}: fits the encoder alone ({report}); the other weights of the network "
+                "start at random."
+            )
+            return _converted(recipe, net)
+    if recipe.method is None:
+        raise failure
+    if str(other) == str(failure):  # of the file itself, whatever it is to be read into
+        raise ConfigError(
+            f"start_from {start}: fits neither the float network nor the binary one: {failure}"
+        ) from failure
+    raise ConfigError(
+        f"start_from {start}: fits neither the float network ({failure}) nor the binary one ({other})."
+    ) from other
 
 
 def _converted(recipe: Recipe, net: nn.Module) -> nn.Module:

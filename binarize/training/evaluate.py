@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binarize.data.dataset import DenseDataset, Sample
+from binarize.data.survey import nothing
 from binarize.errors import ConfigError
 from binarize.training.metrics import create_metric
+from binarize.training.sizes import REFUSALS, first_line, working_sizes
 
 SMALL = 64
 """An image with a shorter side may be smaller than a kernel, somewhere deep in a network."""
@@ -28,6 +30,7 @@ def evaluate(
     rank: int = 0,
     world: int = 1,
     report: Callable[[int], None] | None = None,
+    where: str = "the data set",
 ) -> dict[str, Any]:
     """The figures of `metrics` for a model on a data set; of many processes, each takes its part.
 
@@ -41,9 +44,11 @@ def evaluate(
         rank: which process this is; it takes every `world`-th image, each image goes to one process.
         world: of how many.
         report: called with the number of images done.
+        where: what to call the data in messages.
 
     Raises:
-        ConfigError: images that are smaller, at one of the scales, than the network can take.
+        ConfigError: images of a size, at one of the scales, that the network cannot take.
+        DataError: a file is wrong, or not one pixel has a truth.
     """
     metric = create_metric(data.truth, _outputs(model)).to(device or torch.device("cpu"))
     training = model.training
@@ -60,7 +65,10 @@ def evaluate(
                     report(done)
     finally:
         model.train(training)
-    return metric.compute()
+    figures = metric.compute()
+    if not figures.get("pixels", figures.get("images")):
+        raise nothing(data, where, "data.evaluation")
+    return figures
 
 
 def predict(
@@ -71,7 +79,7 @@ def predict(
     With flips or several scales, depths are averaged, or class probabilities, whose logarithms come back.
 
     Raises:
-        ConfigError: images that are smaller, at one of the scales, than the network can take.
+        ConfigError: images of a size, at one of the scales, that the network cannot take.
     """
     if not flip and tuple(scales) == (1.0,):
         return _output(model, images)
@@ -95,16 +103,24 @@ def _scaled(size: Sequence[int], scale: float) -> list[int]:
 
 def _output(model: nn.Module, images: Tensor) -> Tensor:
     try:
-        return model(images).float()
-    except RuntimeError as error:
+        output = model(images)
+    except REFUSALS as error:
         height, width = images.shape[-2:]
-        if isinstance(error, torch.OutOfMemoryError) or min(height, width) >= SMALL:
+        if isinstance(error, torch.OutOfMemoryError):
             raise
+        near = working_sizes(model, (height, width))
+        if not near and min(height, width) >= SMALL:  # it is not the size
+            raise
+        works = f" It takes {' and '.join(f'{w}x{h}' for h, w in near)}." if near else ""
+        other = "other" if any(h * w < height * width for h, w in near) else "larger"
         raise ConfigError(
             f"the network cannot take an image of {width}x{height} (width x height, after all resizing): "
-            f"{str(error).splitlines()[0].rstrip('.')}. Take larger images or scales, or let the recipe "
-            "resize them (data.evaluation.short_side)."
+            f"{first_line(error)}.{works} Take {other} images or scales, or let the recipe resize them "
+            "(data.evaluation.resize or short_side)."
         ) from error
+    if not isinstance(output, Tensor):
+        raise ConfigError(f"the network gives a {type(output).__name__}, expected one tensor (N, C, H, W).")
+    return output.float()
 
 
 def resized(output: Tensor, size: Sequence[int]) -> Tensor:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import signal
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,9 @@ from torch.utils.data import DataLoader
 
 from binarize import files
 from binarize.data.catalog import check_split
-from binarize.errors import ConfigError, DataError, TrainingError
+from binarize.data.dataset import DenseDataset
+from binarize.data.survey import inspect
+from binarize.errors import ConfigError, DataError, TrainingError, warn
 from binarize.graph.refusals import copied
 from binarize.recipes import Recipe, validate
 from binarize.recipes.schema import Training
@@ -41,8 +42,10 @@ from binarize.training.inputs import InputWatch
 from binarize.training.losses import create_loss
 from binarize.training.schedule import rate
 from binarize.training.sharding import clip_gradients, left_to_us, shard, share_gradients, wanted
+from binarize.training.sizes import check_size
 from binarize.training.stages import float_weights
 from binarize.training.state import Progress, collect_state, read_recipe, restore_state, save_state
+from binarize.training.tally import Tally
 from binarize.training.weights import Weights
 
 
@@ -58,7 +61,6 @@ class Event:
         rate: learning rate.
         images: per step.
         figures: of an epoch that is over, what its line of the log says; else empty.
-        warning: something about the run that its user should know, before its first step; else empty.
     """
 
     epoch: int
@@ -68,7 +70,6 @@ class Event:
     rate: float
     images: int
     figures: dict[str, Any]
-    warning: str = ""
 
 
 class StoppedError(TrainingError):
@@ -82,6 +83,7 @@ def train(
     root: Path | None = None,
     resume: bool = False,
     report: Callable[[Event], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Train by a recipe; the run's folder holds state, model and log.
 
@@ -91,6 +93,7 @@ def train(
         root: folder of the data set, in place of the recipe's.
         resume: go on with what is in `out`; a run that is complete is left as it is.
         report: called after each step and each epoch, in the main process.
+        tell: called in the main process with what was loaded at the start.
 
     Returns:
         The figures of every epoch.
@@ -98,7 +101,7 @@ def train(
     Raises:
         ConfigError: a recipe that cannot be followed, a folder that holds another run or cannot be written,
             or an environment of accelerate that asks for what is not offered (see `sharding.wanted`).
-        DataError: data that is missing or wrong.
+        DataError: data that is missing or wrong, or has nothing to learn from.
         StoppedError: Ctrl-C; all was saved.
         TrainingError: numbers that are not finite; the last checkpoint is kept.
     """
@@ -123,12 +126,17 @@ def train(
     check_split(recipe.data.name, recipe.data.test)  # what `evaluate` will want, now rather than then
     data = dataset(recipe, recipe.data.train, root=root, training=True)
     val = dataset(recipe, recipe.data.val, root=root) if recipe.data.val is not None else None
+    name = f"{recipe.data.name} {recipe.data.train}"
+    tally: Tally | None = Tally(data, name, inspect(data, name))
+    if val is not None:
+        inspect(val, f"{recipe.data.name} {recipe.data.val}")
     balance = None
     if settings.class_balance:
         balance = class_weights(
             data, settings.class_balance, rank=rank, world=world, device=accelerator.device
         )
-    net = network(recipe, data.truth, weights=not (resume and state_file.is_file()))
+    start = _silent if tell is None or not accelerator.is_main_process else tell
+    net = network(recipe, data.truth, weights=not (resume and state_file.is_file()), tell=start)
     layout = torch.channels_last if settings.channels_last else torch.preserve_format
     net = net.to(memory_format=layout)
     twin = None
@@ -147,6 +155,7 @@ def train(
     model = accelerator.prepare_model(net, evaluation_mode=twin is not None)
     optimizer = accelerator.prepare_optimizer(adam)
     weights.to(accelerator.device)
+    _check_sizes(twin if twin is not None else net, recipe, data, val)
     _make_folder(out)  # all that can be wrong is known by now
     loss_of = create_loss(data.truth, balance)
     teacher = Teacher(settings.distillation, net, accelerator.device) if settings.distillation else None
@@ -167,8 +176,8 @@ def train(
     progress.steps = steps
     watch = LatentWatch(net)
     inputs = InputWatch(net, steps, accelerator.device)
-    if accelerator.is_main_process and (text := averaging_warning(settings, settings.epochs * steps)):
-        _warn(text, report, steps, settings)
+    if text := averaging_warning(settings, settings.epochs * steps):
+        warn(text)
 
     def show(epoch: int, step: int, loss: float, lr: float, figures: dict[str, Any]) -> None:
         if report is not None:
@@ -204,6 +213,8 @@ def train(
             first_stage = epoch < settings.activations_first * settings.epochs
             with float_weights(net) if first_stage else contextlib.nullcontext():
                 for step, (images, targets) in enumerate(_loaded(loader), start=start):
+                    if tally is not None and not start:
+                        tally.add(targets)
                     lr = rate(
                         settings.schedule,
                         settings.lr,
@@ -258,6 +269,9 @@ def train(
                         )
             if problem := first_not_finite(net):
                 _give_up(net, epoch, steps - 1, state_file, problem)
+            if tally is not None and not start:
+                tally.check(accelerator.device)
+                tally = None  # one whole epoch tells
             figures: dict[str, Any] = {
                 "epoch": epoch + 1,
                 "loss": progress.loss / steps,
@@ -277,6 +291,7 @@ def train(
                         batch=recipe.data.evaluation.batch,
                         rank=rank,
                         world=world,
+                        where=f"{recipe.data.name} {recipe.data.val}",
                     )
             figures["seconds"] = time.perf_counter() - began
             progress.history.append(figures)
@@ -299,13 +314,8 @@ def train(
     return progress.history
 
 
-def _warn(text: str, report: Callable[[Event], None] | None, steps: int, settings: Training) -> None:
-    """Hand a warning to whoever follows the run, or to Python's own."""
-    if report is None:
-        warnings.warn(text, stacklevel=3)
-        return
-    at = {"epoch": 0, "step": 0, "steps": steps, "loss": 0.0, "rate": settings.lr, "images": settings.batch}
-    report(Event(**at, figures={}, warning=text))  # type: ignore[arg-type]
+def _silent(text: str) -> None:
+    """What other processes have to say is what the main one says."""
 
 
 def _loaded(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -319,7 +329,16 @@ def _loaded(loader: DataLoader[Any]) -> Iterator[Any]:
 def _output(model: nn.Module, images: Tensor) -> Tensor:
     """What the network says; ConfigError where the images are too few or too small for it."""
     try:
-        return model(images)
+        output = model(images)
+        if not isinstance(output, Tensor):
+            raise ConfigError(
+                f"in training the network gives a {type(output).__name__}, expected one tensor (N, C, H, W): "
+                "let "
+                "its forward return that alone."
+            )
+        return output
+    except ConfigError:
+        raise
     except ValueError as error:
         if len(images) > 1 or "more than 1 value per channel" not in str(error):
             raise
@@ -337,6 +356,18 @@ def _output(model: nn.Module, images: Tensor) -> Tensor:
             f"data.augmentation.size [{height}, {width}] is too small for the network: "
             f"{str(error).splitlines()[0].rstrip('.')}."
         ) from error
+
+
+def _check_sizes(net: nn.Module, recipe: Recipe, data: DenseDataset, val: DenseDataset | None) -> None:
+    """Find out whether the network takes the images, by one forward pass for each kind of them."""
+    size = recipe.data.augmentation.size
+    check_size(net, data.truth, size, "data.augmentation.size", same_size=True)
+    if val is not None and recipe.data.evaluation.resize is not None:
+        check_size(net, val.truth, recipe.data.evaluation.resize, "data.evaluation.resize")
+    elif val is not None:
+        height, width = val[0].image.shape[-2:]
+        where = f"images of {recipe.data.val} (see data.evaluation)"
+        check_size(net, val.truth, (height, width), where)
 
 
 def _check_folder(out: Path, recipe: Recipe, resume: bool) -> None:

@@ -37,7 +37,8 @@ class SegmentationMetric:
                 f"the network tells {self.classes} classes, the data set has {len(labels.names)}; set "
                 f"num_classes={len(labels.names)}."
             )
-        self._matrix = MulticlassConfusionMatrix(self.classes, ignore_index=IGNORE, validate_args=False)
+        # the last one for outputs beyond those that are told of
+        self._matrix = MulticlassConfusionMatrix(self.classes + 1, ignore_index=IGNORE, validate_args=False)
 
     def to(self, device: torch.device) -> SegmentationMetric:
         """Where predictions are."""
@@ -52,7 +53,7 @@ class SegmentationMetric:
             target: class ids (N, H, W) int64, `IGNORE` where they do not count.
         """
         predicted = output.argmax(1) if output.dim() == target.dim() + 1 else output
-        self._matrix.update(predicted, target)
+        self._matrix.update(predicted.clamp_max(self.classes), target)
 
     def compute(self) -> dict[str, Any]:
         """`miou`, `pixel_accuracy` in [0, 1]; `class_iou` by name; `absent`; `pixels`, how many count.

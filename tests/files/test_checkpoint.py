@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -175,3 +177,120 @@ def test_unknown_ending_and_missing_file(tmp_path: Path, target):
     (tmp_path / "w.onnx").write_text("")
     _refused(target, tmp_path / "w.onnx", ConfigError, "expected a name that ends in .safetensors, .pth")
     _refused(target, tmp_path / "none.pth", ConfigError, "no such file")
+
+
+def _prefixed(state: State, prefix: str) -> State:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+OTHERS: list[tuple[Callable[[State], Any], str, str]] = [
+    (
+        lambda s: {"model_state_dict": s, "epoch": torch.tensor(3), "optimizer_state_dict": {"state": {}}},
+        "entry 'model_state_dict'",
+        "",
+    ),
+    (lambda s: {"net": s, "acc": torch.tensor(0.9)}, "entry 'net'", ""),
+    (lambda s: {"run": {"best": {"weights": s}}}, "entry 'run.best.weights'", ""),
+    (
+        lambda s: {"n_averaged": torch.tensor(9), **_prefixed(s, "module.")},
+        "'module.', 1 others left out",
+        "",
+    ),
+    (
+        lambda s: {"model": _prefixed(s, "module.module."), "ema": {"n_averaged": torch.tensor(9)}},
+        "entry 'model', prefix 'module.module.'",
+        "",
+    ),
+    (lambda s: {**_prefixed(s, "backbone."), "head.weight": torch.ones(2)}, "'backbone.', 1 others", ""),
+    (lambda s: {"state_dict": _prefixed(s, "encoder.")}, "prefix 'encoder.'", ""),
+    (lambda s: _prefixed(s, "net."), "prefix 'net.'", ""),
+    (lambda s: _prefixed(s, "module._orig_mod.model.backbone."), "'module._orig_mod.model.backbone.'", ""),
+    (lambda s: _prefixed(s, "my.own.words."), "prefix 'my.own.words.'", ""),
+    (
+        lambda s: {
+            "state_dict": {
+                **_prefixed({k: v * 0 for k, v in s.items()}, "model."),
+                **_prefixed(s, "ema_model."),
+            }
+        },
+        "prefix 'ema_model.'",
+        "",
+    ),
+    (lambda s: {"params": {k: v * 0 for k, v in s.items()}, "params_ema": s}, "entry 'params_ema'", ""),
+    (lambda s: {k.replace("layer1.", "layer1._orig_mod."): v for k, v in s.items()}, "", ""),
+    (
+        lambda s: {"state_dict": s, "args": argparse.Namespace(lr=0.1), "best": np.float64(0.3)},
+        "entry 'state_dict'",
+        "",
+    ),
+]
+
+
+@pytest.mark.parametrize(("wrap", "said", "_"), OTHERS)
+def test_weights_wherever_they_stand(tmp_path: Path, source, target, wrap, said: str, _: str):
+    torch.save(wrap(dict(source.state_dict())), tmp_path / "w.pth")
+    report = load_checkpoint(target, tmp_path / "w.pth")
+    assert _equal(source, target)
+    total = len(source.state_dict())
+    assert (report.tensors, report.expected) == (total, total)
+    assert f"{total} of {total} tensors" in str(report)
+    assert said in str(report)
+
+
+def test_prefixes_in_safetensors(tmp_path: Path, source, target):
+    save_file(_prefixed(dict(source.state_dict()), "module.backbone."), tmp_path / "w.safetensors")
+    assert load_checkpoint(target, tmp_path / "w.safetensors").prefix == "module.backbone."
+    assert _equal(source, target)
+
+
+def test_two_that_fit_alike_are_named(tmp_path: Path, source, target):
+    state = dict(source.state_dict())
+    torch.save({"student": state, "teacher": {k: v + 1 for k, v in state.items()}}, tmp_path / "w.pth")
+    _refused(target, tmp_path / "w.pth", FormatError, "'student' and 'teacher' all fit this model; which is")
+
+
+def test_names_that_are_near(tmp_path: Path, source, target):
+    state = {k.replace("layer", "stage"): v for k, v in source.state_dict().items()}
+    torch.save({"model": state}, tmp_path / "w.pth")
+    _refused(
+        target,
+        tmp_path / "w.pth",
+        FormatError,
+        r"20 of 80 tensors match; .*entry 'model'.*layer1.0.conv1.weight is like stage1.0.conv1.weight",
+    )
+
+
+def test_a_few_names_that_end_alike_are_not_loaded(tmp_path: Path):
+    """The names of a layer stand behind many prefixes; none of them is meant."""
+    other = timm.create_model("test_vit")
+    torch.save({"model": other.state_dict(), "more": {"x": torch.ones(1)}}, tmp_path / "w.pth")
+    _refused(nn.Linear(3, 4), tmp_path / "w.pth", FormatError, "all fit this model; which is meant")
+    deep = timm.create_model("test_resnet")
+    _refused(deep, tmp_path / "w.pth", FormatError, "0 of .* match; .*the file holds 'model' .* 'more'")
+
+
+class Dense(nn.Module):
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, nn.Conv2d(8, 3, 1)
+
+
+def test_weights_of_the_encoder_alone(tmp_path: Path, source):
+    model = Dense(timm.create_model("test_resnet", features_only=True))  # names its layers in another way
+    head = model.head.weight.detach().clone()
+    torch.save({"model": _prefixed(dict(source.state_dict()), "module.")}, tmp_path / "w.pth")
+    total, own = len(model.state_dict()), len(model.encoder.state_dict())
+    _refused(
+        model,
+        tmp_path / "w.pth",
+        FormatError,
+        rf"It does fit the part 'encoder' \({own} of {total} tensors\)",
+    )
+    report = load_checkpoint(model, tmp_path / "w.pth", parts=["encoder"])
+    assert (report.part, report.tensors, report.expected, report.beside) == ("encoder", own, total, 2)
+    assert str(report).endswith("; encoder only")
+    weight = next(v for k, v in model.encoder.state_dict().items() if k.endswith("layer4.0.conv1.weight"))
+    assert torch.equal(weight, source.layer4[0].conv1.weight)
+    assert torch.equal(model.head.weight, head)
+    with pytest.raises(ConfigError, match="Dense has no part 'backbone'"):
+        load_checkpoint(model, tmp_path / "w.pth", parts=["backbone"])

@@ -8,6 +8,7 @@ import pytest
 
 from binarize import recipes
 from binarize.errors import ConfigError
+from binarize.methods import create
 from binarize.training.build import faults
 
 BASE = """\
@@ -145,3 +146,75 @@ def test_names_that_are_near() -> None:
         recipes.load("shapes/tiny-bidens")
     with pytest.raises(ConfigError, match="no such file"):
         recipes.load("nowhere/at/all.yaml")
+
+
+SETTINGS = (
+    "method.name=bnn",
+    "method.options.form=table",
+    "training.lr=1E-3",
+    "data.options={seed: 1e1}",
+    "data.options.length=4",
+)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (4, 3, 2, 1, 0), (1, 3, 0, 4, 2)])
+def test_settings_in_any_order_are_one_recipe(order: tuple[int, ...], tmp_path: Path) -> None:
+    recipe = recipes.load(write(tmp_path, BASE), [SETTINGS[i] for i in order])
+    assert recipe.method is not None
+    assert (recipe.method.name, recipe.method.options) == ("bnn", {"form": "table"})
+    expected = recipes.load(write(tmp_path, BASE), SETTINGS)
+    assert recipe.model_dump_json() == expected.model_dump_json()  # as files hold it: keys in one order
+
+
+def test_a_recipe_that_names_another_method_has_its_options_only(tmp_path: Path) -> None:
+    write(tmp_path, BASE, "_base.yaml")
+    path = write(tmp_path, "extends: _base.yaml\nmethod: {name: bnn, options: {form: table}}\n")
+    recipe = recipes.load(path)
+    assert recipe.method is not None
+    assert recipe.method.options == {"form": "table"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["training.lr=1", "training.lr=2"],
+            "--set 'training.lr=2': training.lr is set already, by 'training.lr=1'",
+        ),
+        (["training={lr: 1}", "training.lr=2"], "training.lr is set already, by"),
+        (["method=null", "method.name=bnn"], "method is set already, by 'method"),
+    ],
+)
+def test_settings_whose_order_would_count(settings: list[str], message: str, tmp_path: Path) -> None:
+    for order in (settings, settings[::-1]):
+        with pytest.raises(ConfigError, match="is set already, by") as caught:
+            recipes.load(write(tmp_path, BASE), order)
+        assert message in str(caught.value)
+    assert recipes.load(write(tmp_path, BASE), ["training.lr=2", "training.lr=2"]).training.lr == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e1", 10.0), ("1E5", 1e5), ("1e-3", 1e-3), ("-1.5e3", -1500.0), (".5e2", 50.0), ("+2.e+1", 20.0),
+     ("'1e1'", "1e1"), ("1e", "1e"), ("e1", "e1"), ("1e1x", "1e1x"), ("12", 12), ("1.5", 1.5)],
+)  # fmt: skip
+def test_numbers_in_options(text: str, value: object, tmp_path: Path) -> None:
+    path = write(tmp_path, BASE.replace("size: [64, 64]}", f"size: [64, 64], length: {text}}}", 1))
+    for recipe in (recipes.load(path), recipes.load(write(tmp_path, BASE), [f"data.options.length={text}"])):
+        found = recipe.data.options["length"]
+        assert (found, type(found)) == (value, type(value))
+
+
+def test_whole_numbers_of_methods_in_any_spelling() -> None:
+    from binarize.cli.options import configure
+
+    assert configure("bidense", ["ablation=1e0"]).options()["ablation"] == 1
+    assert create("bidense", ablation=1.0).options()["ablation"] == 1
+    with pytest.raises(ConfigError, match="expected an integer"):
+        create("bidense", ablation=1.5)
+
+
+def test_recipes_with_a_byte_order_mark_and_line_ends_of_windows(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + BASE.replace("\n", "\r\n").encode())
+    assert recipes.load(path) == recipes.load(write(tmp_path, BASE, "other.yaml"))

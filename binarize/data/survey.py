@@ -1,0 +1,321 @@
+"""What the truths of a data set hold, before anything is learned from them.
+
+A wrong unit of depth, masks of 0 and 255 or pictures that lie on their side train without an error: the loss
+is 0.0000, or what is learned is wrong. Here it is found and named, from a sample of the files or from all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from binarize.data.dataset import IGNORE, DenseDataset, Depth, Labels, sizes_differ
+from binarize.data.depth_unit import DepthValues
+from binarize.data.reading import Head, read_depth_values, read_head, read_image_values, read_labels
+from binarize.errors import DataError, warn
+
+SAMPLE = 32
+"""Pairs that are looked at before a training or an evaluation."""
+
+FEW = 0.01
+"""A smaller share of pixels with a truth is taken for a mistake; a single sweep of KITTI has 0.04."""
+
+_SHOWN = 8
+_TWELVE_BITS = 4095
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong, or probably so.
+
+    Attributes:
+        kind: what it is about, so that nothing is said twice.
+        message: where, what was found, what was expected, what to do.
+        error: whether nothing can be learned from such data.
+    """
+
+    kind: Literal["nothing", "few", "unit", "one class", "absent", "turned", "dark"]
+    message: str
+    error: bool = False
+
+
+class Survey:
+    """Counts over pairs of files.
+
+    Args:
+        data: whose truths are looked at.
+    """
+
+    def __init__(self, data: DenseDataset) -> None:
+        self.data = data
+        self.pairs = self.pixels = self.known = 0
+        self.counts = torch.zeros(IGNORE + 1, dtype=torch.int64)
+        self.values: set[int] = set()
+        self.depth = DepthValues(data.truth) if isinstance(data.truth, Depth) else None
+        self._turned: list[tuple[Path, Head, Head]] = []
+        self._dark: list[tuple[Path, int]] = []
+        self._wide = 0
+
+    def add(self, index: int) -> None:
+        """Look at one pair.
+
+        Raises:
+            DataError: a file cannot be read, or a mask holds what is no class.
+        """
+        pair, truth = self.data.pairs[index], self.data.truth
+        if pair.target is None:
+            target = self.data.target(index)
+        elif isinstance(truth, Labels):
+            values = read_labels(pair.target)
+            self.values |= set(values.unique().tolist())
+            target = truth.ids(values, pair.target)
+        else:
+            stored = read_depth_values(pair.target)
+            target = torch.from_numpy(stored.astype(np.float32) / np.float32(truth.scale))
+            if self.depth is not None:
+                self.depth.add(stored)
+        if pair.target is not None:
+            self._look(pair.image, pair.target)
+        self.pairs += 1
+        self.pixels += target.numel()
+        if isinstance(truth, Labels):
+            self.counts += torch.bincount(target.flatten(), minlength=IGNORE + 1)
+            self.known = int(self.counts[:IGNORE].sum())
+        else:
+            self.known += int(((target > truth.least) & (target <= truth.most)).sum())
+
+    def _look(self, image: Path, target: Path) -> None:
+        head, other = read_head(image), read_head(target)
+        if head.size != other.size:
+            raise sizes_differ(image, head.size, target, other.size)
+        if head.orientation != other.orientation:
+            self._turned.append((image, head, other))
+        if head.white > 255:
+            self._wide += 1
+            if (largest := int(read_image_values(image).max(initial=0))) <= min(
+                _TWELVE_BITS, head.white // 16
+            ):
+                self._dark.append((image, largest))
+
+    @property
+    def classes(self) -> int:
+        """How many classes occur."""
+        return int((self.counts[:IGNORE] > 0).sum())
+
+    def findings(self, where: str, *, complete: bool, trained: bool = False) -> list[Finding]:
+        """What is wrong with what was seen.
+
+        Args:
+            where: what to call the data in messages: "camvid train".
+            complete: whether all pairs were seen.
+            trained: whether a network is to learn all classes from them.
+        """
+        truth = self.data.truth
+        found = [self._nothing(where), self._few(where), self._unit(where), self._one_class(where, complete)]
+        found += [self._orientation(where), self._darkness(where)]
+        if trained and complete and isinstance(truth, Labels) and self.pairs:
+            found.append(absent(truth, self.counts, where))
+        return [finding for finding in found if finding is not None]
+
+    def _seen(self) -> str:
+        """What the truths hold, for people."""
+        if self.depth is not None:
+            return self.depth.seen()
+        shown = [str(v) for v in sorted(self.values)[:_SHOWN]]
+        more = ", ..." if len(self.values) > _SHOWN else ""
+        return f"their values are {', '.join(shown)}{more}" if shown else "they hold no value"
+
+    def _nothing(self, where: str) -> Finding | None:
+        truth = self.data.truth
+        if self.known or not self.pairs:
+            return None
+        if isinstance(truth, Labels):
+            ignored = ", ".join(str(v) for v in truth.ignored) or "none"
+            text = (
+                f"{self._seen()}, all of which are ignored (ignored: {ignored}). Class ids are 0 to "
+                f"{len(truth.names) - 1}; see data.options.ignored and labels"
+            )
+        else:
+            text = f"{self._seen()}{self.depth.remedy() if self.depth is not None else ''}"
+        return Finding(
+            "nothing", f"{where}: not one pixel of {self._images()} has a truth: {text}.", error=True
+        )
+
+    def _few(self, where: str) -> Finding | None:
+        if not self.known or self.known >= FEW * self.pixels:
+            return None
+        remedy = self.depth.remedy() if self.depth is not None else ""
+        share = f"{100 * self.known / self.pixels:.2g} %"
+        return Finding(
+            "few",
+            f"{where}: only {share} of the pixels of {self._images()} have a truth: {self._seen()}{remedy}.",
+        )
+
+    def _unit(self, where: str) -> Finding | None:
+        if (
+            self.depth is None
+            or not self.known
+            or self.known < FEW * self.pixels
+            or not self.depth.doubtful()
+        ):
+            return None
+        return Finding("unit", f"{where}: {self.depth.seen()}{self.depth.remedy()}.")
+
+    def _one_class(self, where: str, complete: bool) -> Finding | None:
+        truth = self.data.truth
+        present = self.counts[:IGNORE].nonzero().flatten().tolist()
+        if not isinstance(truth, Labels) or len(present) != 1:
+            return None
+        ignored = sorted(self.values & set(truth.ignored))
+        text = f"{where}: {self._images()} hold class {present[0]} ({truth.names[present[0]]}) only"
+        if ignored and len(truth.names) == 2 and complete:
+            value = next(iter(self.values - set(ignored)), 0)
+            other = 1 - present[0]
+            pairs = ", ".join(f"{v}: {c}" for c, v in sorted([(present[0], value), (other, ignored[0])]))
+            return Finding(
+                "one class",
+                f"{text}, and {ignored[0]}, which is ignored: there is nothing to learn. If {ignored[0]} "
+                "stands "
+                f"for class {other} ({truth.names[other]}), say so: `labels: {{{pairs}}}` in data.options "
+                "(data "
+                "set folder).",
+                error=True,
+            )
+        also = f", besides {', '.join(map(str, ignored))}, which is ignored" if ignored else ""
+        return Finding("one class", f"{text}{also}: there is nothing to tell apart.") if complete else None
+
+    def _orientation(self, where: str) -> Finding | None:
+        if not self._turned:
+            return None
+        path, head, other = self._turned[0]
+        tagged, plain = ("image", "truth") if head.orientation > 1 else ("truth", "image")
+        numbers = sorted((head.orientation, other.orientation))
+        told = (numbers[0] >= 5) != (numbers[1] >= 5) and len(
+            set(head.size)
+        ) == 2  # it would not fit unturned
+        sizes = "their sizes fit" if told else "their sizes do not tell"
+        return Finding(
+            "turned",
+            f"{where}: the EXIF tags of {len(self._turned)} of {self._images()} differ from those of their "
+            f"truths, first {path}: the {tagged} has orientation {numbers[1]} and is turned upright, the "
+            f"{plain} "
+            f"has {numbers[0]}; {sizes}. See that they lie on each other (`binarize predict --panel "
+            "--truth`); "
+            "else turn one of them, or take the tag out.",
+        )
+
+    def _darkness(self, where: str) -> Finding | None:
+        if not self._dark or len(self._dark) < self._wide:
+            return None
+        largest = max(value for _, value in self._dark)
+        return Finding(
+            "dark",
+            f"{where}: {len(self._dark)} images of 16 bits hold no value above {largest}, of 65535 that "
+            "stand for "
+            f"white, first {self._dark[0][0]}: the network sees them nearly black. If their white is "
+            f"{255 if largest <= 255 else _TWELVE_BITS}, scale the files to the full 16 bits, or write 8.",
+        )
+
+    def _images(self) -> str:
+        return f"{self.pairs} image{'s' * (self.pairs != 1)}"
+
+
+def absent(truth: Labels, counts: Tensor, where: str) -> Finding | None:
+    """Scored classes that no truth holds.
+
+    Args:
+        truth: of the data set.
+        counts: pixels of each id, (>= classes,).
+        where: what to call the data in the message.
+    """
+    names = truth.names
+    missing = [i for i in range(len(names)) if i not in truth.unscored and counts[i] == 0]
+    if not missing or len(missing) >= len(names) - len(truth.unscored) - 1:
+        return None  # of a single class, or none, more is said elsewhere
+    shown = ", ".join(f"{i} ({names[i]})" for i in missing[:_SHOWN]) + (
+        ", ..." if len(missing) > _SHOWN else ""
+    )
+    return Finding(
+        "absent",
+        f"{where}: {len(missing)} of {len(names)} classes occur nowhere: {shown}. The network cannot learn "
+        "them; "
+        "are the number of classes and the ids of the masks right?",
+    )
+
+
+def inspect(data: DenseDataset, where: str) -> set[str]:
+    """Look at a sample of the pairs, at all of them where the sample is suspicious; warn of what is found.
+
+    Args:
+        data: of files; drawn images are right as they are.
+        where: what to call it in messages: "camvid train".
+
+    Returns:
+        The kinds of what was warned of.
+
+    Raises:
+        DataError: a file is wrong, or nothing can be learned from this data.
+    """
+    survey = Survey(data)
+    if not has_files(data):
+        return set()
+    order = [i for i in _spread(len(data)) if data.pairs[i].target is not None]
+    for index in order[:SAMPLE]:
+        survey.add(index)
+    for index in order[SAMPLE:]:
+        if survey.known and (isinstance(data.truth, Depth) or survey.classes > 1):
+            break
+        survey.add(index)
+    return report(survey.findings(where, complete=survey.pairs == len(order)))
+
+
+def has_files(data: DenseDataset) -> bool:
+    """Whether samples are read from the pairs' files; a subclass may draw them, or have other files."""
+    return type(data).load is DenseDataset.load and type(data).target is DenseDataset.target
+
+
+def nothing(data: DenseDataset, where: str, seen: str) -> DataError:
+    """The error for truths of which not one pixel counts.
+
+    Args:
+        data: the data set.
+        where: what to call it.
+        seen: what changed the truths before they were counted: "data.augmentation".
+    """
+    survey = Survey(data)
+    for index in _spread(len(data))[:SAMPLE] if has_files(data) else ():
+        survey.add(index)
+    for finding in survey.findings(where, complete=survey.pairs == len(data)):
+        if finding.error:
+            return DataError(finding.message)
+    return DataError(
+        f"{where}: not one pixel has a truth after {seen}; does it cut away what the files hold?"
+    )
+
+
+def report(found: Iterable[Finding]) -> set[str]:
+    """Warn of what is probably wrong; returns the kinds of it.
+
+    Raises:
+        DataError: the first finding from which nothing can be learned.
+    """
+    found = list(found)
+    for finding in found:
+        if finding.error:
+            raise DataError(finding.message)
+    for finding in found:
+        warn(finding.message)
+    return {finding.kind for finding in found}
+
+
+def _spread(length: int) -> list[int]:
+    """All indices, the first `SAMPLE` of them evenly spread over the data set."""
+    count = min(SAMPLE, length)
+    first = dict.fromkeys(round(i * (length - 1) / max(1, count - 1)) for i in range(count))
+    return [*first, *(i for i in range(length) if i not in first)]

@@ -1,0 +1,157 @@
+"""Whether a network takes images of a size, and what it makes of them: one forward pass tells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from binarize.data.dataset import Depth, Labels
+from binarize.errors import ConfigError, warn
+
+_STEPS = (2, 4, 8, 16, 32, 64)  # what networks want sides to be a multiple of
+_SQUARES = (224, 256, 384, 512)  # what networks of one size are mostly made for
+REFUSALS = (RuntimeError, ValueError, AssertionError, IndexError, TypeError, ZeroDivisionError)
+"""What a network raises for a size that it does not take."""
+
+
+def check_size(
+    model: nn.Module,
+    truth: Labels | Depth,
+    size: tuple[int, int],
+    where: str,
+    *,
+    same_size: bool = False,
+) -> None:
+    """Run a network once, in evaluation mode, and look at what comes out.
+
+    Args:
+        model: gives logits (N, classes, H, W) or metres (N, 1, H, W); its mode is restored.
+        truth: of the data set.
+        size: (H, W) of the images.
+        where: what says this size, for messages: "data.augmentation.size".
+        same_size: whether the output has to have the size of the image, as a loss needs it.
+
+    Raises:
+        ConfigError: the network does not take this size (the message names near ones that it does), or gives
+            something else than the data set's truth needs.
+    """
+    try:
+        output = _run(model, size)
+    except REFUSALS as error:
+        raise refused(model, size, where, error) from error
+    check_output(output, truth, size if same_size else None)
+    if isinstance(truth, Labels) and output.shape[1] > len(truth.names):
+        warn(
+            f"the network tells {output.shape[1]} classes, the data set has {len(truth.names)}: outputs "
+            f"{len(truth.names)} to {output.shape[1] - 1} are never trained towards anything. Leave "
+            "network.options.num_classes out, or set it to the number of classes."
+        )
+
+
+def check_output(output: object, truth: Labels | Depth, size: tuple[int, int] | None) -> None:
+    """Refuse what a loss cannot use.
+
+    Args:
+        output: of the network.
+        truth: of the data set.
+        size: (H, W) that the output has to have, if it matters.
+
+    Raises:
+        ConfigError: it is no tensor (N, C, H, W), or of other channels or another size.
+    """
+    n = 1 if isinstance(truth, Depth) else len(truth.names)
+    expected = "metres (N, 1, H, W)" if isinstance(truth, Depth) else f"logits (N, {n}, H, W)"
+    if not isinstance(output, Tensor) or output.dim() != 4:
+        what = (
+            f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        )
+        raise ConfigError(
+            f"the network gives {what}, expected {expected}: let its forward return that alone."
+        )
+    channels = output.shape[1]
+    if isinstance(truth, Depth) and channels != 1:
+        raise ConfigError(f"the network gives {channels} channels, expected {expected}.")
+    if channels < n:
+        raise ConfigError(
+            f"the network tells {channels} classes, the data set has {n}; set num_classes={n} "
+            "(network.options.num_classes), or leave it out."
+        )
+    if size is not None and tuple(output.shape[-2:]) != size:
+        got = "x".join(map(str, output.shape[-2:]))
+        raise ConfigError(
+            f"the network gives maps of {got} for images of {size[0]}x{size[1]} (H x W): let it resize its "
+            "output to the size of its input."
+        )
+
+
+def refused(model: nn.Module, size: tuple[int, int], where: str, error: Exception) -> Exception:
+    """The error for a size that a network does not take, with the nearest ones that it does.
+
+    Args:
+        model: the network.
+        size: (H, W).
+        where: what says this size.
+        error: that the network raised; it comes back if memory is what was missing.
+    """
+    if isinstance(error, torch.OutOfMemoryError):
+        return error
+    near = working_sizes(model, size)
+    if not near:
+        return ConfigError(
+            f"{where} [{size[0]}, {size[1]}]: the network fails at this size and at others near it: "
+            f"{type(error).__name__}: {first_line(error)}."
+        )
+    small = all(s[0] * s[1] > size[0] * size[1] for s in near)
+    what = "is too small for the network" if small else "does not fit the network"
+    works = " and ".join(f"[{h}, {w}]" for h, w in near)
+    return ConfigError(
+        f"{where} [{size[0]}, {size[1]}] {what}: {first_line(error)}. It takes {works} (height, width)."
+    )
+
+
+def first_line(error: Exception) -> str:
+    """The message's first line, without its full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _run(model: nn.Module, size: tuple[int, int]) -> object:
+    tensor = next((t for source in (model.parameters, model.buffers) for t in source()), torch.zeros(()))
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return model(torch.zeros(1, 3, *size, device=tensor.device))
+    finally:
+        model.train(training)
+
+
+def working_sizes(model: nn.Module, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """The nearest sizes (H, W) that a network takes: at most one smaller than `size` and one larger."""
+    found: dict[bool, tuple[int, int]] = {}
+    for trial in sorted(set(_trials(size)), key=lambda s: _distance(s, size)):
+        larger = trial[0] * trial[1] >= size[0] * size[1]
+        if larger in found:
+            continue
+        try:
+            _run(model, trial)
+        except REFUSALS:
+            continue
+        found[larger] = trial
+    return [found[larger] for larger in sorted(found)]
+
+
+def _trials(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    rounds: tuple[Callable[[float], int], ...] = (math.floor, round, math.ceil)
+    for step in _STEPS:
+        for rounded in rounds:
+            trial = tuple(max(step, step * rounded(side / step)) for side in size)
+            if trial != size:
+                yield trial[0], trial[1]
+    yield from ((side, side) for side in (*_SQUARES, *(s for s in (32, 64, 128) if s > max(size))))
+
+
+def _distance(one: tuple[int, int], other: tuple[int, int]) -> float:
+    return sum(abs(math.log(a / b)) for a, b in zip(one, other, strict=True))
