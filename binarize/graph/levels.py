@@ -7,7 +7,6 @@ others, and only the smallest module whose forward must change is ever rewritten
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 import random
 import sys
@@ -100,7 +99,11 @@ class _LevelTracer(fx.Tracer):
                 keyword[parameter.name] = value
             else:
                 positional.append(value)
-        return functools.partial(root_fn, **keyword), positional
+
+        def forward(*values):  # a plain function, for fx reads its annotations; with none the output has no type
+            return root_fn(*values, **keyword)
+
+        return forward, positional
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A value that does in place what tensors do, and refuses what they would answer otherwise."""
