@@ -100,7 +100,7 @@ class _LevelTracer(fx.Tracer):
             else:
                 positional.append(value)
 
-        def forward(*values):  # a plain function, for fx reads its annotations; with none the output has no type
+        def forward(*values):  # a plain function without annotations: fx reads them, of no other callable
             return root_fn(*values, **keyword)
 
         return forward, positional

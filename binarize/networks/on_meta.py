@@ -1,7 +1,7 @@
 """Numbers that a constructor reads off small tensors, where tensors have no data (the meta device).
 
-A rate per block is often taken from a tensor: `[x.item() for x in torch.linspace(0, rate, depth)]`, as timm did in
-most of its networks up to 1.0.20. Under `torch.device("meta")` such a constructor would fail.
+A rate per block is often taken from a tensor: `[x.item() for x in torch.linspace(0, rate, depth)]`, as most
+networks of timm 1.0.20 do. Under `torch.device("meta")` such a constructor would fail.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _MOST_NUMBERS = 10_000  # of one tensor; a sequence with a number per block is f
 def readable_numbers() -> AbstractContextManager[Any]:
     """A context to build a network in; on the meta device, the numbers of its small sequences can be read.
 
-    What `linspace`, `arange` and `tensor` give, and what is computed from that alone, has up to 10,000 numbers kept
-    beside it. All tensors stay on the meta device. On other devices it does nothing.
+    Of what `linspace`, `arange` and `tensor` give, and of what is computed from that alone, up to 10,000
+    numbers are kept beside it. All tensors stay on the meta device. On other devices it does nothing.
     """
     return _Readable() if torch.get_default_device().type == "meta" else contextlib.nullcontext()
 

@@ -18,7 +18,7 @@ def test_numbers_of_sequences_are_read_and_tensors_stay_on_meta() -> None:
         assert float(rates[-1] * 2) == pytest.approx(0.6)
         widths, depths = torch.unique(torch.tensor([8, 16, 8]), return_counts=True)
         assert (widths.tolist(), depths.tolist()) == ([8, 16], [2, 1])
-        assert rates.is_meta and widths.is_meta and depths.is_meta
+        assert all(t.is_meta for t in (rates, widths, depths))
         bands = nn.Parameter(torch.arange(3) * 2.0)
     assert bands.is_meta
 
