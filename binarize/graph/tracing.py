@@ -1,4 +1,4 @@
-"""Whether modules can be traced at all with the installed torch: a plan without a rewrite must not look fine."""
+"""Whether the installed torch traces modules at all: a plan without a rewrite must not look fine."""
 
 from __future__ import annotations
 
