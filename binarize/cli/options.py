@@ -19,7 +19,7 @@ DEFAULT_METHOD = "bidense"
 """Of every command that converts."""
 
 
-class InputSize(click.ParamType[tuple[int, ...]]):
+class InputSize(click.ParamType):
     """`224`, `480x640` (height x width) or `3,480,640` (channels, height, width)."""
 
     name = "size"

@@ -87,15 +87,21 @@ def _built(source: Mapping[str, Any], held: int, where: str, *, blank: bool) -> 
     named = 0 if shell is None else sum(parameter.numel() for parameter in shell.parameters())
     if bound.exceeded or named > 2 * held + 1_000_000:
         # refused before memory is taken for it
-        size = "a model that has no end" if bound.exceeded else f"a model of {named:,} parameters"
-        raise TooLargeError(f"{where} is corrupted: its header names {size}, it holds {held:,}.")
+        raise _too_large(where, "that has no end" if bound.exceeded else f"of {named:,} parameters", held)
     if blank and shell is not None:
         return shell
+    bound = BoundedMemory(_bound(held))
     try:
-        with BoundedMemory(_bound(held)), WithoutStartValues():
+        with bound, WithoutStartValues():
             return build(source)
     except ConfigError as error:
+        if bound.exceeded:  # a model that cannot be built on the meta device
+            raise _too_large(where, "that has no end", held) from error
         raise FormatError(f"{where}: the model that its header names cannot be built: {error}") from error
+
+
+def _too_large(where: str, what: str, held: int) -> TooLargeError:
+    return TooLargeError(f"{where} is corrupted: its header names a model {what}, it holds {held:,}.")
 
 
 def _numbers(value: Any) -> Iterator[int | float]:

@@ -47,11 +47,14 @@ def create_timm(name: str, *, pretrained: bool = False, **kwargs: Any) -> nn.Mod
     """
     import timm
 
+    from binarize.networks.on_meta import readable_numbers
+
     check_arguments(name, kwargs)
     if not timm.is_model(name):
         raise ConfigError(unknown_name("timm model", name, timm.list_models(), "binarize models"))
     try:
-        model = timm.create_model(name, pretrained=pretrained, **kwargs)
+        with readable_numbers():
+            model = timm.create_model(name, pretrained=pretrained, **kwargs)
     except Exception as error:  # any constructor of a thousand models, and the download
         what = "its pretrained weights" if pretrained else f"the arguments {kwargs}"
         raise ConfigError(f"timm model {name!r} cannot be built with {what}: {first_line(error)}") from error

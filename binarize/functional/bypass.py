@@ -128,9 +128,9 @@ def bypass_kind(in_channels: int, out_channels: int) -> BypassKind:
 
 def _tile_and_merge(x: Tensor, channels: int, out_channels: int, dim: int) -> Tensor:
     copies, merged = out_channels // channels, out_channels % channels  # divmod knows no symbolic sizes
-    parts = [x] * copies
+    rest = []
     if merged == 1:
-        parts.append(x.mean(dim, keepdim=True))
+        rest = [x.mean(dim, keepdim=True)]
     elif merged:
         size, strided = _split_point(channels, merged)
         # split, not two slices: its gradient is one concatenation, theirs two zero-padded tensors and a sum
@@ -138,8 +138,8 @@ def _tile_and_merge(x: Tensor, channels: int, out_channels: int, dim: int) -> Te
         if size > 1:
             # (size, merged-1): the groups are the columns, since their channels lie merged-1 apart
             head = head.unflatten(dim, (size, merged - 1)).mean(dim - 1 if dim < 0 else dim)
-        parts += [head, tail.mean(dim, keepdim=True) if channels - strided > 1 else tail]
-    return torch.cat(parts, dim)
+        rest = [head, tail.mean(dim, keepdim=True) if channels - strided > 1 else tail]
+    return torch.cat([x] * copies + rest, dim)
 
 
 def _split_point(channels: int, merged: int) -> tuple[int, int]:

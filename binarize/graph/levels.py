@@ -7,7 +7,6 @@ others, and only the smallest module whose forward must change is ever rewritten
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 import random
 import sys
@@ -116,7 +115,11 @@ class _LevelTracer(fx.Tracer):
                 keyword[name] = value
             else:
                 positional.append(value)
-        return functools.partial(root_fn, **keyword), positional
+
+        def forward(*values):  # a plain function without annotations: fx reads them, of no other callable
+            return root_fn(*values, **keyword)
+
+        return forward, positional
 
     def _tensor(self, value: Any) -> Any:
         """A value of which forwards may ask whether it is a tensor."""

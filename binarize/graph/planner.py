@@ -29,6 +29,7 @@ from binarize.graph.remarks import remarks
 from binarize.graph.residuals import decide_residuals
 from binarize.graph.roles import module_role
 from binarize.graph.sets import blind_layers, decide_sets
+from binarize.graph.tracing import check_tracing
 from binarize.layers.recipe import Kind, resolve
 from binarize.methods.base import Method
 from binarize.methods.build import BINARY_ALREADY, why_not
@@ -62,7 +63,7 @@ def plan(
         ConfigError: unknown method or option, a policy of another type, a glob that matches nothing, no layer
             to convert, a model that is a single layer (see `binary_layer`), is wrapped for several devices,
             quantized or a TorchScript program.
-        TraceError: the model does not run on the inputs.
+        TraceError: the model does not run on the inputs, or the installed torch traces no module.
     """
     chosen = resolve(method, options)
     wanted = Policy() if policy is None else policy
@@ -88,6 +89,7 @@ def plan(
         if any(p is not None and is_lazy(p) for p in module._parameters.values()):
             raise ConfigError(f"{name} is lazy: run the model once before converting it.")
     recording = _record(model, example_inputs)
+    check_tracing(recording)
     flow = Flow(model, recording)
     draft = Draft(flow, Position(flow), chosen)
     _sort_layers(draft, layers, wanted)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from binarize.errors import ConfigError, unknown_name
+from binarize.networks.on_meta import readable_numbers
 
 # Options under which an encoder made for one input size takes others. An encoder that does not know an
 # option refuses it when it is built, so they are simply tried.
@@ -80,7 +81,8 @@ def create_encoder(
     """
     info = examine_encoder(name, levels=levels, img_size=img_size)
     try:
-        return timm.create_model(name, features_only=True, pretrained=pretrained, **info.options), info
+        with readable_numbers():
+            return timm.create_model(name, features_only=True, pretrained=pretrained, **info.options), info
     except Exception as error:  # a download may fail in as many ways as there are networks
         if not pretrained:
             raise
@@ -130,7 +132,8 @@ def _examine_on(device: str, name: str, options: Mapping[str, Any], levels: int)
     # Some initialisers warn that they do nothing on the meta device; elsewhere they draw random numbers.
     with torch.device(device), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
-        shell: Any = timm.create_model(name, features_only=True, **options).eval()
+        with readable_numbers():
+            shell: Any = timm.create_model(name, features_only=True, **options).eval()
     widths = [int(c) for c in shell.feature_info.channels()]
     strides = [int(s) for s in shell.feature_info.reduction()]
     if len(widths) < 2:

@@ -25,7 +25,6 @@ from binarize.data.survey import inspect
 from binarize.errors import ConfigError, DataError, TrainingError, warn
 from binarize.graph.refusals import copied
 from binarize.recipes import Recipe, validate
-from binarize.recipes.schema import Training
 from binarize.training.averaging import averaging_warning, decay_at
 from binarize.training.balance import class_weights
 from binarize.training.batches import Batches

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
 import binarize
 from binarize.accounting import summary
+from binarize.files import create_timm
 from binarize.layers import BiasPReLU, BinaryConv2d, BinaryLinear, Maxout, RPReLU
 from binarize.methods import BiDense
 
@@ -209,7 +209,7 @@ def test_small_numbers_at_the_resolution_of_the_image_are_no_layer() -> None:
 def test_slips_are_those_of_upernet_only() -> None:
     # a ConvNeXt block outside UPerNet: both norms behind pointwise layers, 2 for the activation in a block
     with torch.device("meta"):
-        net = timm.create_model("convnext_atto", num_classes=5)
+        net = create_timm("convnext_atto", num_classes=5)
     binary = binarize.apply(net, "reactnet", form="table")
     rows = {n.name: n.float_macs for n in summary(binary, 64, "paper").layers}
     block = "stages.0.blocks.0.mlp"

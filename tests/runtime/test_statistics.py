@@ -16,6 +16,7 @@ from binarize.native import features
 from binarize.runtime import PackedLayer, deployed_layers, kernels, statistics
 
 pytestmark = pytest.mark.skipif(not features().available, reason="the native kernels are not installed")
+_TABLES = pytest.mark.skipif(features().isa != "avx512", reason="tables of scales are for AVX-512")
 
 
 class Net(nn.Module):
@@ -74,7 +75,7 @@ def nothing(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-@pytest.mark.parametrize("options", [{"granularity": "layer"}, {}])
+@pytest.mark.parametrize("options", [{"granularity": "layer"}, pytest.param({}, marks=_TABLES)])
 def test_layers_take_the_sums_of_the_layer_in_front(
     mode: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,9 +11,10 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from binarize import recipes
+from binarize.errors import BinarizeWarning
 from binarize.recipes.schema import Training
 from binarize.training.averaging import averaging_warning, decay_at
-from binarize.training.loop import Event, train
+from binarize.training.loop import train
 from binarize.training.weights import Weights
 
 
