@@ -466,6 +466,7 @@ class _Recorder(TorchFunctionMode):
             return result
         if getattr(func, "__name__", "") == "__setitem__":
             self._record_setitem(func, *args)
+            self._note_part_set(args[0])
             return result
         outputs = tensors(result)
         inputs = tensors((args, kwargs))
@@ -484,6 +485,8 @@ class _Recorder(TorchFunctionMode):
         node = self._graph.create_node("call_function", func, self._args(args), self._args(kwargs))
         node.meta["input_shape"] = tuple(inputs[0].shape)
         self._record_result(result, node, "layout" if _is_neutral(func, args) else function_role(func))
+        if _works_in_place(func):
+            self._note_part_set(args[0])
         return result
 
     def _set_data(self, tensor: Tensor, data: Tensor) -> None:
@@ -535,6 +538,23 @@ class _Recorder(TorchFunctionMode):
         node = self._graph.create_node("call_function", func, (self._args(tensor), self._args(value)), {})
         node.meta["input_shape"] = tuple(tensor.shape)
         self._record_result(tensor, node, "cat")
+
+    def _note_part_set(self, part: Tensor) -> None:
+        """Where a part of a tensor was written to by a name of its own, the tensor is another value, too."""
+        whole = getattr(part, "_base", None)
+        if whole is None:
+            return
+        given = (self._node_of(whole), self._node_of(part))
+        node = self._graph.create_node("call_function", _part_set, given, {})
+        node.meta.update(
+            role="cat",
+            owner=self._owners[-1],
+            level=None,
+            constant=all(n.meta["constant"] for n in given),
+            input_shape=tuple(whole.shape),
+            shape=tuple(whole.shape),
+        )
+        self._nodes[whole] = node
 
     # -- values -------------------------------------------------------------------------------------
 
@@ -592,6 +612,13 @@ class _Recorder(TorchFunctionMode):
             self._nodes[tensor] = item
 
 
+def _works_in_place(func: Any) -> bool:
+    name = getattr(func, "__name__", "")
+    if name.startswith("__"):
+        return name in ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__iand__", "__ior__")
+    return name.endswith("_")
+
+
 def _is_neutral(func: Any, args: tuple[Any, ...]) -> bool:
     """A sum with the number 0 or a product with 1: loops over branches start from them."""
     neutral = {"add": 0, "mul": 1}.get(function_role(func))
@@ -603,3 +630,8 @@ def _is_neutral(func: Any, args: tuple[Any, ...]) -> bool:
 def _item(values: Any, index: int) -> Any:
     """Stands for an element of a step's several results."""
     return values[index]
+
+
+def _part_set(values: Any, part: Any) -> Any:
+    """Stands for a tensor a part of which was written to."""
+    return values

@@ -43,8 +43,7 @@ def has_own_forward(layer: nn.Module, base: type[nn.Module]) -> bool:
     """Whether the class of `layer` computes otherwise than `base` by a forward of its own."""
     cls = getattr(type(layer), "binarize_stands_for", type(layer))  # of a deployed network: as that one does
     return any(
-        getattr(cls, name, None) is not getattr(base, name, None)
-        for name in ("forward", "_conv_forward")
+        getattr(cls, name, None) is not getattr(base, name, None) for name in ("forward", "_conv_forward")
     )
 
 

@@ -38,7 +38,7 @@ PART_BY_PART = {
     "DynamicControl": {"DynamicControl", "shaped", "valued"},
     "ConvLSTM": {"ConvLSTM", "cells.0", "cells.1"},
     "InPlace": {"painted"},
-    "Signatures": {"wrapped", "plain", "listed"},
+    "Signatures": {"plain", "listed"},
     "Stateful": {"Stateful", "stores", "collects", "dense.0", "dense.1"},
     "Drawn": {"frozen", "blocks.0", "blocks.1", "blocks.2", "blocks.3"},
 }

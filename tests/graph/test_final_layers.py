@@ -341,3 +341,38 @@ def test_what_a_scripted_function_gives_comes_from_what_it_is_given() -> None:
 
 def _metres(x: Tensor) -> Tensor:
     return x.sigmoid() * 10
+
+
+class Padded(nn.Module):
+    """Images of several sizes written into one batch, as detectors do; `how` says how."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.stem, self.body, self.head = nn.Conv2d(3, C, 3, padding=1), block(), nn.Conv2d(C, 2, 1)
+
+    def forward(self, images: list[Tensor]) -> Tensor:
+        batch = images[0].new_full((len(images), 3, 16, 16), 0.0)
+        for index, image in enumerate(images):
+            height, width = image.shape[-2:]
+            if self.how == "copied into a view":
+                batch[index, :, :height, :width].copy_(image)
+            elif self.how == "set in a view":
+                batch[index][:, :height, :width] = image
+            elif self.how == "added to a view":
+                part = batch[index].narrow(1, 0, height).narrow(2, 0, width)
+                part += image
+            else:
+                batch[index, :, :height, :width] = image
+        return self.head(self.body(self.stem(batch)))
+
+
+@pytest.mark.parametrize("how", ["copied into a view", "set in a view", "added to a view", "set"])
+def test_what_is_written_into_a_part_of_a_tensor_is_in_it(how: str) -> None:
+    images = [torch.rand(3, 12, 16), torch.rand(3, 16, 9)]
+    made = binarize.plan(Padded(how), "bidense", example_inputs=(images,))
+    assert {row.name: row.reason for row in made.rows} == {
+        "stem": "stem: sees the input",
+        "body.0": "",
+        "head": "final classifier or regressor",
+    }
