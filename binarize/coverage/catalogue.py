@@ -38,6 +38,11 @@ class CatalogueSubject(Subject):
         return True
 
     @property
+    def most(self) -> int:
+        """Few: the last maps of these networks are larger than one pixel at their smallest size."""
+        return 4
+
+    @property
     def family(self) -> str:
         """What it predicts."""
         return self.network.task

@@ -201,6 +201,7 @@ class _Check:
 
     def _train(self, model: nn.Module, size: tuple[int, ...]) -> None:
         batch = _SMALL_BATCH if max(size) <= _SMALL else BATCH if max(size) < _LARGE else 1
+        batch = min(batch, self.subject.most)
         with self.step("forward"), saved_in_files(self.activations, self.folder):
             outputs = trials.train(model, self.subject, torch.randn(batch, *size))
         with self.step("backward"):

@@ -8,16 +8,11 @@ from typing import Any
 
 from binarize.coverage.trials import CheckError
 from binarize.graph import Plan
-
-FINAL = "final classifier or regressor"
+from binarize.graph.policy import FINAL
 
 
 def outputs_of(made: Plan) -> tuple[dict[str, Any], ...]:
     """The outputs of a network as JSON holds them: name, final layers, those kept, functions behind them."""
-    found: Any = getattr(made, "outputs", None)
-    if found is None:  # TODO
-        names = [row.name for row in made.rows if row.reason == FINAL]
-        return ({"name": "", "final": names, "kept": names, "functions": []},)
     return tuple(
         {
             "name": output.name,
@@ -25,7 +20,7 @@ def outputs_of(made: Plan) -> tuple[dict[str, Any], ...]:
             "kept": list(output.kept),
             "functions": list(output.functions),
         }
-        for output in found
+        for output in made.outputs
     )
 
 
@@ -43,7 +38,8 @@ def final_layers(made: Plan, heads: Sequence[str], beside: Sequence[str]) -> Non
     binary = [row.name for row in made.converted if _matches(row.name, heads)]
     if binary:
         raise CheckError(f"final layers made binary: {', '.join(binary)}")
-    kept = dict.fromkeys(name for output in outputs_of(made) for name in output["kept"])
+    kept = dict.fromkeys(name for output in made.outputs for name in output.kept)
+    kept |= dict.fromkeys(row.name for row in made.rows if row.reason == FINAL)
     extra = [name for name in kept if not _matches(name, (*heads, *beside))]
     if extra:
         raise CheckError(f"kept as final layers, but are none: {', '.join(extra)}")

@@ -55,6 +55,11 @@ class Subject:
         return False
 
     @property
+    def most(self) -> int:
+        """How many images a batch in training mode may have."""
+        return 16
+
+    @property
     def heads(self) -> tuple[str, ...] | None:
         """Globs of its final layers, where they are known."""
         return None
