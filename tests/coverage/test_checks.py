@@ -130,7 +130,7 @@ def test_a_file_that_gives_something_else_is_found(monkeypatch: pytest.MonkeyPat
             next(m for m in model.modules() if isinstance(m, BinaryLayer)).weight[0].mul_(1.5)
         return model
 
-    monkeypatch.setattr(f"{CHECK}.load", worn)
+    monkeypatch.setattr("binarize.coverage.trials.load", worn)
     record = check(SUBJECT)
     assert (record.status, record.failed) == ("fail", "load")
     assert "is not what was saved" in record.reason
