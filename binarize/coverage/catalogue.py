@@ -57,6 +57,11 @@ class CatalogueSubject(Subject):
         """See `Network`."""
         return self.network.beside
 
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """See `Network`."""
+        return self.network.idle
+
     def versions(self) -> dict[str, str]:
         """Of its library too."""
         return versions(DISTRIBUTIONS[self.library])

@@ -25,6 +25,9 @@ from binarize.errors import BinarizeError, ConfigError
 from binarize.graph import LayerPlan, Plan, Policy, execute, plan
 
 BATCH = 2
+MOST_PACKED = 40
+"""Binary layers of a network that is packed too; packing a longer one takes longer than all other checks."""
+
 _SMALL, _SMALL_BATCH = 96, 16  # images whose last maps have few positions, and how many make up for that
 _LARGE = 384  # images of which one has positions enough
 _COPIES = 3  # float model and copy; then copy and gradients; then copy, loaded copy and the file's tensors
@@ -52,8 +55,9 @@ def check(
     with that batch's statistics in the BatchNorms, each image's output is the same, bit for bit, whatever
     else is in the batch; a file gives the same tensors and the same output, bit for bit; another image size
     where the float model takes one. For a network of a catalogue moreover: the final layers are those that
-    its source has, all others count as none; the output's structure is that of the float network; packed
-    layers compute what the trained ones do, and a packed file gives the same output, bit for bit.
+    its source has, and no others; the output's structure is that of the float network; if it has up to
+    `MOST_PACKED` binary layers, packed layers compute what the trained ones do, and a packed file gives the
+    same output, bit for bit.
 
     Args:
         subject: the model and its use.
@@ -205,13 +209,13 @@ class _Check:
         with self.step("forward"), saved_in_files(self.activations, self.folder):
             outputs = trials.train(model, self.subject, torch.randn(batch, *size))
         with self.step("backward"):
-            trials.backward(model, outputs)
+            trials.backward(model, self.subject, outputs)
 
     def _files(self, model: nn.Module, size: tuple[int, ...]) -> None:
         images = torch.randn(BATCH, *size)
         with self.step("load"), tempfile.TemporaryDirectory(dir=self.folder) as folder:
             trials.file(model, self.subject, images, folder)
-        if self.subject.catalogued:
+        if self.subject.catalogued and len(self.plan.converted) <= MOST_PACKED:
             with self.step("pack"), tempfile.TemporaryDirectory(dir=self.folder) as folder:
                 refused = trials.packing(model, self.subject, images, folder)
                 self.note(not_packed=tuple(f"{name}: {reason}" for name, reason in refused.items()))

@@ -69,6 +69,11 @@ class Subject:
         """Globs of layers that may count as final or not."""
         return ()
 
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """Globs of layers that run although no output depends on them."""
+        return ()
+
     def versions(self) -> dict[str, str]:
         """What a result depends on beside the model and the method."""
         return versions()

@@ -162,6 +162,19 @@ def test_a_packed_file_that_gives_something_else_is_found(
         trials.packing(model, subject, images, str(tmp_path))
 
 
+def test_a_layer_that_nothing_depends_on_may_be_named(own: Own) -> None:
+    model, images = converted(own(network()))
+    for idle, name in (((), "body"), (("bo*",), "")):
+        outputs = trials.train(model, own(network(idle=idle)), images)
+        for parameter in model.get_submodule("body").parameters():
+            parameter.requires_grad_(False)
+        if name:
+            with pytest.raises(trials.NotFiniteError, match=name):
+                trials.backward(model, own(network(idle=idle)), outputs)
+        else:
+            trials.backward(model, own(network(idle=idle)), outputs)
+
+
 def test_what_belongs_to_the_first_image(own: Own) -> None:
     objects = [{"boxes": torch.zeros(3, 4)}, {"boxes": torch.zeros(1, 4)}]
     found = own(network(first=(0,), counted=True)).of_first(objects)

@@ -32,6 +32,7 @@ class Network:
         heads: globs of the layers that give its outputs, by its source: some output depends on them through
             operations without weights only. The plan has to keep each in float.
         beside: globs of layers that may count as final too: factors of an output, layers of a first estimate.
+        idle: globs of layers that run although no output depends on them.
         sizes: (H, W) that it takes: the smallest first, then another if there is one.
         channels: of the images that `feed` takes.
         feed: see `Feed`.
@@ -46,6 +47,7 @@ class Network:
     build: Callable[[], nn.Module]
     heads: tuple[str, ...]
     beside: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ((64, 64), (64, 96))
     channels: int = 3
     feed: Feed = image

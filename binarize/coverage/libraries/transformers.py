@@ -154,6 +154,7 @@ NETWORKS = (
         "MobileNetV2ForSemanticSegmentation",
         small.mobilenet_v2,
         ("segmentation_head.classifier.convolution",),
+        idle=("mobilenet_v2.conv_1x1.convolution",),
     ),
     _network(
         "maskformer",
