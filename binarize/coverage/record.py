@@ -96,7 +96,7 @@ class Record:
             FormatError: for anything else.
         """
         try:
-            given: dict[str, Any] = json.loads(line)
+            given: dict[str, Any] = dict(json.loads(line))
             for name in ("size", "second_size", "convs_missed", "not_packed", "outputs", "notes"):
                 if given.get(name) is not None:  # a field that is younger than the record has its default
                     given[name] = tuple(given[name])
