@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import transformers as hf
+import transformers  # pyright: ignore[reportMissingImports]  (optional)
 
+hf: Any = transformers  # its configurations take more than their signatures name
 NUMBER = 5
 """Of classes."""
 

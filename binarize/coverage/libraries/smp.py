@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import segmentation_models_pytorch as smp
+import segmentation_models_pytorch as smp  # pyright: ignore[reportMissingImports]  (optional)
 from torch import nn
 
 from binarize.coverage.libraries.network import Network

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import transformers as hf
+import transformers as hf  # pyright: ignore[reportMissingImports]  (optional)
 from torch import Tensor, nn
 
 from binarize.coverage.libraries import small_transformers as small
