@@ -71,7 +71,7 @@ class Subject:
 
     @property
     def idle(self) -> tuple[str, ...]:
-        """Globs of layers that run although no output depends on them."""
+        """Globs of layers that have no gradient in the float network either."""
         return ()
 
     def versions(self) -> dict[str, str]:

@@ -49,7 +49,7 @@ def train(model: nn.Module, subject: Subject, images: Tensor) -> list[Tensor]:
 
 
 def backward(model: nn.Module, subject: Subject, outputs: Sequence[Tensor]) -> None:
-    """A finite gradient reaches every latent weight, but for those that no output depends on.
+    """A finite gradient reaches every latent weight, but for those that are known to have none.
 
     Raises:
         CheckError: the output depends on no parameter.

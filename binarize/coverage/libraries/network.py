@@ -32,7 +32,8 @@ class Network:
         heads: globs of the layers that give its outputs, by its source: some output depends on them through
             operations without weights only. The plan has to keep each in float.
         beside: globs of layers that may count as final too: factors of an output, layers of a first estimate.
-        idle: globs of layers that run although no output depends on them.
+        idle: globs of layers that have no gradient in the float network: no output depends on them, or the
+            network froze them.
         sizes: (H, W) that it takes: the smallest first, then another if there is one.
         channels: of the images that `feed` takes.
         feed: see `Feed`.

@@ -138,6 +138,7 @@ NETWORKS = (
         "BeitForSemanticSegmentation",
         lambda: small.beit(auxiliary_channels=16, **small.CLASSES),
         _AUX,
+        idle=("beit.layers.3.*",),  # the head takes what enters the blocks that `out_indices` names
         sizes=_ONE,
         feed=_labelled,
     ),
@@ -237,6 +238,7 @@ NETWORKS = (
         "DetrForObjectDetection",
         small.detr,
         ("class_labels_classifier", "bbox_predictor.layers.2"),
+        idle=("model.backbone.*",),  # frozen by the network
     ),
     _network(
         "rt_detr",
