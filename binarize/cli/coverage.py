@@ -1,4 +1,4 @@
-"""`binarize coverage`: convert and check every model of timm."""
+"""`binarize coverage`: convert and check every model of timm, or networks of other libraries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,22 @@ INCOMPLETE = 1
 """Exit status if a model failed."""
 
 
+def _listed(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """An option that is given several times, or with commas, or both."""
+    return tuple(dict.fromkeys(part.strip() for text in value for part in text.split(",")))
+
+
 @click.command()
+@click.option(
+    "--library",
+    "libraries",
+    multiple=True,
+    default=("timm",),
+    show_default=True,
+    callback=_listed,
+    metavar="NAME,...",
+    help="timm; smp, torchvision, transformers: about 15 networks of each, mostly dense prediction.",
+)
 @click.option(
     "--pattern", "patterns", multiple=True, metavar="GLOB", help="Models of these names.  [default: all]"
 )
@@ -35,15 +50,15 @@ INCOMPLETE = 1
     default=("model",),
     show_default=True,
     type=click.Choice(["model", "upernet"]),
-    help="As classifiers, or as encoders under UPerNet's decoder.",
+    help="timm's as classifiers, or as encoders under UPerNet's decoder.",
 )
-@click.option("--smallest", is_flag=True, help="Only the smallest model of each family.")
+@click.option("--smallest", is_flag=True, help="Only the smallest model of each of timm's families.")
 @click.option(
     "--min-convs",
     default=2,
     show_default=True,
     type=click.IntRange(0),
-    help="Leave out models with fewer convolutions.",
+    help="Leave out timm's models with fewer convolutions.",
 )
 @click.option(
     "--jobs", "-j", default=1, show_default=True, type=click.IntRange(1), help="Processes side by side."
@@ -75,6 +90,7 @@ INCOMPLETE = 1
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def coverage(
+    libraries: tuple[str, ...],
     patterns: tuple[str, ...],
     methods: tuple[str, ...],
     uses: tuple[Use, ...],
@@ -93,11 +109,14 @@ def coverage(
     Each is planned, converted, trained one step, evaluated alone and in a batch,
     written, read back and run at another image size. Exit status 1 if one fails.
 
+    Networks of other libraries are packed too, and the layers that the plan takes
+    for the final ones are compared with those that the network's source has.
+
     With --report-only, the last result of each model, use and method counts.
     """
     with importing():
         from binarize import methods as known
-        from binarize.coverage import as_document, as_markdown, latest, pool, subjects
+        from binarize.coverage import as_document, as_markdown, catalogue, latest, pool, subjects
         from binarize.files import check_target, write_bytes
 
     for method in methods:
@@ -109,7 +128,13 @@ def coverage(
         if not found:
             raise ConfigError(f"--records {str(records)!r} holds no result; run without --report-only first.")
     else:
-        chosen = [subject for use in uses for subject in subjects.subjects(patterns, use)]
+        others = [name for name in libraries if name != "timm"]
+        if others and (smallest or tuple(uses) != ("model",)):
+            option = "--smallest" if smallest else "--use"
+            raise ConfigError(
+                f"{option} is for timm's models; leave it out with --library {','.join(others)}."
+            )
+        chosen = catalogue.chosen(libraries, patterns, uses)
         if smallest:
             chosen = subjects.smallest_per_family(chosen)
         budget = int(memory * 1e9) if memory is not None else int(0.8 * pool.available_memory())
@@ -142,7 +167,7 @@ def _bar(total: int) -> Iterator[Callable[[Record, bool], None]]:
 
         def report(record: Record, old: bool) -> None:
             if record.status == "fail":
-                text = f"{record.name} ({record.use}, {record.method}): {record.failed}: {record.reason}"
+                text = f"{_name(record)} ({record.use}, {record.method}): {record.failed}: {record.reason}"
                 progress.console.print(text, style="red", markup=False, soft_wrap=True)
             progress.update(task, advance=1, description=record.name)
 
@@ -150,23 +175,34 @@ def _bar(total: int) -> Iterator[Callable[[Record, bool], None]]:
         progress.update(task, total=progress.tasks[task].completed, description="done")
 
 
+def _name(record: Record) -> str:
+    return record.name if record.library == "timm" else f"{record.library} {record.name}"
+
+
 def _print(found: list[Record], document: dict[str, Any]) -> None:
     from rich import box
     from rich.table import Table
 
+    from binarize.coverage.report_libraries import final_layers
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("use", "method", "models", "pass", "fail", "none", "meta"):
-        table.add_column(column, justify="left" if column in ("use", "method") else "right")
+    several = any(row["library"] != "timm" for row in document["totals"])
+    words = (*(("library",) if several else ()), "use", "method")
+    for column in (*words, "models", "pass", "fail", "none", "meta"):
+        table.add_column(column, justify="left" if column in words else "right")
     table.add_column("convs wanted", justify="right")
     table.add_column("converted", justify="right")
     for row in document["totals"]:
         counts = [row[name] for name in ("models", "pass", "fail", "skip", "meta")]
         convs = (row["convs_wanted"], row["convs_converted"])
-        table.add_row(row["use"], row["method"], *(f"{n:,}" for n in (*counts, *convs)))
+        table.add_row(*(row[word] for word in words), *(f"{n:,}" for n in (*counts, *convs)))
     console().print(table)
+    for record in found:
+        if record.library != "timm" and record.status == "pass":
+            say(f"{_name(record)} ({record.method}): final layers {final_layers(record) or 'none'}")
     failures = [record for record in found if record.status == "fail"]
     for record in failures:
-        say(f"failed: {record.name} ({record.use}, {record.method}), {record.failed}: {record.reason}")
+        say(f"failed: {_name(record)} ({record.use}, {record.method}), {record.failed}: {record.reason}")
     if any(row["skip"] for row in document["totals"]):
         say("none: nothing to convert, the default policy keeps every layer")
     if any(row["meta"] for row in document["totals"]):

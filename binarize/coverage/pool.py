@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from binarize.coverage.checks import memory_needed, versions
+from binarize.coverage.checks import memory_needed
 from binarize.coverage.processes import Budget, ProcessEndedError, Worker
 from binarize.coverage.record import Record, append_record, read_records
-from binarize.coverage.subjects import Subject, measure
+from binarize.coverage.subjects import Subject
 
 _LEAST = 1 << 30  # bytes for what a backward pass needs; memory_needed counts on them
 _MODELS_PER_PROCESS = 60  # classes that rewritten forwards made stay in a process
@@ -38,10 +38,11 @@ class Job:
     def blank(self) -> Record:
         """The record of this check before anything of it was done."""
         return Record(
+            library=self.subject.library,
             name=self.subject.name,
             use=self.subject.use,
             method=self.method,
-            versions=versions(),
+            versions=self.subject.versions(),
             family=self.subject.family,
         )
 
@@ -52,11 +53,11 @@ def jobs_for(subjects: Sequence[Subject], methods: Sequence[str], *, min_convs: 
     Args:
         subjects: the models.
         methods: one job each.
-        min_convs: leave out models with fewer convolutions.
+        min_convs: leave out timm's models with fewer convolutions.
     """
     for subject in subjects:
-        params, convolutions = measure(subject.name)
-        if convolutions < min_convs:
+        params, convolutions = subject.measure()
+        if convolutions < min_convs and subject.library == "timm":
             continue
         for method in methods:
             yield Job(subject=subject, method=method, needs=memory_needed(params))
@@ -217,6 +218,7 @@ class _Crew:
         """The record of a job, whatever happens to the process."""
         subject = job.subject
         given = {
+            "library": subject.library,
             "name": subject.name,
             "use": subject.use,
             "method": job.method,

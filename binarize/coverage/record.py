@@ -19,15 +19,16 @@ class Record:
     """One model, in one use, with one method.
 
     Attributes:
-        name: of the timm model.
+        library: that the model is from.
+        name: of the model.
         use: `model` or `upernet`.
         method: name of the method.
-        versions: of binarize, timm and torch.
-        family: the file of timm that defines the model.
+        versions: of binarize, timm, torch and the library.
+        family: the file of timm that defines the model; of another library's, what it predicts.
         status: `skip` says that there is nothing to convert, for `reason`.
         reason: of a skip or a failure.
-        failed: the step that failed: build, plan, convert, forward, backward, batch, load, resize; or
-            process, if the process that ran them ended.
+        failed: the step that failed: build, plan, convert, forward, backward, batch, load, pack, resize,
+            final; or process, if the process that ran them ended.
         device: `cpu`; `meta` for a model too large for the machine: shapes only, no arithmetic.
         params: of the float model.
         size: (C, H, W) of the smallest image that the float model takes.
@@ -40,6 +41,9 @@ class Record:
         convs_kept: reasons of the policy or the method, and how many convolutions stayed float for each.
         linears_kept: likewise.
         convs_missed: names of convolutions that policy and method want converted and that were not.
+        not_packed: names of binary layers that have no packed form, with the reason; of networks of another
+            library than timm.
+        outputs: name, final layers, those kept in float and functions behind them, of each output.
         notes: what the plan says about the whole model.
         seconds: by step.
     """
@@ -48,6 +52,7 @@ class Record:
     use: str
     method: str
     versions: dict[str, str]
+    library: str = "timm"
     family: str = ""
     status: Status = "fail"
     reason: str = ""
@@ -64,13 +69,20 @@ class Record:
     convs_kept: dict[str, int] = field(default_factory=dict)
     linears_kept: dict[str, int] = field(default_factory=dict)
     convs_missed: tuple[str, ...] = ()
+    not_packed: tuple[str, ...] = ()
+    outputs: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
+    def key(self) -> tuple[str, str, str, str, str]:
         """What makes two records reports of the same check."""
-        return self.name, self.use, self.method, json.dumps(self.versions, sort_keys=True)
+        return *self.subject, json.dumps(self.versions, sort_keys=True)
+
+    @property
+    def subject(self) -> tuple[str, str, str, str]:
+        """What was checked, by whatever versions."""
+        return self.library, self.name, self.use, self.method
 
     def dumps(self) -> str:
         """One line of JSON."""
@@ -84,9 +96,10 @@ class Record:
             FormatError: for anything else.
         """
         try:
-            given: dict[str, Any] = json.loads(line)
-            for name in ("size", "second_size", "convs_missed", "notes"):
-                given[name] = tuple(given[name]) if given[name] is not None else None
+            given: dict[str, Any] = dict(json.loads(line))
+            for name in ("size", "second_size", "convs_missed", "not_packed", "outputs", "notes"):
+                if given.get(name) is not None:  # a field that is younger than the record has its default
+                    given[name] = tuple(given[name])
             return cls(**given)
         except (ValueError, TypeError, KeyError) as error:
             raise FormatError(f"not a coverage record ({error}): {line[:80]!r}") from None

@@ -1,4 +1,7 @@
-"""Records summed up: by use, method and family, as one document for programs and as a page for people."""
+"""Records summed up: by use, method and family, as one document for programs and as a page for people.
+
+Networks of other libraries than timm are few: they have a line each (`report_libraries`).
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from binarize.coverage.record import Record
+from binarize.coverage.report_libraries import libraries_section, said, table
 
 _STATUS = ("pass", "fail", "skip")
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
     """Of several records of a model, use and method, by whatever versions, the last one only."""
-    return list({(record.name, record.use, record.method): record for record in records}.values())
+    return list({record.subject: record for record in records}.values())
 
 
 def as_document(records: Iterable[Record]) -> dict[str, Any]:
@@ -27,11 +31,12 @@ def as_document(records: Iterable[Record]) -> dict[str, Any]:
     return {
         "versions": _versions(given),
         "totals": [
-            {"use": use, "method": method, **_totals(group)} for (use, method), group in _groups(given)
+            {"library": library, "use": use, "method": method, **_totals(group)}
+            for (library, use, method), group in _groups(given)
         ],
         "families": [
-            {"use": use, "method": method, "family": family, **_totals(members)}
-            for (use, method), group in _groups(given)
+            {"library": library, "use": use, "method": method, "family": family, **_totals(members)}
+            for (library, use, method), group in _groups(given)
             for family, members in _families(group)
         ],
         "records": [json.loads(record.dumps()) for record in given],
@@ -45,23 +50,27 @@ def as_markdown(records: Iterable[Record], commands: Sequence[str] = ()) -> str:
         records: of any uses, methods and versions, in the order in which they were made; the `latest` count.
         commands: that made them.
     """
-    given = _sorted(records)
+    everything = _sorted(records)
+    given = [record for record in everything if record.library == "timm"]
+    others = [record for record in everything if record.library != "timm"]
     lines = [*_INTRODUCTION, ""]
     if commands:
         lines += [*(f"    {command}" for command in commands), ""]
     for versions in _versions(given):
-        lines += ["With " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".", ""]
+        lines += [said(versions), ""]
     lines += [
         "## Totals",
         "",
-        *_table(_TOTALS, (_total_row(*key, group) for key, group in _groups(given))),
+        *table(_TOTALS, (_total_row(*key[1:], group) for key, group in _groups(given))),
         "",
     ]
-    for (use, method), group in _groups(given):
+    for (_, use, method), group in _groups(given):
         lines += [f"## Families: {_title(use, method)}", ""]
         rows = (_family_row(family, members) for family, members in _families(group))
-        lines += [*_table(_FAMILIES, rows), ""]
+        lines += [*table(_FAMILIES, rows), ""]
     lines += _exceptions(given)
+    if others:
+        lines += libraries_section(others)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -111,7 +120,18 @@ _SHORT = {
 
 
 def _sorted(records: Iterable[Record]) -> list[Record]:
-    return sorted(latest(records), key=lambda r: (r.use, r.method != "bidense", r.method, r.family, r.name))
+    return sorted(
+        latest(records),
+        key=lambda r: (
+            r.library != "timm",
+            r.library,
+            r.use,
+            r.method != "bidense",
+            r.method,
+            r.family,
+            r.name,
+        ),
+    )
 
 
 def _versions(records: Sequence[Record]) -> list[dict[str, str]]:
@@ -122,10 +142,10 @@ def _versions(records: Sequence[Record]) -> list[dict[str, str]]:
     return found
 
 
-def _groups(records: Sequence[Record]) -> list[tuple[tuple[str, str], list[Record]]]:
-    groups: dict[tuple[str, str], list[Record]] = {}
+def _groups(records: Sequence[Record]) -> list[tuple[tuple[str, str, str], list[Record]]]:
+    groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
-        groups.setdefault((record.use, record.method), []).append(record)
+        groups.setdefault((record.library, record.use, record.method), []).append(record)
     return list(groups.items())
 
 
@@ -230,8 +250,3 @@ def _missed(record: Record) -> str:
     first = record.convs_missed[0]
     more = len(record.convs_missed) - 1
     return first + (f", and {more} more" if more else "")
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]

@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from importlib.metadata import version
 from typing import Any, Literal
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from binarize.coverage.libraries.network import Given
 from binarize.errors import ConfigError, near_names
 from binarize.files import create_timm
 from binarize.networks import upernet
@@ -35,15 +37,46 @@ class Subject:
     Attributes:
         name: of the timm model.
         use: see `Use`.
+        library: that the model is from.
     """
 
     name: str
     use: Use = "model"
+    library: str = "timm"
 
     @property
     def family(self) -> str:
         """The file of timm that defines the model: `resnet`, `vision_transformer`."""
         return timm.model_entrypoint(self.name).__module__.rpartition(".")[2]
+
+    @property
+    def catalogued(self) -> bool:
+        """Whether it is one of few, of which more is checked."""
+        return False
+
+    @property
+    def most(self) -> int:
+        """How many images a batch in training mode may have."""
+        return 16
+
+    @property
+    def heads(self) -> tuple[str, ...] | None:
+        """Globs of its final layers, where they are known."""
+        return None
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Globs of layers that may count as final or not."""
+        return ()
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """Globs of layers that have no gradient in the float network either."""
+        return ()
+
+    def versions(self) -> dict[str, str]:
+        """What a result depends on beside the model and the method."""
+        return versions()
 
     def build(self) -> nn.Module:
         """The float model, with random weights.
@@ -62,6 +95,41 @@ class Subject:
             with contextlib.suppress(ConfigError):
                 return self.build()
         return self.build().to("meta")  # some constructors need the numbers of their tensors
+
+    def rebuilt(self) -> nn.Module | None:
+        """The float model for `binarize.load`, which builds one of timm itself."""
+        return None
+
+    def measure(self) -> tuple[int, int]:
+        """How many parameters and convolutions it has, as a classifier."""
+        return measure(self.name)
+
+    def sizes(self, shell: nn.Module, model: nn.Module, batch: int) -> tuple[tuple[int, ...], ...]:
+        """See `input_sizes`; without arithmetic, but for models that ask tensors for their values."""
+        with contextlib.suppress(ConfigError):
+            return input_sizes(shell.eval(), batch)
+        return input_sizes(model, batch)
+
+    def example(self, size: tuple[int, ...]) -> Given | None:
+        """What to plan with; None for what the model itself names."""
+        return None
+
+    def feed(self, images: Tensor, training: bool) -> Given:
+        """What the forward takes, of images (N, C, H, W)."""
+        return (images,)
+
+    def of_first(self, output: Any) -> list[Tensor]:
+        """The part of an output that belongs to the first image."""
+        return [tensor[:1] for tensor in tensors(output)]
+
+    def layout(self, output: Any) -> str:
+        """The structure of an output, with shapes and dtypes."""
+        return layout(output)
+
+
+def versions(*others: str) -> dict[str, str]:
+    """Of binarize, timm and torch, and of other distributions."""
+    return {name: version(name) for name in ("binarize", "timm", "torch", *others)}
 
 
 def subjects(patterns: Sequence[str] = (), use: Use = "model") -> list[Subject]:
@@ -89,7 +157,7 @@ def smallest_per_family(given: Iterable[Subject]) -> list[Subject]:
     """
     best: dict[tuple[str, str], tuple[bool, int, str, Subject]] = {}
     for subject in given:
-        params, convolutions = measure(subject.name)
+        params, convolutions = subject.measure()
         key = (subject.use, subject.family)
         candidate = (convolutions < 2, params, subject.name, subject)
         if key not in best or candidate[:3] < best[key][:3]:
@@ -152,6 +220,24 @@ def _runs(model: nn.Module, shape: tuple[int, ...]) -> bool:
     except Exception:  # whatever a model raises on a size that it does not take
         return False
     return bool(outputs) and all(output.numel() for output in outputs)
+
+
+def layout(value: Any, *, shapes: bool = True) -> str:
+    """The structure of an output in one line: `{'out': (2, 5, 64, 64) float32}`.
+
+    Args:
+        value: tensors in lists, tuples and mappings; what else there is has no part in it.
+        shapes: False for outputs whose sizes depend on the weights: how many dimensions they have.
+    """
+    if isinstance(value, torch.Tensor):
+        kind = str(value.dtype).removeprefix("torch.")
+        return f"{tuple(value.shape) if shapes else f'{value.dim()} dimensions'} {kind}"
+    if isinstance(value, dict):
+        parts = [f"{name!r}: {layout(item, shapes=shapes)}" for name, item in value.items()]
+        return "{" + ", ".join(parts) + "}"
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(layout(item, shapes=shapes) for item in value) + "]"
+    return "-"
 
 
 def tensors(value: Any) -> list[torch.Tensor]:

@@ -12,8 +12,8 @@ import sys
 
 import torch
 
+from binarize.coverage.catalogue import subject
 from binarize.coverage.checks import check
-from binarize.coverage.subjects import Subject
 
 
 def main() -> None:
@@ -23,8 +23,12 @@ def main() -> None:
     torch.set_num_threads(1)
     for line in sys.stdin:
         job = json.loads(line)
-        subject = Subject(name=job["name"], use=job["use"])
-        record = check(subject, job["method"], memory=job["memory"], activations=job["activations"])
+        record = check(
+            subject(job["name"], job["use"], job["library"]),
+            job["method"],
+            memory=job["memory"],
+            activations=job["activations"],
+        )
         results.write(record.dumps() + "\n")
         _give_memory_back()
 

@@ -14,7 +14,7 @@ import pytest
 from binarize.cli import FAILED, run
 from binarize.cli.coverage import INCOMPLETE
 from binarize.coverage import Record, Subject, pool
-from binarize.coverage.checks import versions
+from binarize.coverage.subjects import versions
 
 
 @pytest.fixture
@@ -61,6 +61,49 @@ def test_failures_are_named_and_make_the_exit_status(
     assert "test_convnext (model, bidense): load: it is not the same" in err
     assert max(map(len, [line for line in out.splitlines() if not line.startswith("failed")])) <= 80
     assert "\x1b" not in out + err
+
+
+def test_networks_of_libraries_are_named_with_their_final_layers(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_some(jobs: Any, *, report: Any, **options: Any) -> list[Record]:
+        found = []
+        for job in jobs:
+            bad = job.subject.name == "resnet18"
+            record = dataclasses.replace(
+                job.blank(),
+                status="fail" if bad else "pass",
+                failed="final" if bad else "",
+                reason="final layers made binary: fc" * bad,
+                outputs=({"name": "output", "final": ["fc"], "kept": ["fc"], "functions": []},),
+            )
+            report(record, False)
+            found.append(record)
+        return found
+
+    monkeypatch.setattr(pool, "run", run_some)
+    arguments = ["coverage", "--library", "torchvision", "--pattern", "resnet18", "--pattern", "vit_*"]
+    assert run([*arguments, "--markdown", "page.md"]) == INCOMPLETE
+    out, err = capsys.readouterr()
+    assert "torchvision vit_2_layers (bidense): final layers output: `fc`" in out
+    assert "failed: torchvision resnet18 (model, bidense), final: final layers made binary: fc" in out
+    assert "torchvision resnet18 (model, bidense): final" in err
+    assert "| torchvision | `resnet18` | classes |" in (here / "page.md").read_text()
+
+
+def test_libraries_may_be_listed_with_commas(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Subject] = []
+
+    def run_none(jobs: Any, **options: Any) -> list[Record]:
+        seen.extend(job.subject for job in jobs)
+        return []
+
+    monkeypatch.setattr(pool, "run", run_none)
+    given = ["coverage", "--library", "timm,torchvision", "--library", "timm", "--pattern", "resnet18"]
+    assert run(given) == 0
+    assert [(s.library, s.name) for s in seen] == [("timm", "resnet18"), ("torchvision", "resnet18")]
 
 
 def test_smallest_takes_one_model_of_each_family(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +191,10 @@ def test_a_full_disk_is_told(
         (["--pattern", "resnet81"], "did you mean resnet18"),
         (["--method", "bidens"], "did you mean 'bidense'"),
         (["--report-only"], "holds no result"),
+        (["--library", "torchvison"], "did you mean 'torchvision'"),
+        (["--library", "torchvision", "--pattern", "resnet81"], "did you mean resnet18"),
+        (["--library", "timm,torchvision", "--smallest"], "--smallest is for timm's models"),
+        (["--library", "torchvision", "--use", "upernet"], "--use is for timm's models"),
         (["--records", "nowhere/x.jsonl"], "there is no directory"),
         (["--markdown", "."], "is a directory"),
         (["--jobs", "0"], "Invalid value for '--jobs'"),

@@ -124,13 +124,13 @@ def test_a_latent_weight_without_gradient_is_found(monkeypatch: pytest.MonkeyPat
 def test_a_file_that_gives_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     from binarize.files import load
 
-    def worn(path: Any) -> nn.Module:
-        model = load(path)
+    def worn(path: Any, given: nn.Module | None) -> nn.Module:
+        model = load(path, given)
         with torch.no_grad():
             next(m for m in model.modules() if isinstance(m, BinaryLayer)).weight[0].mul_(1.5)
         return model
 
-    monkeypatch.setattr(f"{CHECK}.load", worn)
+    monkeypatch.setattr("binarize.coverage.trials.load", worn)
     record = check(SUBJECT)
     assert (record.status, record.failed) == ("fail", "load")
     assert "is not what was saved" in record.reason

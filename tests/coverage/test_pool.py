@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from binarize.coverage import Record, Subject, pool, processes, subjects
-from binarize.coverage.checks import memory_needed, versions
+from binarize.coverage.checks import memory_needed
+from binarize.coverage.subjects import versions
 from binarize.errors import ConfigError, FormatError
 
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from binarize.coverage import Record, as_document, as_markdown, latest
+from binarize.coverage.report_libraries import as_ranges
 
 VERSIONS = {"binarize": "1", "timm": "2", "torch": "3"}
 
@@ -75,6 +76,62 @@ def test_page_tells_shares_failures_and_what_was_not_done() -> None:
     assert "- `c1` (bidense): nothing there" in page
     assert "- `b1` (bidense): x: odd" in page
     assert page.endswith("\n")
+
+
+def output(name: str, *kept: str, functions: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"name": name, "final": list(kept), "kept": list(kept), "functions": list(functions)}
+
+
+def of_library(name: str, status: str = "pass", **fields: Any) -> Record:
+    return record(name, "depth", status, library="smp", **fields)
+
+
+OTHERS = [
+    of_library(
+        "x",
+        convs=5,
+        convs_converted=4,
+        linears=2,
+        linears_converted=1,
+        outputs=(
+            output("out", "head.conv", functions=("relu",)),
+            output("aux.0", "aux.0.conv", "aux.1.conv"),
+            output("aux.1", "aux.0.conv", "aux.1.conv"),
+            output("features"),
+        ),
+        notes=("n",),
+    ),
+    of_library("y", "fail", failed="final", reason="final layers made binary: a|b"),
+    of_library("z", not_packed=("conv: why",), seconds={"pack": 1.0}),
+]
+
+
+def test_networks_of_other_libraries_have_a_line_each() -> None:
+    page = as_markdown([*RECORDS, *OTHERS])
+    head, section = page.split("## Networks of other libraries")
+    assert head.rstrip() == as_markdown(RECORDS).rstrip()  # timm's part stays as it is
+    assert "### bidense: 2 of 3 pass" in section
+    assert (
+        "| smp | `x` | depth | 5 of 7 | out: `head.conv` (relu); aux.0-1: `aux.0-1.conv` | 1 | pass |"
+    ) in section
+    assert "| smp | `y` | depth | 0 of 0 | - | - | fail: final: final layers made binary: a\\|b |" in section
+    assert "| smp | `z` | depth | 0 of 0 | - | - | pass, packed but for 1 |" in section
+
+
+def test_document_keeps_libraries_apart() -> None:
+    document = as_document([*RECORDS, *OTHERS, of_library("b1")])
+    totals = {(t["library"], t["use"], t["method"]): t["models"] for t in document["totals"]}
+    assert totals == {
+        ("timm", "model", "bidense"): 4,
+        ("timm", "upernet", "bnn"): 1,
+        ("smp", "model", "bidense"): 4,
+    }
+
+
+def test_names_that_differ_by_numbers_are_one() -> None:
+    assert as_ranges(["head.0", "head.1", "head.2", "fc"]) == ["head.0-2", "fc"]
+    assert as_ranges(["a.0.b.1", "a.2.b.1", "a.4.b.1", "a"]) == ["a.0,2,4.b.1", "a"]
+    assert as_ranges(["conv"]) == ["conv"]
 
 
 def test_page_says_when_there_is_nothing_to_say() -> None:

@@ -1,0 +1,184 @@
+"""What is tried on a converted model; a trial raises `CheckError` if something else comes out than shall."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from binarize.coverage.libraries.network import Given
+from binarize.coverage.subjects import Subject, tensors
+from binarize.files import load, save
+from binarize.layers import BinaryLayer
+from binarize.runtime import deploy, report
+from binarize.runtime.verify import verify
+
+MOST_BEYOND, MOST_OFF = 0.01, 0.01
+"""A packed layer computes something else if more than this share of its values is off by more than rounding,
+and one by more than this, relative to the largest. Few are off by a whole step: their inputs lie on a
+threshold. All may be off by a little: a norm behind a nearly constant map amplifies rounding.
+"""
+
+
+class CheckError(Exception):
+    """A step whose outcome is wrong, with the reason."""
+
+
+class NotFiniteError(CheckError):
+    """A step in which numbers overflow."""
+
+
+def train(model: nn.Module, subject: Subject, images: Tensor) -> list[Tensor]:
+    """What comes out in training mode, as far as it is floating-point numbers.
+
+    Raises:
+        CheckError: nothing does.
+        NotFiniteError: it is not finite.
+    """
+    model.train()
+    with statistics_of_one_batch(model):
+        found = tensors(call(model, subject.feed(images, True)))
+    outputs = [output for output in found if output.is_floating_point()]
+    expect_finite(outputs, "the output in training mode")
+    return outputs
+
+
+def backward(model: nn.Module, subject: Subject, outputs: Sequence[Tensor]) -> None:
+    """A finite gradient reaches every latent weight, but for those that are known to have none.
+
+    Raises:
+        CheckError: the output depends on no parameter.
+        NotFiniteError: a latent weight has no gradient, or one that is not finite.
+    """
+    loss = sum((output * torch.randn_like(output)).mean() for output in outputs if output.requires_grad)
+    if not isinstance(loss, Tensor):
+        raise CheckError("the output depends on no parameter")
+    loss.backward()
+    bad = []
+    for name, layer in model.named_modules():
+        if isinstance(layer, BinaryLayer) and not any(fnmatchcase(name, glob) for glob in subject.idle):
+            gradient = layer.weight.grad
+            if gradient is None or not bool(torch.isfinite(gradient).all()):
+                bad.append(f"{name} ({'none' if gradient is None else 'not finite'})")
+    model.zero_grad()
+    if bad:
+        raise NotFiniteError(f"{len(bad)} latent weights without a finite gradient, first {bad[0]}")
+
+
+def evaluate(model: nn.Module, subject: Subject, images: Tensor) -> Any:
+    """The output in evaluation mode.
+
+    Raises:
+        CheckError: it holds no tensor.
+        NotFiniteError: it is not finite.
+    """
+    model.eval()
+    with torch.no_grad():
+        output = call(model, subject.feed(images, False))
+    found = tensors(output)
+    if not found:
+        raise CheckError("no tensor comes out")
+    if not images.is_meta:
+        expect_finite(found, "the output in evaluation mode")
+    return output
+
+
+def independence(model: nn.Module, subject: Subject, size: tuple[int, ...]) -> None:
+    """An image's output is the same, bit for bit, whatever else is in the batch."""
+    image, *others = torch.randn(3, *size)
+    # Batches of one size: then each image meets the same kernels, and equal means equal.
+    first, second = (
+        subject.of_first(evaluate(model, subject, torch.stack([image, other]))) for other in others
+    )
+    if not same(first, second):
+        raise CheckError("an image's output depends on what else is in the batch")
+
+
+def file(model: nn.Module, subject: Subject, images: Tensor, folder: str) -> None:
+    """A file gives the same tensors and the same output, bit for bit."""
+    path = save(model, Path(folder) / "model.safetensors", source=getattr(model, "binarize_spec", None))
+    again = load(path, subject.rebuilt())
+    before, after = model.state_dict(), again.state_dict()
+    if list(before) != list(after):
+        raise CheckError("the loaded model has other tensors than the saved one")
+    for name, tensor in before.items():
+        if tensor.dtype != after[name].dtype or not torch.equal(tensor, after[name]):
+            raise CheckError(f"{name} is not what was saved")
+    ours, loaded = (tensors(evaluate(net, subject, images)) for net in (model, again))
+    if not same(ours, loaded):
+        raise CheckError("the loaded model gives another output than the saved one")
+
+
+def packing(model: nn.Module, subject: Subject, images: Tensor, folder: str) -> dict[str, str]:
+    """Packed layers compute what the trained ones do, and a packed file gives the same output, bit for bit.
+
+    Returns:
+        The layers that cannot be packed, and why.
+    """
+    packed = deploy(model)
+    given = subject.feed(images, False)
+    for layer in verify(_Fed(model), _Fed(packed), [given]).layers:  # type: ignore[list-item]
+        if layer.inputs and layer.beyond > MOST_BEYOND and layer.worst > MOST_OFF:
+            name = layer.name.removeprefix("model.")
+            raise CheckError(
+                f"packed, {name} differs in {layer.beyond:.1%} of its values, by {layer.worst:.1e} at most"
+            )
+    path = save(packed, Path(folder) / "packed.safetensors", packed=True)
+    ours, loaded = (
+        tensors(evaluate(net, subject, images)) for net in (packed, load(path, subject.rebuilt()))
+    )
+    if not same(ours, loaded):
+        raise CheckError("the loaded packed model gives another output than the saved one")
+    return dict(report(packed).refused)
+
+
+class _Fed(nn.Module):
+    """A network that takes what a subject feeds; only its layers are looked at."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, given: Given) -> Tensor:
+        call(self.model, given)
+        return torch.zeros(1)
+
+
+def call(model: nn.Module, given: Given) -> Any:
+    """What a model makes of its inputs."""
+    return model(**given) if isinstance(given, dict) else model(*given)
+
+
+@contextlib.contextmanager
+def statistics_of_one_batch(model: nn.Module) -> Iterator[None]:
+    """Let BatchNorms take over the next batch's statistics whole.
+
+    Those of an untrained network are not its own; what is off by a factor per layer ends in overflow.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.momentum = 1.0
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def same(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    """Whether two outputs hold the same numbers."""
+    return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def expect_finite(outputs: Sequence[Tensor], what: str) -> None:
+    """Refuse outputs that hold no tensor (`CheckError`) or are not finite (`NotFiniteError`)."""
+    if not outputs:
+        raise CheckError(f"{what} holds no tensor")
+    if not all(bool(torch.isfinite(output).all()) for output in outputs):
+        raise NotFiniteError(f"{what} is not finite")
