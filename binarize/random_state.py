@@ -31,7 +31,7 @@ def same_random_state() -> Iterator[None]:
         yield
     finally:
         random.setstate(python)
-        if arrays is not None:
+        if arrays is not None and numpy is not None:
             numpy.random.set_state(arrays)
         with _disable_current_modes():
             torch.default_generator.set_state(cpu)
@@ -64,7 +64,7 @@ def drawing_from(generator: torch.Generator | None) -> Iterator[None]:
     numpy: Any = sys.modules.get("numpy")
     with same_random_state():
         state = generator.get_state()
-        seed = zlib.crc32(state.numpy())
+        seed = zlib.crc32(state.numpy().tobytes())
         random.seed(seed)
         if numpy is not None:
             numpy.random.seed(seed)

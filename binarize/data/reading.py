@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -157,7 +158,7 @@ def _values(image: Image.Image, head: Head) -> np.ndarray:
     return (array.astype(np.int64) * n + d // 2) // d
 
 
-def _head(image: Image.Image) -> Head:
+def _head(image: Any) -> Head:
     """Of an image that is not decoded yet: decoding forgets some of it."""
     stretched = _stretched(image)
     arguments = image.tile[0].args if image.tile else None
@@ -182,7 +183,7 @@ def _head(image: Image.Image) -> Head:
     )
 
 
-def _stretched(image: Image.Image) -> tuple[int, int] | None:
+def _stretched(image: Any) -> tuple[int, int] | None:
     if not image.tile:
         return None
     codec, arguments = image.tile[0].codec_name, image.tile[0].args

@@ -114,7 +114,7 @@ def named_tensors(result: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
     if isinstance(result, Mapping):
         items = result.items()
     elif isinstance(result, tuple) and hasattr(result, "_fields"):  # a named tuple
-        items = zip(result._fields, result, strict=True)
+        items = zip(getattr(result, "_fields"), result, strict=True)  # noqa: B009 - known at run time
     elif isinstance(result, (list, tuple)):
         items = enumerate(result)
     elif hasattr(result, "__dict__") and not isinstance(result, (type, nn.Module)) and not callable(result):

@@ -259,7 +259,7 @@ def _star_relu(module: Any) -> Interval:
     """Scale * relu(x)^2 + bias: by what the two are now, for both may be learnt."""
     values = []
     for name in ("scale", "bias"):
-        tensor = getattr(module, name, None)
+        tensor: Any = getattr(module, name, None)
         readable = isinstance(tensor, Tensor) and not tensor.is_meta
         values.append(float(tensor.detach().min()) if readable else 0.0)
     return interval(values[1] if values[0] >= 0 else -np.inf, np.inf)

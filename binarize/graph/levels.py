@@ -88,7 +88,7 @@ class _LevelTracer(fx.Tracer):
         for parameter in list(inspect.signature(root_fn).parameters.values())[1:]:
             name = parameter.name
             if parameter.kind is parameter.VAR_KEYWORD:
-                value = self.create_proxy("placeholder", f"**{name}", (), {})
+                value: Any = self.create_proxy("placeholder", f"**{name}", (), {})
                 keyword |= dict(self._signature.constants)
                 keyword |= {key: self._tensor(value[key]) for key in self._signature.tensors}
                 continue

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
 
 from binarize.errors import TraceError
 from binarize.graph.roles import module_role
@@ -67,7 +68,7 @@ def opening(graph: fx.Graph, layer: nn.Module) -> Opening:
             ):
                 raise TraceError(f"its forward computes with its {name} beside applying it")
     plain = {name: value for name, value in given.items() if name not in ("input", "weight", "bias")}
-    if any(isinstance(n, fx.Node) for n in fx.node.map_aggregate(list(plain.values()), lambda v: v)):
+    if any(isinstance(n, fx.Node) for n in map_aggregate(list(plain.values()), lambda v: v)):
         raise TraceError("the stride or padding of its convolution depends on its input")
     try:
         form, own = form_of_call({**given, "name": step.target.__name__}, layer)  # type: ignore[union-attr]

@@ -43,7 +43,8 @@ class _Tensor:
 
     def moved(self) -> bool:
         """Whether the tensor is not the memory that it was."""
-        now, then = self.tensor, self.data
+        now: Any = self.tensor
+        then: Any = self.data
         if then is None:
             return False
         same = now.dtype == then.dtype and now.shape == then.shape and _storage(now)[0] == self.storage
@@ -53,7 +54,7 @@ class _Tensor:
         )
 
     def restore(self) -> None:
-        tensor = self.tensor
+        tensor: Any = self.tensor
         if self.data is not None and self.moved():
             tensor.data = self.data
         if tensor.is_leaf:

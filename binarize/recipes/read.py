@@ -123,7 +123,7 @@ def apply_settings(
         if source is not None:  # what the file says further inside is no longer there
             source.lines = {at: line for at, line in source.lines.items() if at[: len(place)] != place}
     if source is not None:
-        source.lines |= {place: f"--set {'.'.join(place)}" for place in given}
+        source.lines |= {place: f"--set {'.'.join(map(str, place))}" for place in given}
     return _merged(values, over)
 
 

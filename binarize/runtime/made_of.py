@@ -20,7 +20,7 @@ Mark = tuple[dict[str, Any], str, int, int | None]
 
 def made_of(layer: PackedLayer) -> tuple[Mark, ...]:
     """Marks of the tensors that kernels are made of: bits, vectors and those of the activations."""
-    found = [(layer._buffers, name) for name in ("bits", "vectors")]
+    found: list[tuple[dict[str, Any], str]] = [(layer._buffers, name) for name in ("bits", "vectors")]
     for module in (layer.inner, layer.after):
         for part in () if module is None else module.modules():
             tables: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)

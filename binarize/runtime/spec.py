@@ -235,8 +235,10 @@ class _Reader:
     def _ranges(self, name: str, channels: int) -> tuple[tuple[int, int], ...]:
         """Pairs [start, stop) of channels, in their order, apart from each other and not of all channels."""
         given = self._given.pop(name, [])
-        pairs = given if isinstance(given, list) else [None]
-        flat = [n for pair in pairs for n in (pair if isinstance(pair, list) and len(pair) == 2 else [None])]
+        pairs: list[Any] = given if isinstance(given, list) else [None]
+        flat: list[Any] = [
+            n for pair in pairs for n in (pair if isinstance(pair, list) and len(pair) == 2 else [None])
+        ]
         whole = all(isinstance(n, int) and not isinstance(n, bool) for n in flat)
         rising = whole and all(a < b for a, b in itertools.pairwise(flat))
         inside = rising and (not flat or (flat[0] >= 0 and flat[-1] <= channels and flat != [0, channels]))

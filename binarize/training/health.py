@@ -73,7 +73,7 @@ def last_norm(model: nn.Module, images: Tensor) -> str:
     """The norm, by name, that a forward pass comes to last: the one that refuses its input."""
     called: list[str] = []
     hooks = [
-        module.register_forward_pre_hook(lambda _module, _args, name=name: called.append(name))
+        module.register_forward_pre_hook(lambda _module, _args, name=name: called.append(str(name)))
         for name, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._NormBase)
     ]

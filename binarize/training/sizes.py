@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ def check_size(
             something else than the data set's truth needs.
     """
     try:
-        output = _run(model, size)
+        output: Any = _run(model, size)
     except REFUSALS as error:
         raise refused(model, size, where, error) from error
     check_output(output, truth, size if same_size else None)
