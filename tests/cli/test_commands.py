@@ -133,7 +133,8 @@ def test_checkpoint_weights_become_latent_weights(run: Run, tmp_path: Path):
     source = timm.create_model("test_resnet", num_classes=3)
     torch.save({"state_dict": source.state_dict()}, tmp_path / "w.pth")
     result = run("convert", MODEL, "--checkpoint", "w.pth", "--out", "m.safetensors", "--json")
-    assert json.loads(result.out)["checkpoint"] == {"file": "w.pth", "entry": "state_dict"}
+    loaded = f"{len(source.state_dict())} of {len(source.state_dict())} tensors, entry 'state_dict'"
+    assert json.loads(result.out)["checkpoint"] == {"file": "w.pth", "entry": "state_dict", "loaded": loaded}
     model = binarize.load("m.safetensors")
     assert torch.equal(model.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
 

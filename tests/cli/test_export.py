@@ -65,7 +65,8 @@ def test_export(converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     latent = json.loads(capsys.readouterr().out)["summary"]
     for name in ("binary_params", "float_params", "binary_macs", "float_macs"):
         assert counted[name] == latent[name] > 0
-    assert counted["packed_bytes"] == latent["packed_bytes"]
+    assert counted["packed_bytes"] == packed.stat().st_size
+    assert latent["packed_bytes"] == len(before)
     assert run(["summary", "m-packed.safetensors", "--convention", "paper"]) == 2
     assert "count the converted model" in capsys.readouterr().err
 
