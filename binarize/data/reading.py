@@ -161,7 +161,7 @@ def _values(image: Image.Image, head: Head) -> np.ndarray:
 def _head(image: Any) -> Head:
     """Of an image that is not decoded yet: decoding forgets some of it."""
     stretched = _stretched(image)
-    arguments = image.tile[0].args if image.tile else None
+    arguments = image.tile[0][3] if image.tile else None  # by index: a plain tuple in Pillow 10
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     white = 255
     if isinstance(first, str) and first.startswith("I;12"):
@@ -186,7 +186,7 @@ def _head(image: Any) -> Head:
 def _stretched(image: Any) -> tuple[int, int] | None:
     if not image.tile:
         return None
-    codec, arguments = image.tile[0].codec_name, image.tile[0].args
+    codec, _, _, arguments = image.tile[0]
     if codec.startswith("ppm") and isinstance(arguments, tuple) and len(arguments) == 2:
         full = 65535 if image.mode == "I" else 255
         return None if arguments[1] == full or image.mode not in ("L", "I") else (int(arguments[1]), full)
