@@ -37,6 +37,7 @@ def test_a_converted_model_of_timm_says_what_timm_says(tmp_path: Path):
     assert preprocessing_of(load(file)) == found
 
 
+@pytest.mark.slow
 def test_it_survives_packing_and_the_size_is_that_of_the_conversion(tmp_path: Path):
     model = create_timm("test_vit")
     model.binarize_preprocessing = OWN
@@ -131,6 +132,7 @@ class Two(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore")  # of the exporter's own packages
+@pytest.mark.slow
 def test_onnx_models_say_it_too():
     pytest.importorskip("onnxscript")
     onnx = pytest.importorskip("onnx")

@@ -41,10 +41,12 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("name", "method", "options"),
     [
-        ("test_resnet", "bidense", {}),
+        pytest.param("test_resnet", "bidense", {}, marks=pytest.mark.slow),
         ("test_resnet", "adabin", {}),
-        ("test_convnext", "bidense", {"form": "table", "granularity": "layer"}),
-        ("test_vit", "bisrnet", {}),
+        pytest.param(
+            "test_convnext", "bidense", {"form": "table", "granularity": "layer"}, marks=pytest.mark.slow
+        ),
+        pytest.param("test_vit", "bisrnet", {}, marks=pytest.mark.slow),
     ],
 )
 def test_a_file_has_the_size_that_was_promised(
@@ -65,6 +67,7 @@ def test_networks_written_by_hand(tmp_path: Path, leftovers: str):
     assert size == file.stat().st_size
 
 
+@pytest.mark.slow
 def test_counts_of_layers_are_those_of_the_file(tmp_path: Path):
     model = binarize.apply(create_timm("test_resnet"), "bidense")
     before, after = summary(model, 64), summary(binarize.deploy(model), 64)
@@ -84,7 +87,7 @@ def test_a_float_network_has_no_packed_size(tmp_path: Path):
     assert deployed_size(save(model, tmp_path / "float.safetensors"), model) is None
 
 
-@pytest.mark.parametrize("settings", [[], ["--method", "bnn"]])
+@pytest.mark.parametrize("settings", [pytest.param([], marks=pytest.mark.slow), ["--method", "bnn"]])
 def test_convert_promises_what_deploy_writes(
     tmp_path: Path, settings: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

@@ -123,6 +123,7 @@ def test_the_plan_says_where_norms_are_and_is_executed_from_its_json() -> None:
     assert torch.equal(ours(x), again(x))
 
 
+@pytest.mark.slow
 def test_copies_files_and_packed_networks_compute_the_same(tmp_path: Path) -> None:
     net, x = top_down(), images()
     model = apply(net, "bidense", example_inputs=x[:1])

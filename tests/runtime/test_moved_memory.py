@@ -106,7 +106,7 @@ def fill_freed_memory() -> list[Tensor]:
 
 
 @pytest.mark.parametrize("move", list(MOVES))
-@pytest.mark.parametrize("method", ["bidense", "adabin"])
+@pytest.mark.parametrize("method", ["bidense", pytest.param("adabin", marks=pytest.mark.slow)])
 def test_results_stay_when_memory_moves(method: str, move: str) -> None:
     options = {"granularity": "layer"} if method == "bidense" else {}
     _, packed = deployed(method, **options)
