@@ -42,6 +42,7 @@ class Draft:
         swaps: modules to replace, by path.
         edits: changes of a module's own graph, by (path, node name).
         rewritable: graphs for training and evaluation of the modules that were asked about.
+        blinded: whether the method could make only +1 of a layer's input without negative values.
         sums_normed: paths of the modules that hold the sums with a norm behind them, one per sum.
         sums_growing: likewise of those that need one and cannot be rewritten.
     """
@@ -57,6 +58,7 @@ class Draft:
     swaps: dict[str, Swap] = field(default_factory=dict)
     edits: dict[tuple[str, str], Edit] = field(default_factory=dict)
     rewritable: dict[str, Level] = field(default_factory=dict)
+    blinded: dict[Site, bool] = field(default_factory=dict)
     sums_normed: list[str] = field(default_factory=list)
     sums_growing: list[str] = field(default_factory=list)
 
@@ -277,9 +279,11 @@ def _would_be_blind(draft: Draft, node: fx.Node) -> Iterator[bool]:
         if site is not None:
             seen = site.site()
             whole = dataclasses.replace(seen, nonnegative=((0, seen.in_channels),))
-            with torch.device("meta"):
-                quantizer = draft.method.recipe(whole).quantizer()
-            yield getattr(quantizer, "needs_negatives", False)
+            if whole not in draft.blinded:  # layers alike are many, and a quantizer takes a millisecond
+                with torch.device("meta"):
+                    quantizer = draft.method.recipe(whole).quantizer()
+                draft.blinded[whole] = getattr(quantizer, "needs_negatives", False)
+            yield draft.blinded[whole]
 
 
 def is_final(draft: Draft, node: fx.Node) -> bool:
