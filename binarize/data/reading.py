@@ -158,6 +158,9 @@ def _values(image: Image.Image, head: Head) -> np.ndarray:
     return (array.astype(np.int64) * n + d // 2) // d
 
 
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # tags
+
+
 def _head(image: Any) -> Head:
     """Of an image that is not decoded yet: decoding forgets some of it."""
     stretched = _stretched(image)
@@ -172,7 +175,11 @@ def _head(image: Any) -> Head:
         white = 65535
     orientation = image.getexif().get(_ORIENTATION, 1)
     orientation = orientation if orientation in range(1, 9) else 1
-    lies = orientation >= 5 and image.format != "TIFF"  # of a TIFF, Pillow gives the upright size
+    lies = orientation >= 5
+    if (
+        lies and image.format == "TIFF"
+    ):  # Pillow 11 gives the upright size of a file that it has not decoded yet
+        lies = image.size == (image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT])
     return Head(
         mode=image.mode,
         size=image.size[::-1] if lies else image.size,

@@ -89,7 +89,8 @@ def test_processes_share_an_evaluation(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count(f"{LEFT} 0") == 2, done.stderr[-3000:]
-    assert json.loads(done.stdout) == one  # printed once, and every image counts once
+    printed = done.stdout[done.stdout.index("{") :]  # gloo of torch 2.9 prints a line of its own
+    assert json.loads(printed) == one  # printed once, and every image counts once
     images = small_net.values()["data"]["options"]["length"]
     assert done.stderr.count(f"saw {images // 2} images") == 2
 
