@@ -178,7 +178,7 @@ def _head(image: Any) -> Head:
     lies = orientation >= 5
     if (
         lies and image.format == "TIFF"
-    ):  # Pillow 11 gives the upright size of a file that it has not decoded yet
+    ):  # of one not decoded yet, Pillow 11 gives the upright size
         lies = image.size == (image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT])
     return Head(
         mode=image.mode,
