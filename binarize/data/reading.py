@@ -176,9 +176,7 @@ def _head(image: Any) -> Head:
     orientation = image.getexif().get(_ORIENTATION, 1)
     orientation = orientation if orientation in range(1, 9) else 1
     lies = orientation >= 5
-    if (
-        lies and image.format == "TIFF"
-    ):  # of one not decoded yet, Pillow 11 gives the upright size
+    if lies and image.format == "TIFF":  # of one not decoded yet, Pillow 11 gives the upright size
         lies = image.size == (image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT])
     return Head(
         mode=image.mode,
