@@ -100,7 +100,7 @@ def test_what_counts_and_times_a_trained_network_takes_its_size(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # an export takes 20 s; tests/runtime/test_onnx.py makes them
-    monkeypatch.setattr("binarize.runtime.to_onnx", lambda model, size: f"{size}".encode())
+    monkeypatch.setattr("binarize.runtime.to_onnx", lambda model, size, **names: f"{size}".encode())
     values = small_net.values(epochs=1)
     values["network"] = {"encoder": "test_convnext", "options": {"width": 16}}
     values["data"]["augmentation"]["size"] = [32, 64]
