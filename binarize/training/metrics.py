@@ -37,7 +37,7 @@ class SegmentationMetric:
                 f"the network tells {self.classes} classes, the data set has {len(labels.names)}; set "
                 f"num_classes={len(labels.names)}."
             )
-        # the last one for outputs beyond those that are told of
+        # the last one for outputs beyond those listed
         self._matrix = MulticlassConfusionMatrix(self.classes + 1, ignore_index=IGNORE, validate_args=False)
 
     def to(self, device: torch.device) -> SegmentationMetric:

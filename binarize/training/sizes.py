@@ -61,7 +61,7 @@ def check_output(output: object, truth: Labels | Depth, size: tuple[int, int] | 
         size: (H, W) that the output has to have, if it matters.
 
     Raises:
-        ConfigError: it is no tensor (N, C, H, W), or of other channels or another size.
+        ConfigError: it is not a tensor (N, C, H, W), or has other channels or another size.
     """
     n = 1 if isinstance(truth, Depth) else len(truth.names)
     expected = "metres (N, 1, H, W)" if isinstance(truth, Depth) else f"logits (N, {n}, H, W)"
