@@ -203,7 +203,8 @@ class SiteDraft:
         residual: for people: what happens to the sum around it.
         nonnegative: see `Site`.
         values: for people: the set of its activations, where that is not the usual one of the method.
-        blind: its activations would be +1 on the channels of `nonnegative`, whatever the input.
+        blind: why its activations would be the same on some channels, whatever the input: `sign` where
+            nothing is negative, `step` where everything is positive, or nothing.
     """
 
     name: str
@@ -221,7 +222,7 @@ class SiteDraft:
     residual: str = ""
     nonnegative: Ranges = ()
     values: str = ""
-    blind: bool = False
+    blind: str = ""
 
     def site(self) -> Site:
         """The site as the method sees it."""

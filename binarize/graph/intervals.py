@@ -33,6 +33,10 @@ def interval(low: float, high: float) -> Interval:
 ANYWHERE = interval(-np.inf, np.inf)
 NOT_NEGATIVE = interval(0, np.inf)
 FRACTION = interval(0, 1)
+ABOVE_ZERO = 1e-150
+"""Lower bound of what is positive, however small: products of two of them are above 0 too."""
+POSITIVE = interval(ABOVE_ZERO, np.inf)
+SHARES = interval(ABOVE_ZERO, np.nextafter(1.0, 0.0))
 
 
 def hull(of: Interval) -> Interval:
@@ -87,6 +91,11 @@ def multiply(x: Interval, y: Interval) -> Interval:
     return Interval(np.min(ends, axis=0), np.max(ends, axis=0))
 
 
+def _sign_of(low: Bounds) -> Bounds:
+    """What is left of a lower bound where only the sign of the values stays."""
+    return np.where(low > 0, ABOVE_ZERO, np.where(low >= 0, 0.0, -np.inf))
+
+
 def divide(x: Interval, y: Interval) -> Interval:
     """Of quotients: their signs, and more only for a number as divisor."""
     if not y.low.ndim and y.low == y.high and y.low != 0:
@@ -95,8 +104,7 @@ def divide(x: Interval, y: Interval) -> Interval:
         x, y = negative(x), negative(y)
     if not bool((y.low >= 0).all()):
         return ANYWHERE
-    low = np.where(x.low >= 0, 0.0, -np.inf)
-    return Interval(low, np.where(x.high <= 0, 0.0, np.inf))
+    return Interval(_sign_of(x.low), np.where(x.high <= 0, 0.0, np.inf))
 
 
 def power(x: Interval, exponent: Any) -> Interval:
@@ -106,8 +114,8 @@ def power(x: Interval, exponent: Any) -> Interval:
         size = magnitude(x)
         with np.errstate(over="ignore"):
             return Interval(size.low**exponent, size.high**exponent)
-    low = 0.0 if even else np.where(x.low >= 0, 0.0, -np.inf)
-    return Interval(low + np.zeros_like(x.low), np.full_like(x.high, np.inf))
+    low = np.maximum(_sign_of(x.low), 0.0) if even else _sign_of(x.low)
+    return Interval(low, np.full_like(x.high, np.inf))
 
 
 def sums(x: Interval) -> Interval:
@@ -118,16 +126,20 @@ def sums(x: Interval) -> Interval:
 
 def _bent(x: Interval) -> Interval:
     """GELU, SiLU, Mish, Hardswish: nothing below -0.4; what is not negative stays so and does not grow."""
-    return Interval(np.where(x.low >= 0, 0.0, -0.4), np.maximum(x.high, 0))
+    return Interval(np.maximum(_sign_of(x.low), -0.4), np.maximum(x.high, 0))
 
 
 def _sloped(x: Interval) -> Interval:
     """PReLU, ELU and the like: their negative half may be anything."""
-    return Interval(np.where(x.low >= 0, 0.0, -np.inf), np.where(x.high <= 0, np.inf, x.high * 1.06))
+    return Interval(_sign_of(x.low), np.where(x.high <= 0, np.inf, x.high * 1.06))
 
 
 def _sigmoid(x: Bounds) -> Bounds:
-    return 1 / (1 + np.exp(-x))
+    return np.clip(1 / (1 + np.exp(-x)), SHARES.low, SHARES.high)
+
+
+def _exponential(function: Callable[[Bounds], Bounds]) -> Callable[[Interval], Interval]:
+    return monotone(lambda x: np.maximum(function(x), ABOVE_ZERO))
 
 
 def _constant(of: Interval) -> Callable[[Interval], Interval]:
@@ -144,8 +156,8 @@ _UNARY: dict[str, Callable[[Interval], Interval]] = {
     "sigmoid": monotone(_sigmoid),
     "tanh": monotone(np.tanh),
     "hardsigmoid": monotone(lambda x: np.clip(x / 6 + 0.5, 0, 1)),
-    "exp": monotone(np.exp),
-    "exp2": monotone(np.exp2),
+    "exp": _exponential(np.exp),
+    "exp2": _exponential(np.exp2),
     "expm1": monotone(np.expm1),
     "sqrt": monotone(lambda x: np.sqrt(np.maximum(x, 0))),
     "log1p": monotone(lambda x: np.log1p(np.maximum(x, -1))),
@@ -167,8 +179,9 @@ _UNARY: dict[str, Callable[[Interval], Interval]] = {
     **dict.fromkeys(("leaky_relu", "leakyrelu", "prelu", "rrelu", "elu", "celu", "selu"), _sloped),
     **dict.fromkeys(("softsign", "erf", "hardshrink", "softshrink", "tanhshrink", "normalize"), _sloped),
     **dict.fromkeys(("local_response_norm", "localresponsenorm"), _sloped),
-    **dict.fromkeys(("softplus", "rsqrt", "cosh"), _constant(NOT_NEGATIVE)),
-    **dict.fromkeys(("softmax", "softmax2d", "softmin", "gumbel_softmax"), _constant(FRACTION)),
+    **dict.fromkeys(("softplus", "rsqrt", "cosh"), _constant(POSITIVE)),
+    **dict.fromkeys(("softmax", "softmax2d", "softmin"), _constant(SHARES)),
+    **dict.fromkeys(("gumbel_softmax",), _constant(FRACTION)),
     **dict.fromkeys(
         ("gt", "ge", "lt", "le", "eq", "ne", "greater", "less", "logical_not"), _constant(FRACTION)
     ),

@@ -10,9 +10,13 @@ from torch import fx, nn
 from binarize.graph.draft import Draft, SiteDraft
 from binarize.graph.intervals import ANYWHERE, Interval, of_module
 from binarize.graph.roles import fused_activation
-from binarize.graph.signs import Signs
+from binarize.graph.signs import Ranges, Signs
 
 _NAMED = 4  # layers of a warning
+_BLIND = {
+    "sign": ("see no negative value", "the sign is +1"),
+    "step": ("see positive values only", "the bit is 1"),
+}
 
 
 def decide_sets(draft: Draft) -> None:
@@ -20,17 +24,25 @@ def decide_sets(draft: Draft) -> None:
     signs = Signs(draft.flow, lambda node: _instead(draft, node))
     for site in draft.sites.values():
         seen = site.site()
-        sources = [draft.flow.source(node) for node in site.nodes]
-        found = {
-            () if source is None else signs.nonnegative(source, seen.in_channels, seen.dim)
-            for source in sources
-        }
-        if len(found) == 1:
-            site.nonnegative = found.pop()
+        site.nonnegative = _channels(draft, signs, site)
         if site.nonnegative and not draft.method.composes(seen):
             quantizer = quantizer_of(draft, site)
             site.values = getattr(quantizer, "values", "")
-            site.blind = getattr(quantizer, "needs_negatives", False)
+            if getattr(quantizer, "needs_negatives", False):
+                site.blind = "sign"
+            elif getattr(quantizer, "needs_zeros", False) and _channels(draft, signs, site, positive=True):
+                site.blind = "step"
+
+
+def _channels(draft: Draft, signs: Signs, site: SiteDraft, *, positive: bool = False) -> Ranges:
+    """The input channels without negative values, or with positive ones only; none if calls differ."""
+    seen = site.site()
+    sources = [draft.flow.source(node) for node in site.nodes]
+    found = {
+        () if source is None else signs.nonnegative(source, seen.in_channels, seen.dim, positive=positive)
+        for source in sources
+    }
+    return found.pop() if len(found) == 1 else ()
 
 
 def quantizer_of(draft: Draft, site: SiteDraft) -> nn.Module:
@@ -40,23 +52,25 @@ def quantizer_of(draft: Draft, site: SiteDraft) -> nn.Module:
 
 
 def blind_layers(draft: Draft) -> Iterator[str]:
-    """Warnings about layers whose activations would be +1 everywhere, or on some of their channels."""
-    blind = [site for site in draft.sites.values() if site.blind]
-    whole = [site.name for site in blind if site.site().sees_no_negatives]
-    parts = [site.name for site in blind if not site.site().sees_no_negatives]
+    """Warnings about layers whose activations would be the same whatever the image, on some channels or all."""
+    groups: dict[tuple[str, bool], list[str]] = {}
+    for site in draft.sites.values():
+        if site.blind:
+            groups.setdefault((site.blind, site.site().sees_no_negatives), []).append(site.name)
     help_ = [
         *([draft.method.against_blindness] if draft.method.against_blindness else []),
         "keep such a layer in float (keep=)",
         "another method, whose thresholds are learnt (bidense, reactnet, adabin)",
         "or F.hardtanh in that function's place in the network, or by a forward hook on what makes the input",
     ]
-    for names, what in ((whole, "see no negative value"), (parts, "see none on some of their channels")):
-        if names:
-            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            yield (
-                f"warning: {', '.join(names[:_NAMED])}{more}: {what}, so that the sign is +1 there whatever "
-                f"the image, and nothing is learnt from it. What helps: {'; '.join(help_)}"
-            )
+    for (blind, whole), names in groups.items():
+        seen, fixed = _BLIND[blind]
+        where = "" if whole else " on some of their channels"
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        yield (
+            f"warning: {', '.join(names[:_NAMED])}{more}: {seen}{where}, so that {fixed} there whatever "
+            f"the image, and nothing is learnt from it. What helps: {'; '.join(help_)}"
+        )
 
 
 def _instead(draft: Draft, node: fx.Node) -> fx.Node | Interval | None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from torch import fx, nn
 
 from binarize.graph.draft import Draft, SiteDraft
+from binarize.graph.sign_rules import name_of
 
 _AVERAGED = 0.4
 """What average pooling by a stride of 2 leaves of the variance (0.25 of noise, 1 of flat maps)."""
@@ -21,6 +22,10 @@ _INTERPOLATED = 0.6
 """What linear interpolation leaves of it."""
 _SLOPE = 0.25
 """Of the methods' own activations below 0, at first."""
+_DIVIDE = {"div", "truediv", "idiv", "itruediv", "divide", "true_divide"}
+_INVERT = {"rsqrt", "reciprocal"}
+_LARGEST = 1e30
+"""Where estimates end: products of products grow beyond all bounds in a network that no norm holds."""
 
 
 class Signal(NamedTuple):
@@ -47,7 +52,13 @@ NORMED = Signal(0.0, 1.0, 0)
 
 
 def signal_at(draft: Draft, node: fx.Node, before: dict[fx.Node, Signal]) -> Signal:
-    """The signal that `node` gives, from those of the steps before it."""
+    """The signal that `node` gives, from those of the steps before it; never beyond what floats hold."""
+    signal = _signal(draft, node, before)
+    mean = min(max(signal.mean, -_LARGEST), _LARGEST)
+    return signal._replace(mean=mean, var=min(signal.var, _LARGEST**2))
+
+
+def _signal(draft: Draft, node: fx.Node, before: dict[fx.Node, Signal]) -> Signal:
     flow = draft.flow
     sources = flow.sources(node)
     if not sources:
@@ -73,7 +84,7 @@ def signal_at(draft: Draft, node: fx.Node, before: dict[fx.Node, Signal]) -> Sig
     if role == "gate":
         return Signal(0.5, 0.04, 0)
     if role == "mul" and len(sources) == 2:
-        return _product(x, before[sources[1]])
+        return _quotient(draft, node, before) or _product(x, before[sources[1]])
     if role == "cat":
         return _side_by_side(draft, node, [before[source] for source in sources])
     if role == "drop":
@@ -119,6 +130,31 @@ def _added(terms: list[Signal]) -> Signal:
 def _product(x: Signal, y: Signal) -> Signal:
     squares = (x.var + x.mean**2) * (y.var + y.mean**2)
     return Signal(x.mean * y.mean, max(squares - (x.mean * y.mean) ** 2, 0.0), max(x.load, y.load))
+
+
+def _quotient(draft: Draft, node: fx.Node, before: dict[fx.Node, Signal]) -> Signal | None:
+    """x / y or x * rsqrt(y): normalized where y is computed from x, as in norms written out; None for x * y."""
+    x, y = draft.flow.sources(node)
+    if name_of(node) not in _DIVIDE:
+        if name_of(x) in _INVERT:
+            x, y = y, x
+        elif name_of(y) not in _INVERT:
+            return None
+    signal, square = before[x], before[x].var + before[x].mean ** 2
+    origins = {x, *_computed_from(draft, x, 2)}
+    if square == 0 or not origins & _computed_from(draft, y, 6):
+        return signal  # how large the divisor is stays unknown
+    return Signal(signal.mean / math.sqrt(square), signal.var / square, 0)
+
+
+def _computed_from(draft: Draft, node: fx.Node, steps: int) -> set[fx.Node]:
+    """The maps that some steps back, layers between them apart, `node` is computed from."""
+    found: set[fx.Node] = set()
+    edge = {node}
+    for _ in range(steps):
+        edge = {source for at in edge if not draft.flow.is_layer(at) for source in draft.flow.sources(at)}
+        found |= edge
+    return found
 
 
 def _side_by_side(draft: Draft, node: fx.Node, parts: list[Signal]) -> Signal:

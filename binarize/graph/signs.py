@@ -40,19 +40,21 @@ class Signs:
             found = ANYWHERE if node in changed else self._of(node)
             self._found[node] = found if self._fits(found, node) else hull(found)
 
-    def nonnegative(self, node: fx.Node, channels: int, dim: int) -> Ranges:
+    def nonnegative(self, node: fx.Node, channels: int, dim: int, *, positive: bool = False) -> Ranges:
         """The channels [start, stop) of a value in which nothing is negative.
 
         Args:
             node: whose value it is.
             channels: C of the layer that reads it.
             dim: where that layer has the channels: 1 or -1.
+            positive: those in which nothing is 0 either.
         """
         found, shape = self._found.get(node, ANYWHERE), self._flow.shape(node)
         same = self._flow.channel_dim.get(node) == dim % max(1, len(shape))
+        inside = found.low > 0 if positive else found.low >= 0
         if not found.low.ndim or not same or len(found.low) != channels:
-            return ((0, channels),) if float(found.low.min()) >= 0 else ()
-        free = np.concatenate(([False], found.low >= 0, [False]))
+            return ((0, channels),) if bool(inside.all()) else ()
+        free = np.concatenate(([False], inside, [False]))
         ends = np.flatnonzero(free[1:] != free[:-1])
         return tuple((int(a), int(b)) for a, b in zip(ends[::2], ends[1::2], strict=True))
 
@@ -73,16 +75,20 @@ class Signs:
         return self._function(node) if node.op == "call_function" else ANYWHERE
 
     def _constant(self, node: fx.Node) -> Interval:
-        """Of a tensor of the model that training leaves as it is, or that a forward makes of numbers."""
+        """Of a tensor of the model by what it holds now, or of one that a forward makes of numbers.
+
+        Training may take a parameter anywhere, but it is at the start that a layer must not be blind.
+        """
         if "bounds" in node.meta:
             return interval(*node.meta["bounds"])
         path, _, name = str(node.target).rpartition(".")
         holder = self._flow.modules.get(path)
         tensor = getattr(holder, name, None)
-        if not isinstance(tensor, Tensor) or tensor.requires_grad or tensor.is_meta or tensor.is_complex():
+        if not isinstance(tensor, Tensor) or tensor.is_meta or tensor.is_complex():
             return ANYWHERE
         if isinstance(holder, nn.modules.batchnorm._NormBase) or not 0 < tensor.numel() <= _SMALL:
             return ANYWHERE
+        tensor = tensor.detach()
         low, high = float(tensor.min()), float(tensor.max())
         return interval(low, high) if low <= high else ANYWHERE
 

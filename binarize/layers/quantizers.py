@@ -49,6 +49,11 @@ class Quantizer(nn.Module):
         """Whether it is +1 everywhere on an input without negative values, with nothing learnt against it."""
         return False
 
+    @property
+    def needs_zeros(self) -> bool:
+        """Whether it is the same everywhere on an input of positive values, with nothing learnt against it."""
+        return False
+
     def is_upper(self, x: Tensor) -> Tensor:
         """Where the quantized `x` has the larger one of its two values: bool, shape of `x`."""
         return self.rule.quantize(x, *self.rule_parameters())[0] > 0
@@ -90,6 +95,11 @@ class StepSTE(Quantizer):
         self.rule = SteStep(ranges, dim)
         count = sum(stop - start for start, stop in ranges)
         self.values = f"{{0, 1}} on {count} input channels" if ranges else "{0, 1}"
+
+    @property
+    def needs_zeros(self) -> bool:
+        """See `Quantizer`."""
+        return True
 
 
 class ApproxSignQuantizer(Quantizer):

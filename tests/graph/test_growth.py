@@ -155,3 +155,41 @@ def test_a_sum_that_cannot_be_given_a_norm_is_named() -> None:
     made = plan(top_down(looks=True), "bidense", example_inputs=images(1))
     assert norms_of(made)[0] == []
     assert any("TopDown: sums of more than 2" in note and "signals grow there" in note for note in made.notes)
+
+
+class WrittenOut(nn.Module):
+    """Bypassed layers with a function of x between them."""
+
+    def __init__(self, between: Any, layers: int = 6) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.layers = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(layers))
+        self.head = nn.Conv2d(8, 2, 1)
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for layer in self.layers:
+            x = self.between(layer(x))
+        return self.head(x)
+
+
+NORMS_WRITTEN_OUT = [
+    lambda x: x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6),
+    lambda x: torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-6) * x,
+    lambda x: x / (x.var((2, 3), keepdim=True) + 1e-5).sqrt(),
+    lambda x: (x - x.mean(1, keepdim=True)) / (x.std(1, keepdim=True) + 1e-5),
+]
+
+
+@pytest.mark.parametrize("norm", NORMS_WRITTEN_OUT, ids=range(len(NORMS_WRITTEN_OUT)))
+def test_norms_written_out_hold_the_signal(norm: Any) -> None:
+    made = plan(WrittenOut(norm), "bidense", example_inputs=torch.zeros(1, 3, 16, 16))
+    assert norms_of(made) == ([], [])  # the head sees what the last norm gives
+    grown = plan(WrittenOut(torch.neg, 8), "bidense", example_inputs=torch.zeros(1, 3, 16, 16))
+    assert norms_of(grown)[1] == ["head"]
+
+
+def test_estimates_of_products_of_products_stay_finite() -> None:
+    made = plan(WrittenOut(lambda x: x * x, 14), "bidense", example_inputs=torch.zeros(1, 3, 16, 16))
+    assert norms_of(made)[1] == ["head"]

@@ -26,6 +26,7 @@ class Between(nn.Module):
         self.last = nn.Conv2d(8, 2, 1)
         self.register_buffer("std", torch.tensor([0.2, 0.3]).repeat(4).view(1, 8, 1, 1))
         self.scale = nn.Parameter(torch.ones(1))
+        self.shift = nn.Parameter(torch.linspace(-1, 1, 8).view(1, 8, 1, 1))
         self.frozen = nn.Parameter(torch.full((1,), 2.0), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,6 +94,7 @@ NOT_NEGATIVE: list[Callable[..., Tensor]] = [
     lambda y, net: F.relu(y) + 0.5 * other(net).sigmoid(),
     lambda y, net: F.relu(y) / net.std,
     lambda y, net: F.relu(y) * net.frozen,
+    lambda y, net: F.relu(y) * net.scale,  # learnt: at the start
     lambda y, net: torch.maximum(F.relu(y), other(net)),
     lambda y, net: F.relu(y) @ F.relu(other(net)),
     lambda y: F.relu(y) / 4 - (-1.0),
@@ -118,7 +120,8 @@ NEGATIVE: list[Callable[..., Tensor]] = [
     lambda y: F.pad(F.relu(y[..., 1:]), (1, 0), value=-1.0),
     lambda y: F.interpolate(F.relu(y), size=y.shape[2:], mode="bicubic"),
     lambda y, net: F.relu(y) + other(net),
-    lambda y, net: F.relu(y) * net.scale,  # learnt: it may become negative
+    lambda y, net: F.relu(y) * (net.scale - 2),
+    lambda y, net: F.relu(y) + net.shift,
     lambda y, net: F.relu(y) - F.relu(other(net)),
     lambda y: F.instance_norm(F.relu(y)),
 ]
@@ -135,6 +138,42 @@ def test_functions_without_negative_values_are_recognised(function: Callable[...
 @pytest.mark.parametrize("function", NEGATIVE, ids=range(len(NEGATIVE)))
 def test_functions_with_negative_values_are_not_taken_for_others(function: Callable[..., Tensor]) -> None:
     assert seen(Between(function)) == ()
+
+
+POSITIVE: list[Callable[..., Tensor]] = [
+    lambda y: torch.sigmoid(y),
+    lambda y: 1 - torch.sigmoid(y),
+    lambda y: 1 / (1 + torch.exp(-y)),
+    lambda y: F.softplus(y),
+    lambda y: torch.exp(y).sqrt(),
+    lambda y: torch.exp(y) ** 1.5,
+    lambda y: F.gelu(torch.exp(y)),
+    lambda y: y.softmax(1),
+    lambda y: y.clamp_min(0.1),
+    lambda y: F.relu(y) + 1,
+    lambda y: F.relu(y) + 0.5 * torch.sigmoid(y),
+    lambda y: torch.sigmoid(y) * F.softplus(y) / 7,
+]
+
+
+def warnings_of(net: nn.Module, method: str = "bnn") -> list[str]:
+    made = plan(net, method, example_inputs=torch.zeros(1, 3, 12, 12))
+    return [note for note in made.notes if note.startswith("warning")]
+
+
+@pytest.mark.parametrize("function", POSITIVE, ids=range(len(POSITIVE)))
+def test_what_sees_positive_values_only_is_warned_of(function: Callable[..., Tensor]) -> None:
+    net = Between(function)
+    (warning,) = warnings_of(net)
+    assert warning.startswith("warning: layer: see positive values only, so that the bit is 1")
+    assert float(function(torch.randn(2, 8, 10, 10)).min()) > 0  # the claim itself
+    assert not warnings_of(net, "reactnet")  # its threshold is learnt
+
+
+def test_positive_channels_beside_others_are_warned_of() -> None:
+    (warning,) = warnings_of(Between(lambda y, net: torch.cat([other(net), y.sigmoid()], 1), channels=16))
+    assert "positive values only on some of their channels" in warning
+    assert not warnings_of(Between(lambda y, net: torch.cat([other(net), F.relu(y)], 1), channels=16))
 
 
 MODULES = [

@@ -157,6 +157,21 @@ def test_a_network_that_cannot_be_rewritten_learns() -> None:
     assert accuracy_after(execute(made, net)) > 0.95
 
 
+def test_a_learnt_scale_and_shift_behind_a_relu_leave_the_signal() -> None:
+    """LearnableAffineBlock of PP-HGNet: x * 1 + 0 at the start."""
+    torch.manual_seed(0)
+    net = timm.create_model("hgnetv2_b0", num_classes=5).train()
+    made = plan(net, "bnn", example_inputs=torch.zeros(1, 3, 64, 64))
+    sets = {row.name: row.activations for row in made.converted}
+    assert sets["stem.stem2a.conv"] == sets["stem.stem4.conv"] == "{0, 1}"
+    model = execute(made, net)
+    model(torch.randn(4, 3, 64, 64)).square().sum().backward()
+    for name, layer in model.named_modules():
+        if isinstance(layer, BinaryLayer):
+            gradient = layer.weight.grad
+            assert gradient is not None and 0 < float(gradient.abs().max()) < 1e3, name
+
+
 @pytest.mark.parametrize("name", ["hrnet_w18_small", "vgg11_bn"])
 def test_networks_of_relus(name: str) -> None:
     net = timm.create_model(name, num_classes=5)
