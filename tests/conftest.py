@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+BESIDE_OTHERS = "PYTEST_XDIST_WORKER" in os.environ
+if BESIDE_OTHERS:  # read when torch is imported; threads that wait for each other's cores take far longer
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,7 +21,7 @@ os.environ["ACCELERATE_USE_CPU"] = "1"  # the same bits again are promised there
 def _two_threads() -> Iterator[None]:
     """Small tensors gain nothing from many threads, and tests may run beside each other."""
     before = torch.get_num_threads()
-    torch.set_num_threads(min(2, before))
+    torch.set_num_threads(1 if BESIDE_OTHERS else min(2, before))
     yield
     torch.set_num_threads(before)
 

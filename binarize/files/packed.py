@@ -55,7 +55,10 @@ def save_packed(
         for name, tensor in tensors.items()
     }
     if source is None:
-        source = find_source(deployed, lambda shell: _packed_shell(shell, plan, layers))
+        if plan is not None and deployed is not model:  # without its packed layers, which are slow to make
+            source = find_source(model, lambda shell: execute(plan, shell))
+        else:
+            source = find_source(deployed, lambda shell: _packed_shell(shell, plan, layers))
     strides = {name: s for name, s in strides_of(deployed).items() if name in tensors}
     header = _header(source, plan, aliases, layers, kept, leftovers, strides)
     return write(path, tensors, {**(entries or {}), ENTRY: header.dumps(tensors)})

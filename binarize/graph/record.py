@@ -102,13 +102,16 @@ class Recording:
         return bool(self.parameters & self.written.keys())
 
 
-def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Recording:
+def record(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, *, levels: bool = True
+) -> Recording:
     """Run `model` once in evaluation mode and write it down; model and inputs are left as they were.
 
     Args:
         model: any module.
         args: positional inputs, real tensors; their values matter only where control flow depends on them.
         kwargs: keyword inputs.
+        levels: also trace each module's forward, which takes most of the time; only they can be edited.
 
     Raises:
         TraceError: the model does not run on these inputs.
@@ -117,7 +120,7 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | Non
     own = own_forms(model)
     for fake in (True, False):
         try:
-            recording = _recorded(model, fake, args, kwargs or {}, own)
+            recording = _recorded(model, fake, args, kwargs or {}, own, levels)
             recording.sets_memory = sets_memory
             return recording
         except Exception as error:  # any failure of user code: try real tensors, then report
@@ -135,13 +138,18 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | Non
 
 
 def _recorded(
-    model: nn.Module, fake: bool, args: tuple[Any, ...], kwargs: dict[str, Any], own: dict[str, Form | str]
+    model: nn.Module,
+    fake: bool,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    own: dict[str, Form | str],
+    levels: bool,
 ) -> Recording:
     """One run; again, with that module as it is, whenever the graph of one fails on what it is given."""
     opaque: dict[str, str] = {}
     while True:
         try:
-            return _Recorder(model, fake, opaque, own).run(args, kwargs)
+            return _Recorder(model, fake, opaque, own, levels=levels).run(args, kwargs)
         except _UnfaithfulError as error:
             # its like fail too, and each failure is a run
             failed = type(model.get_submodule(error.path))
@@ -165,9 +173,16 @@ class _NeedsMemoryError(Exception):
 
 class _Recorder(TorchFunctionMode):
     def __init__(
-        self, model: nn.Module, fake: bool, opaque: dict[str, str], own: dict[str, Form | str]
+        self,
+        model: nn.Module,
+        fake: bool,
+        opaque: dict[str, str],
+        own: dict[str, Form | str],
+        *,
+        levels: bool,
     ) -> None:
         super().__init__()
+        self._traces_levels = levels
         self._model = model
         self._graph = fx.Graph()
         names = frozenset(name for name, _ in model.named_parameters(remove_duplicate=False))
@@ -312,6 +327,9 @@ class _Recorder(TorchFunctionMode):
     def _shaped(self, role: Role, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of a step; on fake tensors, where the shape is plain, without running it."""
         module = getattr(original, "__self__", None)
+        if self._recording.fake and args and isinstance(args[0], Tensor) and hasattr(module, "empty_result"):
+            empty = module.empty_result(*args, **kwargs)  # a packed layer takes a hundred steps for it
+            return original(*args, **kwargs) if empty is None else empty
         if self._recording.fake and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
             x = args[0]
             if isinstance(module, nn.Linear) and x.dim() and x.shape[-1] == module.in_features:
@@ -330,7 +348,8 @@ class _Recorder(TorchFunctionMode):
             self._owners.append(path)
             self._level_nodes.append(None)
             try:
-                level = None if patched else self._level(path, module, args, kwargs)
+                traced = self._traces_levels and not patched
+                level = self._level(path, module, args, kwargs) if traced else None
                 if level is None:
                     return original(*args, **kwargs)
                 try:

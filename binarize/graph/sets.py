@@ -52,7 +52,7 @@ def quantizer_of(draft: Draft, site: SiteDraft) -> nn.Module:
 
 
 def blind_layers(draft: Draft) -> Iterator[str]:
-    """Warnings about layers whose activations would be the same whatever the image, on some channels or all."""
+    """Warnings about layers whose activations, on some channels or all, would not depend on the image."""
     groups: dict[tuple[str, bool], list[str]] = {}
     for site in draft.sites.values():
         if site.blind:

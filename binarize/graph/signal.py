@@ -133,7 +133,7 @@ def _product(x: Signal, y: Signal) -> Signal:
 
 
 def _quotient(draft: Draft, node: fx.Node, before: dict[fx.Node, Signal]) -> Signal | None:
-    """x / y or x * rsqrt(y): normalized where y is computed from x, as in norms written out; None for x * y."""
+    """Of a quotient or x * rsqrt(y): normalized where y comes from x, as in norms written out; else None."""
     x, y = draft.flow.sources(node)
     if name_of(node) not in _DIVIDE:
         if name_of(x) in _INVERT:

@@ -51,7 +51,7 @@ class Quantizer(nn.Module):
 
     @property
     def needs_zeros(self) -> bool:
-        """Whether it is the same everywhere on an input of positive values, with nothing learnt against it."""
+        """Whether it is the same everywhere on positive values, with nothing learnt against it."""
         return False
 
     def is_upper(self, x: Tensor) -> Tensor:

@@ -79,11 +79,13 @@ def _pairs(model: nn.Module) -> Iterator[_Pair]:
     if not shapes:
         return
     found = _found(model, shapes)
+    if not found:
+        return
     # A forward may do other things at other sizes: what is not the same at a second one stays. A model that
     # takes no other size does not matter.
     other = tuple((*shape[:-2], *(n + n // 2 + 32 - n // 2 % 32 for n in shape[-2:])) for shape in shapes)
     again = _found(model, other) if all(len(shape) == 4 for shape in shapes) else None
-    yield from (found or []) if again is None else [pair for pair in found or [] if pair in again]
+    yield from found if again is None else [pair for pair in found if pair in again]
 
 
 def _found(model: nn.Module, shapes: Sequence[Sequence[int]]) -> list[_Pair] | None:
@@ -91,7 +93,7 @@ def _found(model: nn.Module, shapes: Sequence[Sequence[int]]) -> list[_Pair] | N
     if sum(math.prod(max(n, 1) for n in shape) for shape in shapes) > _LARGEST:
         return None
     try:
-        recording = record(model, tuple(torch.zeros(shape) for shape in shapes))
+        recording = record(model, tuple(torch.zeros(shape) for shape in shapes), levels=False)
     except TraceError:
         return None
     if not recording.fake:  # values decide what is done: a run tells about one input only

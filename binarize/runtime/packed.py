@@ -21,6 +21,7 @@ from binarize.runtime.lazy import Interpolated, Small, ordinary
 from binarize.runtime.made_of import place_of
 from binarize.runtime.pointwise import is_traced
 from binarize.runtime.questions import why_not
+from binarize.runtime.shapes import result_shape, same_pads
 from binarize.runtime.spec import PackedSpec
 from binarize.runtime.statistics import Link
 from binarize.runtime.thresholds import quantized, thresholds_of
@@ -151,6 +152,12 @@ class PackedLayer(StandsForLayer):
                 "torch.no_grad(), or train the converted model and deploy it again."
             )
         return self._compute(input, output_size)
+
+    def empty_result(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor | None:
+        """An uninitialized tensor of the shape and dtype that the layer would give; None if it would fail."""
+        extra = self.extra(output_size, x.shape[2:]) if self.spec.kind == "transposed" else ()
+        shape = result_shape(self.spec, x.shape, extra)
+        return None if shape is None else x.new_empty(shape)
 
     def _compute(self, x: Tensor, output_size: Sequence[int] | None) -> Tensor:
         """The whole layer, on the native kernels where they can."""
@@ -302,7 +309,7 @@ class PackedLayer(StandsForLayer):
     def _padded(self, values: Tensor, output_size: Sequence[int] | None) -> tuple[Tensor, Geometry]:
         """The values with the padding that torch's convolution cannot do, and the geometry for the rest."""
         spec = self.spec
-        pads = self._same_pads(values) if spec.same else spec.padding
+        pads = same_pads(spec, values.shape[2:]) if spec.same else spec.padding
         inside = spec.padding_mode == "zeros" and all(low == high for low, high in pads)
         padding = tuple(low if inside else 0 for low, _ in pads)
         if not inside:
@@ -311,15 +318,6 @@ class PackedLayer(StandsForLayer):
         transposed = spec.kind == "transposed"
         extra = self.extra(output_size, values.shape[2:]) if transposed else ()
         return values, Geometry(spec.stride, padding, spec.dilation, spec.groups, transposed, extra)
-
-    def _same_pads(self, values: Tensor) -> tuple[tuple[int, int], ...]:
-        pads = []
-        for n, k, s, d in zip(
-            values.shape[2:], self.spec.kernel, self.spec.stride, self.spec.dilation, strict=True
-        ):
-            total = max(((n + s - 1) // s - 1) * s + d * (k - 1) + 1 - n, 0)
-            pads.append((total // 2, total - total // 2))
-        return tuple(pads)
 
     def extra(self, output_size: Sequence[int] | None, size: Sequence[int]) -> tuple[int, ...]:
         """Output padding of a transposed convolution that makes `output_size` of a map of this size."""

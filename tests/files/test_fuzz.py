@@ -261,7 +261,7 @@ def _deep() -> Any:
         lambda e: e["plan"].update({"inputs": [[1, 3, -8, 8]]}),
         lambda e: e["plan"].update({"inputs": [8]}),
     ],
-    ids=str,
+    ids=range(17),
 )
 def test_forged_layers(files: dict[str, bytes], target: Path, change: Callable[[dict[str, Any]], None]):
     target.write_bytes(_resealed(files["packed"], change, target))

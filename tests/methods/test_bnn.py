@@ -169,7 +169,8 @@ def test_a_learnt_scale_and_shift_behind_a_relu_leave_the_signal() -> None:
     for name, layer in model.named_modules():
         if isinstance(layer, BinaryLayer):
             gradient = layer.weight.grad
-            assert gradient is not None and 0 < float(gradient.abs().max()) < 1e3, name
+            assert gradient is not None
+            assert 0 < float(gradient.abs().max()) < 1e3, name
 
 
 @pytest.mark.parametrize("name", ["hrnet_w18_small", "vgg11_bn"])

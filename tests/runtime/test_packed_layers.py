@@ -95,6 +95,10 @@ def check(layer: nn.Module, x: Tensor, **call: Any) -> list[PackedLayer]:
         expected, got = module(given.clone(), **call), packed(given.clone(), **call)
         assert got.shape == expected.shape
         assert got.dtype == expected.dtype
+        empty = packed.empty_result(given, **call)  # what a recording on fake tensors sees
+        assert empty is not None
+        assert (empty.shape, empty.dtype) == (expected.shape, expected.dtype)
+        assert packed.empty_result(given.unsqueeze(0)[..., :1]) is None
         assert relative_difference(got, expected) < 1e-5
         assert not list(packed.parameters())
         found.append(packed)
