@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-BESIDE_OTHERS = "PYTEST_XDIST_WORKER" in os.environ
-if BESIDE_OTHERS:  # read when torch is imported; threads that wait for each other's cores take far longer
-    os.environ["OMP_NUM_THREADS"] = "1"
-
 import pytest
 import torch
 from torch import Tensor, nn
 
+BESIDE_OTHERS = "PYTEST_XDIST_WORKER" in os.environ
+if BESIDE_OTHERS:  # threads that wait for each other's cores take far longer; for processes that tests start
+    os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on the network; read when timm is imported
 os.environ["ACCELERATE_USE_CPU"] = "1"  # the same bits again are promised there only
 
