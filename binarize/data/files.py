@@ -56,6 +56,10 @@ def lines(path: Path) -> dict[int, str]:
     found = {n: line.strip() for n, line in enumerate(content.splitlines(), start=1) if line.strip()}
     if not found:
         raise DataError(f"{path}: the list is empty.")
+    if "\0" in content:
+        raise DataError(
+            f"{path}: not a readable list file (zero bytes: UTF-16 without a mark?). Save it as UTF-8."
+        )
     return found
 
 

@@ -181,14 +181,18 @@ class Survey:
             return Finding(
                 "one class",
                 f"{text}, and {ignored[0]}, which is ignored: there is nothing to learn. If {ignored[0]} "
-                "stands "
-                f"for class {other} ({truth.names[other]}), say so: `labels: {{{pairs}}}` in data.options "
-                "(data "
-                "set folder).",
+                f"stands for class {other} ({truth.names[other]}), say so: `labels: {{{pairs}}}` in "
+                "data.options (data set folder).",
                 error=True,
             )
         also = f", besides {', '.join(map(str, ignored))}, which is ignored" if ignored else ""
-        return Finding("one class", f"{text}{also}: there is nothing to tell apart.") if complete else None
+        if not complete:
+            return None
+        return Finding(
+            "one class",
+            f"{text}{also}: there is nothing to tell apart. Do the masks hold what they should? See "
+            "data.options.labels for values that stand for other classes.",
+        )
 
     def _orientation(self, where: str) -> Finding | None:
         if not self._turned:

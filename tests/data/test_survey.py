@@ -51,7 +51,9 @@ def masks(root: Path, *values: int, count: int = 3) -> None:
         (40, 900, np.uint16, 1.0, "like centimetres: set `scale: 100`"),
         (400, 2000, np.uint16, 1.0, "1/256 metre.*`scale: 256`, or like millimetres: set `scale: 1000`"),
         (2000, 45_000, np.uint16, 1.0, "like 1/5000 metre, as TUM's: set `scale: 5000`"),
-        (0, 0, np.uint16, 1000.0, "their values are 0, which says nothing"),
+        (0, 0, np.uint16, 1000.0, "their values are 0, which says nothing: a depth is above 0"),
+        (-9, -1, np.float32, 1.0, "their values are -9 to 0, which says nothing"),
+        (65535, 65535, np.uint16, 1000.0, "65.53 m; .* count; see `scale` and `max_depth` in data.options"),
     ],
 )
 def test_no_pixel_counts_in_a_wrong_unit(
@@ -68,6 +70,9 @@ def test_no_pixel_counts_in_a_wrong_unit(
     [
         (0.4, 9, np.float32, 50.0, "0.008 to 0.18 m; .* like metres: set `scale: 1`"),
         (400, 9000, np.uint16, 256.0, "1.56.* to 35.16 m; .* like millimetres: set `scale: 1000`"),
+        (40, 900, np.uint16, 1000.0, "0.04 to 0.9 m; .* like centimetres: set `scale: 100`"),
+        (800, 7000, np.uint16, 5000.0, "0.16 to 1.4 m; .* like millimetres: set `scale: 1000`"),
+        (200, 1800, np.uint16, 1000.0, "0.2 to 1.8 m; .* like 1/256 metre, as KITTI's: set `scale: 256`"),
     ],
 )
 def test_a_unit_that_lets_some_pixels_count(
@@ -133,7 +138,8 @@ def test_a_rare_class_beyond_the_sample_is_looked_for(tmp_path: Path) -> None:
 def test_a_single_class(tmp_path: Path) -> None:
     masks(tmp_path, 2)
     with pytest.warns(
-        BinarizeWarning, match=r"3 images hold class 2 \(class 2\) only: there is nothing to tell"
+        BinarizeWarning,
+        match=r"3 images hold class 2 \(class 2\) only: there is nothing .*data.options.labels",
     ):
         assert inspect(data.create("folder", "train", tmp_path, classes=5), "mine") == {"one class"}
 
