@@ -27,7 +27,6 @@ FEW = 0.01
 """A smaller share of pixels with a truth is taken for a mistake; a single sweep of KITTI has 0.04."""
 
 _SHOWN = 8
-_TWELVE_BITS = 4095
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ class Survey:
         self.values: set[int] = set()
         self.depth = DepthValues(data.truth) if isinstance(data.truth, Depth) else None
         self._turned: list[tuple[Path, Head, Head]] = []
-        self._dark: list[tuple[Path, int]] = []
-        self._wide = 0
+        self._dark: list[tuple[Path, int, int]] = []  # path, largest value, white
+        self._bright = False
 
     def add(self, index: int) -> None:
         """Look at one pair.
@@ -96,12 +95,13 @@ class Survey:
             raise sizes_differ(image, head.size, target, other.size)
         if head.orientation != other.orientation:
             self._turned.append((image, head, other))
-        if head.white > 255:
-            self._wide += 1
-            if (largest := int(read_image_values(image).max(initial=0))) <= min(
-                _TWELVE_BITS, head.white // 16
-            ):
-                self._dark.append((image, largest))
+        if head.white and not self._bright:  # one that uses its range is enough: so may the dark ones
+            stored = (head.mode in ("L", "RGB") or head.white > 255) and head.stretched is None
+            largest = int(read_image_values(image).max(initial=0)) if stored else head.white
+            if largest > head.white // 16:
+                self._bright = True
+            elif largest:  # a black picture says nothing of its white
+                self._dark.append((image, largest, head.white))
 
     @property
     def classes(self) -> int:
@@ -215,15 +215,15 @@ class Survey:
         )
 
     def _darkness(self, where: str) -> Finding | None:
-        if not self._dark or len(self._dark) < self._wide:
+        if not self._dark or self._bright:
             return None
-        largest = max(value for _, value in self._dark)
+        path, largest, white = max(self._dark, key=lambda seen: seen[1])
+        likely = next(value for value in (1, 15, 255, 4095) if largest <= value)
         return Finding(
             "dark",
-            f"{where}: {len(self._dark)} images of 16 bits hold no value above {largest}, of 65535 that "
-            "stand for "
-            f"white, first {self._dark[0][0]}: the network sees them nearly black. If their white is "
-            f"{255 if largest <= 255 else _TWELVE_BITS}, scale the files to the full 16 bits, or write 8.",
+            f"{where}: no value of {len(self._dark)} images is above {largest} ({path}), of {white} that "
+            f"stand for white: the network sees them nearly black. If their white is {likely}, scale the "
+            f"files to the full {white.bit_length()} bits.",
         )
 
     def _images(self) -> str:

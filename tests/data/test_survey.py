@@ -189,15 +189,33 @@ def test_a_truth_that_was_drawn_on_the_turned_image(tmp_path: Path) -> None:
         inspect(found, "mine")
 
 
-@pytest.mark.parametrize(("largest", "white"), [(200, 255), (4000, 4095)])
-def test_scans_of_12_bits_in_16(largest: int, white: int, tmp_path: Path) -> None:
-    truth = np.resize(np.array([0, 1], dtype=np.uint8), (4, 4))
+@pytest.mark.parametrize("kind", ["1", "P", "CMYK", "pgm"])
+def test_small_numbers_that_are_not_dark(kind: str, tmp_path: Path) -> None:
+    pair(tmp_path, "a", np.resize(np.array([0, 1], dtype=np.uint8), (4, 4)))
+    images = tmp_path / "train/images"
+    (images / "a.png").unlink()
+    if kind == "pgm":  # Pillow stretches what has another maximum
+        (images / "a.pgm").write_bytes(b"P5 4 4 4095\n" + b"\x0f\xa0" * 16)
+    else:
+        picture = Image.new("RGB", (4, 4), "white").convert(kind)
+        picture.save(images / ("a.tif" if kind == "CMYK" else "a.png"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert inspect(data.create("folder", "train", tmp_path, classes=2), "mine") == set()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "largest", "white"),
+    [(np.uint16, 200, 255), (np.uint16, 4000, 4095), (np.uint8, 1, 1), (np.uint8, 14, 15)],
+)
+def test_images_that_use_a_part_of_their_range(dtype: Any, largest: int, white: int, tmp_path: Path) -> None:
+    """Scans of 12 bits in files of 16; images in [0, 1] that were written as bytes."""
+    truth, full = np.resize(np.array([0, 1], dtype=np.uint8), (4, 4)), np.iinfo(dtype)
     for name in "ab":
-        pair(tmp_path, name, truth, image=np.full((4, 4), largest, dtype=np.uint16))
+        pair(tmp_path, name, truth, image=np.full((4, 4), largest, dtype=dtype))
     found = data.create("folder", "train", tmp_path, classes=2)
-    with pytest.warns(
-        BinarizeWarning, match=rf"2 images of 16 bits hold no value above {largest}, .*is {white},"
-    ):
+    message = rf"2 images is above {largest} .*{full.max} that stand .*is {white}, .* full {full.bits} b"
+    with pytest.warns(BinarizeWarning, match=message):
         assert inspect(found, "mine") == {"dark"}
-    pair(tmp_path, "b", truth, image=np.full((4, 4), 60_000, dtype=np.uint16))
+    pair(tmp_path, "b", truth, image=np.full((4, 4), full.max - 1, dtype=dtype))
     assert inspect(found, "mine") == set()  # one of them is bright: they use the whole range
