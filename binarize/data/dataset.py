@@ -269,8 +269,7 @@ def sizes_differ(image: Path, size: tuple[int, int], target: Path, other: tuple[
         tagged, plain = ("image", "truth") if one >= 5 else ("truth", "image")
         why = (
             f": the {tagged}'s EXIF orientation {max(one, two)} turns it upright, the {plain} has no such "
-            "tag. "
-            f"Turn the {plain}, or take the tag out of the {tagged}, whichever makes them fit"
+            f"tag. Turn the {plain}, or take the tag out of the {tagged}, whichever makes them fit"
         )
     return DataError(
         f"{target}: {other[0]}x{other[1]} (width x height), but its image {image} is "

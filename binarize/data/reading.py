@@ -73,8 +73,7 @@ def read_image(path: Path) -> Tensor:
             kind = "floating-point" if head.mode == "F" else "32-bit"
             raise DataError(
                 f"{path}: holds {kind} numbers, and nothing tells which of them is white; an image has 8 or "
-                "16 "
-                "bits per channel."
+                "16 bits per channel."
             )
         upright = ImageOps.exif_transpose(image)
         if upright.mode in _WIDE:
@@ -99,8 +98,7 @@ def read_labels(path: Path) -> Tensor:
         if head.lossy:
             raise DataError(
                 f"{path}: a label mask in {image.format} does not keep its class ids: where two classes "
-                "meet, "
-                "values between them appear. Write masks as PNG, from where they were made."
+                "meet, values between them appear. Write masks as PNG, from where they were made."
             )
         if image.mode not in ("L", "P", "1", *_WIDE):
             raise DataError(

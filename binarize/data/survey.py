@@ -6,7 +6,7 @@ is 0.0000, or what is learned is wrong. Here it is found and named, from a sampl
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -173,7 +173,7 @@ class Survey:
         if not isinstance(truth, Labels) or len(present) != 1:
             return None
         ignored = sorted(self.values & set(truth.ignored))
-        text = f"{where}: {self._images()} hold class {present[0]} ({truth.names[present[0]]}) only"
+        text = f"{where}: {self._images()} hold class {_class(present[0], truth.names)} only"
         if ignored and len(truth.names) == 2 and complete:
             value = next(iter(self.values - set(ignored)), 0)
             other = 1 - present[0]
@@ -181,7 +181,7 @@ class Survey:
             return Finding(
                 "one class",
                 f"{text}, and {ignored[0]}, which is ignored: there is nothing to learn. If {ignored[0]} "
-                f"stands for class {other} ({truth.names[other]}), say so: `labels: {{{pairs}}}` in "
+                f"stands for class {_class(other, truth.names)}, say so: `labels: {{{pairs}}}` in "
                 "data.options (data set folder).",
                 error=True,
             )
@@ -198,20 +198,15 @@ class Survey:
         if not self._turned:
             return None
         path, head, other = self._turned[0]
-        tagged, plain = ("image", "truth") if head.orientation > 1 else ("truth", "image")
-        numbers = sorted((head.orientation, other.orientation))
-        told = (numbers[0] >= 5) != (numbers[1] >= 5) and len(
-            set(head.size)
-        ) == 2  # it would not fit unturned
-        sizes = "their sizes fit" if told else "their sizes do not tell"
+        lies = (head.orientation >= 5) != (other.orientation >= 5)  # one of them, as it is stored
+        sizes = "their sizes fit" if lies and len(set(head.size)) == 2 else "their sizes do not tell"
         return Finding(
             "turned",
             f"{where}: the EXIF tags of {len(self._turned)} of {self._images()} differ from those of their "
-            f"truths, first {path}: the {tagged} has orientation {numbers[1]} and is turned upright, the "
-            f"{plain} "
-            f"has {numbers[0]}; {sizes}. See that they lie on each other (`binarize predict --panel "
-            "--truth`); "
-            "else turn one of them, or take the tag out.",
+            f"truths, first {path}: the image has orientation {head.orientation}, the truth "
+            f"{other.orientation}, where 1 stays as it is and others are turned upright; {sizes}. See that "
+            "they lie on each other (`binarize predict --panel --truth`); else turn one of them, or take the "
+            "tag out.",
         )
 
     def _darkness(self, where: str) -> Finding | None:
@@ -242,15 +237,17 @@ def absent(truth: Labels, counts: Tensor, where: str) -> Finding | None:
     missing = [i for i in range(len(names)) if i not in truth.unscored and counts[i] == 0]
     if not missing or len(missing) >= len(names) - len(truth.unscored) - 1:
         return None  # of a single class, or none, more is said elsewhere
-    shown = ", ".join(f"{i} ({names[i]})" for i in missing[:_SHOWN]) + (
-        ", ..." if len(missing) > _SHOWN else ""
-    )
+    shown = [_class(i, names) for i in missing[:_SHOWN]] + ["..."] * (len(missing) > _SHOWN)
     return Finding(
         "absent",
-        f"{where}: {len(missing)} of {len(names)} classes occur nowhere: {shown}. The network cannot learn "
-        "them; "
-        "are the number of classes and the ids of the masks right?",
+        f"{where}: {len(missing)} of {len(names)} classes occur nowhere: {', '.join(shown)}. The network "
+        "cannot learn them; are the number of classes and the ids of the masks right?",
     )
+
+
+def _class(index: int, names: Sequence[str]) -> str:
+    """Its id, and its name if it has one of its own."""
+    return str(index) if names[index] == f"class {index}" else f"{index} ({names[index]})"
 
 
 def inspect(data: DenseDataset, where: str) -> set[str]:

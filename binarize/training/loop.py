@@ -332,8 +332,7 @@ def _output(model: nn.Module, images: Tensor) -> Tensor:
         if not isinstance(output, Tensor):
             raise ConfigError(
                 f"in training the network gives a {type(output).__name__}, expected one tensor (N, C, H, W): "
-                "let "
-                "its forward return that alone."
+                "let its forward return that alone."
             )
         return output
     except ConfigError:
