@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 import binarize
+from binarize.accounting.report import LayerCount, Summary
 from binarize.cli import output, run
 from binarize.cli.card import card
 from binarize.files import create_timm, zoo
@@ -72,6 +73,21 @@ def test_a_plan_uses_the_width_that_there_is(
     assert len(lines[130]) < len(lines[80])
     wide = [line for line in lines[130] if " conv2d " in line]
     assert any("binary, identity" in line for line in wide)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_digit_of_a_summary_is_cut_off(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = LayerCount(
+        name="layer4.0.downsample.1", kind="BinaryConv2d", binary_params=18_432, packed_bytes=608
+    )
+    summary = Summary(model="M", inputs=((1, 3, 64, 64),), convention="honest", layers=(counts,) * 2)
+    console = _terminal(width, monkeypatch, NO_COLOR="1")
+    console.print(summary)
+    lines = Text.from_ansi(_printed(console)).plain.splitlines()
+    assert max(map(len, lines)) <= width
+    assert sum(line.rstrip().endswith(" 608") for line in lines) == 2
+    assert sum("18.4K" in line for line in lines) == 2
+    assert ("kind" in "".join(lines)) == (width > 60)
 
 
 def test_colours_on_a_terminal_only(plan: binarize.graph.Plan, monkeypatch: pytest.MonkeyPatch) -> None:

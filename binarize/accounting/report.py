@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -143,14 +143,17 @@ class Summary:
     def __str__(self) -> str:
         return plain(self).rstrip("\n")
 
-    def __rich__(self) -> RenderableType:
-        parts: list[RenderableType] = [self._table(), Text(self._totals())]
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = self._table()
+        if console.measure(table, options=options.update(width=10_000)).minimum > options.max_width:
+            table = self._table(kinds=False)  # else digits of numbers would be cut off
+        yield table
+        yield Text(self._totals())
         if self.uncounted:
             lines = [f"  {item.name or '(model)'}: {item.reason}" for item in self.uncounted]
-            parts.append(Text("\n".join(["not counted (the totals are lower bounds):", *lines])))
-        return Group(*parts)
+            yield Text("\n".join(["not counted (the totals are lower bounds):", *lines]))
 
-    def _table(self) -> Table:
+    def _table(self, *, kinds: bool = True) -> Table:
         work = "MACs" if self.convention == "honest" else "OPs"
         shapes = ", ".join("x".join(map(str, shape)) for shape in self.inputs)
         table = Table(
@@ -164,16 +167,19 @@ class Summary:
         sums = (self.binary_params, self.float_params, self.binary_macs, self.float_macs, self.packed_bytes)
         heads = ("params\n1-bit", "params\n32-bit", f"{work}\n1-bit", f"{work}\n32-bit", "bytes\npacked")
         table.add_column("layer", "total", min_width=widest_part(layer.name for layer in self.layers))
-        table.add_column("kind", overflow="fold", max_width=15)
+        if kinds:
+            table.add_column("kind", overflow="fold", max_width=15)
         for head, total in zip(heads, sums, strict=True):
             table.add_column(head, short(total), justify="right", no_wrap=True)
         for layer in self.layers:
             numbers = (layer.binary_params, layer.float_params, layer.binary_macs, layer.float_macs)
             cells = ["?" if n is None else short(n) for n in (*numbers, layer.packed_bytes)]
             style = BINARY if layer.binary_params else FLOAT
-            table.add_row(Name(layer.name or "(model)"), Text(layer.kind), *cells, style=style)
+            kind = [Text(layer.kind)] * kinds
+            table.add_row(Name(layer.name or "(model)"), *kind, *cells, style=style)
         if self.header_bytes is not None:
-            table.add_row("(header of the file)", "", "-", "-", "-", "-", short(self.header_bytes))
+            cells = ["-"] * 4 + [short(self.header_bytes)]
+            table.add_row("(header of the file)", *[""] * kinds, *cells)
         return table
 
     def _totals(self) -> str:

@@ -240,9 +240,11 @@ def _print(found: Bench, told: dict[str, Any]) -> None:
     console().print(kinds)
     if found.peak:
         peak = f"{found.peak / 1e9:.0f} G/s"
-        say(f"MAC: a multiply-accumulate of one bit; the peak, {peak}, is that of a loop")
-        say("on registers alone. All else that is done in a part's time lowers its rate.")
+        tell(
+            f"MAC: a multiply-accumulate of one bit; the peak, {peak}, is that of a loop on registers alone. "
+            "All else that is done in a part's time lowers its rate."
+        )
     if "compile" not in found.times:
-        say("Not asked for: torch.compile (--against compile), the strongest float baseline.")
+        tell("Not asked for: torch.compile (--against compile), the strongest float baseline.")
     if found.threads == 1 and "eager" in found.times:
-        say("On one thread, some versions of torch run 1x1 convolutions slowly in `eager`.")
+        tell("On one thread, some versions of torch run 1x1 convolutions slowly in `eager`.")

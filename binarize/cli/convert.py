@@ -181,12 +181,14 @@ def _finish(
     say(f"written  {document['file']}")
     say(f"         ({size(document['bytes'])}: latent weights, for training)")
     if images:
-        say(f"images   {images}")
+        tell(f"images   {images}")
     if remark:
         tell(f"weights  {remark}", SLOWER)
     say()
-    say("Next: count it layer by layer, or load it in Python and train it (a conversion")
-    say("keeps the weights, not the accuracy):")
+    tell(
+        "Next: count it layer by layer, or load it in Python and train it (a conversion keeps the weights, "
+        "not the accuracy):"
+    )
     given = (f" --model {_quoted(document['model'])}", ", model=...") if document["custom"] else ("", "")
     say(f"  binarize summary {_quoted(document['file'])}{given[0]}")
     say(f"  binarize.load({document['file']!r}{given[1]})")
@@ -208,7 +210,7 @@ def _print_totals(document: dict[str, Any]) -> None:
     packed, before = counted["packed_bytes"], document["float_bytes"]
     if counted["header_bytes"] is not None:
         say(f"file when packed: {packed:,} bytes ({size(packed)})")
-        say(f"weights in float: {before:,} bytes ({size(before)}), {before / packed:.1f} times as many")
+        tell(f"weights in float: {before:,} bytes ({size(before)}), {before / packed:.1f} times as many")
     if counted["uncounted"]:
         say(f"not counted: {len(counted['uncounted'])} parts of the network; see binarize summary")
 

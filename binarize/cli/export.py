@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from binarize.cli.options import InputSize
-from binarize.cli.output import progress, say
+from binarize.cli.output import progress, say, tell
 from binarize.cli.output import size as _size
 from binarize.cli.packing import packing_options, read_network, write_packed
 from binarize.cli.speed import importing, one_thread
@@ -84,4 +84,4 @@ def _onnx(file: Path, target: Path, size: tuple[int, ...] | None, custom: str | 
     say(f"written  {target}")
     say(f"         ({_size(len(data))}, images of {wanted[0]}x{wanted[1]})")
     if (images := preprocessing_of(deployed)) is not None:
-        say(f"images   {images.at(wanted)}")
+        tell(f"images   {images.at(wanted)}")

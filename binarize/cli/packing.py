@@ -111,7 +111,7 @@ def write_packed(
     say(f"written  {written}")
     say(f"         ({_size(after)}, for inference; {source.name}: {_size(before)})")
     if images is not None:
-        say(f"images   {images}")
+        tell(f"images   {images}")
 
 
 def _check_free(target: Path, source: Path, force: bool) -> None:

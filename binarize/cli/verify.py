@@ -82,7 +82,10 @@ def verify(
     if packed_file is not None:
         for layer in runtime.deployed_layers(packed).values():
             layer.options = runtime.RuntimeOptions(exact_scales=not approximate)
-    data = None if images or recipe is None else dataset(recipe, split or recipe.data.test, root=root)
+    data, where = None, ""
+    if not images and recipe is not None:
+        part = split or recipe.data.test
+        data, where = dataset(recipe, part, root=root), f"{recipe.data.name} {part}"
 
     def inputs() -> Iterator[Tensor]:
         if data is None:
@@ -101,7 +104,7 @@ def verify(
     if data is not None:
         for name, net in (("trained", model), ("packed", packed)):
             with progress(f"measuring the {name} network"):
-                figures[name] = _measured(net, data, settings, evaluate)
+                figures[name] = _measured(net, data, settings, evaluate, where)
     if as_json:
         print_json({"file": str(file), **result.as_dict(), "figures": figures})
         return
@@ -142,6 +145,6 @@ def _read(file: Path, custom: str | None) -> tuple[Recipe | None, nn.Module, Eva
     return None, model, Evaluation(resize=(shape[2], shape[3]))
 
 
-def _measured(net: nn.Module, data: Any, settings: Evaluation, evaluate: Any) -> dict[str, Any]:
-    found = evaluate(net, data, batch=settings.batch, flip=settings.flip, scales=settings.scales)
+def _measured(net: nn.Module, data: Any, settings: Evaluation, evaluate: Any, where: str) -> dict[str, Any]:
+    found = evaluate(net, data, batch=settings.batch, flip=settings.flip, scales=settings.scales, where=where)
     return {k: v for k, v in found.items() if isinstance(v, float)}

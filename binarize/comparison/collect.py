@@ -97,6 +97,7 @@ def collect(
             flip=recipe.data.evaluation.flip,
             scales=recipe.data.evaluation.scales,
             report=(lambda done: report(done, len(data))) if report is not None else None,
+            where=f"{recipe.data.name} {part}",
         )
         if root is None:
             _keep(run, part, figures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from binarize.data.catalog import register_dataset
@@ -47,7 +48,7 @@ def camvid(root: Path, split: str) -> DenseDataset:
 
 def _path(root: Path, name: str) -> Path:
     """SegNet's own lists begin with /SegNet/CamVid/."""
-    return place(root, name.removeprefix("/SegNet/CamVid/"))
+    return place(root, re.sub(r"^[/\\]SegNet[/\\]CamVid[/\\]", "", name))
 
 
 def _palette(root: Path) -> tuple[tuple[int, int, int], ...]:

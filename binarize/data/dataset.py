@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -86,24 +86,30 @@ class Labels:
     def _hint(self, values: Tensor, wrong: list[int]) -> str:
         """What the values look like, and which options of the data set `folder` take them."""
         n, found = len(self.names), sorted(set(values.unique().tolist()) - set(self.ignored))
-        if wrong == [IGNORE] and not self.ignored:
+        if wrong == [IGNORE]:
             also = f", or `labels: {{0: 0, {IGNORE}: 1}}` if they are class 1" if n == 2 else ""
-            hint = f"`ignored: [{IGNORE}]` if these pixels say nothing{also}"
+            hint = f"`ignored: {[*self.ignored, IGNORE]}` if these pixels say nothing{also}"
         elif wrong == [n] and found[0] > 0:
-            hint = f"{_mapping(range(1, n + 1))} if ids count from 1 here"
-        elif len(found) <= n:
-            hint = f"{_mapping(found)} if these values stand for the classes"
+            hint = f"{_mapping({i + 1: i for i in range(n)})} if ids count from 1 here"
+        elif wrong == [n]:
+            from_1 = _mapping({0: IGNORE, **{i + 1: i for i in range(n)}})
+            hint = (
+                f"`classes: {n + 1}` or their names if there are more classes, or {from_1} if ids count from "
+                "1 and 0 says nothing"
+            )
+        elif len(found) <= n and len(wrong) >= len(found) - 1:  # at most one value is a class id, 0 as a rule
+            hint = f"{_mapping({v: i for i, v in enumerate(found)})} if these values stand for the classes"
         elif found[-1] < IGNORE:
-            hint = f"`classes: {found[-1] + 1}` or their names if there are more classes"
+            hint = f"`classes`, at least {found[-1] + 1} or their names, if there are more classes"
         else:
-            return ""
+            hint = "`ignored` for values that say nothing, `labels` for those that stand for a class"
         return f" Data set folder, data.options: {hint}."
 
 
-def _mapping(values: Sequence[int]) -> str:
-    more = ", ..." if len(values) > _ERRORS_SHOWN else ""
-    pairs = ", ".join(f"{value}: {label}" for label, value in enumerate(values[:_ERRORS_SHOWN]))
-    return f"`labels: {{{pairs}{more}}}`"
+def _mapping(labels: Mapping[int, int]) -> str:
+    pairs = [f"{value}: {label}" for value, label in labels.items()]
+    more = ", ..." if len(pairs) > _ERRORS_SHOWN else ""
+    return f"`labels: {{{', '.join(pairs[:_ERRORS_SHOWN])}{more}}}`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,8 +269,7 @@ def sizes_differ(image: Path, size: tuple[int, int], target: Path, other: tuple[
         tagged, plain = ("image", "truth") if one >= 5 else ("truth", "image")
         why = (
             f": the {tagged}'s EXIF orientation {max(one, two)} turns it upright, the {plain} has no such "
-            "tag. "
-            f"Turn the {plain}, or take the tag out of the {tagged}, whichever makes them fit"
+            f"tag. Turn the {plain}, or take the tag out of the {tagged}, whichever makes them fit"
         )
     return DataError(
         f"{target}: {other[0]}x{other[1]} (width x height), but its image {image} is "

@@ -15,8 +15,10 @@ _OTHERS = {
     10.0: "decimetres",
 }
 _QUANTILES = np.linspace(0.0, 1.0, 33)
+_ENOUGH = 10_000  # values of a file that these are taken of
 _INSIDE = 0.9  # share of the values that a unit has to explain
 _FILLED = 0.5  # times the largest depth: what the largest value should reach at least
+_FAR = 0.2  # times the largest depth: data that does not reach so far is doubtful
 _NEAREST = 0.05  # times the largest depth: a data set whose median is nearer is doubtful
 
 
@@ -30,27 +32,28 @@ class DepthValues:
     def __init__(self, depth: Depth) -> None:
         self._depth = depth
         self._low, self._high = np.inf, 0.0
+        self._least = 0.0  # below 0, where a file has such values
         self._quantiles: list[np.ndarray] = []
 
     def add(self, values: np.ndarray) -> None:
         """Those of one file (H, W); 0 and below say nothing."""
+        self._least = min(self._least, float(values.min(initial=0)))
         known = values[values > 0]
         if known.size:
             self._low = min(self._low, float(known.min()))
             self._high = max(self._high, float(known.max()))
-            self._quantiles.append(np.quantile(known, _QUANTILES))
+            self._quantiles.append(np.quantile(known[:: 1 + known.size // _ENOUGH], _QUANTILES))
 
     def seen(self) -> str:
         """Range of the files, and of what counts."""
         if not self._quantiles:
-            return "their values are 0, which says nothing"
+            found = f"{_number(self._least)} to 0" if self._least < 0 else "0"
+            return f"their values are {found}, which says nothing: a depth is above 0, in units of `scale`"
         d = self._depth
         return (
             f"their values are {_number(self._low)} to {_number(self._high)}, at scale {d.scale:g} units per "
-            "metre "
-            f"{_number(self._low / d.scale)} to {_number(self._high / d.scale)} m; depths from {d.least:g} "
-            "to "
-            f"{d.most:g} m count"
+            f"metre {_number(self._low / d.scale)} to {_number(self._high / d.scale)} m; depths from "
+            f"{d.least:g} to {d.most:g} m count"
         )
 
     def doubtful(self) -> bool:
@@ -58,12 +61,12 @@ class DepthValues:
         if not self._quantiles:
             return False
         scale, most = self._depth.scale, self._depth.most
-        near = self._median() / scale < 0.2 * _NEAREST * most
+        near = self._median() / scale < 0.2 * _NEAREST * most or self._high / scale < _FAR * most
         return (near or self._inside(scale) < 0.5) and bool(self.scales())
 
     def scales(self) -> list[float]:
         """Other scales, under which nearly all values count and are not all near; the likeliest first."""
-        if not self._quantiles:
+        if not self._quantiles or self._low == self._high:  # a constant looks like any unit
             return []
         most = self._depth.most
         likely = {

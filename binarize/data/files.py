@@ -56,6 +56,10 @@ def lines(path: Path) -> dict[int, str]:
     found = {n: line.strip() for n, line in enumerate(content.splitlines(), start=1) if line.strip()}
     if not found:
         raise DataError(f"{path}: the list is empty.")
+    if "\0" in content:
+        raise DataError(
+            f"{path}: not a readable list file (zero bytes: UTF-16 without a mark?). Save it as UTF-8."
+        )
     return found
 
 
@@ -146,17 +150,15 @@ def paired(source: Path, targets: Path) -> list[Pair]:
     alone = [p.name for name, p in found.items() if name not in truths]
     unused = [p.name for name, p in truths.items() if name not in found]
     if alone:
-        others = f", {len(unused)} truths no image, first {unused[0]}" if unused else ""
+        others = f"; {len(unused)} of {len(truths)} truths have no image, first {unused[0]}" if unused else ""
         raise DataError(
             f"{source}: {len(alone)} of {len(found)} images have no truth, first {alone[0]}{others}. A truth "
-            "in "
-            f"{targets} has the name of its image, with any of the endings {', '.join(IMAGES)}."
+            f"in {targets} has the name of its image, with any of the endings {', '.join(IMAGES)}."
         )
     if unused:
         warn(
             f"{targets}: {len(unused)} of {len(truths)} truths have no image of their name in {source}, "
-            "first "
-            f"{unused[0]}; they are left out."
+            f"first {unused[0]}; they are left out."
         )
     return [Pair(p, truths[name]) for name, p in found.items()]
 

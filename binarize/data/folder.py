@@ -58,13 +58,14 @@ def _labels(
     classes: Any, ignored: list[int] | None, mapping: dict[int, int], palette: list[list[int]] | None
 ) -> Labels:
     names = tuple(f"class {i}" for i in range(classes)) if isinstance(classes, int) else tuple(classes)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"data set folder: classes: {twice[0]!r} stands twice; a name is of one class.")
     if not 1 <= len(names) <= 255:
         raise ConfigError(f"data set folder: {len(names)} classes; a mask tells 1 to 255, 255 says nothing.")
     if len(names) == 1:
         raise ConfigError(
             "data set folder: 1 class; there is nothing to tell apart. The background is a class too: "
-            "`classes: "
-            "2`, and for masks of 0 and 255 `labels: {0: 0, 255: 1}`."
+            "`classes: 2`, and for masks of 0 and 255 `labels: {0: 0, 255: 1}`."
         )
     colours = tuple((int(r), int(g), int(b)) for r, g, b in palette or ())
     if colours and len(colours) != len(names):
@@ -73,8 +74,7 @@ def _labels(
         if not (0 <= label < len(names) or label == IGNORE):
             raise ConfigError(
                 f"data set folder: labels: {{{value}: {label}}}: expected a class id from 0 to "
-                f"{len(names) - 1}, "
-                f"or {IGNORE} for pixels to ignore."
+                f"{len(names) - 1}, or {IGNORE} for pixels to ignore."
             )
     return Labels(
         names=names,

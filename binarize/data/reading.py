@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from binarize.errors import DataError
@@ -73,8 +73,7 @@ def read_image(path: Path) -> Tensor:
             kind = "floating-point" if head.mode == "F" else "32-bit"
             raise DataError(
                 f"{path}: holds {kind} numbers, and nothing tells which of them is white; an image has 8 or "
-                "16 "
-                "bits per channel."
+                "16 bits per channel."
             )
         upright = ImageOps.exif_transpose(image)
         if upright.mode in _WIDE:
@@ -99,8 +98,7 @@ def read_labels(path: Path) -> Tensor:
         if head.lossy:
             raise DataError(
                 f"{path}: a label mask in {image.format} does not keep its class ids: where two classes "
-                "meet, "
-                "values between them appear. Write masks as PNG, from where they were made."
+                "meet, values between them appear. Write masks as PNG, from where they were made."
             )
         if image.mode not in ("L", "P", "1", *_WIDE):
             raise DataError(
@@ -133,7 +131,7 @@ def read_depth_values(path: Path) -> np.ndarray:
         if image.mode not in (*_WIDE, "F"):
             raise DataError(
                 f"{path}: a depth map is a 16-bit grey image or a floating-point TIFF, this one has mode "
-                f"{image.mode}."
+                f"{image.mode}: write depth times `scale` in 16 bits."
             )
         values = _values(image, _head(image))
     return np.where(np.isfinite(values), values, 0) if values.dtype.kind == "f" else values
@@ -219,6 +217,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield image
     except FileNotFoundError:
         raise DataError(f"{path}: no such file.") from None
+    except UnidentifiedImageError:  # its text is about our stream
+        what = "in no format that Pillow knows" if path.stat().st_size else "empty"
+        raise DataError(f"{path}: not a readable image (the file is {what}).") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, DataError):
             raise

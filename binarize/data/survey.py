@@ -6,7 +6,7 @@ is 0.0000, or what is learned is wrong. Here it is found and named, from a sampl
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,7 +27,6 @@ FEW = 0.01
 """A smaller share of pixels with a truth is taken for a mistake; a single sweep of KITTI has 0.04."""
 
 _SHOWN = 8
-_TWELVE_BITS = 4095
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ class Survey:
         self.values: set[int] = set()
         self.depth = DepthValues(data.truth) if isinstance(data.truth, Depth) else None
         self._turned: list[tuple[Path, Head, Head]] = []
-        self._dark: list[tuple[Path, int]] = []
-        self._wide = 0
+        self._dark: list[tuple[Path, int, int]] = []  # path, largest value, white
+        self._bright = False
 
     def add(self, index: int) -> None:
         """Look at one pair.
@@ -96,12 +95,13 @@ class Survey:
             raise sizes_differ(image, head.size, target, other.size)
         if head.orientation != other.orientation:
             self._turned.append((image, head, other))
-        if head.white > 255:
-            self._wide += 1
-            if (largest := int(read_image_values(image).max(initial=0))) <= min(
-                _TWELVE_BITS, head.white // 16
-            ):
-                self._dark.append((image, largest))
+        if head.white and not self._bright:  # one that uses its range is enough: so may the dark ones
+            stored = (head.mode in ("L", "RGB") or head.white > 255) and head.stretched is None
+            largest = int(read_image_values(image).max(initial=0)) if stored else head.white
+            if largest > head.white // 16:
+                self._bright = True
+            elif largest:  # a black picture says nothing of its white
+                self._dark.append((image, largest, head.white))
 
     @property
     def classes(self) -> int:
@@ -173,7 +173,7 @@ class Survey:
         if not isinstance(truth, Labels) or len(present) != 1:
             return None
         ignored = sorted(self.values & set(truth.ignored))
-        text = f"{where}: {self._images()} hold class {present[0]} ({truth.names[present[0]]}) only"
+        text = f"{where}: {self._images()} hold class {_class(present[0], truth.names)} only"
         if ignored and len(truth.names) == 2 and complete:
             value = next(iter(self.values - set(ignored)), 0)
             other = 1 - present[0]
@@ -181,45 +181,44 @@ class Survey:
             return Finding(
                 "one class",
                 f"{text}, and {ignored[0]}, which is ignored: there is nothing to learn. If {ignored[0]} "
-                "stands "
-                f"for class {other} ({truth.names[other]}), say so: `labels: {{{pairs}}}` in data.options "
-                "(data "
-                "set folder).",
+                f"stands for class {_class(other, truth.names)}, say so: `labels: {{{pairs}}}` in "
+                "data.options (data set folder).",
                 error=True,
             )
         also = f", besides {', '.join(map(str, ignored))}, which is ignored" if ignored else ""
-        return Finding("one class", f"{text}{also}: there is nothing to tell apart.") if complete else None
+        if not complete:
+            return None
+        return Finding(
+            "one class",
+            f"{text}{also}: there is nothing to tell apart. Do the masks hold what they should? See "
+            "data.options.labels for values that stand for other classes.",
+        )
 
     def _orientation(self, where: str) -> Finding | None:
         if not self._turned:
             return None
         path, head, other = self._turned[0]
-        tagged, plain = ("image", "truth") if head.orientation > 1 else ("truth", "image")
-        numbers = sorted((head.orientation, other.orientation))
-        told = (numbers[0] >= 5) != (numbers[1] >= 5) and len(
-            set(head.size)
-        ) == 2  # it would not fit unturned
-        sizes = "their sizes fit" if told else "their sizes do not tell"
+        lies = (head.orientation >= 5) != (other.orientation >= 5)  # one of them, as it is stored
+        sizes = "their sizes fit" if lies and len(set(head.size)) == 2 else "their sizes do not tell"
         return Finding(
             "turned",
             f"{where}: the EXIF tags of {len(self._turned)} of {self._images()} differ from those of their "
-            f"truths, first {path}: the {tagged} has orientation {numbers[1]} and is turned upright, the "
-            f"{plain} "
-            f"has {numbers[0]}; {sizes}. See that they lie on each other (`binarize predict --panel "
-            "--truth`); "
-            "else turn one of them, or take the tag out.",
+            f"truths, first {path}: the image has orientation {head.orientation}, the truth "
+            f"{other.orientation}, where 1 stays as it is and others are turned upright; {sizes}. See that "
+            "they lie on each other (`binarize predict --panel --truth`); else turn one of them, or take the "
+            "tag out.",
         )
 
     def _darkness(self, where: str) -> Finding | None:
-        if not self._dark or len(self._dark) < self._wide:
+        if not self._dark or self._bright:
             return None
-        largest = max(value for _, value in self._dark)
+        path, largest, white = max(self._dark, key=lambda seen: seen[1])
+        likely = next(value for value in (1, 15, 255, 4095) if largest <= value)
         return Finding(
             "dark",
-            f"{where}: {len(self._dark)} images of 16 bits hold no value above {largest}, of 65535 that "
-            "stand for "
-            f"white, first {self._dark[0][0]}: the network sees them nearly black. If their white is "
-            f"{255 if largest <= 255 else _TWELVE_BITS}, scale the files to the full 16 bits, or write 8.",
+            f"{where}: no value of {len(self._dark)} images is above {largest} ({path}), of {white} that "
+            f"stand for white: the network sees them nearly black. If their white is {likely}, scale the "
+            f"files to the full {white.bit_length()} bits.",
         )
 
     def _images(self) -> str:
@@ -238,15 +237,17 @@ def absent(truth: Labels, counts: Tensor, where: str) -> Finding | None:
     missing = [i for i in range(len(names)) if i not in truth.unscored and counts[i] == 0]
     if not missing or len(missing) >= len(names) - len(truth.unscored) - 1:
         return None  # of a single class, or none, more is said elsewhere
-    shown = ", ".join(f"{i} ({names[i]})" for i in missing[:_SHOWN]) + (
-        ", ..." if len(missing) > _SHOWN else ""
-    )
+    shown = [_class(i, names) for i in missing[:_SHOWN]] + ["..."] * (len(missing) > _SHOWN)
     return Finding(
         "absent",
-        f"{where}: {len(missing)} of {len(names)} classes occur nowhere: {shown}. The network cannot learn "
-        "them; "
-        "are the number of classes and the ids of the masks right?",
+        f"{where}: {len(missing)} of {len(names)} classes occur nowhere: {', '.join(shown)}. The network "
+        "cannot learn them; are the number of classes and the ids of the masks right?",
     )
+
+
+def _class(index: int, names: Sequence[str]) -> str:
+    """Its id, and its name if it has one of its own."""
+    return str(index) if names[index] == f"class {index}" else f"{index} ({names[index]})"
 
 
 def inspect(data: DenseDataset, where: str) -> set[str]:

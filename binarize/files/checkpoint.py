@@ -19,7 +19,7 @@ from binarize.files.container import check_readable
 _COUNTER = "num_batches_tracked"  # absent from old checkpoints, and without effect on the output
 _NEAR = 3  # names that an error compares
 _SHOWN = 5  # entries that it lists
-_PART = 0.25  # share of the model's tensors that a part has to have to be named
+_PART = 0.5  # share of the model's tensors that a part has to have to be named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,7 @@ def _explained(
     entries: Entries,
     match: Match,
 ) -> str:
-    """The message; a classifier of another size, the most frequent case, is named with its remedy."""
+    """The message; a classifier of another size, or none, the most frequent cases, have their remedies."""
     found = match.tensors
     remedy = _other_classes(model, expected, found)
     if remedy:
@@ -167,12 +167,13 @@ def _explained(
         groups = [f"{name!r} ({len(tensors)} tensors)" for name, tensors in entries.items()]
         text += f"; the file holds {', '.join(groups[:_SHOWN])}"
     text += _near_names(expected, found)
+    total = len(model.state_dict())
     for name, child in model.named_children():
-        if len(child.state_dict()) > 1 and _fitting(child, entries, where) is not None:
+        count = len(child.state_dict())
+        if count > _PART * total and _fitting(child, entries, where) is not None:
             return (
-                f"{text}. It does fit the part {name!r} ({len(child.state_dict())} of "
-                f"{len(model.state_dict())} "
-                f"tensors): load_checkpoint(model, FILE, parts=[{name!r}])."
+                f"{text}. It does fit the part {name!r} ({count} of {total} tensors): "
+                f"load_checkpoint(model, FILE, parts=[{name!r}])."
             )
     return f"{text}."
 
@@ -201,6 +202,9 @@ def _other_classes(
                 f"its classifier {head!r} has {classes} classes, the model's has {shape[0]}. Build the model "
                 f"with '?num_classes={classes}'."
             )
+    missing = expected.keys() - found.keys()
+    if missing and not found.keys() - expected.keys() and all(n.rpartition(".")[0] in heads for n in missing):
+        return f"it has no classifier {heads[0]!r}. Build the model with '?num_classes=0', which has none."
     return ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,7 @@ def read_entries(file: Path, where: str) -> Entries:
     except OSError as error:
         raise ConfigError(f"cannot read {where}: {error}.") from error
     except Exception as error:  # the errors of zip, pickle and tensor reading
-        raise FormatError(
-            f"{where} cannot be read as a PyTorch checkpoint of plain weights (truncated, corrupted, or "
-            "holding objects that only unsafe unpickling would read; where you trust it, write it again with "
-            f"torch.save(model.state_dict(), FILE)): {first_line(error)}"
-        ) from error
+        raise _unreadable(where, error) from error
     if not isinstance(content, Mapping):
         raise FormatError(f"{where} holds a {type(content).__name__}, expected tensors by name.")
     found = dict(_groups(content, ""))
@@ -68,6 +65,21 @@ def read_entries(file: Path, where: str) -> Entries:
         names = ", ".join(str(name) for name in list(content)[:5]) or "nothing"
         raise FormatError(f"{where} holds no weights: found {names}; expected tensors by name.")
     return found
+
+
+def _unreadable(where: str, error: Exception) -> FormatError:
+    """The error without torch.load's advice, which is to read the file unsafely, whatever it is."""
+    if found := re.search(r"GLOBAL (\S+)", str(error)):
+        return FormatError(
+            f"{where} is not a PyTorch checkpoint of plain weights: it holds a {found[1]}, which only unsafe "
+            "unpickling would read. Where you trust it, write it again with "
+            "torch.save(model.state_dict(), FILE)."
+        )
+    reason = re.search(r"WeightsUnpickler error:\s*(\S.*)", str(error))
+    return FormatError(
+        f"{where} cannot be read as a PyTorch checkpoint of plain weights (truncated, corrupted, or of "
+        f"another format): {reason[1].strip() if reason else first_line(error)}"
+    )
 
 
 def _groups(

@@ -17,7 +17,7 @@ _ENTRIES = ("state_dict", "model_state_dict", "model", "net", "network", "params
 # Prefixes that wrappers and training scripts put in front of names.
 _PREFIXES = ("module", "_orig_mod", "model", "net", "network", "backbone", "encoder")
 _LEAST = 1 / 3  # of the model's names have to stand behind a prefix
-_AVERAGED = re.compile(r"(^|[._])ema([._]|$)|averag")
+_AVERAGED = re.compile(r"(^|[._])(ema|swa)([._]|$)|averag")
 # What wrappers put into the middle of names.
 _WRAPPED = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
@@ -75,8 +75,7 @@ def find_match(entries: Entries, expected: Collection[str], where: str, *, loose
         both = " and ".join(repr(f"{e}.{p}".strip(".")) for _, e, p in ranked[:3])
         raise FormatError(
             f"checkpoint {where}: {both} all fit this model; which is meant? Write the right one to a file "
-            "of its "
-            "own, with torch.save."
+            "of its own, with torch.save."
         )
     return _taken(entries[entry], entry, prefix, names, most, loose)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binarize.data.dataset import IGNORE, DenseDataset, Depth, Labels
+from binarize.data.survey import inspect
 from binarize.recipes import Recipe
 from binarize.training.build import dataset
 from binarize.training.evaluate import evaluate
@@ -48,10 +49,12 @@ def floors(
 
     Raises:
         ConfigError: no such data set or split.
-        DataError: data that is missing or wrong.
+        DataError: data that is missing or wrong, or has no truth.
     """
-    train = dataset(recipe, recipe.data.train, root=root)
-    test = dataset(recipe, recipe.data.test, root=root)
+    train, test = (dataset(recipe, split, root=root) for split in (recipe.data.train, recipe.data.test))
+    where = f"{recipe.data.name} {recipe.data.test}"
+    inspect(train, f"{recipe.data.name} {recipe.data.train}")
+    inspect(test, where)
     total = len(train) + 2 * len(test)
 
     def tell(done: int) -> None:
@@ -67,6 +70,7 @@ def floors(
             test,
             batch=recipe.data.evaluation.batch,
             report=lambda done, before=before: tell(before + done),
+            where=where,
         )
     return found
 

@@ -332,8 +332,7 @@ def _output(model: nn.Module, images: Tensor) -> Tensor:
         if not isinstance(output, Tensor):
             raise ConfigError(
                 f"in training the network gives a {type(output).__name__}, expected one tensor (N, C, H, W): "
-                "let "
-                "its forward return that alone."
+                "let its forward return that alone."
             )
         return output
     except ConfigError:
@@ -361,8 +360,8 @@ def _check_sizes(net: nn.Module, recipe: Recipe, data: DenseDataset, val: DenseD
     """Find out whether the network takes the images, by one forward pass for each kind of them."""
     size = recipe.data.augmentation.size
     check_size(net, data.truth, size, "data.augmentation.size", same_size=True)
-    if val is not None and recipe.data.evaluation.resize is not None:
-        check_size(net, val.truth, recipe.data.evaluation.resize, "data.evaluation.resize")
+    if recipe.data.evaluation.resize is not None:  # of the test split too, which is looked at later
+        check_size(net, data.truth, recipe.data.evaluation.resize, "data.evaluation.resize")
     elif val is not None:
         height, width = val[0].image.shape[-2:]
         where = f"images of {recipe.data.val} (see data.evaluation)"

@@ -41,7 +41,7 @@ def test_check_train_and_evaluate_warn_once(tmp_path: Path, capsys: pytest.Captu
     assert run(["data", "check", given]) == 0
     checked = capsys.readouterr()
     assert "all can be read" in checked.out
-    expected = ["train/masks: 1 of 5 truths have no image", "1 of 4 classes occur nowhere: 3 (class 3)"]
+    expected = ["train/masks: 1 of 5 truths have no image", "1 of 4 classes occur nowhere: 3. The"]
     out = str(tmp_path / "run")
     assert run(["train", given, "--out", out]) == 0
     trained = capsys.readouterr()

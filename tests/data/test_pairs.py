@@ -42,6 +42,7 @@ def camvid(root: Path) -> Path:
         "\ufeffimages/a.jpg masks/a.png\n".encode("utf-16-be"),
         b".\\images\\a.jpg\tmasks\\a.png\r\n",
         b"\\images\\a.jpg /masks/a.png",
+        b"\\SegNet\\CamVid\\images\\a.jpg /SegNet/CamVid/masks/a.png",
     ],
 )
 def test_lists_of_windows(content: bytes, tmp_path: Path) -> None:
@@ -49,6 +50,12 @@ def test_lists_of_windows(content: bytes, tmp_path: Path) -> None:
     (pair,) = data.create("camvid", "train", tmp_path).pairs
     assert pair.target is not None
     assert (pair.image.samefile(tmp_path / "images/a.jpg"), pair.target.is_file()) == (True, True)
+
+
+def test_a_list_in_utf_16_without_a_mark_says_so(tmp_path: Path) -> None:
+    (camvid(tmp_path) / "train.txt").write_bytes("images/a.jpg masks/a.png\n".encode("utf-16-le"))
+    with pytest.raises(DataError, match=r"train.txt: .*UTF-16 without a mark\?.* Save it as UTF-8"):
+        data.create("camvid", "train", tmp_path)
 
 
 def test_classes_and_lists_with_a_byte_order_mark(tmp_path: Path) -> None:
@@ -121,7 +128,7 @@ def test_what_operating_systems_leave_is_no_picture(tmp_path: Path) -> None:
         (lambda base: ids(base / "masks/a.bmp", 0), r"masks: a.bmp and a.png have one name"),
         (
             lambda base: (image(base / "images/c.png"), ids(base / "masks/c_mask.png", 1)),
-            r"1 of 2 images have no truth, first c.png, 1 truths no image, first c_mask.png\. A truth",
+            r"1 of 2 images have no truth, first c.png; 1 of 2 truths have no image, first c_mask.png\. A",
         ),
     ],
 )
@@ -161,7 +168,10 @@ def test_values_that_stand_for_classes(tmp_path: Path) -> None:
          r"or `labels: \{0: 0, 255: 1\}` if they are class 1"),
         ((1, 2, 3), {"classes": 3}, r"class id 3; .*`labels: \{1: 0, 2: 1, 3: 2\}` if ids count from 1"),
         ((0, 64, 128), {"classes": 3}, r"class id 64, 128; .*`labels: \{0: 0, 64: 1, 128: 2\}` if"),
-        ((0, 1, 2, 3), {"classes": 3}, r"class id 3; .*`classes: 4` or their names"),
+        ((0, 1, 2, 3), {"classes": 3}, r"class id 3; .*`classes: 4` or their names.*\{0: 255, 1: 0, 2: 1,"),
+        ((0, 2, 5), {"classes": 4}, r"class id 5; .*`classes`, at least 6 or their names"),
+        ((0, 1, 2, 255), {"classes": 11, "ignored": [11]}, r"class id 255; .*`ignored: \[11, 255\]` if"),
+        ((0, 3, 40, 255), {"classes": 2, "ignored": []}, r"40, 255; .*: `ignored` for values that say"),
     ],
 )  # fmt: skip
 def test_values_that_are_no_classes_name_the_option(
@@ -180,6 +190,8 @@ def test_options_that_no_mask_can_fit(tmp_path: Path) -> None:
         data.create("folder", "train", tmp_path, classes=1)
     with pytest.raises(ConfigError, match=r"labels: \{255: 2\}: expected a class id from 0 to 1"):
         data.create("folder", "train", tmp_path, classes=2, labels={255: 2})
+    with pytest.raises(ConfigError, match=r"classes: 'cat' stands twice"):
+        data.create("folder", "train", tmp_path, classes=["cat", "dog", "cat"])
 
 
 def test_a_mapping_is_in_the_files_of_networks() -> None:

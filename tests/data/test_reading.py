@@ -77,6 +77,13 @@ def test_ids_are_what_is_stored_not_what_fills_8_bits(tmp_path: Path) -> None:
     assert read_labels(tmp_path / "one.png").tolist() == [[0, 1]]
 
 
+@pytest.mark.parametrize(("content", "what"), [(b"", "empty"), (b"<html>", "in no format that Pillow knows")])
+def test_files_that_are_not_images(content: bytes, what: str, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError, match=rf"a.png: not a readable image \(the file is {what}\)\.$"):
+        read_image(tmp_path / "a.png")
+
+
 def test_masks_in_jpeg_are_refused_whatever_they_hold(tmp_path: Path) -> None:
     ids = np.zeros((16, 16), dtype=np.uint8)
     ids[:, 5:] = 15

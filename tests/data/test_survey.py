@@ -51,7 +51,9 @@ def masks(root: Path, *values: int, count: int = 3) -> None:
         (40, 900, np.uint16, 1.0, "like centimetres: set `scale: 100`"),
         (400, 2000, np.uint16, 1.0, "1/256 metre.*`scale: 256`, or like millimetres: set `scale: 1000`"),
         (2000, 45_000, np.uint16, 1.0, "like 1/5000 metre, as TUM's: set `scale: 5000`"),
-        (0, 0, np.uint16, 1000.0, "their values are 0, which says nothing"),
+        (0, 0, np.uint16, 1000.0, "their values are 0, which says nothing: a depth is above 0"),
+        (-9, -1, np.float32, 1.0, "their values are -9 to 0, which says nothing"),
+        (65535, 65535, np.uint16, 1000.0, "65.53 m; .* count; see `scale` and `max_depth` in data.options"),
     ],
 )
 def test_no_pixel_counts_in_a_wrong_unit(
@@ -68,6 +70,9 @@ def test_no_pixel_counts_in_a_wrong_unit(
     [
         (0.4, 9, np.float32, 50.0, "0.008 to 0.18 m; .* like metres: set `scale: 1`"),
         (400, 9000, np.uint16, 256.0, "1.56.* to 35.16 m; .* like millimetres: set `scale: 1000`"),
+        (40, 900, np.uint16, 1000.0, "0.04 to 0.9 m; .* like centimetres: set `scale: 100`"),
+        (800, 7000, np.uint16, 5000.0, "0.16 to 1.4 m; .* like millimetres: set `scale: 1000`"),
+        (200, 1800, np.uint16, 1000.0, "0.2 to 1.8 m; .* like 1/256 metre, as KITTI's: set `scale: 256`"),
     ],
 )
 def test_a_unit_that_lets_some_pixels_count(
@@ -133,7 +138,8 @@ def test_a_rare_class_beyond_the_sample_is_looked_for(tmp_path: Path) -> None:
 def test_a_single_class(tmp_path: Path) -> None:
     masks(tmp_path, 2)
     with pytest.warns(
-        BinarizeWarning, match=r"3 images hold class 2 \(class 2\) only: there is nothing to tell"
+        BinarizeWarning,
+        match=r"3 images hold class 2 only: there is nothing .*data.options.labels",
     ):
         assert inspect(data.create("folder", "train", tmp_path, classes=5), "mine") == {"one class"}
 
@@ -144,14 +150,16 @@ def test_a_single_class(tmp_path: Path) -> None:
         (
             (3, 1),
             (4, 6),
-            "the image has orientation 3 and is turned upright, the truth has 1; their sizes do not",
+            "the image has orientation 3, the truth 1, where .* turned upright; their sizes do not",
         ),
         (
             (1, 2),
             (4, 6),
-            "the truth has orientation 2 and is turned upright, the image has 1; their sizes do not",
+            "the image has orientation 1, the truth 2, where .* turned upright; their sizes do not",
         ),
-        ((6, 1), (5, 5), "the image has orientation 6 .* their sizes do not tell"),
+        ((6, 1), (5, 5), "the image has orientation 6, .* their sizes do not tell"),
+        ((3, 2), (4, 6), "the image has orientation 3, the truth 2, "),
+        ((5, 6), (4, 6), "the image has orientation 5, the truth 6, "),
     ],
 )
 def test_a_tag_beside_a_truth_without(
@@ -183,15 +191,33 @@ def test_a_truth_that_was_drawn_on_the_turned_image(tmp_path: Path) -> None:
         inspect(found, "mine")
 
 
-@pytest.mark.parametrize(("largest", "white"), [(200, 255), (4000, 4095)])
-def test_scans_of_12_bits_in_16(largest: int, white: int, tmp_path: Path) -> None:
-    truth = np.resize(np.array([0, 1], dtype=np.uint8), (4, 4))
+@pytest.mark.parametrize("kind", ["1", "P", "CMYK", "pgm"])
+def test_small_numbers_that_are_not_dark(kind: str, tmp_path: Path) -> None:
+    pair(tmp_path, "a", np.resize(np.array([0, 1], dtype=np.uint8), (4, 4)))
+    images = tmp_path / "train/images"
+    (images / "a.png").unlink()
+    if kind == "pgm":  # Pillow stretches what has another maximum
+        (images / "a.pgm").write_bytes(b"P5 4 4 4095\n" + b"\x0f\xa0" * 16)
+    else:
+        picture = Image.new("RGB", (4, 4), "white").convert(kind)
+        picture.save(images / ("a.tif" if kind == "CMYK" else "a.png"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert inspect(data.create("folder", "train", tmp_path, classes=2), "mine") == set()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "largest", "white"),
+    [(np.uint16, 200, 255), (np.uint16, 4000, 4095), (np.uint8, 1, 1), (np.uint8, 14, 15)],
+)
+def test_images_that_use_a_part_of_their_range(dtype: Any, largest: int, white: int, tmp_path: Path) -> None:
+    """Scans of 12 bits in files of 16; images in [0, 1] that were written as bytes."""
+    truth, full = np.resize(np.array([0, 1], dtype=np.uint8), (4, 4)), np.iinfo(dtype)
     for name in "ab":
-        pair(tmp_path, name, truth, image=np.full((4, 4), largest, dtype=np.uint16))
+        pair(tmp_path, name, truth, image=np.full((4, 4), largest, dtype=dtype))
     found = data.create("folder", "train", tmp_path, classes=2)
-    with pytest.warns(
-        BinarizeWarning, match=rf"2 images of 16 bits hold no value above {largest}, .*is {white},"
-    ):
+    message = rf"2 images is above {largest} .*{full.max} that stand .*is {white}, .* full {full.bits} b"
+    with pytest.warns(BinarizeWarning, match=message):
         assert inspect(found, "mine") == {"dark"}
-    pair(tmp_path, "b", truth, image=np.full((4, 4), 60_000, dtype=np.uint16))
+    pair(tmp_path, "b", truth, image=np.full((4, 4), full.max - 1, dtype=dtype))
     assert inspect(found, "mine") == set()  # one of them is bright: they use the whole range

@@ -10,6 +10,7 @@ import small_net
 from PIL import Image
 
 from binarize import recipes
+from binarize.errors import DataError
 from binarize.training.floor import floors
 
 
@@ -41,6 +42,14 @@ def test_classes(tmp_path: Path) -> None:
     assert found["constant"]["pixel_accuracy"] == 0.0  # class 2 everywhere
     assert found["by_position"]["pixel_accuracy"] == pytest.approx(2 / 3)  # 1, 3, 2, anything
     assert found["by_position"]["miou"] == pytest.approx((1 + 1 / 2 + 0) / 3)
+
+
+@pytest.mark.parametrize("wrong", ["train", "test"])
+def test_a_split_without_a_truth_is_named(wrong: str, tmp_path: Path) -> None:
+    right, void = np.array([[1, 2, 2, 255]], np.uint8), np.full((1, 4), 255, np.uint8)
+    _folder(tmp_path, {split: [void if split == wrong else right] for split in ("train", "val", "test")})
+    with pytest.raises(DataError, match=f"camvid {wrong}: not one pixel of 1 image has a truth"):
+        floors(_recipe("camvid", tmp_path))
 
 
 def test_depths(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ def test_outputs_without_a_class_are_named() -> None:
 @pytest.mark.parametrize(("settings", "message"), [
     (["data.augmentation.size=[20, 30]"], r"data.augmentation.size \[20, 30\] does not fit .*\[16, 32\]"),
     (["data.evaluation.resize=[20, 30]"], r"data.evaluation.resize \[20, 30\] does not fit"),
+    (["data.evaluation.resize=[20, 30]", "data.val=null"], r"evaluation.resize \[20, 30\] does not fit"),
     (["data.options.size=[40, 48]"], r"images of val \(see data.evaluation\) \[40, 48\] does not fit"),
     (["network.options={num_classes: 4}"], r"tells 4 classes, the data set has 6; set num_classes=6"),
 ])  # fmt: skip
