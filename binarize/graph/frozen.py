@@ -18,8 +18,9 @@ def fixed_layers(flow: Flow) -> set[str]:
 
     A weight that takes no gradient is not enough: a frozen encoder has been trained before. Of the frozen
     layers those are fixed that hold a pattern (ramps as in YOLO's distribution focal loss, binomial blurs,
-    identities of a mean shift, bilinear kernels), and those that stand alone behind layers that are trained.
-    A frozen layer that sees the input is a stem: the first layers of a network are frozen for fine-tuning.
+    identities of a mean shift, bilinear kernels), and those that stand alone between layers that are trained.
+    A frozen layer that makes many channels of the input is a stem: the first layers of a network are frozen
+    for fine-tuning; a change of colours or a blur makes no more than it is given.
     """
     frozen = {name: module for name in flow.calls if _is_frozen(module := flow.modules[name])}
     if not frozen:
@@ -64,9 +65,11 @@ def _counts(values: Tensor) -> bool:
 
 
 def _stands_alone(flow: Flow, name: str, frozen: Set[str]) -> bool:
-    """Whether a layer is given what others computed, and all layers next to it are trained."""
+    """Whether all layers next to a layer are trained, and it is no stem."""
     front, behind = (_nearest(flow, name, step) for step in ("all_input_nodes", "users"))
-    return bool(front) and not (front | behind) & frozen
+    weight = flow.modules[name]._parameters["weight"]
+    stem = not front and weight is not None and weight.shape[0] > weight.shape[1]
+    return not stem and not (front | behind) & frozen
 
 
 def _nearest(flow: Flow, name: str, step: str) -> set[str]:

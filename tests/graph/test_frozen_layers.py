@@ -111,3 +111,14 @@ def test_a_frozen_stem_is_the_first_layer() -> None:
         "1": "",
         "3": "final classifier or regressor",
     }
+
+
+def test_a_frozen_change_of_colours_is_a_function() -> None:
+    colours = nn.Conv2d(3, 3, 1).requires_grad_(False)
+    model = nn.Sequential(colours, nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 2, 1))
+    assert reasons(binarize.plan(model, "bidense", example_inputs=IMAGE)) == {
+        "0": "frozen: its weight is a constant",
+        "1": "stem: sees the input",
+        "3": "",
+        "4": "final classifier or regressor",
+    }
