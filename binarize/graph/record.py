@@ -39,6 +39,7 @@ from binarize.graph.roles import Role, function_role, module_role
 from binarize.graph.scripted import scripted_calls
 from binarize.graph.untouched import Snapshot, evaluating, quiet, same_items, untouched
 from binarize.graph.writes import setter, watching
+from binarize.layers.absent import QUESTIONS
 from binarize.methods.forms import Form
 
 # Functions that read something off a tensor and give none, or that only look.
@@ -74,6 +75,7 @@ class Recording:
         calls: number of calls per module path.
         outputs: the path of each tensor of the result in it (`logits`, `aux.0`), in the graph's order.
         read: parameters and buffers that functions were called with.
+        computed: those of them whose values a function wanted, not only their shape, dtype or device.
         parameters: names of the model's.
         fake: the run was on fake tensors.
         written: parameters and buffers that the run wrote to or replaced, and whose forward did so (a path).
@@ -89,6 +91,7 @@ class Recording:
     calls: dict[str, int] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     read: set[str] = field(default_factory=set)
+    computed: set[str] = field(default_factory=set)
     parameters: frozenset[str] = frozenset()
     fake: bool = True
     written: dict[str, str] = field(default_factory=dict)
@@ -181,6 +184,7 @@ class _Recorder(TorchFunctionMode):
         self._needs_memory: _NeedsMemoryError | None = None
         self._made: dict[tuple[str, str], list[fx.Node]] = {}
         self._tensors = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
+        self._detached: list[Tensor] = []  # held, or others could get their numbers
         self._patterns: dict[str, Signature] = {}
         self._paused = False
 
@@ -464,6 +468,7 @@ class _Recorder(TorchFunctionMode):
         if self._is_layer_step():
             self._record_layer(result, args, kwargs)
             return result
+        self._note_computed(func, args, kwargs, result)
         if getattr(func, "__name__", "") == "__setitem__":
             self._record_setitem(func, *args)
             self._note_part_set(args[0])
@@ -502,6 +507,22 @@ class _Recorder(TorchFunctionMode):
         name = self._tensors.get(id(args[0])) if args and isinstance(args[0], nn.Parameter) else None
         if name is not None:
             self._recording.read.add(name)
+
+    def _note_computed(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Note parameters whose values a function wants; what is detached from one stands for it."""
+        name = getattr(func, "__name__", "")
+        if name in QUESTIONS or (name == "__get__" and not isinstance(result, Tensor)):
+            return
+        looked_at = name in _LIKE_ANOTHER or name == "to"
+        for tensor in tensors((args[:1], {}) if looked_at else (args, kwargs)):
+            known = self._tensors.get(id(tensor))
+            if known is None:
+                continue
+            if name == "detach" or getattr(func, "__self__", None) is Tensor.data:
+                self._tensors[id(result)] = known
+                self._detached.append(result)
+            else:
+                self._recording.computed.add(known)
 
     def _is_layer_step(self) -> bool:
         """Whether the step at hand applies the weight of the layer whose own forward runs.
