@@ -34,6 +34,7 @@ from binarize.graph.calls import (
 )
 from binarize.graph.levels import Level, Signature, acts
 from binarize.graph.openings import Opening, opening, own_forms
+from binarize.graph.outside import outside_kept
 from binarize.graph.refusals import is_compiled
 from binarize.graph.roles import Role, function_role, module_role
 from binarize.graph.scripted import scripted_calls
@@ -191,6 +192,7 @@ class _Recorder(TorchFunctionMode):
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recording:
         with contextlib.ExitStack() as stack:
             snapshot = stack.enter_context(untouched(self._model, args, kwargs))
+            stack.enter_context(outside_kept(self._model.modules()))
             if not self._recording.fake:
                 snapshot.keep_all()
             stack.enter_context(evaluating(self._model))
