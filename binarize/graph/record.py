@@ -322,6 +322,8 @@ class _Recorder(TorchFunctionMode):
             x = args[0]
             if isinstance(module, nn.Linear) and x.dim() and x.shape[-1] == module.in_features:
                 return x.new_empty((*x.shape[:-1], module.out_features))
+            if (shape := _convolved(module, x)) is not None:
+                return x.new_empty(shape)
             fused = isinstance(getattr(module, "act", None), nn.Module)
             plain = role in ("norm", "act", "drop", "scale") and not fused
             if plain and not getattr(module, "inplace", False):
@@ -633,6 +635,20 @@ class _Recorder(TorchFunctionMode):
             item = self._graph.create_node("call_function", _item, (node, index), {})
             item.meta.update(node.meta, role="split", shape=tuple(tensor.shape))
             self._nodes[tensor] = item
+
+
+def _convolved(module: Any, x: Tensor) -> tuple[int, ...] | None:
+    """The shape that one of torch's own convolutions gives, if it is plain."""
+    if type(module) not in (nn.Conv1d, nn.Conv2d, nn.Conv3d) or isinstance(module.padding, str):
+        return None
+    fits = x.dim() == len(module.kernel_size) + 2 and x.shape[1] == module.in_channels
+    if not fits or x.dtype != module.weight.dtype or not x.is_contiguous():
+        return None
+    geometry = (module.kernel_size, module.stride, module.padding, module.dilation)
+    sizes = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(x.shape[2:], *geometry, strict=True)
+    ]
+    return (x.shape[0], module.out_channels, *sizes) if min(sizes) > 0 else None
 
 
 def _works_in_place(func: Any) -> bool:
