@@ -223,12 +223,17 @@ class SiteDraft:
     nonnegative: Ranges = ()
     values: str = ""
     blind: str = ""
+    _site: tuple[Any, Site] | None = field(default=None, init=False, repr=False)
 
     def site(self) -> Site:
         """The site as the method sees it."""
-        return site_of(
-            self.module, kind=self.kind, form=self.form, nonnegative=self.nonnegative, **self.context
-        )
+        known = (self.nonnegative, *self.context.items())
+        if self._site is None or self._site[0] != known:  # it is asked for some twenty times
+            made = site_of(
+                self.module, kind=self.kind, form=self.form, nonnegative=self.nonnegative, **self.context
+            )
+            self._site = known, made
+        return self._site[1]
 
     def recipe(self, method: Method) -> Recipe:
         """The parts that the method wants here."""

@@ -118,6 +118,12 @@ def power(x: Interval, exponent: Any) -> Interval:
     return Interval(low, np.full_like(x.high, np.inf))
 
 
+def powers(x: Interval) -> Interval:
+    """Of products of any number of values, or sums of their powers: not negative if none of them is."""
+    x = hull(x)
+    return interval(0.0 if x.low >= 0 else -np.inf, np.inf)
+
+
 def sums(x: Interval) -> Interval:
     """Of sums of any number of values."""
     x = hull(x)
@@ -191,7 +197,9 @@ _UNARY: dict[str, Callable[[Interval], Interval]] = {
     **dict.fromkeys(("linalg_vector_norm", "linalg_matrix_norm", "std", "var"), _constant(NOT_NEGATIVE)),
     **dict.fromkeys(("argmax", "argmin", "bincount", "one_hot", "count_nonzero"), _constant(NOT_NEGATIVE)),
     **dict.fromkeys(("reciprocal",), lambda x: divide(interval(1, 1), x)),
-    **dict.fromkeys(("sum", "nansum", "cumsum", "prod", "cumprod"), sums),
+    **dict.fromkeys(("sum", "nansum", "cumsum"), sums),
+    **dict.fromkeys(("prod", "cumprod", "lp_pool1d", "lp_pool2d", "lp_pool3d"), powers),
+    **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), lambda x: with_zero(x)),  # its padding
     **dict.fromkeys(("hardsigmoidme", "hard_sigmoid"), _constant(FRACTION)),
     "logsigmoid": _constant(interval(-np.inf, 0)),
 }
@@ -203,9 +211,9 @@ _PASSING = {
     *("clone", "swapaxes", "swapdims", "detach", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
     *("split", "chunk", "unbind", "tensor_split", "getitem", "get", "narrow", "select", "index_select"),
     *("dropout", "dropout1d", "dropout2d", "dropout3d", "drop_path", "mean", "amax", "amin", "max", "min"),
-    *("median", "quantile", "topk", "sort", "take", "gather", "avg_pool1d", "avg_pool2d", "avg_pool3d"),
+    *("median", "quantile", "topk", "sort", "take", "gather"),
     *("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "expand"),
-    *("adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "boolean_dispatch", "lp_pool2d"),
+    *("adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "boolean_dispatch"),
     *("expand_as", "repeat", "repeat_interleave", "tile", "roll", "flip", "broadcast_to", "unfold", "cpu"),
     *("max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices"),
     *("diagonal", "tril", "triu", "swap", "nan_to_num", "item", "native_channel_shuffle", "rot90"),

@@ -20,6 +20,7 @@ from torch import fx, nn
 from torch.fx.node import map_arg
 
 from binarize.errors import TraceError
+from binarize.graph.outside import outside_kept
 from binarize.graph.symbols import Value
 from binarize.graph.untouched import Snapshot, same_items, untouched
 from binarize.graph.writes import watching
@@ -205,13 +206,15 @@ def _trace(
 ) -> fx.Graph:
     _refuse_contexts(module)
     written: list[int] = []
-    with untouched(module) as snapshot:
+    with untouched(module) as snapshot, outside_kept([module]) as outside:
         try:
             random_states = None if draws else _random_states()
             tracer = _LevelTracer(signature, others)
             with torch.enable_grad(), watching(snapshot, written.append):
                 graph = tracer.trace(module)
             _refuse_traces_left(module, snapshot, written)
+            if name := outside.changed():
+                raise TraceError(f"its forward stores {name!r} outside of the module")
             _refuse_changed_lists(graph, tracer.given)
             if random_states is not None and random_states != _random_states():
                 raise TraceError("its forward draws random numbers to choose its way")

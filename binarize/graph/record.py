@@ -34,11 +34,13 @@ from binarize.graph.calls import (
 )
 from binarize.graph.levels import Level, Signature, acts
 from binarize.graph.openings import Opening, opening, own_forms
+from binarize.graph.outside import outside_kept
 from binarize.graph.refusals import is_compiled
 from binarize.graph.roles import Role, function_role, module_role
 from binarize.graph.scripted import scripted_calls
 from binarize.graph.untouched import Snapshot, evaluating, quiet, same_items, untouched
 from binarize.graph.writes import setter, watching
+from binarize.layers.absent import QUESTIONS
 from binarize.methods.forms import Form
 
 # Functions that read something off a tensor and give none, or that only look.
@@ -74,6 +76,7 @@ class Recording:
         calls: number of calls per module path.
         outputs: the path of each tensor of the result in it (`logits`, `aux.0`), in the graph's order.
         read: parameters and buffers that functions were called with.
+        computed: those of them whose values a function wanted, not only their shape, dtype or device.
         parameters: names of the model's.
         fake: the run was on fake tensors.
         written: parameters and buffers that the run wrote to or replaced, and whose forward did so (a path).
@@ -89,6 +92,7 @@ class Recording:
     calls: dict[str, int] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     read: set[str] = field(default_factory=set)
+    computed: set[str] = field(default_factory=set)
     parameters: frozenset[str] = frozenset()
     fake: bool = True
     written: dict[str, str] = field(default_factory=dict)
@@ -196,12 +200,14 @@ class _Recorder(TorchFunctionMode):
         self._needs_memory: _NeedsMemoryError | None = None
         self._made: dict[tuple[str, str], list[fx.Node]] = {}
         self._tensors = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
+        self._detached: list[Tensor] = []  # held, or others could get their numbers
         self._patterns: dict[str, Signature] = {}
         self._paused = False
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recording:
         with contextlib.ExitStack() as stack:
             snapshot = stack.enter_context(untouched(self._model, args, kwargs))
+            stack.enter_context(outside_kept(self._model.modules()))
             if not self._recording.fake:
                 snapshot.keep_all()
             stack.enter_context(evaluating(self._model))
@@ -334,6 +340,8 @@ class _Recorder(TorchFunctionMode):
             x = args[0]
             if isinstance(module, nn.Linear) and x.dim() and x.shape[-1] == module.in_features:
                 return x.new_empty((*x.shape[:-1], module.out_features))
+            if (shape := _convolved(module, x)) is not None:
+                return x.new_empty(shape)
             fused = isinstance(getattr(module, "act", None), nn.Module)
             plain = role in ("norm", "act", "drop", "scale") and not fused
             if plain and not getattr(module, "inplace", False):
@@ -483,6 +491,7 @@ class _Recorder(TorchFunctionMode):
         if self._is_layer_step():
             self._record_layer(result, args, kwargs)
             return result
+        self._note_computed(func, args, kwargs, result)
         if getattr(func, "__name__", "") == "__setitem__":
             self._record_setitem(func, *args)
             self._note_part_set(args[0])
@@ -521,6 +530,22 @@ class _Recorder(TorchFunctionMode):
         name = self._tensors.get(id(args[0])) if args and isinstance(args[0], nn.Parameter) else None
         if name is not None:
             self._recording.read.add(name)
+
+    def _note_computed(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Note parameters whose values a function wants; what is detached from one stands for it."""
+        name = getattr(func, "__name__", "")
+        if name in QUESTIONS or (name == "__get__" and not isinstance(result, Tensor)):
+            return
+        looked_at = name in _LIKE_ANOTHER or name == "to"
+        for tensor in tensors((args[:1], {}) if looked_at else (args, kwargs)):
+            known = self._tensors.get(id(tensor))
+            if known is None:
+                continue
+            if name == "detach" or getattr(func, "__self__", None) is Tensor.data:
+                self._tensors[id(result)] = known
+                self._detached.append(result)
+            else:
+                self._recording.computed.add(known)
 
     def _is_layer_step(self) -> bool:
         """Whether the step at hand applies the weight of the layer whose own forward runs.
@@ -629,6 +654,20 @@ class _Recorder(TorchFunctionMode):
             item = self._graph.create_node("call_function", _item, (node, index), {})
             item.meta.update(node.meta, role="split", shape=tuple(tensor.shape))
             self._nodes[tensor] = item
+
+
+def _convolved(module: Any, x: Tensor) -> tuple[int, ...] | None:
+    """The shape that one of torch's own convolutions gives, if it is plain."""
+    if type(module) not in (nn.Conv1d, nn.Conv2d, nn.Conv3d) or isinstance(module.padding, str):
+        return None
+    fits = x.dim() == len(module.kernel_size) + 2 and x.shape[1] == module.in_channels
+    if not fits or x.dtype != module.weight.dtype or not x.is_contiguous():
+        return None
+    geometry = (module.kernel_size, module.stride, module.padding, module.dilation)
+    sizes = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(x.shape[2:], *geometry, strict=True)
+    ]
+    return (x.shape[0], module.out_channels, *sizes) if min(sizes) > 0 else None
 
 
 def _works_in_place(func: Any) -> bool:

@@ -101,6 +101,8 @@ class Signs:
             return intervals.scaled_up(x)
         if isinstance(module, nn.PixelShuffle):
             return hull(x)
+        if isinstance(module, nn.modules.pooling._AvgPoolNd):
+            return intervals.with_zero(x)  # its padding
         return (
             x if role in ("layout", "pool") or isinstance(module, _STILL) else intervals.of_module(module, x)
         )

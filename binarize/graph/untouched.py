@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from binarize.random_state import same_random_state
 
-_FOREIGN = {"torch", "numpy", "binarize", "logging", "threading", "multiprocessing", "concurrent", "asyncio"}
+FOREIGN = {"torch", "numpy", "binarize", "logging", "threading", "multiprocessing", "concurrent", "asyncio"}
 """Packages whose objects are not looked into, where they are no modules, tensors or generators."""
 _DEEPEST = 3  # objects in objects: what is further away is no part of a model
 
@@ -65,7 +65,7 @@ class _Tensor:
         if tensor._backward_hooks is not self.hooks or dict(self.hooks or ()) != self.hooked:
             tensor._backward_hooks = self.hooks
             if self.hooks is not None:
-                _refill(self.hooks, list(self.hooked.items()))
+                refill(self.hooks, list(self.hooked.items()))
         if not _same_attributes(tensor.__dict__, self.attributes):
             tensor.__dict__.clear()
             tensor.__dict__.update(self.attributes)
@@ -203,7 +203,7 @@ class Snapshot:
             if container:
                 return Place(holder, name)
         for container, before, place in self._containers:
-            if not _same_content(container, before):
+            if not same_content(container, before):
                 return place if place is not None else Place(None, type(container).__name__)
         return None
 
@@ -238,8 +238,8 @@ class Snapshot:
         for container, _, _ in self._empty:
             container.clear()
         for container, before, _ in self._containers:
-            if not _same_content(container, before):
-                _refill(container, before)
+            if not same_content(container, before):
+                refill(container, before)
         for generator, state in self._generators:
             _set_state(generator, state)
         for array, values in self._arrays:
@@ -265,7 +265,7 @@ _CONTAINERS: set[type] = {dict, OrderedDict, list, set}
 
 def _is_object(value: Any) -> bool:
     kind = type(value)
-    known = isinstance(value, (type, types.ModuleType)) or kind.__module__.partition(".")[0] in _FOREIGN
+    known = isinstance(value, (type, types.ModuleType)) or kind.__module__.partition(".")[0] in FOREIGN
     return not known and isinstance(getattr(value, "__dict__", None), dict)
 
 
@@ -300,7 +300,8 @@ def _same_attributes(held: dict[str, Any], before: dict[str, Any]) -> bool:
     return len(held) == len(before) and all(held.get(n, held) is v for n, v in before.items())
 
 
-def _same_content(container: Any, before: Any) -> bool:
+def same_content(container: Any, before: Any) -> bool:
+    """Whether a container holds what was noted of it: the items of a dict, the list of what others hold."""
     if len(container) != len(before):
         return False
     if isinstance(container, dict):
@@ -311,7 +312,7 @@ def _same_content(container: Any, before: Any) -> bool:
     return all(m is n for m, n in zip(container, before, strict=True))
 
 
-def _refill(container: Any, before: Any) -> None:
+def refill(container: Any, before: Any) -> None:
     """Give a container back what it held, past what its class may do to those who change it."""
     if isinstance(container, dict):
         kind: Any = OrderedDict if isinstance(container, OrderedDict) else dict
@@ -338,7 +339,7 @@ def _set_state(generator: Any, state: Any) -> None:
 
 def same_items(a: Any, b: Any) -> bool:
     """Whether two lists, dicts or sets hold the same objects; tensors are not compared by value."""
-    return _same_content(a, list(b.items()) if isinstance(b, dict) else b)
+    return same_content(a, list(b.items()) if isinstance(b, dict) else b)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 from binarize.errors import TrainingError
 
 # What asks about a tensor and not for its values.
-_QUESTIONS = {
+QUESTIONS = {
     *("size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "__len__", "get_device"),
     *("is_floating_point", "is_complex", "is_signed", "element_size", "requires_grad_"),
 }
@@ -67,7 +67,7 @@ class AbsentTensor(Tensor):
         own = bool(args) and isinstance(args[0], AbsentTensor)
         getter = getattr(getattr(func, "__self__", None), "__name__", "") if name == "__get__" else ""
         with torch._C.DisableTorchFunctionSubclass():
-            if name in _QUESTIONS or getter in _GETTERS:
+            if name in QUESTIONS or getter in _GETTERS:
                 return func(*args, **kwargs)
             if name == "detach" or getter == "data":
                 return args[0]

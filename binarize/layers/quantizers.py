@@ -223,7 +223,7 @@ class DAB(Quantizer):
         scale_shape = channel_shape(1, dim, spatial) if granularity == "layer" else shape
         for name in self.rule.names():
             value = torch.zeros(scale_shape if name == "a" else shape)
-            if name != "b":
+            if name != "b" and not value.is_meta:  # there it takes milliseconds and draws nothing
                 value.normal_(0, 1e-3)
             self.register_parameter(name, nn.Parameter(value))
 

@@ -88,3 +88,37 @@ def test_a_frozen_encoder_was_learnt() -> None:
         "1.0": "",
         "2": "final classifier or regressor",
     }
+
+
+def test_frozen_weights_that_were_stored_in_16_bits_were_learnt() -> None:
+    """As all of a network for inference is: many of its values are equal."""
+    parts = [nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 2, 1)]
+    model = nn.Sequential(*parts).bfloat16().float().requires_grad_(False)
+    weight = model[2].weight
+    assert 2 * weight.unique().numel() < weight.numel()  # type: ignore[operator, union-attr]
+    assert reasons(binarize.plan(model, "bidense", example_inputs=IMAGE)) == {
+        "0": "stem: sees the input",
+        "2": "",
+        "4": "final classifier or regressor",
+    }
+
+
+def test_a_frozen_stem_is_the_first_layer() -> None:
+    stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()).requires_grad_(False)
+    model = nn.Sequential(stem, nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    assert reasons(binarize.plan(model, "bidense", example_inputs=IMAGE)) == {
+        "0.0": "stem: sees the input",
+        "1": "",
+        "3": "final classifier or regressor",
+    }
+
+
+def test_a_frozen_change_of_colours_is_a_function() -> None:
+    colours = nn.Conv2d(3, 3, 1).requires_grad_(False)
+    model = nn.Sequential(colours, nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 2, 1))
+    assert reasons(binarize.plan(model, "bidense", example_inputs=IMAGE)) == {
+        "0": "frozen: its weight is a constant",
+        "1": "stem: sees the input",
+        "3": "",
+        "4": "final classifier or regressor",
+    }

@@ -124,6 +124,10 @@ NEGATIVE: list[Callable[..., Tensor]] = [
     lambda y, net: F.relu(y) + net.shift,
     lambda y, net: F.relu(y) - F.relu(other(net)),
     lambda y: F.instance_norm(F.relu(y)),
+    lambda y: F.avg_pool2d(F.relu(y) + 1, 3, 1, 1) - 1,  # averages with the zeros of its padding
+    lambda y: nn.AvgPool2d(3, 1, 1)(F.relu(y) + 1) - 1,
+    lambda y: 1 - F.lp_pool2d(torch.sigmoid(y), 2, 3, 1),
+    lambda y: -(-F.relu(y)).cumprod(1),
 ]
 
 

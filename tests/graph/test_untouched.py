@@ -6,10 +6,11 @@ import collections
 import contextlib
 import copy
 import dataclasses
+import functools
 import random
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 import binarize
 from binarize.errors import BinarizeError
+from binarize.graph.execute import execute
 
 IMAGE = torch.rand(1, 3, 8, 8)
 
@@ -384,3 +386,88 @@ def test_start_values_come_from_a_generator_of_their_own(method: str) -> None:
     assert random_states() == states
     with pytest.raises(BinarizeError, match=r"generator: got 3.*manual_seed"):
         made(3)  # type: ignore[arg-type]
+
+
+def ramp() -> Tensor:
+    return torch.arange(8.0).view(1, 1, 1, 8)
+
+
+def by_name(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    cached = functools.lru_cache(function)
+
+    @functools.wraps(function)
+    def called() -> Tensor:
+        return cached()
+
+    return called
+
+
+STORED: dict[str, Tensor] = {}
+RAMP: Tensor | None = None
+cached_ramp = functools.lru_cache(ramp)
+wrapped_ramp = by_name(ramp)
+
+
+class Outside(nn.Module):
+    """Keeps a tensor that it makes once; `where` says in which place outside of itself."""
+
+    made: Tensor | None = None
+    table: ClassVar[dict[int, Tensor]] = {}
+    calls = 0
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+        self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(self.stem(x) + getattr(self, self.where)()))
+
+    @functools.lru_cache  # noqa: B019 - as networks do
+    def method(self) -> Tensor:
+        return ramp()
+
+    def function(self) -> Tensor:
+        return cached_ramp()
+
+    def wrapped(self) -> Tensor:
+        return wrapped_ramp()
+
+    def default(self, kept: dict[int, Tensor] = {}) -> Tensor:  # noqa: B006 - as networks do
+        return kept.setdefault(8, ramp())
+
+    def attribute(self) -> Tensor:
+        if Outside.made is None:
+            Outside.made = ramp()
+        return Outside.made
+
+    def class_table(self) -> Tensor:
+        return self.table.setdefault(8, ramp())
+
+    def global_table(self) -> Tensor:
+        return STORED.setdefault("ramp", ramp())
+
+    def global_name(self) -> Tensor:
+        global RAMP
+        RAMP = ramp() if RAMP is None else RAMP
+        return RAMP
+
+    def counter(self) -> Tensor:
+        type(self).calls += 1
+        return torch.full((1, 1, 1, 8), float(self.calls))
+
+
+OUTSIDE = ["method", "function", "wrapped", "default", "attribute", "class_table", "global_table"]
+
+
+@pytest.mark.parametrize("where", [*OUTSIDE, "global_name", "counter"])
+def test_what_a_forward_keeps_outside_of_the_model_comes_back(where: str) -> None:
+    """A run on fake tensors would leave one there, which the model's next run takes."""
+    model, x = Outside(where).eval(), torch.rand(1, 3, 8, 8)
+    made = binarize.plan(model, "bidense", example_inputs=x)
+    assert [row.name for row in made.converted] == ["body.0"]
+    binary = execute(made, model).eval()
+    plain = model.head(model.body(model.stem(x) + (1.0 if where == "counter" else ramp())))
+    assert torch.equal(model(x), plain)
+    assert type(binary(x).detach()) is Tensor

@@ -144,6 +144,37 @@ def test_a_bias_that_is_read_is_there(method: str) -> None:
     torch.testing.assert_close(binarize.deploy(binary)(x), binary(x), rtol=1e-4, atol=1e-4)
 
 
+class ComputesWithWeights(nn.Module):
+    """Returns a penalty of a layer's weight, adds another's bias; of a third it asks what kind it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 1)
+        self.penalty, self.shift, self.asked = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+        self.head = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, float]:
+        x = self.penalty(self.stem(x))
+        x = self.shift(x) + self.shift.bias.view(1, -1, 1, 1)
+        assert self.asked.weight.is_floating_point()
+        assert self.asked.weight.detach().dim() == 4
+        return self.head(self.asked(x.to(self.asked.weight))), self.penalty.weight.detach().norm().item()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_layers_whose_weights_a_forward_computes_with_stay_float(method: str) -> None:
+    torch.manual_seed(0)
+    model, x = ComputesWithWeights().eval(), torch.randn(2, 3, 6, 6)
+    rows = {row.name: row for row in binarize.plan(model, method, example_inputs=x).rows}
+    assert [name for name, row in rows.items() if row.converted] == ["asked"]
+    assert rows["penalty"].reason.startswith("a forward computes with its weight")
+    assert rows["shift"].reason.startswith("a forward computes with its bias")
+    binary = binarize.apply(model, method, example_inputs=x).eval()
+    packed = binarize.deploy(binary)
+    torch.testing.assert_close(packed(x)[0], binary(x)[0], rtol=1e-4, atol=1e-4)
+    assert packed(x)[1] == model(x)[1]
+
+
 class NamedArgument(nn.Conv2d):
     """Its forward takes what torch's does not."""
 
