@@ -143,7 +143,7 @@ def test_checkpoint_weights_become_latent_weights(run: Run, tmp_path: Path):
     ("arguments", "weights", "words"),
     [
         ([MODEL], "random", ["random", "--pretrained", "--checkpoint FILE"]),
-        (["upernet:test_resnet"], "random", ["random", "--pretrained", "--checkpoint FILE"]),
+        (["upernet:test_resnet?width=8"], "random", ["random", "--pretrained", "--checkpoint FILE"]),
         ([MODEL, "--checkpoint", "w.pth"], "checkpoint", []),
         (["my.py:net"], "own", []),
     ],

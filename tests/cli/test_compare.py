@@ -98,6 +98,7 @@ def test_compare_tells_rows_apart_and_breaks_no_word(
     assert "images; depths from 0.001 to 10 m." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_compare_trains_a_set_of_recipes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def test_train_then_evaluate(recipe: Path, tmp_path: Path, capsys: pytest.Captur
     assert max(map(len, table.splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_processes_share_an_evaluation(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

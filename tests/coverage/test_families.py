@@ -18,7 +18,7 @@ from binarize.coverage import Record, Subject, pool, subjects
 FAMILIES = sorted({timm.model_entrypoint(name).__module__.rpartition(".")[2] for name in timm.list_models()})
 # Each with a quarter of the families; all with all is `binarize coverage --smallest -m METHOD`.
 OTHER_METHODS = ["adabin", "bnn", "reactnet", "bisrnet"]
-FEW = ["convnext_atto", "levit_128s", "resnet10t", "resnetv2_18", "selecsls42", "vit_tiny_patch16_224"]
+FEW = ["convnext_atto", "resnet10t", "vit_tiny_patch16_224"]
 
 
 @pytest.fixture(scope="module")

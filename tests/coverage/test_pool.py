@@ -85,6 +85,7 @@ def test_results_are_kept_and_not_made_again(tmp_path: Path) -> None:
     assert pool.read_records(path) == [*first, next(r for r in both if r.name == "test_convnext")]
 
 
+@pytest.mark.slow
 def test_other_versions_are_other_results(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     old = Record(

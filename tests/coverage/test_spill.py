@@ -37,6 +37,7 @@ def test_gradients_are_the_same(
         assert torch.equal(parameter.grad, gradient)
 
 
+@pytest.mark.slow
 def test_a_check_with_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     files: list[int] = []
     create = torch.from_file

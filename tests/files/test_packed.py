@@ -339,6 +339,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_size_of_the_paper_network(tmp_path: Path, one_thread: None):
     with WithoutStartValues():  # which take longer than all the rest
         network = binarize.networks.create("upernet:convnext_tiny?num_classes=151")

@@ -224,6 +224,7 @@ def test_export_of_tokens_with_length_left_open() -> None:
     assert torch.equal(exported.module()(z), channel_bypass(z, 4, -1))
 
 
+@pytest.mark.slow
 def test_compile_without_graph_breaks() -> None:
     compiled = torch.compile(channel_bypass, backend="aot_eager", fullgraph=True)
     for cin, cout in ((4, 7), (7, 3), (4, 4)):

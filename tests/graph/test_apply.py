@@ -20,6 +20,7 @@ from binarize.layers import BinaryConv2d, BinaryLayer, RPReLU
 IMAGE = torch.zeros(2, 3, 32, 32)
 NETS = [ResNetLike, UNet, DataDependent, Shared, Excited]
 METHODS = ["adabin", "bidense", "bisrnet", "bnn", "reactnet"]
+MAINLY = [m if m == "bidense" else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
 
 
 def latent_weights(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -124,7 +125,7 @@ def test_deepcopy_and_pickle(make: type[nn.Module]) -> None:
         assert all(p is not q for p, q in zip(twin.parameters(), model.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", MAINLY)
 def test_exports(method: str) -> None:
     model = apply(ResNetLike(), method, example_inputs=IMAGE).eval()
     x = torch.randn(2, 3, 32, 32)
@@ -132,6 +133,7 @@ def test_exports(method: str) -> None:
     assert torch.allclose(program.module()(x), model(x), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_exports_with_any_size() -> None:
     model = apply(UNet(), example_inputs=IMAGE).eval()
     size = torch.export.Dim("half", min=4, max=64) * 2
@@ -140,7 +142,7 @@ def test_exports_with_any_size() -> None:
     assert torch.allclose(program.module()(x), model(x), atol=1e-6)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", MAINLY)
 def test_compiles_whole_and_trains(method: str) -> None:
     model = apply(ResNetLike(), method, example_inputs=IMAGE).eval()
     x = torch.randn(2, 3, 32, 32)
@@ -184,10 +186,11 @@ def test_layer_scale_goes() -> None:
     assert not any(name.endswith("gamma") for name, _ in model.named_parameters())
 
 
-@pytest.mark.parametrize(
-    "name", ["test_convnext", "test_convnext2", "test_resnet", "test_efficientnet", "test_efficientnet_gn",
-             "test_nfnet", "test_byobnet", "test_mambaout", "test_vit", "test_vit4"]
-)  # fmt: skip
+SMALL = ["test_convnext", "test_efficientnet", "test_nfnet", "test_vit"]
+MORE = ["test_convnext2", "test_resnet", "test_efficientnet_gn", "test_byobnet", "test_mambaout", "test_vit4"]
+
+
+@pytest.mark.parametrize("name", [*SMALL, *(pytest.param(n, marks=pytest.mark.slow) for n in MORE)])
 def test_small_timm_models_train(name: str) -> None:
     net = timm.create_model(name)
     model = apply(net).train()
