@@ -218,6 +218,7 @@ def test_slips_are_those_of_upernet_only() -> None:
     assert rows[f"{block}.fc2"] == 256 * (2 * 160 + 2 * 40)
 
 
+@pytest.mark.slow
 def test_decoder_slips_in_upernet_on_another_encoder() -> None:
     with torch.device("meta"):
         net = binarize.networks.upernet("resnet18", num_classes=5)

@@ -61,7 +61,7 @@ TABLE_4 = {
 }
 FAST = "bidense"
 METHODS = [m if m == FAST else pytest.param(m, marks=pytest.mark.slow) for m in HONEST]
-SPELLED = [None, "bidense", pytest.param("reactnet", marks=pytest.mark.slow)]
+SPELLED = [None, *(pytest.param(m, marks=pytest.mark.slow) for m in ("bidense", "reactnet"))]
 PRINTED = [m if m == FAST else pytest.param(m, marks=pytest.mark.slow) for m in TABLE_1]
 
 

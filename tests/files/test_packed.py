@@ -93,6 +93,7 @@ def test_networks(tmp_path: Path, name: str, method: str, options: dict[str, Any
     assert sum(-(-layer.weights // 8) for layer in packed) < path.stat().st_size
 
 
+@pytest.mark.slow
 def test_models_of_timm_are_named_in_their_files(tmp_path: Path):
     # What deployed layers know of one another must not make the network look like another one.
     model = binarize.apply(

@@ -65,6 +65,7 @@ def test_keeping_the_sums_around_bypassed_branches_doubles_the_signal_per_block(
     assert kept / expected > 1000
 
 
+@pytest.mark.slow
 def test_evaluation_before_training_is_sane_where_norms_are_fresh() -> None:
     net = timm.create_model("convnext_tiny").eval()
     x = torch.randn(2, 3, 64, 64)

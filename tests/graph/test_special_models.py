@@ -751,6 +751,7 @@ def test_converted_model_trains_in_a_wrapper(method: str, process_group: None, t
     assert torch.equal(again(x), model.eval()(x))
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(train_step, (2, str(tmp_path)), nprocs=2)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))

@@ -105,6 +105,7 @@ def test_encoder_that_asks_for_values(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (info.fixed_size, info.multiple) == (None, 1)
 
 
+@pytest.mark.slow
 def test_encoder_of_one_size() -> None:
     free = examine_encoder("vit_tiny_patch16_224")
     assert (free.fixed_size, free.multiple, dict(free.options)) == (None, 16, {"dynamic_img_size": True})

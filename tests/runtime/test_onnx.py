@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporter's own packa
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("bidense", {}),
+        pytest.param("bidense", {}, marks=pytest.mark.slow),
         pytest.param("bidense", {"granularity": "layer"}, marks=pytest.mark.slow),
         pytest.param("adabin", {}, marks=pytest.mark.slow),
         pytest.param("bisrnet", {}, marks=pytest.mark.slow),
@@ -50,6 +50,22 @@ def test_onnxruntime_gives_the_same(method: str, options: dict[str, Any], tmp_pa
         np.testing.assert_array_equal(got.argmax(1), expected.argmax(1))
 
 
+def test_a_small_network() -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 4, 1)
+    )
+    packed = binarize.deploy(binarize.apply(net, example_inputs=torch.zeros(1, 3, 32, 32)))
+    session = runtime.InferenceSession(to_onnx(packed, (32, 32)))
+    x = torch.rand(3, 3, 32, 32)
+    (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(got, packed(x).numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_images_of_another_number_of_channels() -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -76,6 +76,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(when: str, tmp_path: Path) -> No
     assert same(tmp_path / "whole" / MODEL, tmp_path / "parts" / MODEL)
 
 
+@pytest.mark.slow
 def test_bf16_and_channels_last_train_too(tmp_path: Path) -> None:
     plain = train(recipe(), tmp_path / "plain")
     for name, options in (("bf16", {"precision": "bf16"}), ("last", {"channels_last": True})):
@@ -182,6 +183,7 @@ def test_tensorboard_reads_the_figures(tmp_path: Path) -> None:
         assert found == [(h["epoch"], pytest.approx(value(h), rel=1e-6)) for h in history]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     train(recipe(), tmp_path / "whole")
     program = (
@@ -204,6 +206,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert same(tmp_path / "whole" / STATE, tmp_path / "parts" / STATE)
 
 
+@pytest.mark.slow
 def test_two_processes_learn_the_same_as_one(tmp_path: Path) -> None:
     one = train(recipes.validate(dropping(), "a test"), tmp_path / "one")
     program = (
