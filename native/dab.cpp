@@ -12,9 +12,22 @@ namespace {
 // Limits of binarize/functional/dab.py: finite inputs give finite scales, whatever their sums are.
 constexpr float kLargestStatistic = 1e18f, kLargestExponent = 22.0f;
 
-float limited(float statistic) { return fmaxf(fminf(statistic, kLargestStatistic), -kLargestStatistic); }
+// NaN stays NaN, which fminf and fmaxf would make a number of.
+float limited(float statistic) {
+    if (statistic > kLargestStatistic) return kLargestStatistic;
+    return statistic < -kLargestStatistic ? -kLargestStatistic : statistic;
+}
 
-float scale_of(float exponent) { return expf(fminf(exponent, kLargestExponent)); }
+float scale_of(float exponent) { return expf(exponent > kLargestExponent ? kLargestExponent : exponent); }
+
+// The mean of a channel whose sum is NaN because parts of it overflowed to both infinities: NaN if a value is.
+float mean_of(const bz_plane_shape& shape, const bz_map& x, int64_t n, int64_t c) {
+    double sum = 0.0;
+    for (int64_t row = 0; row < shape.height; ++row)
+        for (int64_t pixel = 0; pixel < shape.width; ++pixel)
+            sum += x.data[n * x.image + row * x.row + pixel * x.pixel + c];
+    return float(sum / (double(shape.height) * shape.width));
+}
 
 }  // namespace
 
@@ -36,7 +49,9 @@ extern "C" int bz_pack_dab(int isa, int threads, const bz_plane_shape* shape, co
     }
     for (int64_t n = 0; n < images; ++n)
         for (int64_t c = 0; c < channels; ++c) {
-            float threshold = dab->k ? dab->k[c] * limited(add[n * channels + c] / positions) : 0.0f;
+            float mean = dab->k ? add[n * channels + c] / positions : 0.0f;
+            if (mean != mean && !resize) mean = mean_of(*shape, *x, n, c);
+            float threshold = dab->k ? dab->k[c] * limited(mean) : 0.0f;
             if (dab->b) threshold += dab->b[c];
             add[n * channels + c] = -threshold;
         }

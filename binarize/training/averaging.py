@@ -32,9 +32,10 @@ def averaging_warning(settings: Training, steps: int) -> str | None:
     if settings.ema is None:
         return None
     reach = 1.0 / (1.0 - settings.ema)
-    if reach * _SHARE <= steps:
+    fits = max(1.0 - _SHARE / steps, 0.5)
+    if settings.ema <= fits:
         return None
-    fitting = f"{max(1.0 - _SHARE / steps, 0.5):.3g}"
+    fitting = f"{fits:.3g}"
     text = f"training.ema={settings.ema} averages over about {reach:,.0f} steps, and this run has {steps:,}"
     if settings.ema_warmup:
         last = decay_at(settings, steps - 1)

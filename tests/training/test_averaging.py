@@ -47,6 +47,7 @@ def test_the_average_of_a_short_run_forgets_its_start() -> None:
 def test_an_average_that_reaches_back_too_far_is_reported() -> None:
     assert averaging_warning(settings(), 10) is None
     assert averaging_warning(settings(ema=0.999), 5000) is None
+    assert averaging_warning(settings(ema=0.5), 3) is None  # nothing shorter is worth naming
     assert "warm-up holds it down, to 0.978 at the end" in str(averaging_warning(settings(ema=0.999), 300))
     held = str(averaging_warning(settings(ema=0.999, ema_warmup=False), 300))
     assert "averages over about 1,000 steps, and this run has 300" in held

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import segmentation_models_pytorch as smp  # pyright: ignore[reportMissingImports]  (optional)
@@ -18,7 +19,11 @@ def _network(
     sizes = more.pop("sizes", ((64, 64), (64, 96)))
 
     def build() -> nn.Module:
-        return smp.create_model(decoder, encoder_name=encoder, encoder_weights=None, classes=_CLASSES, **more)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # encoders of its own that timm has too
+            return smp.create_model(
+                decoder, encoder_name=encoder, encoder_weights=None, classes=_CLASSES, **more
+            )
 
     name = f"{decoder}_{encoder}".replace("-", "_")
     return Network(name=name, task="segmentation", build=build, heads=heads, sizes=sizes)
