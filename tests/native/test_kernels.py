@@ -571,6 +571,6 @@ def test_kernels_under_sanitizers(tmp_path: Path):
     root = Path(__file__).parents[2]
     subprocess.run(["cmake", "-S", root, "-B", tmp_path, "-DBINARIZE_SANITIZE=ON"], check=True)
     subprocess.run(["cmake", "--build", tmp_path, "-j2"], check=True)
-    done = subprocess.run([tmp_path / "native_driver", "200"], capture_output=True, text=True, check=False)
+    done = subprocess.run([tmp_path / "native_driver", "60"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout, file=sys.stderr)  # noqa: T201
