@@ -14,7 +14,7 @@ from pass_through import PassThrough
 from torch import nn
 
 import binarize
-from binarize.coverage import Record, Subject, pool, subjects
+from binarize.coverage import Subject, pool, subjects
 
 FAMILIES = sorted({timm.model_entrypoint(name).__module__.rpartition(".")[2] for name in timm.list_models()})
 # All families with all of them, and all as encoders, take hours: `binarize coverage --smallest`.
@@ -44,9 +44,9 @@ def test_the_list_of_the_smallest_models_is_one_of_families() -> None:
         assert name not in timm.list_models() or Subject(name=name).family == family
 
 
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    """Every family with bidense, and one by one as `OTHERS` says; two processes beside each other.
+@pytest.mark.slow
+def test_every_family_passes_in_two_ways(tmp_path: Path) -> None:
+    """With bidense, and one by one as `OTHERS` says; two processes beside each other.
 
     BINARIZE_COVERAGE names a file to keep the results in; what it holds is not checked again.
     """
@@ -59,27 +59,17 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
 
     memory = int(0.8 * pool.available_memory())
     kept = os.environ.get("BINARIZE_COVERAGE")
-    records = Path(kept) if kept else tmp_path_factory.mktemp("coverage") / "records.jsonl"
-    return pool.run(jobs(), processes=2, memory=memory, records=records)
-
-
-@pytest.mark.slow
-@pytest.mark.xdist_group("swept")
-def test_every_family_passes_in_two_ways(swept: list[Record]) -> None:
+    found = pool.run(
+        jobs(), processes=2, memory=memory, records=Path(kept) if kept else tmp_path / "records.jsonl"
+    )
     failures = [
-        f"{r.name} ({r.use}, {r.method}): {r.failed}: {r.reason}" for r in swept if r.status == "fail"
+        f"{r.name} ({r.use}, {r.method}): {r.failed}: {r.reason}" for r in found if r.status == "fail"
     ]
     assert failures == []
-    assert {r.family for r in swept if (r.use, r.method) == ("model", "bidense")} == set(FAMILIES)
-    assert {r.family for r in swept if (r.use, r.method) != ("model", "bidense")} == set(FAMILIES)
-
-
-@pytest.mark.slow
-@pytest.mark.xdist_group("swept")
-def test_nearly_every_convolution_that_is_wanted_is_converted(swept: list[Record]) -> None:
-    records = [r for r in swept if (r.use, r.method) == ("model", "bidense")]
-    converted = sum(r.convs_converted for r in records)
-    missed = sum(len(r.convs_missed) for r in records)
+    models = [r for r in found if (r.use, r.method) == ("model", "bidense")]
+    assert {r.family for r in models} == {r.family for r in found if r not in models} == set(FAMILIES)
+    converted = sum(r.convs_converted for r in models)
+    missed = sum(len(r.convs_missed) for r in models)
     assert converted > 3000
     assert missed <= 0.001 * (converted + missed)
 
