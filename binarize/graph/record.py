@@ -333,8 +333,9 @@ class _Recorder(TorchFunctionMode):
     def _shaped(self, role: Role, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of a step; on fake tensors, where the shape is plain, without running it."""
         module = getattr(original, "__self__", None)
-        if self._recording.fake and args and isinstance(args[0], Tensor) and hasattr(module, "empty_result"):
-            empty = module.empty_result(*args, **kwargs)  # a packed layer takes a hundred steps for it
+        empty_result = getattr(module, "empty_result", None)  # of a packed layer, which takes a hundred steps
+        if self._recording.fake and empty_result is not None and args and isinstance(args[0], Tensor):
+            empty = empty_result(*args, **kwargs)
             return original(*args, **kwargs) if empty is None else empty
         if self._recording.fake and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
             x = args[0]
