@@ -45,8 +45,8 @@ def test_the_list_of_the_smallest_models_is_one_of_families() -> None:
 
 
 @pytest.mark.slow
-def test_every_family_passes_in_two_ways(tmp_path: Path) -> None:
-    """With bidense, and one by one as `OTHERS` says; two processes beside each other.
+def test_every_family_passes(tmp_path: Path) -> None:
+    """With bidense, and every other one as `OTHERS` says; two processes beside each other.
 
     BINARIZE_COVERAGE names a file to keep the results in; what it holds is not checked again.
     """
@@ -54,7 +54,7 @@ def test_every_family_passes_in_two_ways(tmp_path: Path) -> None:
 
     def jobs() -> Iterator[pool.Job]:
         yield from pool.jobs_for(chosen, ["bidense"])
-        for subject, (use, method) in zip(chosen, itertools.cycle(OTHERS), strict=False):
+        for subject, (use, method) in zip(chosen[::2], itertools.cycle(OTHERS), strict=False):
             yield from pool.jobs_for([Subject(name=subject.name, use=use)], [method])
 
     memory = int(0.8 * pool.available_memory())
@@ -67,7 +67,8 @@ def test_every_family_passes_in_two_ways(tmp_path: Path) -> None:
     ]
     assert failures == []
     models = [r for r in found if (r.use, r.method) == ("model", "bidense")]
-    assert {r.family for r in models} == {r.family for r in found if r not in models} == set(FAMILIES)
+    assert {r.family for r in models} == set(FAMILIES)
+    assert {r.family for r in found if r not in models} == set(FAMILIES[::2])
     converted = sum(r.convs_converted for r in models)
     missed = sum(len(r.convs_missed) for r in models)
     assert converted > 3000
