@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from types import FunctionType
+from typing import Any
 
 from torch import nn
 
@@ -11,8 +13,46 @@ from binarize.graph.hooks import has_hooks, has_state_hooks
 
 
 def remarks(draft: Draft) -> list[str]:
-    """Notes for people: hooks of what is replaced, and ties that a method takes apart."""
-    return [*_about_hooks(draft), *_about_ties(draft)]
+    """Notes for people: functions that copies share, hooks of what is replaced, ties taken apart."""
+    return [*_about_functions(draft), *_about_hooks(draft), *_about_ties(draft)]
+
+
+def _about_functions(draft: Draft) -> Iterator[str]:
+    """Functions that modules keep are not copied, so what they hold belongs to the given model."""
+    modules = draft.flow.modules
+    ours = {id(module) for module in modules.values()}
+    names: list[str] = []
+    for path, module in modules.items():
+        for name, value in vars(module).items():
+            if name in ("forward", "_modules", "_parameters", "_buffers", "_compiled_call_impl"):
+                continue  # an instance's forward: its layers stay float
+            if any(id(held) in ours for function in _functions(value) for held in _held(function)):
+                where = path or type(module).__name__
+                names.append(f"a hook of {where}" if name.endswith("_hooks") else f"{where}.{name}")
+    if names:
+        yield (
+            f"warning: {', '.join(names)}: holds modules of the given model, and functions are not copied: "
+            "what it calls there stays float and trains the given model. Make it a method of its module, or "
+            "let it find the modules when it is called"
+        )
+
+
+def _functions(value: Any) -> Iterator[FunctionType]:
+    """The functions that an attribute is, or that it lists."""
+    several: Iterable[Any] = (
+        value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
+    )
+    return (each for each in several if isinstance(each, FunctionType))
+
+
+def _held(function: FunctionType) -> Iterator[Any]:
+    """What a function has from around it: of its closure, and the defaults of its arguments."""
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+    yield from function.__defaults__ or ()
 
 
 def _about_hooks(draft: Draft) -> Iterator[str]:

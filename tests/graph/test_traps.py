@@ -468,3 +468,47 @@ def test_a_plan_knows_what_it_was_made_on() -> None:
     assert Plan.from_dict(given) == made
     del given["inputs"]  # as the first files
     assert Plan.from_dict(given).inputs == ()
+
+
+class Kept(nn.Module):
+    """Keeps a function: of its own modules, of one of its methods, of nothing."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.stem, self.conv, self.head = (
+            nn.Conv2d(3, 8, 3),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.Conv2d(8, 2, 1),
+        )
+        self.step: Any = self.mix
+        if kind == "closure":
+            self.step = lambda x: self.conv(x)
+        elif kind == "default":
+            self.step = lambda x, conv=self.conv: conv(x)
+        elif kind == "hook":
+            self.seen: list[Tensor] = []
+            self.conv.register_forward_hook(lambda module, given, y: self.seen.append(y))
+        elif kind == "other":
+            self.scale = lambda x: x * len(kind)
+
+    def mix(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.step(F.relu(self.stem(x)))))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("closure", "Kept.step"),
+        ("default", "Kept.step"),
+        ("hook", "a hook of conv"),
+        ("method", ""),
+        ("other", ""),
+    ],
+)
+def test_functions_that_hold_modules_of_the_given_model_are_a_warning(kind: str, name: str) -> None:
+    notes = binarize.plan(Kept(kind), "bnn", example_inputs=torch.rand(1, 3, 8, 8)).notes
+    about = [note for note in notes if "functions are not copied" in note]
+    assert [note.split(": ")[1] for note in about] == ([name] if name else [])
