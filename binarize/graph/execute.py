@@ -328,7 +328,7 @@ def _take_over(built: Any, norm: nn.Module, layer: Any) -> None:
         for name in ("eps", "momentum", "affine", "track_running_stats"):
             setattr(taken, name, getattr(norm, name))
         taken.train(norm.training)
-        if layer.bias is not None and built.bias is None and taken.running_mean is not None:
+        if layer.bias is not None and built.own_bias is None and taken.running_mean is not None:
             # BN(conv + bias) with mean m is BN(conv) with mean m - bias.
             taken.running_mean.sub_(layer.bias.detach().to(taken.running_mean.dtype))
     else:

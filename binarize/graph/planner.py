@@ -235,14 +235,11 @@ def _unanswered(draft: Draft, site: SiteDraft) -> str | None:
     for node in site.nodes:
         if len(node.args) > len(known) or not set(node.kwargs) <= set(known):
             return f"is called with more than {' and '.join(known)}"
-    seen, recording = site.site(), draft.flow.recording
+    recording = draft.flow.recording
     if site.name not in recording.opened:  # or else its own forward adds the bias, and keeps it
         for own in ("weight", "bias"):
             if f"{site.name}.{own}" in recording.computed:
                 return f"a forward computes with its {own}, of which bits or nothing would be left"
-    asked = f"{site.name}.bias" in recording.read
-    if asked and seen.has_bias and not draft.method.composes(seen) and not site.recipe(draft.method).bias:
-        return f"a forward reads its bias, and {draft.method.name} keeps none"
     return None
 
 

@@ -1,6 +1,6 @@
 """Trainable modules of binary networks: quantizers, convolutions, linear layers, activations, bypass."""
 
-from binarize.layers.absent import AbsentTensor, StandsForLayer
+from binarize.layers.absent import AbsentTensor, DroppedBias, StandsForLayer
 from binarize.layers.activations import BiasPReLU, Maxout, RPReLU
 from binarize.layers.base import BinaryLayer
 from binarize.layers.bypass import Bypass
@@ -33,6 +33,7 @@ __all__ = [
     "BinaryLinear",
     "Bypass",
     "ChannelLastBatchNorm",
+    "DroppedBias",
     "Maxout",
     "Quantizer",
     "RPReLU",

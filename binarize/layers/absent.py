@@ -84,6 +84,29 @@ class AbsentTensor(Tensor):
         raise TrainingError(f"{func}: the weight and bias of the float layer are gone.")
 
 
+class DroppedBias(AbsentTensor):
+    """The bias of a float layer whose method has none, because a norm follows: what is written to it is lost.
+
+    So functions that initialize every convolution with a bias go on working on a converted network.
+    """
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        target = args[0] if args else (kwargs or {}).get("tensor")  # torch.nn.init passes it by name
+        own = isinstance(target, DroppedBias)
+        in_place = name.endswith("_") and not name.endswith("__") and name not in QUESTIONS
+        if own and (in_place or name == "__set__"):
+            return target
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def outputs_of(layer: nn.Module) -> int:
+    """Output channels of a convolution or linear layer."""
+    known: Any = layer
+    return known.out_features if hasattr(layer, "out_features") else known.out_channels
+
+
 def _substitute(*, shaped: bool) -> Any:
     def replaced(value: Any) -> Any:
         if not isinstance(value, AbsentTensor):
@@ -112,11 +135,7 @@ class StandsForLayer(nn.Module):
     @property
     def bias(self) -> Tensor | None:
         """(Cout,), likewise, or None where the float layer has none."""
-        return AbsentTensor((self._outputs(),), self._reference()) if self.float_bias else None
-
-    def _outputs(self) -> int:
-        known: Any = self
-        return known.out_features if hasattr(self, "out_features") else known.out_channels
+        return AbsentTensor((outputs_of(self),), self._reference()) if self.float_bias else None
 
     def _reference(self) -> Tensor:
         """A tensor with the dtype and device that the weight would have."""

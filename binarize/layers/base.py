@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from binarize.functional import Geometry, Rule, binary_dense
+from binarize.layers.absent import DroppedBias, outputs_of
 from binarize.layers.bypass import Bypass
 from binarize.layers.norm import batch_norm
 from binarize.layers.quantizers import Quantizer
@@ -18,7 +19,9 @@ class BinaryLayer(nn.Module):
 
     Attributes:
         weight: latent weights, in the float layer's shape; one bit each when packed.
-        bias: (Cout,) float, or None.
+        bias: (Cout,) float; where the float layer has one and the method none, a stand-in that answers for
+            shape, dtype and device only (`DroppedBias`), so that forwards which ask whether there is a bias
+            do as they did; or None.
         quantizer: activation quantizer.
         weight_rule: latent to binary weights.
         weight_transform: applied to the latent weights first (weight standardization), or None.
@@ -47,6 +50,17 @@ class BinaryLayer(nn.Module):
         self.bypass = bypass
         self.float_bias = site.has_bias
 
+    def __getattr__(self, name: str) -> Any:
+        value = super().__getattr__(name)
+        if name == "bias" and value is None and self.float_bias:
+            return DroppedBias((outputs_of(self),), self.weight)
+        return value
+
+    @property
+    def own_bias(self) -> nn.Parameter | None:
+        """The bias that the layer computes with."""
+        return self._parameters["bias"]
+
     def _quantized_input(self) -> tuple[Rule | None, tuple[Tensor, ...]]:
         """The rule and its parameters, if the quantizer can be fused into the layer's own function."""
         if isinstance(self.quantizer, Quantizer) and not (
@@ -65,7 +79,7 @@ class BinaryLayer(nn.Module):
         return binary_dense(
             x,
             weight,
-            self.bias,
+            self.own_bias,
             weight_rule=self.weight_rule,
             input_rule=rule,
             params=params,

@@ -214,7 +214,7 @@ def build(
     built._assemble(recipe, site, norm=norm, bypass=way)
     _as(layer, built)
     built.weight = layer.weight
-    if built.bias is not None:
+    if built.own_bias is not None:
         built.bias = layer.bias
     if form is not None and form.same:
         built.use_same_padding()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from binarize.errors import ConfigError, FormatError
 from binarize.graph.places import Places
@@ -160,7 +160,7 @@ def _report(model: nn.Module, refused: Mapping[str, str]) -> DeployReport:
             )
             kind, why, weights = module.spec.kind, why_not(module) or "", module.spec.weights
         elif isinstance(module, _LAYERS):
-            own = [t for t in (module.weight, module.bias) if isinstance(t, Tensor)]
+            own = list(module.parameters(recurse=False))
             size = sum(t.numel() * t.element_size() for t in own)
             why = refused.get(path) or kept.get(path) or "is float in the given model"
             if isinstance(module, StemConv2d):

@@ -129,7 +129,7 @@ def lower(layer: nn.Module) -> PackedLayer | Refusal:
     if isinstance(levels, Refusal):
         return levels
     positive, scale, offset = levels
-    shift = torch.zeros_like(scale) if known.bias is None else known.bias.detach().double()
+    shift = torch.zeros_like(scale) if known.own_bias is None else known.own_bias.detach().double()
     if known.norm is not None and _folds(known.norm):
         factor, constant = _affine(known.norm)
         scale, offset, shift = scale * factor, offset * factor, shift * factor + constant

@@ -192,7 +192,7 @@ def test_frozen_parameters_stay_frozen_and_new_ones_train(method: str) -> None:
     expected = {"stem.weight", "stem.bias", "fc.weight", "fc.bias"}
     expected |= {f"{name}.weight" for name in binary(model)}
     expected |= {f"{name}.norm.{part}" for name in taken for part in ("weight", "bias")}
-    expected |= {f"{name}.bias" for name, layer in binary(model).items() if layer.bias is not None}
+    expected |= {f"{name}.bias" for name, layer in binary(model).items() if layer.own_bias is not None}
     assert frozen == expected
     train_once(model)
     for name, p in model.named_parameters():
