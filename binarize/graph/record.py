@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from binarize.errors import TraceError
+from binarize.geometry import conv_size
 from binarize.graph.calls import (
     attribute,
     containers,
@@ -664,10 +665,8 @@ def _convolved(module: Any, x: Tensor) -> tuple[int, ...] | None:
     fits = x.dim() == len(module.kernel_size) + 2 and x.shape[1] == module.in_channels
     if not fits or x.dtype != module.weight.dtype or not x.is_contiguous():
         return None
-    geometry = (module.kernel_size, module.stride, module.padding, module.dilation)
-    sizes = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(x.shape[2:], *geometry, strict=True)
-    ]
+    geometry = (module.kernel_size, module.stride, tuple((p, p) for p in module.padding), module.dilation)
+    sizes = conv_size(x.shape[2:], *geometry)
     return (x.shape[0], module.out_channels, *sizes) if min(sizes) > 0 else None
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binarize.functional import Geometry
+from binarize.geometry import same_pads, static_same_pads
 from binarize.layers.base import BinaryLayer
 from binarize.layers.bypass import Bypass, fit_of
 from binarize.layers.recipe import MethodLike, Site, resolve
@@ -75,17 +76,16 @@ class _BinaryConv(BinaryLayer):
         if self.padding == "valid":
             return [(0, 0)] * len(self.kernel_size)
         if self.padding == "same":
-            totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
-            return [(total // 2, total - total // 2) for total in totals]
+            return list(static_same_pads(self.kernel_size, self.dilation))
         return [(int(p), int(p)) for p in self.padding]
 
     def use_same_padding(self) -> None:
         """Pad as TensorFlow's "SAME" does, by the size of the input (timm's Conv2dSame)."""
         self.same_padding = True
         self._pads = None
-        totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
-        self._pads_vary = any(s > 1 for s in self.stride) or any(total % 2 for total in totals)
-        padding = tuple(0 if self._pads_vary else total // 2 for total in totals)
+        pads = static_same_pads(self.kernel_size, self.dilation)
+        self._pads_vary = any(s > 1 for s in self.stride) or any(low != high for low, high in pads)
+        padding = tuple(0 if self._pads_vary else low for low, _ in pads)
         self._geometry = Geometry(self.stride, padding, self.dilation, self.groups)
         if self.bypass is not None:
             self.bypass.fit = "ceil"
@@ -102,13 +102,8 @@ class _BinaryConv(BinaryLayer):
     def _pads_for(self, x: Tensor) -> list[int] | None:
         if not self.same_padding or not self._pads_vary:
             return self._pads
-        pads: list[int] = []
-        for axis in reversed(range(len(self.stride))):
-            n, s = x.shape[2 + axis], self.stride[axis]
-            reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
-            total = max(((n + s - 1) // s - 1) * s + reach - n, 0)
-            pads += [total // 2, total - total // 2]
-        return pads
+        pads = same_pads(x.shape[2:], self.kernel_size, self.stride, self.dilation)
+        return [side for pair in reversed(pads) for side in pair]
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, Cin, ...) -> (N, Cout, ...); dtype of the input."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binarize.functional import Geometry
+from binarize.geometry import Pads, same_pads, static_same_pads
 from binarize.methods.standardization import Standardization
 
-Pads = tuple[tuple[int, int], ...]
 DENSE = {"conv1d", "conv2d", "conv_transpose2d", "linear"}
 """Functions that apply a weight, by name."""
 _ORDER = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -121,18 +120,8 @@ def pads_of(padding: Any, kernel: Any, dilation: tuple[int, ...]) -> Pads:
     if padding == "valid":
         return ((0, 0),) * len(dilation)
     if padding == "same":
-        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        return tuple((total // 2, total - total // 2) for total in totals)
+        return static_same_pads(kernel, dilation)
     return tuple((p, p) for p in _per_dim(padding, len(dilation)))
-
-
-def same_pads(
-    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
-) -> Pads:
-    """What TensorFlow's "SAME" pads a map of `size` by."""
-    given = zip(size, kernel, stride, dilation, strict=True)
-    totals = [max(((n + s - 1) // s - 1) * s + d * (k - 1) + 1 - n, 0) for n, k, s, d in given]
-    return tuple((total // 2, total - total // 2) for total in totals)
 
 
 def computed(layer: Any, form: Form, x: Tensor) -> Tensor:

@@ -18,16 +18,15 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from binarize.geometry import Pads, same_pads
 from binarize.methods.forms import (
     DENSE,
     Form,
     NoFormError,
-    Pads,
     arguments_of,
     computed,
     form_of_call,
     padded,
-    same_pads,
 )
 from binarize.methods.standardization import Standardization, standardization_of
 

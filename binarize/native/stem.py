@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from binarize.errors import NativeError
+from binarize.geometry import conv_size
 from binarize.native import fallback, structs
 from binarize.native.epilogue import Epilogue
 from binarize.native.library import Isa, check, number_of, required, resolve, threads_or_default
@@ -208,7 +209,8 @@ def out_size(
     size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
 ) -> tuple[int, int]:
     """Positions (H', W') of a convolution's output, or a pool's, for a map of this size."""
-    h, w = ((n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding, strict=True))
+    pads = tuple((p, p) for p in padding)
+    h, w = conv_size(size, kernel, stride, pads, (1,) * len(pads))
     return h, w
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from binarize.errors import NativeError
+from binarize.geometry import conv_size
 from binarize.native import fallback
 from binarize.native.library import Isa, check, number_of, required, resolve
 from binarize.native.structs import ConvShape, PlaneShape
@@ -58,9 +59,8 @@ class PackedWeights:
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """Positions of the output for a map of this size."""
         top, left, bottom, right = self.padding
-        sizes = (height + top + bottom, width + left + right)
-        reaches = (d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True))
-        h, w = ((n - r) // s + 1 for n, r, s in zip(sizes, reaches, self.stride, strict=True))
+        pads = ((top, bottom), (left, right))
+        h, w = conv_size((height, width), self.kernel, self.stride, pads, self.dilation)
         return h, w
 
     def struct(self, plane: PlaneShape, out_size: Sequence[int]) -> ConvShape:

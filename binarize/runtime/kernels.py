@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from binarize.functional import Geometry
+from binarize.geometry import same_pads
 from binarize.native.epilogue import Tail
 from binarize.native.layer import PreparedLayer
 from binarize.native.planes import BitPlane
@@ -387,9 +388,5 @@ class Kernels:
 
     def _same(self, x: Tensor) -> tuple[int, int, int, int]:
         """Padding by the size of the input, as TensorFlow's SAME: (top, left, bottom, right)."""
-        totals = [
-            max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
-            for n, k, s, d in zip(x.shape[2:], self.kernel, self.stride, self.dilation, strict=True)
-        ]
-        (top, left), (high, wide) = (t // 2 for t in totals), totals
-        return top, left, high - top, wide - left
+        (top, bottom), (left, right) = same_pads(x.shape[2:], self.kernel, self.stride, self.dilation)
+        return top, left, bottom, right

@@ -21,7 +21,7 @@ from binarize.runtime.lazy import Interpolated, Small, ordinary
 from binarize.runtime.made_of import place_of
 from binarize.runtime.pointwise import is_traced
 from binarize.runtime.questions import why_not
-from binarize.runtime.shapes import result_shape, same_pads
+from binarize.runtime.shapes import pads_of, result_shape
 from binarize.runtime.spec import PackedSpec
 from binarize.runtime.statistics import Link
 from binarize.runtime.thresholds import quantized, thresholds_of
@@ -309,7 +309,7 @@ class PackedLayer(StandsForLayer):
     def _padded(self, values: Tensor, output_size: Sequence[int] | None) -> tuple[Tensor, Geometry]:
         """The values with the padding that torch's convolution cannot do, and the geometry for the rest."""
         spec = self.spec
-        pads = same_pads(spec, values.shape[2:]) if spec.same else spec.padding
+        pads = pads_of(spec, values.shape[2:])
         inside = spec.padding_mode == "zeros" and all(low == high for low, high in pads)
         padding = tuple(low if inside else 0 for low, _ in pads)
         if not inside:

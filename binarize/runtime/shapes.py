@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from binarize.geometry import Pads, conv_size, same_pads, transposed_size
 from binarize.runtime.spec import PackedSpec
 
 
-def same_pads(spec: PackedSpec, size: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Low and high side per spatial dim, as TensorFlow's "SAME" pads a map of this size."""
-    pads = []
-    for n, k, s, d in zip(size, spec.kernel, spec.stride, spec.dilation, strict=True):
-        total = max(((n + s - 1) // s - 1) * s + d * (k - 1) + 1 - n, 0)
-        pads.append((total // 2, total - total // 2))
-    return tuple(pads)
+def pads_of(spec: PackedSpec, size: Sequence[int]) -> Pads:
+    """Low and high side per spatial dim by which the layer pads a map of this size."""
+    return same_pads(size, spec.kernel, spec.stride, spec.dilation) if spec.same else spec.padding
 
 
 def result_shape(spec: PackedSpec, shape: Sequence[int], extra: Sequence[int] = ()) -> tuple[int, ...] | None:
@@ -30,11 +27,6 @@ def result_shape(spec: PackedSpec, shape: Sequence[int], extra: Sequence[int] = 
     if len(shape) != 2 + len(spec.kernel) or shape[1] != spec.in_channels:
         return None
     size = shape[2:]
-    pads = same_pads(spec, size) if spec.same else spec.padding
-    sides = list(zip(size, spec.kernel, spec.stride, spec.dilation, pads, strict=True))
-    if spec.kind == "transposed":
-        result = [(n - 1) * s - low - high + d * (k - 1) + 1 for n, k, s, d, (low, high) in sides]
-        result = [n + more for n, more in zip(result, extra, strict=True)]
-    else:
-        result = [(n + low + high - d * (k - 1) - 1) // s + 1 for n, k, s, d, (low, high) in sides]
+    sides = (size, spec.kernel, spec.stride, pads_of(spec, size), spec.dilation)
+    result = transposed_size(*sides, extra) if spec.kind == "transposed" else conv_size(*sides)
     return (shape[0], spec.out_channels, *result) if min(result) > 0 else None
