@@ -48,7 +48,9 @@ if TYPE_CHECKING:
     help="Scales per channel in float, or from tables of 16 bits.  [default: as deploy]",
 )
 @click.option("--fresh-memory", is_flag=True, help="Leave memory to the C library's defaults.")
-@click.option("--out", type=click.Path(path_type=Path), help="Also write OUT.json and OUT.png.")
+@click.option(
+    "--out", "--output", "-o", "out", type=click.Path(path_type=Path), help="Also write OUT.json and OUT.png."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def bench(
     model: str,

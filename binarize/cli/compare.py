@@ -39,7 +39,9 @@ _OTHERS = ("packed", "float MACs", "seeds", "training")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="For all recipes of the set.")
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--split", help="Part of the data set.  [default: the recipe's test]")
-@click.option("--out", type=click.Path(path_type=Path), help="Also write OUT.md and OUT.json.")
+@click.option(
+    "--out", "--output", "-o", "out", type=click.Path(path_type=Path), help="Also write OUT.md and OUT.json."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def compare(
     runs: tuple[Path, ...],

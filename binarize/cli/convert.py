@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 @click.argument("model")
 @click.option("--method", "-m", default=DEFAULT_METHOD, show_default=True, help="See `binarize methods`.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="File to write.  [default: MODEL-METHOD.safetensors]"
+    "--out",
+    "--output",
+    "-o",
+    "out",
+    type=click.Path(path_type=Path),
+    help="File to write.  [default: MODEL-METHOD.safetensors]",
 )
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 @click.option("--pretrained", is_flag=True, help="Start from timm's pretrained weights.")

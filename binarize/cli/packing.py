@@ -28,6 +28,7 @@ _OPTIONS = (
     click.option(
         "--out",
         "--output",
+        "-o",
         "out",
         type=click.Path(path_type=Path),
         help="File to write.  [default: FILE-packed.safetensors]",

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 @click.argument("images", nargs=-1, required=True)
 @click.option(
     "--out",
+    "--output",
+    "-o",
+    "out",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("predictions"),
     show_default=True,

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("recipe")
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/RECIPE]")
+@click.option(
+    "--out",
+    "--output",
+    "-o",
+    "out",
+    type=click.Path(path_type=Path),
+    help="Folder of the run.  [default: runs/RECIPE]",
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in that folder.")
 @click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Another value: training.lr=1e-3."

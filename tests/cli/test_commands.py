@@ -415,3 +415,9 @@ def test_the_command_of_the_readme(tmp_path: Path):
     assert "\x1b" not in done.stdout
     assert _files(tmp_path) == ["convnext_tiny-bidense.safetensors"]
     assert binarize.load(tmp_path / "convnext_tiny-bidense.safetensors").num_classes == 1000
+
+
+@pytest.mark.parametrize("name", ["convert", "deploy", "export", "train", "predict", "compare", "bench"])
+def test_commands_that_write_name_the_file_alike(name: str) -> None:
+    option = next(p for p in cli.cli.commands[name].params if p.name == "out")
+    assert {"-o", "--out", "--output"} <= set(option.opts)
