@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from binarize.graph.tracing import OLDEST_TORCH
+from binarize.graph.trace.check_torch import OLDEST_TORCH
 
 ROOT = Path(__file__).parents[1]
 LINTERS = {"ruff", "pyright[nodejs]", "import-linter"}  # run on the newest versions only

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_iter, tree_map_only
 from binarize.accounting.macs import work_of
 from binarize.accounting.work import Work
 from binarize.errors import ConfigError, TraceError
-from binarize.graph.refusals import copied
+from binarize.graph.model_copy import copied
 
 
 @dataclass(frozen=True, kw_only=True)

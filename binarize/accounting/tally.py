@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from binarize.accounting.report import LayerCount
-from binarize.graph.roles import known_class
+from binarize.graph.trace.roles import known_class
 from binarize.layers import BinaryLayer
 from binarize.runtime import PackedLayer, stored
 from binarize.runtime.stored import size

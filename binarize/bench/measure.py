@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from binarize.graph.roles import known_class
+from binarize.graph.trace.roles import known_class
 from binarize.native.library import available, features
 from binarize.native.library import peak as run_peak
 from binarize.runtime import PackedLayer

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from binarize.bench.measure import Variant
 from binarize.errors import ConfigError, unknown_name
-from binarize.graph.refusals import copied
+from binarize.graph.model_copy import copied
 
 BASELINES = ("eager", "channels_last", "compile", "bf16")
 """eager: as it is. channels_last: maps with channels last in memory. compile: torch.compile with weights

@@ -8,7 +8,7 @@ from typing import Any
 
 from binarize.coverage.trials import CheckError
 from binarize.graph import Plan
-from binarize.graph.policy import FINAL
+from binarize.graph.decide.policy import FINAL
 
 
 def outputs_of(made: Plan) -> tuple[dict[str, Any], ...]:

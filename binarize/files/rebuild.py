@@ -131,15 +131,16 @@ def without_data(model: nn.Module) -> nn.Module:
 
 
 def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """See `binarize.graph.refusals`; of a wrapped model, the model inside."""
-    from binarize.graph.refusals import copied, unwrapped
+    """See `binarize.graph.wrappers`; of a wrapped model, the model inside."""
+    from binarize.graph.model_copy import copied
+    from binarize.graph.wrappers import unwrapped
 
     return copied(unwrapped(model), memo)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside wrappers."""
-    from binarize.graph.refusals import unwrapped
+    from binarize.graph.wrappers import unwrapped
 
     return unwrapped(model)
 

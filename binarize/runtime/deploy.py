@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from binarize.errors import ConfigError, FormatError
-from binarize.graph.places import Places
-from binarize.graph.refusals import copied, refuse, unwrapped
-from binarize.graph.roles import known_class
+from binarize.graph.model_copy import copied
+from binarize.graph.rewrite.module_slots import Places
+from binarize.graph.trace.roles import known_class
+from binarize.graph.unsupported import refuse
+from binarize.graph.wrappers import unwrapped
 from binarize.layers import BinaryLayer
 from binarize.runtime.fuse import fuse
 from binarize.runtime.lower import Refusal, describe, empty_packed, lower

@@ -11,9 +11,9 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from binarize.errors import TraceError
-from binarize.graph.flow import PASSIVE, Flow
-from binarize.graph.places import Places
-from binarize.graph.record import record
+from binarize.graph.rewrite.module_slots import Places
+from binarize.graph.trace.dataflow import PASSIVE, Flow
+from binarize.graph.trace.recorder import record
 from binarize.layers import BiasPReLU, Maxout
 from binarize.runtime.packed import PackedLayer
 from binarize.runtime.pointwise import PointwiseConv2d, is_pointwise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from binarize.graph.flow import Flow
+from binarize.graph.trace.dataflow import Flow
 
 
 def free(flow: Flow, path: str) -> bool:

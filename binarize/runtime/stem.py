@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from binarize.graph.flow import Flow
-from binarize.graph.roles import known_class
+from binarize.graph.trace.dataflow import Flow
+from binarize.graph.trace.roles import known_class
 from binarize.layers import BiasPReLU, Maxout, RPReLU
 from binarize.native.epilogue import Activation, Epilogue
 from binarize.native.library import resolve

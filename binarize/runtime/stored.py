@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from binarize.graph.refusals import copied
+from binarize.graph.model_copy import copied
 from binarize.layers import BinaryLayer
 from binarize.runtime.lower import Refusal, describe, empty_packed
 from binarize.runtime.packed import PackedLayer

@@ -23,7 +23,7 @@ from binarize.data.catalog import check_split
 from binarize.data.dataset import DenseDataset
 from binarize.data.survey import inspect
 from binarize.errors import ConfigError, DataError, TrainingError, warn
-from binarize.graph.refusals import copied
+from binarize.graph.model_copy import copied
 from binarize.recipes import Recipe, validate
 from binarize.training.averaging import averaging_warning, decay_at
 from binarize.training.balance import class_weights

@@ -102,7 +102,7 @@ def test_the_stored_plan_is_executed_not_a_new_one(tmp_path: Path, monkeypatch):
     model = binarize.apply(create_timm("test_resnet"), "bidense", policy=policy, granularity="layer")
     path = save(model, tmp_path / "m.safetensors")
 
-    import binarize.graph.planner as planner
+    import binarize.graph.decide.planner as planner
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("load must not plan")

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 import binarize
 from binarize.errors import TraceError
-from binarize.graph.levels import for_both_modes
-from binarize.graph.record import record
-from binarize.graph.rewritten import install
+from binarize.graph.rewrite.generated_forward import install
+from binarize.graph.trace.module_graph import for_both_modes
+from binarize.graph.trace.recorder import record
 from binarize.layers import BinaryLayer
 
 pytestmark = pytest.mark.usefixtures("pass_through")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from binarize import plan
 from binarize.errors import TraceError
-from binarize.graph.levels import _LevelTracer
+from binarize.graph.trace.module_graph import _LevelTracer
 
 
 class Block(nn.Module):

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 import binarize
 from binarize.errors import BinarizeError
-from binarize.graph.execute import execute
+from binarize.graph.rewrite.execute import execute
 
 IMAGE = torch.rand(1, 3, 8, 8)
 

@@ -1,0 +1,96 @@
+"""Which two values the activations of a layer are: by what it sees, once all in front of it is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import fx, nn
+
+from binarize.graph.decide.draft import Draft, SiteDraft
+from binarize.graph.decide.intervals import ANYWHERE, Interval, of_module
+from binarize.graph.decide.signs import Ranges, Signs
+from binarize.graph.trace.roles import fused_activation
+
+_NAMED = 4  # layers of a warning
+_BLIND = {
+    "sign": ("see no negative value", "the sign is +1"),
+    "step": ("see positive values only", "the bit is 1"),
+}
+
+
+def decide_sets(draft: Draft) -> None:
+    """Tell each converted layer which of its input channels hold nothing negative, in all of its calls."""
+    signs = Signs(draft.flow, lambda node: _instead(draft, node))
+    for site in draft.sites.values():
+        seen = site.site()
+        site.nonnegative = _channels(draft, signs, site)
+        if site.nonnegative and not draft.method.composes(seen):
+            quantizer = quantizer_of(draft, site)
+            site.values = getattr(quantizer, "values", "")
+            if getattr(quantizer, "needs_negatives", False):
+                site.blind = "sign"
+            elif getattr(quantizer, "needs_zeros", False) and _channels(draft, signs, site, positive=True):
+                site.blind = "step"
+
+
+def _channels(draft: Draft, signs: Signs, site: SiteDraft, *, positive: bool = False) -> Ranges:
+    """The input channels without negative values, or with positive ones only; none if calls differ."""
+    seen = site.site()
+    sources = [draft.flow.source(node) for node in site.nodes]
+    found = {
+        () if source is None else signs.nonnegative(source, seen.in_channels, seen.dim, positive=positive)
+        for source in sources
+    }
+    return found.pop() if len(found) == 1 else ()
+
+
+def quantizer_of(draft: Draft, site: SiteDraft) -> nn.Module:
+    """The activation quantizer of a site, without data."""
+    with torch.device("meta"):
+        return site.recipe(draft.method).quantizer()
+
+
+def blind_layers(draft: Draft) -> Iterator[str]:
+    """Warnings about layers whose activations, on some channels or all, would not depend on the image."""
+    groups: dict[tuple[str, bool], list[str]] = {}
+    for site in draft.sites.values():
+        if site.blind:
+            groups.setdefault((site.blind, site.site().sees_no_negatives), []).append(site.name)
+    help_ = [
+        *([draft.method.against_blindness] if draft.method.against_blindness else []),
+        "keep such a layer in float (keep=)",
+        "another method, whose thresholds are learnt (bidense, reactnet, adabin)",
+        "or F.hardtanh in that function's place in the network, or by a forward hook on what makes the input",
+    ]
+    for (blind, whole), names in groups.items():
+        seen, fixed = _BLIND[blind]
+        where = "" if whole else " on some of their channels"
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        yield (
+            f"warning: {', '.join(names[:_NAMED])}{more}: {seen}{where}, so that {fixed} there whatever "
+            f"the image, and nothing is learnt from it. What helps: {'; '.join(help_)}"
+        )
+
+
+def _instead(draft: Draft, node: fx.Node) -> fx.Node | Interval | None:
+    """What the plan puts in the place of a step: see `Signs`."""
+    flow = draft.flow
+    source = flow.source(node)
+    edit = draft.edits.get((node.meta.get("owner", ""), node.meta.get("level") or ""))
+    if edit is not None:
+        kept = node.args[edit.keep if edit.action == "drop" else 0]
+        return kept if edit.action in ("drop", "identity") and isinstance(kept, fx.Node) else ANYWHERE
+    if node.op != "call_module" or source is None:
+        return None
+    if draft.site_at(node) is not None:
+        return ANYWHERE
+    swap = draft.swaps.get(str(node.target))
+    if swap is None:
+        return None
+    if swap.to in ("identity", "drop_act"):
+        return source
+    if swap.to != "unfuse" or not swap.own:
+        return ANYWHERE
+    act = fused_activation(flow.modules[str(node.target)])
+    return source if act is None else of_module(act, ANYWHERE)

@@ -1,0 +1,309 @@
+"""A plan in the making: what has been decided so far about each layer, norm, activation and sum."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from binarize.errors import TraceError
+from binarize.graph.decide.position import Position
+from binarize.graph.decide.signs import Ranges, Signs
+from binarize.graph.plan import Edit, KeptBy, Swap
+from binarize.graph.trace.dataflow import PASSIVE, Flow
+from binarize.graph.trace.module_graph import Level, acts, for_both_modes
+from binarize.graph.trace.own_forward import Opening
+from binarize.layers.recipe import Kind, Recipe, Site
+from binarize.methods.base import ActivationSite, Method
+from binarize.methods.build import site_of
+from binarize.methods.forms import Form
+
+_TOWARDS_LAYERS = PASSIVE | {"pool", "pad", "split", "cat", "upsample", "mul", "add"}
+
+
+@dataclass
+class Draft:
+    """Everything the decisions share.
+
+    Attributes:
+        flow: the recorded run.
+        position: of its layers.
+        method: what the layers become.
+        sites: converted layers by name.
+        kept: by name for all other layers, who keeps them float and why.
+        kept_norms: for people: what becomes of the norm behind a layer that stays float, by its name.
+        norms: what became of a norm, by node: `absorbed`, `removed` or `batch`.
+        scales: nodes of layer scale that go.
+        swaps: modules to replace, by path.
+        edits: changes of a module's own graph, by (path, node name).
+        rewritable: graphs for training and evaluation of the modules that were asked about.
+        blinded: whether the method could make only +1 of a layer's input without negative values.
+        sums_normed: paths of the modules that hold the sums with a norm behind them, one per sum.
+        sums_growing: likewise of those that need one and cannot be rewritten.
+    """
+
+    flow: Flow
+    position: Position
+    method: Method
+    sites: dict[str, SiteDraft] = field(default_factory=dict)
+    kept: dict[str, tuple[KeptBy, str]] = field(default_factory=dict)
+    kept_norms: dict[str, str] = field(default_factory=dict)
+    norms: dict[fx.Node, str] = field(default_factory=dict)
+    scales: set[fx.Node] = field(default_factory=set)
+    swaps: dict[str, Swap] = field(default_factory=dict)
+    edits: dict[tuple[str, str], Edit] = field(default_factory=dict)
+    rewritable: dict[str, Level] = field(default_factory=dict)
+    blinded: dict[Site, bool] = field(default_factory=dict)
+    sums_normed: list[str] = field(default_factory=list)
+    sums_growing: list[str] = field(default_factory=list)
+
+    @cached_property
+    def signs(self) -> Signs:
+        """Of the network as it is given."""
+        return Signs(self.flow)
+
+    def site_at(self, node: fx.Node | None) -> SiteDraft | None:
+        """The converted layer that a node calls, if it does."""
+        if node is None or node.op != "call_module":
+            return None
+        return self.sites.get(str(node.target))
+
+    def direct_site(self, node: fx.Node | None, through: set[str] = PASSIVE) -> SiteDraft | None:
+        """The converted layer whose result `node` is, norms that go with it and layer scale aside."""
+        while node is not None:
+            site = self.site_at(node)
+            if site is not None:
+                return site
+            passes = self.flow.role(node) in through or node in self.scales
+            if not passes and self.norms.get(node) not in ("absorbed", "removed"):
+                return None
+            node = self.flow.source(node)
+        return None
+
+    def edit(self, node: fx.Node, edit: Edit) -> bool:
+        """Note a change of a module's own graph; False if that graph cannot be changed there."""
+        kept = edit.keep if edit.action == "drop" else 0
+        given = kept < len(node.args) and isinstance(node.args[kept], fx.Node)  # not by keyword
+        if not given or not self.editable(node):
+            return False
+        if edit.action != "drop" and (not self.used(node) or self.read_again(node)):
+            return False  # it works in place, and what stands in its stead would not
+        if edit.action in ("drop", "norm") and self._seen_elsewhere(node):
+            return False
+        self.edits[edit.owner, edit.node] = edit
+        return True
+
+    def free_name(self, owner: str, name: str) -> str:
+        """`name`, or one like it that the module at `owner` has not taken (by an earlier conversion)."""
+        while hasattr(self.flow.modules[owner], name):
+            name += "_"
+        return name
+
+    def editable(self, node: fx.Node) -> bool:
+        """Whether the step `node` can be changed in the graph of the module that makes it."""
+        recording = self.flow.recording
+        owner, level = node.meta["owner"], node.meta["level"]
+        if level is None or owner not in recording.levels or recording.calls.get(owner, 0) > 1:
+            return False
+        return self._has_graph(owner)
+
+    def open(self, path: str, opening: Opening) -> str | None:
+        """Note that a binary layer is to stand in the forward of the layer at `path`, or why it cannot."""
+        if not self._has_graph(path):
+            return self.flow.recording.opaque.pop(path)
+        for step in opening.pads:
+            self.edits[path, step] = Edit(owner=path, node=step, action="identity")
+        self.edits[path, opening.step] = Edit(owner=path, node=opening.step, action="layer")
+        return None
+
+    def _has_graph(self, owner: str) -> bool:
+        """Whether the forward of the module at `owner` is one graph in training and evaluation."""
+        recording = self.flow.recording
+        if owner not in self.rewritable:
+            try:
+                self.rewritable[owner] = for_both_modes(self.flow.modules[owner], recording.levels[owner])
+            except TraceError as error:
+                recording.opaque[owner] = str(error)
+                del recording.levels[owner]
+                return False
+        return True
+
+    def used(self, node: fx.Node) -> bool:
+        """Whether the result of a step is used as such in the graph of the module that makes it, if known."""
+        step = self._step(node)
+        return step is None or bool(step.users)
+
+    def _seen_elsewhere(self, node: fx.Node) -> bool:
+        """Whether a step works in place on a value that others look at by another name."""
+        step = self._step(node)
+        if step is None or step.op == "call_module" or not acts(step):
+            return False
+        changed = step.args[0]
+        if not step.users or not isinstance(changed, fx.Node) or changed.op == "placeholder":
+            return True
+        return any(step < user for user in changed.users)
+
+    def read_again(self, node: fx.Node) -> bool:
+        """Whether an activation works in place on a tensor that is read by its old name afterwards.
+
+        In the run both names are one tensor, so that all who read it use `node`: a single user is the next
+        step.
+        """
+        module, step = self.flow.module(node), self._step(node)
+        if module is not None:
+            in_place = getattr(module, "inplace", False) is True
+        else:
+            in_place = node.kwargs.get("inplace") is True or True in node.args[1:]
+            in_place = in_place or getattr(node.target, "__name__", "").endswith("_")
+        if not in_place or len(node.users) <= 1:
+            return False
+        if step is not None:
+            changed = step.args[0] if step.args else None
+            known = isinstance(changed, fx.Node) and changed.op != "placeholder"
+            return not known or any(step < user for user in changed.users)  # type: ignore[union-attr]
+        inside = isinstance(self.flow.modules.get(node.meta["owner"]), nn.Sequential)
+        return not inside or str(node.target).rpartition(".")[2] in ("0", "")
+
+    def _step(self, node: fx.Node) -> fx.Node | None:
+        """The step of its module's own graph that a node is, if that graph is known."""
+        level = self.flow.recording.levels.get(node.meta["owner"])
+        steps = () if level is None else level.graph.nodes
+        return next((step for step in steps if step.name == node.meta["level"]), None)
+
+    def why_not_editable(self, node: fx.Node) -> str:
+        """The reason for `editable` being False, for people."""
+        owner = node.meta["owner"]
+        where = owner or type(self.flow.model).__name__
+        reason = self.flow.recording.opaque.get(owner, "is called several times")
+        return f"{where} cannot be rewritten: {reason}"
+
+
+@dataclass
+class SiteDraft:
+    """What is decided about one converted layer.
+
+    Attributes:
+        name: path in the model.
+        module: the float layer.
+        nodes: its calls.
+        kind: see `Kind`.
+        context: the fields of `Site` that only a graph knows.
+        norm: for people: what happens to the norm.
+        absorbs: path of the norm module that the layer takes over, or None.
+        activation: for people: what happens to the activation behind it.
+        form: of a layer whose class has a forward of its own.
+        tail: the node that carries the layer's normalized result.
+        bypass: the layer brings its bypass.
+        bypass_reason: why it does not, although its method has one there.
+        residual: for people: what happens to the sum around it.
+        nonnegative: see `Site`.
+        values: for people: the set of its activations, where that is not the usual one of the method.
+        blind: why its activations would be the same on some channels, whatever the input: `sign` where
+            nothing is negative, `step` where everything is positive, or nothing.
+    """
+
+    name: str
+    module: nn.Module
+    nodes: list[fx.Node]
+    kind: Kind
+    form: Form | None = None
+    context: dict[str, Any] = field(default_factory=dict)
+    norm: str = "fresh BatchNorm"
+    absorbs: str | None = None
+    activation: str = "none"
+    tail: fx.Node | None = None
+    bypass: bool = False
+    bypass_reason: str = ""
+    residual: str = ""
+    nonnegative: Ranges = ()
+    values: str = ""
+    blind: str = ""
+    _site: tuple[Any, Site] | None = field(default=None, init=False, repr=False)
+
+    def site(self) -> Site:
+        """The site as the method sees it."""
+        known = (self.nonnegative, *self.context.items())
+        if self._site is None or self._site[0] != known:  # it is asked for some twenty times
+            made = site_of(
+                self.module, kind=self.kind, form=self.form, nonnegative=self.nonnegative, **self.context
+            )
+            self._site = known, made
+        return self._site[1]
+
+    def recipe(self, method: Method) -> Recipe:
+        """The parts that the method wants here."""
+        return method.recipe(self.site())
+
+    def strided(self) -> bool:
+        """The layer's output has other positions than its input."""
+        site = self.site()
+        return site.transposed or any(s > 1 for s in site.stride)
+
+    def lose_bypass(self, reason: str) -> None:
+        """Leave the bypass out, for this reason."""
+        if self.bypass:
+            self.bypass, self.bypass_reason = False, reason
+
+
+def activation_site(
+    draft: Draft, node: fx.Node, front: SiteDraft | None, behind: fx.Node | None
+) -> ActivationSite | None:
+    """How a method sees the activation at `node`; None if its channels cannot be told.
+
+    Args:
+        draft: the decisions so far.
+        node: of the activation, or of the norm that holds it.
+        front: the layer in front of it, if there is just one.
+        behind: its only consumer, if there is just one.
+    """
+    flow = draft.flow
+    shape, dim = flow.shape(node), flow.channel_dim.get(node)
+    if dim is None or not 0 < dim < len(shape):
+        return None
+    last = dim == len(shape) - 1 and (dim != 1 or len(shape) == 2)
+    if dim != 1 and not last:
+        return None
+    return ActivationSite(
+        channels=shape[dim],
+        dim=-1 if last else 1,
+        spatial=0 if last else len(shape) - 2,
+        spatial_between=front is not None and _spatial(front.module) and _next_is_spatial(draft, behind),
+        final_next=is_final(draft, node),
+        blinds=draft.signs.low(node) >= 0 and any(_would_be_blind(draft, node)),
+    )
+
+
+def _would_be_blind(draft: Draft, node: fx.Node) -> Iterator[bool]:
+    """Of the layers that see an activation, whether their method could make only +1 of what it gives."""
+    for consumer in draft.flow.consumers(node, _TOWARDS_LAYERS):
+        site = draft.site_at(consumer)
+        if site is not None:
+            seen = site.site()
+            whole = dataclasses.replace(seen, nonnegative=((0, seen.in_channels),))
+            if whole not in draft.blinded:  # layers alike are many, and a quantizer takes a millisecond
+                with torch.device("meta"):
+                    quantizer = draft.method.recipe(whole).quantizer()
+                draft.blinded[whole] = getattr(quantizer, "needs_negatives", False)
+            yield draft.blinded[whole]
+
+
+def is_final(draft: Draft, node: fx.Node) -> bool:
+    """Whether what follows `node` is a layer that stays float as the network's final one."""
+    consumer = draft.flow.only_user(node, PASSIVE)
+    if consumer is None or not draft.flow.is_layer(consumer) or draft.site_at(consumer) is not None:
+        return False
+    return draft.position.height(consumer) == 1
+
+
+def _spatial(module: nn.Module) -> bool:
+    return any(k > 1 for k in getattr(module, "kernel_size", ()))
+
+
+def _next_is_spatial(draft: Draft, behind: fx.Node | None) -> bool:
+    module = draft.flow.module(behind) if behind is not None and draft.flow.is_layer(behind) else None
+    return module is not None and _spatial(module)

@@ -1,0 +1,112 @@
+"""Where each layer stands in the network: at the image, at an output, in a gate."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from binarize.graph.decide.constant_layers import fixed_layers
+from binarize.graph.decide.outputs import Outputs
+from binarize.graph.trace.dataflow import Flow
+
+
+class Position:
+    """Where each layer stands in the network.
+
+    Args:
+        flow: the recorded run.
+
+    Attributes:
+        fixed: paths of layers whose weights are constants; they count neither as first nor as last.
+        outputs: the outputs and their last layers.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+        self.fixed = fixed_layers(flow)
+        self._depth: dict[fx.Node, int] = {}
+        for node in flow.nodes:
+            above = max((self._depth[n] for n in flow.sources(node)), default=0)
+            self._depth[node] = above + self._counts(node)
+        self.outputs = Outputs(flow, self.fixed, self._stem_channels())
+        self._height: dict[fx.Node, int | None] = {}
+        for node in reversed(flow.nodes):
+            self._height[node] = self._layers_to_output(node)
+
+    def depth(self, node: fx.Node) -> int:
+        """Layers on the longest way from the input to this one, itself included: 1 sees the image."""
+        return self._depth[node]
+
+    def height(self, node: fx.Node) -> int | None:
+        """1 for a final layer, 2 for a layer whose result only final layers use...; None for all others."""
+        return self._height[node]
+
+    def _counts(self, node: fx.Node) -> bool:
+        return self._flow.is_layer(node) and str(node.target) not in self.fixed
+
+    def _stem_channels(self) -> int:
+        flow = self._flow
+        return max(
+            (flow.channels(n) for n in flow.nodes if self._depth[n] == 1 and self._counts(n)), default=0
+        )
+
+    def _layers_to_output(self, node: fx.Node) -> int | None:
+        """As `height`, for any node: the number of layers at or behind it up to a final one."""
+        if node.op == "call_module" and str(node.target) in self.outputs.final:
+            return 1
+        users = [self._height[user] for user in node.users]
+        if not users or node.op == "output" or any(height is None for height in users):
+            return None
+        return max(height for height in users if height is not None) + self._counts(node)
+
+    def pooled(self, node: fx.Node) -> bool:
+        """Whether a layer works on what global pooling left: one position per sample of a larger map."""
+        flow = self._flow
+        current: fx.Node | None = flow.source(node)
+        if current is None or _map_size(flow, current) != 1:
+            return False
+        seen = 0
+        while current is not None and seen < 64:
+            source = flow.source(current)
+            if source is None:
+                return False
+            # a pool, or an attention map times the map (global context)
+            if flow.role(current) in ("pool", "matmul"):
+                if _elements(flow, source) > _elements(flow, current):
+                    return True
+            elif _map_size(flow, current) != 1:
+                return False
+            current, seen = source, seen + 1
+        return False
+
+    def gates(self, node: fx.Node) -> bool:
+        """Whether a layer's result ends up as a factor of something larger."""
+        flow = self._flow
+        size = _elements(flow, node)
+        return flow.reaches(
+            node,
+            lambda user: flow.role(user) in ("mul", "other", "attention") and _elements(flow, user) > size,
+            lambda user: flow.role(user) in ("upsample", "add"),
+        )
+
+    def spreads(self, node: fx.Node) -> bool:
+        """Whether a pooled result is brought back to a map (pyramid pooling) instead of gating one."""
+        flow = self._flow
+        return flow.reaches(
+            node,
+            lambda user: flow.role(user) == "upsample",
+            lambda user: flow.role(user) in ("mul", "add", "cat"),
+        )
+
+
+def _elements(flow: Flow, node: fx.Node) -> int:
+    count = 1
+    for n in flow.shape(node):
+        count *= n
+    return count
+
+
+def _map_size(flow: Flow, node: fx.Node) -> int | None:
+    """Positions of a map; a vector (N, C) has one, and (N, 1, C) and (N, C, 1, 1) have."""
+    if sum(n > 1 for n in flow.shape(node)[1:]) <= 1:
+        return 1
+    return flow.positions(node)

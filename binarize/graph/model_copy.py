@@ -1,0 +1,49 @@
+"""Deep copies of models, also of those that hold results of a computation."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from binarize.errors import ConfigError
+
+
+class _CopiesOfResults(TorchFunctionMode):
+    """While it is active, results of a computation can be copied: as plain tensors of the same values.
+
+    torch refuses to copy what has a history. Modules hold such tensors anywhere, in lists and objects too:
+    weight_norm's weight, pruned weights, features of the last forward; the next one makes them anew.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not Tensor.__deepcopy__:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        if tensor.is_leaf:
+            with self:  # others that it holds are copied first, and found there
+                copy.deepcopy([tensor.grad, tensor.__dict__], memo)
+            return func(tensor, memo)
+        return memo.setdefault(id(tensor), tensor.detach().clone())
+
+
+def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A deep copy, also of modules that hold results of a computation, wherever they do.
+
+    Args:
+        model: to copy.
+        memo: what stands in the copy for an object of the model, by its id.
+
+    Raises:
+        ConfigError: the model cannot be copied.
+    """
+    try:
+        with _CopiesOfResults():
+            return copy.deepcopy(model, {} if memo is None else memo)
+    except Exception as error:  # whatever a custom class does when it is copied
+        raise ConfigError(
+            f"the given {type(model).__name__} cannot be copied ({type(error).__name__}: {error}); "
+            "execute(plan(model), model, copy=False) changes the model itself."
+        ) from error

@@ -1,0 +1,1 @@
+"""Executing a plan: layers replaced, forwards generated anew."""

@@ -1,0 +1,1 @@
+"""What a model does: its run recorded as a graph, the graphs of its modules, questions about both."""
