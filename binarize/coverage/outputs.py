@@ -8,7 +8,7 @@ from typing import Any
 
 from binarize.coverage.trials import CheckError
 from binarize.graph import Plan
-from binarize.graph.decide.policy import FINAL
+from binarize.graph.statements import Code
 
 
 def outputs_of(made: Plan) -> tuple[dict[str, Any], ...]:
@@ -39,10 +39,10 @@ def final_layers(made: Plan, heads: Sequence[str], beside: Sequence[str]) -> Non
     if binary:
         raise CheckError(f"final layers made binary: {', '.join(binary)}")
     kept = dict.fromkeys(name for output in made.outputs for name in output.kept)
-    kept |= dict.fromkeys(row.name for row in made.rows if row.reason == FINAL)
+    kept |= dict.fromkeys(row.name for row in made.rows if row.code is Code.FINAL)
     extra = [name for name in kept if not _matches(name, (*heads, *beside))]
     if extra:
-        raise CheckError(f"kept as final layers, but are none: {', '.join(extra)}")
+        raise CheckError(f"kept as final layers, but they are not: {', '.join(extra)}")
 
 
 def _matches(name: str, globs: Sequence[str]) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from binarize.coverage.record import Record
 from binarize.coverage.report_libraries import libraries_section, said, table
+from binarize.graph.statements import Code, Statement
 
 _STATUS = ("pass", "fail", "skip")
 
@@ -111,11 +112,10 @@ _FAMILIES = (
     "converted",
 )
 _SHORT = {
-    "stem: sees the input": "stem",
-    "squeeze-excite gate": "gate",
-    "on a pooled vector": "on a pooled vector",
-    "final classifier or regressor": "final",
-    "not called on the example input": "never run",
+    Code.STEM: "stem",
+    Code.GATE: "gate",
+    Code.FINAL: "final",
+    Code.NOT_CALLED: "never run",
 }
 
 
@@ -200,7 +200,10 @@ def _total_row(use: str, method: str, records: Sequence[Record]) -> tuple[str, .
 
 def _family_row(family: str, records: Sequence[Record]) -> tuple[str, ...]:
     t = _totals(records)
-    kept = ", ".join(f"{count} {_SHORT.get(reason, reason)}" for reason, count in t["convs_kept"].items())
+    kept = ", ".join(
+        f"{count} {_SHORT.get(Statement.read(reason).code, reason)}"
+        for reason, count in t["convs_kept"].items()
+    )
     return (
         family,
         str(t["models"]),

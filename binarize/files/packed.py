@@ -18,6 +18,7 @@ from binarize.files.header import ENTRY, LEFTOVERS, PackedHeader
 from binarize.files.rebuild import execute, plan_of, rebuilt, subject, versions
 from binarize.files.source import find_source
 from binarize.files.state import assign, shapes, state_of, strides_of, transient_buffers
+from binarize.graph.statements import Code
 from binarize.layers import BinaryLayer
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def check_converted_once(model: nn.Module, plan: Plan | None) -> None:
     Raises:
         ConfigError: it was converted twice.
     """
-    if plan is not None and any(row.reason == "is binary already" for row in plan.rows):
+    if plan is not None and any(row.code is Code.BINARY_ALREADY for row in plan.rows):
         raise ConfigError(
             f"{type(model).__name__} was converted twice, and a file holds one conversion: convert the float "
             "model once, with Policy(keep=...) for what is to stay float."

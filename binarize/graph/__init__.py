@@ -1,7 +1,8 @@
 """The engine: record a model's run, decide what becomes of each layer (a plan), execute it on a copy."""
 
 from binarize.graph import old_paths
-from binarize.graph.decide.planner import example_size, plan
+from binarize.graph.decide.example_run import example_size
+from binarize.graph.decide.planner import plan
 from binarize.graph.decide.policy import Policy
 from binarize.graph.plan import Edit, LayerPlan, Plan, Swap
 from binarize.graph.rewrite.execute import apply, execute

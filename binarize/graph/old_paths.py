@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
-from binarize.graph import forward_helpers
+from binarize.graph import forward_helpers, plan
 from binarize.graph.rewrite import generated_forward, opened_layer
 
 _MOVED = {
     "binarize.graph.openings": (opened_layer,),
+    "binarize.graph.output_plan": (plan,),
     "binarize.graph.rewritten": (generated_forward, forward_helpers),
 }
 

@@ -5,132 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import weakref
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
 from rich.text import Text
 from torch import fx, nn
 
 from binarize.errors import FormatError
-from binarize.graph.output_plan import OutputPlan, output_lines
-from binarize.methods.build import BINARY_ALREADY
+from binarize.graph.plan_rows import Edit, KeptBy, LayerPlan, OutputPlan, Swap
+from binarize.graph.plan_table import layer_table, note_lines, output_lines, summary_line
+from binarize.graph.statements import Statement
 from binarize.methods.forms import Form
-from binarize.tables import BINARY, FLOAT, SLOWER, Name, plain, widest_part
+from binarize.tables import plain
 
-_NAME_WIDTH = 24
-_KIND_WIDTH = 26
-_WIDE = 110  # columns in which a layer needs one line
-KeptBy = Literal["", "policy", "method", "layer", "unused"]
+__all__ = ["Edit", "KeptBy", "LayerPlan", "OutputPlan", "Plan", "Swap", "Traced"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class LayerPlan:
-    """What happens to one convolution or linear layer.
-
-    Attributes:
-        name: path in the model.
-        kind: `conv2d`, `dw conv2d` (depthwise), `grouped conv2d`, `linear`...
-        in_shape: of the example run; empty if it did not reach the layer.
-        out_shape: likewise.
-        weight_shape: of the float layer.
-        converted: becomes binary.
-        reason: why not, or where it stands.
-        kept_by: who keeps it float: `policy`, `method` (it refuses such a layer), `layer` (there is no binary
-            replacement for it, or its weight is used without calling it) or `unused` (the run did not reach
-            it); empty if converted.
-        bypass: its kind; `units` where a method builds the layer from several bypassed ones.
-        bypass_reason: why there is none although the method has one.
-        norm: what happens to the norm behind and in front.
-        activation: what happens to the activation behind.
-        residual: what happens to the sum around it.
-        site_kind: `conv`, `pointwise` or `token`.
-        context: what the method was told about the surroundings.
-        absorbs: path of the norm module that the layer takes over.
-        nonnegative: input channels [start, stop) whose values are never negative.
-        activations: the set of its binary activations, such as `{0, 1}`; empty for the method's usual one.
-    """
-
-    name: str
-    kind: str
-    in_shape: tuple[int, ...] = ()
-    out_shape: tuple[int, ...] = ()
-    weight_shape: tuple[int, ...] = ()
-    converted: bool = False
-    reason: str = ""
-    kept_by: KeptBy = ""
-    bypass: str = "none"
-    bypass_reason: str = ""
-    norm: str = ""
-    activation: str = ""
-    residual: str = ""
-    site_kind: str = ""
-    context: tuple[tuple[str, bool], ...] = ()
-    absorbs: str | None = None
-    nonnegative: tuple[tuple[int, int], ...] = ()
-    activations: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Swap:
-    """Replace the module at `path`.
-
-    Attributes:
-        path: in the model.
-        to: `identity`; `batch_norm`; `activation`: the method's own; `unfuse`: what a fused norm held beside
-            the norm (dropout, and the method's or its own activation); `inner_act`: the activation inside a
-            norm that stays; `no_inner_act`: none there; `drop_act`: nothing but a fused dropout;
-            `input_norm`: a BatchNorm in front of the float layer there, which stays.
-        channels: C of a norm or activation.
-        dim: channel dimension, 1 or -1.
-        spatial: number of spatial dims.
-        spatial_between: see `ActivationSite`.
-        blinds: see `ActivationSite`.
-        own: keep the network's own activation in an `unfuse`.
-    """
-
-    path: str
-    to: str
-    channels: int = 0
-    dim: int = 1
-    spatial: int = 2
-    spatial_between: bool = False
-    blinds: bool = False
-    own: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Edit:
-    """Change one node of the own graph of the module at `owner`.
-
-    Attributes:
-        owner: path of the module.
-        node: name of the node.
-        action: `drop`: its value is that of argument `keep`; `activation`: a new module is called on
-            argument 0; `norm`: a new module is called on the node's own value;
-            `identity`: its value is that of argument 0; `layer`: it applies the weight of the layer at
-            `owner`, and the binary layer is called on its input instead.
-        keep: see `action`.
-        fixed: parameters of the forward that the graph holds at their defaults.
-        lists: parameters that are lists or tuples, with the name of their type and their length.
-        constants: names and values of what is passed in `**kwargs` beside tensors.
-        tensors: names of the tensors there.
-        activation: describes the new activation or norm (its `path` is its name in the owner).
-    """
-
-    owner: str
-    node: str
-    action: str
-    keep: int = 0
-    fixed: tuple[str, ...] = ()
-    lists: tuple[tuple[str, str, int], ...] = ()
-    constants: tuple[tuple[str, Any], ...] = ()
-    tensors: tuple[str, ...] = ()
-    activation: Swap | None = None
+_STATEMENTS = ("reason", "bypass_reason", "activation", "residual")
 
 
 @dataclass(frozen=True)
@@ -171,7 +62,7 @@ class Plan:
     rows: tuple[LayerPlan, ...]
     swaps: tuple[Swap, ...] = ()
     edits: tuple[Edit, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[Statement, ...] = ()
     inputs: tuple[tuple[int, ...], ...] = ()
     outputs: tuple[OutputPlan, ...] = ()
     traced: Traced | None = field(default=None, compare=False, repr=False)
@@ -216,7 +107,7 @@ class Plan:
                 rows=rows,
                 swaps=swaps,
                 edits=edits,
-                notes=tuple(given["notes"]),
+                notes=tuple(map(Statement.read, given["notes"])),
                 # not in the first files
                 inputs=tuple(_shape(shape) for shape in given.get("inputs", ())),
                 outputs=tuple(_output(output) for output in given.get("outputs", ())),
@@ -226,129 +117,31 @@ class Plan:
 
     def summary_line(self) -> str:
         """One line: how many layers and weights become binary, and why the others stay."""
-        total = sum(_count(row.weight_shape) for row in self.rows)
-        binary = sum(_count(row.weight_shape) for row in self.converted)
-        share = 100 * binary / total if total else 0.0
-        reasons = Counter(row.reason for row in self.rows if not row.converted)
-        kept = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        layers = f"{len(self.converted)} of {len(self.rows)} layers"
-        text = f"{self.method['name']}: {layers}, {share:.1f} % of weights"
-        return f"{text}; kept: {kept}" if kept else text
+        return summary_line(self.method["name"], self.rows)
 
     def __str__(self) -> str:
         return plain(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        table = Table(
-            title=f"{self.model}: {self.method['name']}",
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            padding=(0, 1, 0, 0),
-        )
-        folded = list(self._folded())
-        least = widest_part(name for name, _ in folded)
-        table.add_column("layer", min_width=least, max_width=max(_NAME_WIDTH, least, options.max_width // 3))
-        table.add_column("float layer", no_wrap=options.max_width >= _WIDE, max_width=_KIND_WIDTH)
-        table.add_column("becomes", no_wrap=options.max_width >= _WIDE)
-        table.add_column("norm, activation, sum")
-        for name, row in folded:
-            state = f"binary, {_bypass_text(row)}" if row.converted else _kept_text(row)
-            told = (row.reason, row.norm, row.activation, row.residual, row.bypass_reason)
-            detail = "; ".join(part for part in told if part and part != "none")
-            if row.activations:  # in a line of its own, which is not broken inside the braces
-                detail = f"activations {row.activations}\n{detail}"
-            style = BINARY if row.converted else FLOAT
-            cells = (f"{row.kind} {_geometry(row)}", state, detail)
-            table.add_row(Name(name), *map(Text, cells), style=style)
-        yield table
-        for line in (self.summary_line(), *output_lines(self.outputs)):
-            yield Text(line)
-        for note in self.notes:
-            yield Text(note, SLOWER) if note.startswith("warning: ") else Text(f"note: {note}")
-
-    def _folded(self) -> Iterator[tuple[str, LayerPlan]]:
-        """Rows in order; runs of blocks that differ by an index only are one row each."""
-        seen: dict[Any, list[LayerPlan]] = {}
-        for row in self.rows:
-            seen.setdefault(_look(row), []).append(row)
-        for rows in seen.values():
-            yield (rows[0].name if len(rows) == 1 else f"{_pattern(rows)} (x{len(rows)})"), rows[0]
+        title = f"{self.model}: {self.method['name']}"
+        yield layer_table(title, self.rows, options.max_width)
+        yield Text(self.summary_line())
+        yield from output_lines(self.outputs)
+        yield from note_lines(self.notes)
 
 
 def _shape(given: Any) -> tuple[int, ...]:
     if len(given) > 8 or not all(type(n) is int and 0 <= n < 2**31 for n in given):
-        raise TypeError(f"{given!r} is no shape")
+        raise TypeError(f"{given!r} is not a shape")
     return tuple(given)
-
-
-def _look(row: LayerPlan) -> Any:
-    """All that a table shows of a row, indices in names aside."""
-    generic = ".".join("*" if part.isdigit() else part for part in row.name.split("."))
-    return (
-        generic,
-        row.kind,
-        row.weight_shape,
-        row.converted,
-        row.reason,
-        row.bypass,
-        row.bypass_reason,
-        row.norm,
-        row.activation,
-        row.residual,
-        row.activations,
-    )
-
-
-def _pattern(rows: list[LayerPlan]) -> str:
-    """The names of similar rows as one: indices that differ become ranges."""
-    columns = zip(*(row.name.split(".") for row in rows), strict=True)
-    parts = []
-    for column in columns:
-        values = list(dict.fromkeys(column))
-        numbers = sorted(int(v) for v in values) if all(v.isdigit() for v in values) else []
-        if len(values) == 1:
-            parts.append(values[0])
-        elif numbers and numbers == list(range(numbers[0], numbers[-1] + 1)):
-            parts.append(f"{numbers[0]}-{numbers[-1]}")
-        else:
-            parts.append("{" + ",".join(values) + "}")
-    return ".".join(parts)
-
-
-def _geometry(row: LayerPlan) -> str:
-    """Kernel and channels: `3x3 64>128`."""
-    if not row.weight_shape:
-        return ""
-    outgoing, incoming, *kernel = row.weight_shape
-    if row.kind.startswith("conv_transpose"):
-        outgoing, incoming = incoming, outgoing
-    if row.in_shape and row.out_shape and kernel:  # with groups, the weight does not tell both
-        incoming, outgoing = row.in_shape[1], row.out_shape[1]
-    size = "x".join(str(k) for k in kernel)
-    return f"{size} {incoming}>{outgoing}".strip()
-
-
-def _kept_text(row: LayerPlan) -> str:
-    return "stays" if row.reason == BINARY_ALREADY else "float"
-
-
-def _bypass_text(row: LayerPlan) -> str:
-    return "no bypass" if row.bypass == "none" else row.bypass
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for n in shape:
-        count *= n
-    return count if shape else 0
 
 
 def _row(given: dict[str, Any]) -> LayerPlan:
     shapes = {name: tuple(given.get(name, ())) for name in ("in_shape", "out_shape", "weight_shape")}
     context = tuple((str(name), bool(value)) for name, value in given.get("context", ()))
     ranges = tuple((int(start), int(stop)) for start, stop in given.get("nonnegative", ()))
-    return LayerPlan(**{**given, **shapes, "context": context, "nonnegative": ranges})
+    said = {name: Statement.read(given[name]) for name in _STATEMENTS if given.get(name)}
+    return LayerPlan(**{**given, **said, **shapes, "context": context, "nonnegative": ranges})
 
 
 def _output(given: dict[str, Any]) -> OutputPlan:

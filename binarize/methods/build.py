@@ -29,7 +29,6 @@ from binarize.methods.forms import Form, NoFormError, pads_of
 from binarize.methods.own_forward import form_of, has_own_forward
 from binarize.random_state import drawing_from
 
-BINARY_ALREADY = "is binary already"
 _BASES: dict[type[nn.Module], type[BinaryLayer]] = {
     nn.Conv1d: BinaryConv1d,
     nn.Conv2d: BinaryConv2d,
@@ -59,7 +58,7 @@ def why_not(layer: nn.Module, form: Form | None = None) -> str | None:
         form: of a layer whose class has a forward of its own, if it is known; else it is found out.
     """
     if isinstance(layer, BinaryLayer):
-        return BINARY_ALREADY
+        return "is binary already"
     base = _base(layer)
     if base is None:
         if isinstance(layer, (nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose3d)):

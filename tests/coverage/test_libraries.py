@@ -92,7 +92,7 @@ def test_final_layers_are_those_of_the_source() -> None:
     outputs.final_layers(made, ["out"], ["sc*"])
     with pytest.raises(trials.CheckError, match="final layers made binary: body"):
         outputs.final_layers(made, ["out", "score", "body"], [])
-    with pytest.raises(trials.CheckError, match="kept as final layers, but are none: score"):
+    with pytest.raises(trials.CheckError, match="kept as final layers, but they are not: score"):
         outputs.final_layers(made, ["out"], [])
 
 

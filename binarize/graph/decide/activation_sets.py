@@ -10,13 +10,10 @@ from torch import fx, nn
 from binarize.graph.decide.draft import Draft, SiteDraft
 from binarize.graph.decide.intervals import ANYWHERE, Interval, of_module
 from binarize.graph.decide.signs import Ranges, Signs
+from binarize.graph.statements import Code, Statement, listed
 from binarize.graph.trace.roles import fused_activation
 
-_NAMED = 4  # layers of a warning
-_BLIND = {
-    "sign": ("see no negative value", "the sign is +1"),
-    "step": ("see positive values only", "the bit is 1"),
-}
+_BLIND = {"sign": Code.ALWAYS_POSITIVE_SIGN, "step": Code.ALWAYS_ONE}
 
 
 def decide_sets(draft: Draft) -> None:
@@ -51,7 +48,7 @@ def quantizer_of(draft: Draft, site: SiteDraft) -> nn.Module:
         return site.recipe(draft.method).quantizer()
 
 
-def blind_layers(draft: Draft) -> Iterator[str]:
+def blind_layers(draft: Draft) -> Iterator[Statement]:
     """Warnings about layers whose activations, on some channels or all, would not depend on the image."""
     groups: dict[tuple[str, bool], list[str]] = {}
     for site in draft.sites.values():
@@ -64,13 +61,8 @@ def blind_layers(draft: Draft) -> Iterator[str]:
         "or F.hardtanh in that function's place in the network, or by a forward hook on what makes the input",
     ]
     for (blind, whole), names in groups.items():
-        seen, fixed = _BLIND[blind]
         where = "" if whole else " on some of their channels"
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        yield (
-            f"warning: {', '.join(names[:_NAMED])}{more}: {seen}{where}, so that {fixed} there whatever "
-            f"the image, and nothing is learnt from it. What helps: {'; '.join(help_)}"
-        )
+        yield Statement(_BLIND[blind], listed(names), where, "; ".join(help_))
 
 
 def _instead(draft: Draft, node: fx.Node) -> fx.Node | Interval | None:

@@ -8,6 +8,7 @@ from torch import fx
 
 from binarize.graph.decide.draft import Draft, SiteDraft, activation_site
 from binarize.graph.plan import Edit, Swap
+from binarize.graph.statements import Code, Statement
 from binarize.graph.trace.dataflow import PASSIVE
 from binarize.graph.trace.roles import OWN_ACTIVATIONS, fused_activation
 from binarize.methods.base import ActivationSite
@@ -67,30 +68,31 @@ def decide_activations(draft: Draft) -> None:
             site.activation = text
 
 
-def _decide(draft: Draft, nodes: list[fx.Node], front: SiteDraft | None) -> str:
+def _decide(draft: Draft, nodes: list[fx.Node], front: SiteDraft | None) -> Statement:
     flow, node = draft.flow, nodes[0]
     module = flow.module(node)
     fused = flow.role(node) == "norm"
     own = fused_activation(module) if fused and module is not None else module
     name = type(own).__name__ if own is not None else getattr(node.target, "__name__", "activation")
     if isinstance(own, OWN_ACTIVATIONS) or not (front is not None or _near(draft, node)):
-        return f"keeps {name}"
+        return Statement(Code.KEEPS, name)
     if any(n in draft.position.outputs.steps for n in nodes):
-        return f"keeps {name} (at an output)"
+        return Statement(Code.KEEPS_AT_OUTPUT, name)
     if any(_is_factor(draft, node, user) for user in node.users):
-        return f"keeps {name} (a factor)"
+        return Statement(Code.KEEPS_FACTOR, name)
     inside = front is not None and _has_activation_inside(draft, front)
     seen = [activation_site(draft, n, front, flow.only_user(n, ())) for n in nodes]
     if None in seen or len(set(seen)) > 1:
-        return f"keeps {name} (its channels cannot be told)"
+        return Statement(Code.KEEPS_UNKNOWN_CHANNELS, name)
     place = seen[0]
     made = draft.method.activation(place) if place is not None else None
     if place is None or (made is None and not inside):
-        return f"keeps {name}"
-    text = f"{name} inside the unit" if inside else f"{name} -> {_class_name(made)}"
+        return Statement(Code.KEEPS, name)
     if _put(draft, node, place, fused=fused, nothing=inside):
-        return text
-    return f"keeps {name} ({draft.why_not_editable(node)})"
+        if inside:
+            return Statement(Code.INSIDE_UNIT, name)
+        return Statement(Code.BECOMES, name, _class_name(made))
+    return Statement(Code.KEEPS_IN_FORWARD, name, draft.why_not_editable(node))
 
 
 def _is_factor(draft: Draft, node: fx.Node, user: fx.Node) -> bool:

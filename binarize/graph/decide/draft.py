@@ -15,6 +15,7 @@ from binarize.errors import TraceError
 from binarize.graph.decide.position import Position
 from binarize.graph.decide.signs import Ranges, Signs
 from binarize.graph.plan import Edit, KeptBy, Swap
+from binarize.graph.statements import Code, Statement
 from binarize.graph.trace.dataflow import PASSIVE, Flow
 from binarize.graph.trace.module_graph import Level, acts, for_both_modes
 from binarize.graph.trace.own_forward import Opening
@@ -36,7 +37,7 @@ class Draft:
         method: what the layers become.
         sites: converted layers by name.
         kept: by name for all other layers, who keeps them float and why.
-        kept_norms: for people: what becomes of the norm behind a layer that stays float, by its name.
+        kept_norms: what becomes of the norm behind a layer that stays float, by its name.
         norms: what became of a norm, by node: `absorbed`, `removed` or `batch`.
         scales: nodes of layer scale that go.
         swaps: modules to replace, by path.
@@ -51,8 +52,8 @@ class Draft:
     position: Position
     method: Method
     sites: dict[str, SiteDraft] = field(default_factory=dict)
-    kept: dict[str, tuple[KeptBy, str]] = field(default_factory=dict)
-    kept_norms: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, tuple[KeptBy, Statement]] = field(default_factory=dict)
+    kept_norms: dict[str, Statement] = field(default_factory=dict)
     norms: dict[fx.Node, str] = field(default_factory=dict)
     scales: set[fx.Node] = field(default_factory=set)
     swaps: dict[str, Swap] = field(default_factory=dict)
@@ -175,12 +176,12 @@ class Draft:
         steps = () if level is None else level.graph.nodes
         return next((step for step in steps if step.name == node.meta["level"]), None)
 
-    def why_not_editable(self, node: fx.Node) -> str:
-        """The reason for `editable` being False, for people."""
+    def why_not_editable(self, node: fx.Node) -> Statement:
+        """The reason for `editable` being False."""
         owner = node.meta["owner"]
         where = owner or type(self.flow.model).__name__
-        reason = self.flow.recording.opaque.get(owner, "is called several times")
-        return f"{where} cannot be rewritten: {reason}"
+        reason = self.flow.recording.opaque.get(owner) or Statement(Code.CALLED_AGAIN)
+        return Statement(Code.CANNOT_REWRITE, where, reason)
 
 
 @dataclass
@@ -193,16 +194,16 @@ class SiteDraft:
         nodes: its calls.
         kind: see `Kind`.
         context: the fields of `Site` that only a graph knows.
-        norm: for people: what happens to the norm.
+        norm: what happens to the norm.
         absorbs: path of the norm module that the layer takes over, or None.
-        activation: for people: what happens to the activation behind it.
+        activation: what happens to the activation behind it.
         form: of a layer whose class has a forward of its own.
         tail: the node that carries the layer's normalized result.
         bypass: the layer brings its bypass.
         bypass_reason: why it does not, although its method has one there.
-        residual: for people: what happens to the sum around it.
+        residual: what happens to the sum around it.
         nonnegative: see `Site`.
-        values: for people: the set of its activations, where that is not the usual one of the method.
+        values: the set of its activations, where that is not the usual one of the method.
         blind: why its activations would be the same on some channels, whatever the input: `sign` where
             nothing is negative, `step` where everything is positive, or nothing.
     """
@@ -213,13 +214,13 @@ class SiteDraft:
     kind: Kind
     form: Form | None = None
     context: dict[str, Any] = field(default_factory=dict)
-    norm: str = "fresh BatchNorm"
+    norm: list[Statement] = field(default_factory=list)
     absorbs: str | None = None
-    activation: str = "none"
+    activation: Statement = field(default_factory=lambda: Statement(Code.NONE))
     tail: fx.Node | None = None
     bypass: bool = False
-    bypass_reason: str = ""
-    residual: str = ""
+    bypass_reason: Statement | str = ""
+    residual: Statement | str = ""
     nonnegative: Ranges = ()
     values: str = ""
     blind: str = ""
@@ -244,10 +245,10 @@ class SiteDraft:
         site = self.site()
         return site.transposed or any(s > 1 for s in site.stride)
 
-    def lose_bypass(self, reason: str) -> None:
+    def lose_bypass(self, reason: Code) -> None:
         """Leave the bypass out, for this reason."""
         if self.bypass:
-            self.bypass, self.bypass_reason = False, reason
+            self.bypass, self.bypass_reason = False, Statement(reason)
 
 
 def activation_site(

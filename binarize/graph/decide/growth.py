@@ -19,6 +19,7 @@ from torch import fx
 from binarize.graph.decide.draft import Draft
 from binarize.graph.decide.signal import NORMED, Signal, signal_at, terms_of
 from binarize.graph.plan import Edit, Swap
+from binarize.graph.statements import Code, Statement
 from binarize.graph.trace.dataflow import LAYOUT
 
 MOST_SIGNALS = 2
@@ -43,17 +44,16 @@ def decide_growth(draft: Draft) -> None:
             signals[node] = NORMED
 
 
-def growth_notes(draft: Draft) -> Iterator[str]:
+def growth_notes(draft: Draft) -> Iterator[Statement]:
     """For people: where sums have a norm now, and where they would need one."""
-    if names := list(dict.fromkeys(draft.sums_normed)):
+    if names := ", ".join(dict.fromkeys(draft.sums_normed)):
         count = len(draft.sums_normed)
-        sums = "a sum" if count == 1 else f"{count} sums"
-        yield f"{', '.join(names)}: BatchNorm behind {sums} of more than {MOST_SIGNALS} bypassed signals"
-    if names := list(dict.fromkeys(draft.sums_growing)):
-        yield (
-            f"{', '.join(names)}: sums of more than {MOST_SIGNALS} bypassed signals have no norm behind, "
-            "for their forward cannot be rewritten; signals grow there"
-        )
+        if count == 1:
+            yield Statement(Code.SUM_NORMED, names, MOST_SIGNALS)
+        else:
+            yield Statement(Code.SUMS_NORMED, names, count, MOST_SIGNALS)
+    if names := ", ".join(dict.fromkeys(draft.sums_growing)):
+        yield Statement(Code.SUMS_GROW, names, MOST_SIGNALS)
 
 
 def _is_whole_sum(draft: Draft, node: fx.Node) -> bool:
@@ -104,7 +104,7 @@ def _norm_in_front(draft: Draft, node: fx.Node, source: fx.Node, signal: Signal)
     if swap is None or path in draft.swaps:
         return
     draft.swaps[path] = dataclasses.replace(swap, path=path, to="input_norm")
-    draft.kept_norms[path] = f"BatchNorm in front: {signal.deviation:.1f} is its input's deviation without"
+    draft.kept_norms[path] = Statement(Code.NORM_ADDED, f"{signal.deviation:.1f}")
 
 
 def _batch_norm(draft: Draft, node: fx.Node) -> Swap | None:

@@ -8,6 +8,7 @@ from torch.nn.utils import parametrize
 from binarize.graph.decide.draft import Draft, SiteDraft
 from binarize.graph.hooks import has_state_hooks
 from binarize.graph.plan import Edit, Swap
+from binarize.graph.statements import Code, Statement
 from binarize.graph.trace.dataflow import LAYOUT, PASSIVE
 from binarize.graph.trace.roles import RESPONSE_NORMS, fused_activation, fused_drop, is_batch_norm
 from binarize.layers.recipe import NormKind
@@ -36,7 +37,7 @@ def decide_scales(draft: Draft) -> None:
             if len(flow.calls[str(node.target)]) == 1:
                 draft.scales.add(node)
                 draft.swaps[str(node.target)] = Swap(path=str(node.target), to="identity")
-                site.norm += ", layer scale goes"
+                site.norm.append(Statement(Code.SCALE_REMOVED))
         elif role == "mul" and _is_learnt_factor(draft, node):
             source = flow.source(node)
             keep = next((i for i, arg in enumerate(node.args) if arg is source), None)
@@ -45,7 +46,7 @@ def decide_scales(draft: Draft) -> None:
             edit = Edit(owner=node.meta["owner"], node=node.meta["level"] or "", action="drop", keep=keep)
             if draft.edit(node, edit):
                 draft.scales.add(node)
-                site.norm += ", layer scale goes"
+                site.norm.append(Statement(Code.SCALE_REMOVED))
 
 
 def _is_learnt_factor(draft: Draft, node: fx.Node) -> bool:
@@ -75,11 +76,11 @@ def short_name(path: str) -> str:
 def _behind(draft: Draft, site: SiteDraft) -> None:
     flow = draft.flow
     kind = _norm_kind(draft, site)
-    site.norm = {"batch": "fresh BatchNorm", "layer": "fresh LayerNorm"}.get(kind, "none")
+    site.norm = [_new_norm(kind)]
     site.tail = site.nodes[0]
     if len(site.nodes) > 1:
         if any(flow.role(user) == "norm" for node in site.nodes for user in node.users):
-            site.norm += "; the norms behind its calls stay"
+            site.norm.append(Statement(Code.NORMS_STAY))
         return
     node = site.nodes[0]
     norm = flow.only_user(node, LAYOUT)
@@ -98,10 +99,10 @@ def _behind(draft: Draft, site: SiteDraft) -> None:
         return
     name = short_name(path)
     if parametrize.is_parametrized(module) or has_state_hooks(module):
-        site.norm += f"; {name} behind stays (parametrized, or with state dict hooks)"
+        site.norm.append(Statement(Code.NORM_STAYS_HELD, name))
         return
     if flow.is_read(path):
-        site.norm += f"; {name} behind stays (its tensors are read elsewhere)"
+        site.norm.append(Statement(Code.NORM_STAYS_READ, name))
         return
     direct = flow.source(norm) is node
     if is_batch_norm(module):
@@ -110,9 +111,9 @@ def _behind(draft: Draft, site: SiteDraft) -> None:
         draft.norms[norm] = "absorbed"
         site.tail = norm
         if kind in ("batch", "own"):
-            site.absorbs, site.norm = path, f"takes over {name}"
+            site.absorbs, site.norm = path, [Statement(Code.TAKES_NORM, name)]
         else:
-            site.norm = f"removes {name}"
+            site.norm = [Statement(Code.NORM_REMOVED, name)]
         draft.swaps[path] = _leftover(path, module)
     elif isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)) or "RmsNorm" in type(module).__name__:
         takes = (
@@ -120,24 +121,29 @@ def _behind(draft: Draft, site: SiteDraft) -> None:
         )
         if takes and module.bias is not None and module.normalized_shape == (flow.shape(node)[-1],):
             draft.norms[norm] = "absorbed"
-            site.tail, site.absorbs, site.norm = norm, path, f"takes over {name}"
+            site.tail, site.absorbs, site.norm = norm, path, [Statement(Code.TAKES_NORM, name)]
         elif kind == "own":
             return
         else:
             _note_removed(draft, site, norm, name)
         draft.swaps[path] = _leftover(path, module)
     else:
-        site.norm += f"; {name} behind stays"
+        site.norm.append(Statement(Code.NORM_STAYS, name))
 
 
 def _norm_kind(draft: Draft, site: SiteDraft) -> NormKind:
     return "none" if draft.method.composes(site.site()) else site.recipe(draft.method).norm
 
 
+def _new_norm(kind: NormKind) -> Statement:
+    name = {"batch": "BatchNorm", "layer": "LayerNorm"}.get(kind)
+    return Statement(Code.NONE) if name is None else Statement(Code.NEW_NORM, name)
+
+
 def _note_removed(draft: Draft, site: SiteDraft, norm: fx.Node, name: str) -> None:
     draft.norms[norm] = "removed"
     site.tail = norm
-    site.norm += f", replaces {name}"
+    site.norm.append(Statement(Code.NORM_REPLACED, name))
 
 
 def _leftover(path: str, module: nn.Module) -> Swap:
@@ -178,7 +184,7 @@ def _in_front(draft: Draft, node: fx.Node) -> None:
             shape = flow.shape(node)
             last = dim == len(shape) - 1 and (dim != 1 or len(shape) == 2)
             draft.norms[node] = "batch"
-            draft.kept_norms[str(producer.target)] = f"{type(module).__name__} behind becomes BatchNorm"
+            draft.kept_norms[str(producer.target)] = Statement(Code.NORM_BECOMES_BATCH, type(module).__name__)
             draft.swaps[path] = Swap(
                 path=path,
                 to="batch_norm",
@@ -195,7 +201,7 @@ def _in_front(draft: Draft, node: fx.Node) -> None:
     draft.swaps[path] = _leftover(path, module)
     for site in sites:
         if site is not None:
-            site.norm += f", removes {short_name(path)} in front"
+            site.norm.append(Statement(Code.NORM_IN_FRONT_REMOVED, short_name(path)))
 
 
 def _feeds_attention(draft: Draft, node: fx.Node) -> bool:

@@ -1,4 +1,4 @@
-"""What a plan says about tensors and hooks that its execution does not keep as they were."""
+"""The notes and warnings of a plan: what could not be kept, traced or reached, and what was done instead."""
 
 from __future__ import annotations
 
@@ -8,16 +8,71 @@ from typing import Any
 
 from torch import nn
 
+from binarize.graph.decide.activation_sets import blind_layers
 from binarize.graph.decide.draft import Draft
+from binarize.graph.decide.growth import growth_notes
 from binarize.graph.hooks import has_hooks, has_state_hooks
+from binarize.graph.plan import OutputPlan
+from binarize.graph.statements import Code, Statement, listed, several
 
 
-def remarks(draft: Draft) -> list[str]:
-    """Notes for people: functions that copies share, hooks of what is replaced, ties taken apart."""
-    return [*_about_functions(draft), *_about_hooks(draft), *_about_ties(draft)]
+def notes_of(draft: Draft, outputs: Iterable[OutputPlan], *, compiled: bool) -> tuple[Statement, ...]:
+    """All notes and warnings of a plan.
+
+    Args:
+        draft: with every decision made.
+        outputs: of the plan.
+        compiled: the model was given compiled.
+    """
+    return (
+        *_about_outputs(outputs),
+        *blind_layers(draft),
+        *_about_tracing(draft),
+        *([Statement(Code.COMPILED)] if compiled else []),
+        *_about_functions(draft),
+        *_about_hooks(draft),
+        *_about_ties(draft),
+        *growth_notes(draft),
+    )
 
 
-def _about_functions(draft: Draft) -> Iterator[str]:
+def _about_outputs(outputs: Iterable[OutputPlan]) -> Iterator[Statement]:
+    """Outputs that binary layers compute, or whose function changes."""
+    converted: dict[tuple[str, ...], list[str]] = {}
+    changed: dict[tuple[str, ...], list[str]] = {}
+    for output in outputs:
+        if binary := tuple(name for name in output.final if name not in output.kept):
+            converted.setdefault(binary, []).append(output.name)
+        if output.changed:
+            changed.setdefault(output.changed, []).append(output.name)
+    for layers, names in converted.items():
+        yield Statement(Code.FINAL_BINARY, listed(layers), several("output", names))
+    for functions, names in changed.items():
+        yield Statement(Code.OUTPUT_CHANGED, listed(functions), several("output", names))
+
+
+def _about_tracing(draft: Draft) -> Iterator[Statement]:
+    """Writes of forwards, branches that depend on data, forwards that cannot be rewritten, functions."""
+    recording = draft.flow.recording
+    root = type(draft.flow.model).__name__
+    if written := sorted(recording.parameters & recording.written.keys()):
+        writers = sorted({recording.written[name] or root for name in written})
+        yield Statement(Code.WRITES, listed(writers, 3), listed(written, 3))
+    if not recording.fake and not recording.sets_memory:
+        yield Statement(Code.DATA_DEPENDENT)
+    for path, reason in recording.opaque.items():
+        yield Statement(Code.PART_BY_PART, path or root, reason)
+    functional = sum(
+        node.op == "call_function"
+        and draft.flow.role(node) in ("conv", "linear")
+        and any(n.meta["constant"] for n in node.all_input_nodes)
+        for node in draft.flow.nodes
+    )
+    if functional:
+        yield Statement(Code.FUNCTIONS_STAY, functional)
+
+
+def _about_functions(draft: Draft) -> Iterator[Statement]:
     """Functions that modules keep are not copied, so what they hold belongs to the given model."""
     modules = draft.flow.modules
     ours = {id(module) for module in modules.values()}
@@ -30,11 +85,7 @@ def _about_functions(draft: Draft) -> Iterator[str]:
                 where = path or type(module).__name__
                 names.append(f"a hook of {where}" if name.endswith("_hooks") else f"{where}.{name}")
     if names:
-        yield (
-            f"warning: {', '.join(names)}: holds modules of the given model, and functions are not copied: "
-            "what it calls there stays float and trains the given model. Make it a method of its module, or "
-            "let it find the modules when it is called"
-        )
+        yield Statement(Code.HOLDS_MODULES, ", ".join(names))
 
 
 def _functions(value: Any) -> Iterator[FunctionType]:
@@ -55,13 +106,13 @@ def _held(function: FunctionType) -> Iterator[Any]:
     yield from function.__defaults__ or ()
 
 
-def _about_hooks(draft: Draft) -> Iterator[str]:
+def _about_hooks(draft: Draft) -> Iterator[Statement]:
     modules = draft.flow.modules
     replaced = [*draft.sites, *draft.swaps]
     if moved := [path for path in replaced if has_hooks(modules[path])]:
-        yield f"hooks of {', '.join(moved)}: see what stands there now, a binary layer with norm and bypass"
+        yield Statement(Code.HOOKS_MOVED, ", ".join(moved))
     if lost := [path for path in replaced if has_state_hooks(modules[path])]:
-        yield f"state dict hooks of {', '.join(lost)}: go with the module that they know"
+        yield Statement(Code.STATE_HOOKS_LOST, ", ".join(lost))
     gone = {(edit.owner, edit.node) for edit in draft.edits.values() if edit.action == "identity"}
     silent = {
         str(node.target): None
@@ -69,10 +120,10 @@ def _about_hooks(draft: Draft) -> Iterator[str]:
         if node.op == "call_module" and (node.meta["owner"], node.meta["level"]) in gone
     }
     if silent := [path for path in silent if has_hooks(modules[path])]:
-        yield f"hooks of {', '.join(silent)}: do not run where its calls moved into a unit"
+        yield Statement(Code.HOOKS_SILENT, ", ".join(silent))
 
 
-def _about_ties(draft: Draft) -> Iterator[str]:
+def _about_ties(draft: Draft) -> Iterator[Statement]:
     """Weights of several modules that stay one parameter only where all of them are built alike."""
     users: dict[int, list[tuple[str, nn.Module]]] = {}
     for path, module in draft.flow.modules.items():
@@ -82,8 +133,7 @@ def _about_ties(draft: Draft) -> Iterator[str]:
     for sharers in users.values():
         built = [_building(draft, path, module) for path, module in sharers]
         if len(set(built)) > 1 and any(kind != "whole" for kind in built):
-            names = ", ".join(path for path, _ in sharers)
-            yield f"{names}: shared one weight, now in pieces that are each one's own"
+            yield Statement(Code.TIE_CUT, ", ".join(path for path, _ in sharers))
 
 
 def _building(draft: Draft, path: str, module: nn.Module) -> str:

@@ -12,10 +12,9 @@ from torch import fx, nn
 
 from binarize.errors import ConfigError, near_names
 from binarize.graph.decide.position import Position
+from binarize.graph.statements import Code, Statement
 from binarize.graph.trace.dataflow import Flow
 from binarize.graph.trace.roles import module_role
-
-FINAL = "final classifier or regressor"
 
 
 @dataclass(frozen=True)
@@ -82,16 +81,16 @@ def matches(name: str, globs: Sequence[str]) -> bool:
     return any(fnmatchcase(candidate, glob) for glob in globs for candidate in around)
 
 
-def named_reason(name: str, policy: Policy) -> str | None:
+def named_reason(name: str, policy: Policy) -> Statement | None:
     """Why the policy keeps a layer of this name in float, wherever it stands, or None."""
     if policy.only and not matches(name, policy.only):
-        return "not named by only"
-    return "kept by name" if matches(name, policy.keep) else None
+        return Statement(Code.NOT_NAMED)
+    return Statement(Code.KEPT_BY_NAME) if matches(name, policy.keep) else None
 
 
 def place_reason(
     nodes: Sequence[fx.Node], module: nn.Module, policy: Policy, flow: Flow, position: Position
-) -> str | None:
+) -> Statement | None:
     """Why the policy keeps a layer in float for where it stands, or None if it wants it converted.
 
     Args:
@@ -103,16 +102,16 @@ def place_reason(
     """
     node = nodes[0]
     if all(call.meta["constant"] for call in nodes):
-        return "sees parameters only"
+        return Statement(Code.SEES_PARAMETERS)
     depth = min(position.depth(call) for call in nodes if not call.meta["constant"])
     if policy.first and depth <= policy.first:
-        return "stem: sees the input" if depth == 1 else f"among the first {policy.first} layers"
+        return Statement(Code.STEM) if depth == 1 else Statement(Code.FIRST_LAYERS, policy.first)
     heights = [height for call in nodes if (height := position.height(call)) is not None]
     height = min(heights, default=None)
     if policy.last and height is not None and height <= policy.last:
-        return FINAL if height == 1 else f"among the last {policy.last} layers"
+        return Statement(Code.FINAL) if height == 1 else Statement(Code.LAST_LAYERS, policy.last)
     if height != 1 and position.pooled(node) and not position.spreads(node):
-        return "squeeze-excite gate" if position.gates(node) else "on a pooled vector"
+        return Statement(Code.GATE if position.gates(node) else Code.POOLED)
     if module_role(module) == "linear" and len(node.meta.get("input_shape", ())) < 2:
-        return "on a vector without a batch"
+        return Statement(Code.NO_BATCH)
     return None

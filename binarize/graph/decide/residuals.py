@@ -17,6 +17,7 @@ from torch import fx
 
 from binarize.graph.decide.draft import Draft, SiteDraft
 from binarize.graph.plan import Edit
+from binarize.graph.statements import Code, Statement
 from binarize.graph.trace.dataflow import PASSIVE
 
 _CARRIERS = {"layout", "drop", "act", "norm", "cat", "split", "add", "scale"}
@@ -66,23 +67,21 @@ def _decide(draft: Draft, root: fx.Node, terms: list[tuple[fx.Node, fx.Node]]) -
             remaining.remove((shortcut, addition))
             break
         for site in _last_sites(draft, shortcut, branch):
-            site.residual = f"sum stays: {draft.why_not_editable(addition)}"
-            site.lose_bypass("the sum that stays is its bypass")
+            site.residual = Statement(Code.SUM_STAYS, draft.why_not_editable(addition))
+            site.lose_bypass(Code.SUM_IS_BYPASS)
     leaves = [term for term, _ in remaining]
     for shortcut in leaves:
         for branch in leaves:
             origin = _origin(draft, shortcut)
             if branch is not shortcut and _surrounds(draft, origin, branch, root):
                 for site in _last_sites(draft, origin, branch):
-                    site.residual = (
-                        site.residual or "sum stays: the branch does not carry its input all the way"
-                    )
-                    site.lose_bypass("the sum that stays is its bypass")
+                    site.residual = site.residual or Statement(Code.SUM_STAYS_PARTIAL)
+                    site.lose_bypass(Code.SUM_IS_BYPASS)
     _parallel(draft, leaves)
 
 
 def _carries(draft: Draft, start: fx.Node, end: fx.Node) -> bool:
-    """Every way from `start` to `end` carries the signal, at its resolution, through a layer or more."""
+    """Every path from `start` to `end` carries the signal, at its resolution, through a layer or more."""
     region = draft.flow.between(start, end)
     if not any(draft.site_at(node) for node in region):
         return False
@@ -116,7 +115,7 @@ def _drop(draft: Draft, shortcut: fx.Node, addition: fx.Node, branch: fx.Node) -
     for node in draft.flow.between(shortcut, branch):
         site = draft.site_at(node)
         if site is not None:
-            site.residual = "outer sum dropped"
+            site.residual = Statement(Code.SUM_DROPPED)
     return True
 
 
@@ -179,12 +178,12 @@ def _parallel(draft: Draft, leaves: list[fx.Node]) -> None:
     if trunks:
         if any(not _upsampled(draft, trunk) for trunk in trunks):
             for site in sites:
-                site.lose_bypass("what it is added to carries a signal already")
+                site.lose_bypass(Code.ADDED_TO_SIGNAL)
         return
     deepest = max(leaves, key=lambda leaf: draft.position.depth(leaf))
     for leaf, site in direct.items():
         if site is not None and leaf is not deepest and site is not direct[deepest]:
-            site.lose_bypass("runs beside a branch that has one")
+            site.lose_bypass(Code.BESIDE_BYPASS)
 
 
 def _upsampled(draft: Draft, node: fx.Node) -> bool:

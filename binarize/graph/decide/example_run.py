@@ -1,0 +1,77 @@
+"""The run that a plan is made from: on the caller's example inputs, or on images of a size that fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from binarize.errors import TraceError
+from binarize.graph.trace.recorder import Recording, record
+from binarize.graph.trace.roles import module_role
+
+_GUESSES = (224, 256, 64, 32, 384, 512)
+
+
+def example_size(model: nn.Module) -> tuple[int, ...] | None:
+    """(C, H, W) of the images that a model's own configuration names, or None."""
+    for holder in (model, *(m for m in model.children())):
+        config = getattr(holder, "pretrained_cfg", None) or getattr(holder, "default_cfg", None)
+        size = config.get("input_size") if isinstance(config, dict) else None
+        if size is not None and len(size) == 3:
+            first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+            channels = first.in_channels if first is not None and first.groups == 1 else int(size[0])
+            return (
+                channels if channels <= 4 or channels == size[0] else int(size[0]),
+                int(size[1]),
+                int(size[2]),
+            )
+    return None
+
+
+def run_of(model: nn.Module, example_inputs: Any) -> Recording:
+    """The recorded run of `model` on its example inputs, by default on images that are tried in turn.
+
+    Raises:
+        TraceError: the model does not run on them.
+    """
+    if example_inputs is not None:
+        if isinstance(example_inputs, dict):
+            return record(model, (), example_inputs)
+        args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+        return record(model, args)
+    failure = ""
+    for shape in _example_shapes(model):
+        parameter = next(model.parameters())
+        dtype = parameter.dtype if parameter.dtype.is_floating_point else torch.float32
+        try:
+            return record(model, (_blank(shape, dtype, parameter.device),))
+        except TraceError as error:
+            failure = str(error)
+    raise TraceError(
+        f"{type(model).__name__} ran on none of the example inputs that were tried (last {failure}); "
+        "give example_inputs=, a tensor or a tuple of what its forward takes."
+    )
+
+
+def _blank(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    if device.type == "meta":
+        return torch.empty(shape, dtype=dtype, device=device)
+    return torch.randn(shape, generator=generator).to(device, dtype)
+
+
+def _example_shapes(model: nn.Module) -> list[tuple[int, ...]]:
+    known = example_size(model)
+    if known is not None:
+        return [(1, *known)]
+    first = next((m for m in model.modules() if module_role(m) in ("conv", "linear")), None)
+    if isinstance(first, nn.Linear):
+        return [(2, first.in_features), (2, 16, first.in_features), (1, 3, 224, 224)]
+    if isinstance(first, nn.Conv1d):
+        return [(1, first.in_channels, n) for n in (1024, 256, 64)]
+    if isinstance(first, nn.Conv3d):
+        return [(1, first.in_channels, n, n, n) for n in (32, 64)]
+    channels = getattr(first, "in_channels", 3)
+    return [(1, channels, n, n) for n in _GUESSES]

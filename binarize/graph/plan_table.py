@@ -1,0 +1,162 @@
+"""How a plan is printed: a table of its layers, its outputs, its notes and warnings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from binarize.graph.plan_rows import LayerPlan, OutputPlan
+from binarize.graph.statements import Code, Statement, listed, several
+from binarize.tables import BINARY, FLOAT, SLOWER, Name, widest_part
+
+_NAME_WIDTH = 24
+_KIND_WIDTH = 26
+_WIDE = 110  # columns in which a layer needs one line
+
+
+def layer_table(title: str, rows: Sequence[LayerPlan], width: int) -> Table:
+    """The table of the layers; runs of blocks that are alike are one row.
+
+    Args:
+        title: above the table.
+        rows: of the plan.
+        width: columns that the terminal has.
+    """
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    folded = list(_folded(rows))
+    least = widest_part(name for name, _ in folded)
+    table.add_column("layer", min_width=least, max_width=max(_NAME_WIDTH, least, width // 3))
+    table.add_column("float layer", no_wrap=width >= _WIDE, max_width=_KIND_WIDTH)
+    table.add_column("becomes", no_wrap=width >= _WIDE)
+    table.add_column("norm, activation, sum")
+    for name, row in folded:
+        state = f"binary, {_bypass_text(row)}" if row.converted else _kept_text(row)
+        said = (row.reason, row.norm, row.activation, row.residual, row.bypass_reason)
+        detail = "; ".join(part for part in said if part and part != "none")
+        if row.activations:  # in a line of its own, which is not broken inside the braces
+            detail = f"activations {row.activations}\n{detail}"
+        style = BINARY if row.converted else FLOAT
+        cells = (f"{row.kind} {_geometry(row)}", state, detail)
+        table.add_row(Name(name), *map(Text, cells), style=style)
+    return table
+
+
+def note_lines(notes: Iterable[str]) -> Iterator[Text]:
+    """Notes and warnings, the latter in colour."""
+    for note in notes:
+        yield Text(note, SLOWER) if Statement.read(note).is_warning else Text(f"note: {note}")
+
+
+def summary_line(method: str, rows: Sequence[LayerPlan]) -> str:
+    """One line: how many layers and weights become binary, and why the others stay."""
+    converted = [row for row in rows if row.converted]
+    total = sum(_count(row.weight_shape) for row in rows)
+    binary = sum(_count(row.weight_shape) for row in converted)
+    share = 100 * binary / total if total else 0.0
+    reasons = Counter(row.reason for row in rows if not row.converted)
+    kept = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    layers = f"{len(converted)} of {len(rows)} layers"
+    text = f"{method}: {layers}, {share:.1f} % of weights"
+    return f"{text}; kept: {kept}" if kept else text
+
+
+def _folded(rows: Sequence[LayerPlan]) -> Iterator[tuple[str, LayerPlan]]:
+    """Rows in order; runs of blocks that differ by an index only are one row each."""
+    seen: dict[Any, list[LayerPlan]] = {}
+    for row in rows:
+        seen.setdefault(_look(row), []).append(row)
+    for alike in seen.values():
+        yield (alike[0].name if len(alike) == 1 else f"{_pattern(alike)} (x{len(alike)})"), alike[0]
+
+
+def _look(row: LayerPlan) -> Any:
+    """All that a table shows of a row, indices in names aside."""
+    generic = ".".join("*" if part.isdigit() else part for part in row.name.split("."))
+    return (
+        generic,
+        row.kind,
+        row.weight_shape,
+        row.converted,
+        row.reason,
+        row.bypass,
+        row.bypass_reason,
+        row.norm,
+        row.activation,
+        row.residual,
+        row.activations,
+    )
+
+
+def _pattern(rows: list[LayerPlan]) -> str:
+    """The names of similar rows as one: indices that differ become ranges."""
+    columns = zip(*(row.name.split(".") for row in rows), strict=True)
+    parts = []
+    for column in columns:
+        values = list(dict.fromkeys(column))
+        numbers = sorted(int(v) for v in values) if all(v.isdigit() for v in values) else []
+        if len(values) == 1:
+            parts.append(values[0])
+        elif numbers and numbers == list(range(numbers[0], numbers[-1] + 1)):
+            parts.append(f"{numbers[0]}-{numbers[-1]}")
+        else:
+            parts.append("{" + ",".join(values) + "}")
+    return ".".join(parts)
+
+
+def _geometry(row: LayerPlan) -> str:
+    """Kernel and channels: `3x3 64>128`."""
+    if not row.weight_shape:
+        return ""
+    outgoing, incoming, *kernel = row.weight_shape
+    if row.kind.startswith("conv_transpose"):
+        outgoing, incoming = incoming, outgoing
+    if row.in_shape and row.out_shape and kernel:  # with groups, the weight does not tell both
+        incoming, outgoing = row.in_shape[1], row.out_shape[1]
+    size = "x".join(str(k) for k in kernel)
+    return f"{size} {incoming}>{outgoing}".strip()
+
+
+def _kept_text(row: LayerPlan) -> str:
+    return "stays" if row.code is Code.BINARY_ALREADY else "float"
+
+
+def _bypass_text(row: LayerPlan) -> str:
+    return "no bypass" if row.bypass == "none" else row.bypass
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for n in shape:
+        count *= n
+    return count if shape else 0
+
+
+def output_lines(outputs: Iterable[OutputPlan]) -> Iterator[Text]:
+    """The outputs with their last layers; outputs of the same layers are one line."""
+    groups: dict[tuple[object, ...], list[OutputPlan]] = {}
+    for output in outputs:
+        groups.setdefault((output.features, output.final, output.kept, output.functions), []).append(output)
+    for group in groups.values():
+        first = group[0]
+        line = f"{several('output', [output.name for output in group])}: "
+        if first.features:
+            line += "features, all of their layers may become binary"
+        elif first.final:
+            names = [name if name in first.kept else f"{name} (binary)" for name in first.final]
+            line += several("last layer", names)
+        else:
+            line += "no layer"
+        if first.functions and not first.features:
+            line += f", then {listed(first.functions)}"
+        yield Text(line)

@@ -1,0 +1,192 @@
+"""Everything a plan says, as codes: the sentence of each code stands here and nowhere else.
+
+Code that decides asks for codes and never for words. Files and JSON hold the sentences, from which
+`Statement.read` recovers the codes.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any
+
+_WARNING = "warning: "
+_NAMED = 4  # names in a sentence, unless it says otherwise
+
+
+class Code(Enum):
+    """What can be said of a layer, a norm, an activation, a sum or a whole network, with its sentence.
+
+    A sentence names its values by `{}`, in order.
+    """
+
+    # -- layers that stay float: the user's policy
+    NOT_NAMED = "not named by only"
+    KEPT_BY_NAME = "kept by name"
+    SEES_PARAMETERS = "sees parameters only"
+    STEM = "stem: sees the input"
+    FIRST_LAYERS = "among the first {} layers"
+    FINAL = "final classifier or regressor"
+    LAST_LAYERS = "among the last {} layers"
+    GATE = "squeeze-excite gate"
+    POOLED = "on a pooled vector"
+    NO_BATCH = "on a vector without a batch"
+    # -- layers that stay float: the layer, or how it is used
+    BINARY_ALREADY = "is binary already"
+    CONSTANT_WEIGHT = "frozen: its weight is a constant"
+    NOT_CALLED = "not called on the example input"
+    WEIGHT_USED = "its weight is used by a function, the layer is not called"
+    WEIGHT_WRITTEN = "its {} is written by the forward of {}"
+    WEIGHT_READ = "its {} is read in a forward that writes parameters"
+    COMPUTED_WITH = "a forward computes with its {}, of which bits or nothing would be left"
+    MORE_ARGUMENTS = "is called with more than {}"
+    OWN_FORWARD = "{} has a forward of its own that cannot be taken apart: {}"
+    PATCHED = "the forward of {} was replaced on the instance: undo that first"
+    # -- binary layers
+    SHARED = "shared: one layer, called several times"
+    SUM_IS_BYPASS = "the sum that stays is its bypass"
+    ADDED_TO_SIGNAL = "what it is added to carries a signal already"
+    BESIDE_BYPASS = "runs beside a branch that has one"
+    # -- norms
+    NONE = "none"
+    NEW_NORM = "fresh {}"
+    TAKES_NORM = "takes over {}"
+    NORM_REMOVED = "removes {}"
+    NORM_REPLACED = "replaces {}"
+    NORM_IN_FRONT_REMOVED = "removes {} in front"
+    SCALE_REMOVED = "layer scale removed"
+    NORMS_STAY = "the norms behind its calls stay"
+    NORM_STAYS = "{} behind stays"
+    NORM_STAYS_HELD = "{} behind stays (parametrized, or with state dict hooks)"
+    NORM_STAYS_READ = "{} behind stays (its tensors are read elsewhere)"
+    NORM_BECOMES_BATCH = "{} behind becomes BatchNorm"
+    NORM_ADDED = "BatchNorm in front: {} is its input's deviation without"
+    # -- activations and sums
+    KEEPS = "keeps {}"
+    KEEPS_AT_OUTPUT = "keeps {} (at an output)"
+    KEEPS_FACTOR = "keeps {} (a factor)"
+    KEEPS_UNKNOWN_CHANNELS = "keeps {} (its channels cannot be told)"
+    KEEPS_IN_FORWARD = "keeps {} ({})"
+    INSIDE_UNIT = "{} inside the unit"
+    BECOMES = "{} -> {}"
+    SUM_DROPPED = "outer sum dropped"
+    SUM_STAYS = "sum stays: {}"
+    SUM_STAYS_PARTIAL = "sum stays: the branch does not carry its input all the way"
+    CANNOT_REWRITE = "{} cannot be rewritten: {}"
+    CALLED_AGAIN = "is called several times"
+    # -- notes on the network
+    COMPILED = "the model is compiled: its binary copy has to be compiled anew"
+    WRITES = "the forward of {} writes to {}: what it writes to stays as it is"
+    DATA_DEPENDENT = (
+        "control flow depends on data: the plan holds for the branches that the example input took"
+    )
+    PART_BY_PART = "{}: converted part by part ({})"
+    FUNCTIONS_STAY = "{} convolutions or linear maps are called as functions and stay float"
+    HOOKS_MOVED = "hooks of {}: see what stands there now, a binary layer with norm and bypass"
+    STATE_HOOKS_LOST = "state dict hooks of {}: are removed with the module that they know"
+    HOOKS_SILENT = "hooks of {}: do not run where its calls moved into a unit"
+    TIE_CUT = "{}: shared one weight, now in pieces that are each one's own"
+    SUM_NORMED = "{}: BatchNorm behind a sum of more than {} bypassed signals"
+    SUMS_NORMED = "{}: BatchNorm behind {} sums of more than {} bypassed signals"
+    SUMS_GROW = (
+        "{}: sums of more than {} bypassed signals have no norm behind, for their forward cannot be "
+        "rewritten; signals grow there"
+    )
+    # -- warnings
+    HOLDS_MODULES = (
+        _WARNING + "{}: holds modules of the given model, and functions are not copied: what it calls there "
+        "stays float and trains the given model. Make it a method of its module, or let it find the modules "
+        "when it is called"
+    )
+    ALWAYS_POSITIVE_SIGN = (
+        _WARNING
+        + "{}: see no negative value{}, so that the sign is +1 there whatever the image, and nothing "
+        "is learnt from it. What helps: {}"
+    )
+    ALWAYS_ONE = (
+        _WARNING
+        + "{}: see positive values only{}, so that the bit is 1 there whatever the image, and nothing "
+        "is learnt from it. What helps: {}"
+    )
+    FINAL_BINARY = (
+        _WARNING + "{} becomes binary, although {} is its result: its values and their range change; "
+        "Policy(last=1) or keep= leaves it float"
+    )
+    OUTPUT_CHANGED = (
+        _WARNING
+        + "{} in front of {} is replaced by the method's activation: the range of these features changes"
+    )
+    # -- what others say: a method that refuses a layer, a layer without a binary replacement, other versions
+    OTHER = "{}"
+
+
+class Statement(str):
+    """A sentence of a plan: a string that knows its code and what it is about.
+
+    Attributes:
+        code: see `Code`.
+        values: what stands in the sentence's places.
+    """
+
+    code: Code
+    values: tuple[Any, ...]
+
+    def __new__(cls, code: Code, *values: Any) -> Statement:
+        """The sentence of `code` about `values`."""
+        made = super().__new__(cls, code.value.format(*values))
+        made.code, made.values = code, values
+        return made
+
+    def __getnewargs__(self) -> tuple[Any, ...]:  # type: ignore[override]
+        return self.code, *self.values
+
+    @property
+    def is_warning(self) -> bool:
+        """Something is wrong, although the network runs."""
+        return self.startswith(_WARNING)
+
+    @classmethod
+    def read(cls, text: str) -> Statement:
+        """The statement that a sentence of a file is; of code `OTHER` where no code has it."""
+        if isinstance(text, cls):
+            return text
+        if text in _PLAIN:
+            return cls(_PLAIN[text])
+        for code, pattern in _patterns():
+            found = pattern.fullmatch(text)
+            if found is not None:
+                return cls(code, *found.groups())
+        return cls(Code.OTHER, text)
+
+
+def joined(statements: Iterable[Statement]) -> str:
+    """Several statements on one subject."""
+    return ", ".join(statements)
+
+
+def listed(names: Iterable[str], most: int = _NAMED) -> str:
+    """Names for a sentence: the first few, and how many more."""
+    every = list(names)
+    more = len(every) - most
+    return ", ".join(every[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def several(what: str, names: Iterable[str]) -> str:
+    """`outputs a, b`; only `output` where that is the name."""
+    every = list(names)
+    return f"{what}{'s' if len(every) > 1 else ''} {listed(every)}" if every != [what] else what
+
+
+_PLAIN = {code.value: code for code in Code if "{}" not in code.value}
+
+
+@functools.cache
+def _patterns() -> list[tuple[Code, re.Pattern[str]]]:
+    """Of the sentences with values, the longest first: `keeps {} (a factor)` in front of `keeps {}`."""
+    codes = [code for code in Code if "{}" in code.value and code is not Code.OTHER]
+    codes.sort(key=lambda code: -len(code.value))
+    return [
+        (code, re.compile("(.*?)".join(map(re.escape, code.value.split("{}"))), re.DOTALL)) for code in codes
+    ]
