@@ -20,21 +20,35 @@ if TYPE_CHECKING:
     from binarize.native.convolution import conv, conv_int, conv_scaled
     from binarize.native.epilogue import Activation, Epilogue, Tail
     from binarize.native.library import Features, available, features, peak, set_isa
-    from binarize.native.planes import BitPlane, channel_sums, pack, tokens_to_map, unpack
-    from binarize.native.resize import Resize
-    from binarize.native.stem import MaxPool, Norm, conv_stem
-    from binarize.native.transposed import TransposedWeights, conv_transposed, pack_transposed
-    from binarize.native.weights import PackedWeights, pack_depthwise, pack_scaled, pack_weights
+    from binarize.native.packing import (
+        channel_sums,
+        pack,
+        pack_depthwise,
+        pack_scaled,
+        pack_weights,
+        tokens_to_map,
+        unpack,
+    )
+    from binarize.native.stem import conv_stem
+    from binarize.native.transposed import conv_transposed, pack_transposed
+    from binarize.native.types import BitPlane, MaxPool, Norm, PackedWeights, Resize, TransposedWeights
 
 _MODULES = {
     "convolution": ("conv", "conv_int", "conv_scaled"),
     "epilogue": ("Activation", "Epilogue", "Tail"),
     "library": ("Features", "available", "features", "peak", "set_isa"),
-    "resize": ("Resize",),
-    "stem": ("MaxPool", "Norm", "conv_stem"),
-    "planes": ("BitPlane", "channel_sums", "pack", "tokens_to_map", "unpack"),
-    "transposed": ("TransposedWeights", "conv_transposed", "pack_transposed"),
-    "weights": ("PackedWeights", "pack_depthwise", "pack_scaled", "pack_weights"),
+    "packing": (
+        "channel_sums",
+        "pack",
+        "pack_depthwise",
+        "pack_scaled",
+        "pack_weights",
+        "tokens_to_map",
+        "unpack",
+    ),
+    "stem": ("conv_stem",),
+    "transposed": ("conv_transposed", "pack_transposed"),
+    "types": ("BitPlane", "MaxPool", "Norm", "PackedWeights", "Resize", "TransposedWeights"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -13,9 +13,8 @@ from binarize.errors import NativeError
 from binarize.native import fallback
 from binarize.native.epilogue import Epilogue
 from binarize.native.library import check, number_of, required, threads_or_default
-from binarize.native.planes import BitPlane
 from binarize.native.tensors import address, checked
-from binarize.native.weights import PackedWeights
+from binarize.native.types import BitPlane, PackedWeights
 
 
 def conv(

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from binarize.errors import NativeError
 from binarize.native import structs
-from binarize.native.resize import Resize
 from binarize.native.tensors import address, channels_last, checked, map_of, vector
+from binarize.native.types import Resize
 
 _KINDS = {"none": 0, "piecewise": 1, "clamp": 2}
 

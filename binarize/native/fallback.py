@@ -7,19 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from binarize.native.epilogue import Activation, Epilogue
 from binarize.native.structs import SLACK
-
-if TYPE_CHECKING:
-    from binarize.native.epilogue import Activation, Epilogue
-    from binarize.native.planes import BitPlane
-    from binarize.native.stem import MaxPool, Norm
-    from binarize.native.weights import PackedWeights
+from binarize.native.types import BitPlane, MaxPool, Norm, PackedWeights
 
 
 def pack_bits(bits: Tensor) -> Tensor:
@@ -44,7 +39,7 @@ def pack(
     border: tuple[int, int],
     abs_sums: Tensor | None,
 ) -> Tensor:
-    """The words of `planes.pack`."""
+    """The words of `packing.pack`."""
     if mul is not None:
         x = x * mul[:, None, None]
     if add is not None:
@@ -64,6 +59,13 @@ def unpack(plane: BitPlane) -> Tensor:
     return unpack_bits(words, inside).flatten(-2).movedim(-1, 1)
 
 
+def unpacked(weights: PackedWeights) -> Tensor:
+    """Weights packed for "torch" as +1 and -1, (Cout, Cin / groups, h, w) float32."""
+    inside = weights.in_channels // weights.groups
+    flat = unpack_bits(weights.words, inside * weights.kernel[0] * weights.kernel[1])
+    return flat.unflatten(1, (inside, *weights.kernel))
+
+
 def channel_sums(x: Tensor) -> Tensor:
     """(N, C, H, W) to (N, C)."""
     return x.sum((2, 3), dtype=torch.float64).float()
@@ -74,12 +76,12 @@ def conv(plane: BitPlane, weights: PackedWeights, size: Sequence[int], alpha: Te
     x = unpack(plane)
     if alpha is not None:
         x = x * alpha[:, :, None, None]
-    return _convolve(x, weights, weights.unpacked(), size)
+    return _convolve(x, weights, unpacked(weights), size)
 
 
 def conv_values(plane: BitPlane, weights: PackedWeights, size: Sequence[int], e: Epilogue) -> Tensor:
     """Sums of products of weights +-mul + offset and activations +-1 + lift, (N, Cout, *size) float32."""
-    x, signs = unpack(plane), weights.unpacked()
+    x, signs = unpack(plane), unpacked(weights)
     ones = torch.ones_like(signs)
     mul, offset = (
         torch.full((weights.out_channels, 1, 1), float(usual)) if given is None else given[:, None, None]

@@ -15,8 +15,8 @@ from binarize.errors import NativeError
 from binarize.native import structs
 from binarize.native.library import check
 from binarize.native.prepared import PreparedConv, PreparedPack
-from binarize.native.resize import Resize
 from binarize.native.tensors import counted, empty_map, map_of
+from binarize.native.types import Resize
 
 _KINDS = {"conv": 0, "depthwise": 1, "scaled": 2}
 

@@ -19,12 +19,11 @@ from binarize.errors import NativeError
 from binarize.native.convolution import conv as run_conv
 from binarize.native.convolution import conv_scaled as run_scaled
 from binarize.native.epilogue import Activation, Epilogue
-from binarize.native.planes import BitPlane
-from binarize.native.planes import pack as run_pack
-from binarize.native.stem import MaxPool, conv_stem
+from binarize.native.packing import pack as run_pack
+from binarize.native.stem import conv_stem
 from binarize.native.stem import out_size as stem_size
 from binarize.native.structs import SLACK
-from binarize.native.weights import Kind, PackedWeights
+from binarize.native.types import BitPlane, Kind, MaxPool, PackedWeights
 
 _KINDS: tuple[Kind, ...] = ("conv", "depthwise", "scaled")
 _ACTIVATIONS: tuple[Literal["none", "piecewise", "clamp"], ...] = ("none", "piecewise", "clamp")
@@ -34,7 +33,7 @@ _ACTIVATIONS: tuple[Literal["none", "piecewise", "clamp"], ...] = ("none", "piec
 def pack(
     x: Tensor, mul: Tensor | None, add: Tensor | None, groups: int, border: list[int]
 ) -> tuple[Tensor, Tensor]:
-    """Words of the plane, flat int32, and the (N, C) sums of abs(mul * x + add); see `planes.pack`."""
+    """Words of the plane, flat int32, and the (N, C) sums of abs(mul * x + add); see `packing.pack`."""
     sums = torch.empty(x.shape[0], x.shape[1], dtype=torch.float32, device="cpu")
     plane = run_pack(x, mul=mul, add=add, groups=groups, border=border, abs_sums=sums)
     return plane.words, sums

@@ -1,6 +1,6 @@
 """Calls that are made again and again with maps of one shape: all but the pointers is ready beforehand.
 
-The functions of `planes` and `convolution` check and describe their arguments at each call, which takes
+The functions of `packing` and `convolution` check and describe their arguments at each call, which takes
 longer than the work on a small map. Here that is done once; the library still checks the geometry.
 
 Addresses outlive the call that they were made for, so constants are copied: `share_memory_`, a resize or the
@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,34 +21,9 @@ from binarize.errors import NativeError
 from binarize.native import structs
 from binarize.native.epilogue import Epilogue, Tail
 from binarize.native.library import check, number_of, required, resolve, threads_or_default
-from binarize.native.resize import Resize
 from binarize.native.structs import PlaneShape
 from binarize.native.tensors import address, channels_last, counted, empty_map, map_of, own_vector
-from binarize.native.weights import PackedWeights
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dab:
-    """Parameters of the distribution-adaptive binarizer; formulas in `native/binarize.h`.
-
-    Attributes:
-        k: (C,) or None.
-        b: (C,) or None.
-        a: (C,), (1,) if `layer`, or None for no scale.
-        layer: one scale per image instead of one per channel.
-        plain: the scale is the mean absolute deviation itself.
-    """
-
-    k: Tensor | None = None
-    b: Tensor | None = None
-    a: Tensor | None = None
-    layer: bool = False
-    plain: bool = False
-
-    @property
-    def scaled(self) -> bool:
-        """Whether there is a scale."""
-        return self.a is not None or self.plain
+from binarize.native.types import Dab, PackedWeights, Resize
 
 
 class PreparedPack:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,56 +14,7 @@ from binarize.native import fallback, structs
 from binarize.native.epilogue import Epilogue
 from binarize.native.library import Isa, check, number_of, required, resolve, threads_or_default
 from binarize.native.tensors import address, checked, counted, empty_map, pair, vector
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaxPool:
-    """A max-pool as torch's, without dilation; a padded position counts nothing, a NaN is the largest.
-
-    Attributes:
-        kernel: (h, w).
-        stride: (h, w).
-        padding: (h, w), at most half of the kernel.
-    """
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int] = (0, 0)
-
-    def out_size(self, size: Sequence[int]) -> tuple[int, int]:
-        """Of a map of this size (H, W).
-
-        Raises:
-            NativeError: a pool that torch would refuse.
-        """
-        fits = min(*self.kernel, *self.stride) >= 1 and min(self.padding) >= 0
-        if not fits or any(2 * p > k for p, k in zip(self.padding, self.kernel, strict=True)):
-            raise NativeError(f"{self}: expected sizes of at least 1, a padding of at most half the kernel.")
-        return out_size(size, self.kernel, self.stride, self.padding)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Norm:
-    """Batch norm by statistics of training: (y - mean) / sqrt(variance + eps) * weight + bias.
-
-    Attributes:
-        mean: (C,).
-        variance: (C,).
-        weight: (C,), or None for 1.
-        bias: (C,), or None for 0.
-        eps: a number.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    weight: Tensor | None = None
-    bias: Tensor | None = None
-    eps: float = 1e-5
-
-    @property
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        """All four."""
-        return self.mean, self.variance, self.weight, self.bias
+from binarize.native.types import MaxPool, Norm
 
 
 class PreparedStem:

@@ -23,7 +23,8 @@ from binarize.graph.trace.roles import known_class
 from binarize.layers import BiasPReLU, Maxout, RPReLU
 from binarize.native.epilogue import Activation, Epilogue
 from binarize.native.library import resolve
-from binarize.native.stem import MaxPool, Norm, PreparedStem, out_size
+from binarize.native.stem import PreparedStem, out_size
+from binarize.native.types import MaxPool, Norm
 from binarize.runtime.lazy import Lazy, ordinary, unchanged
 from binarize.runtime.pointwise import is_traced
 from binarize.runtime.questions import activation_of

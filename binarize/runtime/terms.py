@@ -9,7 +9,7 @@ from torch import Tensor
 
 from binarize.errors import ConfigError
 from binarize.native.epilogue import Epilogue, Tail
-from binarize.native.prepared import Dab
+from binarize.native.types import Dab
 
 if TYPE_CHECKING:
     from binarize.runtime.packed import PackedLayer
