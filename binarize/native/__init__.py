@@ -5,10 +5,11 @@
     y = native.conv(plane, weights, native.Epilogue(mul=scale, add=shift, bypass=x))
 
 The kernels are a shared library (`native/binarize.h`) that is loaded at the first call, after torch, whose
-threads it uses; where the library could not be built, the same functions run on torch (`fallback`), exact but
-slower, and say so once. `features()` tells what is there. Results are the same on every instruction set.
+threads it uses. Where it could not be built, these functions raise `NativeError`, and packed layers run on
+torch (`binarize.runtime`), exact but slower. `features()` says what this machine has. Results are the same on
+every instruction set.
 
-Nothing of this package is imported before it is used.
+A module of this package is imported when one of its names is used for the first time.
 """
 
 from __future__ import annotations

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from binarize.errors import NativeError
-from binarize.native import fallback
 from binarize.native.epilogue import Epilogue
 from binarize.native.library import check, number_of, required, threads_or_default
 from binarize.native.tensors import address, checked
@@ -101,8 +99,6 @@ def conv_int(
         NativeError: shapes that do not fit, a border that is too small.
     """
     size = _checked_size(plane, weights, out_size)
-    if weights.isa == "torch":
-        return fallback.conv(plane, weights, size).to(torch.int32, memory_format=torch.channels_last)
     if weights.kind == "scaled":
         raise NativeError("conv_int: weights of pack_scaled; their sums are no integers.")
     lib = required()
@@ -144,12 +140,6 @@ def _run(
         checked("conv: out", out, shape, contiguous=False)
         if shape[1] > 1 and out.stride(1) != 1:
             raise NativeError(f"conv: out has strides {out.stride()}; expected neighbouring channels.")
-    if weights.isa == "torch":
-        if last.plain:
-            return out.copy_(fallback.finish(fallback.conv(plane, weights, size, alpha), last))
-        return out.copy_(
-            fallback.finish(fallback.conv_values(plane, weights, size, last), replace(last, mul=None))
-        )
     lib = required()
     ints = (number_of(weights.isa), threads_or_default(threads))
     geometry, described = weights.struct(plane.struct(), size), last.struct(out)

@@ -15,7 +15,7 @@ from binarize import native
 from binarize.errors import NativeError, unknown_name
 from binarize.native.structs import ABI_VERSION, ISAS, SIGNATURES, STATUS
 
-Isa = Literal["auto", "portable", "avx2", "avx512", "torch"]
+Isa = Literal["auto", "portable", "avx2", "avx512"]
 FILE = "libbinarize.so"
 
 
@@ -24,12 +24,12 @@ class Features:
     """What the kernels can do here.
 
     Attributes:
-        available: whether the library was found and loaded; if not, torch computes.
+        available: whether the library was found and loaded; if not, packed layers run on torch.
         why_not: the reason, if not available.
         path: the library's file.
         cpu: features of the processor that matter to the kernels.
-        isas: the paths that can run here, slowest first; `torch` is the fallback.
-        isa: the path that `auto` stands for.
+        isas: the instruction sets that can run here, slowest first.
+        isa: the one that `auto` stands for; None if the library is missing.
         build: compiler, flags, version, openmp.
     """
 
@@ -37,8 +37,8 @@ class Features:
     why_not: str = ""
     path: Path | None = None
     cpu: tuple[str, ...] = ()
-    isas: tuple[str, ...] = ("torch",)
-    isa: str = "torch"
+    isas: tuple[str, ...] = ()
+    isa: str | None = None
     build: dict[str, str] = field(default_factory=dict)
 
 
@@ -63,7 +63,7 @@ def features() -> Features:
         available=True,
         path=path,
         cpu=tuple(lib.bz_cpu_features().decode().split()),
-        isas=("torch", *(name for name, number in ISAS.items() if lib.bz_isa_available(number))),
+        isas=tuple(name for name, number in ISAS.items() if lib.bz_isa_available(number)),
         isa=names[lib.bz_get_isa()],
         build=build,
     )
@@ -73,29 +73,21 @@ def set_isa(isa: Isa) -> None:
     """Let `auto` mean this instruction set, in the whole process; "auto" for the best one again.
 
     Raises:
-        NativeError: it is not available here.
+        NativeError: the library is missing, an unknown name, or an instruction set that cannot run here.
     """
-    lib = load()
-    if isa == "torch" or lib is None:
-        raise NativeError(f"set_isa: cannot make {isa!r} the default; expected one of {_known()}.")
-    check(lib.bz_set_isa(number_of(isa)), "set_isa")
+    check(required().bz_set_isa(number_of(isa)), "set_isa")
 
 
 def resolve(isa: Isa = "auto") -> str:
-    """The name of the path that will run: never "auto"; "torch" where the library is missing.
+    """The name of the instruction set that will run: never "auto".
 
     Raises:
-        NativeError: an unknown name, or a path that is not available here.
+        NativeError: the library is missing, an unknown name, or an instruction set that cannot run here.
     """
-    lib = load()
-    if isa == "torch":
-        return "torch"
-    if lib is None and isa == "auto":
-        warn_missing()
-        return "torch"
-    number = number_of(isa)
-    if lib is None or (number and not lib.bz_isa_available(number)):
-        raise NativeError(f"instruction set {isa!r} is not available here; expected one of {_known()}.")
+    lib, number = required(), number_of(isa)
+    if number and not lib.bz_isa_available(number):
+        known = ", ".join(features().isas)
+        raise NativeError(f"instruction set {isa!r} is not available here; expected one of {known}.")
     chosen = number or lib.bz_get_isa()  # once: another thread may change the default meanwhile
     return next(name for name, n in ISAS.items() if n == chosen)
 
@@ -107,7 +99,7 @@ def number_of(isa: str) -> int:
         NativeError: an unknown name.
     """
     if isa not in ISAS:
-        raise NativeError(unknown_name("instruction set", isa, [*ISAS, "torch"]))
+        raise NativeError(unknown_name("instruction set", isa, [*ISAS]))
     return ISAS[isa]
 
 
@@ -158,13 +150,9 @@ def peak(isa: Isa = "auto", rounds: int = 1 << 20) -> float:
 
 @functools.cache
 def warn_missing() -> None:
-    """Say once that torch computes in the library's place."""
+    """Warn once that packed layers run on torch because the library is missing."""
     message = f"the native kernels are missing ({_load()[2]}): packed layers run on torch, exact but slower"
     warnings.warn(message, RuntimeWarning, stacklevel=3)
-
-
-def _known() -> str:
-    return ", ".join(features().isas)
 
 
 @functools.cache

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from binarize.errors import NativeError
-from binarize.native import fallback
 from binarize.native.library import Isa, check, number_of, required, resolve, threads_or_default
 from binarize.native.structs import SLACK, ConvShape, PlaneShape
 from binarize.native.tensors import address, channels_last, checked, map_of, pair, vector
@@ -41,7 +40,7 @@ def pack(
         abs_sums: (N, C), is overwritten by the sums of abs(mul * x + add) over positions.
         resize: of x, before anything else.
         threads: of the kernel; torch's number if None.
-        isa: instruction set, or "torch".
+        isa: instruction set.
 
     Raises:
         NativeError: an argument of another shape or dtype, groups that do not divide C.
@@ -60,32 +59,27 @@ def pack(
     if abs_sums is not None and not abs_sums.is_contiguous():
         raise NativeError("pack: abs_sums is written to; expected it to be contiguous.")
     vector("pack: abs_sums", abs_sums, images, channels)
-    name = resolve(isa)
+    lib, name = required(), resolve(isa)
     shape = PlaneShape(images, height, width, channels, groups, *border)
     rows, columns = height + 2 * border[0], width + 2 * border[1]
     size = images * rows * columns * groups * -(-(channels // groups) // 32) + SLACK
-    if name == "torch":
-        x = x if resize is None else resize(x)
-        words = fallback.pack(x, mul, add, groups, border, abs_sums)
-    else:
-        lib = required()
-        words = torch.empty(size, dtype=torch.int32, device="cpu")
-        if x.stride(3) != 1 or resize is not None:
-            x = channels_last(x)
-        step = channels if add is not None and add.dim() == 2 else 0
-        status = lib.bz_pack(
-            number_of(name),
-            threads_or_default(threads),
-            ctypes.byref(shape),
-            ctypes.byref(map_of(x)),
-            None if resize is None else ctypes.byref(resize.struct(x)),
-            address(mul),
-            address(add),
-            step,
-            address(words),
-            address(abs_sums),
-        )
-        check(status, "pack")
+    words = torch.empty(size, dtype=torch.int32, device="cpu")
+    if x.stride(3) != 1 or resize is not None:
+        x = channels_last(x)
+    step = channels if add is not None and add.dim() == 2 else 0
+    status = lib.bz_pack(
+        number_of(name),
+        threads_or_default(threads),
+        ctypes.byref(shape),
+        ctypes.byref(map_of(x)),
+        None if resize is None else ctypes.byref(resize.struct(x)),
+        address(mul),
+        address(add),
+        step,
+        address(words),
+        address(abs_sums),
+    )
+    check(status, "pack")
     return BitPlane(
         words=words,
         images=images,
@@ -98,8 +92,13 @@ def pack(
 
 
 def unpack(plane: BitPlane) -> Tensor:
-    """The +1 and -1 of a plane, (N, C, H, W) float32 (plain torch, for looking and testing)."""
-    return fallback.unpack(plane)
+    """The +1 and -1 of a plane, (N, C, H, W) float32, in plain torch; for tests and inspection."""
+    words = plane.words[: plane.words.numel() - SLACK].view(plane.grid)
+    (h, w), inside = plane.border, plane.channels // plane.groups
+    words = words[:, h : h + plane.height, w : w + plane.width]
+    bits = (words.unsqueeze(-1) >> torch.arange(32, dtype=torch.int32)) & 1
+    values = bits.flatten(-2)[..., :inside].float() * 2 - 1
+    return values.flatten(-2).movedim(-1, 1)
 
 
 def channel_sums(x: Tensor, *, threads: int | None = None, isa: Isa = "auto") -> Tensor:
@@ -109,12 +108,10 @@ def channel_sums(x: Tensor, *, threads: int | None = None, isa: Isa = "auto") ->
         NativeError: `x` is not such a tensor.
     """
     x = channels_last(checked("channel_sums: x", x, (None,) * 4, contiguous=False))
-    name = resolve(isa)
-    if name == "torch":
-        return fallback.channel_sums(x)
+    lib, name = required(), resolve(isa)
     images, channels, height, width = x.shape
     sums = torch.empty(images, channels, dtype=torch.float32, device="cpu")
-    status = required().bz_channel_sums(
+    status = lib.bz_channel_sums(
         number_of(name),
         threads_or_default(threads),
         ctypes.byref(PlaneShape(images, height, width, channels, 1, 0, 0)),
@@ -225,8 +222,6 @@ def _pack_weights(
         **two,
     }
     empty = torch.zeros(1, dtype=torch.int32, device="cpu")
-    if isa == "torch":
-        return PackedWeights(words=fallback.pack_bits(weight.flatten(1) >= 0), counts=empty, **geometry)
     lib = required()
     plane = PlaneShape(1, 1, 1, inside * groups, 1 if kind == "depthwise" else groups, 0, 0)
     # The packed layout does not depend on the map's size: any that the library accepts will do.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from binarize.errors import NativeError
 from binarize.geometry import conv_size
-from binarize.native import fallback, structs
+from binarize.native import structs
 from binarize.native.epilogue import Epilogue
 from binarize.native.library import Isa, check, number_of, required, resolve, threads_or_default
 from binarize.native.tensors import address, checked, counted, empty_map, pair, vector
@@ -31,7 +31,7 @@ class PreparedStem:
         padding: as in torch.
         pool: what comes last.
         threads: of the kernel; torch's number if None.
-        isa: instruction set, or "torch".
+        isa: instruction set.
 
     Raises:
         NativeError: shapes that do not fit, an epilogue with other parts.
@@ -71,10 +71,7 @@ class PreparedStem:
         self._epilogue = e.checked(len(x), outputs, self.size)
         self._norm = None if norm is None else _checked_norm(norm, outputs)
         self._shape = (len(x), outputs, *result)
-        name = resolve(isa)
-        self._function = None if name == "torch" else required().bz_stem
-        if name == "torch":
-            return
+        self._function, name = required().bz_stem, resolve(isa)
         plane = structs.PlaneShape(len(x), *x.shape[2:], x.shape[1], 1, *self._padding)
         geometry = structs.ConvShape(plane, outputs, *kernel, *self._stride, *self._padding, 1, 1, *self.size)
         self._common = (number_of(name), threads_or_default(threads), ctypes.byref(geometry))
@@ -106,13 +103,6 @@ class PreparedStem:
             sums: (N, Cout), is overwritten by the sums of the result over positions. The result is then no
                 inference tensor, so that torch counts its changes.
         """
-        if self._function is None:
-            y = fallback.stem(
-                x, self._weight, self._epilogue, self._norm, self._stride, self._padding, self._pool
-            )
-            if sums is not None:
-                sums.copy_(y.sum((2, 3), dtype=torch.float64))
-            return y
         out = empty_map(self._shape) if sums is None else counted(self._shape)
         # copies: several threads may be in here at once
         source = structs.Map.from_buffer_copy(self._map)

@@ -104,7 +104,7 @@ class PackedWeights:
         padding: (top, left, bottom, right); negative where the kernel starts inside.
         dilation: (h, w).
         groups: Cin of a depthwise convolution.
-        isa: the instruction set they were packed for, or "torch".
+        isa: the instruction set they were packed for.
     """
 
     kind: Kind
