@@ -76,10 +76,10 @@ def conv_scaled(
         (N, Cout, Hout, Wout) float32, channels-last.
 
     Raises:
-        NativeError: shapes that do not fit, a border that is too small, an epilogue with offset or lift.
+        NativeError: shapes that do not fit, a border that is too small, an epilogue with offset or midpoint.
     """
     if epilogue is not None and not epilogue.plain:
-        raise NativeError("conv_scaled: the epilogue has an offset or a lift; expected neither.")
+        raise NativeError("conv_scaled: the epilogue has an offset or a midpoint; expected neither.")
     if weights.kind != "scaled":
         raise NativeError(f"conv_scaled: weights packed for {weights.kind}; pack them with pack_scaled.")
     alpha = checked("conv_scaled: alpha", alpha, (plane.images, plane.channels))

@@ -109,8 +109,8 @@ class PackedTail(Tail):
 class Epilogue:
     """y = sum * mul * sample_scale + add; first; y += bypass; second; y += residual; tail.
 
-    `sum` is that of products of +-1. With `offset` or `lift`, sum * mul becomes the sum of products of
-    weights +-mul + offset with activations +-1 + lift, still with padded positions that count 0;
+    `sum` is that of products of +-1. With `offset` or `midpoint`, sum * mul becomes the sum of products of
+    weights +-mul + offset with activations +-1 + midpoint, still with padded positions that count 0;
     `conv_scaled` has neither.
 
     Attributes:
@@ -118,7 +118,7 @@ class Epilogue:
         add: (Cout,), or None for 0.
         sample_scale: (N,), or None for 1.
         offset: (Cout,), or None for 0: the middle of the weights' two values.
-        lift: the middle of the activations' two values.
+        midpoint: the middle of the activations' two values.
         first: activation before the bypass.
         second: activation after the bypass.
         bypass: (N, C, Hout, Wout) with any number of channels C: brought to Cout channels by whole copies
@@ -133,7 +133,7 @@ class Epilogue:
     add: Tensor | None = None
     sample_scale: Tensor | None = None
     offset: Tensor | None = None
-    lift: float = 0.0
+    midpoint: float = 0.0
     first: Activation = field(default_factory=Activation)
     second: Activation = field(default_factory=Activation)
     bypass: Tensor | None = None
@@ -149,12 +149,12 @@ class Epilogue:
     @property
     def plain(self) -> bool:
         """Whether weights and activations are +-mul and +-1."""
-        return self.offset is None and self.lift == 0.0
+        return self.offset is None and self.midpoint == 0.0
 
     @property
     def steps(self) -> bool:
         """Whether activations are 0 and +-2, so that sums are whole numbers until mul rounds them."""
-        return self.offset is None and self.lift in (1.0, -1.0)
+        return self.offset is None and self.midpoint in (1.0, -1.0)
 
     def checked(self, images: int, channels: int, size: Sequence[int]) -> Epilogue:
         """The same with tensors as the kernels want them.
@@ -177,7 +177,7 @@ class Epilogue:
             add=vector("Epilogue.add", self.add, channels),
             sample_scale=vector("Epilogue.sample_scale", self.sample_scale, images),
             offset=vector("Epilogue.offset", self.offset, channels),
-            lift=self.lift,
+            midpoint=self.midpoint,
             first=_checked_activation(self.first, channels),
             second=_checked_activation(self.second, channels),
             bypass=None if bypass is None else channels_last(bypass),
@@ -204,7 +204,7 @@ class Epilogue:
             address(self.add),
             address(self.sample_scale),
             address(self.offset),
-            self.lift,
+            self.midpoint,
             _activation_struct(self.first),
             _activation_struct(self.second),
             map_of(bypass),

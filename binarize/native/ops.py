@@ -68,7 +68,7 @@ def conv(
     bypass: Tensor | None,
     residual: Tensor | None,
     offset: Tensor | None = None,
-    lift: float = 0.0,
+    midpoint: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """The result, (N, Cout, Hout, Wout) channels-last, and its (N, Cout) sums; see `convolution.conv`.
 
@@ -85,7 +85,7 @@ def conv(
         add=add,
         sample_scale=sample_scale,
         offset=offset,
-        lift=lift,
+        midpoint=midpoint,
         first=_activation(activations[0], bounds[:2], arrays[:4]),
         second=_activation(activations[1], bounds[2:], arrays[4:]),
         bypass=bypass,
@@ -116,7 +116,7 @@ def _(
     bypass: Tensor | None,
     residual: Tensor | None,
     offset: Tensor | None = None,
-    lift: float = 0.0,
+    midpoint: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     weights = weights_of(words, counts, kind, isa, geometry)
     size = weights.out_size(plane_shape[1], plane_shape[2])

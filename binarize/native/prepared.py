@@ -174,7 +174,9 @@ class PreparedConv:
                 f"{weights.in_channels} in {groups}."
             )
         if weights.kind == "scaled" and not epilogue.plain:
-            raise NativeError("PreparedConv: scales per channel with an offset or a lift; expected neither.")
+            raise NativeError(
+                "PreparedConv: scales per channel with an offset or a midpoint; expected neither."
+            )
         self.shape = (plane.images, weights.out_channels, *out_size)
         self._constants = epilogue.checked(plane.images, weights.out_channels, out_size).owned()
         like = torch.empty(self.shape, memory_format=torch.channels_last, dtype=torch.float32, device="meta")

@@ -56,7 +56,7 @@ def conv(plane: BitPlane, weight: Tensor, geometry: PackedWeights, e: Epilogue) 
 def values(
     plane: BitPlane, weight: Tensor, geometry: PackedWeights, size: Sequence[int], e: Epilogue
 ) -> Tensor:
-    """Sums of products of weights +-mul + offset and activations +-1 + lift, (N, Cout, *size) float32."""
+    """Sums of products of weights +-mul + offset and activations +-1 + midpoint, (N, Cout, *size) float32."""
     x, filters = unpack(plane), signs(weight).float()
     ones = torch.ones_like(filters)
     mul, offset = (
@@ -68,9 +68,9 @@ def values(
     inside = torch.ones_like(x[:1])
     weight_sum, products = convolve(inside, filters, geometry, size), convolve(inside, ones, geometry, size)
     if e.steps:
-        return (count + e.lift * weight_sum) * mul
-    lift = float(torch.tensor(e.lift, dtype=torch.float32))  # as the library reads it
-    fixed = lift * (mul.double() * weight_sum + offset.double() * products)
+        return (count + e.midpoint * weight_sum) * mul
+    midpoint = float(torch.tensor(e.midpoint, dtype=torch.float32))  # as the library reads it
+    fixed = midpoint * (mul.double() * weight_sum + offset.double() * products)
     return count * mul + fixed.float() + window_sum * offset
 
 

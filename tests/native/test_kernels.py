@@ -160,8 +160,8 @@ def test_epilogue(isa: Any, layer: dict[str, Any], bypass: int):
     assert torch.allclose(e.sums.double(), wanted.sum((2, 3)), rtol=1e-4, atol=1e-2)
 
 
-def check_values(isa: Any, layer: dict[str, Any], lift: float, offset: bool, bypass: int) -> None:
-    """Weights +-mul + offset and activations +-1 + lift, against their convolution in double."""
+def check_values(isa: Any, layer: dict[str, Any], midpoint: float, offset: bool, bypass: int) -> None:
+    """Weights +-mul + offset and activations +-1 + midpoint, against their convolution in double."""
     depthwise = layer.get("depthwise", False)
     border, geometry = layer["geometry"]["padding"], layer["geometry"]
     plane = native.pack(layer["x"], groups=1 if depthwise else layer["groups"], border=border, isa=isa)
@@ -174,15 +174,15 @@ def check_values(isa: Any, layer: dict[str, Any], lift: float, offset: bool, byp
     assert e.sums is not None
     middle = torch.randn(weights.out_channels, generator=layer["random"])
     wanted = F.conv2d(
-        signs(layer["x"]) + lift,
+        signs(layer["x"]) + midpoint,
         signs(layer["weight"]) * e.mul.double()[:, None, None, None]
         + (middle.double()[:, None, None, None] if offset else 0),
         groups=layer["groups"],
         **geometry,
     )
-    given = replace(e, offset=middle if offset else None, lift=lift)
-    sums = native.conv(plane, weights, native.Epilogue(mul=e.mul, offset=given.offset, lift=lift))
-    largest = layer["weight"][0].numel() * (1 + abs(lift)) * 4
+    given = replace(e, offset=middle if offset else None, midpoint=midpoint)
+    sums = native.conv(plane, weights, native.Epilogue(mul=e.mul, offset=given.offset, midpoint=midpoint))
+    largest = layer["weight"][0].numel() * (1 + abs(midpoint)) * 4
     assert (sums - wanted).abs().max() <= 1e-6 * largest
     y = native.conv(plane, weights, given, threads=layer["threads"])
     wanted = finish(wanted, replace(e, mul=torch.ones_like(e.mul)))
@@ -190,33 +190,35 @@ def check_values(isa: Any, layer: dict[str, Any], lift: float, offset: bool, byp
     assert torch.allclose(e.sums.double(), wanted.sum((2, 3)), rtol=1e-4, atol=1e-2)
 
 
-lifts = st.sampled_from([0.0, 0.3, 1.0, -1.0, -2.7])
+midpoints = st.sampled_from([0.0, 0.3, 1.0, -1.0, -2.7])
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@given(layer=layers(), lift=lifts, offset=st.booleans(), bypass=st.sampled_from([1, 33, 64]))
+@given(layer=layers(), midpoint=midpoints, offset=st.booleans(), bypass=st.sampled_from([1, 33, 64]))
 @QUICK
-def test_other_values_than_ones(isa: Any, layer: dict[str, Any], lift: float, offset: bool, bypass: int):
-    check_values(isa, layer, lift, offset, bypass)
+def test_other_values_than_ones(isa: Any, layer: dict[str, Any], midpoint: float, offset: bool, bypass: int):
+    check_values(isa, layer, midpoint, offset, bypass)
 
 
 @pytest.mark.parametrize("isa", ISAS)
 @given(
     layer=layers(grouped=False, kernel=7),
     channels=st.sampled_from([2, 31, 32, 40, 130]),
-    lift=lifts,
+    midpoint=midpoints,
     offset=st.booleans(),
 )
 @QUICK
-def test_other_values_of_depthwise(isa: Any, layer: dict[str, Any], channels: int, lift: float, offset: bool):
-    check_values(isa, as_depthwise(layer, channels), lift, offset, channels)
+def test_other_values_of_depthwise(
+    isa: Any, layer: dict[str, Any], channels: int, midpoint: float, offset: bool
+):
+    check_values(isa, as_depthwise(layer, channels), midpoint, offset, channels)
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@given(layer=layers(), channels=st.sampled_from([0, 2, 40]), lift=st.sampled_from([1.0, -1.0]))
+@given(layer=layers(), channels=st.sampled_from([0, 2, 40]), midpoint=st.sampled_from([1.0, -1.0]))
 @QUICK
 def test_activations_of_0_and_2_are_summed_exactly(
-    isa: Any, layer: dict[str, Any], channels: int, lift: float
+    isa: Any, layer: dict[str, Any], channels: int, midpoint: float
 ):
     layer = as_depthwise(layer, channels) if channels else layer
     border, geometry = layer["geometry"]["padding"], layer["geometry"]
@@ -227,9 +229,9 @@ def test_activations_of_0_and_2_are_summed_exactly(
         weights = native.pack_weights(layer["weight"], groups=layer["groups"], isa=isa, **geometry)
     mul = torch.randn(weights.out_channels, generator=layer["random"])
     add = torch.randn(weights.out_channels, generator=layer["random"])
-    whole = F.conv2d(signs(layer["x"]) + lift, signs(layer["weight"]), groups=layer["groups"], **geometry)
+    whole = F.conv2d(signs(layer["x"]) + midpoint, signs(layer["weight"]), groups=layer["groups"], **geometry)
     wanted = whole.float() * mul[:, None, None] + add[:, None, None]  # rounded there, and nowhere before
-    epilogue = native.Epilogue(mul=mul, add=add, lift=lift)
+    epilogue = native.Epilogue(mul=mul, add=add, midpoint=midpoint)
     assert torch.equal(native.conv(plane, weights, epilogue, threads=layer["threads"]), wanted)
 
 
@@ -261,11 +263,14 @@ def test_other_values_in_long_lines(isa: Any, kernel: int):
 @pytest.mark.slow
 @pytest.mark.parametrize("isa", ISAS)
 @given(
-    layer=layers(kernel=5), channels=st.sampled_from([0, 2, 33, 64, 150]), lift=lifts, offset=st.booleans()
+    layer=layers(kernel=5),
+    channels=st.sampled_from([0, 2, 33, 64, 150]),
+    midpoint=midpoints,
+    offset=st.booleans(),
 )
 @settings(parent=QUICK, max_examples=200)
-def test_other_values_of_many(isa: Any, layer: dict[str, Any], channels: int, lift: float, offset: bool):
-    check_values(isa, as_depthwise(layer, channels) if channels else layer, lift, offset, 16)
+def test_other_values_of_many(isa: Any, layer: dict[str, Any], channels: int, midpoint: float, offset: bool):
+    check_values(isa, as_depthwise(layer, channels) if channels else layer, midpoint, offset, 16)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -383,8 +388,8 @@ def test_all_paths_and_the_reference_give_the_same_floats(layer: dict[str, Any],
     shape = sums_of(layer).shape
     e = full_epilogue(layer, shape, shape[1])
     check_same_floats(layer, e)
-    check_same_floats(layer, replace(e, offset=e.add, lift=0.7))
-    check_same_floats(layer, replace(e, lift=-1.0))
+    check_same_floats(layer, replace(e, offset=e.add, midpoint=0.7))
+    check_same_floats(layer, replace(e, midpoint=-1.0))
 
 
 def check_same_floats(layer: dict[str, Any], e: native.Epilogue) -> None:
@@ -459,7 +464,7 @@ def test_transposed(isa: Any, kernel: Any, stride: Any, dilation: Any, padding: 
     assert torch.equal(y.double(), wanted)
     assert torch.allclose(sums.double(), wanted.sum((2, 3)))
     mul, offset = torch.randn(5 * groups), torch.randn(5 * groups)
-    y = native.conv_transposed(plane, weights, native.Epilogue(mul=mul, offset=offset, lift=0.3))
+    y = native.conv_transposed(plane, weights, native.Epilogue(mul=mul, offset=offset, midpoint=0.3))
     filters = (part.view(groups, 1, 5, 1, 1).double() for part in (mul, offset))
     scale, middle = (part.expand(-1, 6 // groups, -1, -1, -1).flatten(0, 1) for part in filters)
     wanted = F.conv_transpose2d(
@@ -504,8 +509,8 @@ def test_wrong_arguments_say_what_was_expected():
     with pytest.raises(NativeError, match="avx2"):
         native.pack(torch.randn(1, 8, 4, 4), isa="avx3")  # pyright: ignore[reportArgumentType]
     scaled = native.pack_scaled(torch.randn(4, 8, 1, 1))
-    with pytest.raises(NativeError, match="an offset or a lift"):
-        native.conv_scaled(plane, scaled, torch.ones(1, 8), native.Epilogue(lift=0.5))
+    with pytest.raises(NativeError, match="an offset or a midpoint"):
+        native.conv_scaled(plane, scaled, torch.ones(1, 8), native.Epilogue(midpoint=0.5))
 
 
 def test_without_the_library_functions_say_so(monkeypatch: pytest.MonkeyPatch):
@@ -562,8 +567,8 @@ def test_operators_agree_with_their_fakes():
     torch.library.opcheck(ops.conv, arguments, test_utils="test_faketensor")
     y, _ = ops.conv(*arguments)
     assert torch.equal(y, native.conv(plane, weights, native.Epilogue(mul=arguments[8])))
-    y, _ = ops.conv(*arguments, offset=arguments[8], lift=0.5)
-    epilogue = native.Epilogue(mul=arguments[8], offset=arguments[8], lift=0.5)
+    y, _ = ops.conv(*arguments, offset=arguments[8], midpoint=0.5)
+    epilogue = native.Epilogue(mul=arguments[8], offset=arguments[8], midpoint=0.5)
     assert torch.equal(y, native.conv(plane, weights, epilogue))
 
 

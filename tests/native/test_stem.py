@@ -184,7 +184,7 @@ def test_arguments_that_do_not_fit() -> None:
     with pytest.raises(NativeError, match="more than mul"):
         native.conv_stem(x, weight, native.Epilogue(residual=torch.randn(1, 4, 6, 6)))
     with pytest.raises(NativeError, match="more than mul"):
-        native.conv_stem(x, weight, native.Epilogue(lift=1.0))
+        native.conv_stem(x, weight, native.Epilogue(midpoint=1.0))
 
 
 def arguments() -> dict[str, Any]:
@@ -233,7 +233,7 @@ def test_the_library_refuses_what_it_cannot_read() -> None:
         ],
         "x": ["data=0", "row=-1", "channel=-64"],
         "pool": ["kernel_h=0", "stride_w=0", "pad_h=3", "pad_w=-1", "out_h=6", "out_w=0"],
-        "epilogue": ["lift=1", "tail.channels=3", "first.kind=7", "out.data=0", "out.channel=2"],
+        "epilogue": ["midpoint=1", "tail.channels=3", "first.kind=7", "out.data=0", "out.channel=2"],
     }
     for name, fields in changes.items():
         for change in fields:

@@ -180,8 +180,8 @@ def test_product_is_whole_numbers():
     packed = lower(away_from_start(binarize.binary_layer(nn.Conv2d(8, 8, 3, padding=1), granularity="layer")))
     assert isinstance(packed, PackedLayer)
     x = torch.randn(2, 8, 5, 5)
-    product, box = packed._product(quantized(x, thresholds_of(packed, x)))
-    assert box is None
+    product, window_sum = packed._product(quantized(x, thresholds_of(packed, x)))
+    assert window_sum is None
     assert torch.equal(product, product.round())
     assert product.abs().max() <= 72
 
