@@ -1,4 +1,4 @@
-"""The convolutions on packed tensors."""
+"""Convolutions of packed activations with packed weights, each in a call that checks all its arguments."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ def conv(
     out: Tensor | None = None,
     threads: int | None = None,
 ) -> Tensor:
-    """Sums of +-1 products over a kernel, padded positions counting 0, and what follows them.
+    """Sums of +-1 products over the kernel's window, where padded positions count 0, and the epilogue.
 
-    Runs the kernel and instruction set that `weights` were packed for (`conv` or `depthwise`). The sums are
-    exact; the epilogue rounds to float32 after each operation.
+    Deployed networks use it for transposed convolutions, and `binarize.native.prepared.PreparedConv` for all
+    others. The kernel (`conv` or `depthwise`) and instruction set are those that `weights` were packed for.
+    The sums are exact; the epilogue rounds to float32 after each operation.
 
     Args:
-        plane: packed input; its border has to hold the padding that is used.
+        plane: packed input, with a border of at least the padding.
         weights: of `pack_weights` or `pack_depthwise`.
         epilogue: None stores the sums.
-        out_size: (Hout, Wout); what the geometry says if None.
-        out: of the result's shape, float32 with neighbouring channels, to write into; may be a strided view.
-        threads: of the kernel; torch's number if None.
+        out_size: (Hout, Wout); None computes it from the geometry.
+        out: float32 tensor of the result's shape to write into, channels next to each other; may be strided.
+        threads: number of threads; None for torch's.
 
     Returns:
         (N, Cout, Hout, Wout) float32, channels-last; (N, Cz, Hout, Wout) with a tail.
@@ -59,15 +60,17 @@ def conv_scaled(
     out: Tensor | None = None,
     threads: int | None = None,
 ) -> Tensor:
-    """The same where the activations of image n and channel c are +-alpha[n, c].
+    """As `conv`, where the activations of image n and channel c are +-alpha[n, c].
+
+    For tests and benchmarks: deployed networks use `binarize.native.prepared.PreparedConv`.
 
     Args:
         plane: see `conv`.
         weights: of `pack_scaled`.
         alpha: (N, Cin) float32.
         epilogue: see `conv`.
-        exact: sum floats instead of 16-bit integers, whose error is stated in docs/kernels.md; on AVX-512
-            that takes twice as long, elsewhere it is slow.
+        exact: sum floats instead of 16-bit integers, whose error docs/kernels.md states. It takes twice as
+            long on AVX-512, and is slow elsewhere.
         out_size: see `conv`.
         out: see `conv`.
         threads: see `conv`.
@@ -95,12 +98,14 @@ def conv_int(
 ) -> Tensor:
     """The sums themselves, (N, Cout, Hout, Wout) int32, channels-last; arguments as those of `conv`.
 
+    For tests.
+
     Raises:
         NativeError: shapes that do not fit, a border that is too small.
     """
     size = _checked_size(plane, weights, out_size)
     if weights.kind == "scaled":
-        raise NativeError("conv_int: weights of pack_scaled; their sums are no integers.")
+        raise NativeError("conv_int: weights of pack_scaled, whose sums are not integers.")
     lib = required()
     out = torch.empty(plane.images, *size, weights.out_channels, dtype=torch.int32, device="cpu")
     function = lib.bz_depthwise_int if weights.kind == "depthwise" else lib.bz_conv_int

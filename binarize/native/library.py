@@ -1,9 +1,10 @@
-"""Finds, loads and describes the shared library of the kernels."""
+"""Finds, loads and describes the shared library of the kernels, and chooses the instruction set."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Literal
 
 import torch  # first: its OpenMP runtime is the one that the library's threads belong to
 
-from binarize import native
 from binarize.errors import NativeError, unknown_name
 from binarize.native.structs import ABI_VERSION, ISAS, SIGNATURES, STATUS
 
@@ -21,16 +21,16 @@ FILE = "libbinarize.so"
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """What the kernels can do here.
+    """Which kernels can run on this machine.
 
     Attributes:
         available: whether the library was found and loaded; if not, packed layers run on torch.
-        why_not: the reason, if not available.
+        why_not: the reason if not available.
         path: the library's file.
-        cpu: features of the processor that matter to the kernels.
+        cpu: features of the processor that the kernels can use.
         isas: the instruction sets that can run here, slowest first.
         isa: the one that `auto` stands for; None if the library is missing.
-        build: compiler, flags, version, openmp.
+        build: how the library was built: compiler, flags, version, openmp.
     """
 
     available: bool
@@ -48,12 +48,12 @@ def load() -> ctypes.CDLL | None:
 
 
 def available() -> bool:
-    """Whether the library is there."""
+    """Whether the library was found and loaded."""
     return load() is not None
 
 
 def features() -> Features:
-    """What is available here."""
+    """Which kernels can run on this machine."""
     lib, path, why_not = _load()
     if lib is None:
         return Features(available=False, why_not=why_not)
@@ -70,7 +70,10 @@ def features() -> Features:
 
 
 def set_isa(isa: Isa) -> None:
-    """Let `auto` mean this instruction set, in the whole process; "auto" for the best one again.
+    """Make this instruction set the default of the process, which `auto` stands for.
+
+    Args:
+        isa: "auto" goes back to the fastest one.
 
     Raises:
         NativeError: the library is missing, an unknown name, or an instruction set that cannot run here.
@@ -79,7 +82,7 @@ def set_isa(isa: Isa) -> None:
 
 
 def resolve(isa: Isa = "auto") -> str:
-    """The name of the instruction set that will run: never "auto".
+    """The name of the instruction set that `isa` stands for now: never "auto".
 
     Raises:
         NativeError: the library is missing, an unknown name, or an instruction set that cannot run here.
@@ -88,7 +91,7 @@ def resolve(isa: Isa = "auto") -> str:
     if number and not lib.bz_isa_available(number):
         known = ", ".join(features().isas)
         raise NativeError(f"instruction set {isa!r} is not available here; expected one of {known}.")
-    chosen = number or lib.bz_get_isa()  # once: another thread may change the default meanwhile
+    chosen = number or lib.bz_get_isa()  # read once: another thread may change the default
     return next(name for name, n in ISAS.items() if n == chosen)
 
 
@@ -104,7 +107,7 @@ def number_of(isa: str) -> int:
 
 
 def required() -> ctypes.CDLL:
-    """The library.
+    """The library with typed functions.
 
     Raises:
         NativeError: it is missing.
@@ -116,17 +119,17 @@ def required() -> ctypes.CDLL:
 
 
 def check(status: int, where: str) -> None:
-    """Turn a status of the library into an error.
+    """Raise an error for a status of the library that is not 0.
 
     Raises:
-        NativeError: it is not 0.
+        NativeError: that one.
     """
     if status:
         raise NativeError(f"{where}: {STATUS.get(status, f'status {status}')}.")
 
 
 def threads_or_default(threads: int | None) -> int:
-    """The number of threads of a call: as given, else torch's.
+    """The number of threads of a call: `threads`, or torch's for None.
 
     Raises:
         NativeError: below 1.
@@ -138,7 +141,9 @@ def threads_or_default(threads: int | None) -> int:
 
 
 def peak(isa: Isa = "auto", rounds: int = 1 << 20) -> float:
-    """Multiply-accumulates that one call of the register-only loop of `rounds` rounds performs: time it.
+    """Run a loop of `rounds` rounds on registers only; returns how many multiply-accumulates it performed.
+
+    The caller measures the time: this is the peak that the instruction set can reach.
 
     Raises:
         NativeError: the library or the instruction set is missing.
@@ -158,7 +163,8 @@ def warn_missing() -> None:
 @functools.cache
 def _load() -> tuple[ctypes.CDLL | None, Path | None, str]:
     # An editable install has the package in two folders: the sources, and where the build put the library.
-    files = [Path(folder) / "_lib" / FILE for folder in native.__path__]
+    # Looked up, not imported: nothing here depends on the package's `__init__`, which depends on this module.
+    files = [Path(folder) / "_lib" / FILE for folder in sys.modules["binarize.native"].__path__]
     path = next((file for file in files if file.is_file()), None)
     if path is None:
         return None, None, f"{FILE} was not built at installation"

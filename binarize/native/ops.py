@@ -1,6 +1,7 @@
-"""`torch.ops.binarize.pack`, `.conv` and `.stem`: the kernels as torch operators, so that graphs export.
+"""`torch.ops.binarize.pack`, `.conv` and `.stem`: the kernels as torch operators, for exported graphs.
 
-Import this module to register them. Arguments are tensors and plain numbers; shapes are lists of them:
+Importing this module registers them. Only tests do: deployed networks call the library without torch's
+dispatcher. Arguments are tensors and plain numbers; shapes are lists of them:
 
 - plane_shape: images, height, width, channels, groups, border h, border w.
 - geometry: Cin, Cout, kernel h w, stride h w, padding top left bottom right, dilation h w, groups.
@@ -33,7 +34,7 @@ _ACTIVATIONS: tuple[Literal["none", "piecewise", "clamp"], ...] = ("none", "piec
 def pack(
     x: Tensor, mul: Tensor | None, add: Tensor | None, groups: int, border: list[int]
 ) -> tuple[Tensor, Tensor]:
-    """Words of the plane, flat int32, and the (N, C) sums of abs(mul * x + add); see `packing.pack`."""
+    """Words of the plane, flat int32, and (N, C) sums of abs(mul * x + add); see `packing.pack`."""
     sums = torch.empty(x.shape[0], x.shape[1], dtype=torch.float32, device="cpu")
     plane = run_pack(x, mul=mul, add=add, groups=groups, border=border, abs_sums=sums)
     return plane.words, sums
@@ -72,7 +73,7 @@ def conv(
 ) -> tuple[Tensor, Tensor]:
     """The result, (N, Cout, Hout, Wout) channels-last, and its (N, Cout) sums; see `convolution.conv`.
 
-    `arrays` holds eight tensors, an empty one for each that is missing.
+    `arrays` holds eight tensors, an empty one for None.
     """
     n, h, w, c, g, *border = plane_shape
     packed = BitPlane(
@@ -181,7 +182,7 @@ def weights_of(words: Tensor, counts: Tensor, kind: int, isa: str, geometry: lis
     """Packed weights from an operator's arguments.
 
     Raises:
-        NativeError: another number of entries.
+        NativeError: `geometry` has another number of entries than 13.
     """
     if len(geometry) != 13:
         raise NativeError(f"geometry has {len(geometry)} entries; expected 13.")

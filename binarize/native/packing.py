@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from binarize.errors import NativeError
 from binarize.native.library import Isa, check, number_of, required, resolve, threads_or_default
 from binarize.native.structs import SLACK, ConvShape, PlaneShape
-from binarize.native.tensors import address, channels_last, checked, map_of, pair, vector
+from binarize.native.tensors import address, channels_last, checked, map_of, output_vector, pair, vector
 from binarize.native.types import BitPlane, Kind, PackedWeights, Resize
 
 
@@ -29,7 +30,8 @@ def pack(
 ) -> BitPlane:
     """The signs of mul * x + add, +1 for 0 and for -0.0, -1 for NaN.
 
-    The product and the sum are rounded one after the other, as torch does.
+    The product and the sum are rounded one after the other, as torch does. For tests and benchmarks: deployed
+    networks pack with `binarize.native.prepared.PreparedPack`.
 
     Args:
         x: (N, C, H, W) float32; fastest if channels-last or contiguous, otherwise copied.
@@ -40,48 +42,54 @@ def pack(
         abs_sums: (N, C), is overwritten by the sums of abs(mul * x + add) over positions.
         resize: of x, before anything else.
         threads: of the kernel; torch's number if None.
-        isa: instruction set.
+        isa: instruction set; `auto` for the default one (`set_isa`).
 
     Raises:
-        NativeError: an argument of another shape or dtype, groups that do not divide C.
+        NativeError: an argument of another shape or dtype, groups that do not divide C, a missing library.
     """
     x = checked("pack: x", x, (None,) * 4, contiguous=False)
+    plane = _empty_plane(x, resize, groups, pair("pack: border", border))
+    images, channels = x.shape[:2]
+    mul = vector("pack: mul", mul, channels)
+    per_image = add is not None and add.dim() == 2
+    add = vector("pack: add", add, *((images, channels) if per_image else (channels,)))
+    abs_sums = output_vector("pack: abs_sums", abs_sums, images, channels)
+    if x.stride(3) != 1 or resize is not None:
+        x = channels_last(x)
+    name = resolve(isa)
+    status = required().bz_pack(
+        number_of(name),
+        threads_or_default(threads),
+        ctypes.byref(plane.struct()),
+        ctypes.byref(map_of(x)),
+        None if resize is None else ctypes.byref(resize.struct(x)),
+        address(mul),
+        address(add),
+        channels if per_image else 0,
+        address(plane.words),
+        address(abs_sums),
+    )
+    check(status, "pack")
+    return plane
+
+
+def _empty_plane(x: Tensor, resize: Resize | None, groups: int, border: tuple[int, int]) -> BitPlane:
+    """The plane, not yet written, of maps (N, C, h, w) that `resize` brings to their size.
+
+    Raises:
+        NativeError: an empty size, groups that do not divide C, a negative border, a missing library.
+    """
     images, channels, height, width = x.shape if resize is None else (*x.shape[:2], *resize.size)
-    border = pair("pack: border", border)
     if min(height, width) < 1 or min(x.shape) < 1 or groups < 1 or channels % groups or min(border) < 0:
         raise NativeError(
             f"pack: x of shape {tuple(x.shape)}, groups={groups}, border={border}; expected no empty size, "
             "groups that divide the channels, and a border of at least 0."
         )
-    mul = vector("pack: mul", mul, channels)
-    if add is not None:
-        add = checked("pack: add", add, (images, channels) if add.dim() == 2 else (channels,))
-    if abs_sums is not None and not abs_sums.is_contiguous():
-        raise NativeError("pack: abs_sums is written to; expected it to be contiguous.")
-    vector("pack: abs_sums", abs_sums, images, channels)
-    lib, name = required(), resolve(isa)
-    shape = PlaneShape(images, height, width, channels, groups, *border)
-    rows, columns = height + 2 * border[0], width + 2 * border[1]
-    size = images * rows * columns * groups * -(-(channels // groups) // 32) + SLACK
-    words = torch.empty(size, dtype=torch.int32, device="cpu")
-    if x.stride(3) != 1 or resize is not None:
-        x = channels_last(x)
-    step = channels if add is not None and add.dim() == 2 else 0
-    status = lib.bz_pack(
-        number_of(name),
-        threads_or_default(threads),
-        ctypes.byref(shape),
-        ctypes.byref(map_of(x)),
-        None if resize is None else ctypes.byref(resize.struct(x)),
-        address(mul),
-        address(add),
-        step,
-        address(words),
-        address(abs_sums),
+    size = required().bz_plane_words(
+        ctypes.byref(PlaneShape(images, height, width, channels, groups, *border))
     )
-    check(status, "pack")
     return BitPlane(
-        words=words,
+        words=torch.empty(size, dtype=torch.int32, device="cpu"),
         images=images,
         height=height,
         width=width,
@@ -104,8 +112,10 @@ def unpack(plane: BitPlane) -> Tensor:
 def channel_sums(x: Tensor, *, threads: int | None = None, isa: Isa = "auto") -> Tensor:
     """Sums over positions, (N, C), of (N, C, H, W) float32; runs of 64 in float, the rest in double.
 
+    For tests: the other functions make these sums themselves.
+
     Raises:
-        NativeError: `x` is not such a tensor.
+        NativeError: a tensor of another shape or dtype, a missing library.
     """
     x = channels_last(checked("channel_sums: x", x, (None,) * 4, contiguous=False))
     lib, name = required(), resolve(isa)
@@ -123,9 +133,9 @@ def channel_sums(x: Tensor, *, threads: int | None = None, isa: Isa = "auto") ->
 
 
 def tokens_to_map(x: Tensor) -> Tensor:
-    """(L, C) or (N, L, C) seen as a map (N, C, 1, L), without a copy: a linear layer is a 1x1 convolution.
+    """(L, C) or (N, L, C) as a map (N, C, 1, L), without a copy: a linear layer is a 1x1 convolution.
 
-    Back: `y.squeeze(2).movedim(1, -1)`.
+    `y.squeeze(2).movedim(1, -1)` undoes it. For tests: packed layers take any number of dimensions.
     """
     return (x[None] if x.dim() == 2 else x).movedim(-1, 1).unsqueeze(2)
 
@@ -147,10 +157,10 @@ def pack_weights(
         padding: zeros: one number, (h, w), or (top, left, bottom, right).
         dilation: as in torch.
         groups: as in torch.
-        isa: that the layer will run on.
+        isa: the instruction set that the layer will run on.
 
     Raises:
-        NativeError: an argument that does not fit, an instruction set that is not there.
+        NativeError: an argument that does not fit, a missing instruction set or library.
     """
     return _pack_weights("conv", weight, stride, padding, dilation, groups, resolve(isa))
 
@@ -198,46 +208,72 @@ def _pack_weights(
 ) -> PackedWeights:
     where = f"weights of {kind}"
     weight = checked(where, weight, (None,) * 4)
-    outputs, inside, *kernel = weight.shape
+    weights = _geometry(kind, tuple(weight.shape), stride, padding, dilation, groups, isa)
+    lib, shape = required(), ctypes.byref(_layout_of(weights))
+    if kind == "scaled":
+        words = torch.empty(max(1, lib.bz_scaled_words(shape)), dtype=torch.int16, device="cpu")
+        check(lib.bz_pack_scaled(shape, address(weight), address(words)), where)
+        return replace(weights, words=words)
+    depthwise = kind == "depthwise"
+    size = (lib.bz_depthwise_words if depthwise else lib.bz_weight_words)(shape)
+    length = (lib.bz_depthwise_counts if depthwise else lib.bz_weight_counts)(shape)
+    words = torch.empty(max(1, size), dtype=torch.int32, device="cpu")
+    counts = torch.empty(max(1, length), dtype=torch.int32, device="cpu")
+    arguments = (shape, address(weight), address(words), address(counts))
+    if depthwise:
+        check(lib.bz_pack_depthwise(*arguments), where)
+    else:
+        check(lib.bz_pack_weights(number_of(isa), *arguments), where)
+    return replace(weights, words=words, counts=counts)
+
+
+def _geometry(
+    kind: Kind,
+    shape: tuple[int, ...],
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int,
+    isa: str,
+) -> PackedWeights:
+    """The checked geometry of weights (Cout, Cin / groups, h, w), with one word and one count of 0.
+
+    Raises:
+        NativeError: an argument that does not fit.
+    """
+    where = f"weights of {kind}"
+    outputs, inside, *kernel = shape
     if outputs < 1 or inside < 1 or groups < 1 or outputs % groups or (kind == "depthwise" and inside != 1):
         raise NativeError(
-            f"{where}: shape {tuple(weight.shape)} with groups={groups}; expected (Cout, Cin / groups, h, w) "
-            "with groups dividing Cout (and one input channel per filter of a depthwise convolution)."
+            f"{where}: shape {shape} with groups={groups}; expected (Cout, Cin / groups, h, w) with groups "
+            "dividing Cout (and one input channel per filter of a depthwise convolution)."
         )
     pads = (padding,) * 4 if isinstance(padding, int) else tuple(padding)
     pads = pads * 2 if len(pads) == 2 else pads
     if len(pads) != 4:
         raise NativeError(f"{where}: padding={padding!r}; expected 1, 2 or 4 numbers.")
-    two = {"stride": pair("stride", stride), "dilation": pair("dilation", dilation)}
-    if min(two["stride"] + two["dilation"]) < 1:
+    strides, dilations = pair("stride", stride), pair("dilation", dilation)
+    if min(strides + dilations) < 1:
         raise NativeError(f"{where}: stride={stride!r}, dilation={dilation!r}; expected at least 1.")
-    geometry = {
-        "kind": kind,
-        "in_channels": inside * groups,
-        "out_channels": outputs,
-        "kernel": tuple(kernel),
-        "padding": pads,
-        "groups": groups,
-        "isa": isa,
-        **two,
-    }
     empty = torch.zeros(1, dtype=torch.int32, device="cpu")
-    lib = required()
-    plane = PlaneShape(1, 1, 1, inside * groups, 1 if kind == "depthwise" else groups, 0, 0)
-    # The packed layout does not depend on the map's size: any that the library accepts will do.
-    plane.border_h, plane.border_w = (d * k for d, k in zip(two["dilation"], kernel, strict=True))
-    shape = ConvShape(plane, outputs, *kernel, 1, 1, 0, 0, *two["dilation"], 1, 1)
-    if kind == "scaled":
-        words = torch.empty(max(1, lib.bz_scaled_words(ctypes.byref(shape))), dtype=torch.int16)
-        check(lib.bz_pack_scaled(ctypes.byref(shape), address(weight), address(words)), where)
-        return PackedWeights(words=words, counts=empty, **geometry)
-    size = lib.bz_depthwise_words if kind == "depthwise" else lib.bz_weight_words
-    counted = lib.bz_depthwise_counts if kind == "depthwise" else lib.bz_weight_counts
-    words = torch.empty(max(1, size(ctypes.byref(shape))), dtype=torch.int32)
-    counts = torch.empty(max(1, counted(ctypes.byref(shape))), dtype=torch.int32)
-    arguments = (ctypes.byref(shape), address(weight), address(words), address(counts))
-    if kind == "depthwise":
-        check(lib.bz_pack_depthwise(*arguments), where)
-    else:
-        check(lib.bz_pack_weights(number_of(isa), *arguments), where)
-    return PackedWeights(words=words, counts=counts, **geometry)
+    return PackedWeights(
+        kind=kind,
+        words=empty,
+        counts=empty,
+        in_channels=inside * groups,
+        out_channels=outputs,
+        kernel=(kernel[0], kernel[1]),
+        stride=strides,
+        padding=(pads[0], pads[1], pads[2], pads[3]),
+        dilation=dilations,
+        groups=groups,
+        isa=isa,
+    )
+
+
+def _layout_of(weights: PackedWeights) -> ConvShape:
+    """What the library packs by. The layout does not depend on the map's size: any accepted one will do."""
+    border = [d * k for d, k in zip(weights.dilation, weights.kernel, strict=True)]
+    groups = 1 if weights.kind == "depthwise" else weights.groups
+    plane = PlaneShape(1, 1, 1, weights.in_channels, groups, *border)
+    return ConvShape(plane, weights.out_channels, *weights.kernel, 1, 1, 0, 0, *weights.dilation, 1, 1)

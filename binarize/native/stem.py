@@ -1,4 +1,4 @@
-"""A float convolution of few input channels, with what follows it up to a max-pool: the stem of a network."""
+"""The stem of a network: a float convolution of few channels, with norm, activation and max-pool."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from binarize.geometry import conv_size
 from binarize.native import structs
 from binarize.native.epilogue import Epilogue
 from binarize.native.library import Isa, check, number_of, required, resolve, threads_or_default
-from binarize.native.tensors import address, checked, counted, empty_map, pair, vector
+from binarize.native.tensors import address, checked, counted, empty_map, output_vector, pair, vector
 from binarize.native.types import MaxPool, Norm
 
 
 class PreparedStem:
-    """Calls with maps of one shape, strides and the same weights: all but the pointers is ready beforehand.
+    """Calls for maps of one shape and strides: everything but the addresses is prepared beforehand.
 
-    Tensors are read at each call; those that are not contiguous are copied once.
+    Tensors are read at each call, so that changes are seen; those that are not contiguous are copied once.
 
     Args:
-        like: (N, C, H, W) float32 with any strides: those of the maps.
+        like: (N, C, H, W) float32 with the shape and strides of the maps; any strides.
         weight: (Cout, C, h, w).
-        epilogue: its `mul`, `add`, `first` and `second`.
-        norm: of sum * mul + add, before `first`.
+        epilogue: only its `mul`, `add`, `first` and `second`.
+        norm: applied to sum * mul + add, before `first`.
         stride: as in torch.
         padding: as in torch.
-        pool: what comes last.
-        threads: of the kernel; torch's number if None.
-        isa: instruction set.
+        pool: applied last.
+        threads: number of threads; None for torch's.
+        isa: instruction set; `auto` for the default one (`set_isa`).
 
     Raises:
-        NativeError: shapes that do not fit, an epilogue with other parts.
+        NativeError: shapes that do not fit, an epilogue with other parts, a missing library.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class PreparedStem:
 
     @property
     def addresses(self) -> set[int]:
-        """Of all tensors that a call reads beside the map."""
+        """Addresses of all tensors that a call reads, but for the map."""
         e, norm = self._epilogue, self._norm
         acts = [x for a in (e.first, e.second) for x in (a.before, a.negative, a.positive, a.after)]
         given = (self._weight, e.mul, e.add, *acts, *(() if norm is None else norm.tensors))
@@ -99,12 +99,12 @@ class PreparedStem:
         """The result, (N, Cout, H', W'), channels-last.
 
         Args:
-            x: a map as `like`; shape and strides are not checked again.
-            sums: (N, Cout), is overwritten by the sums of the result over positions. The result is then no
-                inference tensor, so that torch counts its changes.
+            x: a map like `like`; shape and strides are not checked again.
+            sums: (N, Cout), is overwritten by the sums of the result over positions. The result is then never
+                an inference tensor, so that torch counts its changes.
         """
         out = empty_map(self._shape) if sums is None else counted(self._shape)
-        # copies: several threads may be in here at once
+        # copies: several threads may run this at once
         source = structs.Map.from_buffer_copy(self._map)
         source.data = x.data_ptr()
         described = structs.Epilogue.from_buffer_copy(self._template)
@@ -131,24 +131,22 @@ def conv_stem(
     threads: int | None = None,
     isa: Isa = "auto",
 ) -> Tensor:
-    """Convolution, norm, epilogue, max-pool; made for few channels, 16 at most or so.
+    """Convolution, norm, epilogue, max-pool; meant for up to 16 input channels.
 
-    Arguments are those of `PreparedStem` and of its call.
+    For tests: deployed networks use `PreparedStem`, whose arguments, and those of its call, these are.
 
     Raises:
-        NativeError: shapes that do not fit, an epilogue with other parts.
+        NativeError: shapes that do not fit, an epilogue with other parts, a missing library.
     """
     parts = {"norm": norm, "stride": stride, "padding": padding, "pool": pool}
     prepared = PreparedStem(x, weight, epilogue, threads=threads, isa=isa, **parts)
-    if sums is not None and not sums.is_contiguous():
-        raise NativeError("conv_stem: sums are written to; expected them to be contiguous.")
-    return prepared(x, vector("conv_stem: sums", sums, len(x), weight.shape[0]))
+    return prepared(x, output_vector("conv_stem: sums", sums, len(x), weight.shape[0]))
 
 
 def out_size(
     size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
 ) -> tuple[int, int]:
-    """Positions (H', W') of a convolution's output, or a pool's, for a map of this size."""
+    """(H', W') of the result of a convolution or pool, without dilation, for a map of this size."""
     pads = tuple((p, p) for p in padding)
     h, w = conv_size(size, kernel, stride, pads, (1,) * len(pads))
     return h, w

@@ -1,4 +1,4 @@
-"""The structures of `native/binarize.h`, field by field."""
+"""Structures, constants and signatures of `native/binarize.h`."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def pack_transposed(
         padding: as in torch.
         dilation: as in torch.
         groups: as in torch.
-        isa: that the layer will run on.
+        isa: the instruction set that the layer will run on.
 
     Raises:
         NativeError: an argument that does not fit.
@@ -57,7 +57,7 @@ def pack_transposed(
     rows, columns = (
         [_taps(r, kernel[a], stride[a], padding[a], dilation[a]) for r in range(stride[a])] for a in (0, 1)
     )
-    # A phase without taps along one axis has none at all; along the other it keeps its place.
+    # A phase without taps along one axis has none at all, but keeps its place.
     phases = []
     for taps_h, low_h in rows:
         row = []
@@ -104,11 +104,11 @@ def conv_transposed(
             part = out[:, :, r::high, c::wide]
             if not part.numel():
                 continue
-            way, residual = (
+            bypass, residual = (
                 None if x is None else x[:, :, r::high, c::wide] for x in (last.bypass, last.residual)
             )
-            mine = replace(last, bypass=way, residual=residual)
-            conv(plane, phase, mine, out_size=part.shape[2:], out=part, threads=threads)
+            of_phase = replace(last, bypass=bypass, residual=residual)
+            conv(plane, phase, of_phase, out_size=part.shape[2:], out=part, threads=threads)
             if sums is not None and last.sums is not None:
                 sums += last.sums
     if sums is not None and last.sums is not None:
@@ -117,6 +117,6 @@ def conv_transposed(
 
 
 def _taps(r: int, kernel: int, stride: int, padding: int, dilation: int) -> tuple[list[int], int]:
-    """The taps of a phase, in the order of their inputs, and the padding in front of the first input."""
+    """The taps of phase `r` along one axis, in the order of their inputs, and the padding before them."""
     taps = [k for k in reversed(range(kernel)) if (r + padding - dilation * k) % stride == 0]
     return taps, -((r + padding - dilation * taps[0]) // stride) if taps else 0

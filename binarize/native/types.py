@@ -1,4 +1,7 @@
-"""What the kernels work on: packed activations and weights, and what comes before and behind them."""
+"""Data of the kernels: packed activations and weights, and parameters of what comes before and behind them.
+
+No function here runs a kernel: `packing`, `convolution` and the other modules take and return these types.
+"""
 
 from __future__ import annotations
 
@@ -21,28 +24,28 @@ Kind = Literal["conv", "depthwise", "scaled"]
 
 @dataclass(frozen=True, kw_only=True)
 class Resize:
-    """How a map gets its size.
+    """Bilinear interpolation of a map to another size; the kernels never store the interpolated map.
 
     Attributes:
-        size: (H, W) of the larger map (or smaller: any size).
-        align_corners: as `torch.nn.functional.interpolate` has it.
+        size: (H, W) of the result.
+        align_corners: as in `torch.nn.functional.interpolate`.
     """
 
     size: tuple[int, int]
     align_corners: bool
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) to (N, C, H, W), by torch."""
+        """(N, C, h, w) to (N, C, H, W), computed by torch."""
         return F.interpolate(x, size=self.size, mode="bilinear", align_corners=self.align_corners)
 
     def struct(self, x: Tensor) -> structs.Resize:
-        """For the library, of the map (N, C, h, w)."""
+        """The library's structure, for the map (N, C, h, w)."""
         return structs.Resize(x.shape[2], x.shape[3], int(self.align_corners))
 
 
 @dataclass(frozen=True, kw_only=True)
 class BitPlane:
-    """Packed activations.
+    """Packed activations, 32 channels in a word.
 
     Attributes:
         words: flat int32: [images][height + 2 border][width + 2 border][groups][words per group], then slack.
@@ -83,7 +86,7 @@ class BitPlane:
         return n * h * w * g * c + SLACK
 
     def struct(self) -> PlaneShape:
-        """For the library."""
+        """The library's structure."""
         return PlaneShape(
             self.images, self.height, self.width, self.channels, self.groups, self.border[0], self.border[1]
         )
@@ -104,7 +107,7 @@ class PackedWeights:
         padding: (top, left, bottom, right); negative where the kernel starts inside.
         dilation: (h, w).
         groups: Cin of a depthwise convolution.
-        isa: the instruction set they were packed for.
+        isa: the instruction set that they were packed for.
     """
 
     kind: Kind
@@ -121,19 +124,19 @@ class PackedWeights:
 
     @property
     def border(self) -> tuple[int, int]:
-        """The border that the plane needs at most."""
+        """The largest border, (rows, columns), that a plane needs."""
         top, left, bottom, right = self.padding
         return max(top, bottom, 0), max(left, right, 0)
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
-        """Positions of the output for a map of this size."""
+        """(Hout, Wout) for a map of this size."""
         top, left, bottom, right = self.padding
         pads = ((top, bottom), (left, right))
         h, w = conv_size((height, width), self.kernel, self.stride, pads, self.dilation)
         return h, w
 
     def struct(self, plane: PlaneShape, out_size: Sequence[int]) -> ConvShape:
-        """For the library."""
+        """The library's structure."""
         return ConvShape(
             plane,
             self.out_channels,
@@ -170,7 +173,7 @@ class TransposedWeights:
         return self.phases[0][0].out_channels
 
     def out_size(self, height: int, width: int, output_padding: Sequence[int] = (0, 0)) -> tuple[int, int]:
-        """Positions of the output, as torch counts them."""
+        """(Hout, Wout) for a map of this size, as in torch."""
         h, w = (
             (n - 1) * s - 2 * p + d * (k - 1) + 1 + extra
             for n, s, p, d, k, extra in zip(
@@ -186,12 +189,12 @@ class TransposedWeights:
         return h, w
 
     def border(self, height: int, width: int, out_size: Sequence[int] | None = None) -> tuple[int, int]:
-        """The border that a plane of this size needs."""
+        """The border, (rows, columns), that a plane of this size needs."""
         size = self.out_size(height, width) if out_size is None else out_size
         needed = [0, 0]
         for r, row in enumerate(self.phases):
             for c, phase in enumerate(row):
-                if 0 in phase.kernel:  # without taps along one axis it reads nothing along the other either
+                if 0 in phase.kernel:  # without taps along one axis it reads nothing at all
                     continue
                 for axis, (n, start) in enumerate(((height, r), (width, c))):
                     low, reach = phase.padding[axis], phase.dilation[axis] * (phase.kernel[axis] - 1)
@@ -209,7 +212,7 @@ class Dab:
         b: (C,) or None.
         a: (C,), (1,) if `layer`, or None for no scale.
         layer: one scale per image instead of one per channel.
-        plain: the scale is the mean absolute deviation itself.
+        plain: the scale is the mean absolute deviation itself, without `a`.
     """
 
     k: Tensor | None = None
@@ -226,7 +229,7 @@ class Dab:
 
 @dataclass(frozen=True, kw_only=True)
 class MaxPool:
-    """A max-pool as torch's, without dilation; a padded position counts nothing, a NaN is the largest.
+    """A max-pool as torch's, without dilation: padded positions are left out, a NaN is the largest value.
 
     Attributes:
         kernel: (h, w).
@@ -239,10 +242,10 @@ class MaxPool:
     padding: tuple[int, int] = (0, 0)
 
     def out_size(self, size: Sequence[int]) -> tuple[int, int]:
-        """Of a map of this size (H, W).
+        """(H', W') for a map of this size (H, W).
 
         Raises:
-            NativeError: a pool that torch would refuse.
+            NativeError: a pool that torch would refuse, too.
         """
         fits = min(*self.kernel, *self.stride) >= 1 and min(self.padding) >= 0
         if not fits or any(2 * p > k for p, k in zip(self.padding, self.kernel, strict=True)):
@@ -254,14 +257,14 @@ class MaxPool:
 
 @dataclass(frozen=True, kw_only=True)
 class Norm:
-    """Batch norm by statistics of training: (y - mean) / sqrt(variance + eps) * weight + bias.
+    """Batch norm with running statistics: (y - mean) / sqrt(variance + eps) * weight + bias.
 
     Attributes:
         mean: (C,).
         variance: (C,).
         weight: (C,), or None for 1.
         bias: (C,), or None for 0.
-        eps: a number.
+        eps: added to the variance.
     """
 
     mean: Tensor
@@ -272,5 +275,5 @@ class Norm:
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
-        """All four."""
+        """Mean, variance, weight and bias."""
         return self.mean, self.variance, self.weight, self.bias
