@@ -508,6 +508,9 @@ def test_wrong_arguments_say_what_was_expected():
         native.conv(plane, native.pack_weights(torch.randn(4, 8, 1, 1), groups=2))
     with pytest.raises(NativeError, match="avx2"):
         native.pack(torch.randn(1, 8, 4, 4), isa="avx3")  # pyright: ignore[reportArgumentType]
+    for call in (native.set_isa, library.resolve):
+        with pytest.raises(NativeError, match=r"instruction set 'torch'.*portable"):
+            call("torch")  # pyright: ignore[reportArgumentType]
     scaled = native.pack_scaled(torch.randn(4, 8, 1, 1))
     with pytest.raises(NativeError, match="an offset or a midpoint"):
         native.conv_scaled(plane, scaled, torch.ones(1, 8), native.Epilogue(midpoint=0.5))
