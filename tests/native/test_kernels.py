@@ -21,6 +21,8 @@ from torch.nn import functional as F
 from binarize import native
 from binarize.errors import NativeError
 from binarize.native import library
+from binarize.native.layer import PreparedLayer
+from binarize.native.prepared import PreparedConv, PreparedPack
 from native import reference
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the native kernels are not built")
@@ -486,9 +488,33 @@ def test_linear_layer_is_a_pointwise_convolution(isa: Any):
     assert torch.equal(y.squeeze(2).movedim(1, -1).double(), F.linear(signs(x), signs(weight)))
 
 
+@pytest.mark.parametrize("kind", ["conv", "depthwise", "scaled"])
+@pytest.mark.parametrize("exact", [False, True])
+def test_prepared_calls_give_the_same_bits(kind: str, exact: bool):
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 40, 7, 6, generator=random).contiguous(memory_format=torch.channels_last)
+    inside = 1 if kind == "depthwise" else 40
+    pack_ = {"conv": native.pack_weights, "depthwise": native.pack_depthwise, "scaled": native.pack_scaled}
+    weights = pack_[kind](torch.randn(40, inside, 3, 3, generator=random), padding=1)
+    alpha, mul, add = torch.rand(2, 40, generator=random), *torch.randn(2, 40, generator=random)
+    plane, sums = native.pack(x, border=1, add=add), (torch.empty(2, 40), torch.empty(2, 40))
+    e = native.Epilogue(mul=mul, add=add, bypass=x, sums=sums[0])
+    pack = PreparedPack(x.shape, groups=1, border=(1, 1), add=add)
+    conv = PreparedConv(weights, pack.plane, native.Epilogue(mul=mul, add=add), (7, 6), exact=exact)
+    words, scales = pack(x)
+    assert scales is None
+    assert torch.equal(words, plane.words)
+    if kind == "scaled":
+        wanted = native.conv_scaled(plane, weights, alpha, e, exact=exact)
+        assert torch.equal(conv(words, alpha=alpha, bypass=x, sums=sums[1]), wanted)
+    else:
+        wanted = native.conv(plane, weights, e)
+        assert torch.equal(conv(words, bypass=x, sums=sums[1]), wanted)
+        assert torch.equal(PreparedLayer(pack, conv, x, bypass=True)(x), wanted)
+    assert torch.equal(*sums)
+
+
 def test_set_isa_changes_what_auto_means():
-    if not native.available():
-        pytest.skip("the library was not built")
     try:
         native.set_isa("portable")
         assert native.features().isa == "portable"
