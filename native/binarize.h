@@ -108,13 +108,13 @@ typedef struct bz_tail {
 
 /* What is done to each sum before it is stored, in this order:
  *   y = sum * mul[o] * sample_scale[n] + add[o];  first;  y += bypass;  second;  y += residual
- * With an offset or a lift, weights are mul[o] * (+-1) + offset[o] and activations (+-1) + lift (not of
+ * With an offset or a midpoint, weights are mul[o] * (+-1) + offset[o] and activations (+-1) + midpoint (not of
  * bz_conv_scaled): with the sums over the taps inside, and the channels of o's group,
  *   y = (sum of weight * activation) * sample_scale[n] + add[o];  first;  ...
- *     = ((sum * mul[o] + lift * (mul[o] * sum of +-1 weights + offset[o] * number of products))
+ *     = ((sum * mul[o] + midpoint * (mul[o] * sum of +-1 weights + offset[o] * number of products))
  *        + sum of +-1 activations * offset[o]) * sample_scale[n] + add[o];  first;  ...
- * where the second term is made in double and rounded once; a padded position counts 0 there, too. A lift of 1 or -1
- * without an offset keeps sums whole numbers: y = (sum of weight * activation) * mul[o] * sample_scale[n] + add[o]...
+ * where the second term is made in double and rounded once; a padded position counts 0 there, too. A midpoint of 1 or
+ * -1 without an offset keeps sums whole numbers: y = (sum of weight * activation) * mul[o] * sample_scale[n] + add[o]...
  * bypass.data null: none. Else a map of the output's positions with bypass_channels channels, brought to the output's
  * channels: whole copies first, then out_channels % bypass_channels merged means (strided groups, the last one takes
  * what remains). Equal numbers of channels: added as is. */
@@ -123,7 +123,7 @@ typedef struct bz_epilogue {
     const float* add;          /* [out_channels] or null = 0 */
     const float* sample_scale; /* [images] or null = 1 */
     const float* offset;       /* [out_channels] or null = 0 */
-    float lift;
+    float midpoint;
     bz_activation first, second;
     bz_map bypass;
     int32_t bypass_channels;
@@ -250,7 +250,7 @@ typedef struct bz_norm {
  * times taps at most 2^20. weights: [out_channels][channels][kernel_h][kernel_w]. norm: of sum * mul[o] + add[o], or
  * null; made in double, and rounded to one factor and one summand. pool: what follows the epilogue, or null; with
  * one, epilogue.out has its positions, and epilogue.sums are those of its results. The epilogue has no sample_scale,
- * offset, lift, bypass, residual or tail. Sums are chains of fused multiply-adds (portable: of multiplications and
+ * offset, midpoint, bypass, residual or tail. Sums are chains of fused multiply-adds (portable: of multiplications and
  * additions) by line, column and channel. */
 BZ_API int bz_stem(int isa, int num_threads, const bz_conv_shape* shape, const bz_map* x, const float* weights,
                    const bz_norm* norm, const bz_pool* pool, const bz_epilogue* epilogue);

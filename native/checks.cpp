@@ -68,7 +68,7 @@ bool good_stem(const bz_conv_shape* s, const bz_map* x, const bz_pool* pool, con
     if (pool && (!windows(pool->out_h, pool->kernel_h, pool->stride_h, pool->pad_h, s->out_h) ||
                  !windows(pool->out_w, pool->kernel_w, pool->stride_w, pool->pad_w, s->out_w)))
         return false;
-    if (!good_epilogue(*s, e) || e->sample_scale || e->offset || e->lift != 0) return false;
+    if (!good_epilogue(*s, e) || e->sample_scale || e->offset || e->midpoint != 0) return false;
     return !e->bypass.data && !e->residual.data && !e->tail.channels;
 }
 

@@ -166,7 +166,7 @@ int bz_conv_scaled(int isa, int threads, const bz_conv_shape* shape, const uint3
                    const float* alpha, int exact, const bz_epilogue* epilogue) {
     if (threads < 1 || !good_conv(shape) || !plane || !alpha) return BZ_BAD_ARGUMENT;
     if ((bz_taps(*shape) > 0 && !words) || !good_epilogue(*shape, epilogue)) return BZ_BAD_ARGUMENT;
-    if (epilogue->offset || epilogue->lift != 0) return BZ_BAD_ARGUMENT;
+    if (epilogue->offset || epilogue->midpoint != 0) return BZ_BAD_ARGUMENT;
     const Kernels* kernels = kernels_of(isa);
     return kernels ? kernels->scaled(threads, *shape, plane, words, alpha, exact != 0, *epilogue) : BZ_NO_ISA;
 }

@@ -236,7 +236,7 @@ def _machine() -> dict[str, str]:
     return {
         "cpu": _cpu(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "kernels": features().isa,
+        "kernels": features().isa or "torch",
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

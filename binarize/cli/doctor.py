@@ -20,7 +20,7 @@ def doctor(as_json: bool) -> None:
     found = features()
     facts = {
         "kernels": found.isa if found.available else f"torch: {found.why_not}",
-        "available": " ".join(found.isas),
+        "available": " ".join(("torch", *found.isas)),
         "processor": " ".join(found.cpu) or "-",
         "library": str(found.path or "-"),
         **{f"build {name}": value for name, value in found.build.items()},

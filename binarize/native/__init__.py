@@ -5,10 +5,11 @@
     y = native.conv(plane, weights, native.Epilogue(mul=scale, add=shift, bypass=x))
 
 The kernels are a shared library (`native/binarize.h`) that is loaded at the first call, after torch, whose
-threads it uses; where the library could not be built, the same functions run on torch (`fallback`), exact but
-slower, and say so once. `features()` tells what is there. Results are the same on every instruction set.
+threads it uses. Where it could not be built, these functions raise `NativeError`, and packed layers run on
+torch (`binarize.runtime`), exact but slower. `features()` says what this machine has. Results are the same on
+every instruction set.
 
-Nothing of this package is imported before it is used.
+A module of this package is imported when one of its names is used for the first time.
 """
 
 from __future__ import annotations
@@ -20,21 +21,35 @@ if TYPE_CHECKING:
     from binarize.native.convolution import conv, conv_int, conv_scaled
     from binarize.native.epilogue import Activation, Epilogue, Tail
     from binarize.native.library import Features, available, features, peak, set_isa
-    from binarize.native.planes import BitPlane, channel_sums, pack, tokens_to_map, unpack
-    from binarize.native.resize import Resize
-    from binarize.native.stem import MaxPool, Norm, conv_stem
-    from binarize.native.transposed import TransposedWeights, conv_transposed, pack_transposed
-    from binarize.native.weights import PackedWeights, pack_depthwise, pack_scaled, pack_weights
+    from binarize.native.packing import (
+        channel_sums,
+        pack,
+        pack_depthwise,
+        pack_scaled,
+        pack_weights,
+        tokens_to_map,
+        unpack,
+    )
+    from binarize.native.stem import conv_stem
+    from binarize.native.transposed import conv_transposed, pack_transposed
+    from binarize.native.types import BitPlane, MaxPool, Norm, PackedWeights, Resize, TransposedWeights
 
 _MODULES = {
     "convolution": ("conv", "conv_int", "conv_scaled"),
     "epilogue": ("Activation", "Epilogue", "Tail"),
     "library": ("Features", "available", "features", "peak", "set_isa"),
-    "resize": ("Resize",),
-    "stem": ("MaxPool", "Norm", "conv_stem"),
-    "planes": ("BitPlane", "channel_sums", "pack", "tokens_to_map", "unpack"),
-    "transposed": ("TransposedWeights", "conv_transposed", "pack_transposed"),
-    "weights": ("PackedWeights", "pack_depthwise", "pack_scaled", "pack_weights"),
+    "packing": (
+        "channel_sums",
+        "pack",
+        "pack_depthwise",
+        "pack_scaled",
+        "pack_weights",
+        "tokens_to_map",
+        "unpack",
+    ),
+    "stem": ("conv_stem",),
+    "transposed": ("conv_transposed", "pack_transposed"),
+    "types": ("BitPlane", "MaxPool", "Norm", "PackedWeights", "Resize", "TransposedWeights"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -1,21 +1,18 @@
-"""The convolutions on packed tensors."""
+"""Convolutions of packed activations with packed weights, each in a call that checks all its arguments."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from binarize.errors import NativeError
-from binarize.native import fallback
 from binarize.native.epilogue import Epilogue
 from binarize.native.library import check, number_of, required, threads_or_default
-from binarize.native.planes import BitPlane
 from binarize.native.tensors import address, checked
-from binarize.native.weights import PackedWeights
+from binarize.native.types import BitPlane, PackedWeights
 
 
 def conv(
@@ -27,18 +24,19 @@ def conv(
     out: Tensor | None = None,
     threads: int | None = None,
 ) -> Tensor:
-    """Sums of +-1 products over a kernel, padded positions counting 0, and what follows them.
+    """Sums of +-1 products over the kernel's window, where padded positions count 0, and the epilogue.
 
-    Runs the kernel and instruction set that `weights` were packed for (`conv` or `depthwise`). The sums are
-    exact; the epilogue rounds to float32 after each operation.
+    Deployed networks use it for transposed convolutions, and `binarize.native.prepared.PreparedConv` for all
+    others. The kernel (`conv` or `depthwise`) and instruction set are those that `weights` were packed for.
+    The sums are exact; the epilogue rounds to float32 after each operation.
 
     Args:
-        plane: packed input; its border has to hold the padding that is used.
+        plane: packed input, with a border of at least the padding.
         weights: of `pack_weights` or `pack_depthwise`.
         epilogue: None stores the sums.
-        out_size: (Hout, Wout); what the geometry says if None.
-        out: of the result's shape, float32 with neighbouring channels, to write into; may be a strided view.
-        threads: of the kernel; torch's number if None.
+        out_size: (Hout, Wout); None computes it from the geometry.
+        out: float32 tensor of the result's shape to write into, channels next to each other; may be strided.
+        threads: number of threads; None for torch's.
 
     Returns:
         (N, Cout, Hout, Wout) float32, channels-last; (N, Cz, Hout, Wout) with a tail.
@@ -62,15 +60,17 @@ def conv_scaled(
     out: Tensor | None = None,
     threads: int | None = None,
 ) -> Tensor:
-    """The same where the activations of image n and channel c are +-alpha[n, c].
+    """As `conv`, where the activations of image n and channel c are +-alpha[n, c].
+
+    For tests and benchmarks: deployed networks use `binarize.native.prepared.PreparedConv`.
 
     Args:
         plane: see `conv`.
         weights: of `pack_scaled`.
         alpha: (N, Cin) float32.
         epilogue: see `conv`.
-        exact: sum floats instead of 16-bit integers, whose error is stated in docs/kernels.md; on AVX-512
-            that takes twice as long, elsewhere it is slow.
+        exact: sum floats instead of 16-bit integers, whose error docs/kernels.md states. It takes twice as
+            long on AVX-512, and is slow elsewhere.
         out_size: see `conv`.
         out: see `conv`.
         threads: see `conv`.
@@ -79,10 +79,10 @@ def conv_scaled(
         (N, Cout, Hout, Wout) float32, channels-last.
 
     Raises:
-        NativeError: shapes that do not fit, a border that is too small, an epilogue with offset or lift.
+        NativeError: shapes that do not fit, a border that is too small, an epilogue with offset or midpoint.
     """
     if epilogue is not None and not epilogue.plain:
-        raise NativeError("conv_scaled: the epilogue has an offset or a lift; expected neither.")
+        raise NativeError("conv_scaled: the epilogue has an offset or a midpoint; expected neither.")
     if weights.kind != "scaled":
         raise NativeError(f"conv_scaled: weights packed for {weights.kind}; pack them with pack_scaled.")
     alpha = checked("conv_scaled: alpha", alpha, (plane.images, plane.channels))
@@ -98,14 +98,14 @@ def conv_int(
 ) -> Tensor:
     """The sums themselves, (N, Cout, Hout, Wout) int32, channels-last; arguments as those of `conv`.
 
+    For tests.
+
     Raises:
         NativeError: shapes that do not fit, a border that is too small.
     """
     size = _checked_size(plane, weights, out_size)
-    if weights.isa == "torch":
-        return fallback.conv(plane, weights, size).to(torch.int32, memory_format=torch.channels_last)
     if weights.kind == "scaled":
-        raise NativeError("conv_int: weights of pack_scaled; their sums are no integers.")
+        raise NativeError("conv_int: weights of pack_scaled, whose sums are not integers.")
     lib = required()
     out = torch.empty(plane.images, *size, weights.out_channels, dtype=torch.int32, device="cpu")
     function = lib.bz_depthwise_int if weights.kind == "depthwise" else lib.bz_conv_int
@@ -145,12 +145,6 @@ def _run(
         checked("conv: out", out, shape, contiguous=False)
         if shape[1] > 1 and out.stride(1) != 1:
             raise NativeError(f"conv: out has strides {out.stride()}; expected neighbouring channels.")
-    if weights.isa == "torch":
-        if last.plain:
-            return out.copy_(fallback.finish(fallback.conv(plane, weights, size, alpha), last))
-        return out.copy_(
-            fallback.finish(fallback.conv_values(plane, weights, size, last), replace(last, mul=None))
-        )
     lib = required()
     ints = (number_of(weights.isa), threads_or_default(threads))
     geometry, described = weights.struct(plane.struct(), size), last.struct(out)

@@ -1,4 +1,4 @@
-"""What a convolution does to its sums before they are stored."""
+"""Data of the epilogue: what a convolution does to its sums before they are stored."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch.nn import functional as F
 
 from binarize.errors import NativeError
 from binarize.native import structs
-from binarize.native.resize import Resize
-from binarize.native.tensors import address, channels_last, checked, map_of, vector
+from binarize.native.tensors import address, channels_last, checked, map_of, output_vector, vector
+from binarize.native.types import Resize
 
 _KINDS = {"none": 0, "piecewise": 1, "clamp": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Activation:
-    """An activation function that the kernels know.
+    """An activation function that the kernels can compute.
 
-    `piecewise`: t = y + before; t = t * negative if t < 0 else t * positive; y = t + after. Missing arrays
-    stand for before = after = negative = 0 and positive = 1: ReLU, PReLU, RPReLU, Maxout. `clamp`:
+    `piecewise`: t = y + before; t = t * negative if t < 0 else t * positive; y = t + after. This covers ReLU,
+    PReLU, RPReLU and Maxout; None means before = after = negative = 0 and positive = 1. `clamp`:
     min(max(y, low), high).
 
     Attributes:
@@ -55,7 +55,7 @@ class Activation:
 
 @dataclass(frozen=True, kw_only=True)
 class Tail:
-    """A float 1x1 convolution of the result, which is then not stored itself: z = weight y + bias.
+    """A float 1x1 convolution of the result y: z = weight y + bias. Only z is stored.
 
     Attributes:
         weight: (Cz, Cout) float32.
@@ -71,7 +71,7 @@ class Tail:
         return self.weight.shape[0]
 
     def packed(self, channels: int) -> PackedTail:
-        """For results of that many channels.
+        """In the kernels' layout, for results of `channels` channels.
 
         Raises:
             NativeError: a tensor of another shape or dtype.
@@ -101,7 +101,7 @@ class PackedTail(Tail):
     shifts: Tensor | None
 
     def struct(self, out: Tensor) -> structs.Tail:
-        """For the library; the tail has to live as long as the result is used."""
+        """The library's structure; valid while the tail lives."""
         return structs.Tail(address(self.rows), address(self.shifts), self.channels, map_of(out))
 
 
@@ -109,8 +109,8 @@ class PackedTail(Tail):
 class Epilogue:
     """y = sum * mul * sample_scale + add; first; y += bypass; second; y += residual; tail.
 
-    `sum` is that of products of +-1. With `offset` or `lift`, sum * mul becomes the sum of products of
-    weights +-mul + offset with activations +-1 + lift, still with padded positions that count 0;
+    `sum` is that of products of +-1. With `offset` or `midpoint`, sum * mul becomes the sum of products of
+    weights +-mul + offset with activations +-1 + midpoint, still with padded positions that count 0;
     `conv_scaled` has neither.
 
     Attributes:
@@ -118,22 +118,22 @@ class Epilogue:
         add: (Cout,), or None for 0.
         sample_scale: (N,), or None for 1.
         offset: (Cout,), or None for 0: the middle of the weights' two values.
-        lift: the middle of the activations' two values.
+        midpoint: the middle of the activations' two values.
         first: activation before the bypass.
         second: activation after the bypass.
         bypass: (N, C, Hout, Wout) with any number of channels C: brought to Cout channels by whole copies
             and merged means, as `binarize.functional.channel_bypass` does.
         resize: of the bypass, which then has another size: (N, C, h, w).
-        residual: (N, Cout, Hout, Wout), added last.
+        residual: (N, Cout, Hout, Wout), added after `second`.
         sums: (N, Cout), is overwritten by the sums of y over positions.
-        tail: makes (N, Cz, Hout, Wout) of y.
+        tail: computes the result (N, Cz, Hout, Wout) from y.
     """
 
     mul: Tensor | None = None
     add: Tensor | None = None
     sample_scale: Tensor | None = None
     offset: Tensor | None = None
-    lift: float = 0.0
+    midpoint: float = 0.0
     first: Activation = field(default_factory=Activation)
     second: Activation = field(default_factory=Activation)
     bypass: Tensor | None = None
@@ -143,27 +143,25 @@ class Epilogue:
     tail: Tail | None = None
 
     def out_channels(self, channels: int) -> int:
-        """Of the result, behind a convolution with `channels` outputs."""
+        """Channels of the result, for a convolution with `channels` outputs."""
         return channels if self.tail is None else self.tail.channels
 
     @property
     def plain(self) -> bool:
-        """Whether weights and activations are +-mul and +-1."""
-        return self.offset is None and self.lift == 0.0
+        """Whether weights are +-mul and activations +-1."""
+        return self.offset is None and self.midpoint == 0.0
 
     @property
     def steps(self) -> bool:
-        """Whether activations are 0 and +-2, so that sums are whole numbers until mul rounds them."""
-        return self.offset is None and self.lift in (1.0, -1.0)
+        """Whether activations are 0 and +-2: sums are then whole numbers until they are multiplied by mul."""
+        return self.offset is None and self.midpoint in (1.0, -1.0)
 
     def checked(self, images: int, channels: int, size: Sequence[int]) -> Epilogue:
-        """The same with tensors as the kernels want them.
+        """The same with tensors in the form that the kernels need.
 
         Raises:
             NativeError: a tensor of another shape or dtype.
         """
-        if self.sums is not None and not self.sums.is_contiguous():
-            raise NativeError("Epilogue.sums is written to; expected it to be contiguous.")
         bypass, residual = self.bypass, self.residual
         if bypass is not None:
             if self.resize is not None and self.resize.size != tuple(size):
@@ -177,18 +175,18 @@ class Epilogue:
             add=vector("Epilogue.add", self.add, channels),
             sample_scale=vector("Epilogue.sample_scale", self.sample_scale, images),
             offset=vector("Epilogue.offset", self.offset, channels),
-            lift=self.lift,
+            midpoint=self.midpoint,
             first=_checked_activation(self.first, channels),
             second=_checked_activation(self.second, channels),
             bypass=None if bypass is None else channels_last(bypass),
             resize=self.resize,
             residual=None if residual is None else channels_last(residual),
-            sums=vector("Epilogue.sums", self.sums, images, channels),
+            sums=output_vector("Epilogue.sums", self.sums, images, channels),
             tail=None if self.tail is None else self.tail.packed(channels),
         )
 
     def owned(self) -> Epilogue:
-        """The same with its constants in memory of its own, which nobody else can move or free."""
+        """The same with copies of its constants, which no other code can move or free."""
         return replace(
             self,
             **{name: _owned(getattr(self, name)) for name in ("mul", "add", "offset")},
@@ -197,14 +195,14 @@ class Epilogue:
         )
 
     def struct(self, out: Tensor) -> structs.Epilogue:
-        """For the library; of a checked epilogue, which has to live as long as the result is used."""
+        """The library's structure, of a checked epilogue; valid while the epilogue lives."""
         bypass = self.bypass
         return structs.Epilogue(
             address(self.mul),
             address(self.add),
             address(self.sample_scale),
             address(self.offset),
-            self.lift,
+            self.midpoint,
             _activation_struct(self.first),
             _activation_struct(self.second),
             map_of(bypass),

@@ -1,7 +1,7 @@
 """A packed layer on maps of one shape and memory format in a single call of the library.
 
-Python between two kernels costs several times its usual time: the maps that went through the caches have
-driven out what it works with. So all that can be known beforehand is known, and the call takes addresses.
+Python between two kernels takes several times as long as usual, because the maps have displaced its data from
+the caches. So everything is prepared beforehand, and the call itself takes addresses only.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from binarize.errors import NativeError
 from binarize.native import structs
 from binarize.native.library import check
 from binarize.native.prepared import PreparedConv, PreparedPack
-from binarize.native.resize import Resize
 from binarize.native.tensors import counted, empty_map, map_of
+from binarize.native.types import Resize
 
 _KINDS = {"conv": 0, "depthwise": 1, "scaled": 2}
 
 
 class PreparedLayer:
-    """A `PreparedPack` and a `PreparedConv` behind it.
+    """A `PreparedPack` followed by a `PreparedConv`.
 
     Args:
-        pack: of maps as `x`, without a resize.
-        conv: of what it makes.
-        x: maps (N, C, H, W) float32 with the strides of those to come: channels next to each other, or
-            positions if there is neither a DAB nor a bypass.
-        bypass: of the maps themselves, whose channels then have to be next to each other.
-        resize: what brings it to the result's size.
+        pack: for maps like `x`, without a resize.
+        conv: for the planes of `pack`.
+        x: (N, C, H, W) float32 with the shape and strides of the maps to come: channels next to each other,
+            or positions if there is neither a DAB nor a bypass.
+        bypass: whether x itself is added to the result; its channels then have to be next to each other.
+        resize: brings the bypass to the result's size.
 
     Raises:
-        NativeError: the two do not go together, or not with `x`.
+        NativeError: `pack`, `conv` and `x` do not fit together.
     """
 
     def __init__(
@@ -81,13 +81,13 @@ class PreparedLayer:
     ) -> Tensor | None:
         """The result, (N, Cout, Hout, Wout) float32, channels-last; None if scales are not finite.
 
-        Tables of whole numbers, from which layers with scales per channel are computed, know no NaN.
+        Layers with scales per channel are computed from tables of whole numbers, which cannot hold a NaN.
 
         Args:
-            x: as prepared.
-            sums_of_x: (N, C) over positions, for a DAB; made here if none.
-            sums: (N, Cout), is overwritten by the sums of the result over positions. The result is then no
-                inference tensor, so that torch counts its changes.
+            x: shape and strides as prepared.
+            sums_of_x: (N, C), the sums of x over positions, for a DAB; None computes them.
+            sums: (N, Cout), is overwritten by the sums of the result over positions. The result is then never
+                an inference tensor, so that torch counts its changes.
         """
         out = empty_map(self._shape) if sums is None else counted(self._shape)
         address = x.data_ptr()

@@ -1,9 +1,10 @@
-"""Finds, loads and describes the shared library of the kernels."""
+"""Finds, loads and describes the shared library of the kernels, and chooses the instruction set."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,34 +12,33 @@ from typing import Literal
 
 import torch  # first: its OpenMP runtime is the one that the library's threads belong to
 
-from binarize import native
 from binarize.errors import NativeError, unknown_name
 from binarize.native.structs import ABI_VERSION, ISAS, SIGNATURES, STATUS
 
-Isa = Literal["auto", "portable", "avx2", "avx512", "torch"]
+Isa = Literal["auto", "portable", "avx2", "avx512"]
 FILE = "libbinarize.so"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """What the kernels can do here.
+    """Which kernels can run on this machine.
 
     Attributes:
-        available: whether the library was found and loaded; if not, torch computes.
-        why_not: the reason, if not available.
+        available: whether the library was found and loaded; if not, packed layers run on torch.
+        why_not: the reason if not available.
         path: the library's file.
-        cpu: features of the processor that matter to the kernels.
-        isas: the paths that can run here, slowest first; `torch` is the fallback.
-        isa: the path that `auto` stands for.
-        build: compiler, flags, version, openmp.
+        cpu: features of the processor that the kernels can use.
+        isas: the instruction sets that can run here, slowest first.
+        isa: the one that `auto` stands for; None if the library is missing.
+        build: how the library was built: compiler, flags, version, openmp.
     """
 
     available: bool
     why_not: str = ""
     path: Path | None = None
     cpu: tuple[str, ...] = ()
-    isas: tuple[str, ...] = ("torch",)
-    isa: str = "torch"
+    isas: tuple[str, ...] = ()
+    isa: str | None = None
     build: dict[str, str] = field(default_factory=dict)
 
 
@@ -48,12 +48,12 @@ def load() -> ctypes.CDLL | None:
 
 
 def available() -> bool:
-    """Whether the library is there."""
+    """Whether the library was found and loaded."""
     return load() is not None
 
 
 def features() -> Features:
-    """What is available here."""
+    """Which kernels can run on this machine."""
     lib, path, why_not = _load()
     if lib is None:
         return Features(available=False, why_not=why_not)
@@ -63,40 +63,35 @@ def features() -> Features:
         available=True,
         path=path,
         cpu=tuple(lib.bz_cpu_features().decode().split()),
-        isas=("torch", *(name for name, number in ISAS.items() if lib.bz_isa_available(number))),
+        isas=tuple(name for name, number in ISAS.items() if lib.bz_isa_available(number)),
         isa=names[lib.bz_get_isa()],
         build=build,
     )
 
 
 def set_isa(isa: Isa) -> None:
-    """Let `auto` mean this instruction set, in the whole process; "auto" for the best one again.
+    """Make this instruction set the default of the process, which `auto` stands for.
+
+    Args:
+        isa: "auto" goes back to the fastest one.
 
     Raises:
-        NativeError: it is not available here.
+        NativeError: the library is missing, an unknown name, or an instruction set that cannot run here.
     """
-    lib = load()
-    if isa == "torch" or lib is None:
-        raise NativeError(f"set_isa: cannot make {isa!r} the default; expected one of {_known()}.")
-    check(lib.bz_set_isa(number_of(isa)), "set_isa")
+    check(required().bz_set_isa(number_of(isa)), "set_isa")
 
 
 def resolve(isa: Isa = "auto") -> str:
-    """The name of the path that will run: never "auto"; "torch" where the library is missing.
+    """The name of the instruction set that `isa` stands for now: never "auto".
 
     Raises:
-        NativeError: an unknown name, or a path that is not available here.
+        NativeError: the library is missing, an unknown name, or an instruction set that cannot run here.
     """
-    lib = load()
-    if isa == "torch":
-        return "torch"
-    if lib is None and isa == "auto":
-        warn_missing()
-        return "torch"
-    number = number_of(isa)
-    if lib is None or (number and not lib.bz_isa_available(number)):
-        raise NativeError(f"instruction set {isa!r} is not available here; expected one of {_known()}.")
-    chosen = number or lib.bz_get_isa()  # once: another thread may change the default meanwhile
+    lib, number = required(), number_of(isa)
+    if number and not lib.bz_isa_available(number):
+        known = ", ".join(features().isas)
+        raise NativeError(f"instruction set {isa!r} is not available here; expected one of {known}.")
+    chosen = number or lib.bz_get_isa()  # read once: another thread may change the default
     return next(name for name, n in ISAS.items() if n == chosen)
 
 
@@ -107,12 +102,12 @@ def number_of(isa: str) -> int:
         NativeError: an unknown name.
     """
     if isa not in ISAS:
-        raise NativeError(unknown_name("instruction set", isa, [*ISAS, "torch"]))
+        raise NativeError(unknown_name("instruction set", isa, [*ISAS]))
     return ISAS[isa]
 
 
 def required() -> ctypes.CDLL:
-    """The library.
+    """The library with typed functions.
 
     Raises:
         NativeError: it is missing.
@@ -124,17 +119,17 @@ def required() -> ctypes.CDLL:
 
 
 def check(status: int, where: str) -> None:
-    """Turn a status of the library into an error.
+    """Raise an error for a status of the library that is not 0.
 
     Raises:
-        NativeError: it is not 0.
+        NativeError: that one.
     """
     if status:
         raise NativeError(f"{where}: {STATUS.get(status, f'status {status}')}.")
 
 
 def threads_or_default(threads: int | None) -> int:
-    """The number of threads of a call: as given, else torch's.
+    """The number of threads of a call: `threads`, or torch's for None.
 
     Raises:
         NativeError: below 1.
@@ -146,7 +141,9 @@ def threads_or_default(threads: int | None) -> int:
 
 
 def peak(isa: Isa = "auto", rounds: int = 1 << 20) -> float:
-    """Multiply-accumulates that one call of the register-only loop of `rounds` rounds performs: time it.
+    """Run a loop of `rounds` rounds on registers only; returns how many multiply-accumulates it performed.
+
+    The caller measures the time: this is the peak that the instruction set can reach.
 
     Raises:
         NativeError: the library or the instruction set is missing.
@@ -158,19 +155,16 @@ def peak(isa: Isa = "auto", rounds: int = 1 << 20) -> float:
 
 @functools.cache
 def warn_missing() -> None:
-    """Say once that torch computes in the library's place."""
+    """Warn once that packed layers run on torch because the library is missing."""
     message = f"the native kernels are missing ({_load()[2]}): packed layers run on torch, exact but slower"
     warnings.warn(message, RuntimeWarning, stacklevel=3)
-
-
-def _known() -> str:
-    return ", ".join(features().isas)
 
 
 @functools.cache
 def _load() -> tuple[ctypes.CDLL | None, Path | None, str]:
     # An editable install has the package in two folders: the sources, and where the build put the library.
-    files = [Path(folder) / "_lib" / FILE for folder in native.__path__]
+    # Looked up, not imported: nothing here depends on the package's `__init__`, which depends on this module.
+    files = [Path(folder) / "_lib" / FILE for folder in sys.modules["binarize.native"].__path__]
     path = next((file for file in files if file.is_file()), None)
     if path is None:
         return None, None, f"{FILE} was not built at installation"

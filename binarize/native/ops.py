@@ -1,6 +1,7 @@
-"""`torch.ops.binarize.pack`, `.conv` and `.stem`: the kernels as torch operators, so that graphs export.
+"""`torch.ops.binarize.pack`, `.conv` and `.stem`: the kernels as torch operators, for exported graphs.
 
-Import this module to register them. Arguments are tensors and plain numbers; shapes are lists of them:
+Importing this module registers them. Only tests do: deployed networks call the library without torch's
+dispatcher. Arguments are tensors and plain numbers; shapes are lists of them:
 
 - plane_shape: images, height, width, channels, groups, border h, border w.
 - geometry: Cin, Cout, kernel h w, stride h w, padding top left bottom right, dilation h w, groups.
@@ -19,12 +20,11 @@ from binarize.errors import NativeError
 from binarize.native.convolution import conv as run_conv
 from binarize.native.convolution import conv_scaled as run_scaled
 from binarize.native.epilogue import Activation, Epilogue
-from binarize.native.planes import BitPlane
-from binarize.native.planes import pack as run_pack
-from binarize.native.stem import MaxPool, conv_stem
+from binarize.native.packing import pack as run_pack
+from binarize.native.stem import conv_stem
 from binarize.native.stem import out_size as stem_size
 from binarize.native.structs import SLACK
-from binarize.native.weights import Kind, PackedWeights
+from binarize.native.types import BitPlane, Kind, MaxPool, PackedWeights
 
 _KINDS: tuple[Kind, ...] = ("conv", "depthwise", "scaled")
 _ACTIVATIONS: tuple[Literal["none", "piecewise", "clamp"], ...] = ("none", "piecewise", "clamp")
@@ -34,7 +34,7 @@ _ACTIVATIONS: tuple[Literal["none", "piecewise", "clamp"], ...] = ("none", "piec
 def pack(
     x: Tensor, mul: Tensor | None, add: Tensor | None, groups: int, border: list[int]
 ) -> tuple[Tensor, Tensor]:
-    """Words of the plane, flat int32, and the (N, C) sums of abs(mul * x + add); see `planes.pack`."""
+    """Words of the plane, flat int32, and (N, C) sums of abs(mul * x + add); see `packing.pack`."""
     sums = torch.empty(x.shape[0], x.shape[1], dtype=torch.float32, device="cpu")
     plane = run_pack(x, mul=mul, add=add, groups=groups, border=border, abs_sums=sums)
     return plane.words, sums
@@ -69,11 +69,11 @@ def conv(
     bypass: Tensor | None,
     residual: Tensor | None,
     offset: Tensor | None = None,
-    lift: float = 0.0,
+    midpoint: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """The result, (N, Cout, Hout, Wout) channels-last, and its (N, Cout) sums; see `convolution.conv`.
 
-    `arrays` holds eight tensors, an empty one for each that is missing.
+    `arrays` holds eight tensors, an empty one for None.
     """
     n, h, w, c, g, *border = plane_shape
     packed = BitPlane(
@@ -86,7 +86,7 @@ def conv(
         add=add,
         sample_scale=sample_scale,
         offset=offset,
-        lift=lift,
+        midpoint=midpoint,
         first=_activation(activations[0], bounds[:2], arrays[:4]),
         second=_activation(activations[1], bounds[2:], arrays[4:]),
         bypass=bypass,
@@ -117,7 +117,7 @@ def _(
     bypass: Tensor | None,
     residual: Tensor | None,
     offset: Tensor | None = None,
-    lift: float = 0.0,
+    midpoint: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     weights = weights_of(words, counts, kind, isa, geometry)
     size = weights.out_size(plane_shape[1], plane_shape[2])
@@ -182,7 +182,7 @@ def weights_of(words: Tensor, counts: Tensor, kind: int, isa: str, geometry: lis
     """Packed weights from an operator's arguments.
 
     Raises:
-        NativeError: another number of entries.
+        NativeError: `geometry` has another number of entries than 13.
     """
     if len(geometry) != 13:
         raise NativeError(f"geometry has {len(geometry)} entries; expected 13.")

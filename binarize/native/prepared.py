@@ -1,10 +1,10 @@
-"""Calls that are made again and again with maps of one shape: all but the pointers is ready beforehand.
+"""Calls that are repeated for maps of one shape: everything but the addresses is prepared beforehand.
 
-The functions of `planes` and `convolution` check and describe their arguments at each call, which takes
+The functions of `packing` and `convolution` check and describe their arguments at each call, which takes
 longer than the work on a small map. Here that is done once; the library still checks the geometry.
 
-Addresses outlive the call that they were made for, so constants are copied: `share_memory_`, a resize or the
-sending of a network to another process moves the memory of its tensors and frees the old one.
+Addresses outlive the call that they were made for, so constants are copied: `share_memory_`, a resize, or
+sending a network to another process moves the memory of its tensors and frees the old one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,52 +21,27 @@ from binarize.errors import NativeError
 from binarize.native import structs
 from binarize.native.epilogue import Epilogue, Tail
 from binarize.native.library import check, number_of, required, resolve, threads_or_default
-from binarize.native.resize import Resize
 from binarize.native.structs import PlaneShape
 from binarize.native.tensors import address, channels_last, counted, empty_map, map_of, own_vector
-from binarize.native.weights import PackedWeights
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dab:
-    """Parameters of the distribution-adaptive binarizer; formulas in `native/binarize.h`.
-
-    Attributes:
-        k: (C,) or None.
-        b: (C,) or None.
-        a: (C,), (1,) if `layer`, or None for no scale.
-        layer: one scale per image instead of one per channel.
-        plain: the scale is the mean absolute deviation itself.
-    """
-
-    k: Tensor | None = None
-    b: Tensor | None = None
-    a: Tensor | None = None
-    layer: bool = False
-    plain: bool = False
-
-    @property
-    def scaled(self) -> bool:
-        """Whether there is a scale."""
-        return self.a is not None or self.plain
+from binarize.native.types import Dab, PackedWeights, Resize
 
 
 class PreparedPack:
-    """Signs of maps (N, C, H, W) of one shape.
+    """Packs maps (N, C, H, W) of one shape.
 
     Args:
-        shape: of the maps.
+        shape: (N, C, H, W).
         groups: of the convolution that reads the plane.
         border: zero positions around the map, (vertically, horizontally).
         mul: (C,), or None for 1; signs are those of mul * x + add.
         add: (C,), or None for 0.
         dab: in place of `mul` and `add`: thresholds and scales from statistics of each map.
-        resize: what brings the maps that are given to this shape, before anything else.
-        threads: of the kernel; torch's number if None.
+        resize: brings the maps of a call to `shape`, before anything else.
+        threads: number of threads; None for torch's.
 
     Attributes:
         plane: shape of the planes.
-        words: of a plane, with what kernels may read behind it.
+        words: number of words of a plane, with those that kernels may read behind it.
         dab: parameters of the `dab` for the library, or None.
 
     Raises:
@@ -108,19 +82,17 @@ class PreparedPack:
                 self._scales = (images,) if dab.layer else (images, channels)
 
     def __call__(self, x: Tensor, sums: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """The plane's words (and more behind them), and the scales of a `dab`: (N,) or (N, C).
+        """The plane's words (with scratch memory behind them), and the scales of a `dab`: (N,) or (N, C).
 
         Args:
             x: float32 of the shape that was prepared, or that `resize` brings to it.
-            sums: of the maps (N, C) over positions, for a `dab`; made here if none.
+            sums: (N, C), the sums of x over positions, for a `dab`; None computes them.
         """
-        scratch = (
-            0 if self.dab is None else 2 * math.prod(self._sizes)
-        )  # behind the words: one piece of memory
+        scratch = 0 if self.dab is None else 2 * math.prod(self._sizes)  # in one piece with the words
         words = torch.empty(self.words + scratch, dtype=torch.int32, device="cpu")
         if self.dab is None:
             x = x if x.stride(3) == 1 and self._resize is None else channels_last(x)
-            ends = (self._way(x), address(self._mul), address(self._add), 0, words.data_ptr(), None)
+            ends = (self._resize_of(x), address(self._mul), address(self._add), 0, words.data_ptr(), None)
             check(self._library.bz_pack(*self._common, ctypes.byref(map_of(x)), *ends), "pack")
             return words, None
         x = channels_last(x)
@@ -130,7 +102,7 @@ class PreparedPack:
         status = self._library.bz_pack_dab(
             *self._common,
             ctypes.byref(map_of(x)),
-            self._way(x),
+            self._resize_of(x),
             ctypes.byref(self.dab),
             address(sums),
             words.data_ptr(),
@@ -142,21 +114,21 @@ class PreparedPack:
 
     @property
     def mul(self) -> int | None:
-        """Its address."""
+        """The address of `mul`, or None."""
         return address(self._mul)
 
     @property
     def add(self) -> int | None:
-        """Its address."""
+        """The address of `add`, or None."""
         return address(self._add)
 
     def fits(self, x: Tensor) -> bool:
-        """Whether maps with these strides are taken as they are."""
+        """Whether maps of the shape and strides of `x` are read in place, without a copy."""
         last = x.shape[1] == 1 or x.stride(1) == 1
         shape = (*self._sizes, self.plane.height, self.plane.width)
         return self._resize is None and x.shape == shape and (last or (self.dab is None and x.stride(3) == 1))
 
-    def _way(self, x: Tensor) -> Any:
+    def _resize_of(self, x: Tensor) -> Any:
         return None if self._resize is None else ctypes.byref(self._resize.struct(x))
 
 
@@ -168,18 +140,21 @@ class PreparedConv:
         plane: shape of the planes, from `PreparedPack.plane`.
         epilogue: its constants; bypass, scales per image and tail come with each call.
         out_size: (Hout, Wout).
-        exact: of weights for scales per channel: sum floats.
-        threads: of the kernel; torch's number if None.
+        exact: for weights of `pack_scaled`: sum floats instead of 16-bit integers.
+        threads: number of threads; None for torch's.
 
     Attributes:
         shape: of the result, (N, Cout, Hout, Wout).
-        template: the epilogue for the library, without what comes with a call.
+        template: the library's structure of the epilogue, without what comes with a call.
         weights: see above.
-        geometry: of the convolution, for the library.
+        geometry: the library's structure of the convolution.
         exact: see above, 0 or 1.
-        library: it.
-        isa: its number of the instruction set.
+        library: the library of the kernels.
+        isa: the library's number of the instruction set.
         threads: see above.
+
+    Raises:
+        NativeError: the library is missing, or weights, planes and epilogue do not fit together.
     """
 
     def __init__(
@@ -200,7 +175,9 @@ class PreparedConv:
                 f"{weights.in_channels} in {groups}."
             )
         if weights.kind == "scaled" and not epilogue.plain:
-            raise NativeError("PreparedConv: scales per channel with an offset or a lift; expected neither.")
+            raise NativeError(
+                "PreparedConv: scales per channel with an offset or a midpoint; expected neither."
+            )
         self.shape = (plane.images, weights.out_channels, *out_size)
         self._constants = epilogue.checked(plane.images, weights.out_channels, out_size).owned()
         like = torch.empty(self.shape, memory_format=torch.channels_last, dtype=torch.float32, device="meta")
@@ -214,7 +191,7 @@ class PreparedConv:
         self._plain = library.bz_depthwise if weights.kind == "depthwise" else library.bz_conv
 
     def follows(self, pack: PreparedPack) -> bool:
-        """Whether it takes the planes that `pack` makes."""
+        """Whether its planes are those of `pack`."""
         return bytes(self.geometry.input) == bytes(pack.plane)
 
     def __call__(
@@ -230,24 +207,24 @@ class PreparedConv:
         tail: Tail | None = None,
         sums: Tensor | None = None,
     ) -> Tensor:
-        """The result, (N, Cout, Hout, Wout) or what the epilogue's tail makes of it, channels-last.
+        """The result, (N, Cout, Hout, Wout) float32, or (N, Cz, Hout, Wout) with a tail; channels-last.
 
         Args:
             words: of the plane.
-            alpha: (N, Cin), for weights of scales per channel.
+            alpha: (N, Cin), for weights of `pack_scaled`.
             sample_scale: (N,).
             mul: (Cout,) in place of the epilogue's.
             offset: (Cout,) in place of the epilogue's.
             bypass: (N, C, Hout, Wout) float32.
-            resize: what brings the bypass to that size.
-            tail: of the result; not behind a depthwise convolution.
+            resize: brings the bypass to that size.
+            tail: of the result; not of a depthwise convolution.
             sums: (N, Cout), is overwritten by the sums of the result over positions; not with a tail. The
-                result is then no inference tensor, so that torch counts its changes.
+                result is then never an inference tensor, so that torch counts its changes.
         """
         images, channels, *size = self.shape
         shape = (images, channels if tail is None else tail.channels, *size)
         out = counted(shape) if sums is not None else empty_map(shape)
-        # a copy per call: several threads may be in here at once
+        # a copy per call: several threads may run this at once
         described = structs.Epilogue.from_buffer_copy(self.template)
         packed = None if tail is None else tail.packed(channels)  # has to live until the call is over
         if packed is None:
@@ -267,22 +244,14 @@ class PreparedConv:
                 described.bypass_resize = resize.struct(bypass)
         if sums is not None:
             described.sums = sums.data_ptr()
-        if self._scaled is not None:
-            status = self._scaled(
-                *self._common,
-                words.data_ptr(),
-                self.weights.words.data_ptr(),
-                address(alpha),
-                self.exact,
-                ctypes.byref(described),
-            )
-        else:
-            status = self._plain(
-                *self._common,
-                words.data_ptr(),
-                self.weights.words.data_ptr(),
-                self.weights.counts.data_ptr(),
-                ctypes.byref(described),
-            )
-        check(status, "conv")
+        self._run(words, alpha, described)
         return out
+
+    def _run(self, words: Tensor, alpha: Tensor | None, described: structs.Epilogue) -> None:
+        """The library's call; everything that `described` points to has to live until it returns."""
+        common = (*self._common, words.data_ptr(), self.weights.words.data_ptr())
+        if self._scaled is not None:
+            status = self._scaled(*common, address(alpha), self.exact, ctypes.byref(described))
+        else:
+            status = self._plain(*common, self.weights.counts.data_ptr(), ctypes.byref(described))
+        check(status, "conv")

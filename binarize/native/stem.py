@@ -1,90 +1,40 @@
-"""A float convolution of few input channels, with what follows it up to a max-pool: the stem of a network."""
+"""The stem of a network: a float convolution of few channels, with norm, activation and max-pool."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from binarize.errors import NativeError
 from binarize.geometry import conv_size
-from binarize.native import fallback, structs
+from binarize.native import structs
 from binarize.native.epilogue import Epilogue
 from binarize.native.library import Isa, check, number_of, required, resolve, threads_or_default
-from binarize.native.tensors import address, checked, counted, empty_map, pair, vector
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaxPool:
-    """A max-pool as torch's, without dilation; a padded position counts nothing, a NaN is the largest.
-
-    Attributes:
-        kernel: (h, w).
-        stride: (h, w).
-        padding: (h, w), at most half of the kernel.
-    """
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int] = (0, 0)
-
-    def out_size(self, size: Sequence[int]) -> tuple[int, int]:
-        """Of a map of this size (H, W).
-
-        Raises:
-            NativeError: a pool that torch would refuse.
-        """
-        fits = min(*self.kernel, *self.stride) >= 1 and min(self.padding) >= 0
-        if not fits or any(2 * p > k for p, k in zip(self.padding, self.kernel, strict=True)):
-            raise NativeError(f"{self}: expected sizes of at least 1, a padding of at most half the kernel.")
-        return out_size(size, self.kernel, self.stride, self.padding)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Norm:
-    """Batch norm by statistics of training: (y - mean) / sqrt(variance + eps) * weight + bias.
-
-    Attributes:
-        mean: (C,).
-        variance: (C,).
-        weight: (C,), or None for 1.
-        bias: (C,), or None for 0.
-        eps: a number.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    weight: Tensor | None = None
-    bias: Tensor | None = None
-    eps: float = 1e-5
-
-    @property
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        """All four."""
-        return self.mean, self.variance, self.weight, self.bias
+from binarize.native.tensors import address, checked, counted, empty_map, output_vector, pair, vector
+from binarize.native.types import MaxPool, Norm
 
 
 class PreparedStem:
-    """Calls with maps of one shape, strides and the same weights: all but the pointers is ready beforehand.
+    """Calls for maps of one shape and strides: everything but the addresses is prepared beforehand.
 
-    Tensors are read at each call; those that are not contiguous are copied once.
+    Tensors are read at each call, so that changes are seen; those that are not contiguous are copied once.
 
     Args:
-        like: (N, C, H, W) float32 with any strides: those of the maps.
+        like: (N, C, H, W) float32 with the shape and strides of the maps; any strides.
         weight: (Cout, C, h, w).
-        epilogue: its `mul`, `add`, `first` and `second`.
-        norm: of sum * mul + add, before `first`.
+        epilogue: only its `mul`, `add`, `first` and `second`.
+        norm: applied to sum * mul + add, before `first`.
         stride: as in torch.
         padding: as in torch.
-        pool: what comes last.
-        threads: of the kernel; torch's number if None.
-        isa: instruction set, or "torch".
+        pool: applied last.
+        threads: number of threads; None for torch's.
+        isa: instruction set; `auto` for the default one (`set_isa`).
 
     Raises:
-        NativeError: shapes that do not fit, an epilogue with other parts.
+        NativeError: shapes that do not fit, an epilogue with other parts, a missing library.
     """
 
     def __init__(
@@ -121,10 +71,7 @@ class PreparedStem:
         self._epilogue = e.checked(len(x), outputs, self.size)
         self._norm = None if norm is None else _checked_norm(norm, outputs)
         self._shape = (len(x), outputs, *result)
-        name = resolve(isa)
-        self._function = None if name == "torch" else required().bz_stem
-        if name == "torch":
-            return
+        self._function, name = required().bz_stem, resolve(isa)
         plane = structs.PlaneShape(len(x), *x.shape[2:], x.shape[1], 1, *self._padding)
         geometry = structs.ConvShape(plane, outputs, *kernel, *self._stride, *self._padding, 1, 1, *self.size)
         self._common = (number_of(name), threads_or_default(threads), ctypes.byref(geometry))
@@ -142,7 +89,7 @@ class PreparedStem:
 
     @property
     def addresses(self) -> set[int]:
-        """Of all tensors that a call reads beside the map."""
+        """Addresses of all tensors that a call reads, but for the map."""
         e, norm = self._epilogue, self._norm
         acts = [x for a in (e.first, e.second) for x in (a.before, a.negative, a.positive, a.after)]
         given = (self._weight, e.mul, e.add, *acts, *(() if norm is None else norm.tensors))
@@ -152,19 +99,12 @@ class PreparedStem:
         """The result, (N, Cout, H', W'), channels-last.
 
         Args:
-            x: a map as `like`; shape and strides are not checked again.
-            sums: (N, Cout), is overwritten by the sums of the result over positions. The result is then no
-                inference tensor, so that torch counts its changes.
+            x: a map like `like`; shape and strides are not checked again.
+            sums: (N, Cout), is overwritten by the sums of the result over positions. The result is then never
+                an inference tensor, so that torch counts its changes.
         """
-        if self._function is None:
-            y = fallback.stem(
-                x, self._weight, self._epilogue, self._norm, self._stride, self._padding, self._pool
-            )
-            if sums is not None:
-                sums.copy_(y.sum((2, 3), dtype=torch.float64))
-            return y
         out = empty_map(self._shape) if sums is None else counted(self._shape)
-        # copies: several threads may be in here at once
+        # copies: several threads may run this at once
         source = structs.Map.from_buffer_copy(self._map)
         source.data = x.data_ptr()
         described = structs.Epilogue.from_buffer_copy(self._template)
@@ -191,24 +131,22 @@ def conv_stem(
     threads: int | None = None,
     isa: Isa = "auto",
 ) -> Tensor:
-    """Convolution, norm, epilogue, max-pool; made for few channels, 16 at most or so.
+    """Convolution, norm, epilogue, max-pool; meant for up to 16 input channels.
 
-    Arguments are those of `PreparedStem` and of its call.
+    For tests: deployed networks use `PreparedStem`, whose arguments, and those of its call, these are.
 
     Raises:
-        NativeError: shapes that do not fit, an epilogue with other parts.
+        NativeError: shapes that do not fit, an epilogue with other parts, a missing library.
     """
     parts = {"norm": norm, "stride": stride, "padding": padding, "pool": pool}
     prepared = PreparedStem(x, weight, epilogue, threads=threads, isa=isa, **parts)
-    if sums is not None and not sums.is_contiguous():
-        raise NativeError("conv_stem: sums are written to; expected them to be contiguous.")
-    return prepared(x, vector("conv_stem: sums", sums, len(x), weight.shape[0]))
+    return prepared(x, output_vector("conv_stem: sums", sums, len(x), weight.shape[0]))
 
 
 def out_size(
     size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
 ) -> tuple[int, int]:
-    """Positions (H', W') of a convolution's output, or a pool's, for a map of this size."""
+    """(H', W') of the result of a convolution or pool, without dilation, for a map of this size."""
     pads = tuple((p, p) for p in padding)
     h, w = conv_size(size, kernel, stride, pads, (1,) * len(pads))
     return h, w

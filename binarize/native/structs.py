@@ -1,4 +1,4 @@
-"""The structures of `native/binarize.h`, field by field."""
+"""Structures, constants and signatures of `native/binarize.h`."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Epilogue(ctypes.Structure):
         ("add", c_void_p),
         ("sample_scale", c_void_p),
         ("offset", c_void_p),
-        ("lift", c_float),
+        ("midpoint", c_float),
         ("first", Activation),
         ("second", Activation),
         ("bypass", Map),

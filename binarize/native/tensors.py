@@ -1,4 +1,4 @@
-"""Checks of tensors and their translation to the library's pointers and maps."""
+"""Checks of tensors, and their addresses and strides for the library."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def checked(
     *,
     contiguous: bool = True,
 ) -> Tensor:
-    """`x` if it is a CPU tensor of this shape (None: any size) and dtype; contiguous, by a copy if need be.
+    """`x`, detached and made contiguous, if it is a CPU tensor of this shape (None: any size) and dtype.
 
     Raises:
-        NativeError: it is not.
+        NativeError: another shape, dtype or device.
     """
     fits = x.dim() == len(shape) and all(w in (None, n) for n, w in zip(x.shape, shape, strict=True))
     if not fits or x.dtype != dtype or x.device.type != "cpu":
@@ -35,23 +35,34 @@ def checked(
 
 
 def vector(name: str, x: Tensor | None, *shape: int) -> Tensor | None:
-    """The same for an optional float32 tensor."""
+    """`checked` for an optional float32 tensor."""
     return None if x is None else checked(name, x, shape)
 
 
+def output_vector(name: str, x: Tensor | None, *shape: int) -> Tensor | None:
+    """`vector` for a tensor that the library writes to.
+
+    Raises:
+        NativeError: a tensor that does not fit or is not contiguous: a copy would get the values.
+    """
+    if x is not None and not x.is_contiguous():
+        raise NativeError(f"{name} is written to; expected it to be contiguous.")
+    return vector(name, x, *shape)
+
+
 def own_vector(name: str, x: Tensor | None, *shape: int) -> Tensor | None:
-    """The same as a copy, which nobody else can move or free: for addresses that outlive a call."""
+    """A copy of `vector`, which no other code can move or free: for addresses that outlive a call."""
     found = vector(name, x, *shape)
     return None if found is None else found.clone()
 
 
 def address(x: Tensor | None) -> int | None:
-    """The address of the first element."""
+    """The address of the first element; None for None."""
     return None if x is None else x.data_ptr()
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """(N, C, H, W) with its channels next to each other; other strides may be any, non-negative."""
+    """(N, C, H, W) with its channels next to each other; other strides are not changed."""
     return x if x.shape[1] == 1 or x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
 
 
@@ -61,7 +72,7 @@ def empty_map(shape: Sequence[int]) -> Tensor:
 
 
 def counted(shape: Sequence[int]) -> Tensor:
-    """The same, and no inference tensor: torch counts its changes in place."""
+    """As `empty_map`, but never an inference tensor, so that torch counts its changes in place."""
     if not torch.is_inference_mode_enabled():
         return empty_map(shape)
     with torch.inference_mode(False):
@@ -69,7 +80,7 @@ def counted(shape: Sequence[int]) -> Tensor:
 
 
 def map_of(x: Tensor | None) -> Map:
-    """The library's view of (N, C, H, W)."""
+    """The library's structure for (N, C, H, W): address and strides."""
     if x is None:
         return Map()
     n, c, h, w = x.stride()
@@ -77,10 +88,10 @@ def map_of(x: Tensor | None) -> Map:
 
 
 def pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
-    """(h, w) of one number or of two.
+    """(h, w) from one number or two.
 
     Raises:
-        NativeError: neither.
+        NativeError: another number of entries.
     """
     two = (value, value) if isinstance(value, int) else tuple(value)
     if len(two) != 2:

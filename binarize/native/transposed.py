@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,63 +19,9 @@ from binarize.errors import NativeError
 from binarize.native.convolution import conv
 from binarize.native.epilogue import Epilogue
 from binarize.native.library import Isa
-from binarize.native.planes import BitPlane
+from binarize.native.packing import pack_weights
 from binarize.native.tensors import checked, pair
-from binarize.native.weights import PackedWeights, pack_weights
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransposedWeights:
-    """The ordinary convolutions that a transposed one consists of.
-
-    Attributes:
-        phases: [stride h][stride w] of them.
-        kernel: (h, w) of the transposed convolution, as are the following.
-        stride: (h, w).
-        padding: (h, w).
-        dilation: (h, w).
-    """
-
-    phases: tuple[tuple[PackedWeights, ...], ...]
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-
-    @property
-    def out_channels(self) -> int:
-        """Cout."""
-        return self.phases[0][0].out_channels
-
-    def out_size(self, height: int, width: int, output_padding: Sequence[int] = (0, 0)) -> tuple[int, int]:
-        """Positions of the output, as torch counts them."""
-        h, w = (
-            (n - 1) * s - 2 * p + d * (k - 1) + 1 + extra
-            for n, s, p, d, k, extra in zip(
-                (height, width),
-                self.stride,
-                self.padding,
-                self.dilation,
-                self.kernel,
-                output_padding,
-                strict=True,
-            )
-        )
-        return h, w
-
-    def border(self, height: int, width: int, out_size: Sequence[int] | None = None) -> tuple[int, int]:
-        """The border that a plane of this size needs."""
-        size = self.out_size(height, width) if out_size is None else out_size
-        needed = [0, 0]
-        for r, row in enumerate(self.phases):
-            for c, phase in enumerate(row):
-                if 0 in phase.kernel:  # without taps along one axis it reads nothing along the other either
-                    continue
-                for axis, (n, start) in enumerate(((height, r), (width, c))):
-                    low, reach = phase.padding[axis], phase.dilation[axis] * (phase.kernel[axis] - 1)
-                    if count := len(range(start, size[axis], self.stride[axis])):
-                        needed[axis] = max(needed[axis], low, count - low + reach - n)
-        return needed[0], needed[1]
+from binarize.native.types import BitPlane, TransposedWeights
 
 
 def pack_transposed(
@@ -95,7 +41,7 @@ def pack_transposed(
         padding: as in torch.
         dilation: as in torch.
         groups: as in torch.
-        isa: that the layer will run on.
+        isa: the instruction set that the layer will run on.
 
     Raises:
         NativeError: an argument that does not fit.
@@ -111,7 +57,7 @@ def pack_transposed(
     rows, columns = (
         [_taps(r, kernel[a], stride[a], padding[a], dilation[a]) for r in range(stride[a])] for a in (0, 1)
     )
-    # A phase without taps along one axis has none at all; along the other it keeps its place.
+    # A phase without taps along one axis has none at all, but keeps its place.
     phases = []
     for taps_h, low_h in rows:
         row = []
@@ -158,11 +104,11 @@ def conv_transposed(
             part = out[:, :, r::high, c::wide]
             if not part.numel():
                 continue
-            way, residual = (
+            bypass, residual = (
                 None if x is None else x[:, :, r::high, c::wide] for x in (last.bypass, last.residual)
             )
-            mine = replace(last, bypass=way, residual=residual)
-            conv(plane, phase, mine, out_size=part.shape[2:], out=part, threads=threads)
+            of_phase = replace(last, bypass=bypass, residual=residual)
+            conv(plane, phase, of_phase, out_size=part.shape[2:], out=part, threads=threads)
             if sums is not None and last.sums is not None:
                 sums += last.sums
     if sums is not None and last.sums is not None:
@@ -171,6 +117,6 @@ def conv_transposed(
 
 
 def _taps(r: int, kernel: int, stride: int, padding: int, dilation: int) -> tuple[list[int], int]:
-    """The taps of a phase, in the order of their inputs, and the padding in front of the first input."""
+    """The taps of phase `r` along one axis, in the order of their inputs, and the padding before them."""
     taps = [k for k in reversed(range(kernel)) if (r + padding - dilation * k) % stride == 0]
     return taps, -((r + padding - dilation * taps[0]) // stride) if taps else 0

@@ -17,12 +17,11 @@ from binarize.functional import Geometry
 from binarize.geometry import same_pads
 from binarize.native.epilogue import Tail
 from binarize.native.layer import PreparedLayer
-from binarize.native.planes import BitPlane
+from binarize.native.packing import pack_depthwise, pack_scaled, pack_weights
 from binarize.native.prepared import PreparedConv, PreparedPack
-from binarize.native.resize import Resize
 from binarize.native.tensors import channels_last
-from binarize.native.transposed import TransposedWeights, conv_transposed, pack_transposed
-from binarize.native.weights import PackedWeights, pack_depthwise, pack_scaled, pack_weights
+from binarize.native.transposed import conv_transposed, pack_transposed
+from binarize.native.types import BitPlane, PackedWeights, Resize, TransposedWeights
 from binarize.runtime.lazy import Behind, Interpolated, ordinary, unchanged
 from binarize.runtime.made_of import made_of
 from binarize.runtime.questions import activation_of, can_interpolate, is_depthwise, per_channel

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
 from binarize.errors import ConfigError
-from binarize.native.resize import Resize
+from binarize.native.types import Resize
 
 _SEEN_FROM_OUTSIDE = {
     getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad", "layout")

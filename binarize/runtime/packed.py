@@ -244,8 +244,8 @@ class PackedLayer(StandsForLayer):
     def reference(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """The whole layer in plain torch: exact, and slower."""
         thresholds = thresholds_of(self, x)
-        product, box = self._product(quantized(x, thresholds, self.spec.dim), output_size)
-        return self._epilogue(product, box, thresholds.whole, x)
+        product, window_sum = self._product(quantized(x, thresholds, self.spec.dim), output_size)
+        return self._epilogue(product, window_sum, thresholds.sample_scale, x)
 
     def _product(
         self, values: Tensor, output_size: Sequence[int] | None = None
@@ -264,23 +264,25 @@ class PackedLayer(StandsForLayer):
         spec = self.spec
         weight = self._kernel(values)
         if spec.kind == "linear":
-            box = values.sum(-1, keepdim=True) if spec.offset else None
-            return F.linear(values, weight), box
+            window_sum = values.sum(-1, keepdim=True) if spec.offset else None
+            return F.linear(values, weight), window_sum
         values, geometry = self._padded(values, output_size)
         product = geometry.convolve(values, weight, None)
         if not spec.offset:
             return product, None
         ones = geometry.filters_back(values.new_ones(spec.groups, *spec.weight_shape[1:]))
-        box = geometry.convolve(values, ones, None)
-        return product, box.repeat_interleave(spec.out_channels // spec.groups, 1)
+        window_sum = geometry.convolve(values, ones, None)
+        return product, window_sum.repeat_interleave(spec.out_channels // spec.groups, 1)
 
-    def _epilogue(self, product: Tensor, box: Tensor | None, whole: Tensor | None, x: Tensor) -> Tensor:
+    def _epilogue(
+        self, product: Tensor, window_sum: Tensor | None, sample_scale: Tensor | None, x: Tensor
+    ) -> Tensor:
         """Scale and shift, norm, activation, bypass."""
         y = product * self.channels("scale", product)
-        if box is not None:
-            y = y + box * self.channels("offset", product)
-        if whole is not None:
-            y = y * whole
+        if window_sum is not None:
+            y = y + window_sum * self.channels("offset", product)
+        if sample_scale is not None:
+            y = y * sample_scale
         return self.behind(y + self.channels("shift", product), x)
 
     def behind(self, y: Tensor, x: Tensor) -> Tensor:

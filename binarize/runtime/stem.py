@@ -22,8 +22,9 @@ from binarize.graph.trace.dataflow import Flow
 from binarize.graph.trace.roles import known_class
 from binarize.layers import BiasPReLU, Maxout, RPReLU
 from binarize.native.epilogue import Activation, Epilogue
-from binarize.native.library import resolve
-from binarize.native.stem import MaxPool, Norm, PreparedStem, out_size
+from binarize.native.library import available, resolve, warn_missing
+from binarize.native.stem import PreparedStem, out_size
+from binarize.native.types import MaxPool, Norm
 from binarize.runtime.lazy import Lazy, ordinary, unchanged
 from binarize.runtime.pointwise import is_traced
 from binarize.runtime.questions import activation_of
@@ -239,6 +240,9 @@ def find_stems(flow: Flow) -> Iterator[tuple[nn.Conv2d, Parts, fx.Node]]:
     as fast as torch's modules (3x3, 16 channels) to 3.7 times as fast (7x7 with RPReLU and pool); on AVX2 1.1
     to 3.5 times with a pool, 0.75 to 1.3 times without one; slower in portable C++.
     """
+    if not available():
+        warn_missing()
+        return
     isa = resolve()
     if isa not in ("avx2", "avx512"):
         return

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from binarize.errors import ConfigError
 from binarize.native.epilogue import Epilogue, Tail
-from binarize.native.prepared import Dab
+from binarize.native.types import Dab
 
 if TYPE_CHECKING:
     from binarize.runtime.packed import PackedLayer
@@ -28,13 +28,13 @@ def scale_and_shift(layer: PackedLayer) -> Epilogue:
     offset = layer.vector("offset") if layer.spec.offset else None
     if layer.spec.quantizer.kind == "step":  # (sign + 1) / 2; of both sets together the products are doubled
         half = None if offset is None else offset / 2
-        lift = 0.0 if layer.spec.quantizer.ranges else 1.0
-        return Epilogue(mul=scale / 2, add=shift, offset=half, lift=lift)
+        midpoint = 0.0 if layer.spec.quantizer.ranges else 1.0
+        return Epilogue(mul=scale / 2, add=shift, offset=half, midpoint=midpoint)
     if layer.spec.quantizer.kind != "adabin":
         return Epilogue(mul=scale, add=shift, offset=offset)
     alpha = layer.vector("alpha")  # one factor of all activations: it may stand at the weights as well
     offset = None if offset is None else alpha * offset
-    return Epilogue(mul=alpha * scale, add=shift, offset=offset, lift=float(layer.vector("beta")))
+    return Epilogue(mul=alpha * scale, add=shift, offset=offset, midpoint=float(layer.vector("beta")))
 
 
 def steps_of(layer: PackedLayer) -> dict[str, Tensor]:

@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 
 class Thresholds(NamedTuple):
-    """What makes two values of one input: v = channel * (sign(mul * x + add) + lift), and `whole` for later.
+    """How an input is quantized: v = channel * (sign(mul * x + add) + midpoint), times `sample_scale` later.
 
-    Each is None where it would change nothing (1 for `mul`, `channel` and `whole`, 0 for `add` and `lift`).
+    Each is None where it would change nothing (1 for `mul`, `channel` and `sample_scale`, 0 for the others).
 
     Attributes:
         mul: per channel, (1, C, 1, ...) or (C,).
         add: per channel, or per sample and channel.
-        lift: one number.
+        midpoint: one number, the middle of the two values.
         channel: per sample and channel, (N, C, 1, ...): it stands inside the sum over input channels.
-        whole: per sample, (N, 1, 1, ...), or one number: a factor of the whole product.
+        sample_scale: per sample, (N, 1, 1, ...), or one number: a factor of the product.
         steps: channels [start, stop) in which v is 1 where x > 0, else 0.
     """
 
     mul: Tensor | None = None
     add: Tensor | None = None
-    lift: Tensor | None = None
+    midpoint: Tensor | None = None
     channel: Tensor | None = None
-    whole: Tensor | None = None
+    sample_scale: Tensor | None = None
     steps: tuple[tuple[int, int], ...] = ()
 
 
@@ -51,7 +51,7 @@ def thresholds_of(layer: PackedLayer, x: Tensor) -> Thresholds:
     if kind == "adabin":
         alpha, beta = layer.vector("alpha"), layer.vector("beta")
         way = torch.sign(alpha)  # dividing by alpha turns the comparison around where it is negative
-        return Thresholds(mul=way, add=-way * beta, lift=beta, whole=alpha)
+        return Thresholds(mul=way, add=-way * beta, midpoint=beta, sample_scale=alpha)
     return _dab(layer, x)
 
 
@@ -67,20 +67,23 @@ def _dab(layer: PackedLayer, x: Tensor) -> Thresholds:
         b = layer.channels("b", x)
         threshold = b if threshold is None else threshold + b
     add = None if threshold is None else -threshold
-    whole = quantizer.granularity == "layer"
+    per_sample = quantizer.granularity == "layer"
     magnitude: Tensor | None = None
     if quantizer.scale in ("adaptive", "mad"):
         shifted = x if add is None else x + add
-        magnitude = limited(shifted.abs().mean(list(range(1, x.dim())) if whole else positions, keepdim=True))
+        dims = list(range(1, x.dim())) if per_sample else positions
+        magnitude = limited(shifted.abs().mean(dims, keepdim=True))
     if quantizer.scale == "adaptive" and magnitude is not None:
         magnitude = scale_of(layer.channels("a", x) * (magnitude - 1))
     elif quantizer.scale == "learned":
         magnitude = scale_of(layer.channels("a", x))
-    return Thresholds(add=add, whole=magnitude) if whole else Thresholds(add=add, channel=magnitude)
+    if per_sample:
+        return Thresholds(add=add, sample_scale=magnitude)
+    return Thresholds(add=add, channel=magnitude)
 
 
 def quantized(x: Tensor, thresholds: Thresholds, dim: int = 1) -> Tensor:
-    """The quantized input without its factor `whole`; shape of `x`, whose channels are in `dim`."""
+    """The quantized input without its factor `sample_scale`; shape of `x`, whose channels are in `dim`."""
     if thresholds.steps:
         return _steps(x, thresholds.steps, dim)
     if thresholds.mul is not None:
@@ -88,8 +91,8 @@ def quantized(x: Tensor, thresholds: Thresholds, dim: int = 1) -> Tensor:
     if thresholds.add is not None:
         x = x + thresholds.add
     values = _signs(x)
-    if thresholds.lift is not None:
-        values = values + thresholds.lift
+    if thresholds.midpoint is not None:
+        values = values + thresholds.midpoint
     return values if thresholds.channel is None else values * thresholds.channel
 
 

@@ -32,7 +32,7 @@ struct ConvPlan {
     Lines lines;
     int blocks;  // per group
     Values values;
-    const int32_t* boxes;  // [positions][groups] if there are values
+    const int32_t* window_sums;  // [positions][groups] if there are values
     Resizer resizer;       // of the bypass, if that is of another size
 };
 
@@ -62,9 +62,10 @@ static void conv_tiles(const ConvPlan& p, const bz_epilogue* e, const Tiles& til
     const SumsOfLine<int32_t> of_line = {p.border, y, channels.at, counts[0], x0, kOutputs};
     if (p.values.used) {
         const int64_t group = b / p.blocks, line = (n * p.lines.lines + y) * p.lines.width;
-        const BoxesOfGroup boxes = {p.boxes + line * s.input.groups + group, s.input.groups};
+        const WindowSumsOfGroup window_sums = {p.window_sums + line * s.input.groups + group, s.input.groups};
         finish(p.features, channels, p.parameters, s, *e,
-               ValueSumsOfLine<int32_t, BoxOfGroup, BoxesOfGroup>{of_line, p.values, boxes}, n, y, x0, x1, sums);
+               ValueSumsOfLine<int32_t, WindowSumOfGroup, WindowSumsOfGroup>{of_line, p.values, window_sums}, n, y, x0,
+               x1, sums);
         return;
     }
     if (e) {
@@ -120,12 +121,12 @@ static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, cons
     const int64_t padded = int64_t(in.groups) * bz_padded_outputs(s);
     int status = make_border(p.border, s, counts, in.channels / in.groups, padded);
     if (status == BZ_OK) status = take_parameters(p.parameters, s, e, bz_padded_outputs(s));
-    int32_t* boxes = nullptr;
-    if (status == BZ_OK && is_step(e)) lift_base(p.border, s, *e, counts);
+    int32_t* window_sums = nullptr;
+    if (status == BZ_OK && is_step(e)) midpoint_base(p.border, s, *e, counts);
     if (status == BZ_OK && has_values(e)) {
         status = take_values(p.values, p.parameters, s, *e, p.border, counts, in.channels / in.groups);
-        p.boxes = boxes = box_sums(threads, s, plane);
-        if (!boxes) status = BZ_NO_MEMORY;
+        p.window_sums = window_sums = make_window_sums(threads, s, plane);
+        if (!window_sums) status = BZ_NO_MEMORY;
     }
     if (status == BZ_OK) status = make_bypass_resizer(p.resizer, s, e);
     int64_t* offsets = static_cast<int64_t*>(malloc(size_t(p.length + 1) * sizeof(int64_t)));
@@ -163,7 +164,7 @@ static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, cons
     }
     free(p.resizer.rows);
     free(p.partial);
-    free(boxes);
+    free(window_sums);
     free(p.values.memory);
     free(p.parameters.memory);
     free(channels);

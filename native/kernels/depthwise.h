@@ -168,10 +168,12 @@ static int depthwise_row(const DepthwisePlan& p, int64_t item) {
             if (p.e) {
                 float* const sums = p.partial ? p.partial + item * p.parameters.padded + first : nullptr;
                 if (p.values.used) {
-                    const BoxesOfChannels boxes = {ones + x0 * pixel * 32 + first, p.border.taps, x0, pixel * 32};
+                    const WindowSumsOfChannels window_sums = {ones + x0 * pixel * 32 + first, p.border.taps, x0,
+                                                              pixel * 32};
                     finish(p.features, block, p.parameters, s, *p.e,
-                           ValueSumsOfLine<uint8_t, BoxOfChannels, BoxesOfChannels>{of_line, p.values, boxes}, n, y,
-                           x0, x1, sums);
+                           ValueSumsOfLine<uint8_t, WindowSumOfChannels, WindowSumsOfChannels>{of_line, p.values,
+                                                                                               window_sums},
+                           n, y, x0, x1, sums);
                     continue;
                 }
                 finish(p.features, block, p.parameters, s, *p.e, of_line, n, y, x0, x1, sums);
@@ -195,7 +197,7 @@ static int depthwise(int threads, const bz_conv_shape& s, const uint32_t* plane,
     int status = make_border(p.border, s, counts, 1, padded);
     if (status == BZ_OK) status = take_parameters(p.parameters, s, e, padded);
     uint32_t* zeros = nullptr;
-    if (status == BZ_OK && is_step(e)) lift_base(p.border, s, *e, counts);
+    if (status == BZ_OK && is_step(e)) midpoint_base(p.border, s, *e, counts);
     if (status == BZ_OK && has_values(e)) {
         status = take_values(p.values, p.parameters, s, *e, p.border, counts, 1);
         p.zeros = zeros = static_cast<uint32_t*>(calloc(size_t(padded / 32 + BZ_SLACK), sizeof(uint32_t)));

@@ -1,11 +1,11 @@
-// Weights mul * b + offset and activations s + lift, b and s = +-1: sums of their products from the sums of b * s.
+// Weights mul * b + offset and activations s + midpoint, b and s = +-1: sums of their products from the sums of b * s.
 //
 // Over the taps inside, of K products:
-//   sum (mul b + offset)(s + lift) = mul * sum b s + [lift * (mul * sum b + offset * K)] + offset * sum s
+//   sum (mul b + offset)(s + midpoint) = mul * sum b s + [midpoint * (mul * sum b + offset * K)] + offset * sum s
 // The bracket is the same for all positions of a border class; sum s is the same for all outputs of a group.
 //
-// With a lift of 1 (or -1) and no offset, activations are 0 and 2 (or -2 and 0): sums are whole numbers then, as sums
-// of +-1 are. Of bits that stand for 0 and 1 they are what AND and popcount give, doubled.
+// With a midpoint of 1 (or -1) and no offset, activations are 0 and 2 (or -2 and 0): sums are whole numbers then, as
+// sums of +-1 are. Of bits that stand for 0 and 1 they are what AND and popcount give, doubled.
 #pragma once
 
 #include "epilogue.h"
@@ -21,19 +21,19 @@ struct Values {
     void* memory;
 };
 
-BZ_INLINE bool is_step(const bz_epilogue* e) { return e && !e->offset && (e->lift == 1 || e->lift == -1); }
-BZ_INLINE bool has_values(const bz_epilogue* e) { return e && (e->offset || e->lift != 0) && !is_step(e); }
+BZ_INLINE bool is_step(const bz_epilogue* e) { return e && !e->offset && (e->midpoint == 1 || e->midpoint == -1); }
+BZ_INLINE bool has_values(const bz_epilogue* e) { return e && (e->offset || e->midpoint != 0) && !is_step(e); }
 
-// Of an epilogue that is a step: sum b (s + lift) = base + lift * (sum b over the taps inside) - 2 * mismatches, where
-// sum b = 2 * (+1 weights of all taps) - base.
-static void lift_base(Border& b, const bz_conv_shape& s, const bz_epilogue& e, const int32_t* counts) {
-    const int32_t lift = int32_t(e.lift);
+// Of an epilogue that is a step: sum b (s + midpoint) = base + midpoint * (sum b over the taps inside) - 2 * mismatches,
+// where sum b = 2 * (+1 weights of all taps) - base.
+static void midpoint_base(Border& b, const bz_conv_shape& s, const bz_epilogue& e, const int32_t* counts) {
+    const int32_t midpoint = int32_t(e.midpoint);
     for (int64_t i = 0; i < b.length; ++i) {
         int32_t ones = 0;
         for (int64_t tap = 0; tap < bz_taps(s); ++tap) ones += counts[tap * b.length + i];
         for (int64_t c = 0; c < b.classes; ++c) {
             int32_t& base = b.base[c * b.length + i];
-            base += lift * (2 * ones - base);
+            base += midpoint * (2 * ones - base);
         }
     }
 }
@@ -65,7 +65,7 @@ static int take_values(Values& v, Parameters& p, const bz_conv_shape& s, const b
             const double signs = double(2 * ones[i] - b.base[c * length + i]);
             const double products = double(channels) * b.taps[c];
             fixed[c * length + i] =
-                float(double(e.lift) * (double(v.mul[i]) * signs + double(offset[i]) * products));
+                float(double(e.midpoint) * (double(v.mul[i]) * signs + double(offset[i]) * products));
         }
     p.mul = mul;
     free(ones);
@@ -74,11 +74,11 @@ static int take_values(Values& v, Parameters& p, const bz_conv_shape& s, const b
 
 // Sum s: of a position and group (one number), or of each channel of a position (of a depthwise convolution, from the
 // counts of +1 over `taps` taps inside).
-struct BoxOfGroup {
+struct WindowSumOfGroup {
     Floats sum;
     inline __attribute__((always_inline)) Floats operator()(int) const { return sum; }
 };
-struct BoxOfChannels {
+struct WindowSumOfChannels {
     const uint8_t* ones;
     Ints taps;
     inline __attribute__((always_inline)) Floats operator()(int j) const {
@@ -86,44 +86,45 @@ struct BoxOfChannels {
     }
 };
 
-template <class Count, class Box>
+template <class Count, class WindowSum>
 struct ValueSums {
     Sums<Count> sums;
     const float *mul, *fixed, *offset;
-    Box box;
+    WindowSum window_sum;
 
     inline __attribute__((always_inline)) Floats operator()(int j) const {
-        return sums(j) * load<Floats>(mul + j) + load<Floats>(fixed + j) + box(j) * load<Floats>(offset + j);
+        return sums(j) * load<Floats>(mul + j) + load<Floats>(fixed + j) + window_sum(j) * load<Floats>(offset + j);
     }
 };
 
-// The sums of neighbouring positions of a line. `boxes(x, class)` gives a position's Box.
-template <class Count, class Box, class Boxes>
+// The sums of neighbouring positions of a line. `window_sums(x, class)` gives a position's WindowSum.
+template <class Count, class WindowSum, class WindowSums>
 struct ValueSumsOfLine {
     SumsOfLine<Count> sums;
     const Values& values;
-    Boxes boxes;
+    WindowSums window_sums;
 
-    inline __attribute__((always_inline)) ValueSums<Count, Box> operator()(int64_t x) const {
+    inline __attribute__((always_inline)) ValueSums<Count, WindowSum> operator()(int64_t x) const {
         const int64_t c = sums.border.class_of(sums.y, x), at = sums.at;
-        return {sums(x), values.mul + at, values.fixed + c * sums.border.length + at, values.offset + at, boxes(x, c)};
+        return {sums(x), values.mul + at, values.fixed + c * sums.border.length + at, values.offset + at,
+                window_sums(x, c)};
     }
 };
 
-struct BoxesOfGroup {
+struct WindowSumsOfGroup {
     const int32_t* sums;  // of position 0 of the line
     int64_t step;
 
-    inline __attribute__((always_inline)) BoxOfGroup operator()(int64_t x, int64_t) const {
+    inline __attribute__((always_inline)) WindowSumOfGroup operator()(int64_t x, int64_t) const {
         return {splat(float(sums[x * step]))};
     }
 };
-struct BoxesOfChannels {
+struct WindowSumsOfChannels {
     const uint8_t* ones;  // of position x0
     const int32_t* taps;  // of the classes
     int64_t x0, step;
 
-    inline __attribute__((always_inline)) BoxOfChannels operator()(int64_t x, int64_t c) const {
+    inline __attribute__((always_inline)) WindowSumOfChannels operator()(int64_t x, int64_t c) const {
         return {ones + (x - x0) * step, taps[c] - Ints{}};
     }
 };
@@ -146,8 +147,9 @@ static void pixel_sums(int threads, const bz_plane_shape& in, const uint32_t* pl
     }
 }
 
-// One row of box sums [out_w][groups] over the taps inside. columns: [width][groups] of scratch.
-static void box_row(const bz_conv_shape& s, const int32_t* image, int64_t y, int32_t* columns, int32_t* out) {
+// One row of window sums [out_w][groups] over the taps inside. columns: [width][groups] of scratch.
+static void window_sums_of_row(const bz_conv_shape& s, const int32_t* image, int64_t y, int32_t* columns,
+                               int32_t* out) {
     const bz_plane_shape& in = s.input;
     const int64_t row = int64_t(in.width) * in.groups;
     const Range v = taps_inside(y, s.kernel_h, s.stride_h, s.pad_top, s.dilation_h, in.height);
@@ -167,25 +169,26 @@ static void box_row(const bz_conv_shape& s, const int32_t* image, int64_t y, int
 }
 
 // [images][out_h][out_w][groups]: sum s over the taps inside. Null: no memory.
-static int32_t* box_sums(int threads, const bz_conv_shape& s, const uint32_t* plane) {
+static int32_t* make_window_sums(int threads, const bz_conv_shape& s, const uint32_t* plane) {
     const bz_plane_shape& in = s.input;
     const int64_t row = int64_t(in.width) * in.groups, out_row = int64_t(s.out_w) * in.groups;
     const int64_t image = in.height * row, rows = int64_t(in.images) * s.out_h;
-    int32_t* const boxes = static_cast<int32_t*>(malloc(size_t(rows * out_row) * sizeof(int32_t)));
+    int32_t* const window_sums = static_cast<int32_t*>(malloc(size_t(rows * out_row) * sizeof(int32_t)));
     // each thread's columns stand behind the pixels
     int32_t* const pixels =
         static_cast<int32_t*>(malloc(size_t(in.images * image + threads * row) * sizeof(int32_t)));
-    if (boxes && pixels) {
+    if (window_sums && pixels) {
         pixel_sums(threads, in, plane, pixels);
         int32_t* const columns = pixels + in.images * image;
 #pragma omp parallel for schedule(static, 1) num_threads(threads) if (threads > 1)
         for (int t = 0; t < threads; ++t)
             for (int64_t item = rows * t / threads; item < rows * (t + 1) / threads; ++item)
-                box_row(s, pixels + item / s.out_h * image, item % s.out_h, columns + t * row, boxes + item * out_row);
+                window_sums_of_row(s, pixels + item / s.out_h * image, item % s.out_h, columns + t * row,
+                                   window_sums + item * out_row);
         free(pixels);
-        return boxes;
+        return window_sums;
     }
-    free(boxes);
+    free(window_sums);
     free(pixels);
     return nullptr;
 }

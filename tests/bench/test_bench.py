@@ -16,7 +16,8 @@ import binarize
 from binarize.bench import Bench, Variant, advice, bench, slower_than
 from binarize.cli import run
 from binarize.files import create_timm
-from binarize.native.library import available
+from binarize.native import library
+from binarize.native.library import available, features
 from binarize.runtime import PackedLayer, PackedSpec, QuantizerSpec, RuntimeOptions
 
 
@@ -269,4 +270,19 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor"]) == 0
     assert "kernels" in capsys.readouterr().out
     assert run(["doctor", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["torch"].startswith(torch.__version__)
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["torch"].startswith(torch.__version__)
+    assert facts["available"].split() == ["torch", *features().isas]
+    if available():
+        assert facts["kernels"] in features().isas
+
+
+def test_doctor_without_the_kernels(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "_load", lambda: (None, None, "not built"))
+    assert run(["doctor", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["kernels"] == "torch: not built"
+    assert facts["available"] == "torch"
+    assert facts["processor"] == facts["library"] == "-"

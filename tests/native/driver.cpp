@@ -34,7 +34,7 @@ static int sign(float x) { return x >= 0 ? 1 : -1; }
 struct Layer {
     bz_conv_shape s;
     std::vector<float> x, weights, alpha, mul, offset;
-    float lift;
+    float midpoint;
 };
 
 enum Kind { kPlain, kScaled, kValues };  // +-1 on both sides; +-alpha; two other values on each side
@@ -61,14 +61,14 @@ static Layer random_layer(bool depthwise) {
     l.alpha = normal(size_t(in.images) * in.channels);
     l.mul = normal(size_t(s.out_channels));
     l.offset = normal(size_t(s.out_channels));
-    l.lift = normal(1)[0];
+    l.midpoint = normal(1)[0];
     return l;
 }
 
 static double product(const Layer& l, Kind kind, int n, int c, int o, int activation, int weight) {
     if (kind == kScaled) return activation * weight * double(l.alpha[size_t(n) * l.s.input.channels + c]);
     if (kind == kPlain) return activation * weight;
-    return (activation + double(l.lift)) * (weight * double(l.mul[o]) + double(l.offset[o]));
+    return (activation + double(l.midpoint)) * (weight * double(l.mul[o]) + double(l.offset[o]));
 }
 
 static double sum_of(const Layer& l, bool depthwise, Kind kind, int n, int y, int x, int o) {
@@ -278,7 +278,7 @@ int main(int argc, char** argv) {
             full.bypass_channels = 7;
             full.residual = e.out;
             bz_epilogue values = e;
-            values.mul = l.mul.data(), values.offset = l.offset.data(), values.lift = l.lift;
+            values.mul = l.mul.data(), values.offset = l.offset.data(), values.midpoint = l.midpoint;
             // maps of another size, and a tail whose output ends with its buffer
             const bz_resize resize = {between(1, 9), between(1, 9), between(0, 1)};
             const int tail_channels = between(1, 90), padded = (tail_channels + 15) / 16 * 16;

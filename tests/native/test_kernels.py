@@ -6,7 +6,6 @@ import dataclasses
 import shutil
 import subprocess
 import sys
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,18 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from native.reference import finish, signs
 from torch import Tensor
 from torch.nn import functional as F
 
 from binarize import native
 from binarize.errors import NativeError
-from binarize.functional import channel_bypass
-from binarize.native import fallback, library
+from binarize.native import library
+from binarize.native.layer import PreparedLayer
+from binarize.native.prepared import PreparedConv, PreparedPack
+from native import reference
 
+pytestmark = pytest.mark.skipif(not native.available(), reason="the native kernels are not built")
 ISAS = native.features().isas
 QUICK = settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -54,11 +57,8 @@ def layers(draw: st.DrawFn, *, grouped: bool = True, kernel: int = 4) -> dict[st
     }
 
 
-def signs(x: Tensor) -> Tensor:
-    return torch.where(x >= 0, 1.0, -1.0).double()
-
-
-def reference(layer: dict[str, Any], x: Tensor | None = None) -> Tensor:
+def sums_of(layer: dict[str, Any], x: Tensor | None = None) -> Tensor:
+    """In float64, of the signs of the layer's input or of other values."""
     x = signs(layer["x"]) if x is None else x
     return F.conv2d(x, signs(layer["weight"]), groups=layer["groups"], **layer["geometry"])
 
@@ -77,7 +77,7 @@ def test_sums_are_exact(isa: Any, layer: dict[str, Any]):
     plane = native.pack(layer["x"], groups=layer["groups"], border=layer["geometry"]["padding"], isa=isa)
     weights = native.pack_weights(layer["weight"], groups=layer["groups"], isa=isa, **layer["geometry"])
     sums = native.conv_int(plane, weights, threads=layer["threads"])
-    assert torch.equal(sums.double(), reference(layer))
+    assert torch.equal(sums.double(), sums_of(layer))
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -87,7 +87,7 @@ def test_depthwise_sums_are_exact(isa: Any, layer: dict[str, Any], channels: int
     layer = as_depthwise(layer, channels)
     plane = native.pack(layer["x"], border=layer["geometry"]["padding"], isa=isa)
     weights = native.pack_depthwise(layer["weight"], isa=isa, **layer["geometry"])
-    assert torch.equal(native.conv_int(plane, weights).double(), reference(layer))
+    assert torch.equal(native.conv_int(plane, weights).double(), sums_of(layer))
 
 
 @pytest.mark.parametrize("taps", [(11, 11), (15, 17)])
@@ -110,7 +110,7 @@ def test_scaled_sums(isa: Any, exact: bool, layer: dict[str, Any]):
     plane = native.pack(layer["x"], groups=layer["groups"], border=layer["geometry"]["padding"], isa=isa)
     weights = native.pack_scaled(layer["weight"], groups=layer["groups"], isa=isa, **layer["geometry"])
     y = native.conv_scaled(plane, weights, alpha, exact=exact, threads=layer["threads"])
-    wanted = reference(layer, signs(layer["x"]) * alpha[:, :, None, None].double())
+    wanted = sums_of(layer, signs(layer["x"]) * alpha[:, :, None, None].double())
     # Half a step per look-up at most: 5 channels each, a step of (largest sum of five) / 1092.
     inside, taps = layer["weight"].shape[1], layer["weight"][0, 0].numel()
     bound = 1e-5 * inside * taps if exact else taps * -(-inside // 5) * 0.5 * 7.5 / 1092 + 1e-3
@@ -147,39 +147,23 @@ def full_epilogue(layer: dict[str, Any], shape: torch.Size, bypass_channels: int
     )
 
 
-def finished(y: Tensor, e: native.Epilogue) -> Tensor:
-    """The epilogue in double, written independently."""
-    assert e.mul is not None
-    assert e.add is not None
-    assert e.sample_scale is not None
-    assert e.bypass is not None
-    assert e.residual is not None
-    y = y * e.mul.double()[:, None, None] * e.sample_scale.double()[:, None, None, None]
-    y = y + e.add.double()[:, None, None]
-    a = {n: getattr(e.first, n).double()[:, None, None] for n in ("before", "negative", "positive", "after")}
-    t = y + a["before"]
-    y = torch.where(t < 0, t * a["negative"], t * a["positive"]) + a["after"]
-    y = (y + channel_bypass(e.bypass.double(), y.shape[1])).clamp(e.second.low, e.second.high)
-    return y + e.residual.double()
-
-
 @pytest.mark.parametrize("isa", ISAS)
 @given(layer=layers(), bypass=st.sampled_from([1, 3, 16, 33, 64, 100]))
 @QUICK
 def test_epilogue(isa: Any, layer: dict[str, Any], bypass: int):
     plane = native.pack(layer["x"], groups=layer["groups"], border=layer["geometry"]["padding"], isa=isa)
     weights = native.pack_weights(layer["weight"], groups=layer["groups"], isa=isa, **layer["geometry"])
-    sums = reference(layer)
+    sums = sums_of(layer)
     e = full_epilogue(layer, sums.shape, bypass)
     y = native.conv(plane, weights, e, threads=layer["threads"])
-    wanted = finished(sums, e)
+    wanted = finish(sums, e)
     assert torch.allclose(y.double(), wanted, rtol=1e-5, atol=1e-4)
     assert e.sums is not None
     assert torch.allclose(e.sums.double(), wanted.sum((2, 3)), rtol=1e-4, atol=1e-2)
 
 
-def check_values(isa: Any, layer: dict[str, Any], lift: float, offset: bool, bypass: int) -> None:
-    """Weights +-mul + offset and activations +-1 + lift, against their convolution in double."""
+def check_values(isa: Any, layer: dict[str, Any], midpoint: float, offset: bool, bypass: int) -> None:
+    """Weights +-mul + offset and activations +-1 + midpoint, against their convolution in double."""
     depthwise = layer.get("depthwise", False)
     border, geometry = layer["geometry"]["padding"], layer["geometry"]
     plane = native.pack(layer["x"], groups=1 if depthwise else layer["groups"], border=border, isa=isa)
@@ -187,54 +171,56 @@ def check_values(isa: Any, layer: dict[str, Any], lift: float, offset: bool, byp
         weights = native.pack_depthwise(layer["weight"], isa=isa, **geometry)
     else:
         weights = native.pack_weights(layer["weight"], groups=layer["groups"], isa=isa, **geometry)
-    e = full_epilogue(layer, reference(layer).shape, bypass)
+    e = full_epilogue(layer, sums_of(layer).shape, bypass)
     assert e.mul is not None
     assert e.sums is not None
     middle = torch.randn(weights.out_channels, generator=layer["random"])
     wanted = F.conv2d(
-        signs(layer["x"]) + lift,
+        signs(layer["x"]) + midpoint,
         signs(layer["weight"]) * e.mul.double()[:, None, None, None]
         + (middle.double()[:, None, None, None] if offset else 0),
         groups=layer["groups"],
         **geometry,
     )
-    given = replace(e, offset=middle if offset else None, lift=lift)
-    sums = native.conv(plane, weights, native.Epilogue(mul=e.mul, offset=given.offset, lift=lift))
-    largest = layer["weight"][0].numel() * (1 + abs(lift)) * 4
+    given = replace(e, offset=middle if offset else None, midpoint=midpoint)
+    sums = native.conv(plane, weights, native.Epilogue(mul=e.mul, offset=given.offset, midpoint=midpoint))
+    largest = layer["weight"][0].numel() * (1 + abs(midpoint)) * 4
     assert (sums - wanted).abs().max() <= 1e-6 * largest
     y = native.conv(plane, weights, given, threads=layer["threads"])
-    wanted = finished(wanted, replace(e, mul=torch.ones_like(e.mul)))
+    wanted = finish(wanted, replace(e, mul=torch.ones_like(e.mul)))
     assert torch.allclose(y.double(), wanted, rtol=1e-5, atol=1e-5 * largest)
     assert torch.allclose(e.sums.double(), wanted.sum((2, 3)), rtol=1e-4, atol=1e-2)
 
 
-lifts = st.sampled_from([0.0, 0.3, 1.0, -1.0, -2.7])
+midpoints = st.sampled_from([0.0, 0.3, 1.0, -1.0, -2.7])
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@given(layer=layers(), lift=lifts, offset=st.booleans(), bypass=st.sampled_from([1, 33, 64]))
+@given(layer=layers(), midpoint=midpoints, offset=st.booleans(), bypass=st.sampled_from([1, 33, 64]))
 @QUICK
-def test_other_values_than_ones(isa: Any, layer: dict[str, Any], lift: float, offset: bool, bypass: int):
-    check_values(isa, layer, lift, offset, bypass)
+def test_other_values_than_ones(isa: Any, layer: dict[str, Any], midpoint: float, offset: bool, bypass: int):
+    check_values(isa, layer, midpoint, offset, bypass)
 
 
 @pytest.mark.parametrize("isa", ISAS)
 @given(
     layer=layers(grouped=False, kernel=7),
     channels=st.sampled_from([2, 31, 32, 40, 130]),
-    lift=lifts,
+    midpoint=midpoints,
     offset=st.booleans(),
 )
 @QUICK
-def test_other_values_of_depthwise(isa: Any, layer: dict[str, Any], channels: int, lift: float, offset: bool):
-    check_values(isa, as_depthwise(layer, channels), lift, offset, channels)
+def test_other_values_of_depthwise(
+    isa: Any, layer: dict[str, Any], channels: int, midpoint: float, offset: bool
+):
+    check_values(isa, as_depthwise(layer, channels), midpoint, offset, channels)
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@given(layer=layers(), channels=st.sampled_from([0, 2, 40]), lift=st.sampled_from([1.0, -1.0]))
+@given(layer=layers(), channels=st.sampled_from([0, 2, 40]), midpoint=st.sampled_from([1.0, -1.0]))
 @QUICK
 def test_activations_of_0_and_2_are_summed_exactly(
-    isa: Any, layer: dict[str, Any], channels: int, lift: float
+    isa: Any, layer: dict[str, Any], channels: int, midpoint: float
 ):
     layer = as_depthwise(layer, channels) if channels else layer
     border, geometry = layer["geometry"]["padding"], layer["geometry"]
@@ -245,9 +231,9 @@ def test_activations_of_0_and_2_are_summed_exactly(
         weights = native.pack_weights(layer["weight"], groups=layer["groups"], isa=isa, **geometry)
     mul = torch.randn(weights.out_channels, generator=layer["random"])
     add = torch.randn(weights.out_channels, generator=layer["random"])
-    whole = F.conv2d(signs(layer["x"]) + lift, signs(layer["weight"]), groups=layer["groups"], **geometry)
+    whole = F.conv2d(signs(layer["x"]) + midpoint, signs(layer["weight"]), groups=layer["groups"], **geometry)
     wanted = whole.float() * mul[:, None, None] + add[:, None, None]  # rounded there, and nowhere before
-    epilogue = native.Epilogue(mul=mul, add=add, lift=lift)
+    epilogue = native.Epilogue(mul=mul, add=add, midpoint=midpoint)
     assert torch.equal(native.conv(plane, weights, epilogue, threads=layer["threads"]), wanted)
 
 
@@ -279,11 +265,14 @@ def test_other_values_in_long_lines(isa: Any, kernel: int):
 @pytest.mark.slow
 @pytest.mark.parametrize("isa", ISAS)
 @given(
-    layer=layers(kernel=5), channels=st.sampled_from([0, 2, 33, 64, 150]), lift=lifts, offset=st.booleans()
+    layer=layers(kernel=5),
+    channels=st.sampled_from([0, 2, 33, 64, 150]),
+    midpoint=midpoints,
+    offset=st.booleans(),
 )
 @settings(parent=QUICK, max_examples=200)
-def test_other_values_of_many(isa: Any, layer: dict[str, Any], channels: int, lift: float, offset: bool):
-    check_values(isa, as_depthwise(layer, channels) if channels else layer, lift, offset, 16)
+def test_other_values_of_many(isa: Any, layer: dict[str, Any], channels: int, midpoint: float, offset: bool):
+    check_values(isa, as_depthwise(layer, channels) if channels else layer, midpoint, offset, 16)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -300,7 +289,7 @@ def test_tail(isa: Any, layer: dict[str, Any], outputs: int, bias: bool, scaled:
     alpha, pack_ = layer["alpha"], native.pack_scaled if scaled else native.pack_weights
     weights = pack_(layer["weight"], groups=groups, isa=isa, **geometry)
     x = signs(layer["x"]) * alpha[:, :, None, None].double() if scaled else None
-    e = full_epilogue(layer, reference(layer).shape, 33)
+    e = full_epilogue(layer, sums_of(layer).shape, 33)
     tail = native.Tail(
         weight=torch.randn(outputs, weights.out_channels, generator=layer["random"]),
         bias=torch.randn(outputs, generator=layer["random"]) if bias else None,
@@ -310,7 +299,7 @@ def test_tail(isa: Any, layer: dict[str, Any], outputs: int, bias: bool, scaled:
         y = native.conv_scaled(plane, weights, alpha, with_tail, exact=True, threads=layer["threads"])
     else:
         y = native.conv(plane, weights, with_tail, threads=layer["threads"])
-    values = finished(reference(layer, x), e)
+    values = finish(sums_of(layer, x), e)
     wanted = F.conv2d(
         values, tail.weight.double()[:, :, None, None], None if tail.bias is None else tail.bias.double()
     )
@@ -375,9 +364,9 @@ def test_interpolated_maps(
     assert torch.allclose(sums.double(), large.abs().double().sum((2, 3)), rtol=1e-4, atol=1e-4)
     # the same of a bypass
     weights = native.pack_weights(layer["weight"], groups=groups, isa=isa, **geometry)
-    e = full_epilogue(layer, reference(layer).shape, bypass)
+    e = full_epilogue(layer, sums_of(layer).shape, bypass)
     way = torch.randn(n, bypass, *small, generator=random)
-    to_output = native.Resize(size=tuple(reference(layer).shape[2:]), align_corners=align)
+    to_output = native.Resize(size=tuple(sums_of(layer).shape[2:]), align_corners=align)
     tail = native.Tail(weight=torch.randn(outputs, weights.out_channels)) if outputs else None
     e = dataclasses.replace(e, bypass=to_output(way), tail=tail)
     wanted = native.conv(plane, weights, e, threads=layer["threads"])
@@ -394,21 +383,29 @@ def test_no_tail_behind_a_depthwise_convolution():
         native.conv(plane, weights, native.Epilogue(tail=native.Tail(weight=torch.randn(4, 32))))
 
 
-@given(layer=layers())
-@settings(parent=QUICK, max_examples=8)
-def test_paths_and_threads_give_the_same_floats(layer: dict[str, Any]):
-    shape = reference(layer).shape
+@given(layer=layers(), channels=st.sampled_from([0, 2, 40]))
+@settings(parent=QUICK, max_examples=12)
+def test_all_paths_and_the_reference_give_the_same_floats(layer: dict[str, Any], channels: int):
+    layer = as_depthwise(layer, channels) if channels else layer
+    shape = sums_of(layer).shape
     e = full_epilogue(layer, shape, shape[1])
     check_same_floats(layer, e)
-    check_same_floats(layer, replace(e, offset=e.add, lift=0.7))
+    check_same_floats(layer, replace(e, offset=e.add, midpoint=0.7))
+    check_same_floats(layer, replace(e, midpoint=-1.0))
 
 
 def check_same_floats(layer: dict[str, Any], e: native.Epilogue) -> None:
+    depthwise = layer.get("depthwise", False)
+    border, geometry = layer["geometry"]["padding"], layer["geometry"]
     results = []
-    for isa in library.features().isas[1:]:
-        plane = native.pack(layer["x"], groups=layer["groups"], border=layer["geometry"]["padding"], isa=isa)
-        weights = native.pack_weights(layer["weight"], groups=layer["groups"], isa=isa, **layer["geometry"])
+    for isa in ISAS:
+        plane = native.pack(layer["x"], groups=1 if depthwise else layer["groups"], border=border, isa=isa)
+        if depthwise:
+            weights = native.pack_depthwise(layer["weight"], isa=isa, **geometry)
+        else:
+            weights = native.pack_weights(layer["weight"], groups=layer["groups"], isa=isa, **geometry)
         results += [native.conv(plane, weights, e, threads=t) for t in (1, 2)]
+        results.append(reference.conv(plane, layer["weight"], weights, e))
     assert all(torch.equal(results[0], other) for other in results[1:])
 
 
@@ -434,7 +431,7 @@ def test_pack(isa: Any, layout: str):
         assert torch.equal(native.unpack(plane).double(), signs(z))
         finite = z.abs().sum((2, 3), dtype=torch.float64).float()
         assert torch.allclose(sums, finite, rtol=1e-5, equal_nan=True)
-        assert torch.equal(plane.words, fallback.pack(x, m, a, 2, (1, 2), None))
+        assert torch.equal(plane.words, reference.pack(x, m, a, 2, (1, 2)))
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -469,7 +466,7 @@ def test_transposed(isa: Any, kernel: Any, stride: Any, dilation: Any, padding: 
     assert torch.equal(y.double(), wanted)
     assert torch.allclose(sums.double(), wanted.sum((2, 3)))
     mul, offset = torch.randn(5 * groups), torch.randn(5 * groups)
-    y = native.conv_transposed(plane, weights, native.Epilogue(mul=mul, offset=offset, lift=0.3))
+    y = native.conv_transposed(plane, weights, native.Epilogue(mul=mul, offset=offset, midpoint=0.3))
     filters = (part.view(groups, 1, 5, 1, 1).double() for part in (mul, offset))
     scale, middle = (part.expand(-1, 6 // groups, -1, -1, -1).flatten(0, 1) for part in filters)
     wanted = F.conv_transpose2d(
@@ -491,9 +488,33 @@ def test_linear_layer_is_a_pointwise_convolution(isa: Any):
     assert torch.equal(y.squeeze(2).movedim(1, -1).double(), F.linear(signs(x), signs(weight)))
 
 
+@pytest.mark.parametrize("kind", ["conv", "depthwise", "scaled"])
+@pytest.mark.parametrize("exact", [False, True])
+def test_prepared_calls_give_the_same_bits(kind: str, exact: bool):
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 40, 7, 6, generator=random).contiguous(memory_format=torch.channels_last)
+    inside = 1 if kind == "depthwise" else 40
+    pack_ = {"conv": native.pack_weights, "depthwise": native.pack_depthwise, "scaled": native.pack_scaled}
+    weights = pack_[kind](torch.randn(40, inside, 3, 3, generator=random), padding=1)
+    alpha, mul, add = torch.rand(2, 40, generator=random), *torch.randn(2, 40, generator=random)
+    plane, sums = native.pack(x, border=1, add=add), (torch.empty(2, 40), torch.empty(2, 40))
+    e = native.Epilogue(mul=mul, add=add, bypass=x, sums=sums[0])
+    pack = PreparedPack(x.shape, groups=1, border=(1, 1), add=add)
+    conv = PreparedConv(weights, pack.plane, native.Epilogue(mul=mul, add=add), (7, 6), exact=exact)
+    words, scales = pack(x)
+    assert scales is None
+    assert torch.equal(words, plane.words)
+    if kind == "scaled":
+        wanted = native.conv_scaled(plane, weights, alpha, e, exact=exact)
+        assert torch.equal(conv(words, alpha=alpha, bypass=x, sums=sums[1]), wanted)
+    else:
+        wanted = native.conv(plane, weights, e)
+        assert torch.equal(conv(words, bypass=x, sums=sums[1]), wanted)
+        assert torch.equal(PreparedLayer(pack, conv, x, bypass=True)(x), wanted)
+    assert torch.equal(*sums)
+
+
 def test_set_isa_changes_what_auto_means():
-    if not native.available():
-        pytest.skip("the library was not built")
     try:
         native.set_isa("portable")
         assert native.features().isa == "portable"
@@ -513,22 +534,37 @@ def test_wrong_arguments_say_what_was_expected():
         native.conv(plane, native.pack_weights(torch.randn(4, 8, 1, 1), groups=2))
     with pytest.raises(NativeError, match="avx2"):
         native.pack(torch.randn(1, 8, 4, 4), isa="avx3")  # pyright: ignore[reportArgumentType]
+    for call in (native.set_isa, library.resolve):
+        with pytest.raises(NativeError, match=r"instruction set 'torch'.*portable"):
+            call("torch")  # pyright: ignore[reportArgumentType]
     scaled = native.pack_scaled(torch.randn(4, 8, 1, 1))
-    with pytest.raises(NativeError, match="an offset or a lift"):
-        native.conv_scaled(plane, scaled, torch.ones(1, 8), native.Epilogue(lift=0.5))
+    with pytest.raises(NativeError, match="an offset or a midpoint"):
+        native.conv_scaled(plane, scaled, torch.ones(1, 8), native.Epilogue(midpoint=0.5))
 
 
-def test_missing_library_is_said_once(monkeypatch: pytest.MonkeyPatch):
+def test_without_the_library_functions_say_so(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(library, "_load", lambda: (None, None, "not built"))
-    library.warn_missing.cache_clear()
-    with pytest.warns(RuntimeWarning, match="not built"):
-        plane = native.pack(torch.randn(1, 8, 4, 4))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        weights = native.pack_weights(torch.randn(4, 8, 1, 1))
-        assert weights.isa == "torch"
-        assert native.conv(plane, weights).shape == (1, 4, 4, 4)
-    assert not native.features().available
+    x, plane = torch.randn(1, 8, 4, 4), torch.zeros(16 * 1 + 16, dtype=torch.int32)
+    packed = native.BitPlane(words=plane, images=1, height=4, width=4, channels=8)
+    weights = native.PackedWeights(
+        kind="conv", words=plane, counts=plane, in_channels=8, out_channels=4, kernel=(1, 1), isa="portable"
+    )
+    calls = [
+        lambda: native.pack(x),
+        lambda: native.channel_sums(x),
+        lambda: native.pack_weights(torch.randn(4, 8, 1, 1)),
+        lambda: native.conv(packed, weights),
+        lambda: native.conv_int(packed, weights),
+        lambda: native.conv_stem(x, torch.randn(4, 8, 3, 3)),
+        lambda: native.set_isa("portable"),
+        library.resolve,
+    ]
+    for call in calls:
+        with pytest.raises(NativeError, match="kernels are missing: not built"):
+            call()
+    found = native.features()
+    assert not native.available()
+    assert (found.available, found.isas, found.isa) == (False, (), None)
 
 
 def test_operators_agree_with_their_fakes():
@@ -560,8 +596,8 @@ def test_operators_agree_with_their_fakes():
     torch.library.opcheck(ops.conv, arguments, test_utils="test_faketensor")
     y, _ = ops.conv(*arguments)
     assert torch.equal(y, native.conv(plane, weights, native.Epilogue(mul=arguments[8])))
-    y, _ = ops.conv(*arguments, offset=arguments[8], lift=0.5)
-    epilogue = native.Epilogue(mul=arguments[8], offset=arguments[8], lift=0.5)
+    y, _ = ops.conv(*arguments, offset=arguments[8], midpoint=0.5)
+    epilogue = native.Epilogue(mul=arguments[8], offset=arguments[8], midpoint=0.5)
     assert torch.equal(y, native.conv(plane, weights, epilogue))
 
 

@@ -256,7 +256,7 @@ def geometries(draw: st.DrawFn) -> dict[str, Any]:
     return found | {"same": True, "padding": ((0, 0), (0, 0))} if draw(st.booleans()) else found
 
 
-@pytest.mark.parametrize("isa", features().isas[1:])
+@pytest.mark.parametrize("isa", features().isas)
 @given(
     geometry=geometries(),
     quantizer=st.sampled_from(["adabin", "adabin", *QUANTIZERS]),

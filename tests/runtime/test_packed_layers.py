@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ import binarize
 from binarize.errors import BinarizeError, ConfigError, TrainingError
 from binarize.layers import BinaryConv2d, BinaryLayer
 from binarize.methods.standardization import WeightStandardization
+from binarize.native import library
 from binarize.runtime import PackedLayer, Refusal, describe, lower
 from binarize.runtime.bits import pack_signs, unpack_signs
 from binarize.runtime.thresholds import quantized, thresholds_of
@@ -178,8 +180,8 @@ def test_product_is_whole_numbers():
     packed = lower(away_from_start(binarize.binary_layer(nn.Conv2d(8, 8, 3, padding=1), granularity="layer")))
     assert isinstance(packed, PackedLayer)
     x = torch.randn(2, 8, 5, 5)
-    product, box = packed._product(quantized(x, thresholds_of(packed, x)))
-    assert box is None
+    product, window_sum = packed._product(quantized(x, thresholds_of(packed, x)))
+    assert window_sum is None
     assert torch.equal(product, product.round())
     assert product.abs().max() <= 72
 
@@ -223,6 +225,27 @@ def test_copies_dtypes_and_state():
     assert not torch.equal(other(x), y)  # which also keeps its signs
     other.load_state_dict(packed.state_dict())
     assert torch.equal(other(x), y)
+
+
+def test_without_the_kernels_torch_computes_and_a_warning_says_so_once(monkeypatch: pytest.MonkeyPatch):
+    stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2))
+    net = nn.Sequential(*stem, nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 4, 1))
+    x = torch.randn(2, 3, 10, 8)
+    model = binarize.apply(net.eval(), "bidense", example_inputs=x)
+    wanted = binarize.deploy(away_from_start(model.eval()))(x)
+    monkeypatch.setattr(library, "_load", lambda: (None, None, "not built"))
+    library.warn_missing.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        packed = binarize.deploy(model)
+        y = packed(x)
+        assert torch.equal(packed(x), y)
+    assert [str(w.message) for w in caught] == [
+        "the native kernels are missing (not built): packed layers run on torch, exact but slower"
+    ]
+    assert relative_difference(y, wanted) < 1e-4
+    reasons = {layer.reason for layer in packed.deploy_report.packed}
+    assert reasons == {"the native kernels are not installed"}
 
 
 def _changed(change: Callable[[Any], Any]) -> nn.Module:
