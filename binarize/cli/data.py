@@ -106,7 +106,7 @@ def floor(recipe: str, root: Path | None, settings: tuple[str, ...], as_json: bo
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from binarize import recipes
-    from binarize.training.floor import floors
+    from binarize.training.baselines import baselines
 
     chosen = recipes.load(recipe, settings)
     columns = (TextColumn("reading"), BarColumn(), TimeRemainingColumn())
@@ -114,7 +114,7 @@ def floor(recipe: str, root: Path | None, settings: tuple[str, ...], as_json: bo
         *columns, console=console(sys.stderr), disable=not sys.stderr.isatty(), transient=True
     ) as progress:
         task = progress.add_task("")
-        found = floors(
+        found = baselines(
             chosen, root=root, report=lambda done, total: progress.update(task, completed=done, total=total)
         )
     if as_json:

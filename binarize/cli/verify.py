@@ -125,7 +125,7 @@ def _read(file: Path, custom: str | None) -> tuple[Recipe | None, nn.Module, Eva
     from binarize.files.zoo import locate
     from binarize.recipes.schema import Evaluation
     from binarize.training import saved
-    from binarize.training.entries import has_recipe
+    from binarize.training.metadata import has_recipe
 
     place = locate(file)
     metadata = container.read_metadata(place) if place.is_file() else {}

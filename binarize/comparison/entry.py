@@ -19,9 +19,9 @@ from binarize.errors import ConfigError
 from binarize.files.zoo import CARD, METRICS, MODEL
 from binarize.recipes import Recipe, load
 from binarize.training import saved
-from binarize.training.entries import entries
-from binarize.training.floor import floors
+from binarize.training.baselines import baselines
 from binarize.training.folder import LOG
+from binarize.training.metadata import file_metadata
 
 Report = Callable[[str, int, int], None]
 
@@ -64,7 +64,7 @@ def add_entry(
     if recipe_name:
         _check_recipe(run, recipe, recipe_name)  # now rather than after the measuring
     title = name or _name(recipe, recipe_name)
-    known = entries(recipe, truth)
+    known = file_metadata(recipe, truth)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as temporary:
         made = Path(temporary)
@@ -82,7 +82,7 @@ def add_entry(
         result = collect(
             made, root=root, count=False, report=tell("the packed file" if binary else "the file")
         )
-        found = floors(recipe, root=root, report=tell("floors"))
+        found = baselines(recipe, root=root, report=tell("baselines"))
         metrics = _metrics(title, recipe_name, result, full, found, (made / MODEL).stat().st_size)
         files.write_bytes(made / METRICS, (json.dumps(metrics, indent=2) + "\n").encode())
         files.write_bytes(made / CARD, _card(metrics, full, truth).encode())

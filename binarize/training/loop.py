@@ -32,13 +32,13 @@ from binarize.training.build import adamw, dataset, network
 from binarize.training.curves import draw_curves
 from binarize.training.distill import Teacher
 from binarize.training.distributed import all_sum, leave, on_cpu, share_drops, stay, synchronize_norms
-from binarize.training.entries import entries
 from binarize.training.evaluate import SMALL, evaluate
 from binarize.training.events import event_log
 from binarize.training.folder import CURVES, LOG, MODEL, STATE
 from binarize.training.health import LatentWatch, first_not_finite, last_norm
 from binarize.training.inputs import InputWatch
 from binarize.training.losses import create_loss
+from binarize.training.metadata import file_metadata
 from binarize.training.schedule import rate
 from binarize.training.sharding import clip_gradients, left_to_us, shard, share_gradients, wanted
 from binarize.training.sizes import check_size
@@ -195,7 +195,7 @@ def train(
                 plain = recipe.model_dump(mode="json")
                 _write_log(out / LOG, progress.history)
                 source = getattr(trained, "binarize_spec", None)
-                files.save(trained, out / MODEL, source=source, entries=entries(recipe, data.truth))
+                files.save(trained, out / MODEL, source=source, entries=file_metadata(recipe, data.truth))
                 # Last: what is newer than the state is written again when the run goes on from it.
                 save_state(state_file, plain, progress, state)
         accelerator.wait_for_everyone()  # or a process that ends now would take down the one that writes

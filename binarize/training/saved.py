@@ -12,8 +12,8 @@ from binarize.errors import ConfigError
 from binarize.files import container
 from binarize.recipes import Recipe
 from binarize.training.build import network
-from binarize.training.entries import read_recipe, read_truth
 from binarize.training.folder import MODEL, model_file
+from binarize.training.metadata import read_recipe, read_truth
 
 
 def load(path: Path) -> tuple[Recipe, nn.Module]:

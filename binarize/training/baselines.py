@@ -33,7 +33,7 @@ class Constant(nn.Module):
         return self.output.expand(len(images), *self.output.shape)
 
 
-def floors(
+def baselines(
     recipe: Recipe, *, root: Path | None = None, report: Callable[[int, int], None] | None = None
 ) -> dict[Kind, dict[str, Any]]:
     """Figures, on the recipe's test split, of two predictions made from the truths of its training split.

@@ -17,7 +17,7 @@ _RECIPE = "binarize.recipe"
 _TRUTH = "binarize.truth"
 
 
-def entries(recipe: Recipe, truth: Labels | Depth) -> dict[str, str]:
+def file_metadata(recipe: Recipe, truth: Labels | Depth) -> dict[str, str]:
     """The text entries that a file's header is given."""
     return {
         _RECIPE: json.dumps(recipe.model_dump(mode="json")),
