@@ -38,11 +38,12 @@ def evaluate(
         from binarize.runtime import keep_memory
         from binarize.training import saved
         from binarize.training.build import dataset
-        from binarize.training.distributed import leave, on_cpu, stay
+        from binarize.training.environment import on_cpu
         from binarize.training.evaluate import evaluate as measure
+        from binarize.training.process_group import destroy_group_at_exit, keep_group_at_exit
 
     keep_memory()
-    stay()
+    keep_group_at_exit()
     recipe, model = saved.load(checkpoint)
     part = split or recipe.data.test
     data = dataset(recipe, part, root=root)
@@ -73,7 +74,7 @@ def evaluate(
             report=lambda done: progress.update(task, completed=done),
             where=f"{recipe.data.name} {part}",
         )
-    leave()
+    destroy_group_at_exit()
     if not processes.is_main_process:
         return
     if as_json:

@@ -18,7 +18,7 @@ from binarize.errors import ConfigError
 from binarize.recipes import Recipe
 from binarize.training import saved
 from binarize.training.build import dataset
-from binarize.training.distributed import on_cpu
+from binarize.training.environment import on_cpu
 from binarize.training.evaluate import evaluate
 from binarize.training.folder import LOG, MODEL
 

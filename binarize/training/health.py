@@ -6,11 +6,10 @@ import contextlib
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from binarize.layers import BinaryLayer
 from binarize.training.distributed import all_sum
-from binarize.training.sharding import local
+from binarize.training.dtensor import is_split, local_part
 
 
 class LatentWatch:
@@ -41,16 +40,16 @@ class LatentWatch:
         pairs = zip(self._layers, self._signs, strict=True)
         flipped = sum(int(self._positive(layer).ne(old).sum()) for layer, old in pairs)
         gradients = [layer.weight.grad for layer in self._layers]
-        dead = sum(int((local(g) == 0).sum()) for g in gradients if g is not None)
+        dead = sum(int((local_part(g) == 0).sum()) for g in gradients if g is not None)
         weight = self._layers[0].weight
-        if isinstance(weight, DTensor):
+        if is_split(weight):
             counts = torch.tensor([flipped, dead], device=weight.device)
             flipped, dead = all_sum(counts).tolist()
         return {"flipped": flipped / total, "dead": dead / total}
 
     @staticmethod
     def _positive(layer: BinaryLayer) -> Tensor:
-        return local(layer.weight.detach()) >= 0
+        return local_part(layer.weight.detach()) >= 0
 
 
 def first_not_finite(model: nn.Module) -> str:
@@ -87,4 +86,4 @@ def last_norm(model: nn.Module, images: Tensor) -> str:
 
 
 def _broken(tensor: Tensor) -> Tensor:
-    return torch.isfinite(local(tensor.detach())).all().logical_not().float()
+    return torch.isfinite(local_part(tensor.detach())).all().logical_not().float()

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from binarize.layers import BinaryLayer
 from binarize.layers.quantizers import Quantizer
 from binarize.training.distributed import all_sum
+from binarize.training.dtensor import is_split
 
 _STEPS = 4  # of an epoch that are looked at, and the last one
 _SAMPLES = 4  # of a batch
@@ -54,8 +54,7 @@ class InputWatch:
         handles = [
             layer.register_forward_pre_hook(self._look(name))
             for name, layer in self._layers.items()
-            if name not in self._alive
-            and not any(isinstance(p, DTensor) for p in layer.quantizer.parameters())
+            if name not in self._alive and not any(is_split(p) for p in layer.quantizer.parameters())
         ]
         try:
             yield

@@ -31,7 +31,8 @@ from binarize.training.batches import Batches
 from binarize.training.build import adamw, dataset, network
 from binarize.training.curves import draw_curves
 from binarize.training.distill import Teacher
-from binarize.training.distributed import all_sum, leave, on_cpu, share_drops, stay, synchronize_norms
+from binarize.training.distributed import all_sum, share_drops, synchronize_norms
+from binarize.training.environment import fsdp_hidden_from_accelerate, on_cpu, requested_sharding
 from binarize.training.evaluate import SMALL, evaluate
 from binarize.training.events import event_log
 from binarize.training.folder import CURVES, LOG, MODEL, STATE
@@ -39,8 +40,9 @@ from binarize.training.health import LatentWatch, first_not_finite, last_norm
 from binarize.training.inputs import InputWatch
 from binarize.training.losses import create_loss
 from binarize.training.metadata import file_metadata
+from binarize.training.process_group import destroy_group_at_exit, keep_group_at_exit
 from binarize.training.schedule import rate
-from binarize.training.sharding import clip_gradients, left_to_us, shard, share_gradients, wanted
+from binarize.training.sharding import clip_gradients, shard, share_gradients
 from binarize.training.sizes import check_size
 from binarize.training.stages import float_weights
 from binarize.training.state import Progress, collect_state, read_recipe, restore_state, save_state
@@ -99,16 +101,16 @@ def train(
 
     Raises:
         ConfigError: a recipe that cannot be followed, a folder that holds another run or cannot be written,
-            or an environment of accelerate that asks for what is not offered (see `sharding.wanted`).
+            or an environment of accelerate that asks for what is not offered (see `environment.requested_sharding`).
         DataError: data that is missing or wrong, or has nothing to learn from.
         StoppedError: Ctrl-C; all was saved.
         TrainingError: numbers that are not finite; the last checkpoint is kept.
     """
     settings = recipe.training
-    stay()
-    sharding = wanted()
+    keep_group_at_exit()
+    sharding = requested_sharding()
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
-    with left_to_us():
+    with fsdp_hidden_from_accelerate():
         accelerator = Accelerator(
             cpu=on_cpu(),  # or processes on CPUs would not find each other
             mixed_precision=settings.precision,
@@ -261,7 +263,7 @@ def train(
                         show(epoch, step + 1, progress.loss / (step + 1), lr, {})
                     if stopped(accelerator) and step + 1 < steps:
                         save()
-                        leave()
+                        destroy_group_at_exit()
                         raise StoppedError(
                             f"stopped in epoch {epoch + 1} after {step + 1} of {steps} steps; all is saved "
                             f"in {out}. Go on with --resume."
@@ -302,14 +304,14 @@ def train(
                 show(epoch, steps, figures["loss"], lr, figures)
             if stopped(accelerator) and not last:
                 save()
-                leave()
+                destroy_group_at_exit()
                 raise StoppedError(
                     f"stopped after epoch {epoch + 1} of {settings.epochs}; all is saved in {out}. "
                     "Go on with --resume."
                 )
     if accelerator.is_main_process and progress.history:
         draw_curves(progress.history, out / CURVES)
-    leave()
+    destroy_group_at_exit()
     return progress.history
 
 

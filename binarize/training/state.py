@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from binarize.errors import FormatError, TrainingError
 from binarize.files import container
-from binarize.training.sharding import placed, whole
+from binarize.training.dtensor import gathered, placed_like
 
 _ENTRY = "binarize.training"
 _VERSION = 1
@@ -58,7 +58,7 @@ def collect_state(
         tensors[f"optimizer/{key}/{name}"] = value
     for name, tensor in (average or {}).items():
         tensors[f"average/{name}"] = tensor
-    found = ((name, whole(t.detach())) for name, t in tensors.items())
+    found = ((name, gathered(t.detach())) for name, t in tensors.items())
     return {name: t.to("cpu", copy=True).contiguous() for name, t in found if wanted}
 
 
@@ -107,7 +107,7 @@ def restore_state(
     try:
         # what does not fit is for load_state_dict to name
         fitting = {
-            n: placed(t, own[n]) if n in own and own[n].shape == t.shape else t
+            n: placed_like(t, own[n]) if n in own and own[n].shape == t.shape else t
             for n, t in parts["model"].items()
         }
         model.load_state_dict(fitting)
@@ -123,14 +123,14 @@ def restore_state(
                 if stored is None:
                     continue
                 # in the weights' own memory format, which the fused optimizer takes for granted
-                found[key] = stored if key == "step" else placed(stored, parameter)
+                found[key] = stored if key == "step" else placed_like(stored, parameter)
             if found:
                 optimizer.state[parameter] = found
     if average is not None:
         for name, tensor in average.items():
             if name not in parts["average"]:
                 raise FormatError(f"{path} holds no average of {name}: it was made without training.ema.")
-            tensor.copy_(placed(parts["average"][name], tensor))
+            tensor.copy_(placed_like(parts["average"][name], tensor))
     return Progress(**entry["progress"])
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from binarize.training.sharding import local, whole
+from binarize.training.dtensor import gathered, local_part
 
 
 class Weights:
@@ -38,7 +38,7 @@ class Weights:
         with torch.no_grad():
             for name, parameter in self._net.named_parameters():
                 if name in self.average:
-                    local(self.average[name]).lerp_(local(parameter), 1.0 - decay)
+                    local_part(self.average[name]).lerp_(local_part(parameter), 1.0 - decay)
 
     @contextmanager
     def network(self, device: torch.device, *, wanted: bool = True) -> Iterator[nn.Module]:
@@ -70,7 +70,7 @@ class Weights:
         with torch.no_grad():
             for own, given in targets:
                 for name, tensor in given.items():
-                    found = whole(tensor)
+                    found = gathered(tensor)
                     if wanted:
                         own[name].copy_(found)
 
