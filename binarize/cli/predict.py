@@ -15,7 +15,7 @@ from binarize.cli.speed import importing
 from binarize.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from binarize.recipes import Recipe
+    from binarize.recipes import TrainingRecipe
 
 
 @click.command()
@@ -135,7 +135,7 @@ def predict(
     say(f"{counted(len(files), 'image')}: {out}")
 
 
-def _names(recipes: Sequence[Recipe], paths: Sequence[Path]) -> list[str]:
+def _names(recipes: Sequence[TrainingRecipe], paths: Sequence[Path]) -> list[str]:
     from binarize.comparison import labels
 
     return labels(recipes, paths)

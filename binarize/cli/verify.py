@@ -16,7 +16,7 @@ from binarize.tables import better
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from binarize.recipes import Recipe
+    from binarize.recipes import TrainingRecipe
     from binarize.recipes.schema import Evaluation
 
 
@@ -117,7 +117,7 @@ def verify(
                 say(f"{name:18} trained {a:.5f}  packed {b:.5f}  difference {b - a:+.5f}")
 
 
-def _read(file: Path, custom: str | None) -> tuple[Recipe | None, nn.Module, Evaluation]:
+def _read(file: Path, custom: str | None) -> tuple[TrainingRecipe | None, nn.Module, Evaluation]:
     """The recipe if there is one, the network, and how it sees images."""
     from binarize import files
     from binarize.cli.packing import read_network

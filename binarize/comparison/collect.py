@@ -15,7 +15,7 @@ from torch import nn
 from binarize import accounting, files
 from binarize.accounting.summarize import Convention
 from binarize.errors import ConfigError
-from binarize.recipes import Recipe
+from binarize.recipes import TrainingRecipe
 from binarize.training import saved
 from binarize.training.build import dataset
 from binarize.training.environment import on_cpu
@@ -40,7 +40,7 @@ class Result:
     """
 
     path: Path
-    recipe: Recipe
+    recipe: TrainingRecipe
     split: str
     figures: dict[str, Any]
     history: list[dict[str, Any]]
@@ -104,7 +104,7 @@ def collect(
     return Result(path=run, recipe=recipe, split=part, figures=figures, history=history, costs=costs)
 
 
-def _costs(run: Path, model: nn.Module, recipe: Recipe) -> dict[str, dict[str, Any]]:
+def _costs(run: Path, model: nn.Module, recipe: TrainingRecipe) -> dict[str, dict[str, Any]]:
     """By convention, totals at the size that training sees, which is the same for all rows.
 
     Bytes are those of the file that `binarize deploy` writes; a float network's own file is what it needs.

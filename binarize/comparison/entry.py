@@ -17,7 +17,7 @@ from binarize.data.catalog import info
 from binarize.data.dataset import Depth, Labels
 from binarize.errors import ConfigError
 from binarize.files.zoo import CARD, METRICS, MODEL
-from binarize.recipes import Recipe, load
+from binarize.recipes import TrainingRecipe, load
 from binarize.training import saved
 from binarize.training.baselines import baselines
 from binarize.training.folder import LOG
@@ -93,7 +93,7 @@ def add_entry(
     return target
 
 
-def _name(recipe: Recipe, recipe_name: str) -> str:
+def _name(recipe: TrainingRecipe, recipe_name: str) -> str:
     """`camvid-bidense-layer` for the recipe camvid/convnext_atto-bidense-layer."""
     if recipe_name:
         return recipe_name.replace("/", "-").replace(f"{recipe.network.encoder}-", "")
@@ -169,7 +169,7 @@ def _card(metrics: dict[str, Any], full: Result, truth: Labels | Depth) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _check_recipe(run: Path, recipe: Recipe, name: str) -> None:
+def _check_recipe(run: Path, recipe: TrainingRecipe, name: str) -> None:
     """Refuse a recipe whose command would not make the run again."""
     load(name)  # an unknown one says so
     try:
@@ -183,7 +183,7 @@ def _check_recipe(run: Path, recipe: Recipe, name: str) -> None:
         raise ConfigError(f"--recipe {name}: {run} followed another one: {shown}. Name that one, or none.")
 
 
-def _settings(name: str, recipe: Recipe) -> list[str]:
+def _settings(name: str, recipe: TrainingRecipe) -> list[str]:
     """What the run has other than the recipe of that name, as `--set` takes it."""
     if not name:
         return []
@@ -191,7 +191,7 @@ def _settings(name: str, recipe: Recipe) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, (_, value) in sorted(found.items())]
 
 
-def _differing(given: Recipe, own: Recipe) -> dict[str, tuple[Any, Any]]:
+def _differing(given: TrainingRecipe, own: TrainingRecipe) -> dict[str, tuple[Any, Any]]:
     free = ("about", "data.root", "data.workers", "training.save_every", "training.evaluate_every")
     found = differences(given.model_dump(mode="json"), own.model_dump(mode="json"))
     return {key: values for key, values in found.items() if key not in free}

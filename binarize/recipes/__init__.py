@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from binarize.recipes.read import apply_settings, find, load, names, validate
-from binarize.recipes.schema import Recipe
+from binarize.recipes.schema import Recipe, TrainingRecipe
 
-__all__ = ["Recipe", "apply_settings", "find", "load", "names", "validate"]
+__all__ = ["Recipe", "TrainingRecipe", "apply_settings", "find", "load", "names", "validate"]

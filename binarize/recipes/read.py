@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from binarize.errors import ConfigError, near_names, unknown_name
-from binarize.recipes.schema import Recipe
+from binarize.recipes.schema import TrainingRecipe
 
 _EXTENDS = "extends"
 Place = tuple[str | int, ...]
@@ -75,11 +75,11 @@ def find(name: str | Path) -> Path:
     raise ConfigError(unknown_name("recipe", text, known, "binarize recipes"))
 
 
-Faults = Callable[[Recipe], Iterable[tuple[Place, str]]]
+Faults = Callable[[TrainingRecipe], Iterable[tuple[Place, str]]]
 """What else is wrong with a recipe: places in it, and messages."""
 
 
-def load(name: str | Path, settings: Sequence[str] = (), faults: Faults | None = None) -> Recipe:
+def load(name: str | Path, settings: Sequence[str] = (), faults: Faults | None = None) -> TrainingRecipe:
     """A recipe from its file.
 
     Args:
@@ -168,14 +168,14 @@ def _loaded(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
-def validate(values: Mapping[str, Any], where: str, source: _Source | None = None) -> Recipe:
+def validate(values: Mapping[str, Any], where: str, source: _Source | None = None) -> TrainingRecipe:
     """A recipe from plain values.
 
     Raises:
         ConfigError: they are none; the message names all faults.
     """
     try:
-        return Recipe.model_validate(values)
+        return TrainingRecipe.model_validate(values)
     except ValidationError as error:
         faults = "\n".join(f"  {fault}" for fault in _faults(error, source or _Source()))
         raise ConfigError(f"recipe {where}:\n{faults}") from None
@@ -279,7 +279,7 @@ def _said(source: _Source, place: Place, what: str) -> str:
 
 def _fields(place: Place) -> list[str]:
     """The settings that a part of a recipe can have."""
-    model: Any = Recipe
+    model: Any = TrainingRecipe
     for part in place:
         field = model.model_fields.get(part) if isinstance(part, str) else None
         if field is None:

@@ -128,7 +128,7 @@ class Network(_Part):
     options: dict[str, Any] = {}
 
 
-class Method(_Part):
+class MethodSettings(_Part):
     """How the network is binarized; see `binarize methods` and `binarize.Policy`.
 
     Attributes:
@@ -238,7 +238,7 @@ class Training(_Part):
         return self
 
 
-class Recipe(_Part):
+class TrainingRecipe(_Part):
     """One training.
 
     Attributes:
@@ -252,5 +252,10 @@ class Recipe(_Part):
     about: str = ""
     data: Data
     network: Network
-    method: Method | None = None
+    method: MethodSettings | None = None
     training: Training
+
+
+# the earlier names of these classes, which scripts may import and pickles may hold
+Recipe = TrainingRecipe
+Method = MethodSettings

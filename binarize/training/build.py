@@ -19,12 +19,12 @@ from binarize.files import load_checkpoint
 from binarize.layers import BinaryLayer
 from binarize.methods import create
 from binarize.networks.catalog import NETWORKS
-from binarize.recipes import Recipe
+from binarize.recipes import TrainingRecipe
 from binarize.recipes.schema import Training
 from binarize.training.folder import model_file
 
 
-def faults(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def faults(recipe: TrainingRecipe) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Names in a recipe that nothing goes by, and options that a method does not have, with their places."""
     chosen = recipe.data
     checks: list[tuple[tuple[str | int, ...], Callable[[], Any]]] = [
@@ -48,7 +48,9 @@ def faults(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], str]]:
             yield place, str(error)
 
 
-def dataset(recipe: Recipe, split: str, *, root: Path | None = None, training: bool = False) -> DenseDataset:
+def dataset(
+    recipe: TrainingRecipe, split: str, *, root: Path | None = None, training: bool = False
+) -> DenseDataset:
     """A split of the recipe's data set, through the recipe's transform.
 
     Args:
@@ -73,7 +75,7 @@ def dataset(recipe: Recipe, split: str, *, root: Path | None = None, training: b
 
 
 def network(
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     truth: Labels | Depth,
     *,
     weights: bool = True,
@@ -109,7 +111,7 @@ def network(
     return net
 
 
-def _started(recipe: Recipe, net: nn.Module, start: Path, tell: Callable[[str], None]) -> nn.Module:
+def _started(recipe: TrainingRecipe, net: nn.Module, start: Path, tell: Callable[[str], None]) -> nn.Module:
     """The network, converted if the recipe says so, with the weights that a file has for it.
 
     They are those of the float network, else of the binary one, else of the encoder alone.
@@ -151,7 +153,7 @@ def _started(recipe: Recipe, net: nn.Module, start: Path, tell: Callable[[str], 
     ) from other
 
 
-def _converted(recipe: Recipe, net: nn.Module) -> nn.Module:
+def _converted(recipe: TrainingRecipe, net: nn.Module) -> nn.Module:
     chosen = recipe.method
     if chosen is None:
         return net

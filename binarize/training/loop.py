@@ -24,7 +24,7 @@ from binarize.data.dataset import DenseDataset
 from binarize.data.survey import inspect
 from binarize.errors import ConfigError, DataError, TrainingError, warn
 from binarize.graph.model_copy import copied
-from binarize.recipes import Recipe, validate
+from binarize.recipes import TrainingRecipe, validate
 from binarize.training.averaging import averaging_warning, decay_at
 from binarize.training.balance import class_weights
 from binarize.training.batches import Batches
@@ -78,7 +78,7 @@ class StoppedError(TrainingError):
 
 
 def train(
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     out: Path,
     *,
     root: Path | None = None,
@@ -101,7 +101,7 @@ def train(
 
     Raises:
         ConfigError: a recipe that cannot be followed, a folder that holds another run or cannot be written,
-            or an environment of accelerate that asks for what is not offered (see `environment.requested_sharding`).
+            or accelerate's environment asks for what is not offered (`environment.requested_sharding`).
         DataError: data that is missing or wrong, or has nothing to learn from.
         StoppedError: Ctrl-C; all was saved.
         TrainingError: numbers that are not finite; the last checkpoint is kept.
@@ -358,7 +358,9 @@ def _output(model: nn.Module, images: Tensor) -> Tensor:
         ) from error
 
 
-def _check_sizes(net: nn.Module, recipe: Recipe, data: DenseDataset, val: DenseDataset | None) -> None:
+def _check_sizes(
+    net: nn.Module, recipe: TrainingRecipe, data: DenseDataset, val: DenseDataset | None
+) -> None:
     """Find out whether the network takes the images, by one forward pass for each kind of them."""
     size = recipe.data.augmentation.size
     check_size(net, data.truth, size, "data.augmentation.size", same_size=True)
@@ -370,7 +372,7 @@ def _check_sizes(net: nn.Module, recipe: Recipe, data: DenseDataset, val: DenseD
         check_size(net, val.truth, (height, width), where)
 
 
-def _check_folder(out: Path, recipe: Recipe, resume: bool) -> None:
+def _check_folder(out: Path, recipe: TrainingRecipe, resume: bool) -> None:
     state = out / STATE
     if not state.is_file():
         return

@@ -11,13 +11,13 @@ from binarize.data.dataset import Depth, Labels, truth_as_json, truth_from_json
 from binarize.data.transforms import MEAN, STD
 from binarize.errors import FormatError
 from binarize.preprocessing import Preprocessing
-from binarize.recipes import Recipe, validate
+from binarize.recipes import TrainingRecipe, validate
 
 _RECIPE = "binarize.recipe"
 _TRUTH = "binarize.truth"
 
 
-def file_metadata(recipe: Recipe, truth: Labels | Depth) -> dict[str, str]:
+def file_metadata(recipe: TrainingRecipe, truth: Labels | Depth) -> dict[str, str]:
     """The text entries that a file's header is given."""
     return {
         _RECIPE: json.dumps(recipe.model_dump(mode="json")),
@@ -26,7 +26,7 @@ def file_metadata(recipe: Recipe, truth: Labels | Depth) -> dict[str, str]:
     }
 
 
-def preprocessing_of(recipe: Recipe) -> Preprocessing:
+def preprocessing_of(recipe: TrainingRecipe) -> Preprocessing:
     """What images go through before a network that follows the recipe, outside of its benchmark."""
     seen = recipe.data.evaluation
     return Preprocessing(
@@ -43,7 +43,7 @@ def has_recipe(metadata: Mapping[str, str]) -> bool:
     return _RECIPE in metadata
 
 
-def read_recipe(metadata: Mapping[str, str], where: Path) -> Recipe:
+def read_recipe(metadata: Mapping[str, str], where: Path) -> TrainingRecipe:
     """The recipe in a header's entries; `where` names the file in messages.
 
     Raises:

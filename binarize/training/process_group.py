@@ -18,9 +18,9 @@ def destroy_group_at_exit() -> None:
     """Wait for all processes, and destroy their group when this one ends, whoever made it.
 
     Without a group nothing happens. Call it when the common work ended well: destroying the group waits for
-    what is under way, which after an error may never end. A process that just ends takes down those that still
-    talk to it, and at times itself: a thread of gloo frees the last tensors, finds that the interpreter is
-    gone and aborts.
+    what is under way, which after an error may never end. A process that just ends takes down those that
+    still talk to it, and at times itself: a thread of gloo frees the last tensors, finds that the
+    interpreter is gone and aborts.
     """
     if joined():
         PartialState().wait_for_everyone()
