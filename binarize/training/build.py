@@ -162,6 +162,11 @@ def _converted(recipe: TrainingRecipe, net: nn.Module) -> nn.Module:
     return graph.apply(net, method, policy=policy, generator=torch.default_generator)  # seeded by the recipe
 
 
+def memory_format(settings: Training) -> torch.memory_format:
+    """How weights and images lie in memory: channels last, or as they come."""
+    return torch.channels_last if settings.channels_last else torch.preserve_format
+
+
 def adamw(model: nn.Module, settings: Training, device: torch.device) -> torch.optim.AdamW:
     """The optimizer: weights decay, parameters of quantizers only if the recipe says so.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from binarize.errors import TrainingError
 from binarize.layers import BinaryLayer
 from binarize.training.distributed import all_sum
 from binarize.training.dtensor import is_split, local_part
@@ -66,6 +68,25 @@ def first_not_finite(model: nn.Module) -> str:
         return ""
     broken = all_sum(torch.stack([_broken(tensor) for _, tensor in found]))
     return next((what for (what, _), n in zip(found, broken.tolist(), strict=True) if n), "")
+
+
+def not_finite(model: nn.Module, epoch: int, step: int, state: Path, what: str) -> TrainingError:
+    """The error that ends a training whose numbers are not finite. All processes have to ask.
+
+    Args:
+        model: the network.
+        epoch: counted from 0.
+        step: of the epoch, counted from 0.
+        state: the file of the last checkpoint, whether it exists or not.
+        what: that is not finite: "the loss".
+    """
+    found = first_not_finite(model)
+    kept = f"{state} is of before" if state.is_file() else "nothing was saved yet"
+    return TrainingError(
+        f"epoch {epoch + 1}, step {step + 1}: {what} is not finite"
+        f"{f', and so is {found}' if found and found != what else ''}; {kept}. A lower training.lr, "
+        "training.clip=1.0 or precision=no may help."
+    )
 
 
 def last_norm(model: nn.Module, images: Tensor) -> str:

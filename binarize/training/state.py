@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +13,10 @@ from torch import Tensor, nn
 from binarize.errors import FormatError, TrainingError
 from binarize.files import container
 from binarize.training.dtensor import gathered, placed_like
+from binarize.training.progress import Progress
 
 _ENTRY = "binarize.training"
 _VERSION = 1
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """Where a training is.
-
-    Attributes:
-        step: steps done, over all epochs.
-        steps: of an epoch.
-        loss: sum of this epoch's losses so far.
-        history: figures of every epoch that is over.
-    """
-
-    step: int = 0
-    steps: int = 0
-    loss: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def collect_state(
