@@ -55,7 +55,8 @@ def check(recipe: str, root: Path | None, settings: tuple[str, ...]) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from binarize import recipes
-    from binarize.data.survey import Finding, Survey, has_files
+    from binarize.data.findings import Finding
+    from binarize.data.survey import Survey, has_files
     from binarize.training.build import dataset
 
     chosen = recipes.load(recipe, settings)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from binarize.data.dataset import IGNORE, DenseDataset, Depth
-from binarize.data.survey import FEW, Finding, absent, nothing
+from binarize.data.findings import FEW, Finding, absent
+from binarize.data.survey import nothing
 from binarize.errors import warn
 from binarize.training.distributed import all_sum
 
