@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from binarize import files
 from binarize.comparison.collect import Result, collect
 from binarize.comparison.table import columns, differences, label
@@ -22,6 +24,7 @@ from binarize.training import saved
 from binarize.training.baselines import baselines
 from binarize.training.folder import LOG
 from binarize.training.metadata import file_metadata
+from binarize.training.resume import FREE
 
 Report = Callable[[str, int, int], None]
 
@@ -55,12 +58,7 @@ def add_entry(
         ConfigError: no run there, one that is not complete, or one of another recipe than `recipe_name`.
         DataError: data that is missing or wrong.
     """
-    if not (run / LOG).is_file():
-        raise ConfigError(f"{run}: no run; expected a folder that `binarize train` wrote, with its {LOG}.")
-    recipe, model, truth = saved.load_with_truth(run)
-    done = len((run / LOG).read_text(encoding="utf-8").splitlines())
-    if done != recipe.training.epochs:
-        raise ConfigError(f"{run}: {done} of {recipe.training.epochs} epochs are done.")
+    recipe, model, truth = _load_complete(run)
     if recipe_name:
         _check_recipe(run, recipe, recipe_name)  # now rather than after the measuring
     title = name or _name(recipe, recipe_name)
@@ -91,6 +89,17 @@ def add_entry(
         for part in (MODEL, METRICS, CARD):
             files.write_bytes(target / part, (made / part).read_bytes())
     return target
+
+
+def _load_complete(run: Path) -> tuple[TrainingRecipe, nn.Module, Labels | Depth]:
+    """What a run has made; ConfigError if there is none, or not all epochs of its recipe are done."""
+    if not (run / LOG).is_file():
+        raise ConfigError(f"{run}: no run; expected a folder that `binarize train` wrote, with its {LOG}.")
+    recipe, model, truth = saved.load_with_truth(run)
+    done = len((run / LOG).read_text(encoding="utf-8").splitlines())
+    if done != recipe.training.epochs:
+        raise ConfigError(f"{run}: {done} of {recipe.training.epochs} epochs are done.")
+    return recipe, model, truth
 
 
 def _name(recipe: TrainingRecipe, recipe_name: str) -> str:
@@ -192,9 +201,8 @@ def _settings(name: str, recipe: TrainingRecipe) -> list[str]:
 
 
 def _differing(given: TrainingRecipe, own: TrainingRecipe) -> dict[str, tuple[Any, Any]]:
-    free = ("about", "data.root", "data.workers", "training.save_every", "training.evaluate_every")
     found = differences(given.model_dump(mode="json"), own.model_dump(mode="json"))
-    return {key: values for key, values in found.items() if key not in free}
+    return {key: values for key, values in found.items() if key not in FREE}
 
 
 def _figure_line(key: str, text: str, metrics: dict[str, Any]) -> str:

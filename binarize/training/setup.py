@@ -57,17 +57,7 @@ def set_up(
 ) -> Run:
     """Build a run, and find what is wrong with it before anything is written.
 
-    Args:
-        recipe: what to train, on what, and how.
-        out: folder of the run; made if it is not there.
-        root: folder of the data set, in place of the recipe's.
-        resume: continue with what is in `out`.
-        report: called after each step and each epoch, in the main process.
-        tell: called in the main process with what was loaded at the start.
-
-    Raises:
-        ConfigError: as `loop.train`.
-        DataError: data that is missing or wrong, or has nothing to learn from.
+    Args and Raises: as `loop.train`, before the first step.
     """
     settings = recipe.training
     keep_group_at_exit()
@@ -75,20 +65,18 @@ def set_up(
     accelerator = _accelerator(settings)
     check_folder(out, recipe, resume)
     data, val, tally = _datasets(recipe, root)
-    balance = _class_weights(settings, data, accelerator)
-    state = out / STATE
-    resumed = resume and state.is_file()
+    loss = create_loss(data.truth, _class_weights(settings, data, accelerator))
+    resumed = resume and (out / STATE).is_file()
     heard = tell if tell is not None and accelerator.is_main_process else _unheard
     net = network(recipe, data.truth, weights=not resumed, tell=heard)
     strategy = _strategy(net.to(memory_format=memory_format(settings)), accelerator, sharding)
     average = MovingAverage(net) if settings.ema is not None else None
     adam = adamw(net, settings, accelerator.device)
     tensors = average.tensors if average is not None else None
-    progress = restore_state(state, net, adam, tensors) if resumed else Progress()
+    progress = restore_state(out / STATE, net, adam, tensors) if resumed else Progress()
     optimizer = _prepare(strategy, adam, average, accelerator)
     _check_sizes(strategy.standalone, recipe, data, val)
     make_folder(out)  # all that can be wrong with the network is known by now
-    loss = create_loss(data.truth, balance)
     teacher = Teacher(settings.distillation, net, accelerator.device) if settings.distillation else None
     batches, loader = _batches(recipe, data, accelerator)
     _check_steps(progress, batches.steps, settings, out)
