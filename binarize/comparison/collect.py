@@ -36,7 +36,7 @@ class Result:
         split: that the figures are of.
         figures: as `binarize.training.evaluate.evaluate` gives them.
         history: its log, one entry per epoch.
-        costs: by convention, what `Summary.as_dict` says in total.
+        costs: by convention, the totals of `Summary.as_dict`.
     """
 
     path: Path
@@ -143,7 +143,7 @@ def _keep(run: Path, split: str, figures: dict[str, Any]) -> None:
 
 
 def version() -> str:
-    """Of the toolkit, which says how figures are measured."""
+    """Of the toolkit: another version may measure figures in another way."""
     import binarize
 
     return binarize.__version__

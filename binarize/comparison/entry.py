@@ -40,8 +40,8 @@ def add_entry(
 ) -> Path:
     """Write an entry of the zoo.
 
-    A binary network is packed; of a float network the weights are rounded to 16 bits. What the card says was
-    measured with that very file.
+    A binary network is packed; of a float network the weights are rounded to 16 bits. The card's figures
+    were measured with that very file.
 
     Args:
         run: folder that `binarize train` wrote; all epochs of its recipe are done.
@@ -180,13 +180,14 @@ def _card(metrics: dict[str, Any], full: Result, truth: Labels | Depth) -> str:
 
 def _check_recipe(run: Path, recipe: TrainingRecipe, name: str) -> None:
     """Refuse a recipe whose command would not make the run again."""
-    load(name)  # an unknown one says so
+    load(name)  # raises for an unknown one
     try:
         left = _differing(load(name, _settings(name, recipe)), recipe)
     except ConfigError:
         left = _differing(load(name), recipe)
     if left:
-        names = {key: value for key, value in left.items() if key.endswith("name")} or left  # say most
+        # a name explains most
+        names = {key: value for key, value in left.items() if key.endswith("name")} or left
         faults = [f"{key} is {a!r} there, {b!r} in the run" for key, (a, b) in sorted(names.items())]
         shown = "; ".join(faults[:3])
         raise ConfigError(f"--recipe {name}: {run} followed another one: {shown}. Name that one, or none.")

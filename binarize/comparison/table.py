@@ -35,7 +35,7 @@ _APART = 2  # settings that a label names at most
 
 
 def as_dict(results: Sequence[Result]) -> dict[str, Any]:
-    """All that the table says, as JSON holds it.
+    """The table's content, for JSON.
 
     Args:
         results: of one data set and split. Runs that differ by nothing but their seed make one row.
@@ -171,7 +171,7 @@ def label(recipe: TrainingRecipe) -> str:
 def labels(recipes: Sequence[TrainingRecipe], paths: Sequence[Path]) -> list[str]:
     """What rows are called, each differently: those of one `label` by what their recipes do not share.
 
-    `bidense (lr=0.0015)`; the name of the run where that would be long or say nothing.
+    `bidense (lr=0.0015)`; the name of the run where that would be long or empty.
 
     Args:
         recipes: one for each row.

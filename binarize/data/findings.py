@@ -23,7 +23,7 @@ class Finding:
     """What is wrong, or probably so.
 
     Attributes:
-        kind: what it is about, so that nothing is said twice.
+        kind: what it is about, so that nothing is reported twice.
         message: where, what was found, what was expected, what to do.
         error: whether nothing can be learned from such data.
     """
@@ -44,7 +44,7 @@ def absent(truth: Labels, counts: Tensor, where: str) -> Finding | None:
     names = truth.names
     missing = [i for i in range(len(names)) if i not in truth.unscored and counts[i] == 0]
     if not missing or len(missing) >= len(names) - len(truth.unscored) - 1:
-        return None  # of a single class, or none, more is said elsewhere
+        return None  # a single class, or none, has a message of its own
     shown = [class_name(i, names) for i in missing[:SHOWN]] + ["..."] * (len(missing) > SHOWN)
     return Finding(
         "absent",

@@ -42,7 +42,7 @@ class Survey:
         """Look at one pair.
 
         Raises:
-            DataError: a file cannot be read, or a mask holds what is no class.
+            DataError: a file cannot be read, or a mask holds a value that is not a class.
         """
         pair, truth = self.data.pairs[index], self.data.truth
         if pair.target is None:
@@ -77,7 +77,7 @@ class Survey:
             largest = int(read_image_values(image).max(initial=0)) if stored else head.white
             if largest > head.white // 16:
                 self._bright = True
-            elif largest:  # a black picture says nothing of its white
+            elif largest:  # a black picture does not show its white
                 self._dark.append((image, largest, head.white))
 
     @property

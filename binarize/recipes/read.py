@@ -43,7 +43,7 @@ class _Source:
 
 
 def folder() -> Path:
-    """Where the recipes are that come with the toolkit: beside the package, or inside of an installed one."""
+    """Folder of the recipes that come with the toolkit: beside the package, or inside an installed one."""
     package = Path(__file__).parent.parent
     beside = package.parent / "recipes"
     return (
@@ -76,7 +76,7 @@ def find(name: str | Path) -> Path:
 
 
 Faults = Callable[[TrainingRecipe], Iterable[tuple[Place, str]]]
-"""What else is wrong with a recipe: places in it, and messages."""
+"""Finds further faults of a recipe: places in it, and messages."""
 
 
 def load(name: str | Path, settings: Sequence[str] = (), faults: Faults | None = None) -> TrainingRecipe:
@@ -85,10 +85,10 @@ def load(name: str | Path, settings: Sequence[str] = (), faults: Faults | None =
     Args:
         name: path, or name of one that comes with the toolkit.
         settings: `a.b=value` each, on top of the file, in any order.
-        faults: finds what only those who use the recipe can know.
+        faults: finds faults that this module cannot know, such as unknown names of methods.
 
     Raises:
-        ConfigError: no such file, or it is no recipe; the message names all faults.
+        ConfigError: no such file, or it is not a recipe; the message names all faults.
     """
     path = find(name)
     source = _Source()
@@ -110,7 +110,7 @@ def apply_settings(
     """
     over: dict[str, Any] = {}
     given: dict[Place, str] = {}
-    for setting in sorted(settings):  # files that are written later do not tell their order either
+    for setting in sorted(settings):  # the order of settings never counts
         key, equals, text = setting.partition("=")
         place = tuple(key.split("."))
         if not equals or not all(place):
@@ -118,9 +118,11 @@ def apply_settings(
         try:
             value = _loaded(text)
         except (yaml.YAMLError, ValueError, TypeError) as error:
-            raise ConfigError(f"--set {setting!r}: {text!r} is no YAML value ({_first(error)}).") from error
+            raise ConfigError(
+                f"--set {setting!r}: {text!r} is not a YAML value ({_first(error)})."
+            ) from error
         _put(over, place, value, given, setting)
-        if source is not None:  # what the file says further inside is no longer there
+        if source is not None:  # the file's lines for inner values no longer hold
             source.lines = {at: line for at, line in source.lines.items() if at[: len(place)] != place}
     if source is not None:
         source.lines |= {place: f"--set {'.'.join(map(str, place))}" for place in given}
@@ -130,7 +132,7 @@ def apply_settings(
 def _put(
     over: dict[str, Any], place: Place, value: Any, given: dict[Place, str], setting: str, top: bool = True
 ) -> None:
-    """Add a value; two that say different things of one place would make their order count.
+    """Add a value; refuse two different ones for one place, whose order would count.
 
     Args:
         over: the values so far, changed.
@@ -172,7 +174,7 @@ def validate(values: Mapping[str, Any], where: str, source: _Source | None = Non
     """A recipe from plain values.
 
     Raises:
-        ConfigError: they are none; the message names all faults.
+        ConfigError: they are not a recipe; the message names all faults.
     """
     try:
         return TrainingRecipe.model_validate(values)
@@ -193,7 +195,7 @@ def _read(path: Path, source: _Source, via: tuple[Path, ...]) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {path}: cannot be read ({error}).") from error
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
-        raise ConfigError(f"recipe {path}: no YAML: {error}.") from error
+        raise ConfigError(f"recipe {path}: not YAML: {error}.") from error
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"recipe {path}: expected `name: value` lines, found something else.")
     lines: dict[Place, str] = {}
@@ -241,7 +243,7 @@ def _note_lines(node: yaml.Node, path: Path, place: Place, lines: dict[Place, st
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` wins; mappings are merged, but one that names something else starts anew."""
+    """`over` wins; mappings are merged; options of another `name` are dropped."""
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
@@ -272,7 +274,7 @@ def _faults(error: ValidationError, source: _Source) -> Iterator[str]:
 
 def _said(source: _Source, place: Place, what: str) -> str:
     where, name = source.of(place), ".".join(map(str, place)) or "recipe"
-    if not where or where == f"--set {name}":  # it is said once
+    if not where or where == f"--set {name}":  # not twice
         return f"{where or name}: {what}"
     return f"{where}: {name}: {what}"
 

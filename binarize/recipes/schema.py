@@ -1,4 +1,4 @@
-"""What a recipe can say, and what it means where it says nothing."""
+"""The settings of a recipe and their defaults."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ class Training(_Part):
     @model_validator(mode="after")
     def _parts_fit(self) -> Training:
         if self.batch % self.accumulate:
-            raise ValueError(f"batch {self.batch} is no multiple of accumulate {self.accumulate}")
+            raise ValueError(f"batch {self.batch} is not a multiple of accumulate {self.accumulate}")
         return self
 
 
@@ -243,10 +243,10 @@ class TrainingRecipe(_Part):
 
     Attributes:
         about: one line for lists.
-        data: what on.
-        network: what.
+        data: that is trained on.
+        network: that is trained.
         method: how it is binarized; none trains the float network.
-        training: how.
+        training: how it is trained.
     """
 
     about: str = ""

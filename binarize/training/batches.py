@@ -1,4 +1,4 @@
-"""Which images a step sees: the same ones however many processes share them, and wherever a run goes on."""
+"""Which images a step sees: the same ones for any number of processes, and after a resumption."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from binarize.training.folder import model_file
 
 
 def faults(recipe: TrainingRecipe) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Names in a recipe that nothing goes by, and options that a method does not have, with their places."""
+    """Names in a recipe that are unknown, and options that a method does not have, with their places."""
     chosen = recipe.data
     checks: list[tuple[tuple[str | int, ...], Callable[[], Any]]] = [
         (("network", "name"), lambda: NETWORKS.get(recipe.network.name))
@@ -86,7 +86,7 @@ def network(
     Args:
         recipe: which.
         truth: of the data set: how many classes, or how deep.
-        weights: load what `start_from` and `pretrained` say; not needed where weights are loaded later.
+        weights: load the weights of `start_from` and `pretrained`; not needed where weights are loaded later.
         tell: called with what was loaded.
 
     Raises:
@@ -112,7 +112,7 @@ def network(
 
 
 def _started(recipe: TrainingRecipe, net: nn.Module, start: Path, tell: Callable[[str], None]) -> nn.Module:
-    """The network, converted if the recipe says so, with the weights that a file has for it.
+    """The network, converted if the recipe has a method, with the weights of a file.
 
     They are those of the float network, else of the binary one, else of the encoder alone.
     """
@@ -168,7 +168,7 @@ def memory_format(settings: Training) -> torch.memory_format:
 
 
 def adamw(model: nn.Module, settings: Training, device: torch.device) -> torch.optim.AdamW:
-    """The optimizer: weights decay, parameters of quantizers only if the recipe says so.
+    """The optimizer. Weights decay; parameters of quantizers only with `training.quantizer_decay`.
 
     Args:
         model: the network, in the memory format that it is trained in.
@@ -189,7 +189,7 @@ def adamw(model: nn.Module, settings: Training, device: torch.device) -> torch.o
 def can_fuse(parameters: Sequence[Tensor], device: torch.device) -> bool:
     """Whether torch's fused AdamW can be taken: a single pass, on a CPU a fifth of the usual one's time.
 
-    The CPU's takes it for granted that weights fill their memory; of slices it changes what lies between.
+    The CPU's assumes that weights fill their memory; with slices it would change the values in between.
     CUDA's was not tried with channels-last weights.
     """
     if device.type == "cuda":

@@ -66,7 +66,7 @@ def share_drops(model: nn.Module, rank: int, world: int) -> None:
     """Let every dropout of the model draw for the whole batch, of which this process takes its part.
 
     With the same seed in all processes, an image is then treated as it would be in a single one. That holds
-    for modules whose first dimension is the batch. Dropout that is none of these modules (in functions, in
+    for modules whose first dimension is the batch. Dropout outside of these modules (in functions, in
     attention, alpha dropout) draws the same numbers in every process, each for its own images.
 
     Args:

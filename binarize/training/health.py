@@ -1,4 +1,4 @@
-"""Are latent weights alive: how many flip, how many no gradient reaches, and where numbers went wrong."""
+"""How many latent weights flip, how many get no gradient, and where numbers are not finite."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LatentWatch:
         """Shares of all latent weights; nothing for a float network.
 
         `flipped`: those with another sign than at the last `restart`. `dead`: those that the last step's
-        gradient did not reach (exactly 0). Where weights are split, all processes have to ask.
+        gradient did not reach (exactly 0). Where weights are split, all processes have to call this.
         """
         total = sum(layer.weight.numel() for layer in self._layers)
         if not total:
@@ -57,7 +57,7 @@ class LatentWatch:
 def first_not_finite(model: nn.Module) -> str:
     """What holds the first NaN or infinity: a parameter, a gradient, a buffer, by name; or nothing.
 
-    All processes have to ask, and all get the same answer.
+    All processes have to call this, and all get the same answer.
     """
     parameters = list(model.named_parameters())
     found = [(f"the weights {name}", p) for name, p in parameters]
@@ -71,7 +71,7 @@ def first_not_finite(model: nn.Module) -> str:
 
 
 def not_finite(model: nn.Module, epoch: int, step: int, state: Path, what: str) -> TrainingError:
-    """The error that ends a training whose numbers are not finite. All processes have to ask.
+    """The error that ends a training whose numbers are not finite. All processes have to call this.
 
     Args:
         model: the network.

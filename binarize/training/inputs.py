@@ -1,4 +1,4 @@
-"""Do the activations of binary layers say anything: inputs that never change sign while a network trains."""
+"""Binary layers with constant activations: inputs that never change sign while a network trains."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SAMPLES = 4  # of a batch
 class InputWatch:
     """Looks at a few steps of an epoch for binary layers with inputs in which no channel ever changes sign.
 
-    What such a layer gives is the same for all images: its activations are constants. A layer that was seen
+    The output of such a layer is the same for all images. A layer that was seen
     to be alive is not looked at again in that epoch. Nothing random is drawn and nothing is changed.
 
     Args:
@@ -69,7 +69,7 @@ class InputWatch:
     def constant(self) -> list[str]:
         """The layers, by path, that were called and in whose input no channel changed sign; of all processes.
 
-        All processes have to ask.
+        All processes have to call this.
         """
         if not self._layers:
             return []

@@ -1,4 +1,4 @@
-"""What the file of a trained network says beside the network: its recipe, and what its outputs mean."""
+"""Text entries in the file of a trained network: its recipe, and what its outputs mean."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TRUTH = "binarize.truth"
 
 
 def file_metadata(recipe: TrainingRecipe, truth: Labels | Depth) -> dict[str, str]:
-    """The text entries that a file's header is given."""
+    """The text entries for the header of a network's file."""
     return {
         _RECIPE: json.dumps(recipe.model_dump(mode="json")),
         _TRUTH: truth_as_json(truth),
@@ -52,13 +52,14 @@ def read_recipe(metadata: Mapping[str, str], where: Path) -> TrainingRecipe:
     """
     if _RECIPE not in metadata:
         raise FormatError(
-            f"{where}: its header holds no recipe: it was not written by `binarize train`, so nothing tells "
-            "how images are prepared and what its outputs mean. binarize.load gives the network in Python."
+            f"{where}: its header holds no recipe: it was not written by `binarize train`, so it is "
+            "unknown how images are prepared and what its outputs mean. binarize.load gives the network in "
+            "Python."
         )
     try:
         values = json.loads(metadata[_RECIPE])
     except ValueError as error:
-        raise FormatError(f"{where} is corrupted: its recipe is no JSON.") from error
+        raise FormatError(f"{where} is corrupted: its recipe is not JSON.") from error
     return validate(values, str(where))
 
 
@@ -71,7 +72,7 @@ def read_truth(metadata: Mapping[str, str], where: Path) -> Labels | Depth:
     try:
         return truth_from_json(metadata[_TRUTH])
     except (KeyError, ValueError, TypeError) as error:
-        raise FormatError(f"{where} is corrupted: its {_TRUTH!r} entry says no truth.") from error
+        raise FormatError(f"{where} is corrupted: its {_TRUTH!r} entry does not describe a truth.") from error
 
 
 def meaning(metadata: Mapping[str, str]) -> tuple[str, dict[str, str]]:
@@ -86,7 +87,7 @@ def meaning(metadata: Mapping[str, str]) -> tuple[str, dict[str, str]]:
 
 
 def trained_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
-    """(H, W) of the images that a network was trained on, by a header's entries; None if they do not say.
+    """(H, W) of the images that a network was trained on, by a header's entries; None if it is not in them.
 
     The rest of the recipe may be one that this version does not know.
     """

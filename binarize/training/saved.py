@@ -38,7 +38,7 @@ def load(path: Path) -> tuple[TrainingRecipe, nn.Module]:
 
 
 def load_with_truth(path: Path) -> tuple[TrainingRecipe, nn.Module, Labels | Depth]:
-    """As `load`, and what the network was trained to tell: the data set need not be there.
+    """As `load`, and the data set's truth, which gives the outputs their meaning; no data is needed.
 
     Raises:
         ConfigError: there is no such file.

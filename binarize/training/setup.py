@@ -147,7 +147,7 @@ def _class_weights(settings: Training, data: DenseDataset, accelerator: Accelera
 
 
 def _strategy(net: nn.Module, accelerator: Accelerator, sharding: ShardingSettings | None) -> Strategy:
-    """The only place where FSDP and whole replicas are told apart."""
+    """The only place that distinguishes FSDP and whole replicas."""
     if sharding is not None and accelerator.num_processes > 1:
         return Shards(net, accelerator, sharding)
     return Replicas(net, accelerator)
@@ -201,8 +201,8 @@ def _check_steps(progress: Progress, steps: int, settings: Training, out: Path) 
     """Note the steps of an epoch; refuse data of another length, warn of an average that is too long."""
     if progress.step and progress.steps != steps:
         raise ConfigError(
-            f"{out} was begun with {progress.steps} steps per epoch, this data makes {steps}: is it another "
-            "data set?"
+            f"{out} was started with {progress.steps} steps per epoch, this data makes {steps}: is it "
+            "another data set?"
         )
     progress.steps = steps
     if text := averaging_warning(settings, settings.epochs * steps):

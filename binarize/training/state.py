@@ -1,4 +1,4 @@
-"""A training at one moment, in one file: what it takes to go on as if nothing had happened."""
+"""The state file: all that a training needs to continue bit for bit."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def collect_state(
     *,
     wanted: bool = True,
 ) -> dict[str, Tensor]:
-    """Copies on the CPU of all tensors that a training goes on from, whole.
+    """Copies on the CPU of all tensors that a training needs to continue, whole.
 
-    If the model is split between processes, all of them have to ask.
+    If the model is split between processes, all of them have to call this.
 
     Args:
         model: the network.
         optimizer: of its parameters.
         average: of them.
-        wanted: whether this process wants them, or asks for the sake of the others and gets none.
+        wanted: False for a process that only takes part in the gathering; it gets none.
     """
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     for name, key, value in _moments(model, optimizer):
@@ -66,7 +66,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: there is no such file.
-        FormatError: it is no state file.
+        FormatError: it is not a state file.
     """
     return _entry(container.read_metadata(path), path)["recipe"]
 
@@ -78,7 +78,7 @@ def restore_state(
 
     Raises:
         ConfigError: there is no such file.
-        FormatError: it is no state file, or one of another network.
+        FormatError: it is not a state file, or belongs to another network.
     """
     read = container.read(path)
     entry = _entry(read.metadata, path)
@@ -122,21 +122,21 @@ def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tup
     for parameter, values in optimizer.state.items():
         for key, value in values.items():
             if not isinstance(value, Tensor):
-                raise TrainingError(f"the optimizer keeps {key}, which is no tensor")
+                raise TrainingError(f"the optimizer keeps {key}, which is not a tensor")
             yield names[id(parameter)], key, value
 
 
 def _entry(metadata: dict[str, str], path: Path) -> dict[str, Any]:
     if _ENTRY not in metadata:
-        raise FormatError(f"{path} is no training state: its header has no {_ENTRY!r} entry.")
+        raise FormatError(f"{path} is not a training state: its header has no {_ENTRY!r} entry.")
     try:
         entry = json.loads(metadata[_ENTRY])
         version = entry["version"]
         whole = isinstance(entry["recipe"], dict) and isinstance(entry["progress"]["step"], int)
     except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"{path} is corrupted: its {_ENTRY!r} entry is no training state.") from error
+        raise FormatError(f"{path} is corrupted: its {_ENTRY!r} entry is not a training state.") from error
     if not whole or not isinstance(version, int):
-        raise FormatError(f"{path} is corrupted: its {_ENTRY!r} entry is no training state.")
+        raise FormatError(f"{path} is corrupted: its {_ENTRY!r} entry is not a training state.")
     if version > _VERSION:
         raise FormatError(f"{path} has version {version}; this binarize reads up to {_VERSION}.")
     return entry

@@ -36,7 +36,7 @@ class Tally:
             self._counts[: IGNORE + 1] += torch.bincount(targets.flatten(), minlength=IGNORE + 1)
 
     def check(self, device: torch.device) -> None:
-        """Warn of what the epoch did not hold; all processes have to ask.
+        """Warn of what the epoch did not hold; all processes have to call this.
 
         Args:
             device: where processes exchange their counts.

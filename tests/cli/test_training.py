@@ -257,7 +257,7 @@ def test_floor(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
             "length: input should be a valid integer",
         ),
         (["train", "{recipe}", "--set", "data.test=tset"], "did you mean 'test'"),
-        (["train", "{recipe}", "--set", "about=2001-99-99"], "is no YAML value"),
+        (["train", "{recipe}", "--set", "about=2001-99-99"], "is not a YAML value"),
         (["train", "{recipe}", "--set", "training.start_from=nothing.pth"], "nothing.pth"),
         (["train", "{recipe}", "--out", "/proc/nothing/run"], "cannot make the folder"),
         (["evaluate", "nothing.safetensors"], "no such file"),

@@ -100,15 +100,15 @@ def test_a_list_that_is_set_is_not_the_files(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("- a\n", "expected `name: value` lines"),
-        ("a: [\n", "no YAML"),
+        ("a: [\n", "not YAML"),
         ("extends: nowhere.yaml\n", "line 1: extends: no such file"),
         ("extends: recipe.yaml\n", "extends itself"),
         ("about: x\nabout: y\n", "line 2: 'about' is there already, in line 1"),
         ("about: x\n", "training: is missing"),
-        ("? [a]\n: 1\n", "no YAML|expected a name"),
-        ("data: &a {b: *a}\n", "holds itself|no YAML"),
-        ("about: !foo x\n", "no YAML"),
-        ("about: 2001-99-99\n", "no YAML"),
+        ("? [a]\n: 1\n", "not YAML|expected a name"),
+        ("data: &a {b: *a}\n", "holds itself|not YAML"),
+        ("about: !foo x\n", "not YAML"),
+        ("about: 2001-99-99\n", "not YAML"),
     ],
 )
 def test_files_that_are_no_recipe(text: str, message: str, tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ def test_a_folder_is_not_used_twice_by_accident(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_parts_cannot_share() -> None:
-    with pytest.raises(ConfigError, match="no multiple of accumulate"):
+    with pytest.raises(ConfigError, match="not a multiple of accumulate"):
         recipe(batch=9, accumulate=2)
 
 
@@ -318,7 +318,7 @@ def test_a_kill_between_the_last_two_writes_loses_nothing(
 def test_other_data_under_a_begun_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(recipe(epochs=2), tmp_path)
     monkeypatch.setattr(Batches, "steps", property(lambda self: 5))
-    with pytest.raises(ConfigError, match="begun with 3 steps per epoch, this data makes 5"):
+    with pytest.raises(ConfigError, match="started with 3 steps per epoch, this data makes 5"):
         train(recipe(epochs=2), tmp_path, resume=True)
 
 

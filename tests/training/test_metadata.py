@@ -51,5 +51,5 @@ def test_a_file_of_no_training() -> None:
     assert trained_size({}) is None
     with pytest.raises(FormatError, match="not written by `binarize train`"):
         read_recipe({}, FILE)
-    with pytest.raises(FormatError, match="says no truth"):
+    with pytest.raises(FormatError, match="does not describe a truth"):
         read_truth({}, FILE)
