@@ -58,8 +58,8 @@ def compare(
 ) -> None:
     """Put RUNS, folders that `binarize train` wrote, into one table as in the BiDense paper.
 
-    Runs that differ by their seed only make one row. With --recipe-set, the recipes of that set are trained
-    first, one after the other, as far as they are not; started again, it goes on where it was.
+    Runs that differ by their seed only make one row. With --recipe-set, all recipes of that set are trained
+    first, one after the other; a second call continues where the first one stopped.
     """
     if not runs and recipe_set is None:
         raise ConfigError("compare: give folders of runs, or --recipe-set with the name of a set of recipes.")

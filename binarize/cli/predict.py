@@ -66,10 +66,10 @@ def predict(
 
     For cat.jpg: cat.png, class ids with a palette, or depth in millimetres (16 bits) and cat-colour.png; with
     --overlay cat-overlay.png, with --panel cat-panel.png. Of the size of the image, whatever it is. Depth is
-    bright where it is near and dark where it is far; grey where a truth says nothing.
+    bright where it is near and dark where it is far; grey where a truth is unknown.
     """
     if (others or truths) and not panel:
-        raise ConfigError("predict: --with and --truth say what stands in a panel; add --panel.")
+        raise ConfigError("predict: --with and --truth add to a panel; give --panel too.")
     files = images_of(images)
     known = _truths_of(files, truths) if truths is not None else {}
     with importing():
@@ -186,7 +186,7 @@ def _truths_of(images: Sequence[Path], truths: Path) -> dict[Path, Path]:
     own = {image.resolve() for image in images}  # images and truths may lie in one folder
     there: dict[str, Path] = {}
     for path in sorted(truths.iterdir(), reverse=True):
-        hidden = path.name.startswith(".")  # `._x.png` of macOS is no picture
+        hidden = path.name.startswith(".")  # `._x.png` of macOS is not a picture
         if path.is_file() and not hidden and path.resolve() not in own:
             there[path.stem] = path
     found = {}

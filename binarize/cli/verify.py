@@ -64,7 +64,7 @@ def verify(
     if recipe is None and not images:
         raise ConfigError(f"{file} was not written by `binarize train` and names no data set: give IMAGES.")
     if recipe is None and (root is not None or split is not None):
-        raise ConfigError(f"{file} names no data set, so --data and --split have nothing to say.")
+        raise ConfigError(f"{file} names no data set, so --data and --split cannot be used.")
     packed = _packed(file, model, packed_file, custom, approximate)
     data, where = None, ""
     if not images and recipe is not None:
@@ -143,7 +143,7 @@ def _read(file: Path, custom: str | None) -> tuple[TrainingRecipe | None, nn.Mod
     place = locate(file)
     metadata = container.read_metadata(place) if place.is_file() else {}
     if not place.is_file() or has_recipe(metadata):
-        recipe, model = saved.load(file)  # which says what is missing
+        recipe, model = saved.load(file)  # or an error that names what is missing
         return recipe, model, recipe.data.evaluation
     header = files.read_header(place)
     custom_class = header.source["source"] == "custom"

@@ -15,7 +15,6 @@ from binarize.training.batches import read_batches
 from binarize.training.checkpoint import save
 from binarize.training.curves import draw_curves
 from binarize.training.evaluate import evaluate
-from binarize.training.events import event_log
 from binarize.training.folder import CURVES, LOG, MODEL, STATE
 from binarize.training.health import first_not_finite, not_finite
 from binarize.training.interrupt import interruptible
@@ -25,6 +24,7 @@ from binarize.training.run import Run
 from binarize.training.setup import set_up
 from binarize.training.stages import float_weights
 from binarize.training.step import train_step
+from binarize.training.tensorboard_log import event_log
 
 __all__ = ["CURVES", "LOG", "MODEL", "STATE", "Event", "StoppedError", "train"]
 
