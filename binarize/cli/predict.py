@@ -69,7 +69,7 @@ def predict(
     bright where it is near and dark where it is far; grey where a truth is unknown.
     """
     if (others or truths) and not panel:
-        raise ConfigError("predict: --with and --truth add to a panel; give --panel too.")
+        raise ConfigError("predict: --with and --truth add to a panel; add --panel.")
     files = images_of(images)
     known = _truths_of(files, truths) if truths is not None else {}
     with importing():
