@@ -13,13 +13,13 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from binarize import recipes
-from binarize.training import loop
+from binarize.training import setup
 from binarize.training.loop import Event, StoppedError, train
 
 
 def main(out: str, values: str, how: str) -> None:
     seen: list[float] = []
-    watch = loop.LatentWatch
+    watch = setup.LatentWatch
 
     class Watch(watch):
         def __init__(self, net: torch.nn.Module) -> None:
@@ -29,7 +29,7 @@ def main(out: str, values: str, how: str) -> None:
             own = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in parameters)
             seen.append(own / sum(p.numel() for p in parameters))
 
-    loop.LatentWatch = Watch  # type: ignore[misc]
+    setup.LatentWatch = Watch  # type: ignore[misc]
 
     def press(event: Event) -> None:
         if how == "stop" and (event.epoch, event.step) == (1, 1):

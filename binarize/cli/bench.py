@@ -162,7 +162,7 @@ def _networks(
     path = network_file(model)
     if path is not None:
         from binarize.files import container
-        from binarize.training.entries import trained_size
+        from binarize.training.metadata import trained_size
 
         if method or settings:
             raise ConfigError("bench: --method and --set are for a MODEL that is no file.")

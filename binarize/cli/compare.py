@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.output import console, print_json, say, size, tell
+from binarize.cli.output import console, print_json, progress_bar, say, size, tell
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError, unknown_name
 from binarize.tables import BINARY, FLOAT
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from binarize.comparison import Result
 
 # where room is short, the first one is left out first
 _LEAST = ("silog", "delta3", "delta2", "log10", "training", "seeds", "float MACs", "rmse", "packed")
@@ -56,8 +58,8 @@ def compare(
 ) -> None:
     """Put RUNS, folders that `binarize train` wrote, into one table as in the BiDense paper.
 
-    Runs that differ by their seed only make one row. With --recipe-set, the recipes of that set are trained
-    first, one after the other, as far as they are not; started again, it goes on where it was.
+    Runs that differ by their seed only make one row. With --recipe-set, all recipes of that set are trained
+    first, one after the other; a second call continues where the first one stopped.
     """
     if not runs and recipe_set is None:
         raise ConfigError("compare: give folders of runs, or --recipe-set with the name of a set of recipes.")
@@ -77,24 +79,7 @@ def compare(
     if recipe_set is not None:
         trained = _train(recipe_set, numbers, folder, settings, root)
         found = list(dict.fromkeys([*found, *(run.resolve() for run in trained)]))
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    results = []
-    with Progress(
-        *columns, console=console(sys.stderr), disable=not sys.stderr.isatty(), transient=True
-    ) as bar:
-        task = bar.add_task("")
-        for run in found:
-            bar.reset(task, description=f"evaluating {run.name}")
-            result = comparison.collect(
-                run,
-                root=root,
-                split=split,
-                report=lambda done, total: bar.update(task, completed=done, total=total),
-            )
-            results.append(result)
-    table = comparison.as_dict(results)
+    table = comparison.as_dict(_evaluated(found, root, split))
     text = comparison.markdown(table)
     if out is not None:
         import json
@@ -107,6 +92,24 @@ def compare(
         _print(table)
         if out is not None:
             say(f"written  {_beside(out, 'md')}, {_beside(out, 'json')}")
+
+
+def _evaluated(runs: Sequence[Path], root: Path | None, split: str | None) -> list[Result]:
+    from binarize import comparison
+
+    results = []
+    with progress_bar("{task.description}") as bar:
+        task = bar.add_task("")
+        for run in runs:
+            bar.reset(task, description=f"evaluating {run.name}")
+            result = comparison.collect(
+                run,
+                root=root,
+                split=split,
+                report=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+            results.append(result)
+    return results
 
 
 def _print(table: dict[str, Any]) -> None:

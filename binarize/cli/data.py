@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
-from binarize.cli.output import console, counted, print_json, say, tell
+from binarize.cli.output import console, counted, print_json, progress_bar, say, tell
 from binarize.errors import ConfigError, DataError, warn
 from binarize.tables import Name, better
 
@@ -52,10 +51,9 @@ def check(recipe: str, root: Path | None, settings: tuple[str, ...]) -> None:
     Also what the truths hold: whether any pixel counts, units of depth, masks of other values, classes that
     never occur, pictures that lie on their side.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from binarize import recipes
-    from binarize.data.survey import Finding, Survey, has_files
+    from binarize.data.findings import Finding
+    from binarize.data.survey import Survey, has_files
     from binarize.training.build import dataset
 
     chosen = recipes.load(recipe, settings)
@@ -65,8 +63,7 @@ def check(recipe: str, root: Path | None, settings: tuple[str, ...]) -> None:
     }
     faults: list[str] = []
     found: list[Finding] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(sys.stderr), disable=not sys.stderr.isatty()) as progress:
+    with progress_bar("{task.description}", counts=True, transient=False) as progress:
         for split, part in parts.items():
             survey, files = Survey(part), has_files(part)
             for index in progress.track(range(len(part)), description=split):
@@ -103,18 +100,13 @@ def floor(recipe: str, root: Path | None, settings: tuple[str, ...], as_json: bo
     One value for all pixels, and one for each place in the picture, both from the truths of the training
     split: what a network has to beat.
     """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     from binarize import recipes
-    from binarize.training.floor import floors
+    from binarize.training.baselines import baselines
 
     chosen = recipes.load(recipe, settings)
-    columns = (TextColumn("reading"), BarColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console(sys.stderr), disable=not sys.stderr.isatty(), transient=True
-    ) as progress:
+    with progress_bar("reading") as progress:
         task = progress.add_task("")
-        found = floors(
+        found = baselines(
             chosen, root=root, report=lambda done, total: progress.update(task, completed=done, total=total)
         )
     if as_json:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from binarize.cli.output import console, counted, print_json, say, tell
+from binarize.cli.output import console, counted, print_json, progress_bar, say, tell
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError
 from binarize.tables import better
@@ -38,11 +37,12 @@ def evaluate(
         from binarize.runtime import keep_memory
         from binarize.training import saved
         from binarize.training.build import dataset
-        from binarize.training.distributed import leave, on_cpu, stay
+        from binarize.training.environment import on_cpu
         from binarize.training.evaluate import evaluate as measure
+        from binarize.training.process_group import destroy_group_at_exit, keep_group_at_exit
 
     keep_memory()
-    stay()
+    keep_group_at_exit()
     recipe, model = saved.load(checkpoint)
     part = split or recipe.data.test
     data = dataset(recipe, part, root=root)
@@ -50,15 +50,7 @@ def evaluate(
     flip = flip or recipe.data.evaluation.flip
     sizes = sizes or recipe.data.evaluation.scales
     processes = PartialState(cpu=on_cpu())  # of this machine or of many
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(part), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns,
-        console=console(sys.stderr),
-        disable=not (sys.stderr.isatty() and processes.is_main_process),
-        transient=True,
-    ) as progress:
+    with progress_bar(part, counts=True, shown=processes.is_main_process) as progress:
         own = range(processes.process_index, len(data), processes.num_processes)
         task = progress.add_task("", total=len(own))
         figures = measure(
@@ -73,7 +65,7 @@ def evaluate(
             report=lambda done: progress.update(task, completed=done),
             where=f"{recipe.data.name} {part}",
         )
-    leave()
+    destroy_group_at_exit()
     if not processes.is_main_process:
         return
     if as_json:

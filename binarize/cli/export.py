@@ -53,8 +53,8 @@ def _onnx(file: Path, target: Path, size: tuple[int, ...] | None, custom: str | 
         from binarize.files import container
         from binarize.preprocessing import preprocessing_of
         from binarize.runtime import deploy, deployed_layers, to_onnx
-        from binarize.training.entries import meaning, trained_size
         from binarize.training.folder import model_file
+        from binarize.training.metadata import meaning, trained_size
 
     source = model_file(file)
     metadata = container.read_metadata(source)

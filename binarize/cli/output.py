@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
 PIPE_WIDTH = 80
 
@@ -71,6 +72,23 @@ def progress(text: str) -> Iterator[None]:
             stack.enter_context(console(sys.stderr).status(text))
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         yield
+
+
+def progress_bar(text: str, *, counts: bool = False, shown: bool = True, transient: bool = True) -> Progress:
+    """A bar on stderr with the remaining time, if that is a terminal.
+
+    Args:
+        text: before the bar; may name fields of the task, as rich does: "{task.description}".
+        counts: also say how many of how many are done.
+        shown: False for a process that reports nothing.
+        transient: remove the bar at the end.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    numbers = [MofNCompleteColumn()] if counts else []
+    columns = (TextColumn(text), BarColumn(), *numbers, TimeRemainingColumn())
+    disable = not (sys.stderr.isatty() and shown)
+    return Progress(*columns, console=console(sys.stderr), disable=disable, transient=transient)
 
 
 def counted(count: int, what: str) -> str:

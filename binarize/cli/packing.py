@@ -142,7 +142,7 @@ def read_network(
         return files.load(source, resolve(custom))
     if custom_class:
         from binarize.training import saved
-        from binarize.training.entries import has_recipe
+        from binarize.training.metadata import has_recipe
 
         if has_recipe(metadata):
             return saved.load(source)[1]

@@ -15,7 +15,12 @@ from binarize.cli.speed import importing
 from binarize.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from binarize.recipes import Recipe
+    from torch import Tensor, nn
+
+    from binarize.data.dataset import Depth, Labels
+    from binarize.recipes import TrainingRecipe
+
+    Network = tuple[TrainingRecipe, nn.Module, Labels | Depth]
 
 
 @click.command()
@@ -61,37 +66,27 @@ def predict(
 
     For cat.jpg: cat.png, class ids with a palette, or depth in millimetres (16 bits) and cat-colour.png; with
     --overlay cat-overlay.png, with --panel cat-panel.png. Of the size of the image, whatever it is. Depth is
-    bright where it is near and dark where it is far; grey where a truth says nothing.
+    bright where it is near and dark where it is far; grey where a truth is unknown.
     """
     if (others or truths) and not panel:
-        raise ConfigError("predict: --with and --truth say what stands in a panel; add --panel.")
+        raise ConfigError("predict: --with and --truth add to a panel; add --panel.")
     files = images_of(images)
     known = _truths_of(files, truths) if truths is not None else {}
     with importing():
-        from binarize.data.dataset import Labels
         from binarize.data.reading import read_image
         from binarize.files import write_bytes
         from binarize.runtime import keep_memory
         from binarize.training import pictures, saved
 
     keep_memory()
-    networks = [saved.load_with_truth(path) for path in (checkpoint, *others)]
+    paths = (checkpoint, *others)
+    networks = [saved.load_with_truth(path) for path in paths]
     truth = networks[0][2]
-    for path, (_, _, other) in zip(others, networks[1:], strict=True):
-        if type(other) is not type(truth) or getattr(other, "names", ()) != getattr(truth, "names", ()):
-            raise ConfigError(f"{path}: was trained for another task or other classes than {checkpoint}.")
-    names = _names([recipe for recipe, _, _ in networks], (checkpoint, *others))
+    _check_truths(paths, [other for _, _, other in networks])
+    names = _names([recipe for recipe, _, _ in networks], paths)
     endings = ["", *(["-colour"] if truth.task == "depth" else [])]
     endings += ["-overlay"] * overlay + ["-panel"] * panel
-    written = [out / f"{file.stem}{ending}.png" for file in files for ending in endings]
-    if len(set(written)) < len(written):
-        twice = next(p for p in written if written.count(p) > 1)
-        raise ConfigError(
-            f"{twice} would be written for two of the images; predict them one after the other."
-        )
-    taken = [path for path in written if path.exists()]
-    if taken and not force:
-        raise ConfigError(f"{taken[0]} exists; replace it with --force, or name another folder with --out.")
+    _check_targets([out / f"{file.stem}{ending}.png" for file in files for ending in endings], force)
     from rich.progress import track
 
     try:
@@ -102,40 +97,81 @@ def predict(
         files, "predicting", console=console(sys.stderr), disable=not sys.stderr.isatty(), transient=True
     ):
         image = read_image(file)
-        wanted = networks if panel else networks[:1]
-        try:
-            maps = [
-                pictures.predict_image(model, image, recipe.data.evaluation, truth)
-                for recipe, model, _ in wanted
-            ]
-        except ConfigError as error:
-            raise ConfigError(f"{file}: {error}") from error
+        maps = _maps(networks if panel else networks[:1], image, file)
         colours = pictures.coloured(maps[0], truth)
         made = {"": pictures.as_png(maps[0], truth), "-colour": pictures.picture(colours)}
         if overlay:
             made["-overlay"] = pictures.picture(pictures.overlay(image, colours))
         if panel:
-            named = list(zip(names, maps, strict=True))
-            spread = maps
-            if file in known:
-                true = truth.read(known[file])
-                if true.shape != image.shape[1:]:
-                    raise DataError(
-                        f"{known[file]}: {true.shape[1]}x{true.shape[0]} (width x height), but {file} is "
-                        f"{image.shape[2]}x{image.shape[1]}."
-                    )
-                named.insert(0, ("truth", true))
-                spread = [true] if bool((true > 0).any()) else maps
-            span = pictures.depth_span(*spread) if truth.task == "depth" else None
-            parts = [("image", image), *((n, pictures.coloured(m, truth, span)) for n, m in named)]
-            key = pictures.classes_in([m for _, m in named], truth) if isinstance(truth, Labels) else ()
-            made["-panel"] = pictures.picture(pictures.panel(parts, span, key))
+            true = _true(known[file], truth, image, file) if file in known else None
+            made["-panel"] = _panel(image, list(zip(names, maps, strict=True)), true, truth)
         for ending in endings:
             write_bytes(out / f"{file.stem}{ending}.png", made[ending])
     say(f"{counted(len(files), 'image')}: {out}")
 
 
-def _names(recipes: Sequence[Recipe], paths: Sequence[Path]) -> list[str]:
+def _check_truths(paths: Sequence[Path], truths: Sequence[Labels | Depth]) -> None:
+    """Refuse a network for another task or for other classes than the first one's."""
+    first = truths[0]
+    for path, other in zip(paths[1:], truths[1:], strict=True):
+        if type(other) is not type(first) or getattr(other, "names", ()) != getattr(first, "names", ()):
+            raise ConfigError(f"{path}: was trained for another task or other classes than {paths[0]}.")
+
+
+def _check_targets(written: Sequence[Path], force: bool) -> None:
+    """Refuse to write one file twice, and, without `force`, to replace one."""
+    if len(set(written)) < len(written):
+        twice = next(p for p in written if written.count(p) > 1)
+        raise ConfigError(
+            f"{twice} would be written for two of the images; predict them one after the other."
+        )
+    taken = [path for path in written if path.exists()]
+    if taken and not force:
+        raise ConfigError(f"{taken[0]} exists; replace it with --force, or name another folder with --out.")
+
+
+def _maps(networks: Sequence[Network], image: Tensor, file: Path) -> list[Tensor]:
+    """Each network's prediction (H, W) for an image (3, H, W) uint8."""
+    from binarize.training import pictures
+
+    try:
+        return [
+            pictures.predict_image(model, image, recipe.data.evaluation, networks[0][2])
+            for recipe, model, _ in networks
+        ]
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def _true(path: Path, truth: Labels | Depth, image: Tensor, file: Path) -> Tensor:
+    """The truth (H, W) in the file `path`, of the size of the image."""
+    true = truth.read(path)
+    if true.shape != image.shape[1:]:
+        raise DataError(
+            f"{path}: {true.shape[1]}x{true.shape[0]} (width x height), but {file} is "
+            f"{image.shape[2]}x{image.shape[1]}."
+        )
+    return true
+
+
+def _panel(
+    image: Tensor, named: list[tuple[str, Tensor]], true: Tensor | None, truth: Labels | Depth
+) -> bytes:
+    """Image, truth and named predictions side by side, as a PNG; depth in the colours of the truth's span."""
+    from binarize.data.dataset import Labels
+    from binarize.training import pictures
+
+    spread = [prediction for _, prediction in named]
+    if true is not None:
+        named = [("truth", true), *named]
+        spread = [true] if bool((true > 0).any()) else spread
+    span = pictures.depth_span(*spread) if truth.task == "depth" else None
+    parts = [("image", image), *((name, pictures.coloured(m, truth, span)) for name, m in named)]
+    key = pictures.classes_in([m for _, m in named], truth) if isinstance(truth, Labels) else ()
+    return pictures.picture(pictures.panel(parts, span, key))
+
+
+def _names(recipes: Sequence[TrainingRecipe], paths: Sequence[Path]) -> list[str]:
     from binarize.comparison import labels
 
     return labels(recipes, paths)
@@ -150,7 +186,7 @@ def _truths_of(images: Sequence[Path], truths: Path) -> dict[Path, Path]:
     own = {image.resolve() for image in images}  # images and truths may lie in one folder
     there: dict[str, Path] = {}
     for path in sorted(truths.iterdir(), reverse=True):
-        hidden = path.name.startswith(".")  # `._x.png` of macOS is no picture
+        hidden = path.name.startswith(".")  # `._x.png` of macOS is not a picture
         if path.is_file() and not hidden and path.resolve() not in own:
             there[path.stem] = path
     found = {}

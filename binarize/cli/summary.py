@@ -73,7 +73,7 @@ def _model(source: str, custom: str | None) -> tuple[nn.Module, tuple[int, int] 
     file = network_file(source)
     if file is not None:
         from binarize.files import container, load
-        from binarize.training.entries import trained_size
+        from binarize.training.metadata import trained_size
 
         model = load(file, None if custom is None else resolve(custom))
         return model, trained_size(container.read_metadata(file)), file

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settings: tuple[str, ...]) -> None:
     """Train by RECIPE, a file or a name that `binarize recipes` lists.
 
-    The run's folder holds model.safetensors (the network), state.safetensors (what --resume goes on from),
+    The run's folder holds model.safetensors (the network), state.safetensors (what --resume continues from),
     log.jsonl (the figures of each epoch) and curves.png. Ctrl-C saves and ends.
     """
     with importing():
@@ -48,7 +48,7 @@ def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settin
     chosen = recipes.load(recipe, settings, build.faults)
     folder = out or Path("runs") / Path(recipe).with_suffix("").name
     if resume and is_first_process() and not (folder / STATE).is_file():
-        say(f"{folder} holds no run to go on with: this is a new one")
+        say(f"{folder} holds no run to continue: this is a new one")
     with Screen(chosen.training.epochs) as screen:
         history = loop.train(chosen, folder, root=root, resume=resume, report=screen.show, tell=say)
     from accelerate import PartialState
@@ -101,7 +101,7 @@ class Screen:
         """A step, or the end of an epoch."""
         self.shown = True
         if event.figures:
-            self._progress.stop()  # the bar goes: the line is for stdout, which it knows nothing of
+            self._progress.stop()  # the bar does not know of the line on stdout
             lines = [_line(event.figures, self._epochs)]
             if constant := event.figures.get("constant_inputs"):
                 lines.append(_about_constant(constant))

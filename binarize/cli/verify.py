@@ -16,7 +16,8 @@ from binarize.tables import better
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from binarize.recipes import Recipe
+    from binarize.data.dataset import DenseDataset
+    from binarize.recipes import TrainingRecipe
     from binarize.recipes.schema import Evaluation
 
 
@@ -56,68 +57,80 @@ def verify(
     are brought to the size of its conversion.
     """
     with importing():
-        from binarize import runtime
-        from binarize.data.reading import read_image
         from binarize.runtime.verify import verify as compare
         from binarize.training.build import dataset
-        from binarize.training.evaluate import evaluate
-        from binarize.training.pictures import prepared
 
     recipe, model, settings = _read(file, custom)
     if recipe is None and not images:
         raise ConfigError(f"{file} was not written by `binarize train` and names no data set: give IMAGES.")
     if recipe is None and (root is not None or split is not None):
-        raise ConfigError(f"{file} names no data set, so --data and --split have nothing to say.")
+        raise ConfigError(f"{file} names no data set, so --data and --split cannot be used.")
+    packed = _packed(file, model, packed_file, custom, approximate)
+    data, where = None, ""
+    if not images and recipe is not None:
+        part = split or recipe.data.test
+        data, where = dataset(recipe, part, root=root), f"{recipe.data.name} {part}"
+    with progress("comparing"):
+        result = compare(model, packed, _inputs(images, settings) if data is None else _samples(data, count))
+    figures: dict[str, Any] = {}
+    if data is not None:
+        for name, net in (("trained", model), ("packed", packed)):
+            with progress(f"measuring the {name} network"):
+                figures[name] = _measured(net, data, settings, where)
+    if as_json:
+        print_json({"file": str(file), **result.as_dict(), "figures": figures})
+        return
+    console().print(result)
+    if figures:
+        _print(figures)
+
+
+def _packed(
+    file: Path, model: nn.Module, packed_file: Path | None, custom: str | None, approximate: bool
+) -> nn.Module:
+    """The packed form of the model: read from its file, or made here."""
+    from binarize import runtime
+
     if runtime.deployed_layers(model):
         raise ConfigError(
             f"{file} is packed: its latent weights are gone, there is nothing to compare it with. Give the "
             "file that it was exported from, and this one with --packed. (The zoo keeps packed files only.)"
         )
     with progress("packing"):
-        packed = (
-            runtime.deploy(model, exact_scales=not approximate)
-            if packed_file is None
-            else _read(packed_file, custom)[1]
-        )
-    if packed_file is not None:
-        for layer in runtime.deployed_layers(packed).values():
-            layer.options = runtime.RuntimeOptions(exact_scales=not approximate)
-    data, where = None, ""
-    if not images and recipe is not None:
-        part = split or recipe.data.test
-        data, where = dataset(recipe, part, root=root), f"{recipe.data.name} {part}"
-
-    def inputs() -> Iterator[Tensor]:
-        if data is None:
-            from binarize.cli.predict import images_of
-
-            for path in images_of(images):
-                yield prepared(read_image(path), settings)
-        else:
-            step = max(1, len(data) // count)
-            for index in range(0, len(data), step)[:count]:
-                yield data[index].image[None]
-
-    with progress("comparing"):
-        result = compare(model, packed, inputs())
-    figures: dict[str, Any] = {}
-    if data is not None:
-        for name, net in (("trained", model), ("packed", packed)):
-            with progress(f"measuring the {name} network"):
-                figures[name] = _measured(net, data, settings, evaluate, where)
-    if as_json:
-        print_json({"file": str(file), **result.as_dict(), "figures": figures})
-        return
-    console().print(result)
-    if figures:
-        for key in ("miou", "pixel_accuracy", "abs_rel", "delta1"):
-            if key in figures["trained"]:
-                a, b = figures["trained"][key], figures["packed"][key]
-                name = f"{key}{better(key)}"
-                say(f"{name:18} trained {a:.5f}  packed {b:.5f}  difference {b - a:+.5f}")
+        if packed_file is None:
+            return runtime.deploy(model, exact_scales=not approximate)
+        packed = _read(packed_file, custom)[1]
+    for layer in runtime.deployed_layers(packed).values():
+        layer.options = runtime.RuntimeOptions(exact_scales=not approximate)
+    return packed
 
 
-def _read(file: Path, custom: str | None) -> tuple[Recipe | None, nn.Module, Evaluation]:
+def _inputs(images: tuple[str, ...], settings: Evaluation) -> Iterator[Tensor]:
+    """The images of files, folders and patterns, each (1, 3, H, W)."""
+    from binarize.cli.predict import images_of
+    from binarize.data.reading import read_image
+    from binarize.training.pictures import prepared
+
+    for path in images_of(images):
+        yield prepared(read_image(path), settings)
+
+
+def _samples(data: DenseDataset, count: int) -> Iterator[Tensor]:
+    """`count` images, evenly spread over the data set, each (1, 3, H, W)."""
+    step = max(1, len(data) // count)
+    for index in range(0, len(data), step)[:count]:
+        yield data[index].image[None]
+
+
+def _print(figures: dict[str, Any]) -> None:
+    for key in ("miou", "pixel_accuracy", "abs_rel", "delta1"):
+        if key in figures["trained"]:
+            a, b = figures["trained"][key], figures["packed"][key]
+            name = f"{key}{better(key)}"
+            say(f"{name:18} trained {a:.5f}  packed {b:.5f}  difference {b - a:+.5f}")
+
+
+def _read(file: Path, custom: str | None) -> tuple[TrainingRecipe | None, nn.Module, Evaluation]:
     """The recipe if there is one, the network, and how it sees images."""
     from binarize import files
     from binarize.cli.packing import read_network
@@ -125,12 +138,12 @@ def _read(file: Path, custom: str | None) -> tuple[Recipe | None, nn.Module, Eva
     from binarize.files.zoo import locate
     from binarize.recipes.schema import Evaluation
     from binarize.training import saved
-    from binarize.training.entries import has_recipe
+    from binarize.training.metadata import has_recipe
 
     place = locate(file)
     metadata = container.read_metadata(place) if place.is_file() else {}
     if not place.is_file() or has_recipe(metadata):
-        recipe, model = saved.load(file)  # which says what is missing
+        recipe, model = saved.load(file)  # or an error that names what is missing
         return recipe, model, recipe.data.evaluation
     header = files.read_header(place)
     custom_class = header.source["source"] == "custom"
@@ -145,6 +158,8 @@ def _read(file: Path, custom: str | None) -> tuple[Recipe | None, nn.Module, Eva
     return None, model, Evaluation(resize=(shape[2], shape[3]))
 
 
-def _measured(net: nn.Module, data: Any, settings: Evaluation, evaluate: Any, where: str) -> dict[str, Any]:
+def _measured(net: nn.Module, data: DenseDataset, settings: Evaluation, where: str) -> dict[str, Any]:
+    from binarize.training.evaluate import evaluate
+
     found = evaluate(net, data, batch=settings.batch, flip=settings.flip, scales=settings.scales, where=where)
     return {k: v for k, v in found.items() if isinstance(v, float)}

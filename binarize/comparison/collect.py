@@ -15,10 +15,10 @@ from torch import nn
 from binarize import accounting, files
 from binarize.accounting.summarize import Convention
 from binarize.errors import ConfigError
-from binarize.recipes import Recipe
+from binarize.recipes import TrainingRecipe
 from binarize.training import saved
 from binarize.training.build import dataset
-from binarize.training.distributed import on_cpu
+from binarize.training.environment import on_cpu
 from binarize.training.evaluate import evaluate
 from binarize.training.folder import LOG, MODEL
 
@@ -36,11 +36,11 @@ class Result:
         split: that the figures are of.
         figures: as `binarize.training.evaluate.evaluate` gives them.
         history: its log, one entry per epoch.
-        costs: by convention, what `Summary.as_dict` says in total.
+        costs: by convention, the totals of `Summary.as_dict`.
     """
 
     path: Path
-    recipe: Recipe
+    recipe: TrainingRecipe
     split: str
     figures: dict[str, Any]
     history: list[dict[str, Any]]
@@ -104,7 +104,7 @@ def collect(
     return Result(path=run, recipe=recipe, split=part, figures=figures, history=history, costs=costs)
 
 
-def _costs(run: Path, model: nn.Module, recipe: Recipe) -> dict[str, dict[str, Any]]:
+def _costs(run: Path, model: nn.Module, recipe: TrainingRecipe) -> dict[str, dict[str, Any]]:
     """By convention, totals at the size that training sees, which is the same for all rows.
 
     Bytes are those of the file that `binarize deploy` writes; a float network's own file is what it needs.
@@ -143,7 +143,7 @@ def _keep(run: Path, split: str, figures: dict[str, Any]) -> None:
 
 
 def version() -> str:
-    """Of the toolkit, which says how figures are measured."""
+    """Of the toolkit: another version may measure figures in another way."""
     import binarize
 
     return binarize.__version__

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from binarize import files
 from binarize.comparison.collect import Result, collect
 from binarize.comparison.table import columns, differences, label
@@ -17,11 +19,12 @@ from binarize.data.catalog import info
 from binarize.data.dataset import Depth, Labels
 from binarize.errors import ConfigError
 from binarize.files.zoo import CARD, METRICS, MODEL
-from binarize.recipes import Recipe, load
+from binarize.recipes import TrainingRecipe, load
 from binarize.training import saved
-from binarize.training.entries import entries
-from binarize.training.floor import floors
+from binarize.training.baselines import baselines
 from binarize.training.folder import LOG
+from binarize.training.metadata import file_metadata
+from binarize.training.resume import FREE
 
 Report = Callable[[str, int, int], None]
 
@@ -37,8 +40,8 @@ def add_entry(
 ) -> Path:
     """Write an entry of the zoo.
 
-    A binary network is packed; of a float network the weights are rounded to 16 bits. What the card says was
-    measured with that very file.
+    A binary network is packed; of a float network the weights are rounded to 16 bits. The card's figures
+    were measured with that very file.
 
     Args:
         run: folder that `binarize train` wrote; all epochs of its recipe are done.
@@ -55,16 +58,11 @@ def add_entry(
         ConfigError: no run there, one that is not complete, or one of another recipe than `recipe_name`.
         DataError: data that is missing or wrong.
     """
-    if not (run / LOG).is_file():
-        raise ConfigError(f"{run}: no run; expected a folder that `binarize train` wrote, with its {LOG}.")
-    recipe, model, truth = saved.load_with_truth(run)
-    done = len((run / LOG).read_text(encoding="utf-8").splitlines())
-    if done != recipe.training.epochs:
-        raise ConfigError(f"{run}: {done} of {recipe.training.epochs} epochs are done.")
+    recipe, model, truth = _load_complete(run)
     if recipe_name:
         _check_recipe(run, recipe, recipe_name)  # now rather than after the measuring
     title = name or _name(recipe, recipe_name)
-    known = entries(recipe, truth)
+    known = file_metadata(recipe, truth)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as temporary:
         made = Path(temporary)
@@ -82,7 +80,7 @@ def add_entry(
         result = collect(
             made, root=root, count=False, report=tell("the packed file" if binary else "the file")
         )
-        found = floors(recipe, root=root, report=tell("floors"))
+        found = baselines(recipe, root=root, report=tell("baselines"))
         metrics = _metrics(title, recipe_name, result, full, found, (made / MODEL).stat().st_size)
         files.write_bytes(made / METRICS, (json.dumps(metrics, indent=2) + "\n").encode())
         files.write_bytes(made / CARD, _card(metrics, full, truth).encode())
@@ -93,7 +91,18 @@ def add_entry(
     return target
 
 
-def _name(recipe: Recipe, recipe_name: str) -> str:
+def _load_complete(run: Path) -> tuple[TrainingRecipe, nn.Module, Labels | Depth]:
+    """What a run has made; ConfigError if there is none, or not all epochs of its recipe are done."""
+    if not (run / LOG).is_file():
+        raise ConfigError(f"{run}: no run; expected a folder that `binarize train` wrote, with its {LOG}.")
+    recipe, model, truth = saved.load_with_truth(run)
+    done = len((run / LOG).read_text(encoding="utf-8").splitlines())
+    if done != recipe.training.epochs:
+        raise ConfigError(f"{run}: {done} of {recipe.training.epochs} epochs are done.")
+    return recipe, model, truth
+
+
+def _name(recipe: TrainingRecipe, recipe_name: str) -> str:
     """`camvid-bidense-layer` for the recipe camvid/convnext_atto-bidense-layer."""
     if recipe_name:
         return recipe_name.replace("/", "-").replace(f"{recipe.network.encoder}-", "")
@@ -169,21 +178,22 @@ def _card(metrics: dict[str, Any], full: Result, truth: Labels | Depth) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _check_recipe(run: Path, recipe: Recipe, name: str) -> None:
+def _check_recipe(run: Path, recipe: TrainingRecipe, name: str) -> None:
     """Refuse a recipe whose command would not make the run again."""
-    load(name)  # an unknown one says so
+    load(name)  # raises for an unknown one
     try:
         left = _differing(load(name, _settings(name, recipe)), recipe)
     except ConfigError:
         left = _differing(load(name), recipe)
     if left:
-        names = {key: value for key, value in left.items() if key.endswith("name")} or left  # say most
+        # a name explains most
+        names = {key: value for key, value in left.items() if key.endswith("name")} or left
         faults = [f"{key} is {a!r} there, {b!r} in the run" for key, (a, b) in sorted(names.items())]
         shown = "; ".join(faults[:3])
         raise ConfigError(f"--recipe {name}: {run} followed another one: {shown}. Name that one, or none.")
 
 
-def _settings(name: str, recipe: Recipe) -> list[str]:
+def _settings(name: str, recipe: TrainingRecipe) -> list[str]:
     """What the run has other than the recipe of that name, as `--set` takes it."""
     if not name:
         return []
@@ -191,10 +201,9 @@ def _settings(name: str, recipe: Recipe) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, (_, value) in sorted(found.items())]
 
 
-def _differing(given: Recipe, own: Recipe) -> dict[str, tuple[Any, Any]]:
-    free = ("about", "data.root", "data.workers", "training.save_every", "training.evaluate_every")
+def _differing(given: TrainingRecipe, own: TrainingRecipe) -> dict[str, tuple[Any, Any]]:
     found = differences(given.model_dump(mode="json"), own.model_dump(mode="json"))
-    return {key: values for key, values in found.items() if key not in free}
+    return {key: values for key, values in found.items() if key not in FREE}
 
 
 def _figure_line(key: str, text: str, metrics: dict[str, Any]) -> str:

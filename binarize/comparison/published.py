@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from binarize.recipes import Recipe
+from binarize.recipes import TrainingRecipe
 
 _SEGMENTATION = ("pixel_accuracy", "miou")
 _DEPTH = ("delta1", "abs_rel", "rmse")
@@ -59,7 +59,7 @@ REMARKS = {
 """What to know about the printed figures, by data set."""
 
 
-def published(recipe: Recipe) -> dict[str, float]:
+def published(recipe: TrainingRecipe) -> dict[str, float]:
     """The printed figures of a recipe's row, fractions and metres; empty if the paper has no such row."""
     if recipe.data.name not in _TABLES or recipe.network.encoder != "convnext_tiny":
         return {}
@@ -74,7 +74,7 @@ def published(recipe: Recipe) -> dict[str, float]:
     return dict(zip(names, rows[row], strict=True)) if row in rows else {}
 
 
-def remark(recipe: Recipe) -> dict[str, Any]:
+def remark(recipe: TrainingRecipe) -> dict[str, Any]:
     """What to know about the printed figures of a recipe's data set."""
     text = REMARKS.get(recipe.data.name)
     return {"remark": text} if text else {}

@@ -11,7 +11,7 @@ from typing import Any
 from binarize.comparison.collect import Result
 from binarize.comparison.published import published, remark
 from binarize.errors import ConfigError
-from binarize.recipes import Recipe
+from binarize.recipes import TrainingRecipe
 from binarize.tables import better
 from binarize.training.folder import MODEL
 
@@ -35,7 +35,7 @@ _APART = 2  # settings that a label names at most
 
 
 def as_dict(results: Sequence[Result]) -> dict[str, Any]:
-    """All that the table says, as JSON holds it.
+    """The table's content, for JSON.
 
     Args:
         results: of one data set and split. Runs that differ by nothing but their seed make one row.
@@ -160,7 +160,7 @@ def figure(name: str, row: dict[str, Any]) -> str:
     return text if printed is None else f"{text} ({scale * printed:.{digits}f})"
 
 
-def label(recipe: Recipe) -> str:
+def label(recipe: TrainingRecipe) -> str:
     """What a row is called: `float`, `bidense`, `bidense (granularity=layer)`."""
     if recipe.method is None:
         return "float, pretrained" if recipe.network.pretrained else "float"
@@ -168,10 +168,10 @@ def label(recipe: Recipe) -> str:
     return f"{recipe.method.name} ({options})" if options else recipe.method.name
 
 
-def labels(recipes: Sequence[Recipe], paths: Sequence[Path]) -> list[str]:
+def labels(recipes: Sequence[TrainingRecipe], paths: Sequence[Path]) -> list[str]:
     """What rows are called, each differently: those of one `label` by what their recipes do not share.
 
-    `bidense (lr=0.0015)`; the name of the run where that would be long or say nothing.
+    `bidense (lr=0.0015)`; the name of the run where that would be long or empty.
 
     Args:
         recipes: one for each row.
@@ -186,7 +186,7 @@ def labels(recipes: Sequence[Recipe], paths: Sequence[Path]) -> list[str]:
     return found
 
 
-def _apart(recipes: Sequence[Recipe], paths: Sequence[Path]) -> list[str]:
+def _apart(recipes: Sequence[TrainingRecipe], paths: Sequence[Path]) -> list[str]:
     flat = [dict(_flat(recipe.model_dump(mode="json"))) for recipe in recipes]
     names = sorted({n for f in flat for n in f if len({json.dumps(g.get(n)) for g in flat}) > 1} - {"about"})
     for chosen in ([n for n in names if n != "training.seed"], names):
@@ -223,7 +223,7 @@ def _spread(values: list[float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(values), "sd": sd, "values": values}
 
 
-def _key(recipe: Recipe) -> str:
+def _key(recipe: TrainingRecipe) -> str:
     plain = recipe.model_dump(mode="json")
     plain["training"].pop("seed")
     for name in ("root", "workers"):
@@ -231,7 +231,7 @@ def _key(recipe: Recipe) -> str:
     return json.dumps(plain, sort_keys=True)
 
 
-def _differences(first: Recipe, other: Recipe) -> Iterator[str]:
+def _differences(first: TrainingRecipe, other: TrainingRecipe) -> Iterator[str]:
     found = differences(first.model_dump(mode="json"), other.model_dump(mode="json"))
     for name, (a, b) in sorted(found.items()):
         if not name.startswith(_OWN):

@@ -1,6 +1,6 @@
 """NYUv2 and KITTI depth in the layout of BTS (Lee et al., arXiv 1907.10326), by its file lists.
 
-A line of a list is `image depth focal`; a depth of `None` says that an image has no truth.
+A line of a list is `image depth focal`; a depth of `None` stands for an image without a truth.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Labels:
         palette: an (R, G, B) per class for pictures, or empty.
         ignored: values of the files that become `IGNORE`.
         unscored: ids that networks have but no truth uses; no mean counts them.
-        mapping: (value, id) for values of the files that are not ids themselves; it goes before `ignored`.
+        mapping: (value, id) for values of the files that are not ids themselves; applied before `ignored`.
     """
 
     names: tuple[str, ...]
@@ -49,7 +49,7 @@ class Labels:
         """Class ids (H, W) int64, `IGNORE` where there is none.
 
         Raises:
-            DataError: the file cannot be read, or holds an id that is no class.
+            DataError: the file cannot be read, or holds an id that is not a class.
         """
         return self.ids(read_labels(path), path)
 
@@ -61,7 +61,7 @@ class Labels:
             path: of the file, for the message.
 
         Raises:
-            DataError: a value is no class.
+            DataError: a value is not a class.
         """
         labels = values.clone()
         wrong = (values < 0) | (values >= len(self.names))
@@ -157,7 +157,7 @@ def truth_from_json(text: str) -> Labels | Depth:
     """The inverse of `truth_as_json`.
 
     Raises:
-        KeyError, TypeError, ValueError: it is no such text.
+        KeyError, TypeError, ValueError: the text is another one.
     """
     fields = json.loads(text)
     if fields.pop("task") == "depth":
@@ -218,7 +218,7 @@ class DenseDataset(Dataset[Sample]):
         return len(self.pairs)
 
     def load(self, index: int) -> Sample:
-        """The sample as it is in its files; a truth that is missing says nothing anywhere.
+        """The sample as it is in its files; a truth that is missing is unknown everywhere.
 
         Raises:
             DataError: a file cannot be read, or image and truth are of different sizes.

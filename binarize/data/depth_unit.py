@@ -36,7 +36,7 @@ class DepthValues:
         self._quantiles: list[np.ndarray] = []
 
     def add(self, values: np.ndarray) -> None:
-        """Those of one file (H, W); 0 and below say nothing."""
+        """Those of one file (H, W); 0 and below are unknown."""
         self._least = min(self._least, float(values.min(initial=0)))
         known = values[values > 0]
         if known.size:

@@ -34,7 +34,7 @@ def text(path: Path) -> str:
     """A text file: UTF-8, with a byte order mark or without, or UTF-16 with one, as Windows writes it.
 
     Raises:
-        OSError, UnicodeDecodeError: it cannot be read, or is no text.
+        OSError, UnicodeDecodeError: it cannot be read, or is not text.
     """
     content = path.read_bytes()
     encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
@@ -64,7 +64,7 @@ def lines(path: Path) -> dict[int, str]:
 
 
 def columns(path: Path, count: Sequence[int]) -> list[list[str]]:
-    """Columns of a list file, with blanks between; names with spaces are told by their endings.
+    """Columns of a list file, with blanks between; names with spaces are recognized by their endings.
 
     Args:
         path: of the list.
@@ -127,7 +127,7 @@ def images(path: Path) -> list[Path]:
     """`pictures` of a folder.
 
     Raises:
-        DataError: it is no folder, or holds none.
+        DataError: it is not a folder, or holds none.
     """
     found = pictures(folder(path, "images"))
     if not found:

@@ -35,14 +35,14 @@ def folders(
         root: of the data set.
         split: name of a folder in it.
         classes: names, or how many; for segmentation.
-        ignored: values of the masks that say nothing; 255 by default, [] for none.
+        ignored: values of the masks that do not count; 255 by default, [] for none.
         labels: class ids for values of the masks, {0: 0, 255: 1}; other values are ids themselves.
         palette: (R, G, B) per class.
         scale: of the depth files, units per metre.
         max_depth: largest depth that counts, in metres; for depth.
 
     Raises:
-        ConfigError: neither or both of `classes` and `max_depth` are given, or labels that are no classes.
+        ConfigError: neither or both of `classes` and `max_depth` are given, or labels that are not classes.
         DataError: folders or files are missing, or names that do not pair.
     """
     if (classes is None) == (max_depth is None):

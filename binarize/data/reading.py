@@ -28,13 +28,13 @@ _ORIENTATION = 0x0112  # EXIF
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """What a file says of its picture before that is decoded.
+    """What is known of a picture before it is decoded.
 
     Attributes:
         mode: Pillow's name of it.
         size: (width, height) when it is upright.
         orientation: of EXIF, 1 to 8; 1 is upright, and what a file without the tag has.
-        white: largest value that one channel can have; 0 if nothing tells.
+        white: largest value that one channel can have; 0 if it is unknown.
         stretched: (n, d), if Pillow multiplies the stored values by d / n to fill 8 or 16 bits.
         lossy: whether values change when they are stored, as in JPEG.
     """
@@ -48,7 +48,7 @@ class Head:
 
 
 def read_head(path: Path) -> Head:
-    """What a file says of its picture.
+    """What is known of a picture before it is decoded.
 
     Raises:
         DataError: the file is missing or no image.

@@ -6,42 +6,19 @@ is 0.0000, or what is learned is wrong. Here it is found and named, from a sampl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from binarize.data.dataset import IGNORE, DenseDataset, Depth, Labels, sizes_differ
 from binarize.data.depth_unit import DepthValues
+from binarize.data.findings import FEW, SHOWN, Finding, absent, class_name, report
 from binarize.data.reading import Head, read_depth_values, read_head, read_image_values, read_labels
-from binarize.errors import DataError, warn
+from binarize.errors import DataError
 
 SAMPLE = 32
 """Pairs that are looked at before a training or an evaluation."""
-
-FEW = 0.01
-"""A smaller share of pixels with a truth is taken for a mistake; a single sweep of KITTI has 0.04."""
-
-_SHOWN = 8
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What is wrong, or probably so.
-
-    Attributes:
-        kind: what it is about, so that nothing is said twice.
-        message: where, what was found, what was expected, what to do.
-        error: whether nothing can be learned from such data.
-    """
-
-    kind: Literal["nothing", "few", "unit", "one class", "absent", "turned", "dark"]
-    message: str
-    error: bool = False
 
 
 class Survey:
@@ -65,7 +42,7 @@ class Survey:
         """Look at one pair.
 
         Raises:
-            DataError: a file cannot be read, or a mask holds what is no class.
+            DataError: a file cannot be read, or a mask holds a value that is not a class.
         """
         pair, truth = self.data.pairs[index], self.data.truth
         if pair.target is None:
@@ -100,7 +77,7 @@ class Survey:
             largest = int(read_image_values(image).max(initial=0)) if stored else head.white
             if largest > head.white // 16:
                 self._bright = True
-            elif largest:  # a black picture says nothing of its white
+            elif largest:  # a black picture does not show its white
                 self._dark.append((image, largest, head.white))
 
     @property
@@ -127,8 +104,8 @@ class Survey:
         """What the truths hold, for people."""
         if self.depth is not None:
             return self.depth.seen()
-        shown = [str(v) for v in sorted(self.values)[:_SHOWN]]
-        more = ", ..." if len(self.values) > _SHOWN else ""
+        shown = [str(v) for v in sorted(self.values)[:SHOWN]]
+        more = ", ..." if len(self.values) > SHOWN else ""
         return f"their values are {', '.join(shown)}{more}" if shown else "they hold no value"
 
     def _nothing(self, where: str) -> Finding | None:
@@ -173,7 +150,7 @@ class Survey:
         if not isinstance(truth, Labels) or len(present) != 1:
             return None
         ignored = sorted(self.values & set(truth.ignored))
-        text = f"{where}: {self._images()} hold class {_class(present[0], truth.names)} only"
+        text = f"{where}: {self._images()} hold class {class_name(present[0], truth.names)} only"
         if ignored and len(truth.names) == 2 and complete:
             value = next(iter(self.values - set(ignored)), 0)
             other = 1 - present[0]
@@ -181,7 +158,7 @@ class Survey:
             return Finding(
                 "one class",
                 f"{text}, and {ignored[0]}, which is ignored: there is nothing to learn. If {ignored[0]} "
-                f"stands for class {_class(other, truth.names)}, say so: `labels: {{{pairs}}}` in "
+                f"stands for class {class_name(other, truth.names)}, say so: `labels: {{{pairs}}}` in "
                 "data.options (data set folder).",
                 error=True,
             )
@@ -223,31 +200,6 @@ class Survey:
 
     def _images(self) -> str:
         return f"{self.pairs} image{'s' * (self.pairs != 1)}"
-
-
-def absent(truth: Labels, counts: Tensor, where: str) -> Finding | None:
-    """Scored classes that no truth holds.
-
-    Args:
-        truth: of the data set.
-        counts: pixels of each id, (>= classes,).
-        where: what to call the data in the message.
-    """
-    names = truth.names
-    missing = [i for i in range(len(names)) if i not in truth.unscored and counts[i] == 0]
-    if not missing or len(missing) >= len(names) - len(truth.unscored) - 1:
-        return None  # of a single class, or none, more is said elsewhere
-    shown = [_class(i, names) for i in missing[:_SHOWN]] + ["..."] * (len(missing) > _SHOWN)
-    return Finding(
-        "absent",
-        f"{where}: {len(missing)} of {len(names)} classes occur nowhere: {', '.join(shown)}. The network "
-        "cannot learn them; are the number of classes and the ids of the masks right?",
-    )
-
-
-def _class(index: int, names: Sequence[str]) -> str:
-    """Its id, and its name if it has one of its own."""
-    return str(index) if names[index] == f"class {index}" else f"{index} ({names[index]})"
 
 
 def inspect(data: DenseDataset, where: str) -> set[str]:
@@ -298,21 +250,6 @@ def nothing(data: DenseDataset, where: str, seen: str) -> DataError:
     return DataError(
         f"{where}: not one pixel has a truth after {seen}; does it cut away what the files hold?"
     )
-
-
-def report(found: Iterable[Finding]) -> set[str]:
-    """Warn of what is probably wrong; returns the kinds of it.
-
-    Raises:
-        DataError: the first finding from which nothing can be learned.
-    """
-    found = list(found)
-    for finding in found:
-        if finding.error:
-            raise DataError(finding.message)
-    for finding in found:
-        warn(finding.message)
-    return {finding.kind for finding in found}
 
 
 def _spread(length: int) -> list[int]:

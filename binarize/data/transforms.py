@@ -47,7 +47,7 @@ def training_transform(
 
     Args:
         truth: what the truth is.
-        size: (H, W) of the random crop at the end; what is missing is padded and says nothing.
+        size: (H, W) of the random crop at the end; what is missing is padded, with an unknown truth.
         resize: (H, W) to resize to first.
         border: (top, bottom, left, right) rows and columns to cut to first.
         bottom: (H, W) to cut from the middle of the bottom first.
@@ -93,7 +93,7 @@ def evaluation_transform(
     In this order:
 
     Args:
-        truth: what the truth is; outside its `crop` it says nothing.
+        truth: what the truth is; outside its `crop` it is unknown.
         short_side: resize image and truth so that the shorter side is this.
         crop: (H, W) of both to look at, in the middle; of a smaller image, what there is.
         bottom: (H, W) to cut from the middle of the bottom of both.
@@ -175,7 +175,7 @@ class Cut(v2.Transform):
 
 
 class CutMiddle(v2.Transform):
-    """(H, W) from the middle of image and truth, or what there is of it: a border would be told a class."""
+    """(H, W) from the middle of image and truth, or what there is of it: a border would get a class."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ class ImageOnly(v2.Transform):
 
 
 class LookInside(v2.Transform):
-    """A depth that says nothing outside of (top, bottom, left, right), fractions of the image."""
+    """A depth that is unknown outside of (top, bottom, left, right), fractions of the image."""
 
     def __init__(self, crop: tuple[float, ...]) -> None:
         super().__init__()

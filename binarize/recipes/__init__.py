@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from binarize.recipes.read import apply_settings, find, load, names, validate
-from binarize.recipes.schema import Recipe
+from binarize.recipes.library import find, names
+from binarize.recipes.read import load
+from binarize.recipes.schema import Recipe, TrainingRecipe
+from binarize.recipes.settings import apply_settings
+from binarize.recipes.validation import validate
 
-__all__ = ["Recipe", "apply_settings", "find", "load", "names", "validate"]
+__all__ = ["Recipe", "TrainingRecipe", "apply_settings", "find", "load", "names", "validate"]

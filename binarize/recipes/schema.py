@@ -1,4 +1,4 @@
-"""What a recipe can say, and what it means where it says nothing."""
+"""The settings of a recipe and their defaults."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Network(_Part):
     options: dict[str, Any] = {}
 
 
-class Method(_Part):
+class MethodSettings(_Part):
     """How the network is binarized; see `binarize methods` and `binarize.Policy`.
 
     Attributes:
@@ -234,23 +234,28 @@ class Training(_Part):
     @model_validator(mode="after")
     def _parts_fit(self) -> Training:
         if self.batch % self.accumulate:
-            raise ValueError(f"batch {self.batch} is no multiple of accumulate {self.accumulate}")
+            raise ValueError(f"batch {self.batch} is not a multiple of accumulate {self.accumulate}")
         return self
 
 
-class Recipe(_Part):
+class TrainingRecipe(_Part):
     """One training.
 
     Attributes:
         about: one line for lists.
-        data: what on.
-        network: what.
+        data: that is trained on.
+        network: that is trained.
         method: how it is binarized; none trains the float network.
-        training: how.
+        training: how it is trained.
     """
 
     about: str = ""
     data: Data
     network: Network
-    method: Method | None = None
+    method: MethodSettings | None = None
     training: Training
+
+
+# the earlier names of these classes, which scripts may import and pickles may hold
+Recipe = TrainingRecipe
+Method = MethodSettings

@@ -1,12 +1,42 @@
-"""The decay of the moving average of the weights: small at first, so that short runs forget their start."""
+"""The moving average of the weights; its decay is small at first, so that short runs forget their start."""
 
 from __future__ import annotations
 
+import torch
+from torch import nn
+
 from binarize.recipes.schema import Training
+from binarize.training.dtensor import local_part
 
 _POWER = 2 / 3
 _SHARE = 5
 """A run should be this many times as long as its average reaches back."""
+
+
+class MovingAverage:
+    """A moving average of every trained parameter.
+
+    Args:
+        net: whose parameters are averaged; the average starts with their values.
+
+    Attributes:
+        tensors: by name of the parameter, of its shape, dtype and split.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self._net = net
+        self.tensors = {n: p.detach().clone() for n, p in net.named_parameters() if p.requires_grad}
+
+    def to(self, device: torch.device) -> None:
+        """Move the average to a device."""
+        self.tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+
+    def follow(self, decay: float) -> None:
+        """Mix in the present weights: decay * average + (1 - decay) * weight."""
+        with torch.no_grad():
+            for name, parameter in self._net.named_parameters():
+                if name in self.tensors:
+                    local_part(self.tensors[name]).lerp_(local_part(parameter), 1.0 - decay)
 
 
 def decay_at(settings: Training, step: int) -> float:
@@ -25,7 +55,7 @@ def decay_at(settings: Training, step: int) -> float:
 
 
 def averaging_warning(settings: Training, steps: int) -> str | None:
-    """What is to be said of an average that reaches back too far for a run of so many steps; None if nothing.
+    """A warning of an average that reaches back too far for a run of so many steps; None if it does not.
 
     An average with decay d weighs about the last 1 / (1 - d) steps.
     """

@@ -21,7 +21,7 @@ def class_weights(
     """Weights (classes,) float32 on `device`: share of labelled pixels ^ -`exponent`.
 
     Scaled so that the mean over the labelled pixels is 1; 0 for classes that never occur. With an exponent of
-    1 every class counts as much as any other in the whole data set; 0.5 goes half the way.
+    1 every class counts as much as any other in the whole data set; 0.5 is between the two.
 
     Args:
         data: training split; truths are read at their own size, without augmentation.

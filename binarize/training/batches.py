@@ -1,11 +1,14 @@
-"""Which images a step sees: the same ones however many processes share them, and wherever a run goes on."""
+"""Which images a step sees: the same ones for any number of processes, and after a resumption."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
+
+from binarize.errors import DataError
 
 
 class Batches(Sampler[list[tuple[int, int]]]):
@@ -48,3 +51,15 @@ class Batches(Sampler[list[tuple[int, int]]]):
         for step in range(self.first, self.steps):
             chosen = order[step * self._batch : (step + 1) * self._batch]
             yield [(self.epoch, index) for index in chosen[self._part]]
+
+
+def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The batches of a loader; an error in a loading process comes without that process's traceback.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    try:
+        yield from loader
+    except DataError as error:
+        raise DataError(str(error).strip().rpartition("DataError: ")[2]) from None

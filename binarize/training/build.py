@@ -19,13 +19,13 @@ from binarize.files import load_checkpoint
 from binarize.layers import BinaryLayer
 from binarize.methods import create
 from binarize.networks.catalog import NETWORKS
-from binarize.recipes import Recipe
+from binarize.recipes import TrainingRecipe
 from binarize.recipes.schema import Training
 from binarize.training.folder import model_file
 
 
-def faults(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Names in a recipe that nothing goes by, and options that a method does not have, with their places."""
+def faults(recipe: TrainingRecipe) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Names in a recipe that are unknown, and options that a method does not have, with their places."""
     chosen = recipe.data
     checks: list[tuple[tuple[str | int, ...], Callable[[], Any]]] = [
         (("network", "name"), lambda: NETWORKS.get(recipe.network.name))
@@ -48,7 +48,9 @@ def faults(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], str]]:
             yield place, str(error)
 
 
-def dataset(recipe: Recipe, split: str, *, root: Path | None = None, training: bool = False) -> DenseDataset:
+def dataset(
+    recipe: TrainingRecipe, split: str, *, root: Path | None = None, training: bool = False
+) -> DenseDataset:
     """A split of the recipe's data set, through the recipe's transform.
 
     Args:
@@ -73,7 +75,7 @@ def dataset(recipe: Recipe, split: str, *, root: Path | None = None, training: b
 
 
 def network(
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     truth: Labels | Depth,
     *,
     weights: bool = True,
@@ -84,7 +86,7 @@ def network(
     Args:
         recipe: which.
         truth: of the data set: how many classes, or how deep.
-        weights: load what `start_from` and `pretrained` say; not needed where weights are loaded later.
+        weights: load the weights of `start_from` and `pretrained`; not needed where weights are loaded later.
         tell: called with what was loaded.
 
     Raises:
@@ -109,8 +111,8 @@ def network(
     return net
 
 
-def _started(recipe: Recipe, net: nn.Module, start: Path, tell: Callable[[str], None]) -> nn.Module:
-    """The network, converted if the recipe says so, with the weights that a file has for it.
+def _started(recipe: TrainingRecipe, net: nn.Module, start: Path, tell: Callable[[str], None]) -> nn.Module:
+    """The network, converted if the recipe has a method, with the weights of a file.
 
     They are those of the float network, else of the binary one, else of the encoder alone.
     """
@@ -151,7 +153,7 @@ def _started(recipe: Recipe, net: nn.Module, start: Path, tell: Callable[[str], 
     ) from other
 
 
-def _converted(recipe: Recipe, net: nn.Module) -> nn.Module:
+def _converted(recipe: TrainingRecipe, net: nn.Module) -> nn.Module:
     chosen = recipe.method
     if chosen is None:
         return net
@@ -160,8 +162,13 @@ def _converted(recipe: Recipe, net: nn.Module) -> nn.Module:
     return graph.apply(net, method, policy=policy, generator=torch.default_generator)  # seeded by the recipe
 
 
+def memory_format(settings: Training) -> torch.memory_format:
+    """How weights and images lie in memory: channels last, or as they come."""
+    return torch.channels_last if settings.channels_last else torch.preserve_format
+
+
 def adamw(model: nn.Module, settings: Training, device: torch.device) -> torch.optim.AdamW:
-    """The optimizer: weights decay, parameters of quantizers only if the recipe says so.
+    """The optimizer. Weights decay; parameters of quantizers only with `training.quantizer_decay`.
 
     Args:
         model: the network, in the memory format that it is trained in.
@@ -182,7 +189,7 @@ def adamw(model: nn.Module, settings: Training, device: torch.device) -> torch.o
 def can_fuse(parameters: Sequence[Tensor], device: torch.device) -> bool:
     """Whether torch's fused AdamW can be taken: a single pass, on a CPU a fifth of the usual one's time.
 
-    The CPU's takes it for granted that weights fill their memory; of slices it changes what lies between.
+    The CPU's assumes that weights fill their memory; with slices it would change the values in between.
     CUDA's was not tried with channels-last weights.
     """
     if device.type == "cuda":

@@ -28,7 +28,7 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(7.0, 3.6), dpi=120, layout="constrained")
     left = figure.add_subplot()
     epochs = [line["epoch"] for line in history]
-    ring = {"marker": "o", "markersize": 7, "fillstyle": "none"}  # a point of the other curve hides none
+    ring = {"marker": "o", "markersize": 7, "fillstyle": "none"}  # around the other curve's points
     left.plot(epochs, [line["loss"] for line in history], color="tab:blue", **ring)
     left.set_xlabel("epoch")
     left.set_ylabel("training loss", color="tab:blue")

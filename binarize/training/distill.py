@@ -30,7 +30,7 @@ class Teacher:
         device: where both are.
 
     Raises:
-        ConfigError: maps are wanted and one of the networks has no `encoder`.
+        ConfigError: `features` is set and one of the networks has no `encoder`.
     """
 
     def __init__(self, settings: Distillation, student: nn.Module, device: torch.device) -> None:

@@ -7,74 +7,20 @@ takes makes it right.
 
 from __future__ import annotations
 
-import atexit
-import gc
-import os
 from functools import partial
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, distributed, nn
 
 from binarize.errors import ConfigError
 from binarize.layers.norm import ChannelLastBatchNorm
+from binarize.training.process_group import joined
 
 _CHANNEL_DROPS = {nn.Dropout1d: 3, nn.Dropout2d: 4, nn.Dropout3d: 5}
 _SAMPLE_DROPS = ("DropPath", "StochasticDepth")  # of timm and of torchvision
 _KNOWN = (nn.modules.batchnorm._BatchNorm.forward, ChannelLastBatchNorm.forward)
-
-
-def flag(variable: str) -> bool:
-    """What the environment says of something that accelerate asks for; no if it is not there.
-
-    Raises:
-        ConfigError: it is neither yes nor no.
-    """
-    try:
-        return parse_flag_from_env(variable)
-    except ValueError as error:
-        given = os.environ.get(variable)
-        raise ConfigError(f"the environment says {variable}={given!r}; expected 0 or 1.") from error
-
-
-def on_cpu() -> bool:
-    """Whether there is no accelerator, or accelerate is told not to use it (ACCELERATE_USE_CPU=1).
-
-    Raises:
-        ConfigError: the variable is neither yes nor no.
-    """
-    return flag("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-
-
-def leave() -> None:
-    """Wait for all processes, and let their group go when this one ends, whoever made it; else nothing.
-
-    For the good end of what they did together: letting go waits for what is under way, which after an error
-    may never be over. A process that just ends takes down those that still talk to it, and at times itself:
-    a thread of gloo frees the last tensors, finds no interpreter any more and aborts.
-    """
-    if _joined():
-        PartialState().wait_for_everyone()
-        stay()  # registered once
-        atexit.register(_let_go)
-
-
-def stay() -> None:
-    """Take back `leave`: what the processes do now may end badly."""
-    atexit.unregister(_let_go)
-
-
-def _let_go() -> None:
-    gc.collect()  # gloo's threads end with the last that holds the group, such as the wrapper of a network
-    if _joined():
-        distributed.destroy_process_group()
-
-
-def _joined() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
 
 
 class _AllSum(torch.autograd.Function):
@@ -93,7 +39,7 @@ class _AllSum(torch.autograd.Function):
 
 def all_sum(x: Tensor) -> Tensor:
     """The sum of all processes' `x`, of one shape; `x` itself in a single one."""
-    if _joined() and distributed.get_world_size() > 1:
+    if joined() and distributed.get_world_size() > 1:
         return _AllSum.apply(x)  # type: ignore[no-any-return]
     return x
 
@@ -120,7 +66,7 @@ def share_drops(model: nn.Module, rank: int, world: int) -> None:
     """Let every dropout of the model draw for the whole batch, of which this process takes its part.
 
     With the same seed in all processes, an image is then treated as it would be in a single one. That holds
-    for modules whose first dimension is the batch. Dropout that is none of these modules (in functions, in
+    for modules whose first dimension is the batch. Dropout outside of these modules (in functions, in
     attention, alpha dropout) draws the same numbers in every process, each for its own images.
 
     Args:

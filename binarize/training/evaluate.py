@@ -148,7 +148,7 @@ def _stacked(samples: list[Sample]) -> tuple[Tensor, Tensor]:
 
 
 def _outputs(model: nn.Module) -> int | None:
-    """How many classes a network tells, if it says so."""
+    """The number of classes that a network was built for, if it is known."""
     spec = getattr(model, "binarize_spec", None) or {}
     found = (spec.get("kwargs") or {}).get("num_classes")
     return int(found) if found else None

@@ -1,4 +1,4 @@
-"""What lies in the folder of a run."""
+"""The files in the folder of a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from binarize.files.zoo import locate
 
 STATE = "state.safetensors"
-"""What a run goes on from."""
+"""The state that a run is resumed from."""
 
 MODEL = "model.safetensors"
 """The network of the last checkpoint: `binarize.load` gives it, `binarize evaluate` takes it."""

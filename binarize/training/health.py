@@ -1,16 +1,17 @@
-"""Are latent weights alive: how many flip, how many no gradient reaches, and where numbers went wrong."""
+"""How many latent weights flip, how many get no gradient, and where numbers are not finite."""
 
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
+from binarize.errors import TrainingError
 from binarize.layers import BinaryLayer
 from binarize.training.distributed import all_sum
-from binarize.training.sharding import local
+from binarize.training.dtensor import is_split, local_part
 
 
 class LatentWatch:
@@ -33,7 +34,7 @@ class LatentWatch:
         """Shares of all latent weights; nothing for a float network.
 
         `flipped`: those with another sign than at the last `restart`. `dead`: those that the last step's
-        gradient did not reach (exactly 0). Where weights are split, all processes have to ask.
+        gradient did not reach (exactly 0). Where weights are split, all processes have to call this.
         """
         total = sum(layer.weight.numel() for layer in self._layers)
         if not total:
@@ -41,22 +42,22 @@ class LatentWatch:
         pairs = zip(self._layers, self._signs, strict=True)
         flipped = sum(int(self._positive(layer).ne(old).sum()) for layer, old in pairs)
         gradients = [layer.weight.grad for layer in self._layers]
-        dead = sum(int((local(g) == 0).sum()) for g in gradients if g is not None)
+        dead = sum(int((local_part(g) == 0).sum()) for g in gradients if g is not None)
         weight = self._layers[0].weight
-        if isinstance(weight, DTensor):
+        if is_split(weight):
             counts = torch.tensor([flipped, dead], device=weight.device)
             flipped, dead = all_sum(counts).tolist()
         return {"flipped": flipped / total, "dead": dead / total}
 
     @staticmethod
     def _positive(layer: BinaryLayer) -> Tensor:
-        return local(layer.weight.detach()) >= 0
+        return local_part(layer.weight.detach()) >= 0
 
 
 def first_not_finite(model: nn.Module) -> str:
     """What holds the first NaN or infinity: a parameter, a gradient, a buffer, by name; or nothing.
 
-    All processes have to ask, and all get the same answer.
+    All processes have to call this, and all get the same answer.
     """
     parameters = list(model.named_parameters())
     found = [(f"the weights {name}", p) for name, p in parameters]
@@ -67,6 +68,25 @@ def first_not_finite(model: nn.Module) -> str:
         return ""
     broken = all_sum(torch.stack([_broken(tensor) for _, tensor in found]))
     return next((what for (what, _), n in zip(found, broken.tolist(), strict=True) if n), "")
+
+
+def not_finite(model: nn.Module, epoch: int, step: int, state: Path, what: str) -> TrainingError:
+    """The error that ends a training whose numbers are not finite. All processes have to call this.
+
+    Args:
+        model: the network.
+        epoch: counted from 0.
+        step: of the epoch, counted from 0.
+        state: the file of the last checkpoint, whether it exists or not.
+        what: that is not finite: "the loss".
+    """
+    found = first_not_finite(model)
+    kept = f"{state} is of before" if state.is_file() else "nothing was saved yet"
+    return TrainingError(
+        f"epoch {epoch + 1}, step {step + 1}: {what} is not finite"
+        f"{f', and so is {found}' if found and found != what else ''}; {kept}. A lower training.lr, "
+        "training.clip=1.0 or precision=no may help."
+    )
 
 
 def last_norm(model: nn.Module, images: Tensor) -> str:
@@ -87,4 +107,4 @@ def last_norm(model: nn.Module, images: Tensor) -> str:
 
 
 def _broken(tensor: Tensor) -> Tensor:
-    return torch.isfinite(local(tensor.detach())).all().logical_not().float()
+    return torch.isfinite(local_part(tensor.detach())).all().logical_not().float()

@@ -1,4 +1,4 @@
-"""Do the activations of binary layers say anything: inputs that never change sign while a network trains."""
+"""Binary layers with constant activations: inputs that never change sign while a network trains."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from binarize.layers import BinaryLayer
 from binarize.layers.quantizers import Quantizer
 from binarize.training.distributed import all_sum
+from binarize.training.dtensor import is_split
 
 _STEPS = 4  # of an epoch that are looked at, and the last one
 _SAMPLES = 4  # of a batch
@@ -21,7 +21,7 @@ _SAMPLES = 4  # of a batch
 class InputWatch:
     """Looks at a few steps of an epoch for binary layers with inputs in which no channel ever changes sign.
 
-    What such a layer gives is the same for all images: its activations are constants. A layer that was seen
+    The output of such a layer is the same for all images. A layer that was seen
     to be alive is not looked at again in that epoch. Nothing random is drawn and nothing is changed.
 
     Args:
@@ -54,8 +54,7 @@ class InputWatch:
         handles = [
             layer.register_forward_pre_hook(self._look(name))
             for name, layer in self._layers.items()
-            if name not in self._alive
-            and not any(isinstance(p, DTensor) for p in layer.quantizer.parameters())
+            if name not in self._alive and not any(is_split(p) for p in layer.quantizer.parameters())
         ]
         try:
             yield
@@ -70,7 +69,7 @@ class InputWatch:
     def constant(self) -> list[str]:
         """The layers, by path, that were called and in whose input no channel changed sign; of all processes.
 
-        All processes have to ask.
+        All processes have to call this.
         """
         if not self._layers:
             return []

@@ -1,4 +1,4 @@
-"""What training makes small."""
+"""Losses of segmentation and depth."""
 
 from __future__ import annotations
 

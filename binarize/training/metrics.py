@@ -15,7 +15,7 @@ from binarize.data.dataset import IGNORE, Depth, Labels
 from binarize.errors import ConfigError
 
 MAIN = {"segmentation": "miou", "depth": "abs_rel"}
-"""The figure that says most, by task."""
+"""The main figure, by task."""
 
 
 class SegmentationMetric:
@@ -34,7 +34,7 @@ class SegmentationMetric:
         self.classes = len(labels.names) if classes is None else classes
         if self.classes < len(labels.names):
             raise ConfigError(
-                f"the network tells {self.classes} classes, the data set has {len(labels.names)}; set "
+                f"the network has {self.classes} classes, the data set has {len(labels.names)}; set "
                 f"num_classes={len(labels.names)}."
             )
         # the last one for outputs beyond those listed
@@ -155,6 +155,6 @@ def create_metric(truth: Labels | Depth, classes: int | None = None) -> Segmenta
 
 
 def headline(figures: Mapping[str, Any]) -> tuple[str, float | None]:
-    """The figure that says most, and its name."""
+    """Name and value of the main figure."""
     name = next(n for n in MAIN.values() if n in figures)
     return name, figures[name]

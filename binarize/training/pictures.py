@@ -44,7 +44,7 @@ def predict_image(
         image: (3, H, W) uint8.
         settings: how the recipe resizes images, and whether it averages; its crops are not for predictions.
             Images that are too small for the network are enlarged to 64 pixels.
-        truth: what the network was trained to tell.
+        truth: of the data set that the network was trained on.
     """
     tensors = itertools.chain(model.parameters(), model.buffers())  # a packed network has no parameters
     device = next(tensors).device
@@ -59,7 +59,7 @@ def predict_image(
     if isinstance(truth, Depth):
         return output[0].clamp(truth.least, truth.most)
     scores = output[: len(truth.names)].clone()
-    scores[list(truth.unscored)] = -torch.inf  # what no truth uses is no answer
+    scores[list(truth.unscored)] = -torch.inf  # a class that no truth uses is never predicted
     return scores.argmax(0)
 
 
@@ -109,7 +109,7 @@ def coloured(prediction: Tensor, truth: Labels | Depth, span: tuple[float, float
 
 
 def depth_span(*maps: Tensor) -> tuple[float, float]:
-    """The metres between which nearly all depths of each map are, for colours; 0 says nothing."""
+    """The metres between which nearly all depths of each map are, for colours; 0 is an unknown one."""
     ends = [np.quantile(m[m > 0].numpy(), [0.01, 0.99]) for m in maps if bool((m > 0).any())]
     return (float(min(e[0] for e in ends)), float(max(e[1] for e in ends))) if ends else (0.0, 1.0)
 

@@ -10,13 +10,13 @@ from binarize import files
 from binarize.data.dataset import Depth, Labels
 from binarize.errors import ConfigError
 from binarize.files import container
-from binarize.recipes import Recipe
+from binarize.recipes import TrainingRecipe
 from binarize.training.build import network
-from binarize.training.entries import read_recipe, read_truth
 from binarize.training.folder import MODEL, model_file
+from binarize.training.metadata import read_recipe, read_truth
 
 
-def load(path: Path) -> tuple[Recipe, nn.Module]:
+def load(path: Path) -> tuple[TrainingRecipe, nn.Module]:
     """The recipe and the network, in evaluation mode, of a run's folder, its model file or `zoo:NAME`.
 
     Raises:
@@ -37,8 +37,8 @@ def load(path: Path) -> tuple[Recipe, nn.Module]:
     return recipe, files.load(file, network(bare, read_truth(metadata, file), weights=False)).float()
 
 
-def load_with_truth(path: Path) -> tuple[Recipe, nn.Module, Labels | Depth]:
-    """As `load`, and what the network was trained to tell: the data set need not be there.
+def load_with_truth(path: Path) -> tuple[TrainingRecipe, nn.Module, Labels | Depth]:
+    """As `load`, and the data set's truth, which gives the outputs their meaning; no data is needed.
 
     Raises:
         ConfigError: there is no such file.

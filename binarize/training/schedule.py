@@ -10,7 +10,7 @@ from binarize.recipes.schema import Schedule
 def rate(schedule: Schedule, highest: float, step: int, *, steps_per_epoch: int, epochs: int) -> float:
     """The learning rate of a step.
 
-    OneCycle: from highest / start up to highest after the share `rise` of the way, then down to
+    OneCycle: from highest / start up to highest after the share `rise` of the training, then down to
     highest / start / end, both along half a cosine; of n positions 0..n - 1 the last is at the end.
 
     Args:

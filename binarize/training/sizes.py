@@ -1,4 +1,4 @@
-"""Whether a network takes images of a size, and what it makes of them: one forward pass tells."""
+"""Whether a network takes images of a size and gives what a loss needs: found out by one forward pass."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from binarize.data.dataset import Depth, Labels
 from binarize.errors import ConfigError, warn
 
-_STEPS = (2, 4, 8, 16, 32, 64)  # what networks want sides to be a multiple of
-_SQUARES = (224, 256, 384, 512)  # what networks of one size are mostly made for
+_STEPS = (2, 4, 8, 16, 32, 64)  # networks often need sides that are multiples of one of these
+_SQUARES = (224, 256, 384, 512)  # usual sizes of networks that take one size only
 REFUSALS = (RuntimeError, ValueError, AssertionError, IndexError, TypeError, ZeroDivisionError)
 """What a network raises for a size that it does not take."""
 
@@ -32,7 +32,7 @@ def check_size(
         model: gives logits (N, classes, H, W) or metres (N, 1, H, W); its mode is restored.
         truth: of the data set.
         size: (H, W) of the images.
-        where: what says this size, for messages: "data.augmentation.size".
+        where: the setting that gives this size, for messages: "data.augmentation.size".
         same_size: whether the output has to have the size of the image, as a loss needs it.
 
     Raises:
@@ -46,7 +46,7 @@ def check_size(
     check_output(output, truth, size if same_size else None)
     if isinstance(truth, Labels) and output.shape[1] > len(truth.names):
         warn(
-            f"the network tells {output.shape[1]} classes, the data set has {len(truth.names)}: outputs "
+            f"the network has {output.shape[1]} classes, the data set has {len(truth.names)}: outputs "
             f"{len(truth.names)} to {output.shape[1] - 1} are never trained towards anything. Leave "
             "network.options.num_classes out, or set it to the number of classes."
         )
@@ -77,7 +77,7 @@ def check_output(output: object, truth: Labels | Depth, size: tuple[int, int] | 
         raise ConfigError(f"the network gives {channels} channels, expected {expected}.")
     if channels < n:
         raise ConfigError(
-            f"the network tells {channels} classes, the data set has {n}; set num_classes={n} "
+            f"the network has {channels} classes, the data set has {n}; set num_classes={n} "
             "(network.options.num_classes), or leave it out."
         )
     if size is not None and tuple(output.shape[-2:]) != size:
@@ -94,7 +94,7 @@ def refused(model: nn.Module, size: tuple[int, int], where: str, error: Exceptio
     Args:
         model: the network.
         size: (H, W).
-        where: what says this size.
+        where: the setting that gives this size.
         error: that the network raised; it comes back if memory is what was missing.
     """
     if isinstance(error, torch.OutOfMemoryError):

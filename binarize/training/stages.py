@@ -19,7 +19,7 @@ class FloatWeights(Rule):
 
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Any]:
         """The same tensor."""
-        return x.clone(), ()  # a copy: what comes out of a rule may be changed
+        return x.clone(), ()  # a copy: the result of a rule may be changed in place
 
     def gradient(self, grad: Tensor, x: Tensor, stats: Any, *params: Tensor, y: Tensor | None = None) -> Any:
         """The same gradient."""

@@ -1,10 +1,9 @@
-"""A training at one moment, in one file: what it takes to go on as if nothing had happened."""
+"""The state file: all that a training needs to continue bit for bit."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,11 @@ from torch import Tensor, nn
 
 from binarize.errors import FormatError, TrainingError
 from binarize.files import container
-from binarize.training.sharding import placed, whole
+from binarize.training.dtensor import gathered, placed_like
+from binarize.training.progress import Progress
 
 _ENTRY = "binarize.training"
 _VERSION = 1
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """Where a training is.
-
-    Attributes:
-        step: steps done, over all epochs.
-        steps: of an epoch.
-        loss: sum of this epoch's losses so far.
-        history: figures of every epoch that is over.
-    """
-
-    step: int = 0
-    steps: int = 0
-    loss: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def collect_state(
@@ -43,22 +26,22 @@ def collect_state(
     *,
     wanted: bool = True,
 ) -> dict[str, Tensor]:
-    """Copies on the CPU of all tensors that a training goes on from, whole.
+    """Copies on the CPU of all tensors that a training needs to continue, whole.
 
-    If the model is split between processes, all of them have to ask.
+    If the model is split between processes, all of them have to call this.
 
     Args:
         model: the network.
         optimizer: of its parameters.
         average: of them.
-        wanted: whether this process wants them, or asks for the sake of the others and gets none.
+        wanted: False for a process that only takes part in the gathering; it gets none.
     """
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     for name, key, value in _moments(model, optimizer):
         tensors[f"optimizer/{key}/{name}"] = value
     for name, tensor in (average or {}).items():
         tensors[f"average/{name}"] = tensor
-    found = ((name, whole(t.detach())) for name, t in tensors.items())
+    found = ((name, gathered(t.detach())) for name, t in tensors.items())
     return {name: t.to("cpu", copy=True).contiguous() for name, t in found if wanted}
 
 
@@ -83,7 +66,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: there is no such file.
-        FormatError: it is no state file.
+        FormatError: it is not a state file.
     """
     return _entry(container.read_metadata(path), path)["recipe"]
 
@@ -95,7 +78,7 @@ def restore_state(
 
     Raises:
         ConfigError: there is no such file.
-        FormatError: it is no state file, or one of another network.
+        FormatError: it is not a state file, or belongs to another network.
     """
     read = container.read(path)
     entry = _entry(read.metadata, path)
@@ -107,7 +90,7 @@ def restore_state(
     try:
         # what does not fit is for load_state_dict to name
         fitting = {
-            n: placed(t, own[n]) if n in own and own[n].shape == t.shape else t
+            n: placed_like(t, own[n]) if n in own and own[n].shape == t.shape else t
             for n, t in parts["model"].items()
         }
         model.load_state_dict(fitting)
@@ -123,14 +106,14 @@ def restore_state(
                 if stored is None:
                     continue
                 # in the weights' own memory format, which the fused optimizer takes for granted
-                found[key] = stored if key == "step" else placed(stored, parameter)
+                found[key] = stored if key == "step" else placed_like(stored, parameter)
             if found:
                 optimizer.state[parameter] = found
     if average is not None:
         for name, tensor in average.items():
             if name not in parts["average"]:
                 raise FormatError(f"{path} holds no average of {name}: it was made without training.ema.")
-            tensor.copy_(placed(parts["average"][name], tensor))
+            tensor.copy_(placed_like(parts["average"][name], tensor))
     return Progress(**entry["progress"])
 
 
@@ -139,21 +122,21 @@ def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tup
     for parameter, values in optimizer.state.items():
         for key, value in values.items():
             if not isinstance(value, Tensor):
-                raise TrainingError(f"the optimizer keeps {key}, which is no tensor")
+                raise TrainingError(f"the optimizer keeps {key}, which is not a tensor")
             yield names[id(parameter)], key, value
 
 
 def _entry(metadata: dict[str, str], path: Path) -> dict[str, Any]:
     if _ENTRY not in metadata:
-        raise FormatError(f"{path} is no training state: its header has no {_ENTRY!r} entry.")
+        raise FormatError(f"{path} is not a training state: its header has no {_ENTRY!r} entry.")
     try:
         entry = json.loads(metadata[_ENTRY])
         version = entry["version"]
         whole = isinstance(entry["recipe"], dict) and isinstance(entry["progress"]["step"], int)
     except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"{path} is corrupted: its {_ENTRY!r} entry is no training state.") from error
+        raise FormatError(f"{path} is corrupted: its {_ENTRY!r} entry is not a training state.") from error
     if not whole or not isinstance(version, int):
-        raise FormatError(f"{path} is corrupted: its {_ENTRY!r} entry is no training state.")
+        raise FormatError(f"{path} is corrupted: its {_ENTRY!r} entry is not a training state.")
     if version > _VERSION:
         raise FormatError(f"{path} has version {version}; this binarize reads up to {_VERSION}.")
     return entry

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from binarize.data.dataset import IGNORE, DenseDataset, Depth
-from binarize.data.survey import FEW, Finding, absent, nothing
+from binarize.data.findings import FEW, Finding, absent
+from binarize.data.survey import nothing
 from binarize.errors import warn
 from binarize.training.distributed import all_sum
 
@@ -35,7 +36,7 @@ class Tally:
             self._counts[: IGNORE + 1] += torch.bincount(targets.flatten(), minlength=IGNORE + 1)
 
     def check(self, device: torch.device) -> None:
-        """Warn of what the epoch did not hold; all processes have to ask.
+        """Warn of what the epoch did not hold; all processes have to call this.
 
         Args:
             device: where processes exchange their counts.

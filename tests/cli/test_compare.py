@@ -107,7 +107,7 @@ def test_compare_trains_a_set_of_recipes(
     for method in ("bidense", "bnn"):
         values = {**small_net.values(epochs=1), "method": {"name": method}}
         (folder / f"small-{method}.yaml").write_text(yaml.safe_dump(values))
-    monkeypatch.setattr("binarize.recipes.read.folder", lambda: tmp_path / "recipes")
+    monkeypatch.setattr("binarize.recipes.library.folder", lambda: tmp_path / "recipes")
     command = [
         "compare",
         "--recipe-set",

@@ -164,7 +164,7 @@ def test_verify_of_a_file_without_a_recipe(
     capsys.readouterr()
     for arguments, message in (
         (["m.safetensors"], "names no data set: give IMAGES"),
-        (["m.safetensors", "image.png", "--split", "val"], "--data and --split have nothing to say"),
+        (["m.safetensors", "image.png", "--split", "val"], "--data and --split cannot be used"),
         (["m-packed.safetensors", "image.png"], "latent weights are gone"),
         (["missing.safetensors", "image.png"], "no such file"),
     ):

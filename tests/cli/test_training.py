@@ -31,7 +31,7 @@ def test_train_then_evaluate(recipe: Path, tmp_path: Path, capsys: pytest.Captur
     out = str(tmp_path / "run")
     assert run(["train", str(recipe), "--out", out, "--set", "training.lr=1e-2", "--resume"]) == 0
     printed = capsys.readouterr().out
-    assert "holds no run to go on with" in printed
+    assert "holds no run to continue" in printed
     assert "epoch 2/2  loss " in printed
     assert "\x1b" not in printed
     assert max(len(line) for line in printed.splitlines() if line.startswith("epoch")) <= 80
@@ -257,7 +257,7 @@ def test_floor(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
             "length: input should be a valid integer",
         ),
         (["train", "{recipe}", "--set", "data.test=tset"], "did you mean 'test'"),
-        (["train", "{recipe}", "--set", "about=2001-99-99"], "is no YAML value"),
+        (["train", "{recipe}", "--set", "about=2001-99-99"], "is not a YAML value"),
         (["train", "{recipe}", "--set", "training.start_from=nothing.pth"], "nothing.pth"),
         (["train", "{recipe}", "--out", "/proc/nothing/run"], "cannot make the folder"),
         (["evaluate", "nothing.safetensors"], "no such file"),

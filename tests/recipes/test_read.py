@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from binarize import recipes
 from binarize.errors import ConfigError
 from binarize.methods import create
+from binarize.recipes import schema
 from binarize.training.build import faults
 
 BASE = """\
@@ -35,6 +37,17 @@ def write(folder: Path, text: str, name: str = "recipe.yaml") -> Path:
 @pytest.mark.parametrize("name", recipes.names())
 def test_every_recipe_that_comes_with_the_toolkit_is_valid(name: str) -> None:
     assert recipes.load(name).training.epochs >= 1
+
+
+def test_the_earlier_names_of_the_classes_still_work() -> None:
+    recipe = recipes.load("shapes/tiny-bidense")
+    assert isinstance(recipe, recipes.Recipe)
+    assert isinstance(recipe.method, schema.Method)
+    stored = pickle.dumps(recipe, protocol=0)
+    for new, old in ((b"TrainingRecipe", b"Recipe"), (b"MethodSettings", b"Method")):
+        assert new in stored
+        stored = stored.replace(new, old)
+    assert pickle.loads(stored) == recipe
 
 
 def test_a_recipe_holds_only_what_differs(tmp_path: Path) -> None:
@@ -87,15 +100,15 @@ def test_a_list_that_is_set_is_not_the_files(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("- a\n", "expected `name: value` lines"),
-        ("a: [\n", "no YAML"),
+        ("a: [\n", "not YAML"),
         ("extends: nowhere.yaml\n", "line 1: extends: no such file"),
         ("extends: recipe.yaml\n", "extends itself"),
         ("about: x\nabout: y\n", "line 2: 'about' is there already, in line 1"),
         ("about: x\n", "training: is missing"),
-        ("? [a]\n: 1\n", "no YAML|expected a name"),
-        ("data: &a {b: *a}\n", "holds itself|no YAML"),
-        ("about: !foo x\n", "no YAML"),
-        ("about: 2001-99-99\n", "no YAML"),
+        ("? [a]\n: 1\n", "not YAML|expected a name"),
+        ("data: &a {b: *a}\n", "holds itself|not YAML"),
+        ("about: !foo x\n", "not YAML"),
+        ("about: 2001-99-99\n", "not YAML"),
     ],
 )
 def test_files_that_are_no_recipe(text: str, message: str, tmp_path: Path) -> None:

@@ -13,9 +13,8 @@ from torch import nn
 from binarize import recipes
 from binarize.errors import BinarizeWarning
 from binarize.recipes.schema import Training
-from binarize.training.averaging import averaging_warning, decay_at
+from binarize.training.averaging import MovingAverage, averaging_warning, decay_at
 from binarize.training.loop import train
-from binarize.training.weights import Weights
 
 
 def settings(**given: Any) -> Training:
@@ -33,15 +32,13 @@ def test_the_decay_warms_up_as_timms_does() -> None:
 def test_the_average_of_a_short_run_forgets_its_start() -> None:
     net = nn.Linear(1, 1, bias=False)
     nn.init.constant_(net.weight, 100.0)
-    plain, warm = Weights(net, averaged=True), Weights(net, averaged=True)
+    plain, warm = MovingAverage(net), MovingAverage(net)
     for step in range(60):
         nn.init.constant_(net.weight, 1.0)
         plain.follow(decay_at(settings(ema=0.999, ema_warmup=False), step))
         warm.follow(decay_at(settings(ema=0.999), step))
-    assert plain.average is not None
-    assert warm.average is not None
-    assert float(plain.average["weight"]) > 90
-    assert float(warm.average["weight"]) == pytest.approx(1.0)
+    assert float(plain.tensors["weight"]) > 90
+    assert float(warm.tensors["weight"]) == pytest.approx(1.0)
 
 
 def test_an_average_that_reaches_back_too_far_is_reported() -> None:

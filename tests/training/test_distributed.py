@@ -17,26 +17,30 @@ from torchvision.ops import StochasticDepth
 from binarize import recipes
 from binarize.errors import ConfigError
 from binarize.layers.norm import ChannelLastBatchNorm
-from binarize.training.distributed import leave, on_cpu, share_drops, synchronize_norms
+from binarize.training.distributed import share_drops, synchronize_norms
+from binarize.training.environment import on_cpu
 from binarize.training.loop import train
+from binarize.training.process_group import destroy_group_at_exit
 
 
-def test_the_group_is_let_go_after_a_good_end_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_group_is_destroyed_after_a_good_end_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     at_end: list[Callable[[], None]] = []
     monkeypatch.setattr(atexit, "register", at_end.append)
     monkeypatch.setattr(atexit, "unregister", lambda f: at_end.remove(f) if f in at_end else None)
-    leave()
+    destroy_group_at_exit()
     assert not at_end  # there is no group
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        leave()
+        destroy_group_at_exit()
         train(recipes.validate(small_net.values(epochs=1), "a test"), tmp_path / "run")
         assert len(at_end) == 1
         with pytest.raises(ConfigError, match="holds a run already"):
             train(recipes.validate(small_net.values(epochs=1), "a test"), tmp_path / "run")
         assert not at_end
-        leave()
+        destroy_group_at_exit()
         at_end.pop()()
         assert not torch.distributed.is_initialized()
     finally:

@@ -20,12 +20,14 @@ from safetensors.torch import load_file
 from small_net import Small, dropping, values
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.data import DataLoader
 
 from binarize import recipes
 from binarize.data import create
 from binarize.errors import ConfigError, DataError, TrainingError
 from binarize.recipes.schema import Distillation
-from binarize.training import loop
+from binarize.training import checkpoint, setup
+from binarize.training.batches import Batches
 from binarize.training.build import can_fuse, network
 from binarize.training.distill import Teacher
 from binarize.training.loop import MODEL, STATE, Event, StoppedError, train
@@ -159,7 +161,7 @@ def test_a_run_that_fails_at_once_leaves_no_file(tmp_path: Path, monkeypatch: py
     def fail(*given: Any) -> Any:
         raise DataError("a file is gone")
 
-    monkeypatch.setattr(loop, "_loaded", fail)
+    monkeypatch.setattr(DataLoader, "__iter__", fail)
     with pytest.raises(DataError):
         train(recipe(), tmp_path / "run")
     assert list((tmp_path / "run").iterdir()) == []
@@ -236,7 +238,7 @@ def test_two_processes_learn_the_same_as_one(tmp_path: Path) -> None:
 
 
 def test_numbers_that_are_not_finite_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create = loop.create_loss
+    create = setup.create_loss
 
     class Breaking(nn.Module):
         def __init__(self, *given: Any) -> None:
@@ -247,7 +249,7 @@ def test_numbers_that_are_not_finite_stop_the_run(tmp_path: Path, monkeypatch: p
             self.calls += 1
             return self.inner(output, target) * (float("nan") if self.calls == 5 else 1.0)
 
-    monkeypatch.setattr(loop, "create_loss", Breaking)
+    monkeypatch.setattr(setup, "create_loss", Breaking)
     with pytest.raises(
         TrainingError, match=r"epoch 2, step 2: the loss is not finite, and so is the gradient"
     ):
@@ -266,7 +268,7 @@ def test_a_folder_is_not_used_twice_by_accident(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_parts_cannot_share() -> None:
-    with pytest.raises(ConfigError, match="no multiple of accumulate"):
+    with pytest.raises(ConfigError, match="not a multiple of accumulate"):
         recipe(batch=9, accumulate=2)
 
 
@@ -295,7 +297,7 @@ def test_a_kill_between_the_last_two_writes_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(recipe(), tmp_path / "whole")
-    write, calls = loop.save_state, []
+    write, calls = checkpoint.save_state, []
 
     def third_time_dead(*args: Any) -> None:
         calls.append(1)
@@ -303,10 +305,10 @@ def test_a_kill_between_the_last_two_writes_loses_nothing(
             raise SystemExit  # the model is written, the state is not
         write(*args)
 
-    monkeypatch.setattr(loop, "save_state", third_time_dead)
+    monkeypatch.setattr(checkpoint, "save_state", third_time_dead)
     with pytest.raises(SystemExit):
         train(recipe(), tmp_path / "parts")
-    monkeypatch.setattr(loop, "save_state", write)
+    monkeypatch.setattr(checkpoint, "save_state", write)
     history = train(recipe(), tmp_path / "parts", resume=True)
     assert [h["epoch"] for h in history] == [1, 2, 3]
     for name in (STATE, MODEL):
@@ -315,8 +317,8 @@ def test_a_kill_between_the_last_two_writes_loses_nothing(
 
 def test_other_data_under_a_begun_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(recipe(epochs=2), tmp_path)
-    monkeypatch.setattr(loop.Batches, "steps", property(lambda self: 5))
-    with pytest.raises(ConfigError, match="begun with 3 steps per epoch, this data makes 5"):
+    monkeypatch.setattr(Batches, "steps", property(lambda self: 5))
+    with pytest.raises(ConfigError, match="started with 3 steps per epoch, this data makes 5"):
         train(recipe(epochs=2), tmp_path, resume=True)
 
 
@@ -369,7 +371,7 @@ def test_weights_are_float_in_the_first_stage(tmp_path: Path, monkeypatch: pytes
     from binarize.training.stages import FloatWeights
 
     seen: list[bool] = []
-    create = loop.network
+    create = setup.network
 
     def watched(*args: Any, **kwargs: Any) -> nn.Module:
         net = create(*args, **kwargs)
@@ -379,6 +381,6 @@ def test_weights_are_float_in_the_first_stage(tmp_path: Path, monkeypatch: pytes
         )
         return net
 
-    monkeypatch.setattr(loop, "network", watched)
+    monkeypatch.setattr(setup, "network", watched)
     train(recipe(activations_first=0.5), tmp_path)
     assert seen == [True] * 6 + [False] * 3

@@ -70,7 +70,7 @@ def test_miou_by_another_librarys_confusion_matrix() -> None:
 
 
 def test_a_network_that_tells_too_few_classes() -> None:
-    with pytest.raises(ConfigError, match="tells 3 classes, the data set has 5; set num_classes=5"):
+    with pytest.raises(ConfigError, match="has 3 classes, the data set has 5; set num_classes=5"):
         SegmentationMetric(labels(5), 3)
 
 

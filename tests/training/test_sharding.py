@@ -18,9 +18,13 @@ from safetensors.torch import load_file
 
 from binarize import recipes
 from binarize.errors import ConfigError
+from binarize.training.environment import (
+    ShardingSettings,
+    fsdp_hidden_from_accelerate,
+    requested_sharding,
+)
 from binarize.training.loop import MODEL, STATE, train
 from binarize.training.saved import load
-from binarize.training.sharding import Sharding, left_to_us, wanted
 
 TESTS = Path(__file__).parents[1]
 WISH = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
@@ -145,7 +149,7 @@ def test_what_is_not_offered(
 ) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv(variable, "2" if variable == "FSDP_VERSION" else "false")
-    assert wanted() == Sharding()
+    assert requested_sharding() == ShardingSettings()
     monkeypatch.setenv(variable, value)
     recipe = recipes.validate(small_net.values(epochs=1), "a test")
     with pytest.raises(ConfigError, match=message):
@@ -156,14 +160,14 @@ def test_what_is_not_offered(
 def test_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in WISH:
         monkeypatch.delenv(variable, raising=False)
-    assert wanted() is None
+    assert requested_sharding() is None
     monkeypatch.setenv("FSDP_VERSION", "1")  # of no interest
-    assert wanted() is None
+    assert requested_sharding() is None
     monkeypatch.delenv("FSDP_VERSION")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "1")
     monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", "false")
-    assert wanted() == Sharding(reshard=False)
-    with left_to_us():
+    assert requested_sharding() == ShardingSettings(reshard=False)
+    with fsdp_hidden_from_accelerate():
         assert "ACCELERATE_USE_FSDP" not in os.environ
     assert os.environ["ACCELERATE_USE_FSDP"] == "1"
 

@@ -72,7 +72,7 @@ def test_the_network_is_as_it_was() -> None:
         (lambda y: (y, y), THREE, r"gives a tuple, expected logits \(N, 3, H, W\)"),
         (lambda y: {"out": y}, THREE, "gives a dict"),
         (lambda y: y.mean((2, 3)), THREE, r"gives a tensor \(1, 3\)"),
-        (lambda y: y[:, :2], THREE, r"tells 2 classes, the data set has 3; set num_classes=3"),
+        (lambda y: y[:, :2], THREE, r"has 2 classes, the data set has 3; set num_classes=3"),
         (lambda y: y, Depth(scale=1, most=10), r"gives 3 channels, expected metres \(N, 1, H, W\)"),
         (lambda y: y[..., ::4, ::4], THREE, r"gives maps of 2x2 for images of 8x8"),
     ],
@@ -83,9 +83,7 @@ def test_what_no_loss_can_use(make: Any, truth: Labels | Depth, message: str) ->
 
 
 def test_outputs_without_a_class_are_named() -> None:
-    with pytest.warns(
-        BinarizeWarning, match=r"tells 5 classes, the data set has 3: outputs 3 to 4 are never"
-    ):
+    with pytest.warns(BinarizeWarning, match=r"has 5 classes, the data set has 3: outputs 3 to 4 are never"):
         check_size(Picky(1, outputs=5), THREE, (8, 8), "x")
 
 
@@ -94,7 +92,7 @@ def test_outputs_without_a_class_are_named() -> None:
     (["data.evaluation.resize=[20, 30]"], r"data.evaluation.resize \[20, 30\] does not fit"),
     (["data.evaluation.resize=[20, 30]", "data.val=null"], r"evaluation.resize \[20, 30\] does not fit"),
     (["data.options.size=[40, 48]"], r"images of val \(see data.evaluation\) \[40, 48\] does not fit"),
-    (["network.options={num_classes: 4}"], r"tells 4 classes, the data set has 6; set num_classes=6"),
+    (["network.options={num_classes: 4}"], r"has 4 classes, the data set has 6; set num_classes=6"),
 ])  # fmt: skip
 def test_a_training_does_not_begin(
     settings: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,14 +11,14 @@ import small_net
 from binarize import recipes
 from binarize.data.dataset import Depth
 from binarize.errors import ConfigError, FormatError
-from binarize.training.entries import entries, has_recipe, read_recipe, read_truth, trained_size
+from binarize.training.metadata import file_metadata, has_recipe, read_recipe, read_truth, trained_size
 
 FILE = Path("m.safetensors")
 
 
 def test_there_and_back() -> None:
     recipe, truth = recipes.validate(small_net.values(), "a test"), Depth(scale=1000.0, least=0.5, most=10.0)
-    metadata = entries(recipe, truth)
+    metadata = file_metadata(recipe, truth)
     assert has_recipe(metadata)
     assert read_recipe(metadata, FILE) == recipe
     assert read_truth(metadata, FILE) == truth
@@ -51,5 +51,5 @@ def test_a_file_of_no_training() -> None:
     assert trained_size({}) is None
     with pytest.raises(FormatError, match="not written by `binarize train`"):
         read_recipe({}, FILE)
-    with pytest.raises(FormatError, match="says no truth"):
+    with pytest.raises(FormatError, match="does not describe a truth"):
         read_truth({}, FILE)

@@ -1,4 +1,4 @@
-"""What the file of a trained network says beside the network: its recipe, and what its outputs mean."""
+"""Text entries in the file of a trained network: its recipe, and what its outputs mean."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from binarize.data.dataset import Depth, Labels, truth_as_json, truth_from_json
 from binarize.data.transforms import MEAN, STD
 from binarize.errors import FormatError
 from binarize.preprocessing import Preprocessing
-from binarize.recipes import Recipe, validate
+from binarize.recipes import TrainingRecipe, validate
 
 _RECIPE = "binarize.recipe"
 _TRUTH = "binarize.truth"
 
 
-def entries(recipe: Recipe, truth: Labels | Depth) -> dict[str, str]:
-    """The text entries that a file's header is given."""
+def file_metadata(recipe: TrainingRecipe, truth: Labels | Depth) -> dict[str, str]:
+    """The text entries for the header of a network's file."""
     return {
         _RECIPE: json.dumps(recipe.model_dump(mode="json")),
         _TRUTH: truth_as_json(truth),
@@ -26,7 +26,7 @@ def entries(recipe: Recipe, truth: Labels | Depth) -> dict[str, str]:
     }
 
 
-def preprocessing_of(recipe: Recipe) -> Preprocessing:
+def preprocessing_of(recipe: TrainingRecipe) -> Preprocessing:
     """What images go through before a network that follows the recipe, outside of its benchmark."""
     seen = recipe.data.evaluation
     return Preprocessing(
@@ -43,7 +43,7 @@ def has_recipe(metadata: Mapping[str, str]) -> bool:
     return _RECIPE in metadata
 
 
-def read_recipe(metadata: Mapping[str, str], where: Path) -> Recipe:
+def read_recipe(metadata: Mapping[str, str], where: Path) -> TrainingRecipe:
     """The recipe in a header's entries; `where` names the file in messages.
 
     Raises:
@@ -52,13 +52,14 @@ def read_recipe(metadata: Mapping[str, str], where: Path) -> Recipe:
     """
     if _RECIPE not in metadata:
         raise FormatError(
-            f"{where}: its header holds no recipe: it was not written by `binarize train`, so nothing tells "
-            "how images are prepared and what its outputs mean. binarize.load gives the network in Python."
+            f"{where}: its header holds no recipe: it was not written by `binarize train`, so it is "
+            "unknown how images are prepared and what its outputs mean. binarize.load gives the network in "
+            "Python."
         )
     try:
         values = json.loads(metadata[_RECIPE])
     except ValueError as error:
-        raise FormatError(f"{where} is corrupted: its recipe is no JSON.") from error
+        raise FormatError(f"{where} is corrupted: its recipe is not JSON.") from error
     return validate(values, str(where))
 
 
@@ -71,7 +72,7 @@ def read_truth(metadata: Mapping[str, str], where: Path) -> Labels | Depth:
     try:
         return truth_from_json(metadata[_TRUTH])
     except (KeyError, ValueError, TypeError) as error:
-        raise FormatError(f"{where} is corrupted: its {_TRUTH!r} entry says no truth.") from error
+        raise FormatError(f"{where} is corrupted: its {_TRUTH!r} entry does not describe a truth.") from error
 
 
 def meaning(metadata: Mapping[str, str]) -> tuple[str, dict[str, str]]:
@@ -86,7 +87,7 @@ def meaning(metadata: Mapping[str, str]) -> tuple[str, dict[str, str]]:
 
 
 def trained_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
-    """(H, W) of the images that a network was trained on, by a header's entries; None if they do not say.
+    """(H, W) of the images that a network was trained on, by a header's entries; None if it is not in them.
 
     The rest of the recipe may be one that this version does not know.
     """

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from binarize.data.dataset import IGNORE, DenseDataset, Depth, Labels
 from binarize.data.survey import inspect
-from binarize.recipes import Recipe
+from binarize.recipes import TrainingRecipe
 from binarize.training.build import dataset
 from binarize.training.evaluate import evaluate
 
@@ -33,8 +33,8 @@ class Constant(nn.Module):
         return self.output.expand(len(images), *self.output.shape)
 
 
-def floors(
-    recipe: Recipe, *, root: Path | None = None, report: Callable[[int, int], None] | None = None
+def baselines(
+    recipe: TrainingRecipe, *, root: Path | None = None, report: Callable[[int, int], None] | None = None
 ) -> dict[Kind, dict[str, Any]]:
     """Figures, on the recipe's test split, of two predictions made from the truths of its training split.
 

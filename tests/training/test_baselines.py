@@ -11,7 +11,7 @@ from PIL import Image
 
 from binarize import recipes
 from binarize.errors import DataError
-from binarize.training.floor import floors
+from binarize.training.baselines import baselines
 
 
 def _folder(root: Path, truths: dict[str, list[np.ndarray]]) -> None:
@@ -38,7 +38,7 @@ def test_classes(tmp_path: Path) -> None:
         tmp_path,
         {"train": [left, right, third], "val": [left], "test": [np.array([[1, 3, 3, 255]], np.uint8)]},
     )
-    found = floors(_recipe("camvid", tmp_path))
+    found = baselines(_recipe("camvid", tmp_path))
     assert found["constant"]["pixel_accuracy"] == 0.0  # class 2 everywhere
     assert found["by_position"]["pixel_accuracy"] == pytest.approx(2 / 3)  # 1, 3, 2, anything
     assert found["by_position"]["miou"] == pytest.approx((1 + 1 / 2 + 0) / 3)
@@ -49,7 +49,7 @@ def test_a_split_without_a_truth_is_named(wrong: str, tmp_path: Path) -> None:
     right, void = np.array([[1, 2, 2, 255]], np.uint8), np.full((1, 4), 255, np.uint8)
     _folder(tmp_path, {split: [void if split == wrong else right] for split in ("train", "val", "test")})
     with pytest.raises(DataError, match=f"camvid {wrong}: not one pixel of 1 image has a truth"):
-        floors(_recipe("camvid", tmp_path))
+        baselines(_recipe("camvid", tmp_path))
 
 
 def test_depths(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_depths(tmp_path: Path) -> None:
         for index, array in enumerate(arrays):
             Image.new("RGB", (4, 1)).save(tmp_path / split / f"images/{index}.png")
             Image.fromarray(np.array(array, np.uint16)).save(tmp_path / split / f"depth/{index}.png")
-    found = floors(_recipe("folder", tmp_path, max_depth=10.0))
+    found = baselines(_recipe("folder", tmp_path, max_depth=10.0))
     # the median of 1, 2 x 5, 4 x 3 is 2; geometric means by place are 2, 4, (the median) and 2
     assert found["constant"]["abs_rel"] == pytest.approx((0 + 1 / 2 + 0 + 1) / 4, abs=1e-3)
     assert found["by_position"]["abs_rel"] == pytest.approx((0 + 0 + 0 + 1) / 4, abs=1e-3)

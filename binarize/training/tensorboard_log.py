@@ -16,7 +16,7 @@ def available() -> bool:
 
 @contextlib.contextmanager
 def event_log(folder: Path, done: int, *, on: bool = True) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Gives what adds an epoch's figures to the event files in a folder; it does nothing without tensorboard.
+    """Yields a function that adds an epoch's figures to the event files; without tensorboard it does nothing.
 
     Args:
         folder: of the run.

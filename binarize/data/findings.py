@@ -1,0 +1,73 @@
+"""What can be wrong with the truths of a data set, in words; `survey` finds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from binarize.data.dataset import Labels
+from binarize.errors import DataError, warn
+
+FEW = 0.01
+"""A smaller share of pixels with a truth is taken for a mistake; a single sweep of KITTI has 0.04."""
+
+SHOWN = 8
+"""Values and classes that a message lists at most."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong, or probably so.
+
+    Attributes:
+        kind: what it is about, so that nothing is reported twice.
+        message: where, what was found, what was expected, what to do.
+        error: whether nothing can be learned from such data.
+    """
+
+    kind: Literal["nothing", "few", "unit", "one class", "absent", "turned", "dark"]
+    message: str
+    error: bool = False
+
+
+def absent(truth: Labels, counts: Tensor, where: str) -> Finding | None:
+    """Scored classes that no truth holds.
+
+    Args:
+        truth: of the data set.
+        counts: pixels of each id, (>= classes,).
+        where: what to call the data in the message.
+    """
+    names = truth.names
+    missing = [i for i in range(len(names)) if i not in truth.unscored and counts[i] == 0]
+    if not missing or len(missing) >= len(names) - len(truth.unscored) - 1:
+        return None  # a single class, or none, has a message of its own
+    shown = [class_name(i, names) for i in missing[:SHOWN]] + ["..."] * (len(missing) > SHOWN)
+    return Finding(
+        "absent",
+        f"{where}: {len(missing)} of {len(names)} classes occur nowhere: {', '.join(shown)}. The network "
+        "cannot learn them; are the number of classes and the ids of the masks right?",
+    )
+
+
+def class_name(index: int, names: Sequence[str]) -> str:
+    """Its id, and its name if it has one of its own."""
+    return str(index) if names[index] == f"class {index}" else f"{index} ({names[index]})"
+
+
+def report(found: Iterable[Finding]) -> set[str]:
+    """Warn of what is probably wrong; returns the kinds of it.
+
+    Raises:
+        DataError: the first finding from which nothing can be learned.
+    """
+    found = list(found)
+    for finding in found:
+        if finding.error:
+            raise DataError(finding.message)
+    for finding in found:
+        warn(finding.message)
+    return {finding.kind for finding in found}

@@ -1,0 +1,40 @@
+"""The recipes that come with the toolkit, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from binarize.errors import ConfigError, near_names, unknown_name
+
+
+def folder() -> Path:
+    """Folder of the recipes that come with the toolkit: beside the package, or inside an installed one."""
+    package = Path(__file__).parent.parent
+    beside = package.parent / "recipes"
+    return (
+        beside if (package.parent / "pyproject.toml").is_file() and beside.is_dir() else package / "_recipes"
+    )
+
+
+def names() -> list[str]:
+    """Names of the recipes that come with the toolkit: `shapes/convnext_atto-bidense`."""
+    root = folder()
+    files = (p.relative_to(root).with_suffix("") for p in root.glob("*/*.yaml"))
+    return sorted(p.as_posix() for p in files if not p.name.startswith("_"))
+
+
+def find(name: str | Path) -> Path:
+    """The file of a recipe, given by its path or by its name.
+
+    Raises:
+        ConfigError: there is none; the message holds near names.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    text = path.as_posix().removeprefix("recipes/").removesuffix(".yaml")
+    if text in (known := names()):
+        return folder() / f"{text}.yaml"
+    if path.suffix in (".yaml", ".yml") and not near_names(text, known):
+        raise ConfigError(f"recipe {path}: no such file, and no recipe of this name; see `binarize recipes`.")
+    raise ConfigError(unknown_name("recipe", text, known, "binarize recipes"))

@@ -1,0 +1,103 @@
+"""One training with all its parts, as `setup` builds it and `step`, `checkpoint` and `loop` use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from binarize.data.dataset import DenseDataset
+from binarize.recipes import TrainingRecipe
+from binarize.recipes.schema import Training
+from binarize.training.averaging import MovingAverage
+from binarize.training.batches import Batches
+from binarize.training.distill import Teacher
+from binarize.training.health import LatentWatch
+from binarize.training.inputs import InputWatch
+from binarize.training.progress import Event, Progress
+from binarize.training.strategy import Strategy
+from binarize.training.tally import Tally
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One training.
+
+    Attributes:
+        recipe: that it follows.
+        out: its folder.
+        accelerator: device, precision and processes.
+        strategy: the network, and how processes hold it.
+        optimizer: of the network's parameters, prepared by the accelerator.
+        average: of the parameters; None without `training.ema`.
+        progress: where it is.
+        loss: of outputs (N, C, H, W) and targets (N, H, W).
+        teacher: whose outputs are learned too; None without `training.distillation`.
+        data: the training split.
+        val: the split that is evaluated during training, if there is one.
+        batches: which images a step sees.
+        loader: that reads them.
+        tally: counts over the truths of the first whole epoch; None afterwards.
+        latents: looks at latent weights.
+        inputs: looks at the inputs of binary layers.
+        report: called with what happened, in the main process; None if no one listens.
+    """
+
+    recipe: TrainingRecipe
+    out: Path
+    accelerator: Accelerator
+    strategy: Strategy
+    optimizer: torch.optim.Optimizer
+    average: MovingAverage | None
+    progress: Progress
+    loss: nn.Module
+    teacher: Teacher | None
+    data: DenseDataset
+    val: DenseDataset | None
+    batches: Batches
+    loader: DataLoader[Any]
+    tally: Tally | None
+    latents: LatentWatch
+    inputs: InputWatch
+    report: Callable[[Event], None] | None
+
+    @property
+    def settings(self) -> Training:
+        """The recipe's part `training`."""
+        return self.recipe.training
+
+    @property
+    def net(self) -> nn.Module:
+        """The network, without a wrapper of data-parallel training."""
+        return self.strategy.net
+
+    @property
+    def device(self) -> torch.device:
+        """Of this process."""
+        return self.accelerator.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and reports."""
+        return self.accelerator.is_main_process
+
+    @property
+    def averaged(self) -> dict[str, Tensor] | None:
+        """The averaged parameters by name; None without `training.ema`."""
+        return None if self.average is None else self.average.tensors
+
+    def show(self, epoch: int, step: int, loss: float, rate: float, figures: dict[str, Any]) -> None:
+        """Report a step or, with its figures, the end of an epoch; see `Event`."""
+        if self.report is not None and self.is_main:
+            steps, images = self.progress.steps, self.settings.batch
+            self.report(
+                Event(
+                    epoch=epoch, step=step, steps=steps, loss=loss, rate=rate, images=images, figures=figures
+                )
+            )

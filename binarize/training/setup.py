@@ -1,0 +1,209 @@
+"""From a recipe to a run: data, network, optimizer and all else that a training needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from binarize.data.catalog import check_split
+from binarize.data.dataset import DenseDataset
+from binarize.data.survey import inspect
+from binarize.errors import ConfigError, warn
+from binarize.recipes import TrainingRecipe
+from binarize.recipes.schema import Training
+from binarize.training.averaging import MovingAverage, averaging_warning
+from binarize.training.balance import class_weights
+from binarize.training.batches import Batches
+from binarize.training.build import adamw, dataset, memory_format, network
+from binarize.training.distill import Teacher
+from binarize.training.distributed import share_drops, synchronize_norms
+from binarize.training.environment import (
+    ShardingSettings,
+    fsdp_hidden_from_accelerate,
+    on_cpu,
+    requested_sharding,
+)
+from binarize.training.folder import STATE
+from binarize.training.health import LatentWatch
+from binarize.training.inputs import InputWatch
+from binarize.training.losses import create_loss
+from binarize.training.process_group import keep_group_at_exit
+from binarize.training.progress import Event, Progress
+from binarize.training.replicas import Replicas
+from binarize.training.resume import check_folder, make_folder
+from binarize.training.run import Run
+from binarize.training.sharding import Shards
+from binarize.training.sizes import check_size
+from binarize.training.state import restore_state
+from binarize.training.strategy import Strategy
+from binarize.training.tally import Tally
+
+
+def set_up(
+    recipe: TrainingRecipe,
+    out: Path,
+    *,
+    root: Path | None = None,
+    resume: bool = False,
+    report: Callable[[Event], None] | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Run:
+    """Build a run, and find what is wrong with it before anything is written.
+
+    Args and Raises: as `loop.train`, before the first step.
+    """
+    settings = recipe.training
+    keep_group_at_exit()
+    sharding = requested_sharding()
+    accelerator = _accelerator(settings)
+    check_folder(out, recipe, resume)
+    data, val, tally = _datasets(recipe, root)
+    loss = create_loss(data.truth, _class_weights(settings, data, accelerator))
+    resumed = resume and (out / STATE).is_file()
+    heard = tell if tell is not None and accelerator.is_main_process else _unheard
+    net = network(recipe, data.truth, weights=not resumed, tell=heard)
+    strategy = _strategy(net.to(memory_format=memory_format(settings)), accelerator, sharding)
+    average = MovingAverage(net) if settings.ema is not None else None
+    adam = adamw(net, settings, accelerator.device)
+    tensors = average.tensors if average is not None else None
+    progress = restore_state(out / STATE, net, adam, tensors) if resumed else Progress()
+    optimizer = _prepare(strategy, adam, average, accelerator)
+    _check_sizes(strategy.standalone, recipe, data, val)
+    make_folder(out)  # all that can be wrong with the network is known by now
+    teacher = Teacher(settings.distillation, net, accelerator.device) if settings.distillation else None
+    batches, loader = _batches(recipe, data, accelerator)
+    _check_steps(progress, batches.steps, settings, out)
+    return Run(
+        recipe=recipe,
+        out=out,
+        accelerator=accelerator,
+        strategy=strategy,
+        optimizer=optimizer,
+        average=average,
+        progress=progress,
+        loss=loss,
+        teacher=teacher,
+        data=data,
+        val=val,
+        batches=batches,
+        loader=loader,
+        tally=tally,
+        latents=LatentWatch(net),
+        inputs=InputWatch(net, batches.steps, accelerator.device),
+        report=report,
+    )
+
+
+def _unheard(text: str) -> None:
+    """The other processes would only repeat what the main one reports."""
+
+
+def _accelerator(settings: Training) -> Accelerator:
+    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
+    with fsdp_hidden_from_accelerate():
+        accelerator = Accelerator(
+            cpu=on_cpu(),  # or processes on CPUs would not find each other
+            mixed_precision=settings.precision,
+        )
+    world = accelerator.num_processes
+    if settings.batch % (world * settings.accumulate):
+        raise ConfigError(
+            f"batch {settings.batch} cannot be shared by {world} processes in {settings.accumulate} parts; "
+            "choose a multiple."
+        )
+    return accelerator
+
+
+def _datasets(recipe: TrainingRecipe, root: Path | None) -> tuple[DenseDataset, DenseDataset | None, Tally]:
+    """The splits for training and validation, both inspected, and the counts to be made of the first."""
+    chosen = recipe.data
+    check_split(chosen.name, chosen.test)  # `evaluate` needs it later: report it now
+    data = dataset(recipe, chosen.train, root=root, training=True)
+    val = dataset(recipe, chosen.val, root=root) if chosen.val is not None else None
+    name = f"{chosen.name} {chosen.train}"
+    tally = Tally(data, name, inspect(data, name))
+    if val is not None:
+        inspect(val, f"{chosen.name} {chosen.val}")
+    return data, val, tally
+
+
+def _class_weights(settings: Training, data: DenseDataset, accelerator: Accelerator) -> Tensor | None:
+    if not settings.class_balance:
+        return None
+    return class_weights(
+        data,
+        settings.class_balance,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        device=accelerator.device,
+    )
+
+
+def _strategy(net: nn.Module, accelerator: Accelerator, sharding: ShardingSettings | None) -> Strategy:
+    """The only place that distinguishes FSDP and whole replicas."""
+    if sharding is not None and accelerator.num_processes > 1:
+        return Shards(net, accelerator, sharding)
+    return Replicas(net, accelerator)
+
+
+def _prepare(
+    strategy: Strategy, adam: torch.optim.Optimizer, average: MovingAverage | None, accelerator: Accelerator
+) -> torch.optim.Optimizer:
+    """Let the network see all processes' images, and move all to the device; the optimizer to step with."""
+    world = accelerator.num_processes
+    if world > 1:
+        synchronize_norms(strategy.net)
+        share_drops(strategy.net, accelerator.process_index, world)
+    strategy.wrap()
+    optimizer = accelerator.prepare_optimizer(adam)
+    if average is not None:
+        average.to(accelerator.device)
+    return optimizer
+
+
+def _check_sizes(
+    net: nn.Module, recipe: TrainingRecipe, data: DenseDataset, val: DenseDataset | None
+) -> None:
+    """Find out whether the network takes the images, by one forward pass for each kind of them."""
+    size = recipe.data.augmentation.size
+    check_size(net, data.truth, size, "data.augmentation.size", same_size=True)
+    if recipe.data.evaluation.resize is not None:  # of the test split too, which is evaluated later
+        check_size(net, data.truth, recipe.data.evaluation.resize, "data.evaluation.resize")
+    elif val is not None:
+        height, width = val[0].image.shape[-2:]
+        where = f"images of {recipe.data.val} (see data.evaluation)"
+        check_size(net, val.truth, (height, width), where)
+
+
+def _batches(
+    recipe: TrainingRecipe, data: DenseDataset, accelerator: Accelerator
+) -> tuple[Batches, DataLoader[Any]]:
+    settings = recipe.training
+    rank, world = accelerator.process_index, accelerator.num_processes
+    batches = Batches(len(data), settings.batch, settings.seed, rank=rank, world=world)
+    loader = DataLoader(
+        data,
+        batch_sampler=batches,
+        num_workers=recipe.data.workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    return batches, loader
+
+
+def _check_steps(progress: Progress, steps: int, settings: Training, out: Path) -> None:
+    """Note the steps of an epoch; refuse data of another length, warn of an average that is too long."""
+    if progress.step and progress.steps != steps:
+        raise ConfigError(
+            f"{out} was started with {progress.steps} steps per epoch, this data makes {steps}: is it "
+            "another data set?"
+        )
+    progress.steps = steps
+    if text := averaging_warning(settings, settings.epochs * steps):
+        warn(text)
