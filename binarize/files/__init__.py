@@ -3,8 +3,8 @@
 from binarize.files.checkpoint import CheckpointReport, load_checkpoint
 from binarize.files.container import check_target, write_bytes
 from binarize.files.header import ENTRY, FORMAT_VERSION, PACKED_VERSION, Header, PackedHeader
-from binarize.files.model import deployed_size, load, read_header, read_preprocessing, save
-from binarize.files.source import build, check_arguments, create_timm, find_source, first_line, parse_kwargs
+from binarize.files.load import deployed_size, load, read_header, read_preprocessing, save
+from binarize.files.float_source import build, check_arguments, create_timm, find_source, first_line, parse_kwargs
 
 __all__ = [
     "ENTRY",

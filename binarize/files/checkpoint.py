@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from binarize.errors import ConfigError, FormatError
 from binarize.files.checkpoint_entries import Entries, read_entries
 from binarize.files.checkpoint_match import Match, find_match
-from binarize.files.compare import difference
+from binarize.files.difference import difference
 from binarize.files.container import check_readable
 
 _COUNTER = "num_batches_tracked"  # absent from old checkpoints, and without effect on the output

@@ -15,7 +15,7 @@ from torch import Tensor
 from binarize.errors import ConfigError, FormatError
 from binarize.files.container import read
 from binarize.files.header import ENTRY, PackedHeader, loads
-from binarize.files.source import first_line
+from binarize.files.float_source import first_line
 
 TORCH = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 _DEPTH = 4  # of entries in entries

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from binarize.errors import BinarizeError, ConfigError, FormatError, unknown_name
-from binarize.files.blank import TooLargeError
-from binarize.files.compare import difference
+from binarize.files.build_contexts import TooLargeError
+from binarize.files.difference import difference
 from binarize.files.container import file_size, write
 from binarize.files.header import ENTRY, LEFTOVERS, PackedHeader
-from binarize.files.rebuild import execute, plan_of, rebuilt, subject, versions
-from binarize.files.source import find_source
+from binarize.files.float_network import execute, plan_of, rebuilt, subject, versions
+from binarize.files.float_source import find_source
 from binarize.files.state import assign, shapes, state_of, strides_of, transient_buffers
 from binarize.layers import BinaryLayer
 

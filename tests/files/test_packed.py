@@ -16,7 +16,7 @@ from torch import nn
 import binarize
 from binarize.errors import BinarizeError, ConfigError, FormatError
 from binarize.files import create_timm, load, load_checkpoint, read_header, save
-from binarize.files.blank import WithoutStartValues
+from binarize.files.build_contexts import WithoutStartValues
 from binarize.files.header import PackedHeader
 from binarize.graph import execute
 from binarize.layers import BinaryConv2d, BinaryLayer
@@ -119,16 +119,16 @@ def test_models_of_timm_are_named_in_their_files(tmp_path: Path):
 def test_a_packed_file_is_read_without_latent_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = save(_network("test_resnet", "bidense", {}), tmp_path / "m.safetensors", packed=True)
     seen: list[torch.device] = []
-    from binarize.files import rebuild
+    from binarize.files import float_network
 
-    original = rebuild.execute
+    original = float_network.execute
 
     def watch(plan: Any, model: nn.Module) -> nn.Module:
         result = original(plan, model)
         seen.extend(m.weight.device for m in result.modules() if isinstance(m, BinaryLayer))
         return result
 
-    monkeypatch.setattr(rebuild, "execute", watch)
+    monkeypatch.setattr(float_network, "execute", watch)
     load(path)
     assert seen
     assert {device.type for device in seen} == {"meta"}

@@ -13,12 +13,12 @@ from torch import nn
 
 from binarize import preprocessing
 from binarize.errors import ConfigError, FormatError
-from binarize.files.compare import difference
+from binarize.files.difference import difference
 from binarize.files.container import check_target, read, read_metadata, write
 from binarize.files.header import ENTRY, Header, PackedHeader, dtype_of, loads, verify
 from binarize.files.packed import check_converted_once, is_deployed, load_packed, packed_size, save_packed
-from binarize.files.rebuild import execute, plan_of, rebuilt, subject, unwrapped, versions
-from binarize.files.source import find_source
+from binarize.files.float_network import execute, plan_of, rebuilt, subject, unwrapped, versions
+from binarize.files.float_source import find_source
 from binarize.files.state import (
     assign,
     laid_out,

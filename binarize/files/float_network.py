@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from binarize.errors import BinarizeError, ConfigError, FormatError
-from binarize.files.blank import BoundedMemory, TooLargeError, WithoutStartValues
+from binarize.files.build_contexts import BoundedMemory, TooLargeError, WithoutStartValues
 from binarize.files.header import Header
-from binarize.files.source import build, on_meta, qualified_name
+from binarize.files.float_source import build, on_meta, qualified_name
 from binarize.layers import BinaryLayer
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from torch import nn
 
 import binarize
 from binarize.files import create_timm
-from binarize.files.blank import WithoutStartValues
+from binarize.files.build_contexts import WithoutStartValues
 
 
 def test_parameters_are_not_filled_and_everything_else_is() -> None:
@@ -43,7 +43,7 @@ def test_a_file_is_loaded_without_them(tmp_path: Path, monkeypatch: pytest.Monke
                 left.append(torch.equal(before.nan_to_num(), target.nan_to_num()))
             return result
 
-    monkeypatch.setattr("binarize.files.rebuild.WithoutStartValues", Spy)
+    monkeypatch.setattr("binarize.files.float_network.WithoutStartValues", Spy)
     again = binarize.load(path)
     assert len(left) > 10
     assert all(left)
