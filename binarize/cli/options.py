@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from binarize.errors import ConfigError
+from binarize.option_texts import pairs
 
 if TYPE_CHECKING:
     from binarize.methods import Method
@@ -49,16 +50,10 @@ def configure(name: str, settings: Sequence[str]) -> Method:
 
     cls = methods.get(name)
     options: dict[str, Any] = {}
-    for setting in settings:
-        option, equals, text = setting.partition("=")
-        option = option.strip()
-        if not equals or not option:
-            raise ConfigError(f"--set {setting!r}: expected option=value.")
-        if option in options:
-            raise ConfigError(f"--set {setting!r}: {option!r} is set twice.")
-        rows = option_rows(cls)
+    rows = option_rows(cls)
+    for option, text in pairs(settings, "--set", "granularity=layer").items():
         try:
-            options[option] = cls.parse(option, text.strip())
+            options[option] = cls.parse(option, text)
         except ConfigError as error:
             if option in [known for known, _, _ in rows]:
                 raise

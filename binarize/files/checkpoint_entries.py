@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from binarize.errors import ConfigError, FormatError
+from binarize.errors import ConfigError, FormatError, first_line
 from binarize.files.container import read
 from binarize.files.header import ENTRY, PackedHeader, loads
-from binarize.files.float_source import first_line
 
 TORCH = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 _DEPTH = 4  # of entries in entries

@@ -1,22 +1,18 @@
-"""From what a file says about a model to a model of that structure."""
+"""The first step of loading: the float network that a header names, or the one that the caller gives."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from binarize.errors import BinarizeError, ConfigError, FormatError
+from binarize.errors import ConfigError, FormatError
 from binarize.files.build_contexts import BoundedMemory, TooLargeError, WithoutStartValues
+from binarize.files.float_source import build, building_on, qualified_name
 from binarize.files.header import Header
-from binarize.files.float_source import build, on_meta, qualified_name
 from binarize.layers import BinaryLayer
-
-if TYPE_CHECKING:
-    from binarize.graph import Plan
 
 _SINGLE = "binarize.runtime.packed.PackedLayer"
 """Class of the model in a packed file of one layer: whichever layer it was, its geometry is in the file."""
@@ -25,72 +21,59 @@ _LARGEST = 1_000_000
 """No argument of a network (classes, widths, depths) is larger: a list of 10^8 blocks takes all memory."""
 
 
-def rebuilt(header: Header, held: int, model: nn.Module | None, where: str, *, blank: bool) -> nn.Module:
-    """The model with the right structure and any weights.
+def float_network(
+    header: Header, held: int, model: nn.Module | None, where: str, *, on_meta: bool
+) -> nn.Module:
+    """The float network of a file, with any weights.
 
     Args:
         header: of the file.
         held: how many numbers the file holds, a binary weight being one.
         model: the float model, if the caller has it; left untouched.
         where: names the file in messages.
-        blank: parameters get no memory (meta device).
+        on_meta: parameters get no memory (meta device), wherever the class of the network allows that.
 
     Raises:
-        ConfigError: `model` is needed, or is binary already.
-        FormatError: the header's model or plan cannot be had.
+        ConfigError: `model` is needed, is binary already, or cannot be copied.
+        FormatError: the network of the header cannot be built, or `model` is of another class.
+        TooLargeError: the header names a network far larger than the file.
     """
-    custom = header.source["source"] == "custom"
+    source = header.source
+    custom = source["source"] == "custom"
     if model is None and custom:
         raise ConfigError(
-            f"{where} holds a model of the custom class {header.source['class']}: give the float model "
+            f"{where} holds a model of the custom class {source['class']}: give the float model "
             "that it was made from, binarize.load(path, model=...), or on the command line --model "
             "FILE.py:CALLABLE."
         )
-    plan = stored_plan(header, where)
-    if model is None:
-        model = _built(header.source, held, where, blank=blank)
-    else:
-        model = without_data(unwrapped(model)) if blank else copied(model)
-    expected = str(header.source.get("class", ""))
-    if custom and type(model).__name__ != expected.rpartition(".")[2] and expected != _SINGLE:
+    network = _built(source, held, where, on_meta=on_meta) if model is None else _copy(model, on_meta)
+    expected = str(source.get("class", ""))
+    if custom and type(network).__name__ != expected.rpartition(".")[2] and expected != _SINGLE:
         raise FormatError(
-            f"{where} holds a model of class {expected}, not of the given {qualified_name(model)}."
+            f"{where} holds a model of class {expected}, not of the given {qualified_name(network)}."
         )
-    if plan is not None and any(isinstance(module, BinaryLayer) for module in model.modules()):
+    if header.plan is not None and any(isinstance(module, BinaryLayer) for module in network.modules()):
         raise ConfigError(
-            f"{where} holds a converted {qualified_name(model)}: give the float model that it was made "
+            f"{where} holds a converted {qualified_name(network)}: give the float model that it was made "
             "from, not one that is binary already."
         )
-    if plan is None:
-        return model
-    try:
-        with BoundedMemory(_bound(held)):
-            return execute(plan, model)
-    except Exception as error:  # a plan from a file may be wrong in any way
-        raise FormatError(
-            f"{where}: its plan cannot be executed on {qualified_name(model)}: {error}"
-        ) from error
+    return network
 
 
-def _bound(held: int) -> int:
-    """How many numbers may be allocated for a model of so many: buffers that are in no file come to them."""
+def memory_bound(held: int) -> int:
+    """How many numbers may be allocated for a model of so many: buffers that no file holds are added."""
     return 20 * held + 50_000_000
 
 
-def _built(source: Mapping[str, Any], held: int, where: str, *, blank: bool) -> nn.Module:
+def _built(source: Mapping[str, Any], held: int, where: str, *, on_meta: bool) -> nn.Module:
+    """Built on the meta device first, whose shapes tell the size before memory is taken for it."""
     for number in _numbers(source["kwargs"]):
         if abs(number) > _LARGEST:
             raise TooLargeError(f"{where} is corrupted: its header names a model of size {number:.3g}.")
-    bound = BoundedMemory(None)
-    with bound:
-        shell = on_meta(source)
-    named = 0 if shell is None else sum(parameter.numel() for parameter in shell.parameters())
-    if bound.exceeded or named > 2 * held + 1_000_000:
-        # refused before memory is taken for it
-        raise _too_large(where, "that has no end" if bound.exceeded else f"of {named:,} parameters", held)
-    if blank and shell is not None:
+    shell = _built_on_meta(source, held, where)
+    if on_meta and shell is not None:
         return shell
-    bound = BoundedMemory(_bound(held))
+    bound = BoundedMemory(memory_bound(held))
     try:
         with bound, WithoutStartValues():
             return build(source)
@@ -100,8 +83,25 @@ def _built(source: Mapping[str, Any], held: int, where: str, *, blank: bool) -> 
         raise FormatError(f"{where}: the model that its header names cannot be built: {error}") from error
 
 
+def _built_on_meta(source: Mapping[str, Any], held: int, where: str) -> nn.Module | None:
+    """The network without memory; None if it cannot be built that way."""
+    bound = BoundedMemory(None)
+    shell = None
+    try:
+        with bound, building_on("meta"):
+            shell = build(source)
+    except ConfigError:
+        pass
+    if bound.exceeded:
+        raise _too_large(where, "that has no end", held)
+    parameters = 0 if shell is None else sum(parameter.numel() for parameter in shell.parameters())
+    if parameters > 2 * held + 1_000_000:
+        raise _too_large(where, f"of {parameters:,} parameters", held)
+    return shell
+
+
 def _too_large(where: str, what: str, held: int) -> TooLargeError:
-    return TooLargeError(f"{where} is corrupted: its header names a model {what}, it holds {held:,}.")
+    return TooLargeError(f"{where} is corrupted: its header names a model {what}, it holds {held:,} numbers.")
 
 
 def _numbers(value: Any) -> Iterator[int | float]:
@@ -116,77 +116,15 @@ def _numbers(value: Any) -> Iterator[int | float]:
             yield from _numbers(item)
 
 
-def without_data(model: nn.Module) -> nn.Module:
-    """A deep copy whose parameters are on the meta device: those of a model are most of its memory.
-
-    Raises:
-        ConfigError: the model cannot be copied.
-    """
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(
-            torch.empty_like(parameter, device="meta"), parameter.requires_grad
-        )
-    return copied(model, memo)
-
-
-def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """See `binarize.graph.wrappers`; of a wrapped model, the model inside."""
+def _copy(model: nn.Module, on_meta: bool) -> nn.Module:
+    """A deep copy of the model inside wrappers; parameters, most of its memory, may be on the meta device."""
     from binarize.graph.model_copy import copied
     from binarize.graph.wrappers import unwrapped
 
-    return copied(unwrapped(model), memo)
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside wrappers."""
-    from binarize.graph.wrappers import unwrapped
-
-    return unwrapped(model)
-
-
-def stored_plan(header: Header, where: str) -> Plan | None:
-    """The plan in a header.
-
-    Raises:
-        FormatError: if it cannot be read.
-    """
-    if header.plan is None:
-        return None
-    from binarize.graph import Plan
-
-    try:
-        return Plan.from_dict(dict(header.plan))
-    except (BinarizeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(f"{where}: the plan in its header cannot be read: {error}") from error
-
-
-def plan_of(model: nn.Module) -> Plan | None:
-    """The plan that was executed on `model`."""
-    return getattr(model, "binarize_plan", None)
-
-
-def execute(plan: Plan, model: nn.Module) -> nn.Module:
-    """Do what `plan` says, to `model` itself."""
-    from binarize.graph import execute
-
-    return execute(plan, model, copy=False)
-
-
-def subject(header: Header, model: nn.Module) -> str:
-    """What a file's tensors are compared with, for messages."""
-    if header.source["source"] == "custom":
-        return f"the given {qualified_name(model)}"
-    return f"{header.source['source']} model {header.source['name']!r}, which its header names"
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that write a file."""
-    return {name: _version(name) for name in ("binarize", "torch", "timm")}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        return "unknown"
+    model = unwrapped(model)
+    memo: dict[int, Any] = {}
+    if on_meta:
+        for parameter in model.parameters():
+            empty = torch.empty_like(parameter, device="meta")
+            memo[id(parameter)] = nn.Parameter(empty, parameter.requires_grad)
+    return copied(model, memo)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -170,6 +171,18 @@ def verify(fields: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str)
         raise FormatError(
             f"{where} is corrupted: its contents do not match its checksum. Get the file again."
         )
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that write a file."""
+    return {name: _version(name) for name in ("binarize", "torch", "timm")}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"
 
 
 def dtype_of(name: str, where: str) -> torch.dtype:

@@ -1,107 +1,59 @@
-"""`save` and `load`: a model, converted or float, in one file that rebuilds it."""
+"""`load`: the model in a file, in three steps: build the float network, execute the plan, assign the tensors."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from binarize import preprocessing
-from binarize.errors import ConfigError, FormatError
+from binarize.errors import BinarizeError, ConfigError, FormatError
+from binarize.files.build_contexts import TooLargeError
+from binarize.files.container import read, read_metadata
 from binarize.files.difference import difference
-from binarize.files.container import check_target, read, read_metadata, write
-from binarize.files.header import ENTRY, Header, PackedHeader, dtype_of, loads, verify
-from binarize.files.packed import check_converted_once, is_deployed, load_packed, packed_size, save_packed
-from binarize.files.float_network import execute, plan_of, rebuilt, subject, unwrapped, versions
-from binarize.files.float_source import find_source
-from binarize.files.state import (
-    assign,
-    laid_out,
-    shapes,
-    state_of,
-    strides_of,
-    transient_buffers,
-    with_aliases,
-)
+from binarize.files.float_network import float_network
+from binarize.files.float_source import qualified_name
+from binarize.files.header import Header, PackedHeader, dtype_of, loads, verify
+from binarize.files.packed import PackedLayers, widened
+from binarize.files.state import assign, laid_out, shapes, transient_buffers, with_aliases
+from binarize.files.stored_plan import apply_plan, stored_plan
 from binarize.files.zoo import PREFIX, locate
 from binarize.preprocessing import Preprocessing
 
+if TYPE_CHECKING:
+    from binarize.graph import Plan
 
-def save(
-    model: nn.Module,
-    path: str | os.PathLike[str],
-    *,
-    source: Mapping[str, Any] | None = None,
-    entries: Mapping[str, str] | None = None,
-    packed: bool = False,
-    leftovers: str = "float32",
-) -> Path:
-    """Write `model`, converted or float, to one safetensors file that `load` rebuilds it from.
+_DEPTH = 5  # of lists and dicts in attributes of a module
 
-    With `packed`, the file holds one bit per binary weight and what `deploy` makes of the rest
-    (`docs/format.md`): tens of times smaller, for inference only. Otherwise it holds every parameter and
-    persistent buffer, bit for bit, and a header entry (`docs/files.md`): how to build the float model, the
-    plan that was executed on it, tied parameters, package versions. It appears at once and whole; an existing
-    file is replaced.
 
-    Args:
-        model: on any device; left untouched. Of one in a wrapper (torch.compile, DistributedDataParallel,
-            DataParallel), the model inside is written.
-        path: the file, by custom `.safetensors`.
-        source: how to rebuild the float model, if the caller knows for sure (the `binarize_spec` of a model
-            that it has just built). By default it is found out, which takes building the model once more.
-        entries: further texts for the file's header, by name. What images go through (`Preprocessing`) is
-            added if it is not among them and `model` says it: by its attribute `binarize_preprocessing`, or
-            by timm's configuration.
-        packed: write the deployed form of `model`, which may be converted or deployed already.
-        leftovers: dtype of the floats in a packed file: `float32`, `float16` or `bfloat16`; `load` gives
-            float32 again.
+@dataclass(frozen=True)
+class _Contents:
+    """What a file holds, read and checked; `where` names it in messages."""
 
-    Returns:
-        Where the file is.
+    where: str
+    header: Header
+    plan: Plan | None
+    tensors: dict[str, Tensor]
+    packed: PackedLayers | None
 
-    Raises:
-        ConfigError: for a path that cannot be written, a full disk, a model whose state is more than dense
-            tensors, one that is deployed but not to be packed, or one to be packed without binary layers.
-    """
-    check_target(path)  # before the work
-    model = unwrapped(model)
-    entries = {**_preprocessing_entry(model), **(entries or {})}
-    if packed:
-        return save_packed(model, path, source=source, entries=entries, leftovers=leftovers)
-    if leftovers != "float32":
-        raise ConfigError(f"save: leftovers={leftovers!r} is for packed files; say packed=True too.")
-    if is_deployed(model):
-        raise ConfigError(
-            f"{type(model).__name__} is deployed, its latent weights are gone: save it with packed=True."
-        )
-    tensors, aliases = state_of(model)
-    plan = plan_of(model)
-    check_converted_once(model, plan)
-    if source is None:
-        source = find_source(model, None if plan is None else lambda shell: execute(plan, shell))
-    header = Header(
-        source=source,
-        plan=None if plan is None else plan.as_dict(),
-        aliases=aliases,
-        transient={name: str(b.dtype).removeprefix("torch.") for name, _, b in transient_buffers(model)},
-        versions=versions(),
-        strides={name: s for name, s in strides_of(model).items() if name in tensors},
-    )
-    return write(path, tensors, {**entries, ENTRY: header.dumps(tensors)})
+    @property
+    def held(self) -> int:
+        """How many numbers, a binary weight being one."""
+        count = sum(tensor.numel() for tensor in self.tensors.values())
+        return count if self.packed is None else count + self.packed.weights()
 
 
 def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
     """The model that `save` wrote: rebuilt, its plan executed, every tensor as it was.
 
-    It comes in eval mode, on the CPU; what the file says of images is its attribute `binarize_preprocessing`.
-    Which parameters are frozen is not in the file: it is as in the float model, given or rebuilt. A packed
-    file gives a deployed model (`binarize.deploy`), which is for inference.
+    It is in evaluation mode, on the CPU; what the file says of images is its attribute
+    `binarize_preprocessing`. Which parameters are frozen is not in the file: it is as in the float model,
+    given or rebuilt. A packed file gives a deployed model (`binarize.deploy`), which is for inference.
 
     Args:
         path: a file written by `save`, or `zoo:NAME`.
@@ -113,29 +65,104 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
             model that it, or the caller, names.
     """
     from_zoo = os.fspath(path).startswith(PREFIX)
-    path = locate(path)
-    where = repr(str(path))
-    container = read(path)
-    header, fields = loads(container.metadata, where)
-    verify(fields, container.tensors, where)
-    stored = laid_out(container.tensors, header.strides, where)
-    tensors = with_aliases(stored, header.aliases, where)
+    container = read(locate(path))
+    where = repr(str(locate(path)))
+    contents = _contents(container.tensors, container.metadata, where)
     images = _preprocessing(container.metadata, where)
-    if isinstance(header, PackedHeader):
-        return _told(load_packed(header, tensors, model, where), images)
-    held = sum(tensor.numel() for tensor in tensors.values())
     with torch.random.fork_rng(devices=[]):  # the start values that are drawn here are all replaced
-        result = rebuilt(header, held, model, where, blank=False)
-    problem = difference(shapes(result), tensors)
+        network = _rebuilt(contents, model)
+    if contents.packed is not None:
+        network = contents.packed.finish(network)
+    else:
+        _restore_dtypes(network, contents)
+        network = network.float() if from_zoo else network  # the zoo's float weights have 16 bits
+    if images is not None:
+        network.binarize_preprocessing = images.as_dict()  # type: ignore[assignment] - a plain attribute
+    return network.eval()
+
+
+def _rebuilt(contents: _Contents, model: nn.Module | None) -> nn.Module:
+    """The network with the tensors of the file.
+
+    Weights that the file replaces never take memory: the network is built on the meta device. In memory it is
+    built only if its class computes tensors that no file holds, or asks tensors for their values.
+    """
+    network = None
+    try:
+        network = _in_three_steps(contents, model, on_meta=True)
+    except (ConfigError, TooLargeError):  # memory would not change them
+        raise
+    except Exception:  # of a class that needs data to be built
+        pass
+    if network is not None:
+        return network
+    try:
+        network = _in_three_steps(contents, model, on_meta=False)
+    except BinarizeError:
+        raise
+    except Exception as error:
+        raise FormatError(f"{contents.where} cannot be rebuilt: {error}") from error
+    if network is None:
+        raise FormatError(f"{contents.where} cannot be rebuilt: not all of its tensors are in the file.")
+    return network
+
+
+def _in_three_steps(contents: _Contents, model: nn.Module | None, *, on_meta: bool) -> nn.Module | None:
+    """Build the float network, execute the plan, assign the tensors; None if a tensor has no data then."""
+    where = contents.where
+    network = float_network(contents.header, contents.held, model, where, on_meta=on_meta)
+    if _without_data(network):
+        return None
+    network = apply_plan(contents.plan, network, contents.held, where)
+    if contents.packed is not None:
+        network = contents.packed.put_into(network)
+    problem = difference(shapes(network), contents.tensors)
     if problem:
-        raise FormatError(f"{where} does not fit {subject(header, result)}: {problem}.")
-    assign(result, tensors, where)
-    dtypes = {name: dtype_of(dtype, where) for name, dtype in header.transient.items()}
-    for name, owner, buffer in list(transient_buffers(result)):
+        raise FormatError(f"{where} does not fit {_named(contents.header, network)}: {problem}.")
+    assign(network, contents.tensors, where)
+    return None if _without_data(network) else network
+
+
+def _without_data(network: nn.Module) -> bool:
+    """Whether a tensor that is not in the state, and so not in a file, is on the meta device."""
+    state = {id(tensor) for tensor in network.state_dict(keep_vars=True).values()}
+    held = (tensor for module in network.modules() for tensor in _tensors(vars(module)))
+    return any(tensor.is_meta and id(tensor) not in state for tensor in held)
+
+
+def _tensors(value: Any, depth: int = 0) -> Iterator[Tensor]:
+    """Those in a value, and in lists and dicts in it."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, dict)) and depth < _DEPTH:  # a list may hold itself
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item, depth + 1)
+
+
+def _restore_dtypes(network: nn.Module, contents: _Contents) -> None:
+    """Give the buffers that were rebuilt, and not read, the dtypes that they had."""
+    dtypes = {name: dtype_of(dtype, contents.where) for name, dtype in contents.header.transient.items()}
+    for name, owner, buffer in list(transient_buffers(network)):
         if name in dtypes:
             owner._buffers[name.rpartition(".")[2]] = buffer.to(dtypes[name])
-    result = result.float() if from_zoo else result  # the zoo's float weights have 16 bits
-    return _told(result.eval(), images)
+
+
+def _named(header: Header, model: nn.Module) -> str:
+    """What the tensors of a file are compared with, for messages."""
+    if header.source["source"] == "custom":
+        return f"the given {qualified_name(model)}"
+    return f"{header.source['source']} model {header.source['name']!r}, which its header names"
+
+
+def _contents(stored: Mapping[str, Tensor], metadata: Mapping[str, str], where: str) -> _Contents:
+    header, fields = loads(metadata, where)
+    verify(fields, stored, where)
+    tensors = with_aliases(laid_out(stored, header.strides, where), header.aliases, where)
+    packed = None
+    if isinstance(header, PackedHeader):
+        tensors = widened(tensors)
+        packed = PackedLayers.read(header, tensors, where)
+    return _Contents(where, header, stored_plan(header, where), tensors, packed)
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -149,7 +176,7 @@ def read_preprocessing(path: str | os.PathLike[str]) -> Preprocessing | None:
 
     Raises:
         ConfigError: there is no such file.
-        FormatError: it is no model file, or its entry is corrupted.
+        FormatError: it is not a model file, or its entry is corrupted.
     """
     path = locate(path)
     return _preprocessing(read_metadata(path), repr(str(path)))
@@ -163,33 +190,3 @@ def _preprocessing(metadata: Mapping[str, str], where: str) -> Preprocessing | N
         return Preprocessing.from_dict(json.loads(text))
     except (ValueError, AttributeError, RecursionError) as error:
         raise FormatError(f"{where} is corrupted: its {preprocessing.ENTRY!r} entry: {error}") from error
-
-
-def _preprocessing_entry(model: nn.Module) -> dict[str, str]:
-    found = preprocessing.preprocessing_of(model)
-    return {} if found is None else {preprocessing.ENTRY: found.dumps()}
-
-
-def _told(model: nn.Module, images: Preprocessing | None) -> nn.Module:
-    if images is not None:
-        model.binarize_preprocessing = images.as_dict()  # type: ignore[assignment] - a plain attribute
-    return model
-
-
-def deployed_size(path: str | os.PathLike[str], model: nn.Module) -> int | None:
-    """Bytes of the file that `binarize deploy` writes of a network, to the byte; nothing is written.
-
-    Args:
-        path: its file; of a packed one, the size is its own.
-        model: the network in it; left untouched.
-
-    Returns:
-        None for a float network: there is nothing to pack.
-    """
-    path = locate(path)
-    metadata = read_metadata(path)
-    header, _ = loads(metadata, repr(str(path)))
-    if isinstance(header, PackedHeader):
-        return path.stat().st_size
-    others = {name: text for name, text in metadata.items() if name != ENTRY}
-    return packed_size(unwrapped(model), source=header.source, entries=others)

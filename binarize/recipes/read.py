@@ -11,10 +11,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from binarize import option_texts
 from binarize.errors import ConfigError, near_names, unknown_name
 from binarize.recipes.schema import Recipe
 
 _EXTENDS = "extends"
+_EXAMPLE = "training.lr=1e-3"  # of a setting
 Place = tuple[str | int, ...]
 
 
@@ -111,10 +113,10 @@ def apply_settings(
     over: dict[str, Any] = {}
     given: dict[Place, str] = {}
     for setting in sorted(settings):  # files that are written later do not tell their order either
-        key, equals, text = setting.partition("=")
+        key, text = option_texts.split(setting, "--set", _EXAMPLE)
         place = tuple(key.split("."))
-        if not equals or not all(place):
-            raise ConfigError(f"--set {setting!r}: expected NAME=VALUE, for instance training.lr=1e-3.")
+        if not all(place):
+            raise ConfigError(f"--set {setting!r}: expected NAME=VALUE, for instance {_EXAMPLE}.")
         try:
             value = _loaded(text)
         except (yaml.YAMLError, ValueError, TypeError) as error:

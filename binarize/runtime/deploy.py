@@ -15,6 +15,7 @@ from binarize.graph.trace.roles import known_class
 from binarize.graph.unsupported import refuse
 from binarize.graph.wrappers import unwrapped
 from binarize.layers import BinaryLayer
+from binarize.model_info import plan_of
 from binarize.runtime.fuse import fuse
 from binarize.runtime.lower import Refusal, describe, empty_packed, lower
 from binarize.runtime.packed import PackedLayer, RuntimeOptions
@@ -148,7 +149,7 @@ def _check(model: nn.Module) -> None:
 
 
 def _report(model: nn.Module, refused: Mapping[str, str]) -> DeployReport:
-    plan = getattr(model, "binarize_plan", None)
+    plan = plan_of(model)
     kept = {row.name: row.reason for row in plan.rows if not row.converted} if plan is not None else {}
     rows: list[LayerReport] = []
     inside = ""

@@ -119,16 +119,14 @@ def test_models_of_timm_are_named_in_their_files(tmp_path: Path):
 def test_a_packed_file_is_read_without_latent_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = save(_network("test_resnet", "bidense", {}), tmp_path / "m.safetensors", packed=True)
     seen: list[torch.device] = []
-    from binarize.files import float_network
+    original = binarize.graph.execute
 
-    original = float_network.execute
-
-    def watch(plan: Any, model: nn.Module) -> nn.Module:
-        result = original(plan, model)
+    def watch(plan: Any, model: nn.Module, **options: Any) -> nn.Module:
+        result = original(plan, model, **options)
         seen.extend(m.weight.device for m in result.modules() if isinstance(m, BinaryLayer))
         return result
 
-    monkeypatch.setattr(float_network, "execute", watch)
+    monkeypatch.setattr(binarize.graph, "execute", watch)
     load(path)
     assert seen
     assert {device.type for device in seen} == {"meta"}
