@@ -152,6 +152,7 @@ def _report(model: nn.Module, refused: Mapping[str, str]) -> DeployReport:
     plan = plan_of(model)
     kept = {row.name: row.reason for row in plan.rows if not row.converted} if plan is not None else {}
     rows: list[LayerReport] = []
+    floats: dict[str, str] = {}
     inside = ""
     for path, module in model.named_modules():
         if inside and path.startswith(inside):
@@ -171,8 +172,10 @@ def _report(model: nn.Module, refused: Mapping[str, str]) -> DeployReport:
                 why = f"{why}; one kernel with {taken} behind it"
             kind = known_class(module).__name__
             weights = own[0].numel() if own else 0
+            if isinstance(module, BinaryLayer):
+                floats[path] = why
         else:
             continue
         packed = isinstance(module, PackedLayer)
         rows.append(LayerReport(name=path, kind=kind, packed=packed, reason=why, weights=weights, bytes=size))
-    return DeployReport(model=type(model).__name__, layers=tuple(rows))
+    return DeployReport(model=type(model).__name__, layers=tuple(rows), refused=floats)
