@@ -59,7 +59,7 @@ def parse_kwargs(text: str, where: str = "model option") -> dict[str, Any]:
     Raises:
         ConfigError: for a part that is not `name=value`, or a name that comes twice.
     """
-    example = "'num_classes=10&in_chans=1'"
+    example = "num_classes=10"
     found = pairs(text.split("&") if text else (), where, example)
     for name in found:
         if not name.isidentifier():

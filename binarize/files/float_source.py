@@ -70,7 +70,7 @@ def build(source: Mapping[str, Any]) -> nn.Module:
 
 @contextlib.contextmanager
 def building_on(device: str) -> Iterator[None]:
-    """Build on `device`; on `meta`, tensors have no memory, and initialisers do not warn that they do nothing."""
+    """Build on `device`; on `meta`, tensors take no memory, and initialisers do not warn of it."""
     with torch.device(device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

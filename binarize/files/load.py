@@ -1,4 +1,4 @@
-"""`load`: the model in a file, in three steps: build the float network, execute the plan, assign the tensors."""
+"""`load`, in three steps: build the float network, execute the plan, assign the tensors of the file."""
 
 from __future__ import annotations
 
