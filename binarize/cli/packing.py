@@ -11,11 +11,15 @@ import click
 from binarize.cli.output import console, print_json, progress, say, tell
 from binarize.cli.output import size as _size
 from binarize.cli.speed import importing, one_thread
+from binarize.cli.targets import check_output
 from binarize.errors import ConfigError
 from binarize.tables import SLOWER
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from binarize.preprocessing import Preprocessing
+    from binarize.runtime.report import DeployReport
 
 _OPTIONS = (
     click.option(
@@ -70,7 +74,7 @@ def write_packed(
     if isinstance(header, PackedHeader):
         raise ConfigError(f"{str(source)!r} is a packed file already.")
     target = out or source.with_name(f"{source.stem}-packed.safetensors")
-    _check_free(target, source, force)
+    check_output(target, force=force, ending=".safetensors", source=source)
     with progress(f"reading {source}"), one_thread():
         model = read_network(
             source, custom, custom_class=header.source["source"] == "custom", metadata=metadata
@@ -91,44 +95,32 @@ def write_packed(
             leftovers=leftovers,
         )
     made, images = report(deployed), files.read_preprocessing(written)
-    before, after = source.stat().st_size, written.stat().st_size
     if as_json:
         print_json(
             {
                 "file": str(written),
-                "bytes": after,
+                "bytes": written.stat().st_size,
                 "from": str(source),
-                "from_bytes": before,
+                "from_bytes": source.stat().st_size,
                 "leftovers": leftovers,
                 "preprocessing": None if images is None else images.as_dict(),
                 "report": made.as_dict(),
             }
         )
-        return
+    else:
+        _print(made, source, written, images)
+
+
+def _print(made: DeployReport, source: Path, written: Path, images: Preprocessing | None) -> None:
     console().print(made)
     for name, why in made.refused.items():
         tell(f"not packed: {name}: {why}", SLOWER)
     say()
     say(f"written  {written}")
+    before, after = source.stat().st_size, written.stat().st_size
     say(f"         ({_size(after)}, for inference; {source.name}: {_size(before)})")
     if images is not None:
         tell(f"images   {images}")
-
-
-def _check_free(target: Path, source: Path, force: bool) -> None:
-    from binarize.files import check_target
-
-    if target.suffix != ".safetensors":
-        raise ConfigError(f"--out {str(target)!r}: expected a name that ends in .safetensors.")
-    if check_target(target) == source.resolve():
-        raise ConfigError(
-            f"--out {str(target)!r} is the file with the latent weights, which no packed file brings back: "
-            "choose another name."
-        )
-    if target.exists() and not force:
-        raise ConfigError(
-            f"{str(target)!r} exists already; replace it with --force, or choose another --out."
-        )
 
 
 def read_network(

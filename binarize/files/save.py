@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from binarize import preprocessing
 from binarize.errors import ConfigError
@@ -35,7 +35,7 @@ def save(
     With `packed`, the file holds one bit per binary weight and what `deploy` makes of the rest
     (`docs/format.md`): tens of times smaller, for inference only. Otherwise it holds every parameter and
     persistent buffer, bit for bit, and a header entry (`docs/files.md`): how to build the float model, the
-    plan that was executed on it, tied parameters, package versions. It appears at once and whole; an existing
+    plan that was executed on it, tied parameters, package versions. It is written atomically; an existing
     file is replaced.
 
     Args:
@@ -65,26 +65,34 @@ def save(
     entries = {**_preprocessing_entry(model), **(entries or {})}
     if packed:
         return save_packed(model, path, source=source, entries=entries, leftovers=leftovers)
+    _check_latent(model, leftovers)
+    tensors, aliases = state_of(model)
+    plan = plan_of(model)
+    check_converted_once(model, plan)
+    source = source or find_source(model, lambda shell: executed(plan, shell))
+    header = Header(
+        source=source,
+        plan=None if plan is None else plan.as_dict(),
+        aliases=aliases,
+        transient=_dtypes(transient_buffers(model)),
+        versions=versions(),
+        strides={name: s for name, s in strides_of(model).items() if name in tensors},
+    )
+    return write(path, tensors, {**entries, ENTRY: header.dumps(tensors)})
+
+
+def _check_latent(model: nn.Module, leftovers: str) -> None:
+    """Refuse what only a packed file can hold."""
     if leftovers != "float32":
         raise ConfigError(f"save: leftovers={leftovers!r} is for packed files; say packed=True too.")
     if is_deployed(model):
         raise ConfigError(
             f"{type(model).__name__} is deployed, its latent weights are gone: save it with packed=True."
         )
-    tensors, aliases = state_of(model)
-    plan = plan_of(model)
-    check_converted_once(model, plan)
-    if source is None:
-        source = find_source(model, lambda shell: executed(plan, shell))
-    header = Header(
-        source=source,
-        plan=None if plan is None else plan.as_dict(),
-        aliases=aliases,
-        transient={name: str(b.dtype).removeprefix("torch.") for name, _, b in transient_buffers(model)},
-        versions=versions(),
-        strides={name: s for name, s in strides_of(model).items() if name in tensors},
-    )
-    return write(path, tensors, {**entries, ENTRY: header.dumps(tensors)})
+
+
+def _dtypes(buffers: Iterable[tuple[str, nn.Module, Tensor]]) -> dict[str, str]:
+    return {name: str(buffer.dtype).removeprefix("torch.") for name, _, buffer in buffers}
 
 
 def deployed_size(path: str | os.PathLike[str], model: nn.Module) -> int | None:
