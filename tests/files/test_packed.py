@@ -273,6 +273,16 @@ def _same_layers_but(model: Any, deployed: Any, x: torch.Tensor) -> None:
     assert left.weight.data_ptr() != right.weight.data_ptr()
 
 
+def test_layers_that_stayed_float_are_told_by_their_class_not_its_name():
+    class Mine(BinaryConv2d):
+        """A binary layer that the runtime does not know."""
+
+    deployed = deploy(nn.Sequential(BinaryConv2d(8, 8, 3, method="bnn"), Mine(8, 8, 3, method="bnn")))
+    assert report(deployed).refused.keys() == {"1"}
+    assert "Mine" in report(deployed).refused["1"]
+    assert "1 binary layers stay float" in str(report(deployed))
+
+
 def test_kept_layers_come_back(tmp_path: Path):
     class Odd(nn.Tanh):
         """A quantizer that the runtime does not know."""
