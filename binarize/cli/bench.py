@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.options import DEFAULT_METHOD, InputSize, configure
+from binarize.cli.options import DEFAULT_METHOD, InputSize, configure, out_option
 from binarize.cli.output import console, counted, print_json, progress, say, tell
 from binarize.cli.speed import importing
 from binarize.cli.speed import threads as torch_threads
@@ -49,9 +49,7 @@ if TYPE_CHECKING:
     help="Scales per channel in float, or from tables of 16 bits.  [default: as deploy]",
 )
 @click.option("--fresh-memory", is_flag=True, help="Leave memory to the C library's defaults.")
-@click.option(
-    "--out", "--output", "-o", "out", type=click.Path(path_type=Path), help="Also write OUT.json and OUT.png."
-)
+@out_option("Also write OUT.json and OUT.png.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def bench(
     model: str,
@@ -150,7 +148,7 @@ def _method_text(method: dict[str, Any]) -> str:
 
 
 def _runtime_options(threads: int, exact: bool | None) -> RuntimeOptions:
-    """What `deploy` takes unless told otherwise, with the threads that are timed."""
+    """The defaults of `deploy`, with the threads that are timed."""
     import dataclasses
 
     from binarize.runtime import RuntimeOptions
@@ -218,15 +216,15 @@ def _networks(
     return packed, plain.eval(), shape
 
 
-def _print(found: Bench, told: dict[str, Any]) -> None:
+def _print(found: Bench, document: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("network")
     for head in ("median ms", "least ms", "times as long"):
         table.add_column(head, justify="right")
-    for row in told["variants"]:
-        slower = row["name"] in told["slower_than"]
+    for row in document["variants"]:
+        slower = row["name"] in document["slower_than"]
         table.add_row(
             row["name"],
             f"{row['median_ms']:.1f}",
@@ -238,15 +236,15 @@ def _print(found: Bench, told: dict[str, Any]) -> None:
     machine = found.machine
     threads = counted(found.threads, "thread")
     say(f"{shape}, {threads}, {machine['cpu']} ({machine['kernels']}), torch {machine['torch']}")
-    scales = "exact" if told["exact_scales"] else "approximate"
-    tell(f"{_method_text(told['method'])}; {scales} scales")
+    scales = "exact" if document["exact_scales"] else "approximate"
+    tell(f"{_method_text(document['method'])}; {scales} scales")
     console().print(table)
     turn = f", {found.passes} in a row" if found.passes > 1 else ", one of each in turn"
     say(f"Medians of {len(next(iter(found.times.values())))} passes{turn}.")
-    if told["slower_than"]:
-        names = " and ".join(told["slower_than"])
+    if document["slower_than"]:
+        names = " and ".join(document["slower_than"])
         tell(f"The packed network is slower than {names}.", SLOWER)
-        for text in told["advice"]:
+        for text in document["advice"]:
             tell(f"- {text}")
     say()
     kinds = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

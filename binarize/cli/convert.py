@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.options import DEFAULT_METHOD, InputSize, configure, default_out
+from binarize.cli.options import DEFAULT_METHOD, InputSize, configure, default_out, out_option
 from binarize.cli.output import console, print_json, say, size, tell
 from binarize.cli.speed import Clock, importing
 from binarize.cli.targets import check_output
@@ -26,14 +26,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model")
 @click.option("--method", "-m", default=DEFAULT_METHOD, show_default=True, help="See `binarize methods`.")
-@click.option(
-    "--out",
-    "--output",
-    "-o",
-    "out",
-    type=click.Path(path_type=Path),
-    help="File to write.  [default: MODEL-METHOD.safetensors]",
-)
+@out_option("File to write.  [default: MODEL-METHOD.safetensors]")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 @click.option("--pretrained", is_flag=True, help="Start from timm's pretrained weights.")
 @click.option("--checkpoint", metavar="FILE", help="Start from the weights in FILE (.safetensors, .pth...).")

@@ -37,7 +37,7 @@ def export(
 
     FILE was written by `convert` or `train` (or is the folder of a run). The new file cannot be trained
     further: keep FILE. `summary`, `evaluate`, `predict` and binarize.load read both. With --onnx, FILE may be
-    packed, and the signs are floats again: for runtimes that know no bits.
+    packed, and the signs are floats again: for runtimes without binary operators.
     """
     if packed == (onnx_out is not None):
         raise click.UsageError("say what to write: --packed, or --onnx OUT.")

@@ -1,11 +1,11 @@
-"""Values of options: input sizes, method options, names of output files."""
+"""Values of options: input sizes, options of methods, names of output files."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,6 +15,7 @@ from binarize.option_texts import pairs
 if TYPE_CHECKING:
     from binarize.methods import Method
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_METHOD = "bidense"
 """Of every command that converts."""
@@ -38,6 +39,18 @@ class InputSize(click.ParamType):
         if min(numbers) < 1:
             self.fail(f"{value!r}: sizes are at least 1.", param, ctx)
         return numbers * 2 if len(numbers) == 1 else numbers
+
+
+def out_option(help: str, *, file_okay: bool = True, **settings: Any) -> Callable[[Command], Command]:
+    """The option for what a command writes, under the names that all commands share.
+
+    Args:
+        help: its line in the help text.
+        file_okay: False for a folder.
+        **settings: as of `click.option`.
+    """
+    kind = click.Path(path_type=Path, file_okay=file_okay)
+    return click.option("--out", "--output", "-o", "out", type=kind, help=help, **settings)
 
 
 def configure(name: str, settings: Sequence[str]) -> Method:

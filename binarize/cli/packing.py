@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from binarize.cli.options import out_option
 from binarize.cli.output import console, print_json, progress, say, tell
 from binarize.cli.output import size as _size
 from binarize.cli.speed import importing, one_thread
@@ -29,14 +30,7 @@ _OPTIONS = (
         show_default=True,
         help="How floats are stored; they are read as float32.",
     ),
-    click.option(
-        "--out",
-        "--output",
-        "-o",
-        "out",
-        type=click.Path(path_type=Path),
-        help="File to write.  [default: FILE-packed.safetensors]",
-    ),
+    out_option("File to write.  [default: FILE-packed.safetensors]"),
     click.option("--force", is_flag=True, help="Replace the file if it exists."),
     click.option(
         "--model", "custom", metavar="FILE.py:CALLABLE", help="The float model, if FILE holds a custom class."
@@ -55,11 +49,11 @@ def packing_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def write_packed(
     file: Path, *, leftovers: str, out: Path | None, force: bool, custom: str | None, as_json: bool
 ) -> None:
-    """Write the packed file of the network in `file`, and say what became of its layers.
+    """Write the packed file of the network in `file`, and print what became of its layers.
 
     Raises:
-        ConfigError: there is no such file, it holds no binary network or a packed one, or the target cannot
-            be written.
+        ConfigError: there is no such file, it is packed or not of a binary network, or the target cannot be
+            written.
         FormatError: the file is corrupt.
     """
     with importing():
