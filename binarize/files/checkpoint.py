@@ -1,4 +1,4 @@
-"""Float weights from other people's files: safetensors, or PyTorch's own with `weights_only`."""
+"""Float weights from files that other programs wrote: safetensors, or PyTorch's own with `weights_only`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a checkpoint file of anybody holds: groups of tensors by name, wherever they stand in it."""
+"""What a checkpoint file holds: groups of tensors by name, at whatever depth."""
 
 from __future__ import annotations
 

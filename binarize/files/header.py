@@ -189,7 +189,7 @@ def dtype_of(name: str, where: str) -> torch.dtype:
     """The floating-point dtype called `name` ("float16").
 
     Raises:
-        FormatError: if there is none.
+        FormatError: there is no such dtype.
     """
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
@@ -198,7 +198,7 @@ def dtype_of(name: str, where: str) -> torch.dtype:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _check_source(where: str, source: dict[str, Any]) -> None:
