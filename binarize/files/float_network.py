@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from binarize.errors import ConfigError, FormatError
-from binarize.files.build_contexts import BoundedMemory, TooLargeError, WithoutStartValues
+from binarize.files.build_contexts import BoundedMemory, TooLargeError, WithoutStartValues, memory_bound
 from binarize.files.float_source import build, building_on, qualified_name
 from binarize.files.header import Header
 from binarize.layers import BinaryLayer
@@ -58,11 +58,6 @@ def float_network(
             "from, not one that is binary already."
         )
     return network
-
-
-def memory_bound(held: int) -> int:
-    """How many numbers may be allocated for a model of so many: buffers that no file holds are added."""
-    return 20 * held + 50_000_000
 
 
 def _built(source: Mapping[str, Any], held: int, where: str, *, on_meta: bool) -> nn.Module:

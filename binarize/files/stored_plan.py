@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from binarize.errors import BinarizeError, ConfigError, FormatError
-from binarize.files.build_contexts import BoundedMemory
-from binarize.files.float_network import memory_bound
+from binarize.files.build_contexts import BoundedMemory, memory_bound
 from binarize.files.float_source import qualified_name
 from binarize.files.header import Header
 from binarize.layers import BinaryLayer
