@@ -89,3 +89,9 @@ def unknown_name(what: str, name: str, known: Iterable[str], listed_by: str = ""
         hint = f"none of the {len(names)} known names is near" if names else "none is known"
         hint += f"; `{listed_by}` lists them." if listed_by and names else "."
     return f"unknown {what} {name!r}: {hint}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error of another library, short enough to stand in a message of ours."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{lines[0][:300]}" if lines else type(error).__name__

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from binarize.errors import ConfigError
+from binarize.model_info import converted_size
 
 ENTRY = "binarize.preprocessing"
 """Key of the text entry in headers of files and in the metadata of ONNX models."""
@@ -123,9 +124,7 @@ def preprocessing_of(model: nn.Module) -> Preprocessing | None:
         config = getattr(getattr(model, "encoder", None), "pretrained_cfg", None)
     if not isinstance(config, Mapping) or not config.get("mean") or not config.get("std"):
         return None
-    plan = getattr(model, "binarize_plan", None)
-    shape = plan.inputs[0] if plan is not None and len(plan.inputs) == 1 else ()
-    shape = tuple(shape)[1:] if len(shape) == 4 else tuple(config.get("input_size") or ())
+    shape = converted_size(model) or tuple(config.get("input_size") or ())
     if len(shape) != 3 or shape[0] != len(config["mean"]):
         return None
     fields: dict[str, Any] = {"mean": config["mean"], "std": config["std"], "size": shape[1:]}

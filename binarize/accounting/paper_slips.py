@@ -37,7 +37,7 @@ from binarize.layers import AdaBinSign, Redistribution, ShiftedSignQuantizer, Si
 
 @dataclass(frozen=True, kw_only=True)
 class Slip:
-    """Something that the authors' counter takes for something else: one of the four actions at the end.
+    """Work that the authors' counter counts as something else: one of the four actions at the end.
 
     Attributes:
         where: pattern of paths; it means the layers inside, too.
@@ -91,7 +91,7 @@ def apply_slips(tally: Tally, items: list[Item]) -> list[Item]:
     """The operations as the authors' counter has them.
 
     Args:
-        tally: of any network; one that is no UPerNet keeps its items.
+        tally: of any network; one that is not a UPerNet keeps its items.
         items: its operations by the rules on kinds of layers.
     """
     first = first_binary_layer(tally)

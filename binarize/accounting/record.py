@@ -52,7 +52,7 @@ class Recording:
         calls: how often each module was called, by path.
         used: names of the parameters that some operation read.
         uncounted: (path, reason) of work that could not be counted, each once.
-        input_positions: height times width times images of the first input, 0 if it is no image.
+        input_positions: height times width times images of the first input, 0 if it is not an image.
     """
 
     events: list[Event] = field(default_factory=list)
@@ -108,7 +108,7 @@ def _faked(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
 
 
 def _leave_meta_device(shell: nn.Module) -> None:
-    """Put what is on the meta device on the CPU, in a fake mode: not every operation knows the former."""
+    """Put what is on the meta device on the CPU, in a fake mode: some operations do not run on the former."""
     moved: dict[int, Tensor] = {}
     for module in shell.modules():
         for tensors in (module._parameters, module._buffers):

@@ -109,7 +109,7 @@ class Summary:
         return sum(layer.packed_bytes for layer in self.layers) + (self.header_bytes or 0)
 
     def of_file(self, size: int | None) -> Summary:
-        """The same of a network whose packed file has this size in all; None if there is none."""
+        """The same of a network whose packed file has this size in bytes; None if there is no such file."""
         tensors = sum(layer.packed_bytes for layer in self.layers)
         return dataclasses.replace(self, header_bytes=None if size is None else size - tensors)
 

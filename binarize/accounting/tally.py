@@ -1,4 +1,4 @@
-"""Counts per layer, gathered under the names of the modules that a reader knows."""
+"""Counts per layer, under the names of the modules of the model."""
 
 from __future__ import annotations
 

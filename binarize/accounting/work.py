@@ -1,4 +1,4 @@
-"""What a tensor operation does, and the rules for those that are no multiply-accumulates."""
+"""What a tensor operation does, and the rules for those other than multiply-accumulates."""
 
 from __future__ import annotations
 

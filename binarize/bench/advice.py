@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from binarize.bench.measure import Bench
+from binarize.bench.measure import BETWEEN, PACKED, Bench
+from binarize.native.library import available
 from binarize.runtime import PackedLayer, deployed_layers
-from binarize.runtime.questions import is_depthwise, per_channel, why_not
+from binarize.runtime.questions import is_depthwise, per_channel, why_not, why_not_per_channel
 
 _WORD = 64
 """Signs in a word of the kernels: fewer channels fill a part of it."""
@@ -43,11 +44,12 @@ def advice(found: Bench, packed: nn.Module) -> list[str]:
 
 def _computed_by_torch(layers: list[PackedLayer]) -> Iterator[str]:
     reasons = Counter(reason for layer in layers if (reason := why_not(layer)))
+    by_scales = {why_not_per_channel(layer) for layer in layers} if available() else set()
     for reason, count in reasons.most_common(2):
         text = f"{count} of {len(layers)} packed layers are computed by torch, not by the kernels: {reason}."
-        if "not installed" in reason:
+        if not available():
             text += " `binarize doctor` says why; with a C++ compiler, install the package again."
-        elif "per channel" in reason:
+        elif reason in by_scales:
             text += " granularity=layer needs no such scales (convert with --set, train with method.options)."
         yield text
 
@@ -82,12 +84,8 @@ def _float_parts(found: Bench) -> Iterator[str]:
     total = sum(found.kinds.values())
     if not total:
         return
-    between = found.kinds.get("between modules", 0.0)
-    left = {
-        kind: ms
-        for kind, ms in found.kinds.items()
-        if not kind.startswith("packed ") and kind != "between modules"
-    }
+    between = found.kinds.get(BETWEEN, 0.0)
+    left = {kind: ms for kind, ms in found.kinds.items() if not kind.startswith(PACKED) and kind != BETWEEN}
     if sum(left.values()) > _MUCH * total:
         parts = ", ".join(f"{kind} {ms:.1f} ms" for kind, ms in list(left.items())[:3])
         share = sum(left.values()) / total

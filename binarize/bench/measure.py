@@ -21,6 +21,10 @@ from binarize.native.library import available, features
 from binarize.native.library import peak as run_peak
 from binarize.runtime import PackedLayer
 
+PACKED = "packed "
+"""What the kinds of packed layers begin with, in `Bench.kinds`."""
+BETWEEN = "between modules"
+"""The kind of what no module does."""
 _PEAK_ROUNDS = 1 << 20
 _TURN = 0.05  # seconds of the first variant
 _MOST = 20  # passes of a turn
@@ -172,7 +176,7 @@ def _kinds(variant: Variant, passes: int) -> tuple[dict[str, float], dict[str, i
     macs: dict[str, int] = defaultdict(int)
     with _timed(variant.model, spent, macs):
         total = sum(1e3 * _seconds(variant) for _ in range(passes))
-    spent["between modules"] = max(0.0, total - sum(spent.values()))
+    spent[BETWEEN] = max(0.0, total - sum(spent.values()))
     each = {kind: ms / passes for kind, ms in spent.items()}
     return dict(sorted(each.items(), key=lambda item: -item[1])), {k: n // passes for k, n in macs.items()}
 
@@ -225,11 +229,11 @@ def _kind(module: nn.Module) -> str:
         return known_class(module).__name__
     spec = module.spec
     if not spec.kernel:
-        return "packed linear"
+        return f"{PACKED}linear"
     size = "x".join(map(str, spec.kernel))
     alone = spec.groups == spec.in_channels == spec.out_channels
     grouped = "" if spec.groups == 1 else "depthwise " if alone else "grouped "
-    return f"packed {grouped}{size}"
+    return f"{PACKED}{grouped}{size}"
 
 
 def _machine() -> dict[str, str]:

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.options import DEFAULT_METHOD, InputSize, configure
+from binarize.cli.options import DEFAULT_METHOD, InputSize, configure, out_option
 from binarize.cli.output import console, counted, print_json, progress, say, tell
 from binarize.cli.speed import importing
 from binarize.cli.speed import threads as torch_threads
 from binarize.errors import ConfigError
+from binarize.model_info import DEFAULT_SIZE, converted_size, plan_of
 from binarize.tables import BINARY, FLOAT, SLOWER
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from binarize.bench import Bench
     from binarize.runtime import RuntimeOptions
@@ -48,9 +49,7 @@ if TYPE_CHECKING:
     help="Scales per channel in float, or from tables of 16 bits.  [default: as deploy]",
 )
 @click.option("--fresh-memory", is_flag=True, help="Leave memory to the C library's defaults.")
-@click.option(
-    "--out", "--output", "-o", "out", type=click.Path(path_type=Path), help="Also write OUT.json and OUT.png."
-)
+@out_option("Also write OUT.json and OUT.png.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def bench(
     model: str,
@@ -80,25 +79,19 @@ def bench(
     thread, some versions of torch run 1x1 convolutions slowly: `eager` alone flatters.
     """
     with importing():
-        import torch
-
         from binarize import bench as measure
-        from binarize.files import check_target, write_bytes
+        from binarize.files import check_target
         from binarize.runtime import keep_memory
 
-    if out is not None:
-        for ending in ("json", "png"):
-            check_target(out.with_name(f"{out.name}.{ending}"))
-    names = list(dict.fromkeys(name for name in against.split(",") if name))
+    for target in _targets(out):
+        check_target(target)
     kept = not fresh_memory and keep_memory()
     with torch_threads(threads):
         with progress("building"):
             options = _runtime_options(threads, exact)
             packed, plain, shape = _networks(model, custom, method, settings, options)
-        channels, height, width = (*shape[:1], *size[-2:]) if size is not None else shape
-        if size is not None and len(size) == 3 and size[0] != channels:
-            raise ConfigError(f"bench: --size {','.join(map(str, size))}: {model} takes {channels} channels.")
-        x = torch.rand(batch, channels, height, width, generator=torch.Generator().manual_seed(0))
+        x = _images(model, shape, size, batch)
+        names = list(dict.fromkeys(name for name in against.split(",") if name))
         with progress("measuring"):
             found = measure.bench(
                 measure.variants(packed, plain, x, names),
@@ -110,14 +103,38 @@ def bench(
     document = {**found.as_dict(), **_setting(packed, options)}
     document |= {"slower_than": measure.slower_than(found), "advice": measure.advice(found, packed)}
     if out is not None:
-        import json
-
-        write_bytes(out.with_name(f"{out.name}.json"), (json.dumps(document, indent=2) + "\n").encode())
-        write_bytes(out.with_name(f"{out.name}.png"), measure.picture(found))
+        _write(out, found, document)
     if as_json:
         print_json(document)
     else:
         _print(found, document)
+
+
+def _targets(out: Path | None) -> tuple[Path, ...]:
+    """The files that --out names."""
+    return () if out is None else tuple(out.with_name(f"{out.name}.{ending}") for ending in ("json", "png"))
+
+
+def _write(out: Path, found: Bench, document: dict[str, Any]) -> None:
+    import json
+
+    from binarize.bench import picture
+    from binarize.files import write_bytes
+
+    for_programs, for_people = _targets(out)
+    write_bytes(for_programs, (json.dumps(document, indent=2) + "\n").encode())
+    write_bytes(for_people, picture(found))
+
+
+def _images(model: str, shape: tuple[int, ...], size: tuple[int, ...] | None, batch: int) -> Tensor:
+    """(N, C, H, W), random, of the size that --size names, or else of (C, H, W) `shape`."""
+    import torch
+
+    channels = shape[0]
+    if size is not None and len(size) == 3 and size[0] != channels:
+        raise ConfigError(f"bench: --size {','.join(map(str, size))}: {model} takes {channels} channels.")
+    height, width = (shape if size is None else size)[-2:]
+    return torch.rand(batch, channels, height, width, generator=torch.Generator().manual_seed(0))
 
 
 def _method_text(method: dict[str, Any]) -> str:
@@ -131,7 +148,7 @@ def _method_text(method: dict[str, Any]) -> str:
 
 
 def _runtime_options(threads: int, exact: bool | None) -> RuntimeOptions:
-    """What `deploy` takes unless told otherwise, with the threads that are timed."""
+    """The defaults of `deploy`, with the threads that are timed."""
     import dataclasses
 
     from binarize.runtime import RuntimeOptions
@@ -142,8 +159,7 @@ def _runtime_options(threads: int, exact: bool | None) -> RuntimeOptions:
 
 def _setting(packed: nn.Module, options: RuntimeOptions) -> dict[str, Any]:
     """What was timed."""
-    plan: Any = getattr(packed, "binarize_plan", None)
-    return {"method": plan.method, "exact_scales": options.exact_scales}
+    return {"method": plan_of(packed).method, "exact_scales": options.exact_scales}
 
 
 def _networks(
@@ -165,7 +181,7 @@ def _networks(
         from binarize.training.metadata import trained_size
 
         if method or settings:
-            raise ConfigError("bench: --method and --set are for a MODEL that is no file.")
+            raise ConfigError("bench: --method and --set are for a MODEL that is not a file.")
         trained = trained_size(container.read_metadata(path))
         source = files.read_header(path).source
         if source["source"] == "custom":
@@ -183,13 +199,14 @@ def _networks(
         chosen = configure(method or DEFAULT_METHOD, settings)
         plain = resolve(model)
         converted = binarize.apply(plain, chosen)
-    plan = getattr(converted, "binarize_plan", None)
+    plan = plan_of(converted)
     if plan is None:
         raise ConfigError(f"{model} holds a float network: convert it first.")
-    shape = tuple(plan.inputs[0][1:]) if plan.inputs else (3, 224, 224)
-    if len(shape) != 3 or len(plan.inputs) > 1:
+    shape = converted_size(converted) or DEFAULT_SIZE
+    if plan.inputs and converted_size(converted) is None:
         raise ConfigError(f"{model} takes inputs of {plan.inputs}; bench is for networks that take images.")
-    shape = shape if trained is None else (shape[0], *trained)
+    if trained is not None:
+        shape = (shape[0], *trained)
     if runtime.deployed_layers(converted):
         packed = converted
         for layer in runtime.deployed_layers(packed).values():
@@ -199,15 +216,15 @@ def _networks(
     return packed, plain.eval(), shape
 
 
-def _print(found: Bench, told: dict[str, Any]) -> None:
+def _print(found: Bench, document: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("network")
     for head in ("median ms", "least ms", "times as long"):
         table.add_column(head, justify="right")
-    for row in told["variants"]:
-        slower = row["name"] in told["slower_than"]
+    for row in document["variants"]:
+        slower = row["name"] in document["slower_than"]
         table.add_row(
             row["name"],
             f"{row['median_ms']:.1f}",
@@ -219,15 +236,15 @@ def _print(found: Bench, told: dict[str, Any]) -> None:
     machine = found.machine
     threads = counted(found.threads, "thread")
     say(f"{shape}, {threads}, {machine['cpu']} ({machine['kernels']}), torch {machine['torch']}")
-    scales = "exact" if told["exact_scales"] else "approximate"
-    tell(f"{_method_text(told['method'])}; {scales} scales")
+    scales = "exact" if document["exact_scales"] else "approximate"
+    tell(f"{_method_text(document['method'])}; {scales} scales")
     console().print(table)
     turn = f", {found.passes} in a row" if found.passes > 1 else ", one of each in turn"
     say(f"Medians of {len(next(iter(found.times.values())))} passes{turn}.")
-    if told["slower_than"]:
-        names = " and ".join(told["slower_than"])
+    if document["slower_than"]:
+        names = " and ".join(document["slower_than"])
         tell(f"The packed network is slower than {names}.", SLOWER)
-        for text in told["advice"]:
+        for text in document["advice"]:
             tell(f"- {text}")
     say()
     kinds = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from binarize.cli.options import out_option
 from binarize.cli.output import console, print_json, progress_bar, say, size, tell
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError, unknown_name
@@ -41,9 +42,7 @@ _OTHERS = ("packed", "float MACs", "seeds", "training")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="For all recipes of the set.")
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--split", help="Part of the data set.  [default: the recipe's test]")
-@click.option(
-    "--out", "--output", "-o", "out", type=click.Path(path_type=Path), help="Also write OUT.md and OUT.json."
-)
+@out_option("Also write OUT.md and OUT.json.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def compare(
     runs: tuple[Path, ...],

@@ -7,29 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.options import DEFAULT_METHOD, InputSize, configure, default_out
+from binarize.cli.options import DEFAULT_METHOD, InputSize, configure, default_out, out_option
 from binarize.cli.output import console, print_json, say, size, tell
 from binarize.cli.speed import Clock, importing
-from binarize.errors import ConfigError, warn
+from binarize.cli.targets import check_output
+from binarize.errors import warn
 from binarize.tables import BINARY, SLOWER
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Generator, Tensor, nn
 
     from binarize.graph import Plan
+    from binarize.methods import Method
+    from binarize.model_info import ImageSize
+    from binarize.preprocessing import Preprocessing
 
 
 @click.command()
 @click.argument("model")
 @click.option("--method", "-m", default=DEFAULT_METHOD, show_default=True, help="See `binarize methods`.")
-@click.option(
-    "--out",
-    "--output",
-    "-o",
-    "out",
-    type=click.Path(path_type=Path),
-    help="File to write.  [default: MODEL-METHOD.safetensors]",
-)
+@out_option("File to write.  [default: MODEL-METHOD.safetensors]")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 @click.option("--pretrained", is_flag=True, help="Start from timm's pretrained weights.")
 @click.option("--checkpoint", metavar="FILE", help="Start from the weights in FILE (.safetensors, .pth...).")
@@ -84,73 +81,90 @@ def convert(
         import timm  # noqa: F401 - so that the time it takes is not counted as the engine's
         import torch
 
-        from binarize import accounting, files, graph
-        from binarize.cli.model import is_file, label, resolve, weights_of, with_channels
+        from binarize import accounting, files, graph  # noqa: F401 - the first two, in what follows
+        from binarize.cli.model import label, weights_of, with_channels
         from binarize.random_state import drawing_from
 
     chosen = configure(method, settings)
     policy = graph.Policy(keep=keep, only=only, first=first, last=last)
     target = out or default_out(label(model), method)
     if not dry_run:
-        _check_free(target, force)
-        if target.suffix != ".safetensors":
-            raise ConfigError(f"--out {str(target)!r}: expected a name that ends in .safetensors.")
+        check_output(target, force=force, ending=".safetensors")
     generator = torch.Generator().manual_seed(seed)  # of weights that nothing is loaded into
     with clock.phase("build", f"building {model}"), drawing_from(generator):
-        network = resolve(model, pretrained=pretrained)
-        parts = ["encoder"] if ":" in model and hasattr(network, "encoder") else []
-        report = None if checkpoint is None else files.load_checkpoint(network, checkpoint, parts=parts)
-    if report is not None and report.part:
-        warn(f"{checkpoint}: fits the {report.part} alone ({report}); the other weights are random.")
+        network, loaded = _float_network(model, pretrained, checkpoint)
     weights, remark = weights_of(model, network, pretrained=pretrained, checkpoint=checkpoint is not None)
     shape = with_channels(input_size, network)
     with clock.phase("engine", "planning"):
         plan = graph.plan(network, chosen, policy=policy, example_inputs=_example(shape))
-    document: dict[str, Any] = {
+    document = _planned(model, chosen, shape, weights, loaded, plan)
+    if dry_run:
+        _finish(document, clock, as_json, plan)
+        return
+    generator.manual_seed(seed)
+    converted, images = _written(model, network, plan, target, generator, clock)
+    document |= converted
+    _finish(document, clock, as_json, plan, remark, "" if images is None else str(images))
+
+
+def _planned(
+    model: str, method: Method, shape: ImageSize, weights: str, loaded: dict[str, str] | None, plan: Plan
+) -> dict[str, Any]:
+    """The document of a plan that is not executed yet."""
+    return {
         "model": model,
-        "method": chosen.as_dict(),
+        "method": method.as_dict(),
         "input_size": list(shape),
         "weights": weights,
-        "checkpoint": None
-        if report is None
-        else {"file": checkpoint, "entry": report.entry, "loaded": str(report)},
+        "checkpoint": loaded,
         "plan": plan.as_dict(),
         "summary": None,
         "file": None,
     }
-    if dry_run:
-        _finish(document, clock, as_json, plan)
-        return
+
+
+def _float_network(
+    model: str, pretrained: bool, checkpoint: str | None
+) -> tuple[nn.Module, dict[str, str] | None]:
+    """The network that MODEL names, and what --checkpoint loaded into it, as JSON holds it."""
+    from binarize import files
+    from binarize.cli.model import resolve
+
+    network = resolve(model, pretrained=pretrained)
+    if checkpoint is None:
+        return network, None
+    parts = ["encoder"] if ":" in model and hasattr(network, "encoder") else []
+    report = files.load_checkpoint(network, checkpoint, parts=parts)
+    if report.part:
+        warn(f"{checkpoint}: fits the {report.part} alone ({report}); the other weights are random.")
+    return network, {"file": checkpoint, "entry": report.entry, "loaded": str(report)}
+
+
+def _written(
+    model: str, network: nn.Module, plan: Plan, target: Path, generator: Generator, clock: Clock
+) -> tuple[dict[str, Any], Preprocessing | None]:
+    """Convert and write the network: the part of the document on the file, and what images go through."""
+    from binarize import accounting, files, graph
+    from binarize.cli.model import is_file
+
     baseline = _state_bytes(network)
     source = None if is_file(model) else getattr(network, "binarize_spec", None)
     with clock.phase("engine", "converting"):
-        generator.manual_seed(seed)
         converted = graph.execute(plan, network, copy=False, generator=generator)  # it is ours: no copy
     with clock.phase("count", "counting"):
-        counted = accounting.summary(converted, shape)
+        counted = accounting.summary(converted, plan.inputs[0])
     with clock.phase("write", "writing"):
         written = files.save(converted, target, source=source)
         counted = counted.of_file(files.deployed_size(written, converted))
     images = files.read_preprocessing(written)
-    document |= {
+    return {
         "summary": counted.as_dict(),
         "float_bytes": baseline,
         "file": str(written),
         "bytes": written.stat().st_size,
         "preprocessing": None if images is None else images.as_dict(),
         "custom": files.read_header(written).source["source"] == "custom",
-    }
-    _finish(document, clock, as_json, plan, remark, "" if images is None else str(images))
-
-
-def _check_free(target: Path, force: bool) -> None:
-    """Refuse, before the long work, a file that cannot be written or exists."""
-    from binarize.files import check_target
-
-    if check_target(target).exists() and not force:
-        raise ConfigError(
-            f"{str(target)!r} exists already; replace it with --force, or choose another --out."
-        )
+    }, images
 
 
 def _example(shape: tuple[int, int, int]) -> Tensor:

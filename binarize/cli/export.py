@@ -11,7 +11,9 @@ from binarize.cli.output import progress, say, tell
 from binarize.cli.output import size as _size
 from binarize.cli.packing import packing_options, read_network, write_packed
 from binarize.cli.speed import importing, one_thread
+from binarize.cli.targets import check_output
 from binarize.errors import ConfigError
+from binarize.model_info import converted_size
 
 
 @click.command()
@@ -35,7 +37,7 @@ def export(
 
     FILE was written by `convert` or `train` (or is the folder of a run). The new file cannot be trained
     further: keep FILE. `summary`, `evaluate`, `predict` and binarize.load read both. With --onnx, FILE may be
-    packed, and the signs are floats again: for runtimes that know no bits.
+    packed, and the signs are floats again: for runtimes without binary operators.
     """
     if packed == (onnx_out is not None):
         raise click.UsageError("say what to write: --packed, or --onnx OUT.")
@@ -58,25 +60,17 @@ def _onnx(file: Path, target: Path, size: tuple[int, ...] | None, custom: str | 
 
     source = model_file(file)
     metadata = container.read_metadata(source)
-    if files.check_target(target) == source.resolve():
-        raise ConfigError(f"--onnx {str(target)!r} is FILE itself: choose another name.")
-    if target.exists() and not force:
-        raise ConfigError(f"{str(target)!r} exists already; replace it with --force, or name another file.")
+    check_output(target, force=force, option="--onnx", source=source)
     with progress(f"reading {source}"), one_thread():
         custom_class = files.read_header(source).source["source"] == "custom"
         model = read_network(source, custom, custom_class=custom_class, metadata=metadata)
     deployed = model if deployed_layers(model) else deploy(model)
-    plan = getattr(deployed, "binarize_plan", None)
-    if size is not None:
-        wanted = size[-2:]
-    elif (trained := trained_size(metadata)) is not None:
-        wanted = trained
-    elif plan is not None and plan.inputs:
-        wanted = plan.inputs[0][-2:]
-    else:
+    known = size or trained_size(metadata) or converted_size(deployed)
+    if known is None:
         raise ConfigError(
             f"{str(source)!r} does not say for which size it was trained or converted: give --size."
         )
+    wanted = known[-2:]
     with progress("exporting"):
         name, entries = meaning(metadata)
         data = to_onnx(deployed, wanted, output=name, metadata=entries)

@@ -12,13 +12,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from binarize.errors import BinarizeError, ConfigError, near_names
+from binarize.errors import BinarizeError, ConfigError, first_line, near_names
+from binarize.model_info import input_size
+from binarize.option_texts import parse_kwargs
 
 if TYPE_CHECKING:
     from torch import nn
 
 _FILE = re.compile(r"(?P<path>.+\.py)(:(?P<name>[^?:]*)(\?(?P<query>.*))?)?")
-DEFAULT_SIZE = (3, 224, 224)
 
 
 def resolve(text: str, *, pretrained: bool = False) -> nn.Module:
@@ -42,7 +43,6 @@ def resolve(text: str, *, pretrained: bool = False) -> nn.Module:
     name, _, query = text.partition("?")
     if ":" in name:
         from binarize import networks
-        from binarize.files import first_line
 
         if pretrained:
             text = f"{text}{'&' if query else '?'}pretrained=true"
@@ -52,9 +52,9 @@ def resolve(text: str, *, pretrained: bool = False) -> nn.Module:
             raise
         except Exception as error:  # a constructor given a value of a wrong kind, or a download
             raise ConfigError(f"network {text!r} cannot be built: {first_line(error)}") from error
-    from binarize.files import check_arguments, create_timm, parse_kwargs
+    from binarize.files import check_arguments, create_timm
 
-    kwargs = parse_kwargs(query) if query else {}
+    kwargs = parse_kwargs(query, f"model {text!r}: option")
     check_arguments(name, kwargs)
     return create_timm(name, pretrained=pretrained, **kwargs)
 
@@ -78,8 +78,7 @@ def weights_of(text: str, model: nn.Module, *, pretrained: bool, checkpoint: boo
         return "own", ""
     name, _, query = text.partition("?")
     if ":" in name:
-        options = {part.partition("=")[0]: part.partition("=")[2].lower() for part in query.split("&")}
-        if pretrained or options.get("pretrained") == "true":
+        if pretrained or parse_kwargs(query).get("pretrained") is True:
             return "encoder", "The encoder is pretrained; all other weights are random numbers."
     elif pretrained:
         config: Any = getattr(model, "pretrained_cfg", None) or {}
@@ -121,25 +120,9 @@ def label(text: str) -> str:
     return f"{Path(match['path']).stem}-{match['name'] or ''}" if match else text
 
 
-def input_size(model: nn.Module) -> tuple[int, int, int]:
-    """The (C, H, W) that a model was made for, as far as it says, else 3x224x224."""
-    config: Any = getattr(model, "pretrained_cfg", None) or {}
-    spec: Any = getattr(model, "binarize_spec", None) or {}
-    kwargs = spec.get("kwargs", {})
-    channels, height, width = config.get("input_size") or DEFAULT_SIZE
-    size = kwargs.get("img_size")
-    if isinstance(size, int):
-        height = width = size
-    elif isinstance(size, (list, tuple)) and len(size) == 2:
-        height, width = size
-    return int(kwargs.get("in_chans", channels)), int(height), int(width)
-
-
 def with_channels(size: tuple[int, ...] | None, model: nn.Module) -> tuple[int, int, int]:
     """`--input-size` as (C, H, W); what it leaves out comes from the conversion, or from the model."""
-    plan = getattr(model, "binarize_plan", None)
-    shapes = () if plan is None else plan.inputs
-    default = shapes[0][1:] if len(shapes) == 1 and len(shapes[0]) == 4 else input_size(model)
+    default = input_size(model)
     if size is None:
         return default
     channels, height, width = size if len(size) == 3 else (default[0], *size)
@@ -149,12 +132,11 @@ def with_channels(size: tuple[int, ...] | None, model: nn.Module) -> tuple[int, 
 def _from_file(text: str, path: Path, name: str | None, query: str | None) -> nn.Module:
     from torch import nn
 
-    from binarize.files import parse_kwargs
-
     if not path.is_file():
         raise ConfigError(f"{text}: there is no file {str(path)!r}.")
     if not name:
         raise ConfigError(f"{text}: name a callable in the file that returns the model, {path}:build_model.")
+    kwargs = parse_kwargs(query or "", f"{text}: option")
     with _importing(path):
         module = _imported(text, path)
         make = getattr(module, name, None)
@@ -169,7 +151,7 @@ def _from_file(text: str, path: Path, name: str | None, query: str | None) -> nn
                 f"{text}: {name!r} is a {type(make).__name__}, expected a callable without arguments."
             )
         try:
-            model = make(**(parse_kwargs(query) if query else {}))
+            model = make(**kwargs)
         except (Exception, SystemExit) as error:
             raise ConfigError(f"{text}: {name}() failed: {_last_line(error, path)}") from error
     if not isinstance(model, nn.Module):

@@ -1,19 +1,21 @@
-"""Values of options: input sizes, method options, names of output files."""
+"""Values of options: input sizes, options of methods, names of output files."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from binarize.errors import ConfigError
+from binarize.option_texts import pairs
 
 if TYPE_CHECKING:
     from binarize.methods import Method
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_METHOD = "bidense"
 """Of every command that converts."""
@@ -39,6 +41,18 @@ class InputSize(click.ParamType):
         return numbers * 2 if len(numbers) == 1 else numbers
 
 
+def out_option(help: str, *, file_okay: bool = True, **settings: Any) -> Callable[[Command], Command]:
+    """The option for what a command writes, under the names that all commands share.
+
+    Args:
+        help: its line in the help text.
+        file_okay: False for a folder.
+        **settings: as of `click.option`.
+    """
+    kind = click.Path(path_type=Path, file_okay=file_okay)
+    return click.option("--out", "--output", "-o", "out", type=kind, help=help, **settings)
+
+
 def configure(name: str, settings: Sequence[str]) -> Method:
     """The method `name` with the options given as `option=value` texts.
 
@@ -49,16 +63,10 @@ def configure(name: str, settings: Sequence[str]) -> Method:
 
     cls = methods.get(name)
     options: dict[str, Any] = {}
-    for setting in settings:
-        option, equals, text = setting.partition("=")
-        option = option.strip()
-        if not equals or not option:
-            raise ConfigError(f"--set {setting!r}: expected option=value.")
-        if option in options:
-            raise ConfigError(f"--set {setting!r}: {option!r} is set twice.")
-        rows = option_rows(cls)
+    rows = option_rows(cls)
+    for option, text in pairs(settings, "--set", "granularity=layer").items():
         try:
-            options[option] = cls.parse(option, text.strip())
+            options[option] = cls.parse(option, text)
         except ConfigError as error:
             if option in [known for known, _, _ in rows]:
                 raise

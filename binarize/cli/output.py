@@ -24,7 +24,7 @@ def console(stream: IO[str] | None = None) -> Console:
     stream = stream or sys.stdout
     if stream is not None and stream.isatty():
         return Console(file=stream, highlight=False)
-    # said in full, because rich also listens to FORCE_COLOR, TTY_COMPATIBLE and COLUMNS
+    # all set explicitly, because rich also reads FORCE_COLOR, TTY_COMPATIBLE and COLUMNS
     return Console(
         file=stream,
         force_terminal=False,

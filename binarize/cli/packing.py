@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from binarize.cli.options import out_option
 from binarize.cli.output import console, print_json, progress, say, tell
 from binarize.cli.output import size as _size
 from binarize.cli.speed import importing, one_thread
+from binarize.cli.targets import check_output
 from binarize.errors import ConfigError
 from binarize.tables import SLOWER
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from binarize.preprocessing import Preprocessing
+    from binarize.runtime.report import DeployReport
 
 _OPTIONS = (
     click.option(
@@ -25,14 +30,7 @@ _OPTIONS = (
         show_default=True,
         help="How floats are stored; they are read as float32.",
     ),
-    click.option(
-        "--out",
-        "--output",
-        "-o",
-        "out",
-        type=click.Path(path_type=Path),
-        help="File to write.  [default: FILE-packed.safetensors]",
-    ),
+    out_option("File to write.  [default: FILE-packed.safetensors]"),
     click.option("--force", is_flag=True, help="Replace the file if it exists."),
     click.option(
         "--model", "custom", metavar="FILE.py:CALLABLE", help="The float model, if FILE holds a custom class."
@@ -51,11 +49,11 @@ def packing_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def write_packed(
     file: Path, *, leftovers: str, out: Path | None, force: bool, custom: str | None, as_json: bool
 ) -> None:
-    """Write the packed file of the network in `file`, and say what became of its layers.
+    """Write the packed file of the network in `file`, and print what became of its layers.
 
     Raises:
-        ConfigError: there is no such file, it holds no binary network or a packed one, or the target cannot
-            be written.
+        ConfigError: there is no such file, it is packed or not of a binary network, or the target cannot be
+            written.
         FormatError: the file is corrupt.
     """
     with importing():
@@ -70,7 +68,7 @@ def write_packed(
     if isinstance(header, PackedHeader):
         raise ConfigError(f"{str(source)!r} is a packed file already.")
     target = out or source.with_name(f"{source.stem}-packed.safetensors")
-    _check_free(target, source, force)
+    check_output(target, force=force, ending=".safetensors", source=source)
     with progress(f"reading {source}"), one_thread():
         model = read_network(
             source, custom, custom_class=header.source["source"] == "custom", metadata=metadata
@@ -91,44 +89,32 @@ def write_packed(
             leftovers=leftovers,
         )
     made, images = report(deployed), files.read_preprocessing(written)
-    before, after = source.stat().st_size, written.stat().st_size
     if as_json:
         print_json(
             {
                 "file": str(written),
-                "bytes": after,
+                "bytes": written.stat().st_size,
                 "from": str(source),
-                "from_bytes": before,
+                "from_bytes": source.stat().st_size,
                 "leftovers": leftovers,
                 "preprocessing": None if images is None else images.as_dict(),
                 "report": made.as_dict(),
             }
         )
-        return
+    else:
+        _print(made, source, written, images)
+
+
+def _print(made: DeployReport, source: Path, written: Path, images: Preprocessing | None) -> None:
     console().print(made)
     for name, why in made.refused.items():
         tell(f"not packed: {name}: {why}", SLOWER)
     say()
     say(f"written  {written}")
+    before, after = source.stat().st_size, written.stat().st_size
     say(f"         ({_size(after)}, for inference; {source.name}: {_size(before)})")
     if images is not None:
         tell(f"images   {images}")
-
-
-def _check_free(target: Path, source: Path, force: bool) -> None:
-    from binarize.files import check_target
-
-    if target.suffix != ".safetensors":
-        raise ConfigError(f"--out {str(target)!r}: expected a name that ends in .safetensors.")
-    if check_target(target) == source.resolve():
-        raise ConfigError(
-            f"--out {str(target)!r} is the file with the latent weights, which no packed file brings back: "
-            "choose another name."
-        )
-    if target.exists() and not force:
-        raise ConfigError(
-            f"{str(target)!r} exists already; replace it with --force, or choose another --out."
-        )
 
 
 def read_network(

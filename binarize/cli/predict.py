@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from binarize.cli.options import out_option
 from binarize.cli.output import console, counted, say
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError, DataError
@@ -26,16 +27,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True)
-@click.option(
-    "--out",
-    "--output",
-    "-o",
-    "out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("predictions"),
-    show_default=True,
-    help="Folder.",
-)
+@out_option("Folder.", file_okay=False, default=Path("predictions"), show_default=True)
 @click.option("--overlay", is_flag=True, help="Also the prediction's colours over the image.")
 @click.option(
     "--panel",

@@ -12,7 +12,7 @@ from binarize.cli.output import progress
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """While torch and timm are imported: say so, and let the garbage collector rest.
+    """While torch and timm are imported: show it, and switch the garbage collector off.
 
     An import makes hundreds of thousands of objects and no garbage; looking for it takes a sixth of the time.
     """

@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from binarize.cli.options import out_option
 from binarize.cli.output import console, say, size
 from binarize.cli.speed import importing
 from binarize.errors import is_first_process
@@ -20,14 +21,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("recipe")
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
-@click.option(
-    "--out",
-    "--output",
-    "-o",
-    "out",
-    type=click.Path(path_type=Path),
-    help="Folder of the run.  [default: runs/RECIPE]",
-)
+@out_option("Folder of the run.  [default: runs/RECIPE]")
 @click.option("--resume", is_flag=True, help="Go on with the run in that folder.")
 @click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Another value: training.lr=1e-3."

@@ -1,4 +1,4 @@
-"""Does conversion work on every model of timm, and on networks of other libraries? What came out."""
+"""Whether conversion works on every model of timm, and on networks of other libraries."""
 
 from binarize.coverage import catalogue, pool, subjects
 from binarize.coverage.checks import check

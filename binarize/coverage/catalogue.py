@@ -75,7 +75,7 @@ class CatalogueSubject(Subject):
         return self.build()
 
     def rebuilt(self) -> nn.Module:
-        """The float network, of a class that `binarize.load` does not know."""
+        """The float network, of a class that `binarize.load` cannot build."""
         return self.build()
 
     def measure(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Everything that has to hold of one converted model, checked by running it."""
+"""The checks of one converted model, which is run for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layers a plan takes for the last ones, output by output, and whether they are."""
+"""Which layers a plan counts as final, output by output, and whether that is right."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class ProcessEndedError(Exception):
 class Worker:
     """A process of `binarize.coverage.worker`.
 
-    In a session of its own: a Ctrl-C is for the process that started it, which then decides.
+    It has a session of its own: Ctrl-C reaches only the process that started it, which then decides.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Worker:
         """The line that answers this one.
 
         Raises:
-            ProcessEndedError: there is none.
+            ProcessEndedError: the process ended without an answer.
         """
         answer = ""
         timer = threading.Timer(TIMEOUT, self._give_up)

@@ -113,7 +113,7 @@ def read_records(path: Path) -> list[Record]:
 
     Raises:
         ConfigError: if the file has to be changed and cannot be.
-        FormatError: if another line is no record.
+        FormatError: if another line is not a record.
     """
     if not path.exists():
         return []

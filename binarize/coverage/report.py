@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from binarize.coverage.record import Record
-from binarize.coverage.report_libraries import libraries_section, said, table
+from binarize.coverage.report_libraries import libraries_section, sentence, table
 from binarize.graph.statements import Code, Statement
 
 _STATUS = ("pass", "fail", "skip")
@@ -58,7 +58,7 @@ def as_markdown(records: Iterable[Record], commands: Sequence[str] = ()) -> str:
     if commands:
         lines += [*(f"    {command}" for command in commands), ""]
     for versions in _versions(given):
-        lines += [said(versions), ""]
+        lines += [sentence(versions), ""]
     lines += [
         "## Totals",
         "",

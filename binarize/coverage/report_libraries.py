@@ -33,7 +33,7 @@ def libraries_section(records: Sequence[Record]) -> list[str]:
     versions: dict[str, str] = {}
     for record in records:
         versions |= record.versions
-    lines = [*_INTRODUCTION, "", said(versions), ""]
+    lines = [*_INTRODUCTION, "", sentence(versions), ""]
     for method in dict.fromkeys(record.method for record in records):
         group = [record for record in records if record.method == method]
         passed = sum(record.status == "pass" for record in group)
@@ -98,7 +98,7 @@ def _result(record: Record) -> str:
     return f"fail: {record.failed}: {record.reason}"
 
 
-def said(versions: dict[str, str]) -> str:
+def sentence(versions: dict[str, str]) -> str:
     """A sentence of versions."""
     return "With " + ", ".join(f"{name} {number}" for name, number in versions.items()) + "."
 

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from binarize.coverage.libraries.network import Given
 from binarize.errors import ConfigError, near_names
 from binarize.files import create_timm
+from binarize.files.float_source import building_on
+from binarize.model_info import DEFAULT_SIZE, configured_size
 from binarize.networks import upernet
 
 Use = Literal["model", "upernet"]
@@ -90,10 +92,8 @@ class Subject:
 
     def shell(self) -> nn.Module:
         """The float model on the meta device: its shapes without its numbers."""
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # initialisers that say they do nothing there
-            with contextlib.suppress(ConfigError):
-                return self.build()
+        with building_on("meta"), contextlib.suppress(ConfigError):
+            return self.build()
         return self.build().to("meta")  # some constructors need the numbers of their tensors
 
     def rebuilt(self) -> nn.Module | None:
@@ -205,10 +205,7 @@ def _candidates(own: tuple[int, int, int]) -> Iterator[tuple[int, ...]]:
 
 
 def _own_size(model: nn.Module) -> tuple[int, int, int]:
-    encoder = getattr(model, "encoder", model)
-    config: Any = getattr(encoder, "pretrained_cfg", None) or {}
-    channels, height, width = config.get("input_size") or (3, 224, 224)
-    return int(channels), int(height), int(width)
+    return configured_size(getattr(model, "encoder", model)) or DEFAULT_SIZE
 
 
 def _runs(model: nn.Module, shape: tuple[int, ...]) -> bool:

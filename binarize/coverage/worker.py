@@ -19,7 +19,7 @@ from binarize.coverage.checks import check
 def main() -> None:
     """Serve until stdin ends."""
     results = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what models print is no result
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what models print is not a result
     torch.set_num_threads(1)
     for line in sys.stdin:
         job = json.loads(line)
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def _give_memory_back() -> None:
-    """Give freed blocks to the system, where the C library knows how: another process may need them next."""
+    """Give freed blocks to the system, where the C library can: another process may need them next."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

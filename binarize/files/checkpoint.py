@@ -1,4 +1,4 @@
-"""Float weights from other people's files: safetensors, or PyTorch's own with `weights_only`."""
+"""Float weights from files that other programs wrote: safetensors, or PyTorch's own with `weights_only`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from binarize.errors import ConfigError, FormatError
 from binarize.files.checkpoint_entries import Entries, read_entries
 from binarize.files.checkpoint_match import Match, find_match
-from binarize.files.compare import difference
 from binarize.files.container import check_readable
+from binarize.files.difference import difference
 
 _COUNTER = "num_batches_tracked"  # absent from old checkpoints, and without effect on the output
 _NEAR = 3  # names that an error compares

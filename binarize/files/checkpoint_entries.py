@@ -1,4 +1,4 @@
-"""What a checkpoint file of anybody holds: groups of tensors by name, wherever they stand in it."""
+"""What a checkpoint file holds: groups of tensors by name, at whatever depth."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from binarize.errors import ConfigError, FormatError
+from binarize.errors import ConfigError, FormatError, first_line
 from binarize.files.container import read
 from binarize.files.header import ENTRY, PackedHeader, loads
-from binarize.files.source import first_line
 
 TORCH = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 _DEPTH = 4  # of entries in entries

@@ -79,9 +79,9 @@ def write_bytes(path: str | os.PathLike[str], *parts: bytes | memoryview) -> Pat
     """Write one file atomically; returns where it is, with links followed.
 
     The bytes go to a temporary file in the same folder, reach the disk (fsync) and then take the name: a
-    reader sees the old file or the new one. Whatever interrupts this, no temporary file stays. A new file
-    gets the permissions that the umask leaves; one that replaces another keeps those of the old one, and its
-    owner where the system lets us.
+    reader sees the old file or the new one. The temporary file is removed even if this is interrupted. A new
+    file gets the permissions that the umask leaves; one that replaces another keeps those of the old one, and
+    its owner where the system lets us.
 
     Args:
         path: the file to write; an existing one is replaced.
@@ -117,7 +117,7 @@ def read(path: str | os.PathLike[str]) -> Container:
 
     Raises:
         ConfigError: if there is no such file or it may not be read.
-        FormatError: if it is no safetensors file, or a truncated or corrupted one.
+        FormatError: if it is not a safetensors file, or a truncated or corrupted one.
     """
     with _opened(path) as file:
         # clone: tensors straight from the file are a memory map, and would change when the file does
@@ -209,7 +209,7 @@ def _take_permissions(handle: int, old: os.stat_result) -> None:
     if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
         with contextlib.suppress(OSError):
             os.fchown(handle, old.st_uid, old.st_gid)
-    with contextlib.suppress(OSError):  # of file systems that know no permissions
+    with contextlib.suppress(OSError):  # of file systems without permissions
         os.fchmod(handle, stat.S_IMODE(old.st_mode))  # last: a new owner takes some bits away
 
 

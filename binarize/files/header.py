@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -172,11 +173,23 @@ def verify(fields: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str)
         )
 
 
+def versions() -> dict[str, str]:
+    """Of the packages that write a file."""
+    return {name: _version(name) for name in ("binarize", "torch", "timm")}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"
+
+
 def dtype_of(name: str, where: str) -> torch.dtype:
     """The floating-point dtype called `name` ("float16").
 
     Raises:
-        FormatError: if there is none.
+        FormatError: there is no such dtype.
     """
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
@@ -185,7 +198,7 @@ def dtype_of(name: str, where: str) -> torch.dtype:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _check_source(where: str, source: dict[str, Any]) -> None:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from binarize.errors import BinarizeError, ConfigError, FormatError, unknown_name
-from binarize.files.blank import TooLargeError
-from binarize.files.compare import difference
+from binarize.errors import ConfigError, FormatError, unknown_name
 from binarize.files.container import file_size, write
-from binarize.files.header import ENTRY, LEFTOVERS, PackedHeader
-from binarize.files.rebuild import execute, plan_of, rebuilt, subject, versions
-from binarize.files.source import find_source
-from binarize.files.state import assign, shapes, state_of, strides_of, transient_buffers
-from binarize.graph.statements import Code
+from binarize.files.find_source import find_source
+from binarize.files.header import ENTRY, LEFTOVERS, PackedHeader, versions
+from binarize.files.state import state_of, strides_of, transient_buffers
+from binarize.files.stored_plan import check_converted_once, executed
 from binarize.layers import BinaryLayer
+from binarize.model_info import plan_of
 
 if TYPE_CHECKING:
     from binarize.graph import Plan
@@ -57,7 +56,7 @@ def save_packed(
     }
     if source is None:
         if plan is not None and deployed is not model:  # without its packed layers, which are slow to make
-            source = find_source(model, lambda shell: execute(plan, shell))
+            source = find_source(model, lambda shell: executed(plan, shell))
         else:
             source = find_source(deployed, lambda shell: _packed_shell(shell, plan, layers))
     strides = {name: s for name, s in strides_of(deployed).items() if name in tensors}
@@ -112,31 +111,74 @@ def _header(
     )
 
 
-def load_packed(
-    header: PackedHeader, tensors: Mapping[str, Tensor], model: nn.Module | None, where: str
-) -> nn.Module:
-    """The deployed network in a packed file whose container is read and checked; see `binarize.load`.
+@dataclass(frozen=True)
+class PackedLayers:
+    """The packed layers that a packed file describes.
 
-    Latent weights never take memory: the network is rebuilt without data where its class can be, otherwise
-    (it computes tensors that no file holds when it is built) in memory that is given back untouched.
+    Attributes:
+        specs: by path.
+        kept: binary layers that are not packed, and why.
+        where: names the file in messages.
     """
-    from binarize.runtime import PackedSpec
-    from binarize.runtime.deploy import finished
 
-    if any(tensor.is_complex() for tensor in tensors.values()):
-        raise FormatError(f"{where} is corrupted: it holds complex numbers.")
-    specs = {
-        name: PackedSpec.from_dict(given, f"{where}: layer {name!r}") for name, given in header.layers.items()
-    }
-    tensors = _widened(tensors)
-    for name, spec in specs.items():
-        _check_tensors(name, spec, tensors, where)
-    with torch.random.fork_rng(devices=[]):
-        result = _rebuilt(header, specs, tensors, model, where)
-    for name, owner, buffer in list(transient_buffers(result)):
-        if buffer.dtype in _WIDENED:
-            owner._buffers[name.rpartition(".")[2]] = buffer.float()
-    return finished(result, header.kept)
+    specs: Mapping[str, PackedSpec]
+    kept: Mapping[str, str]
+    where: str
+
+    @classmethod
+    def read(cls, header: PackedHeader, tensors: Mapping[str, Tensor], where: str) -> PackedLayers:
+        """The layers of a header.
+
+        Raises:
+            FormatError: a layer is described wrongly, or its tensors are not those that it says.
+        """
+        from binarize.runtime import PackedSpec
+
+        if any(tensor.is_complex() for tensor in tensors.values()):
+            raise FormatError(f"{where} is corrupted: it holds complex numbers.")
+        specs = {
+            name: PackedSpec.from_dict(given, f"{where}: layer {name!r}")
+            for name, given in header.layers.items()
+        }
+        for name, spec in specs.items():
+            _check_tensors(name, spec, tensors, where)
+        return cls(specs, header.kept, where)
+
+    def weights(self) -> int:
+        """How many there are, each of one bit."""
+        return sum(spec.weights for spec in self.specs.values())
+
+    def put_into(self, network: nn.Module) -> nn.Module:
+        """`network`, a converted one, with empty packed layers for its binary ones.
+
+        Raises:
+            FormatError: the binary layers of the network are not those of the file.
+        """
+        from binarize.runtime.deploy import with_packed_layers
+
+        where = self.where
+        network = with_packed_layers(network, self.specs, where)
+        binary = {name for name, module in network.named_modules() if isinstance(module, BinaryLayer)}
+        for name in sorted(binary - self.kept.keys()):
+            raise FormatError(f"{where}: {name!r} is a binary layer of the model, but not one of the file.")
+        for name in sorted(self.kept.keys() - binary):
+            raise FormatError(f"{where}: {name!r} is said to be a kept binary layer, but is not one.")
+        return network
+
+    def finish(self, network: nn.Module) -> nn.Module:
+        """The deployed network, once its tensors are in place."""
+        from binarize.runtime.deploy import finished
+
+        for name, owner, buffer in list(transient_buffers(network)):
+            if buffer.dtype in _WIDENED:
+                owner._buffers[name.rpartition(".")[2]] = buffer.float()
+        return finished(network, self.kept)
+
+
+def widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All floats as float32; tensors under several names stay one."""
+    wide = {id(t): t.float() if t.is_floating_point() else t for t in tensors.values()}
+    return {name: wide[id(t)] for name, t in tensors.items()}
 
 
 def is_deployed(model: nn.Module) -> bool:
@@ -144,19 +186,6 @@ def is_deployed(model: nn.Module) -> bool:
     from binarize.runtime import PackedLayer
 
     return any(isinstance(module, PackedLayer) for module in model.modules())
-
-
-def check_converted_once(model: nn.Module, plan: Plan | None) -> None:
-    """Refuse a model that no single plan rebuilds.
-
-    Raises:
-        ConfigError: it was converted twice.
-    """
-    if plan is not None and any(row.code is Code.BINARY_ALREADY for row in plan.rows):
-        raise ConfigError(
-            f"{type(model).__name__} was converted twice, and a file holds one conversion: convert the float "
-            "model once, with Policy(keep=...) for what is to stay float."
-        )
 
 
 def _narrowed(name: str, tensor: Tensor, leftovers: str) -> Tensor:
@@ -171,72 +200,14 @@ def _narrowed(name: str, tensor: Tensor, leftovers: str) -> Tensor:
     return narrow
 
 
-def _widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All floats as float32; tensors under several names stay one."""
-    wide = {id(t): t.float() if t.is_floating_point() else t for t in tensors.values()}
-    return {name: wide[id(t)] for name, t in tensors.items()}
-
-
 def _packed_shell(shell: nn.Module, plan: Plan | None, specs: Mapping[str, PackedSpec]) -> nn.Module:
     """The float model `shell` converted by `plan`, with empty packed layers."""
     from binarize.runtime.deploy import with_packed_layers
     from binarize.runtime.fuse import fuse
 
-    if plan is not None:
-        shell = execute(plan, shell)
-    shell = with_packed_layers(shell, specs, "the model").eval()
+    shell = with_packed_layers(executed(plan, shell), specs, "the model").eval()
     fuse(shell)  # as was done to the network that this is compared with
     return shell
-
-
-def _rebuilt(
-    header: PackedHeader,
-    specs: Mapping[str, PackedSpec],
-    tensors: Mapping[str, Tensor],
-    model: nn.Module | None,
-    where: str,
-) -> nn.Module:
-    for blank in (True, False):
-        try:
-            shell = _filled(header, specs, tensors, model, where, blank=blank)
-        except (ConfigError, TooLargeError):  # which data would not change
-            raise
-        except BinarizeError:
-            if not blank:
-                raise
-            continue
-        except Exception as error:  # of a class that needs data to be built
-            if not blank:
-                raise FormatError(f"{where} cannot be rebuilt: {error}") from error
-            continue
-        if not blank or not any(tensor.is_meta for tensor in _held(shell)):
-            return shell
-    raise FormatError(f"{where} cannot be rebuilt: not all of its tensors are in the file.")
-
-
-def _filled(
-    header: PackedHeader,
-    specs: Mapping[str, PackedSpec],
-    tensors: Mapping[str, Tensor],
-    model: nn.Module | None,
-    where: str,
-    *,
-    blank: bool,
-) -> nn.Module:
-    from binarize.runtime.deploy import with_packed_layers
-
-    held = sum(tensor.numel() for tensor in tensors.values()) + sum(spec.weights for spec in specs.values())
-    result = with_packed_layers(rebuilt(header, held, model, where, blank=blank), specs, where)
-    binary = {name for name, module in result.named_modules() if isinstance(module, BinaryLayer)}
-    for name in sorted(binary - header.kept.keys()):
-        raise FormatError(f"{where}: {name!r} is a binary layer of the model, but not one of the file.")
-    for name in sorted(header.kept.keys() - binary):
-        raise FormatError(f"{where}: {name!r} is said to be a layer that was kept, but is none.")
-    problem = difference(shapes(result), tensors)
-    if problem:
-        raise FormatError(f"{where} does not fit {subject(header, result)}: {problem}.")
-    assign(result, tensors, where)
-    return result
 
 
 def _check_tensors(name: str, spec: PackedSpec, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -251,11 +222,3 @@ def _check_tensors(name: str, spec: PackedSpec, tensors: Mapping[str, Tensor], w
         right = tensor.dtype == torch.uint8 if part == "bits" else tensor.is_floating_point()
         if not right:
             raise FormatError(f"{where}: {prefix + part!r} is {tensor.dtype}.")
-
-
-def _held(model: nn.Module) -> Iterator[Tensor]:
-    """The tensors of a model, those in plain attributes and lists of its modules too."""
-    for module in model.modules():
-        for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
-            items = value if isinstance(value, (list, tuple)) else (value,)
-            yield from (item for item in items if isinstance(item, Tensor))

@@ -1,4 +1,4 @@
-"""The tensors of a model: which ones a file holds, and how they come back into a model."""
+"""The tensors of a model: which ones a file holds, and how they are put back into a model."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ METRICS = "metrics.json"
 """What was measured of it."""
 
 CARD = "README.md"
-"""What a user has to know."""
+"""For people: what the network does, and how well."""
 
 
 def folder() -> Path:
@@ -38,7 +38,7 @@ def entry(name: str) -> Path:
         name: with or without `zoo:`.
 
     Raises:
-        ConfigError: there is none; the message holds near names.
+        ConfigError: there is no such entry; the message holds near names.
     """
     bare = name.removeprefix(PREFIX)
     if bare not in (known := names()):

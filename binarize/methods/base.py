@@ -14,6 +14,7 @@ from torch import nn
 
 from binarize.errors import ConfigError, unknown_name
 from binarize.layers.recipe import METHODS, Recipe, Site
+from binarize.option_texts import readings
 
 Form = Literal["default", "table"]
 
@@ -122,7 +123,7 @@ class Method:
         known = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
         if name not in known:
             raise ConfigError(unknown_name(f"option of {cls.name}", name, known))
-        for value in _readings(text):
+        for value in readings(text):
             if _fits(value, known[name]):
                 return value
         raise ConfigError(f"{cls.name}: {name}={text}: expected {describe_type(known[name])}.")
@@ -169,20 +170,6 @@ def describe_type(hint: Any) -> str:
         type(None): "none",
     }
     return names.get(hint, str(hint))
-
-
-def _readings(text: str) -> list[Any]:
-    values: list[Any] = []
-    words = {"true": True, "false": False, "none": None, "null": None}
-    if text.lower() in words:
-        values.append(words[text.lower()])
-    for read in (int, float):
-        try:
-            values.append(read(text))
-        except ValueError:
-            continue
-    values += [int(v) for v in values if isinstance(v, float) and v.is_integer()]  # 1e1
-    return [*values, text]
 
 
 MethodClass = TypeVar("MethodClass", bound=type[Method])

@@ -10,14 +10,13 @@ from torch import nn
 
 from binarize.errors import ConfigError, unknown_name
 from binarize.networks.upernet import upernet
+from binarize.option_texts import parse_kwargs
 from binarize.registry import Registry
 
 NETWORKS: Registry[Callable[..., nn.Module]] = Registry("network", group="binarize.networks")
 """Functions that build a network; the first argument is the name of a timm encoder."""
 
 NETWORKS.add("upernet", upernet)
-
-_WORDS: dict[str, Any] = {"true": True, "false": False, "none": None}
 
 
 def names() -> list[str]:
@@ -60,25 +59,8 @@ def create(spec: str) -> nn.Module:
     name, colon, encoder = place.partition(":")
     if not (name and colon and encoder):
         raise ConfigError(f"network {spec!r}: expected NAME:ENCODER, for instance 'upernet:convnext_tiny'.")
-    kwargs: dict[str, Any] = {"encoder": encoder}
-    for part in query.split("&") if query else ():
-        key, equals, value = part.partition("=")
-        if not (key and equals):
-            raise ConfigError(f"network {spec!r}: {part!r} is no option; write option=value.")
-        if key in kwargs:
-            raise ConfigError(f"network {spec!r}: {key!r} is given twice.")
-        kwargs[key] = _value(value)
-    return build(name, **kwargs)
-
-
-def _value(text: str) -> Any:
-    if text.lower() in _WORDS:
-        return _WORDS[text.lower()]
-    if "," in text:
-        return tuple(_value(part) for part in text.split(","))
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
-    return text
+    kwargs = parse_kwargs(query, f"network {spec!r}: option")
+    if "encoder" in kwargs:
+        raise ConfigError(f"network {spec!r}: 'encoder' is given twice.")
+    lists_as_tuples = {key: tuple(v) if isinstance(v, list) else v for key, v in kwargs.items()}
+    return build(name, encoder=encoder, **lists_as_tuples)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from binarize.errors import ConfigError, unknown_name
+from binarize.model_info import DEFAULT_SIZE, configured_size
 from binarize.networks.on_meta import readable_numbers
 
 # Options under which an encoder made for one input size takes others. An encoder that does not know an
@@ -176,8 +177,7 @@ def _run(
 def _own_size(shell: Any, options: Mapping[str, Any]) -> tuple[int, int]:
     size = options.get("img_size")
     if size is None:
-        config = getattr(shell, "pretrained_cfg", None) or getattr(shell, "default_cfg", None)
-        size = tuple((config or {}).get("input_size", (3, 224, 224)))[1:]
+        size = (configured_size(shell) or DEFAULT_SIZE)[1:]
     height, width = (size, size) if isinstance(size, int) else size
     return int(height), int(width)
 

@@ -7,8 +7,11 @@ from typing import Any
 
 import yaml
 
+from binarize import option_texts
 from binarize.errors import ConfigError
 from binarize.recipes.source import Place, Source, load_yaml
+
+_EXAMPLE = "training.lr=1e-3"
 
 
 def apply_settings(
@@ -22,10 +25,10 @@ def apply_settings(
     over: dict[str, Any] = {}
     given: dict[Place, str] = {}
     for setting in sorted(settings):  # the order of settings never counts
-        key, equals, text = setting.partition("=")
+        key, text = option_texts.split(setting, "--set", _EXAMPLE)
         place = tuple(key.split("."))
-        if not equals or not all(place):
-            raise ConfigError(f"--set {setting!r}: expected NAME=VALUE, for instance training.lr=1e-3.")
+        if not all(place):
+            raise ConfigError(f"--set {setting!r}: expected NAME=VALUE, for instance {_EXAMPLE}.")
         try:
             value = load_yaml(text)
         except (yaml.YAMLError, ValueError, TypeError) as error:

@@ -15,6 +15,7 @@ from binarize.graph.trace.roles import known_class
 from binarize.graph.unsupported import refuse
 from binarize.graph.wrappers import unwrapped
 from binarize.layers import BinaryLayer
+from binarize.model_info import plan_of
 from binarize.runtime.fuse import fuse
 from binarize.runtime.lower import Refusal, describe, empty_packed, lower
 from binarize.runtime.packed import PackedLayer, RuntimeOptions
@@ -148,9 +149,10 @@ def _check(model: nn.Module) -> None:
 
 
 def _report(model: nn.Module, refused: Mapping[str, str]) -> DeployReport:
-    plan = getattr(model, "binarize_plan", None)
+    plan = plan_of(model)
     kept = {row.name: row.reason for row in plan.rows if not row.converted} if plan is not None else {}
     rows: list[LayerReport] = []
+    floats: dict[str, str] = {}
     inside = ""
     for path, module in model.named_modules():
         if inside and path.startswith(inside):
@@ -170,8 +172,10 @@ def _report(model: nn.Module, refused: Mapping[str, str]) -> DeployReport:
                 why = f"{why}; one kernel with {taken} behind it"
             kind = known_class(module).__name__
             weights = own[0].numel() if own else 0
+            if isinstance(module, BinaryLayer):
+                floats[path] = why
         else:
             continue
         packed = isinstance(module, PackedLayer)
         rows.append(LayerReport(name=path, kind=kind, packed=packed, reason=why, weights=weights, bytes=size))
-    return DeployReport(model=type(model).__name__, layers=tuple(rows))
+    return DeployReport(model=type(model).__name__, layers=tuple(rows), refused=floats)

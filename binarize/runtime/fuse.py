@@ -15,6 +15,7 @@ from binarize.graph.rewrite.module_slots import Places
 from binarize.graph.trace.dataflow import PASSIVE, Flow
 from binarize.graph.trace.recorder import record
 from binarize.layers import BiasPReLU, Maxout
+from binarize.model_info import plan_of
 from binarize.runtime.packed import PackedLayer
 from binarize.runtime.pointwise import PointwiseConv2d, is_pointwise
 from binarize.runtime.questions import activation_of, can_have_tail, can_interpolate, wants_means, why_not
@@ -74,7 +75,7 @@ class _Pair(NamedTuple):
 
 def _pairs(model: nn.Module) -> Iterator[_Pair]:
     """What is there to fuse: stems and activations before all others, means last."""
-    plan = getattr(model, "binarize_plan", None)
+    plan = plan_of(model)
     shapes = plan.inputs if plan is not None else ()
     if not shapes:
         return

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from binarize.bounded_cache import BoundedCache
 from binarize.functional import Geometry
 from binarize.geometry import same_pads
 from binarize.native.epilogue import Tail
@@ -106,8 +107,9 @@ class Kernels:
         self.scaled = False
         self.transposed: TransposedWeights | None = None
         self.weights: PackedWeights | None = None
-        self._known: dict[Any, _Prepared] = {}
-        self._ready: dict[Any, Any] = {}  # calls of `PreparedLayer`, or None where there is none
+        self._known: BoundedCache[Any, _Prepared] = BoundedCache(_SHAPES)
+        self._ready: BoundedCache[Any, Any] = BoundedCache(_SHAPES)
+        """Calls of `PreparedLayer`, or None where there is none."""
         self._made_of = made_of(layer)
         inner, after = activation_of(layer.inner), activation_of(layer.after)
         self.whole = layer.norm is None and inner is not None and after is not None
@@ -173,9 +175,7 @@ class Kernels:
         key = (x.shape, x.stride())
         ready = self._ready.get(key, self)
         if ready is self:
-            if len(self._ready) >= _SHAPES:
-                self._ready.clear()
-            ready = self._ready[key] = self._one_call(x)
+            ready = self._ready.keep(key, self._one_call(x))
         if ready is None:
             return None
         layer = self.layer
@@ -227,10 +227,8 @@ class Kernels:
         prepared = self._known.get(key)
         if prepared is None:
             check_input(self.layer, x)
-            if len(self._known) >= _SHAPES:
-                self._known.clear()
             maps = as_maps(x, linear=self.linear)
-            prepared = self._known[key] = self._prepare(maps, output_size, resize)
+            prepared = self._known.keep(key, self._prepare(maps, output_size, resize))
         return prepared
 
     def _signs(self, x: Tensor, output_size: Sequence[int] | None) -> _Signs:

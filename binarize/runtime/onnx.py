@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten_with_path
 
 from binarize.errors import ConfigError
+from binarize.model_info import DEFAULT_SIZE, converted_size
 from binarize.preprocessing import ENTRY, preprocessing_of
 from binarize.runtime.deploy import deployed_layers
 
@@ -47,8 +48,7 @@ def to_onnx(
         raise ConfigError(f"ONNX needs the packages {', '.join(missing)}: pip install 'binarize[onnx]'.")
     if not deployed_layers(model):
         raise ConfigError(f"{type(model).__name__} is not deployed: binarize.deploy(model) first.")
-    plan = getattr(model, "binarize_plan", None)
-    channels = plan.inputs[0][-3] if plan is not None and plan.inputs and len(plan.inputs[0]) > 2 else 3
+    channels = (converted_size(model) or DEFAULT_SIZE)[0]
     x = torch.zeros(2, channels, *size)
     for layer in deployed_layers(model).values():
         layer.prepare_reference()

@@ -34,7 +34,15 @@ def why_not(layer: PackedLayer) -> str | None:
         return f"padding_mode={spec.padding_mode}"
     if spec.quantizer.ranges and (spec.groups > 1 or spec.offset):
         return "activations of two sets in one layer with groups, or with weights that have an offset"
-    if per_channel(layer) and not is_depthwise(layer):
+    return why_not_per_channel(layer)
+
+
+def why_not_per_channel(layer: PackedLayer) -> str | None:
+    """Why the kernels cannot take the scales per channel of a layer; None if they can, or need not."""
+    if not per_channel(layer):
+        return None
+    spec = layer.spec
+    if not is_depthwise(layer):
         if spec.offset:
             return "scales per channel with weights that have an offset, for which there are no tables"
         if resolve() != "avx512":  # torch's convolution is the faster one
@@ -42,9 +50,7 @@ def why_not(layer: PackedLayer) -> str | None:
         pieces = math.ceil(spec.in_channels // spec.groups / _PIECE)
         if spec.groups * math.ceil(pieces / 3) * 3 > _TABLES:
             return "more channels than the tables of scales per channel can hold"
-    if spec.kind == "transposed" and per_channel(layer):
-        return "a transposed convolution with a scale per channel"
-    return None
+    return "a transposed convolution with a scale per channel" if spec.kind == "transposed" else None
 
 
 def activation_of(module: nn.Module | None) -> Activation | None:

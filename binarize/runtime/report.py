@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich import box
@@ -37,20 +38,22 @@ class LayerReport:
 
 @dataclass(frozen=True, kw_only=True)
 class DeployReport:
-    """All layers of a deployed model, in its order; prints as a table."""
+    """All layers of a deployed model, in its order; prints as a table.
+
+    Attributes:
+        model: its class.
+        layers: convolutions and linear layers.
+        refused: the binary layers that stayed float by path, and why.
+    """
 
     model: str
     layers: tuple[LayerReport, ...]
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def packed(self) -> tuple[LayerReport, ...]:
         """The layers that compute from bits."""
         return tuple(layer for layer in self.layers if layer.packed)
-
-    @property
-    def refused(self) -> dict[str, str]:
-        """The binary layers that stayed float, and why."""
-        return {layer.name: layer.reason for layer in self.layers if layer.kind.startswith("Binary")}
 
     def summary_line(self) -> str:
         """How many layers and weights are packed."""
@@ -74,13 +77,13 @@ class DeployReport:
         table.add_column("weights", justify="right")
         table.add_column("bytes", justify="right")
         table.add_column("runs as", no_wrap=True)
-        notes: dict[str, int] = {}  # reasons repeat: said once each, below the table
+        notes: dict[str, int] = {}  # reasons repeat: each is printed once, below the table
         for layer in self.layers:
-            way = ("bits, torch" if layer.reason else "bits") if layer.packed else "float"
+            runs_as = ("bits, torch" if layer.reason else "bits") if layer.packed else "float"
             if layer.reason:
-                way += f" ({notes.setdefault(layer.reason, len(notes) + 1)})"
+                runs_as += f" ({notes.setdefault(layer.reason, len(notes) + 1)})"
             style = FLOAT if not layer.packed else SLOWER if layer.reason else BINARY
-            cells = (layer.kind, f"{layer.weights:,}", f"{layer.bytes:,}", way)
+            cells = (layer.kind, f"{layer.weights:,}", f"{layer.bytes:,}", runs_as)
             table.add_row(Name(layer.name or "(model)"), *cells, style=style)
         yield table
         yield "\n".join([*(f"({number}) {reason}" for reason, number in notes.items()), self.summary_line()])

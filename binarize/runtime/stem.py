@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+from binarize.bounded_cache import BoundedCache
 from binarize.graph.trace.dataflow import Flow
 from binarize.graph.trace.roles import known_class
 from binarize.layers import BiasPReLU, Maxout, RPReLU
@@ -73,7 +74,7 @@ class StemConv2d(nn.Conv2d):
     parts: Parts
     sums_for: Link | None = None
     _threads: int | None  # of the kernel; None for as many as torch has
-    _ready: dict[Any, PreparedStem]
+    _ready: BoundedCache[Any, PreparedStem]
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, Cin, H, W) -> (N, Cout, H', W')."""
@@ -131,9 +132,7 @@ class StemConv2d(nn.Conv2d):
         if found is None:
             found = self._prepare(x, tensors)
             if found is not None and found.addresses <= set(places):  # no copies, which would become old
-                if len(self._ready) >= _SHAPES:
-                    self._ready.clear()
-                self._ready[key] = found
+                self._ready.keep(key, found)
         return found
 
     def _prepare(self, x: Tensor, tensors: list[Tensor]) -> PreparedStem | None:
@@ -160,6 +159,9 @@ class StemConv2d(nn.Conv2d):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_ready": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_ready": BoundedCache(_SHAPES)})
 
 
 class _Behind:
@@ -272,7 +274,7 @@ def join(conv: nn.Conv2d, parts: Parts, threads: int | None) -> None:
     """Let the convolution do the work of the modules behind it; in place."""
     stem: Any = conv
     stem.__class__ = StemConv2d
-    stem.parts, stem._threads, stem._ready = parts, threads, {}
+    stem.parts, stem._threads, stem._ready = parts, threads, BoundedCache(_SHAPES)
     for module in parts.there:
         module.__class__ = _CLASSES[type(module)]
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from binarize.cli.model import input_size, label, resolve, with_channels
+from binarize.cli.model import label, resolve, with_channels
 from binarize.cli.options import InputSize, default_out
 from binarize.errors import ConfigError
+from binarize.model_info import input_size
 
 FILE = """
 from torch import nn
@@ -77,7 +78,7 @@ def test_a_file_may_import_its_neighbours(tmp_path: Path):
     [
         ("resnet_18", r"unknown timm model 'resnet_18': did you mean .*resnet18"),
         ("resnet18.no_tag", "Invalid pretrained tag"),
-        ("test_resnet?num_classes", "is not name=value"),
+        ("test_resnet?num_classes", "expected NAME=VALUE"),
         ("test_resnet?num_classes=3&num_classes=4", "given twice"),
         ("test_resnet?nonsense=3", "unexpected keyword argument 'nonsense'"),
         ("test_resnet?pretrained=true", "cannot be set"),

@@ -468,3 +468,38 @@ def test_the_given_model_is_named_where_it_is_the_wrong_one(tmp_path: Path) -> N
         binarize.load(path, model=nn.Conv2d(3, 8, 3))
     with pytest.raises(ConfigError, match="give the float model that it was made from"):
         binarize.load(path, model=binary)
+
+
+def test_a_model_that_was_converted_twice_is_refused(tmp_path: Path):
+    x = torch.rand(1, 3, 16, 16)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), *(nn.Conv2d(8, 8, 3) for _ in range(4)))
+    once = binarize.apply(net, "bnn", policy=binarize.Policy(only=("1",)), example_inputs=x)
+    twice = binarize.apply(once, "bnn", example_inputs=x)
+    for model, packed in ((twice, False), (twice, True), (binarize.deploy(twice), True)):
+        with pytest.raises(ConfigError, match="was converted twice, and a file holds one conversion"):
+            save(model, tmp_path / "m.safetensors", packed=packed)
+    assert not (tmp_path / "m.safetensors").exists()
+    with torch.no_grad():
+        assert torch.equal(load(save(once, tmp_path / "m.safetensors"), net)(x), once.eval()(x))
+
+
+def test_one_module_with_several_names_is_one_conversion(tmp_path: Path):
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 8, 3, padding=1)
+            self.a = nn.Conv2d(8, 8, 3, padding=1)
+            self.b = self.a
+            self.last = nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.b(self.a(self.first(x))))
+
+    x = torch.rand(1, 3, 8, 8)
+    model: Any = binarize.apply(Shared(), "bnn", example_inputs=x).eval()
+    assert model.a is model.b
+    for packed in (False, True):
+        loaded: Any = load(save(model, tmp_path / "m.safetensors", packed=packed), Shared())
+        assert loaded.a is loaded.b
+        with torch.no_grad():
+            assert torch.allclose(loaded(x), model(x), atol=1e-5)

@@ -16,7 +16,7 @@ from torch import nn
 import binarize
 from binarize.errors import BinarizeError, ConfigError, FormatError
 from binarize.files import create_timm, load, load_checkpoint, read_header, save
-from binarize.files.blank import WithoutStartValues
+from binarize.files.build_contexts import WithoutStartValues
 from binarize.files.header import PackedHeader
 from binarize.graph import execute
 from binarize.layers import BinaryConv2d, BinaryLayer
@@ -119,16 +119,14 @@ def test_models_of_timm_are_named_in_their_files(tmp_path: Path):
 def test_a_packed_file_is_read_without_latent_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = save(_network("test_resnet", "bidense", {}), tmp_path / "m.safetensors", packed=True)
     seen: list[torch.device] = []
-    from binarize.files import rebuild
+    original = binarize.graph.execute
 
-    original = rebuild.execute
-
-    def watch(plan: Any, model: nn.Module) -> nn.Module:
-        result = original(plan, model)
+    def watch(plan: Any, model: nn.Module, **options: Any) -> nn.Module:
+        result = original(plan, model, **options)
         seen.extend(m.weight.device for m in result.modules() if isinstance(m, BinaryLayer))
         return result
 
-    monkeypatch.setattr(rebuild, "execute", watch)
+    monkeypatch.setattr(binarize.graph, "execute", watch)
     load(path)
     assert seen
     assert {device.type for device in seen} == {"meta"}
@@ -273,6 +271,16 @@ def _same_layers_but(model: Any, deployed: Any, x: torch.Tensor) -> None:
     assert right is not left
     assert torch.equal(left.weight, right.weight)
     assert left.weight.data_ptr() != right.weight.data_ptr()
+
+
+def test_layers_that_stayed_float_are_told_by_their_class_not_its_name():
+    class Mine(BinaryConv2d):
+        """A binary layer that the runtime does not know."""
+
+    deployed = deploy(nn.Sequential(BinaryConv2d(8, 8, 3, method="bnn"), Mine(8, 8, 3, method="bnn")))
+    assert report(deployed).refused.keys() == {"1"}
+    assert "Mine" in report(deployed).refused["1"]
+    assert "1 binary layers stay float" in str(report(deployed))
 
 
 def test_kept_layers_come_back(tmp_path: Path):

@@ -222,7 +222,7 @@ def test_building_leaves_the_random_state_to_the_weights() -> None:
         ("upernet:test_convnext?num_classes=0", "num_classes=0"),
         ("upernet:test_convnext?num_classes=many", "num_classes='many'"),
         ("upernet:test_convnext?task=depth&max_depth=-1", "max_depth=-1"),
-        ("upernet:test_convnext?num_classes", "option=value"),
+        ("upernet:test_convnext?num_classes", "expected NAME=VALUE"),
         ("upernet:test_convnext?num_classes=2&num_classes=3", "given twice"),
         ("upernet:test_convnext?img_size=64", "img_size"),
     ],

@@ -10,21 +10,15 @@ hf: Any = transformers  # its configurations take more than their signatures nam
 NUMBER = 5
 """Of classes."""
 
-_VIT: dict[str, Any] = {
-    "hidden_size": 48,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 3,
-    "intermediate_size": 96,
-}
+_TRANSFORMER: dict[str, Any] = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3}
+_VIT: dict[str, Any] = {**_TRANSFORMER, "intermediate_size": 96}
 CLASSES = {"id2label": {i: str(i) for i in range(NUMBER)}, "label2id": {str(i): i for i in range(NUMBER)}}
 _PYRAMID = {"neck_hidden_sizes": [16, 24, 32, 48], "fusion_hidden_size": 32}
 
 
 def dinov2() -> Any:
     return hf.Dinov2Config(
-        hidden_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=3,
+        **_TRANSFORMER,
         mlp_ratio=2,
         image_size=56,
         patch_size=14,
@@ -161,9 +155,7 @@ def mask2former() -> Any:
 
 def eomt() -> Any:
     return hf.EomtConfig(
-        hidden_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=3,
+        **_TRANSFORMER,
         mlp_ratio=2,
         image_size=64,
         patch_size=16,
@@ -175,9 +167,7 @@ def eomt() -> Any:
 
 def seggpt() -> Any:
     return hf.SegGptConfig(
-        hidden_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=3,
+        **_TRANSFORMER,
         mlp_dim=96,
         image_size=[128, 64],
         pretrain_image_size=64,

@@ -1,4 +1,4 @@
-"""In words: how the tensors of a file differ from those of a model."""
+"""How the tensors of a file differ from those of a model, for messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Building a model whose weights will all be replaced: without start values, and within bounds."""
+"""Contexts to build a model in whose weights will all be replaced: no start values, bounded memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TooLargeError(FormatError):
 
 
 class BoundedMemory(TorchFunctionMode):
-    """While it is active, a model of no unreasonable size can be built: a file's header may ask for anything.
+    """While it is active, no model of unreasonable size can be built: a file's header may ask for anything.
 
     Args:
         most: how many numbers may be allocated; None, without memory (meta device), for any.
@@ -67,6 +67,11 @@ class BoundedMemory(TorchFunctionMode):
                 self.exceeded = True
                 raise TooLargeError("its header asks for a model far larger than the file.")
         return func(*args, **kwargs)
+
+
+def memory_bound(held: int) -> int:
+    """How many numbers may be allocated for a model of so many: buffers that no file holds are added."""
+    return 20 * held + 50_000_000
 
 
 def _numbers(func: Any, args: Any, kwargs: Any) -> int:

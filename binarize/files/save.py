@@ -1,0 +1,121 @@
+"""`save`: a model, converted or float, in one file that rebuilds it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from binarize import preprocessing
+from binarize.errors import ConfigError
+from binarize.files.container import check_target, read_metadata, write
+from binarize.files.find_source import find_source
+from binarize.files.header import ENTRY, Header, PackedHeader, loads, versions
+from binarize.files.packed import is_deployed, packed_size, save_packed
+from binarize.files.state import state_of, strides_of, transient_buffers
+from binarize.files.stored_plan import check_converted_once, executed
+from binarize.files.zoo import locate
+from binarize.model_info import plan_of
+
+
+def save(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    source: Mapping[str, Any] | None = None,
+    entries: Mapping[str, str] | None = None,
+    packed: bool = False,
+    leftovers: str = "float32",
+) -> Path:
+    """Write `model`, converted or float, to one safetensors file that `load` rebuilds it from.
+
+    With `packed`, the file holds one bit per binary weight and what `deploy` makes of the rest
+    (`docs/format.md`): tens of times smaller, for inference only. Otherwise it holds every parameter and
+    persistent buffer, bit for bit, and a header entry (`docs/files.md`): how to build the float model, the
+    plan that was executed on it, tied parameters, package versions. It is written atomically; an existing
+    file is replaced.
+
+    Args:
+        model: on any device; left untouched. Of one in a wrapper (torch.compile, DistributedDataParallel,
+            DataParallel), the model inside is written.
+        path: the file; by convention its name ends in `.safetensors`.
+        source: how to rebuild the float model, if the caller knows for sure (the `binarize_spec` of a model
+            that it has just built). By default it is found out, which takes building the model once more.
+        entries: further texts for the file's header, by name. What images go through (`Preprocessing`) is
+            added if it is not among them and `model` says it: by its attribute `binarize_preprocessing`, or
+            by timm's configuration.
+        packed: write the deployed form of `model`, which may be converted or deployed already.
+        leftovers: dtype of the floats in a packed file: `float32`, `float16` or `bfloat16`; `load` gives
+            float32 again.
+
+    Returns:
+        Where the file is.
+
+    Raises:
+        ConfigError: for a path that cannot be written, a full disk, a model whose state is more than dense
+            tensors, one that is deployed but not to be packed, or one to be packed without binary layers.
+    """
+    from binarize.graph.wrappers import unwrapped
+
+    check_target(path)  # before the work
+    model = unwrapped(model)
+    entries = {**_preprocessing_entry(model), **(entries or {})}
+    if packed:
+        return save_packed(model, path, source=source, entries=entries, leftovers=leftovers)
+    _check_latent(model, leftovers)
+    tensors, aliases = state_of(model)
+    plan = plan_of(model)
+    check_converted_once(model, plan)
+    source = source or find_source(model, lambda shell: executed(plan, shell))
+    header = Header(
+        source=source,
+        plan=None if plan is None else plan.as_dict(),
+        aliases=aliases,
+        transient=_dtypes(transient_buffers(model)),
+        versions=versions(),
+        strides={name: s for name, s in strides_of(model).items() if name in tensors},
+    )
+    return write(path, tensors, {**entries, ENTRY: header.dumps(tensors)})
+
+
+def _check_latent(model: nn.Module, leftovers: str) -> None:
+    """Refuse what only a packed file can hold."""
+    if leftovers != "float32":
+        raise ConfigError(f"save: leftovers={leftovers!r} is for packed files; say packed=True too.")
+    if is_deployed(model):
+        raise ConfigError(
+            f"{type(model).__name__} is deployed, its latent weights are gone: save it with packed=True."
+        )
+
+
+def _dtypes(buffers: Iterable[tuple[str, nn.Module, Tensor]]) -> dict[str, str]:
+    return {name: str(buffer.dtype).removeprefix("torch.") for name, _, buffer in buffers}
+
+
+def deployed_size(path: str | os.PathLike[str], model: nn.Module) -> int | None:
+    """Bytes of the file that `binarize deploy` writes of a network, to the byte; nothing is written.
+
+    Args:
+        path: its file; of a packed one, the size is its own.
+        model: the network in it; left untouched.
+
+    Returns:
+        None for a float network: there is nothing to pack.
+    """
+    from binarize.graph.wrappers import unwrapped
+
+    path = locate(path)
+    metadata = read_metadata(path)
+    header, _ = loads(metadata, repr(str(path)))
+    if isinstance(header, PackedHeader):
+        return path.stat().st_size
+    others = {name: text for name, text in metadata.items() if name != ENTRY}
+    return packed_size(unwrapped(model), source=header.source, entries=others)
+
+
+def _preprocessing_entry(model: nn.Module) -> dict[str, str]:
+    found = preprocessing.preprocessing_of(model)
+    return {} if found is None else {preprocessing.ENTRY: found.dumps()}
