@@ -13,6 +13,7 @@ import click
 from binarize.cli.options import out_option
 from binarize.cli.output import console, counted, say
 from binarize.cli.speed import importing
+from binarize.cli.targets import refuse_existing
 from binarize.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -117,9 +118,7 @@ def _check_targets(written: Sequence[Path], force: bool) -> None:
         raise ConfigError(
             f"{twice} would be written for two of the images; predict them one after the other."
         )
-    taken = [path for path in written if path.exists()]
-    if taken and not force:
-        raise ConfigError(f"{taken[0]} exists; replace it with --force, or name another folder with --out.")
+    refuse_existing(written, force=force)
 
 
 def _maps(networks: Sequence[Network], image: Tensor, file: Path) -> list[Tensor]:
