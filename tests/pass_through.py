@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from binarize.functional import Rule
 from binarize.functional.rules import Gradients, Stats
-from binarize.layers import Recipe, Site
+from binarize.layers import LayerRecipe, Site
 from binarize.layers.recipe import METHODS
 from binarize.methods import Method
 
@@ -39,8 +39,8 @@ class PassThrough(Method):
     name: ClassVar[str] = "test_pass_through"
     paper: ClassVar[str] = "none"
 
-    def recipe(self, site: Site) -> Recipe:
-        return Recipe(quantizer=nn.Identity, weight_rule=Same(), bias=True, norm="own")
+    def recipe(self, site: Site) -> LayerRecipe:
+        return LayerRecipe(quantizer=nn.Identity, weight_rule=Same(), bias=True, norm="own")
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from binarize.tables import plain
 
 __all__ = ["Edit", "KeptBy", "LayerPlan", "OutputPlan", "Plan", "Swap", "Traced"]
 
+_IN_FILES = {"removes_sign_information": "blinds"}  # fields whose key in files is another
 _STATEMENTS = ("reason", "bypass_reason", "activation", "residual")
 
 
@@ -83,6 +84,9 @@ class Plan:
         """
         given = dataclasses.asdict(dataclasses.replace(self, traced=None))
         del given["traced"]
+        given["swaps"] = [_renamed(swap, _IN_FILES) for swap in given["swaps"]]
+        for edit in given["edits"]:
+            edit["activation"] = edit["activation"] and _renamed(edit["activation"], _IN_FILES)
         if short:
             parts = (("rows", LayerPlan), ("swaps", Swap), ("edits", Edit), ("outputs", OutputPlan))
             for name, cls in parts:
@@ -98,7 +102,7 @@ class Plan:
         """
         try:
             rows = tuple(_row(row) for row in given["rows"])
-            swaps = tuple(Swap(**swap) for swap in given["swaps"])
+            swaps = tuple(_swap(swap) for swap in given["swaps"])
             edits = tuple(_edit(edit) for edit in given["edits"])
             return cls(
                 model=given["model"],
@@ -150,12 +154,20 @@ def _output(given: dict[str, Any]) -> OutputPlan:
 
 
 def _without_defaults(given: dict[str, Any], cls: type) -> dict[str, Any]:
-    defaults = {item.name: item.default for item in dataclasses.fields(cls)}
+    defaults = {_IN_FILES.get(item.name, item.name): item.default for item in dataclasses.fields(cls)}
     return {name: value for name, value in given.items() if value != defaults[name]}
 
 
+def _swap(given: dict[str, Any]) -> Swap:
+    return Swap(**_renamed(given, {key: name for name, key in _IN_FILES.items()}))
+
+
+def _renamed(given: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    return {names.get(name, name): value for name, value in given.items()}
+
+
 def _edit(given: dict[str, Any]) -> Edit:
-    activation = Swap(**given["activation"]) if given.get("activation") is not None else None
+    activation = _swap(given["activation"]) if given.get("activation") is not None else None
     lists = tuple((str(name), str(kind), int(length)) for name, kind, length in given.get("lists", ()))
     constants = tuple((str(name), value) for name, value in given.get("constants", ()))
     names = {name: tuple(given.get(name, ())) for name in ("fixed", "tensors")}

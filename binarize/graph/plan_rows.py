@@ -76,7 +76,7 @@ class Swap:
         dim: channel dimension, 1 or -1.
         spatial: number of spatial dims.
         spatial_between: see `ActivationSite`.
-        blinds: see `ActivationSite`.
+        removes_sign_information: see `ActivationSite`.
         own: keep the network's own activation in an `unfuse`.
     """
 
@@ -86,7 +86,7 @@ class Swap:
     dim: int = 1
     spatial: int = 2
     spatial_between: bool = False
-    blinds: bool = False
+    removes_sign_information: bool = False
     own: bool = True
 
 

@@ -18,7 +18,7 @@ from binarize.layers.quantizers import (
     StepSTE,
     TokenSign,
 )
-from binarize.layers.recipe import Recipe, Site
+from binarize.layers.recipe import LayerRecipe, Recipe, Site
 
 __all__ = [
     "DAB",
@@ -34,6 +34,7 @@ __all__ = [
     "Bypass",
     "ChannelLastBatchNorm",
     "DroppedBias",
+    "LayerRecipe",
     "Maxout",
     "Quantizer",
     "RPReLU",

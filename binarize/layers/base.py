@@ -11,7 +11,7 @@ from binarize.layers.absent import DroppedBias, outputs_of
 from binarize.layers.bypass import Bypass
 from binarize.layers.norm import batch_norm
 from binarize.layers.quantizers import Quantizer
-from binarize.layers.recipe import Recipe, Site
+from binarize.layers.recipe import LayerRecipe, Site
 
 
 class BinaryLayer(nn.Module):
@@ -41,7 +41,7 @@ class BinaryLayer(nn.Module):
     bypass: Bypass | None
     float_bias: bool = False
 
-    def _assemble(self, recipe: Recipe, site: Site, *, norm: bool, bypass: Bypass | None) -> None:
+    def _assemble(self, recipe: LayerRecipe, site: Site, *, norm: bool, bypass: Bypass | None) -> None:
         self.quantizer = recipe.quantizer()
         self.weight_rule = recipe.weight_rule
         self.weight_transform = None
@@ -115,7 +115,7 @@ def finish(layer: Any, y: Tensor, x: Tensor) -> Tensor:
     return y if layer.bypass is None else layer.bypass(x, y.shape[2:], y)
 
 
-def _norm(recipe: Recipe, site: Site) -> nn.Module | None:
+def _norm(recipe: LayerRecipe, site: Site) -> nn.Module | None:
     if recipe.norm in ("none", "own"):
         return None
     if recipe.norm == "layer":

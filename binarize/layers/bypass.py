@@ -65,8 +65,8 @@ class Bypass(nn.Module):
             x = self.at(x, size)
         copies, rest = divmod(self.out_channels, self.in_channels)
         if onto is None or rest or copies == 1:
-            way = channel_bypass(x, self.out_channels, self.dim)
-            return way if onto is None else onto.add_(way)
+            carried = channel_bypass(x, self.out_channels, self.dim)
+            return carried if onto is None else onto.add_(carried)
         # Whole repetitions of the input's channels are added as they are, without being written out first.
         dim = self.dim % onto.dim()
         return onto.unflatten(dim, (copies, self.in_channels)).add_(x.unsqueeze(dim)).flatten(dim, dim + 1)

@@ -62,13 +62,13 @@ class _BinaryConv(BinaryLayer):
         self.same_padding = False
         padding = (0,) * len(pads) if explicit else tuple(low for low, _ in pads)
         self._geometry = Geometry(self.stride, padding, self.dilation, self.groups)
-        way = None
+        shortcut = None
         if bypass and recipe.bypass:
             fit = fit_of(self.kernel_size, self.stride, [low for low, _ in pads], self.dilation)
-            way = Bypass(
+            shortcut = Bypass(
                 self.in_channels, self.out_channels, stride=self.stride, fit=fit if symmetric else "crop"
             )
-        self._assemble(recipe, site, norm=norm, bypass=way)
+        self._assemble(recipe, site, norm=norm, bypass=shortcut)
 
     def _static_pads(self) -> list[tuple[int, int]]:
         if self._explicit is not None:
@@ -243,10 +243,10 @@ class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
         recipe = resolve(method, options).recipe(site)
         if not recipe.bias:
             self.bias = None
-        way = None
+        shortcut = None
         if bypass and recipe.bypass:
-            way = Bypass(in_channels, out_channels, stride=tuple(self.stride), transposed=True)
-        self._assemble(recipe, site, norm=norm, bypass=way)
+            shortcut = Bypass(in_channels, out_channels, stride=tuple(self.stride), transposed=True)
+        self._assemble(recipe, site, norm=norm, bypass=shortcut)
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """(N, Cin, H, W) -> (N, Cout, H', W'); `output_size` as in nn.ConvTranspose2d."""

@@ -46,8 +46,8 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         recipe = resolve(method, options).recipe(site)
         if not recipe.bias:
             self.bias = None
-        way = Bypass(in_features, out_features, dim=-1) if bypass and recipe.bypass else None
-        self._assemble(recipe, site, norm=norm, bypass=way)
+        shortcut = Bypass(in_features, out_features, dim=-1) if bypass and recipe.bypass else None
+        self._assemble(recipe, site, norm=norm, bypass=shortcut)
         self.kind = kind
 
     def forward(self, input: Tensor) -> Tensor:

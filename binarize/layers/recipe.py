@@ -77,7 +77,7 @@ class Site:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class LayerRecipe:
     """The parts of a binary layer: y = inner(norm(conv(quantizer(x), weight_rule(w)) + bias)) + bypass(x).
 
     Attributes:
@@ -98,10 +98,14 @@ class Recipe:
     inner: Callable[[], nn.Module] | None = None
 
 
+Recipe = LayerRecipe
+"""The name of earlier versions."""
+
+
 class MethodLike(Protocol):
     """What a layer asks of a method."""
 
-    def recipe(self, site: Site) -> Recipe:
+    def recipe(self, site: Site) -> LayerRecipe:
         """The parts of the layer at `site`."""
         ...
 

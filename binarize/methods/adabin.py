@@ -19,7 +19,7 @@ from torch import nn
 
 from binarize.errors import ConfigError
 from binarize.functional import AdaBinWeights
-from binarize.layers import AdaBinSign, Maxout, Recipe, Site
+from binarize.layers import AdaBinSign, LayerRecipe, Maxout, Site
 from binarize.methods.base import ActivationSite, Form, Method, register_method
 from binarize.methods.parts import norm_for, table_bypass
 
@@ -52,8 +52,8 @@ class AdaBin(Method):
                 f"adabin: k={self.k}, t={self.t}: expected numbers above 0, else no weight learns."
             )
 
-    def recipe(self, site: Site) -> Recipe:
-        return Recipe(
+    def recipe(self, site: Site) -> LayerRecipe:
+        return LayerRecipe(
             quantizer=AdaBinSign,
             weight_rule=AdaBinWeights(self.k, self.t, site.groups, self.authors_filter_size),
             bias=site.kind == "token",

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 from torch import nn
 
 from binarize.errors import ConfigError, unknown_name
-from binarize.layers.recipe import METHODS, Recipe, Site
+from binarize.layers.recipe import METHODS, LayerRecipe, Site
 from binarize.option_texts import readings
 
 Form = Literal["default", "table"]
@@ -30,8 +30,8 @@ class ActivationSite:
         spatial_between: the layer in front of it (behind its norm) and the one behind it are convolutions
             of kernel > 1.
         final_next: what follows is a layer that stays float as the network's final one.
-        blinds: the network's own activation gives nothing below 0 (a ReLU), and a binary layer of this method
-            that sees it could make only +1 of that.
+        removes_sign_information: the network's own activation gives nothing below 0 (a ReLU), and a binary
+            layer of this method that sees it could make only +1 of that.
     """
 
     channels: int
@@ -39,7 +39,12 @@ class ActivationSite:
     spatial: int = 2
     spatial_between: bool = False
     final_next: bool = False
-    blinds: bool = False
+    removes_sign_information: bool = False
+
+    @property
+    def blinds(self) -> bool:
+        """The name that `removes_sign_information` had in earlier versions."""
+        return self.removes_sign_information
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +62,7 @@ class Method:
     name: ClassVar[str]
     paper: ClassVar[str]
 
-    def recipe(self, site: Site) -> Recipe:
+    def recipe(self, site: Site) -> LayerRecipe:
         """The parts of the binary layer at `site`."""
         raise NotImplementedError(f"{type(self).__name__} does not define recipe()")
 
@@ -75,7 +80,7 @@ class Method:
         return False
 
     @property
-    def against_blindness(self) -> str:
+    def constant_remedy(self) -> str:
         """The option that helps layers whose activations are +1 everywhere; empty if there is none."""
         return ""
 

@@ -22,7 +22,7 @@ from torch import nn
 from binarize.errors import ConfigError
 from binarize.functional import CentredScaledSign, ScaledSign
 from binarize.functional.dab import Granularity, Scale, Threshold
-from binarize.layers import DAB, ApproxSignQuantizer, Recipe, Site, TokenSign
+from binarize.layers import DAB, ApproxSignQuantizer, LayerRecipe, Site, TokenSign
 from binarize.methods.base import ActivationSite, Form, Method, register_method
 from binarize.methods.parts import norm_for, rprelu, table_prelu
 
@@ -81,16 +81,16 @@ class BiDense(Method):
                 )
             object.__setattr__(self, name, value)
 
-    def recipe(self, site: Site) -> Recipe:
+    def recipe(self, site: Site) -> LayerRecipe:
         if site.kind == "token":
-            return Recipe(
+            return LayerRecipe(
                 quantizer=partial(TokenSign, site.in_channels),
                 weight_rule=CentredScaledSign(),
                 bias=site.has_bias,
                 norm=norm_for(site),
                 bypass=self._bypasses(site),
             )
-        return Recipe(
+        return LayerRecipe(
             quantizer=ApproxSignQuantizer if self.binarizer == "sign" else self._dab(site),
             weight_rule=ScaledSign(),
             norm=norm_for(site),
@@ -105,7 +105,7 @@ class BiDense(Method):
         return self.residual == "drop"
 
     @property
-    def against_blindness(self) -> str:
+    def constant_remedy(self) -> str:
         if self.binarizer == "sign":
             return "binarizer=dab"
         return "threshold=adaptive" if self.threshold == "none" else ""

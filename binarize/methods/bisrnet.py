@@ -26,7 +26,7 @@ from binarize.functional import ScaledSign
 from binarize.layers import (
     BinaryConv2d,
     BinaryLinear,
-    Recipe,
+    LayerRecipe,
     Redistribution,
     RPReLU,
     Site,
@@ -109,10 +109,10 @@ class BiSRNet(Method):
     form: Form = "default"
     residual: Literal["drop", "keep"] = "drop"
 
-    def recipe(self, site: Site) -> Recipe:
+    def recipe(self, site: Site) -> LayerRecipe:
         unit = self.form == "default" and site.kind != "token" and site.keeps_shape
         channels = site.out_channels
-        return Recipe(
+        return LayerRecipe(
             quantizer=partial(Redistribution, site.in_channels, dim=site.dim, spatial=site.spatial),
             weight_rule=ScaledSign(),
             bias=site.kind == "token",

@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from binarize.functional import SteSign
-from binarize.layers import Recipe, SignSTE, Site, StepSTE
+from binarize.layers import LayerRecipe, SignSTE, Site, StepSTE
 from binarize.methods.base import ActivationSite, Form, Method, register_method
 from binarize.methods.parts import norm_for, table_bypass
 
@@ -42,8 +42,8 @@ class BNN(Method):
     form: Form = "default"
     nonlinearity: Literal["auto", "own", "hardtanh"] = "auto"
 
-    def recipe(self, site: Site) -> Recipe:
-        return Recipe(
+    def recipe(self, site: Site) -> LayerRecipe:
+        return LayerRecipe(
             quantizer=self._quantizer(site),
             weight_rule=SteSign(),
             bias=site.has_bias,
@@ -52,12 +52,12 @@ class BNN(Method):
         )
 
     def activation(self, site: ActivationSite) -> Callable[[], nn.Module] | None:
-        # Plans of the first version: `auto` put a hard tanh in a ReLU's place then. Today nothing is blinded.
-        blinded = self.nonlinearity == "auto" and site.blinds and self.form == "default"
-        return nn.Hardtanh if blinded or self.nonlinearity == "hardtanh" else None
+        # Plans of the first version: `auto` put a hard tanh in a ReLU's place then. It is not needed today.
+        no_sign = self.nonlinearity == "auto" and site.removes_sign_information and self.form == "default"
+        return nn.Hardtanh if no_sign or self.nonlinearity == "hardtanh" else None
 
     @property
-    def against_blindness(self) -> str:
+    def constant_remedy(self) -> str:
         return "nonlinearity=auto" if self.nonlinearity == "own" else ""
 
     def _quantizer(self, site: Site) -> Callable[[], nn.Module]:

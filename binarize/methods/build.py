@@ -23,7 +23,7 @@ from binarize.layers import (
     StepSTE,
 )
 from binarize.layers.bypass import fit_of
-from binarize.layers.recipe import Kind, MethodLike, Recipe, Site, resolve
+from binarize.layers.recipe import Kind, LayerRecipe, MethodLike, Site, resolve
 from binarize.methods.base import Method
 from binarize.methods.forms import Form, NoFormError, pads_of
 from binarize.methods.own_forward import form_of, has_own_forward
@@ -300,10 +300,10 @@ def binary_layer(
 class _Shell:
     """A method for one layer whose recipe is known and whose parts are assembled later."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: LayerRecipe) -> None:
         self._recipe = dataclasses.replace(recipe, quantizer=nn.Identity, inner=None)
 
-    def recipe(self, site: Site) -> Recipe:
+    def recipe(self, site: Site) -> LayerRecipe:
         return self._recipe
 
 

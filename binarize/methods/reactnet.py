@@ -20,7 +20,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from binarize.functional import ScaledSign
-from binarize.layers import Recipe, ShiftedSignQuantizer, Site
+from binarize.layers import LayerRecipe, ShiftedSignQuantizer, Site
 from binarize.methods.base import ActivationSite, Form, Method, register_method
 from binarize.methods.parts import norm_for, rprelu, table_bypass, table_prelu
 
@@ -41,9 +41,9 @@ class ReActNet(Method):
     form: Form = "default"
     residual: Literal["drop", "keep"] = "drop"
 
-    def recipe(self, site: Site) -> Recipe:
+    def recipe(self, site: Site) -> LayerRecipe:
         bypass = site.out_channels in (site.in_channels, 2 * site.in_channels)
-        return Recipe(
+        return LayerRecipe(
             quantizer=partial(ShiftedSignQuantizer, site.in_channels, dim=site.dim, spatial=site.spatial),
             weight_rule=ScaledSign(),
             bias=site.kind == "token",

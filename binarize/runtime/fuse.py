@@ -94,7 +94,7 @@ def _found(model: nn.Module, shapes: Sequence[Sequence[int]]) -> list[_Pair] | N
     if sum(math.prod(max(n, 1) for n in shape) for shape in shapes) > _LARGEST:
         return None
     try:
-        recording = record(model, tuple(torch.zeros(shape) for shape in shapes), levels=False)
+        recording = record(model, tuple(torch.zeros(shape) for shape in shapes), module_graphs=False)
     except TraceError:
         return None
     if not recording.fake:  # values decide what is done: a run tells about one input only

@@ -166,7 +166,7 @@ def rewrite_all(net: nn.Module, x: Tensor) -> tuple[nn.Module, set[str]]:
     recording = record(net, (x,))
     result = copy.deepcopy(net)
     done = set()
-    for path, level in recording.levels.items():
+    for path, level in recording.module_graphs.items():
         try:
             graph = for_both_modes(net.get_submodule(path), level).graph
         except TraceError:
@@ -293,9 +293,9 @@ def test_a_forward_that_asks_for_types_gets_true_answers() -> None:
     for given, rewritten in ((torch.randn(2, 8, 4, 4), True), ([torch.randn(2, 8, 4, 4)] * 2, True)):
         net = nn.Sequential(asks).eval()
         recording = record(net, (given,))
-        assert ("0" in recording.levels) is rewritten
+        assert ("0" in recording.module_graphs) is rewritten
         copied = copy.deepcopy(asks)
-        install(copied, for_both_modes(asks, recording.levels["0"]).graph)
+        install(copied, for_both_modes(asks, recording.module_graphs["0"]).graph)
         assert torch.equal(copied(given), asks(given))
 
 
@@ -313,10 +313,10 @@ def of_values(change: Callable[[Any], Any]) -> str:
 
     net = nn.Sequential(nn.Conv2d(3, 3, 1), Block())
     recording = record(net, (torch.zeros(1, 3, 4, 4),))
-    if "1" not in recording.levels:
+    if "1" not in recording.module_graphs:
         return recording.opaque["1"]
     try:
-        for_both_modes(net[1], recording.levels["1"])
+        for_both_modes(net[1], recording.module_graphs["1"])
     except TraceError as error:
         return str(error)
     return ""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from binarize import plan
 from binarize.errors import TraceError
-from binarize.graph.trace.module_graph import _LevelTracer
+from binarize.graph.trace.module_graph import _ModuleTracer
 
 
 class Block(nn.Module):
@@ -39,7 +39,7 @@ class Untraceable(nn.Module):
 
 def as_torch_2_9_did(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make fx ask a function that it is to run for its annotations, whatever that is."""
-    arguments: Callable[..., Any] = _LevelTracer.create_args_for_root
+    arguments: Callable[..., Any] = _ModuleTracer.create_args_for_root
 
     def given(self: Any, *args: Any, **kwargs: Any) -> Any:
         function, values = arguments(self, *args, **kwargs)
@@ -50,7 +50,7 @@ def as_torch_2_9_did(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return asked, values
 
-    monkeypatch.setattr(_LevelTracer, "create_args_for_root", given)
+    monkeypatch.setattr(_ModuleTracer, "create_args_for_root", given)
 
 
 @pytest.mark.parametrize("blocks", [0, 3])

@@ -191,7 +191,7 @@ def test_the_layer_of_transformers_between_relu_and_sum() -> None:
     assert rows["1.linear1"] == ""
 
 
-def test_what_stays_blind_is_named_with_what_helps() -> None:
+def test_what_sees_one_sign_only_is_named_with_what_helps() -> None:
     net, x = NanCheck(), torch.zeros(1, 1, 8, 8)
     (note,) = (n for n in plan(net, "bnn", nonlinearity="own", example_inputs=x).notes if "warning" in n)
     for part in ("one, two", "nonlinearity=auto", "keep=", "another method", "hardtanh", "hook"):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import binarize
 from binarize.errors import ConfigError
 from binarize.functional import ScaledSign, SteSign
-from binarize.layers import Recipe, SignSTE, Site
+from binarize.layers import LayerRecipe, SignSTE, Site
 from binarize.layers.recipe import METHODS
 from binarize.methods import BiDense, Method
 from binarize.testing import ContractError, check_method
@@ -52,8 +52,8 @@ class ThreeValued(Method):
     name: ClassVar[str] = "three-valued"
     paper: ClassVar[str] = "none"
 
-    def recipe(self, site: Site) -> Recipe:
-        return Recipe(quantizer=SignSTE, weight_rule=Rounded())
+    def recipe(self, site: Site) -> LayerRecipe:
+        return LayerRecipe(quantizer=SignSTE, weight_rule=Rounded())
 
 
 def test_contract_catches_weights_that_are_not_binary() -> None:
@@ -71,8 +71,8 @@ def test_third_party_registers_by_decorator() -> None:
         paper: ClassVar[str] = "none"
         scaled: bool = True
 
-        def recipe(self, site: Site) -> Recipe:
-            return Recipe(quantizer=SignSTE, weight_rule=ScaledSign() if self.scaled else SteSign())
+        def recipe(self, site: Site) -> LayerRecipe:
+            return LayerRecipe(quantizer=SignSTE, weight_rule=ScaledSign() if self.scaled else SteSign())
 
     try:
         assert "mine-for-this-test" in binarize.methods.names()

@@ -13,7 +13,7 @@ from binarize.graph.decide.signs import Ranges, Signs
 from binarize.graph.statements import Code, Statement, listed
 from binarize.graph.trace.roles import fused_activation
 
-_BLIND = {"sign": Code.ALWAYS_POSITIVE_SIGN, "step": Code.ALWAYS_ONE}
+_CONSTANT = {"sign": Code.ALWAYS_POSITIVE_SIGN, "step": Code.ALWAYS_ONE}
 
 
 def decide_sets(draft: Draft) -> None:
@@ -26,9 +26,9 @@ def decide_sets(draft: Draft) -> None:
             quantizer = quantizer_of(draft, site)
             site.values = getattr(quantizer, "values", "")
             if getattr(quantizer, "needs_negatives", False):
-                site.blind = "sign"
+                site.constant = "sign"
             elif getattr(quantizer, "needs_zeros", False) and _channels(draft, signs, site, positive=True):
-                site.blind = "step"
+                site.constant = "step"
 
 
 def _channels(draft: Draft, signs: Signs, site: SiteDraft, *, positive: bool = False) -> Ranges:
@@ -48,28 +48,28 @@ def quantizer_of(draft: Draft, site: SiteDraft) -> nn.Module:
         return site.recipe(draft.method).quantizer()
 
 
-def blind_layers(draft: Draft) -> Iterator[Statement]:
+def constant_activations(draft: Draft) -> Iterator[Statement]:
     """Warnings about layers whose activations, on some channels or all, would not depend on the image."""
     groups: dict[tuple[str, bool], list[str]] = {}
     for site in draft.sites.values():
-        if site.blind:
-            groups.setdefault((site.blind, site.site().sees_no_negatives), []).append(site.name)
+        if site.constant:
+            groups.setdefault((site.constant, site.site().sees_no_negatives), []).append(site.name)
     help_ = [
-        *([draft.method.against_blindness] if draft.method.against_blindness else []),
+        *([draft.method.constant_remedy] if draft.method.constant_remedy else []),
         "keep such a layer in float (keep=)",
         "another method, whose thresholds are learnt (bidense, reactnet, adabin)",
         "or F.hardtanh in that function's place in the network, or by a forward hook on what makes the input",
     ]
-    for (blind, whole), names in groups.items():
+    for (constant, whole), names in groups.items():
         where = "" if whole else " on some of their channels"
-        yield Statement(_BLIND[blind], listed(names), where, "; ".join(help_))
+        yield Statement(_CONSTANT[constant], listed(names), where, "; ".join(help_))
 
 
 def _instead(draft: Draft, node: fx.Node) -> fx.Node | Interval | None:
     """What the plan puts in the place of a step: see `Signs`."""
     flow = draft.flow
     source = flow.source(node)
-    edit = draft.edits.get((node.meta.get("owner", ""), node.meta.get("level") or ""))
+    edit = draft.edits.get((node.meta.get("owner", ""), node.meta.get("step") or ""))
     if edit is not None:
         kept = node.args[edit.keep if edit.action == "drop" else 0]
         return kept if edit.action in ("drop", "identity") and isinstance(kept, fx.Node) else ANYWHERE

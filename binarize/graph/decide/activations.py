@@ -60,7 +60,7 @@ def decide_activations(draft: Draft) -> None:
         fused = flow.role(node) == "norm" and module is not None and fused_activation(module) is not None
         if flow.role(node) == "act" or fused:
             target = str(node.target) if node.op == "call_module" else ""
-            groups.setdefault((node.meta["owner"], node.meta["level"], target), []).append(node)
+            groups.setdefault((node.meta["owner"], node.meta["step"], target), []).append(node)
     for nodes in groups.values():
         site = behind.get(nodes[0])
         text = _decide(draft, nodes, site)
@@ -116,7 +116,7 @@ def _put(draft: Draft, node: fx.Node, place: ActivationSite, *, fused: bool, not
         dim=place.dim,
         spatial=place.spatial,
         spatial_between=place.spatial_between,
-        blinds=place.blinds,
+        removes_sign_information=place.removes_sign_information,
         own=False,
     )
     if fused:
@@ -129,16 +129,16 @@ def _put(draft: Draft, node: fx.Node, place: ActivationSite, *, fused: bool, not
             return False
         draft.swaps[path] = swap
         return True
-    places = {(n.meta["owner"], n.meta["level"]) for n in flow.calls.get(path, [])}
+    places = {(n.meta["owner"], n.meta["step"]) for n in flow.calls.get(path, [])}
     if len(places) == 1 and not flow.has_aliases(path):
         if not draft.used(node) or draft.read_again(node):
             return False  # works in place, and what stands in its stead would not
         draft.swaps[path] = swap
         return True
-    level = node.meta["level"] or ""
+    step = node.meta["step"] or ""
     action = "identity" if nothing else "activation"
-    new = dataclasses.replace(swap, path=draft.free_name(node.meta["owner"], f"{level}_act"))
-    return draft.edit(node, Edit(owner=node.meta["owner"], node=level, action=action, activation=new))
+    new = dataclasses.replace(swap, path=draft.free_name(node.meta["owner"], f"{step}_act"))
+    return draft.edit(node, Edit(owner=node.meta["owner"], node=step, action=action, activation=new))
 
 
 def _has_activation_inside(draft: Draft, site: SiteDraft) -> bool:

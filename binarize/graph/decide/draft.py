@@ -17,9 +17,9 @@ from binarize.graph.decide.signs import Ranges, Signs
 from binarize.graph.plan import Edit, KeptBy, Swap
 from binarize.graph.statements import Code, Statement
 from binarize.graph.trace.dataflow import PASSIVE, Flow
-from binarize.graph.trace.module_graph import Level, acts, for_both_modes
-from binarize.graph.trace.own_forward import Opening
-from binarize.layers.recipe import Kind, Recipe, Site
+from binarize.graph.trace.module_graph import ModuleGraph, acts, for_both_modes
+from binarize.graph.trace.own_forward import LayerStep
+from binarize.layers.recipe import Kind, LayerRecipe, Site
 from binarize.methods.base import ActivationSite, Method
 from binarize.methods.build import site_of
 from binarize.methods.forms import Form
@@ -43,7 +43,7 @@ class Draft:
         swaps: modules to replace, by path.
         edits: changes of a module's own graph, by (path, node name).
         rewritable: graphs for training and evaluation of the modules that were asked about.
-        blinded: whether the method could make only +1 of a layer's input without negative values.
+        needs_negatives: whether the method could make only +1 of a layer's input without negative values.
         sums_normed: paths of the modules that hold the sums with a norm behind them, one per sum.
         sums_growing: likewise of those that need one and cannot be rewritten.
     """
@@ -58,8 +58,8 @@ class Draft:
     scales: set[fx.Node] = field(default_factory=set)
     swaps: dict[str, Swap] = field(default_factory=dict)
     edits: dict[tuple[str, str], Edit] = field(default_factory=dict)
-    rewritable: dict[str, Level] = field(default_factory=dict)
-    blinded: dict[Site, bool] = field(default_factory=dict)
+    rewritable: dict[str, ModuleGraph] = field(default_factory=dict)
+    needs_negatives: dict[Site, bool] = field(default_factory=dict)
     sums_normed: list[str] = field(default_factory=list)
     sums_growing: list[str] = field(default_factory=list)
 
@@ -108,18 +108,18 @@ class Draft:
     def editable(self, node: fx.Node) -> bool:
         """Whether the step `node` can be changed in the graph of the module that makes it."""
         recording = self.flow.recording
-        owner, level = node.meta["owner"], node.meta["level"]
-        if level is None or owner not in recording.levels or recording.calls.get(owner, 0) > 1:
+        owner, step = node.meta["owner"], node.meta["step"]
+        if step is None or owner not in recording.module_graphs or recording.calls.get(owner, 0) > 1:
             return False
         return self._has_graph(owner)
 
-    def open(self, path: str, opening: Opening) -> str | None:
+    def put_in_forward(self, path: str, layer: LayerStep) -> str | None:
         """Note that a binary layer is to stand in the forward of the layer at `path`, or why it cannot."""
         if not self._has_graph(path):
             return self.flow.recording.opaque.pop(path)
-        for step in opening.pads:
+        for step in layer.pads:
             self.edits[path, step] = Edit(owner=path, node=step, action="identity")
-        self.edits[path, opening.step] = Edit(owner=path, node=opening.step, action="layer")
+        self.edits[path, layer.step] = Edit(owner=path, node=layer.step, action="layer")
         return None
 
     def _has_graph(self, owner: str) -> bool:
@@ -127,10 +127,12 @@ class Draft:
         recording = self.flow.recording
         if owner not in self.rewritable:
             try:
-                self.rewritable[owner] = for_both_modes(self.flow.modules[owner], recording.levels[owner])
+                self.rewritable[owner] = for_both_modes(
+                    self.flow.modules[owner], recording.module_graphs[owner]
+                )
             except TraceError as error:
                 recording.opaque[owner] = str(error)
-                del recording.levels[owner]
+                del recording.module_graphs[owner]
                 return False
         return True
 
@@ -172,9 +174,9 @@ class Draft:
 
     def _step(self, node: fx.Node) -> fx.Node | None:
         """The step of its module's own graph that a node is, if that graph is known."""
-        level = self.flow.recording.levels.get(node.meta["owner"])
-        steps = () if level is None else level.graph.nodes
-        return next((step for step in steps if step.name == node.meta["level"]), None)
+        own_graph = self.flow.recording.module_graphs.get(node.meta["owner"])
+        steps = () if own_graph is None else own_graph.graph.nodes
+        return next((step for step in steps if step.name == node.meta["step"]), None)
 
     def why_not_editable(self, node: fx.Node) -> Statement:
         """The reason for `editable` being False."""
@@ -204,7 +206,7 @@ class SiteDraft:
         residual: what happens to the sum around it.
         nonnegative: see `Site`.
         values: the set of its activations, where that is not the usual one of the method.
-        blind: why its activations would be the same on some channels, whatever the input: `sign` where
+        constant: why its activations would be the same on some channels, whatever the input: `sign` where
             nothing is negative, `step` where everything is positive, or nothing.
     """
 
@@ -223,7 +225,7 @@ class SiteDraft:
     residual: Statement | str = ""
     nonnegative: Ranges = ()
     values: str = ""
-    blind: str = ""
+    constant: str = ""
     _site: tuple[Any, Site] | None = field(default=None, init=False, repr=False)
 
     def site(self) -> Site:
@@ -236,7 +238,7 @@ class SiteDraft:
             self._site = known, made
         return self._site[1]
 
-    def recipe(self, method: Method) -> Recipe:
+    def recipe(self, method: Method) -> LayerRecipe:
         """The parts that the method wants here."""
         return method.recipe(self.site())
 
@@ -275,22 +277,24 @@ def activation_site(
         spatial=0 if last else len(shape) - 2,
         spatial_between=front is not None and _spatial(front.module) and _next_is_spatial(draft, behind),
         final_next=is_final(draft, node),
-        blinds=draft.signs.low(node) >= 0 and any(_would_be_blind(draft, node)),
+        removes_sign_information=draft.signs.low(node) >= 0 and any(_sees_one_sign(draft, node)),
     )
 
 
-def _would_be_blind(draft: Draft, node: fx.Node) -> Iterator[bool]:
+def _sees_one_sign(draft: Draft, node: fx.Node) -> Iterator[bool]:
     """Of the layers that see an activation, whether their method could make only +1 of what it gives."""
     for consumer in draft.flow.consumers(node, _TOWARDS_LAYERS):
         site = draft.site_at(consumer)
         if site is not None:
             seen = site.site()
             whole = dataclasses.replace(seen, nonnegative=((0, seen.in_channels),))
-            if whole not in draft.blinded:  # layers alike are many, and a quantizer takes a millisecond
+            if (
+                whole not in draft.needs_negatives
+            ):  # layers alike are many, and a quantizer takes a millisecond
                 with torch.device("meta"):
                     quantizer = draft.method.recipe(whole).quantizer()
-                draft.blinded[whole] = getattr(quantizer, "needs_negatives", False)
-            yield draft.blinded[whole]
+                draft.needs_negatives[whole] = getattr(quantizer, "needs_negatives", False)
+            yield draft.needs_negatives[whole]
 
 
 def is_final(draft: Draft, node: fx.Node) -> bool:

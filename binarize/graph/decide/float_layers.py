@@ -8,7 +8,7 @@ from binarize.graph.decide.draft import Draft, SiteDraft
 from binarize.graph.decide.policy import Policy, named_reason, place_reason
 from binarize.graph.plan import KeptBy
 from binarize.graph.statements import Code, Statement
-from binarize.graph.trace.own_forward import Opening
+from binarize.graph.trace.own_forward import LayerStep
 from binarize.graph.wrappers import is_compiled
 from binarize.layers import BinaryLayer
 from binarize.layers.recipe import Kind
@@ -35,14 +35,19 @@ def sort_layers(draft: Draft, layers: dict[str, nn.Module], policy: Policy) -> N
         elif (reason := _layer_reason(draft, name)) is not None:
             draft.kept[name] = ("layer", reason)
         else:
-            opening = draft.flow.recording.opened.get(name)
-            form = opening.form if isinstance(opening, Opening) else draft.flow.recording.own.get(name)
+            layer_step = draft.flow.recording.layer_steps.get(name)
+            form = (
+                layer_step.form if isinstance(layer_step, LayerStep) else draft.flow.recording.own.get(name)
+            )
             site = SiteDraft(name, module, nodes, _kind(module, nodes[0]), form)  # type: ignore[arg-type]
             if (reason := method.refuses(site.site())) is not None:
                 draft.kept[name] = ("method", Statement(Code.OTHER, reason))
             elif (reason := _unanswered(draft, site)) is not None:
                 draft.kept[name] = ("layer", reason)
-            elif isinstance(opening, Opening) and (reason := draft.open(name, opening)) is not None:
+            elif (
+                isinstance(layer_step, LayerStep)
+                and (reason := draft.put_in_forward(name, layer_step)) is not None
+            ):
                 draft.kept[name] = ("layer", _closed(module, reason))
             else:
                 draft.sites[name] = site
@@ -51,12 +56,12 @@ def sort_layers(draft: Draft, layers: dict[str, nn.Module], policy: Policy) -> N
 def _layer_reason(draft: Draft, name: str) -> Statement | None:
     """Why there is no binary replacement for the layer, or for how it is called."""
     module, recording = draft.flow.modules[name], draft.flow.recording
-    opening, form = recording.opened.get(name), recording.own.get(name)
-    if isinstance(opening, str):
-        return _closed(module, opening)
+    layer_step, form = recording.layer_steps.get(name), recording.own.get(name)
+    if isinstance(layer_step, str):
+        return _closed(module, layer_step)
     if isinstance(module, BinaryLayer):
         return Statement(Code.BINARY_ALREADY)
-    reason = why_not(module, opening.form if opening is not None else form)  # type: ignore[arg-type]
+    reason = why_not(module, layer_step.form if layer_step is not None else form)  # type: ignore[arg-type]
     return Statement(Code.OTHER, reason) if reason else _inside_patched(draft, name)
 
 
@@ -67,7 +72,7 @@ def _unanswered(draft: Draft, site: SiteDraft) -> Statement | None:
         if len(node.args) > len(known) or not set(node.kwargs) <= set(known):
             return Statement(Code.MORE_ARGUMENTS, " and ".join(known))
     recording = draft.flow.recording
-    if site.name not in recording.opened:  # or else its own forward adds the bias, and keeps it
+    if site.name not in recording.layer_steps:  # or else its own forward adds the bias, and keeps it
         for own in ("weight", "bias"):
             if f"{site.name}.{own}" in recording.computed:
                 return Statement(Code.COMPUTED_WITH, own)

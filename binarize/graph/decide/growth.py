@@ -66,7 +66,7 @@ def _is_whole_sum(draft: Draft, node: fx.Node) -> bool:
 
 
 def _dropped(draft: Draft, node: fx.Node) -> bool:
-    return (node.meta.get("owner", ""), node.meta.get("level") or "") in draft.edits
+    return (node.meta.get("owner", ""), node.meta.get("step") or "") in draft.edits
 
 
 def _norm_behind(draft: Draft, node: fx.Node) -> bool:
@@ -74,11 +74,11 @@ def _norm_behind(draft: Draft, node: fx.Node) -> bool:
     following = draft.flow.only_user(node, LAYOUT)
     if swap is None or (following is not None and draft.flow.role(following) == "norm"):
         return False
-    owner, level = node.meta["owner"], node.meta["level"] or ""
-    name = draft.free_name(owner, f"{level}_norm")
+    owner, step = node.meta["owner"], node.meta["step"] or ""
+    name = draft.free_name(owner, f"{step}_norm")
     where = owner or type(draft.flow.model).__name__
     new = dataclasses.replace(swap, path=name)
-    edit = Edit(owner=owner, node=level, action="norm", activation=new)
+    edit = Edit(owner=owner, node=step, action="norm", activation=new)
     if draft.edit(node, edit):
         draft.sums_normed.append(where)
         return True

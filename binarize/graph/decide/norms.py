@@ -43,7 +43,7 @@ def decide_scales(draft: Draft) -> None:
             keep = next((i for i, arg in enumerate(node.args) if arg is source), None)
             if keep is None:
                 continue
-            edit = Edit(owner=node.meta["owner"], node=node.meta["level"] or "", action="drop", keep=keep)
+            edit = Edit(owner=node.meta["owner"], node=node.meta["step"] or "", action="drop", keep=keep)
             if draft.edit(node, edit):
                 draft.scales.add(node)
                 site.norm.append(Statement(Code.SCALE_REMOVED))
@@ -90,7 +90,7 @@ def _behind(draft: Draft, site: SiteDraft) -> None:
     if module is None:
         if kind == "own":
             return
-        edit = Edit(owner=norm.meta["owner"], node=norm.meta["level"] or "", action="drop", keep=0)
+        edit = Edit(owner=norm.meta["owner"], node=norm.meta["step"] or "", action="drop", keep=0)
         if draft.edit(norm, edit):
             _note_removed(draft, site, norm, "functional norm")
         return

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from binarize.graph.decide.activation_sets import blind_layers
+from binarize.graph.decide.activation_sets import constant_activations
 from binarize.graph.decide.draft import Draft
 from binarize.graph.decide.growth import growth_notes
 from binarize.graph.hooks import has_hooks, has_state_hooks
@@ -26,7 +26,7 @@ def notes_of(draft: Draft, outputs: Iterable[OutputPlan], *, compiled: bool) -> 
     """
     return (
         *_about_outputs(outputs),
-        *blind_layers(draft),
+        *constant_activations(draft),
         *_about_tracing(draft),
         *([Statement(Code.COMPILED)] if compiled else []),
         *_about_functions(draft),
@@ -117,7 +117,7 @@ def _about_hooks(draft: Draft) -> Iterator[Statement]:
     silent = {
         str(node.target): None
         for node in draft.flow.nodes
-        if node.op == "call_module" and (node.meta["owner"], node.meta["level"]) in gone
+        if node.op == "call_module" and (node.meta["owner"], node.meta["step"]) in gone
     }
     if silent := [path for path in silent if has_hooks(modules[path])]:
         yield Statement(Code.HOOKS_SILENT, ", ".join(silent))

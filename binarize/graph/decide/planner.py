@@ -145,7 +145,7 @@ def _note_bypasses(draft: Draft) -> None:
 
 
 def _with_signature(edit: Edit, recording: Recording) -> Edit:
-    return dataclasses.replace(edit, **vars(recording.levels[edit.owner].signature))
+    return dataclasses.replace(edit, **vars(recording.module_graphs[edit.owner].signature))
 
 
 def _nothing_left(draft: Draft) -> str:

@@ -90,7 +90,7 @@ def _carries(draft: Draft, start: fx.Node, end: fx.Node) -> bool:
 
 def _doubles(draft: Draft, node: fx.Node, region: set[fx.Node], start: fx.Node) -> bool:
     """A sum inside the branch that adds the signal to itself and stays (Res2Net's running sums)."""
-    if draft.flow.role(node) != "add" or (node.meta["owner"], node.meta["level"]) in draft.edits:
+    if draft.flow.role(node) != "add" or (node.meta["owner"], node.meta["step"]) in draft.edits:
         return False
     return sum(source is start or source in region for source in draft.flow.sources(node)) > 1
 
@@ -109,7 +109,7 @@ def _drop(draft: Draft, shortcut: fx.Node, addition: fx.Node, branch: fx.Node) -
     keep = next((i for i, arg in terms if isinstance(arg, fx.Node) and arg is not shortcut), None)
     if keep is None:
         return False
-    edit = Edit(owner=addition.meta["owner"], node=addition.meta["level"] or "", action="drop", keep=keep)
+    edit = Edit(owner=addition.meta["owner"], node=addition.meta["step"] or "", action="drop", keep=keep)
     if not draft.edit(addition, edit):
         return False
     for node in draft.flow.between(shortcut, branch):

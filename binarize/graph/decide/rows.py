@@ -101,7 +101,7 @@ def _changed(draft: Draft, output: Output) -> Iterator[fx.Node]:
     """The activations of an output that the method's own stand in for."""
     for step in output.steps:
         swap = draft.swaps.get(str(step.target)) if step.op == "call_module" else None
-        edit = draft.edits.get((step.meta["owner"], step.meta["level"] or ""))
+        edit = draft.edits.get((step.meta["owner"], step.meta["step"] or ""))
         replaced = swap is not None and (swap.to in ("activation", "inner_act") or not swap.own)
         if replaced or (edit is not None and edit.action == "activation"):
             yield step

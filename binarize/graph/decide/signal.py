@@ -69,7 +69,7 @@ def _signal(draft: Draft, node: fx.Node, before: dict[fx.Node, Signal]) -> Signa
         return _layer(draft, x, site)
     if flow.is_layer(node):
         return Signal(0.0, (x.var + x.mean**2) / 3, 0)  # torch's initialization
-    edit = draft.edits.get((node.meta.get("owner", ""), node.meta.get("level") or ""))
+    edit = draft.edits.get((node.meta.get("owner", ""), node.meta.get("step") or ""))
     if edit is not None and edit.action in ("drop", "identity"):
         kept = node.args[edit.keep if edit.action == "drop" else 0]
         return before[kept] if isinstance(kept, fx.Node) else x

@@ -77,7 +77,7 @@ class Signs:
     def _constant(self, node: fx.Node) -> Interval:
         """Of a tensor of the model by what it holds now, or of one that a forward makes of numbers.
 
-        Training may take a parameter anywhere, but it is at the start that a layer must not be blind.
+        Training may take a parameter anywhere, but it is at the start that a layer must see both signs.
         """
         if "bounds" in node.meta:
             return interval(*node.meta["bounds"])

@@ -76,9 +76,9 @@ def _executed(plan: Plan, model: nn.Module, copy: bool) -> nn.Module:
     graphs = plan.traced.graphs if same and plan.traced is not None else {}
     forms = dict(plan.traced.forms) if same and plan.traced is not None else {}
     result = copied(model) if copy else model
-    opened = edit_forwards(plan, result, method, graphs, forms)
+    taken_out = edit_forwards(plan, result, method, graphs, forms)
     places = Places(result)
-    swap_layers(plan, result, method, places, opened, forms)
+    swap_layers(plan, result, method, places, taken_out, forms)
     for swap in plan.swaps:
         swap_module(result, swap, method, places)
     _disable_fast_paths(result)

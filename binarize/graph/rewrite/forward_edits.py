@@ -18,8 +18,8 @@ from binarize.graph.plan import Edit, Plan
 from binarize.graph.rewrite.generated_forward import install
 from binarize.graph.rewrite.module_swaps import new_activation, reference_of
 from binarize.graph.rewrite.opened_layer import take_apart
-from binarize.graph.trace.module_graph import Signature, acts, for_both_modes, trace_level
-from binarize.graph.trace.own_forward import opening
+from binarize.graph.trace.module_graph import Signature, acts, for_both_modes, trace_module
+from binarize.graph.trace.own_forward import find_layer_step
 from binarize.layers.norm import batch_norm
 from binarize.methods.base import Method
 from binarize.methods.forms import Form
@@ -33,7 +33,7 @@ def edit_forwards(
     Returns:
         The float layers whose own forwards are among them, by path; their forms are added to `forms`.
     """
-    opened: dict[str, nn.Module] = {}
+    taken_out: dict[str, nn.Module] = {}
     by_owner: dict[str, list[Edit]] = {}
     for edit in plan.edits:
         by_owner.setdefault(edit.owner, []).append(edit)
@@ -45,14 +45,14 @@ def edit_forwards(
             if owner in graphs:
                 graph = copying.deepcopy(graphs[owner])
             else:
-                graph = for_both_modes(module, trace_level(module, signature)).graph
+                graph = for_both_modes(module, trace_module(module, signature)).graph
         except TraceError as error:
             raise RewriteError(f"{owner}: {error}; it could be traced when the plan was made.") from None
         asked = _asked_for(module, graph, signature)
         layer = next((edit.node for edit in edits if edit.action == "layer"), None)
         if layer is not None:
-            forms[owner] = opening(graph, module).form
-            opened[owner] = take_apart(module, forms[owner], _free_name(module, "binary"))
+            forms[owner] = find_layer_step(graph, module).form
+            taken_out[owner] = take_apart(module, forms[owner], _free_name(module, "binary"))
         before = _parameters_read(graph)
         alone = {node for node in graph.nodes if node.op == "call_module" and not node.users}
         nodes = {node.name: node for node in graph.nodes}
@@ -69,7 +69,7 @@ def edit_forwards(
             if "." not in name and name in module._parameters:
                 module._parameters[name] = None  # layer scale that nothing reads any more
         install(module, graph)
-    return opened
+    return taken_out
 
 
 def _free_name(module: nn.Module, name: str) -> str:
@@ -87,7 +87,7 @@ def _asked_for(module: nn.Module, graph: fx.Graph, signature: Signature) -> set[
         name = str(node.target)
         without = dataclasses.replace(signature, fixed=(*signature.fixed, name))
         try:
-            other = for_both_modes(module, trace_level(module, without)).graph
+            other = for_both_modes(module, trace_module(module, without)).graph
         except TraceError:
             asked.add(name)
         else:

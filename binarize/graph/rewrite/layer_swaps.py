@@ -21,7 +21,7 @@ def swap_layers(
     model: nn.Module,
     method: Method,
     places: Places,
-    opened: dict[str, nn.Module],
+    taken_out: dict[str, nn.Module],
     forms: dict[str, Form],
 ) -> None:
     """Put the binary layer of each converted row in the place of the float one.
@@ -31,13 +31,13 @@ def swap_layers(
         model: to change.
         method: of the plan.
         places: where the modules of `model` are held.
-        opened: float layers that were taken out of their own forwards, by path.
+        taken_out: float layers that were taken out of their own forwards, by path.
         forms: of layers with a forward of their own, by path, as far as they are known.
     """
     ties: dict[int, list[nn.Module]] = {}
     for row in plan.converted:
         place: Any = model.get_submodule(row.name)
-        layer: Any = opened.get(row.name, place)
+        layer: Any = taken_out.get(row.name, place)
         form = forms.get(row.name) or own_form(layer)
         context: Any = {"nonnegative": row.nonnegative, **dict(row.context)}
         site = site_of(layer, kind=row.site_kind or None, form=form, **context)  # type: ignore[arg-type]

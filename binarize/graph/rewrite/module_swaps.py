@@ -74,7 +74,7 @@ def new_activation(swap: Swap, method: Method) -> nn.Module:
         dim=swap.dim,
         spatial=swap.spatial,
         spatial_between=swap.spatial_between,
-        blinds=swap.blinds,
+        removes_sign_information=swap.removes_sign_information,
     )
     factory = method.activation(site)
     if factory is None:

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten
 
 from binarize.errors import TraceError
-from binarize.graph.trace.module_graph import Level, Signature, trace_level
+from binarize.graph.trace.module_graph import ModuleGraph, Signature, trace_module
 
 _DEEPEST = 8  # levels of a network's result; objects may hold each other
 _CONSTANTS = (bool, int, float, str, type(None))
@@ -55,15 +55,15 @@ def signature_of(module: nn.Module, bound: inspect.BoundArguments) -> tuple[Sign
     return signature, frozenset(others), odd
 
 
-def trace_with_numbers(module: nn.Module, signature: Signature, others: frozenset[str]) -> Level:
+def trace_with_numbers(module: nn.Module, signature: Signature, others: frozenset[str]) -> ModuleGraph:
     """Trace with numbers among the unused parameters left free, or else fixed at their defaults too."""
     parameters = inspect.signature(type(module).forward).parameters
     free = {n for n in signature.fixed if type(parameters[n].default) in (int, float)}
     if free:
         fewer = tuple(n for n in signature.fixed if n not in free)
         with contextlib.suppress(TraceError):
-            return trace_level(module, dataclasses.replace(signature, fixed=fewer), others | free)
-    return trace_level(module, signature, others)
+            return trace_module(module, dataclasses.replace(signature, fixed=fewer), others | free)
+    return trace_module(module, signature, others)
 
 
 def plain_values(value: Any, env: dict[fx.Node, Any]) -> Any:

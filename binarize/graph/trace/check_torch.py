@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from binarize.errors import TraceError
-from binarize.graph.trace.module_graph import Signature, for_both_modes, trace_level
+from binarize.graph.trace.module_graph import Signature, for_both_modes, trace_module
 from binarize.graph.trace.recorder import Recording
 
 OLDEST_TORCH = "2.9"
@@ -34,13 +34,13 @@ def check_tracing(recording: Recording) -> None:
     Raises:
         TraceError: a module of a few plain steps cannot be traced either.
     """
-    failed, traced = len(recording.opaque), len(recording.levels)
+    failed, traced = len(recording.opaque), len(recording.module_graphs)
     if not failed or traced * (_MANY - 1) > failed:
         return
     with torch.device("cpu"):
         plain = _Plain()
     try:
-        for_both_modes(plain, trace_level(plain, Signature(fixed=("flat",)), frozenset({"shift"})))
+        for_both_modes(plain, trace_module(plain, Signature(fixed=("flat",)), frozenset({"shift"})))
     except TraceError as error:
         following = f"{NEWEST_TORCH.split('.')[0]}.{int(NEWEST_TORCH.split('.')[1]) + 1}"
         raise TraceError(

@@ -49,7 +49,7 @@ class Signature:
 
 
 @dataclass(frozen=True)
-class Level:
+class ModuleGraph:
     """A module's own graph.
 
     Attributes:
@@ -61,7 +61,7 @@ class Level:
     signature: Signature
 
 
-class _LevelTracer(fx.Tracer):
+class _ModuleTracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -151,7 +151,9 @@ class _LevelTracer(fx.Tracer):
         return super().create_arg(a)
 
 
-def trace_level(module: nn.Module, signature: Signature, others: frozenset[str] = frozenset()) -> Level:
+def trace_module(
+    module: nn.Module, signature: Signature, others: frozenset[str] = frozenset()
+) -> ModuleGraph:
     """The graph of `module.forward` in evaluation mode, good for running it.
 
     Args:
@@ -163,22 +165,22 @@ def trace_level(module: nn.Module, signature: Signature, others: frozenset[str] 
         TraceError: it cannot be traced.
     """
     with _mode(module, training=False):
-        return Level(_trace(module, signature, others), signature)
+        return ModuleGraph(_trace(module, signature, others), signature)
 
 
-def for_both_modes(module: nn.Module, level: Level) -> Level:
+def for_both_modes(module: nn.Module, graph: ModuleGraph) -> ModuleGraph:
     """The graph of `module.forward` for training and evaluation, good for rewriting it.
 
     Args:
         module: left as it is.
-        level: its evaluation graph, which is changed.
+        graph: its evaluation graph, which is changed.
 
     Raises:
         TraceError: the forward differs between training and evaluation by more than flags.
     """
     with _mode(module, training=True):
-        training = _trace(module, level.signature, draws=False)
-    return Level(_unify(level.graph, training), level.signature)
+        training = _trace(module, graph.signature, draws=False)
+    return ModuleGraph(_unify(graph.graph, training), graph.signature)
 
 
 def _random_states() -> tuple[Any, ...]:
@@ -209,7 +211,7 @@ def _trace(
     with untouched(module) as snapshot, outside_kept([module]) as outside:
         try:
             random_states = None if draws else _random_states()
-            tracer = _LevelTracer(signature, others)
+            tracer = _ModuleTracer(signature, others)
             with torch.enable_grad(), watching(snapshot, written.append):
                 graph = tracer.trace(module)
             _refuse_traces_left(module, snapshot, written)

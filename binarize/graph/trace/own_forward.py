@@ -21,7 +21,7 @@ _READS = {"size", "dim", "numel", "shape", "dtype", "device", "ndim"}
 
 
 @dataclass(frozen=True)
-class Opening:
+class LayerStep:
     """The layer in the graph of its own forward.
 
     Attributes:
@@ -50,7 +50,7 @@ def own_forms(model: nn.Module) -> dict[str, Form | str]:
     return found
 
 
-def opening(graph: fx.Graph, layer: nn.Module) -> Opening:
+def find_layer_step(graph: fx.Graph, layer: nn.Module) -> LayerStep:
     """The layer in `graph`, its own forward's.
 
     Raises:
@@ -74,7 +74,7 @@ def opening(graph: fx.Graph, layer: nn.Module) -> Opening:
         names, pads, mode = _pads(given["input"], own, layer, form)
     except (NoFormError, TypeError, ValueError) as error:
         raise TraceError(f"its forward {error}") from None
-    return Opening(step.name, names, Form(**{**vars(form), "pads": pads, "mode": mode}))
+    return LayerStep(step.name, names, Form(**{**vars(form), "pads": pads, "mode": mode}))
 
 
 def _step(graph: fx.Graph) -> tuple[fx.Node, dict[str, Any]]:

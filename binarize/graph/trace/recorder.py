@@ -1,7 +1,7 @@
 """One run of a model, written down as a flat torch.fx graph.
 
 The run is on fake tensors (shapes, no arithmetic) and falls back to real ones where control flow depends on
-data. Modules that can be traced on their own are run through their own graph (`levels`), so that each
+data. Modules that can be traced on their own are run through their own graph (`module_graphs`), so that each
 recorded step knows which node of which module's graph it came from and can be rewritten there; the others run
 as they are. Nothing is refused because one function has control flow.
 """
@@ -33,9 +33,9 @@ from binarize.graph.trace.call_signature import (
     tensors,
     trace_with_numbers,
 )
-from binarize.graph.trace.module_graph import Level, Signature, acts
+from binarize.graph.trace.module_graph import ModuleGraph, Signature, acts
 from binarize.graph.trace.outside_state import outside_kept
-from binarize.graph.trace.own_forward import Opening, opening, own_forms
+from binarize.graph.trace.own_forward import LayerStep, find_layer_step, own_forms
 from binarize.graph.trace.preserve_state import Snapshot, evaluating, quiet, same_items, untouched
 from binarize.graph.trace.roles import Role, function_role, module_role
 from binarize.graph.trace.scripted import scripted_calls
@@ -66,13 +66,13 @@ _LIKE_ANOTHER = {"type_as", "view_as", "reshape_as", "expand_as"}
 class Recording:
     """A flat graph of one run and what was learnt on the way.
 
-    Every node's meta holds `role`, `owner` (path of the module whose forward made the step), `level` (name of
+    Every node's meta holds `role`, `owner` (path of the module whose forward made the step), `step` (name of
     the node in that module's own graph, or None), `shape`, and `constant` (computed from parameters only);
     that of a constant of known values `bounds` (least, largest).
 
     Attributes:
         graph: `call_module` per layer, norm, activation...; `call_function` for the rest.
-        levels: own graphs by path, for the modules that can be rewritten.
+        module_graphs: own graphs by path, for the modules that can be rewritten.
         opaque: reasons by path, for those that cannot.
         calls: number of calls per module path.
         outputs: the path of each tensor of the result in it (`logits`, `aux.0`), in the graph's order.
@@ -83,12 +83,11 @@ class Recording:
         written: parameters and buffers that the run wrote to or replaced, and whose forward did so (a path).
         sets_memory: the run was on real tensors because a forward sets `.data`.
         own: of layers whose classes have a forward of their own: the form of that, or why it has none.
-        opened: those without a form whose forward was run step by step, the layer being one of the steps;
-            why not for the others.
+        layer_steps: of those without a form: the step of their forward that is the layer, or why none is found.
     """
 
     graph: fx.Graph
-    levels: dict[str, Level] = field(default_factory=dict)
+    module_graphs: dict[str, ModuleGraph] = field(default_factory=dict)
     opaque: dict[str, str] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
@@ -99,7 +98,7 @@ class Recording:
     written: dict[str, str] = field(default_factory=dict)
     sets_memory: bool = False
     own: dict[str, Form | str] = field(default_factory=dict)
-    opened: dict[str, Opening | str] = field(default_factory=dict)
+    layer_steps: dict[str, LayerStep | str] = field(default_factory=dict)
 
     @property
     def writes_parameters(self) -> bool:
@@ -108,7 +107,11 @@ class Recording:
 
 
 def record(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, *, levels: bool = True
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None = None,
+    *,
+    module_graphs: bool = True,
 ) -> Recording:
     """Run `model` once in evaluation mode and write it down; model and inputs are left as they were.
 
@@ -116,7 +119,7 @@ def record(
         model: any module.
         args: positional inputs, real tensors; their values matter only where control flow depends on them.
         kwargs: keyword inputs.
-        levels: also trace each module's forward, which takes most of the time; only they can be edited.
+        module_graphs: also trace each module's forward, most of the time; only these modules can be edited.
 
     Raises:
         TraceError: the model does not run on these inputs.
@@ -125,7 +128,7 @@ def record(
     own = own_forms(model)
     for fake in (True, False):
         try:
-            recording = _recorded(model, fake, args, kwargs or {}, own, levels)
+            recording = _recorded(model, fake, args, kwargs or {}, own, module_graphs)
             recording.sets_memory = sets_memory
             return recording
         except Exception as error:  # any failure of user code: try real tensors, then report
@@ -148,13 +151,13 @@ def _recorded(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     own: dict[str, Form | str],
-    levels: bool,
+    module_graphs: bool,
 ) -> Recording:
     """One run; again, with that module as it is, whenever the graph of one fails on what it is given."""
     opaque: dict[str, str] = {}
     while True:
         try:
-            return _Recorder(model, fake, opaque, own, levels=levels).run(args, kwargs)
+            return _Recorder(model, fake, opaque, own, module_graphs=module_graphs).run(args, kwargs)
         except _UnfaithfulError as error:
             # its like fail too, and each failure is a run
             failed = type(model.get_submodule(error.path))
@@ -184,10 +187,10 @@ class _Recorder(TorchFunctionMode):
         opaque: dict[str, str],
         own: dict[str, Form | str],
         *,
-        levels: bool,
+        module_graphs: bool,
     ) -> None:
         super().__init__()
-        self._traces_levels = levels
+        self._traces_modules = module_graphs
         self._model = model
         self._graph = fx.Graph()
         names = frozenset(name for name, _ in model.named_parameters(remove_duplicate=False))
@@ -195,7 +198,7 @@ class _Recorder(TorchFunctionMode):
         # Weak: a run on real tensors that kept all of them would take as much memory as training.
         self._nodes = WeakTensorKeyDictionary()
         self._owners: list[str] = [""]
-        self._level_nodes: list[fx.Node | None] = [None]
+        self._module_steps: list[fx.Node | None] = [None]
         self._leaf_depth = 0
         self._leaf = ""
         self._needs_memory: _NeedsMemoryError | None = None
@@ -239,7 +242,7 @@ class _Recorder(TorchFunctionMode):
         for (owner, _), nodes in self._made.items():
             if len(nodes) > max(1, self._recording.calls.get(owner, 1)):  # a function of several operations
                 for node in nodes:
-                    node.meta["level"] = None
+                    node.meta["step"] = None
         self._graph.output(tuple(node for _, node in named))
         self._recording.outputs = tuple(name or "output" for name, _ in named)
         self._forget_asides()
@@ -356,21 +359,21 @@ class _Recorder(TorchFunctionMode):
                 return original(*args, **kwargs)
             self._recording.calls[path] = self._recording.calls.get(path, 0) + 1
             self._owners.append(path)
-            self._level_nodes.append(None)
+            self._module_steps.append(None)
             try:
-                traced = self._traces_levels and not patched
-                level = self._level(path, module, args, kwargs) if traced else None
-                if level is None:
+                traced = self._traces_modules and not patched
+                own_graph = self._module_graph(path, module, args, kwargs) if traced else None
+                if own_graph is None:
                     return original(*args, **kwargs)
                 try:
-                    return self._interpret(level, module, args, kwargs)
+                    return self._interpret(own_graph, module, args, kwargs)
                 except (_UnfaithfulError, _NeedsMemoryError):
                     raise
                 except Exception as error:
                     raise _UnfaithfulError(path, error) from error
             finally:
                 self._owners.pop()
-                self._level_nodes.pop()
+                self._module_steps.pop()
 
         return forward
 
@@ -390,22 +393,22 @@ class _Recorder(TorchFunctionMode):
         return forward
 
     def _opens(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        found = self._recording.opened.get(path)
+        found = self._recording.layer_steps.get(path)
         if not isinstance(found, str):
-            level = self._level(path, module, args, kwargs)
-            if level is None:  # not a container whose parts are converted, but a layer that stays
+            own_graph = self._module_graph(path, module, args, kwargs)
+            if own_graph is None:  # not a container whose parts are converted, but a layer that stays
                 found = self._recording.opaque.pop(path)
             elif found is None:
                 try:
-                    found = opening(level.graph, module)
+                    found = find_layer_step(own_graph.graph, module)
                 except TraceError as error:
                     found = str(error)
-            self._recording.opened[path] = found
+            self._recording.layer_steps[path] = found
         return not isinstance(found, str)
 
-    def _level(
+    def _module_graph(
         self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Level | None:
+    ) -> ModuleGraph | None:
         if (
             isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
             or path in self._recording.opaque
@@ -421,41 +424,41 @@ class _Recorder(TorchFunctionMode):
         signature, others, odd = signature_of(module, bound)
         if odd:
             self._recording.opaque[path] = odd
-            self._recording.levels.pop(path, None)
+            self._recording.module_graphs.pop(path, None)
             return None
         known = self._patterns.get(path)
         if known is not None:
             if known != signature:
                 self._recording.opaque[path] = "is called with different arguments"
-                self._recording.levels.pop(path, None)
+                self._recording.module_graphs.pop(path, None)
                 return None
-            return self._recording.levels[path]
+            return self._recording.module_graphs[path]
         self._paused = True  # fx meets this mode's functions with its proxies
         try:
-            level = trace_with_numbers(module, signature, others)
+            own_graph = trace_with_numbers(module, signature, others)
         except TraceError as error:
             self._recording.opaque[path] = str(error)
             return None
         finally:
             self._paused = False
         self._patterns[path] = signature
-        self._recording.levels[path] = level
-        return level
+        self._recording.module_graphs[path] = own_graph
+        return own_graph
 
     def _interpret(
-        self, level: Level, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, own_graph: ModuleGraph, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Run `level` on real values, each step knowing its node."""
+        """Run `own_graph` on real values, each step knowing its node."""
         bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
         bound.apply_defaults()
         env: dict[fx.Node, Any] = {}
-        for node in level.graph.nodes:
+        for node in own_graph.graph.nodes:
             if node.op == "placeholder":
                 env[node] = bound.arguments[str(node.target).lstrip("*")]
                 continue
             node_args = plain_values(node.args, env)
             node_kwargs = plain_values(node.kwargs, env)
-            self._level_nodes[-1] = node
+            self._module_steps[-1] = node
             if node.op == "output":
                 return node_args[0]
             if node.op == "get_attr":
@@ -554,8 +557,8 @@ class _Recorder(TorchFunctionMode):
 
         A function of its own: see `symbols`, which take a caller that says isinstance for a user's.
         """
-        opened, step = self._recording.opened.get(self._owners[-1]), self._level_nodes[-1]
-        return isinstance(opened, Opening) and step is not None and step.name == opened.step
+        found, step = self._recording.layer_steps.get(self._owners[-1]), self._module_steps[-1]
+        return isinstance(found, LayerStep) and step is not None and step.name == found.step
 
     def _record_layer(self, result: Tensor, args: Any, kwargs: Any) -> None:
         """A function with the weight of the layer whose forward runs: it is the call of that layer."""
@@ -564,7 +567,7 @@ class _Recorder(TorchFunctionMode):
         node = self._graph.create_node("call_module", path, (self._args(given),), {})
         node.meta["input_shape"] = tuple(given.shape)
         role = module_role(self._model.get_submodule(path))
-        step = self._level_nodes[-1]
+        step = self._module_steps[-1]
         self._record_result(result, node, role or "other", None if step is None else step.name)
 
     def _note_made(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
@@ -595,7 +598,7 @@ class _Recorder(TorchFunctionMode):
         node.meta.update(
             role="cat",
             owner=self._owners[-1],
-            level=None,
+            step=None,
             constant=all(n.meta["constant"] for n in given),
             input_shape=tuple(whole.shape),
             shape=tuple(whole.shape),
@@ -605,7 +608,7 @@ class _Recorder(TorchFunctionMode):
     # -- values -------------------------------------------------------------------------------------
 
     def _bind(self, tensor: Tensor, node: fx.Node, role: Role, owner: str) -> None:
-        node.meta.update(role=role, owner=owner, level=None, shape=tuple(tensor.shape), constant=False)
+        node.meta.update(role=role, owner=owner, step=None, shape=tuple(tensor.shape), constant=False)
         self._nodes[tensor] = node
 
     def _args(self, value: Any) -> Any:
@@ -631,24 +634,24 @@ class _Recorder(TorchFunctionMode):
             node.meta["constant"] = True
         return node
 
-    def _level_name(self, node: fx.Node) -> str | None:
+    def _step_name(self, node: fx.Node) -> str | None:
         """The name of a step in its module's own graph; what a hook computes during a call has none."""
-        step = self._level_nodes[-1]
+        step = self._module_steps[-1]
         calls = step is not None and step.op == "call_module"
         return step.name if step is not None and calls == (node.op == "call_module") else None
 
-    def _record_result(self, result: Any, node: fx.Node, role: Role, level: str | None = None) -> None:
+    def _record_result(self, result: Any, node: fx.Node, role: Role, step: str | None = None) -> None:
         outputs = tensors(result)
         constant = bool(node.all_input_nodes) and all(n.meta["constant"] for n in node.all_input_nodes)
         node.meta.update(
             role=role,
             owner=self._owners[-1],
-            level=level or self._level_name(node),
+            step=step or self._step_name(node),
             constant=constant,
             shape=tuple(outputs[0].shape) if outputs else (),
         )
-        if (level := node.meta["level"]) is not None:
-            self._made.setdefault((node.meta["owner"], level), []).append(node)
+        if (step := node.meta["step"]) is not None:
+            self._made.setdefault((node.meta["owner"], step), []).append(node)
         if isinstance(result, Tensor):
             self._nodes[result] = node
             return
