@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from binarize.functional import Geometry, Rule, binary_dense
+from binarize.geometry import Pads
 from binarize.layers.absent import DroppedBias, outputs_of
 from binarize.layers.bypass import Bypass
 from binarize.layers.norm import batch_norm
 from binarize.layers.quantizers import Quantizer
 from binarize.layers.recipe import LayerRecipe, Site
+
+
+@dataclass(frozen=True, kw_only=True)
+class Padding:
+    """How a layer pads, whatever its attributes say.
+
+    Attributes:
+        pads: low and high side per spatial dim.
+        mode: as of nn.Conv2d.
+        same: by the size of the input, as TensorFlow's "SAME"; `pads` do not count then.
+    """
+
+    pads: Pads = ()
+    mode: str = "zeros"
+    same: bool = False
+
+    def apply(self, layer: Any) -> None:
+        """Let a binary convolution pad so."""
+        if self.same:
+            layer.use_same_padding()
+        else:
+            layer.use_padding(self.pads, self.mode)
 
 
 class BinaryLayer(nn.Module):
@@ -31,6 +56,8 @@ class BinaryLayer(nn.Module):
         float_bias: whether the float layer has a bias, which the method may have dropped.
     """
 
+    _float_class: ClassVar[type[nn.Module]]
+    _taken: ClassVar[tuple[str, ...]]  # arguments of the float class that a layer holds as attributes
     weight: nn.Parameter
     bias: nn.Parameter | None
     quantizer: nn.Module
@@ -40,6 +67,52 @@ class BinaryLayer(nn.Module):
     inner: nn.Module | None
     bypass: Bypass | None
     float_bias: bool = False
+
+    @classmethod
+    def from_float(
+        cls,
+        layer: nn.Module,
+        recipe: LayerRecipe,
+        site: Site,
+        *,
+        norm: bool = True,
+        bypass: bool = True,
+        explicit_padding: Padding | None = None,
+        weight_transform: nn.Module | None = None,
+        **geometry: Any,
+    ) -> Self:
+        """The binary layer in the place of a float one, whose weight it takes as latent weight.
+
+        Args:
+            layer: of the class that this one stands for; its parameters are shared, it is not changed.
+            recipe: the method's parts.
+            site: the layer's place.
+            norm: False leaves the recipe's norm out.
+            bypass: False leaves the recipe's bypass out.
+            explicit_padding: of a layer whose forward pads in another way than arguments of its class can.
+            weight_transform: applied to the latent weights first.
+            **geometry: of a layer whose forward takes other values than its attributes (`stride`...).
+        """
+        known: Any = layer
+        built = cls.__new__(cls)
+        taken = {name: getattr(layer, name) for name in cls._taken} | {"bias": site.has_bias} | geometry
+        with torch.device("meta"):  # no start values are needed
+            cls._float_class.__init__(built, **taken)
+        built._set_up(recipe, site, norm=norm, bypass=bypass)
+        if explicit_padding is not None:
+            explicit_padding.apply(built)
+        built.weight_transform = weight_transform
+        for child in built.children():  # not the layer itself: its own tensors are on the meta device still
+            child.to(device=known.weight.device, dtype=known.weight.dtype)
+        built.train(layer.training)
+        built.weight = known.weight
+        if built.own_bias is not None:
+            built.bias = known.bias
+        return built
+
+    def _set_up(self, recipe: LayerRecipe, site: Site, *, norm: bool, bypass: bool) -> None:
+        """Everything behind the float class's own part."""
+        raise NotImplementedError
 
     def _assemble(self, recipe: LayerRecipe, site: Site, *, norm: bool, bypass: Bypass | None) -> None:
         self.quantizer = recipe.quantizer()

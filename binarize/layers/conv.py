@@ -12,8 +12,9 @@ from binarize.functional import Geometry
 from binarize.geometry import same_pads, static_same_pads
 from binarize.layers.base import BinaryLayer
 from binarize.layers.bypass import Bypass, fit_of
-from binarize.layers.recipe import MethodLike, Site, resolve
+from binarize.layers.recipe import LayerRecipe, MethodLike, Site, resolve
 
+_TAKEN = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
@@ -50,8 +51,7 @@ class _BinaryConv(BinaryLayer):
     same_padding: bool
     _pads_vary: bool = True  # of "same" padding: with the size of the input
 
-    def _set_up(self, method: Any, norm: bool, bypass: bool, options: dict[str, Any], site: Site) -> None:
-        recipe = resolve(method, options).recipe(site)
+    def _set_up(self, recipe: LayerRecipe, site: Site, *, norm: bool, bypass: bool) -> None:
         if not recipe.bias:
             self.bias = None
         pads = self._static_pads()
@@ -118,6 +118,9 @@ class _BinaryConv(BinaryLayer):
 class BinaryConv1d(_BinaryConv, nn.Conv1d):
     """A binary nn.Conv1d; see `BinaryConv2d`."""
 
+    _float_class = nn.Conv1d
+    _taken = (*_TAKEN, "padding_mode")
+
     def __init__(
         self,
         in_channels: int,
@@ -147,7 +150,8 @@ class BinaryConv1d(_BinaryConv, nn.Conv1d):
             bias,
             padding_mode,
         )
-        self._set_up(method, norm, bypass, options, _site(self))
+        site = _site(self)
+        self._set_up(resolve(method, options).recipe(site), site, norm=norm, bypass=bypass)
 
 
 class BinaryConv2d(_BinaryConv, nn.Conv2d):
@@ -171,6 +175,9 @@ class BinaryConv2d(_BinaryConv, nn.Conv2d):
     Raises:
         ConfigError: for an unknown method or option.
     """
+
+    _float_class = nn.Conv2d
+    _taken = (*_TAKEN, "padding_mode")
 
     def __init__(
         self,
@@ -201,7 +208,8 @@ class BinaryConv2d(_BinaryConv, nn.Conv2d):
             bias,
             padding_mode,
         )
-        self._set_up(method, norm, bypass, options, _site(self))
+        site = _site(self)
+        self._set_up(resolve(method, options).recipe(site), site, norm=norm, bypass=bypass)
 
 
 class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
@@ -209,6 +217,9 @@ class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
 
     Args: as nn.ConvTranspose2d (zero padding only) and `BinaryConv2d`.
     """
+
+    _float_class = nn.ConvTranspose2d
+    _taken = (*_TAKEN, "output_padding")
 
     def __init__(
         self,
@@ -240,12 +251,15 @@ class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
             dilation,
         )
         site = _site(self)
-        recipe = resolve(method, options).recipe(site)
+        self._set_up(resolve(method, options).recipe(site), site, norm=norm, bypass=bypass)
+
+    def _set_up(self, recipe: LayerRecipe, site: Site, *, norm: bool, bypass: bool) -> None:
         if not recipe.bias:
             self.bias = None
         shortcut = None
         if bypass and recipe.bypass:
-            shortcut = Bypass(in_channels, out_channels, stride=tuple(self.stride), transposed=True)
+            stride: Any = self.stride
+            shortcut = Bypass(self.in_channels, self.out_channels, stride=tuple(stride), transposed=True)
         self._assemble(recipe, site, norm=norm, bypass=shortcut)
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from binarize.layers.base import BinaryLayer
 from binarize.layers.bypass import Bypass
-from binarize.layers.recipe import MethodLike, Site, resolve
+from binarize.layers.recipe import LayerRecipe, MethodLike, Site, resolve
 
 
 class BinaryLinear(BinaryLayer, nn.Linear):
@@ -29,6 +29,9 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         ConfigError: for an unknown method or option.
     """
 
+    _float_class = nn.Linear
+    _taken = ("in_features", "out_features")
+
     def __init__(
         self,
         in_features: int,
@@ -43,12 +46,14 @@ class BinaryLinear(BinaryLayer, nn.Linear):
     ) -> None:
         nn.Linear.__init__(self, in_features, out_features, bias)
         site = Site(kind=kind, in_channels=in_features, out_channels=out_features, has_bias=bias)
-        recipe = resolve(method, options).recipe(site)
+        self._set_up(resolve(method, options).recipe(site), site, norm=norm, bypass=bypass)
+
+    def _set_up(self, recipe: LayerRecipe, site: Site, *, norm: bool, bypass: bool) -> None:
         if not recipe.bias:
             self.bias = None
-        shortcut = Bypass(in_features, out_features, dim=-1) if bypass and recipe.bypass else None
+        shortcut = Bypass(self.in_features, self.out_features, dim=-1) if bypass and recipe.bypass else None
         self._assemble(recipe, site, norm=norm, bypass=shortcut)
-        self.kind = kind
+        self.kind = "token" if site.kind == "token" else "pointwise"
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., Cin) -> (..., Cout)."""

@@ -22,8 +22,9 @@ from binarize.layers import (
     StandsForLayer,
     StepSTE,
 )
+from binarize.layers.base import Padding
 from binarize.layers.bypass import fit_of
-from binarize.layers.recipe import Kind, LayerRecipe, MethodLike, Site, resolve
+from binarize.layers.recipe import Kind, MethodLike, Site, resolve
 from binarize.methods.base import Method
 from binarize.methods.forms import Form, NoFormError, pads_of
 from binarize.methods.own_forward import form_of, has_own_forward
@@ -205,22 +206,9 @@ def build(
         if isinstance(composite, StandsForLayer):
             composite.float_shape, composite.float_bias = tuple(layer.weight.shape), layer.bias is not None
         return _as(layer, composite)
-    recipe = method.recipe(site)
-    cls: Any = next(binary for base, binary in _BASES.items() if isinstance(layer, base))
-    with torch.device("meta"):  # nothing of the layer's own start values is wanted
-        built: Any = cls(**_arguments(layer, site, form), method=_Shell(recipe), norm=False, bypass=bypass)
-    way = built.bypass
-    built._assemble(recipe, site, norm=norm, bypass=way)
-    _as(layer, built)
-    built.weight = layer.weight
-    if built.own_bias is not None:
-        built.bias = layer.bias
-    if form is not None and form.same:
-        built.use_same_padding()
-    elif form is not None and _needs_explicit_pads(form):
-        built.use_padding(form.pads, form.mode)
-    if form is not None and form.standardization is not None:
-        built.weight_transform = form.standardization.module(layer)
+    binary = next(binary for base, binary in _BASES.items() if isinstance(layer, base))
+    given = {} if form is None else _geometry(layer, site, form)
+    built = binary.from_float(layer, method.recipe(site), site, norm=norm, bypass=bypass, **given)
     _expect_statistics(built)
     return built
 
@@ -297,16 +285,6 @@ def binary_layer(
     return built
 
 
-class _Shell:
-    """A method for one layer whose recipe is known and whose parts are assembled later."""
-
-    def __init__(self, recipe: LayerRecipe) -> None:
-        self._recipe = dataclasses.replace(recipe, quantizer=nn.Identity, inner=None)
-
-    def recipe(self, site: Site) -> LayerRecipe:
-        return self._recipe
-
-
 def _needs_explicit_pads(form: Form) -> bool:
     return form.mode != "zeros" or any(low != high for low, high in form.pads)
 
@@ -323,40 +301,23 @@ def _latent(layer: Any, form: Form | None) -> nn.Parameter:
         return nn.Parameter(form.standardization.module(layer)(layer.weight), layer.weight.requires_grad)
 
 
-def _arguments(layer: Any, site: Site, form: Form | None) -> dict[str, Any]:
+def _geometry(layer: Any, site: Site, form: Form) -> dict[str, Any]:
+    """Arguments of `from_float` for a layer that computes otherwise than its attributes say."""
+    transform = None if form.standardization is None else form.standardization.module(layer)
     if isinstance(layer, nn.Linear):
-        return {
-            "in_features": layer.in_features,
-            "out_features": layer.out_features,
-            "bias": site.has_bias,
-            "kind": "token" if site.kind == "token" else "pointwise",
-        }
-    arguments = {
-        "in_channels": layer.in_channels,
-        "out_channels": layer.out_channels,
-        "kernel_size": layer.kernel_size,
-        "stride": layer.stride,
-        "padding": layer.padding,
-        "dilation": layer.dilation,
-        "groups": layer.groups,
-        "bias": site.has_bias,
-    }
-    if site.transposed:
-        arguments["output_padding"] = layer.output_padding
-    else:
-        arguments["padding_mode"] = layer.padding_mode
-    if form is None:
-        return arguments
-    explicit = 0 if _needs_explicit_pads(form) else tuple(low for low, _ in form.pads)
-    arguments |= {
+        return {"weight_transform": transform}
+    explicit = _needs_explicit_pads(form)
+    given = {
+        "weight_transform": transform,
         "stride": form.stride,
         "dilation": form.dilation,
         "groups": form.groups,
-        "padding": explicit,
+        "padding": 0 if explicit else tuple(low for low, _ in form.pads),
     }
     if site.transposed:
-        return arguments | {"output_padding": form.output_padding}
-    return arguments | {"padding_mode": "zeros"}
+        return given | {"output_padding": form.output_padding}
+    padding = Padding(pads=form.pads, mode=form.mode, same=form.same) if explicit or form.same else None
+    return given | {"padding_mode": "zeros", "explicit_padding": padding}
 
 
 def _as(layer: nn.Module, built: nn.Module) -> nn.Module:

@@ -152,7 +152,7 @@ def test_predict(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         assert shown[:, -9:, 74:].equal(expected)  # below the names
     capsys.readouterr()
     assert run([*command, "--out", str(tmp_path / "out")]) == 2
-    assert "exists; replace it with --force" in capsys.readouterr().err
+    assert "exists already; replace it with --force" in capsys.readouterr().err
     Image.new("L", (7, 9)).save(tmp_path / "in/grey-overlay.png")
     assert run([*command, "--out", str(tmp_path / "more"), "--overlay"]) == 2
     assert "grey-overlay.png would be written for two" in capsys.readouterr().err
