@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from binarize.errors import TraceError
-from binarize.graph.trace.recorder import Recording, record
+from binarize.graph.trace.recorder import record
+from binarize.graph.trace.recording import Recording
 from binarize.graph.trace.roles import module_role
 
 _GUESSES = (224, 256, 64, 32, 384, 512)

@@ -26,7 +26,7 @@ from binarize.graph.plan import Edit, Plan, Traced
 from binarize.graph.statements import Code
 from binarize.graph.trace.check_torch import check_tracing
 from binarize.graph.trace.dataflow import Flow
-from binarize.graph.trace.recorder import Recording
+from binarize.graph.trace.recording import Recording
 from binarize.graph.trace.roles import module_role
 from binarize.graph.unsupported import no_layers, refuse
 from binarize.graph.wrappers import is_compiled, uncompiled

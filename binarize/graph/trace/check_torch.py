@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from binarize.errors import TraceError
 from binarize.graph.trace.module_graph import Signature, for_both_modes, trace_module
-from binarize.graph.trace.recorder import Recording
+from binarize.graph.trace.recording import Recording
 
 OLDEST_TORCH = "2.9"
 NEWEST_TORCH = "2.14"

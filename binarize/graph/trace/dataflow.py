@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor, fx, nn
 
-from binarize.graph.trace.recorder import Recording
+from binarize.graph.trace.recording import Recording
 from binarize.graph.trace.roles import module_role
 
 # Steps that change where a value stands, not what it is.
