@@ -27,7 +27,7 @@ def export(
     packed: bool,
     onnx_out: Path | None,
     size: tuple[int, ...] | None,
-    leftovers: str,
+    float_dtype: str,
     out: Path | None,
     force: bool,
     custom: str | None,
@@ -46,7 +46,7 @@ def export(
         return
     if size is not None:
         raise click.UsageError("--size is for --onnx; a packed network takes images of any size.")
-    write_packed(file, leftovers=leftovers, out=out, force=force, custom=custom, as_json=as_json)
+    write_packed(file, float_dtype=float_dtype, out=out, force=force, custom=custom, as_json=as_json)
 
 
 def _onnx(file: Path, target: Path, size: tuple[int, ...] | None, custom: str | None, *, force: bool) -> None:

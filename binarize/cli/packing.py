@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 _OPTIONS = (
     click.option(
+        "--float-dtype",
         "--leftovers",
+        "float_dtype",
         type=click.Choice(["float32", "float16", "bfloat16"]),
         default="float32",
         show_default=True,
@@ -47,7 +49,7 @@ def packing_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def write_packed(
-    file: Path, *, leftovers: str, out: Path | None, force: bool, custom: str | None, as_json: bool
+    file: Path, *, float_dtype: str, out: Path | None, force: bool, custom: str | None, as_json: bool
 ) -> None:
     """Write the packed file of the network in `file`, and print what became of its layers.
 
@@ -86,7 +88,7 @@ def write_packed(
             source=header.source,
             entries={name: text for name, text in metadata.items() if name != files.ENTRY},
             packed=True,
-            leftovers=leftovers,
+            float_dtype=float_dtype,
         )
     made, images = report(deployed), files.read_preprocessing(written)
     if as_json:
@@ -96,7 +98,7 @@ def write_packed(
                 "bytes": written.stat().st_size,
                 "from": str(source),
                 "from_bytes": source.stat().st_size,
-                "leftovers": leftovers,
+                "leftovers": float_dtype,
                 "preprocessing": None if images is None else images.as_dict(),
                 "report": made.as_dict(),
             }

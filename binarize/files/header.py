@@ -94,7 +94,7 @@ class PackedHeader(Header):
 
 
 _KINDS: dict[str, type[Header]] = {FORMAT: Header, PACKED_FORMAT: PackedHeader}
-LEFTOVERS = ("float32", "float16", "bfloat16")
+FLOAT_DTYPES = ("float32", "float16", "bfloat16")
 """The dtypes in which packed files store floats."""
 
 
@@ -140,9 +140,9 @@ def loads(metadata: Mapping[str, str], where: str) -> tuple[Header, dict[str, An
     texts = ["aliases", "transient", "versions"]
     if cls is PackedHeader:
         _expect(where, fields, {"layers": dict, "kept": dict, "leftovers": str})
-        if fields["leftovers"] not in LEFTOVERS:
+        if fields["leftovers"] not in FLOAT_DTYPES:
             raise FormatError(
-                f"{where} is corrupted: leftovers {fields['leftovers']!r}, expected one of {list(LEFTOVERS)}."
+                f"{where} is corrupted: leftovers {fields['leftovers']!r}, expected one of {list(FLOAT_DTYPES)}."
             )
         texts.append("kept")
     for name in texts:

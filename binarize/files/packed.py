@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from binarize.errors import ConfigError, FormatError, unknown_name
 from binarize.files.container import file_size, write
 from binarize.files.find_source import find_source
-from binarize.files.header import ENTRY, LEFTOVERS, PackedHeader, versions
+from binarize.files.header import ENTRY, FLOAT_DTYPES, PackedHeader, versions
 from binarize.files.state import state_of, strides_of, transient_buffers
 from binarize.files.stored_plan import check_converted_once, executed
 from binarize.layers import BinaryLayer
@@ -33,14 +33,14 @@ def save_packed(
     *,
     source: Mapping[str, Any] | None = None,
     entries: Mapping[str, str] | None = None,
-    leftovers: str = "float32",
+    float_dtype: str = "float32",
 ) -> Path:
     """Write `model`, converted or deployed, to a packed file; see `binarize.save`."""
     from binarize.runtime import deploy, deployed_layers, report
     from binarize.runtime.stored import within
 
-    if leftovers not in LEFTOVERS:
-        raise ConfigError(unknown_name("dtype of leftovers", str(leftovers), LEFTOVERS))
+    if float_dtype not in FLOAT_DTYPES:
+        raise ConfigError(unknown_name("dtype of floats", str(float_dtype), FLOAT_DTYPES))
     plan = plan_of(model)
     check_converted_once(model, plan)
     deployed = model if is_deployed(model) else deploy(model)
@@ -51,7 +51,7 @@ def save_packed(
     kept = report(deployed).refused
     tensors, aliases = state_of(deployed)
     tensors = {
-        name: _narrowed(name, tensor, "float32" if within(name, kept) else leftovers)
+        name: _narrowed(name, tensor, "float32" if within(name, kept) else float_dtype)
         for name, tensor in tensors.items()
     }
     if source is None:
@@ -60,7 +60,7 @@ def save_packed(
         else:
             source = find_source(deployed, lambda shell: _packed_shell(shell, plan, layers))
     strides = {name: s for name, s in strides_of(deployed).items() if name in tensors}
-    header = _header(source, plan, aliases, layers, kept, leftovers, strides)
+    header = _header(source, plan, aliases, layers, kept, float_dtype, strides)
     return write(path, tensors, {**(entries or {}), ENTRY: header.dumps(tensors)})
 
 
@@ -69,7 +69,7 @@ def packed_size(
     *,
     source: Mapping[str, Any],
     entries: Mapping[str, str] | None = None,
-    leftovers: str = "float32",
+    float_dtype: str = "float32",
 ) -> int | None:
     """Bytes of the file that `save_packed` writes of `model`, to the byte; None if there is nothing to pack.
 
@@ -77,15 +77,15 @@ def packed_size(
         model: converted or deployed; left untouched, its weights are not looked at (`runtime.stored`).
         source: as the file says it.
         entries: further texts for the file's header.
-        leftovers: dtype of the floats.
+        float_dtype: of the floats.
     """
     from binarize.runtime import stored
 
-    found = stored(model, getattr(torch, leftovers))
+    found = stored(model, getattr(torch, float_dtype))
     if not found.layers:
         return None
     strides = {name: s for name, s in strides_of(model).items() if name in found.tensors}
-    header = _header(source, plan_of(model), found.aliases, found.layers, found.kept, leftovers, strides)
+    header = _header(source, plan_of(model), found.aliases, found.layers, found.kept, float_dtype, strides)
     empty = {name: torch.empty(t.shape, dtype=t.dtype) for name, t in found.tensors.items()}
     return file_size(empty, {**(entries or {}), ENTRY: header.blank()})
 
@@ -96,7 +96,7 @@ def _header(
     aliases: Mapping[str, str],
     layers: Mapping[str, PackedSpec],
     kept: Mapping[str, str],
-    leftovers: str,
+    float_dtype: str,
     strides: Mapping[str, list[int]],
 ) -> PackedHeader:
     return PackedHeader(
@@ -107,7 +107,7 @@ def _header(
         strides=strides,
         layers={name: spec.as_dict() for name, spec in layers.items()},
         kept=kept,
-        leftovers=leftovers,
+        leftovers=float_dtype,
     )
 
 
@@ -188,14 +188,14 @@ def is_deployed(model: nn.Module) -> bool:
     return any(isinstance(module, PackedLayer) for module in model.modules())
 
 
-def _narrowed(name: str, tensor: Tensor, leftovers: str) -> Tensor:
+def _narrowed(name: str, tensor: Tensor, float_dtype: str) -> Tensor:
     if not tensor.is_floating_point():
         return tensor
-    narrow = tensor.to(getattr(torch, leftovers))
+    narrow = tensor.to(getattr(torch, float_dtype))
     if bool((torch.isinf(narrow) & torch.isfinite(tensor)).any()):
         raise ConfigError(
-            f"{name!r} holds numbers up to {float(tensor.abs().max()):.3g}, too large for {leftovers}; save "
-            "with leftovers='bfloat16' or 'float32'."
+            f"{name!r} holds numbers up to {float(tensor.abs().max()):.3g}, too large for {float_dtype}; save "
+            "with float_dtype='bfloat16' or 'float32'."
         )
     return narrow
 

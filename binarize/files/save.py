@@ -28,7 +28,8 @@ def save(
     source: Mapping[str, Any] | None = None,
     entries: Mapping[str, str] | None = None,
     packed: bool = False,
-    leftovers: str = "float32",
+    float_dtype: str = "float32",
+    leftovers: str | None = None,
 ) -> Path:
     """Write `model`, converted or float, to one safetensors file that `load` rebuilds it from.
 
@@ -48,8 +49,9 @@ def save(
             added if it is not among them and `model` says it: by its attribute `binarize_preprocessing`, or
             by timm's configuration.
         packed: write the deployed form of `model`, which may be converted or deployed already.
-        leftovers: dtype of the floats in a packed file: `float32`, `float16` or `bfloat16`; `load` gives
-            float32 again.
+        float_dtype: of the floats in a packed file: `float32`, `float16` or `bfloat16`; `load` gives float32
+            again.
+        leftovers: the name of `float_dtype` in earlier versions.
 
     Returns:
         Where the file is.
@@ -61,11 +63,12 @@ def save(
     from binarize.graph.wrappers import unwrapped
 
     check_target(path)  # before the work
+    float_dtype = float_dtype if leftovers is None else leftovers
     model = unwrapped(model)
     entries = {**_preprocessing_entry(model), **(entries or {})}
     if packed:
-        return save_packed(model, path, source=source, entries=entries, leftovers=leftovers)
-    _check_latent(model, leftovers)
+        return save_packed(model, path, source=source, entries=entries, float_dtype=float_dtype)
+    _check_latent(model, float_dtype)
     tensors, aliases = state_of(model)
     plan = plan_of(model)
     check_converted_once(model, plan)
@@ -81,10 +84,10 @@ def save(
     return write(path, tensors, {**entries, ENTRY: header.dumps(tensors)})
 
 
-def _check_latent(model: nn.Module, leftovers: str) -> None:
+def _check_latent(model: nn.Module, float_dtype: str) -> None:
     """Refuse what only a packed file can hold."""
-    if leftovers != "float32":
-        raise ConfigError(f"save: leftovers={leftovers!r} is for packed files; say packed=True too.")
+    if float_dtype != "float32":
+        raise ConfigError(f"save: float_dtype={float_dtype!r} is for packed files; say packed=True too.")
     if is_deployed(model):
         raise ConfigError(
             f"{type(model).__name__} is deployed, its latent weights are gone: save it with packed=True."

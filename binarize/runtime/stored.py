@@ -21,7 +21,7 @@ class Stored:
     """The contents of a packed file, apart from values.
 
     Attributes:
-        tensors: by name, on the meta device, floats in `leftovers`.
+        tensors: by name, on the meta device, floats in `float_dtype`.
         aliases: name of a tensor that is not stored because it is the same as another -> name of that one.
         layers: packed layers by path.
         kept: binary layers that are not packed, and why.
@@ -43,7 +43,7 @@ def size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def stored(model: nn.Module, leftovers: torch.dtype = torch.float32) -> Stored:
+def stored(model: nn.Module, float_dtype: torch.dtype = torch.float32) -> Stored:
     """What `binarize.save(model, packed=True)` stores; of a float network, all of it.
 
     Nothing is computed from weights: a layer that is packed unless its numbers forbid it (they are not
@@ -51,7 +51,7 @@ def stored(model: nn.Module, leftovers: torch.dtype = torch.float32) -> Stored:
 
     Args:
         model: converted, deployed or float, with or without data; left untouched.
-        leftovers: dtype of the floats.
+        float_dtype: of the floats.
 
     Raises:
         ConfigError: the model cannot be copied.
@@ -72,7 +72,7 @@ def stored(model: nn.Module, leftovers: torch.dtype = torch.float32) -> Stored:
         first[key] = name
         dtype = value.dtype
         if dtype.is_floating_point:
-            dtype = torch.float32 if within(name, kept) else leftovers
+            dtype = torch.float32 if within(name, kept) else float_dtype
         tensors[name] = torch.empty(value.shape, dtype=dtype, device="meta")
     return Stored(tensors, aliases, layers, kept)
 

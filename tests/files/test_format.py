@@ -244,8 +244,8 @@ class Decoder:
         return np.concatenate(parts, 1)
 
 
-@pytest.mark.parametrize("leftovers", ["float32", "float16", "bfloat16"])
-def test_a_decoder_made_from_the_document(tmp_path: Path, leftovers: str):
+@pytest.mark.parametrize("float_dtype", ["float32", "float16", "bfloat16"])
+def test_a_decoder_made_from_the_document(tmp_path: Path, float_dtype: str):
     conv: Any = BinaryConv2d
     net = nn.ModuleDict(
         {
@@ -269,7 +269,7 @@ def test_a_decoder_made_from_the_document(tmp_path: Path, leftovers: str):
     net["same"].use_same_padding()
     net["two_sets"].quantizer = StepSTE(((1, 2), (4, 6)))
     unlike_fresh(net).eval()
-    path = binarize.save(net, tmp_path / "m.safetensors", packed=True, leftovers=leftovers)
+    path = binarize.save(net, tmp_path / "m.safetensors", packed=True, float_dtype=float_dtype)
     loaded = binarize.load(path, model=net)
     decoder = Decoder(path.read_bytes())
     assert set(decoder.entry["layers"]) == set(net)

@@ -144,32 +144,32 @@ def test_buffers_that_no_file_holds(tmp_path: Path):
         assert torch.equal(loaded(x), deployed(x))
 
 
-@pytest.mark.parametrize("leftovers", ["float16", "bfloat16"])
-def test_leftovers(tmp_path: Path, leftovers: str):
+@pytest.mark.parametrize("float_dtype", ["float16", "bfloat16"])
+def test_float_dtype(tmp_path: Path, float_dtype: str):
     model = _network("test_resnet", "bidense", {})
     full = save(model, tmp_path / "full.safetensors", packed=True)
-    path = save(model, tmp_path / "m.safetensors", packed=True, leftovers=leftovers)
+    path = save(model, tmp_path / "m.safetensors", packed=True, float_dtype=float_dtype)
     assert path.stat().st_size < 0.9 * full.stat().st_size
     loaded = load(path)
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     state, reference = loaded.state_dict(), deploy(model).state_dict()
-    dtype = getattr(torch, leftovers)
+    dtype = getattr(torch, float_dtype)
     for name, value in reference.items():
         rounded = value.to(dtype).float() if value.is_floating_point() else value
         assert torch.equal(state[name], rounded), name
-    again = save(loaded, tmp_path / "again.safetensors", packed=True, leftovers=leftovers)
+    again = save(loaded, tmp_path / "again.safetensors", packed=True, leftovers=float_dtype)  # its old name
     assert again.read_bytes() == path.read_bytes()
 
 
-def test_leftovers_that_do_not_fit(tmp_path: Path):
+def test_floats_that_do_not_fit(tmp_path: Path):
     model = _network("test_resnet", "bidense", {})
     model.fc.bias.data.fill_(1e6)
     with pytest.raises(ConfigError, match=r"'fc.bias' holds numbers up to 1e\+06.*bfloat16"):
-        save(model, tmp_path / "m.safetensors", packed=True, leftovers="float16")
+        save(model, tmp_path / "m.safetensors", packed=True, float_dtype="float16")
     with pytest.raises(ConfigError, match="did you mean 'float16'"):
-        save(model, tmp_path / "m.safetensors", packed=True, leftovers="flaot16")
+        save(model, tmp_path / "m.safetensors", packed=True, float_dtype="flaot16")
     with pytest.raises(ConfigError, match="packed=True too"):
-        save(model, tmp_path / "m.safetensors", leftovers="float16")
+        save(model, tmp_path / "m.safetensors", float_dtype="float16")
     assert not list(tmp_path.iterdir())
 
 
@@ -256,7 +256,7 @@ def test_a_layer_that_cannot_be_packed_stays_and_says_why(tmp_path: Path):
     assert not any(p.requires_grad for p in deployed.parameters())
     x = torch.rand(2, 3, 64, 64)
     _same_layers_but(model, deployed, x)
-    path = save(model, tmp_path / "m.safetensors", packed=True, leftovers="float16", source=_SPEC)
+    path = save(model, tmp_path / "m.safetensors", packed=True, float_dtype="float16", source=_SPEC)
     header = read_header(path)
     assert isinstance(header, PackedHeader)
     assert header.kept == {"layer1.0.conv1": reason}
@@ -292,7 +292,7 @@ def test_kept_layers_come_back(tmp_path: Path):
     other = nn.Sequential(BinaryConv2d(8, 8, 3, method="bnn"), BinaryConv2d(8, 8, 3, method="bnn"))
     other[0].quantizer = Odd()
     unlike_fresh(net).eval()
-    path = save(net, tmp_path / "m.safetensors", packed=True, leftovers="bfloat16")
+    path = save(net, tmp_path / "m.safetensors", packed=True, float_dtype="bfloat16")
     loaded = load(path, model=other)
     assert isinstance(loaded[0], BinaryLayer)
     assert torch.equal(loaded[0].weight, net[0].weight)  # latent weights are never rounded
@@ -364,5 +364,5 @@ def test_size_of_the_paper_network(tmp_path: Path, one_thread: None):
     assert header < 70_000
     loaded = load(path)
     assert len(report(loaded).packed) == 69
-    small = save(loaded, path, packed=True, source=spec, leftovers="float16")
+    small = save(loaded, path, packed=True, source=spec, float_dtype="float16")
     assert small.stat().st_size < size - 600_000

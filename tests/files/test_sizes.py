@@ -59,11 +59,11 @@ def test_a_file_has_the_size_that_was_promised(
     assert promised == packed.stat().st_size == deployed_size(packed, binarize.load(packed))
 
 
-@pytest.mark.parametrize("leftovers", ["float32", "bfloat16"])
-def test_networks_written_by_hand(tmp_path: Path, leftovers: str):
+@pytest.mark.parametrize("float_dtype", ["float32", "bfloat16"])
+def test_networks_written_by_hand(tmp_path: Path, float_dtype: str):
     model = Odd()
-    size = packed_size(model, source=find_source(model), entries={"é": "x"}, leftovers=leftovers)
-    file = save(model, tmp_path / "x.safetensors", packed=True, leftovers=leftovers, entries={"é": "x"})
+    size = packed_size(model, source=find_source(model), entries={"é": "x"}, float_dtype=float_dtype)
+    file = save(model, tmp_path / "x.safetensors", packed=True, float_dtype=float_dtype, entries={"é": "x"})
     assert size == file.stat().st_size
 
 
