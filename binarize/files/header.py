@@ -142,7 +142,8 @@ def loads(metadata: Mapping[str, str], where: str) -> tuple[Header, dict[str, An
         _expect(where, fields, {"layers": dict, "kept": dict, "leftovers": str})
         if fields["leftovers"] not in FLOAT_DTYPES:
             raise FormatError(
-                f"{where} is corrupted: leftovers {fields['leftovers']!r}, expected one of {list(FLOAT_DTYPES)}."
+                f"{where} is corrupted: leftovers {fields['leftovers']!r}, expected one of "
+                f"{list(FLOAT_DTYPES)}."
             )
         texts.append("kept")
     for name in texts:

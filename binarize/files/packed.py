@@ -194,8 +194,8 @@ def _narrowed(name: str, tensor: Tensor, float_dtype: str) -> Tensor:
     narrow = tensor.to(getattr(torch, float_dtype))
     if bool((torch.isinf(narrow) & torch.isfinite(tensor)).any()):
         raise ConfigError(
-            f"{name!r} holds numbers up to {float(tensor.abs().max()):.3g}, too large for {float_dtype}; save "
-            "with float_dtype='bfloat16' or 'float32'."
+            f"{name!r} holds numbers up to {float(tensor.abs().max()):.3g}, too large for {float_dtype}; "
+            "save with float_dtype='bfloat16' or 'float32'."
         )
     return narrow
 
