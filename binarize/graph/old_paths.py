@@ -6,11 +6,13 @@ import sys
 from types import ModuleType
 
 from binarize.graph import forward_helpers, plan
+from binarize.graph.decide import policy
 from binarize.graph.rewrite import generated_forward, opened_layer
 
 _MOVED = {
     "binarize.graph.openings": (opened_layer,),
     "binarize.graph.output_plan": (plan,),
+    "binarize.graph.policy": (policy,),
     "binarize.graph.rewritten": (generated_forward, forward_helpers),
 }
 

@@ -47,3 +47,10 @@ def test_models_pickled_with_the_paths_of_earlier_versions() -> None:
         assert now in old
         old = old.replace(now, before)
     torch.testing.assert_close(pickle.loads(old)(x), binary(x), rtol=0, atol=0)
+
+
+def test_policies_pickled_with_the_path_of_earlier_versions() -> None:
+    given = binarize.Policy(keep=("head.*",), first=0)
+    written = pickle.dumps(given, protocol=0)
+    assert b"binarize.graph.decide.policy" in written
+    assert pickle.loads(written.replace(b"binarize.graph.decide.policy", b"binarize.graph.policy")) == given
