@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from binarize.graph.trace.roles import known_class
+from binarize.native.instruction_set import peak as run_peak
 from binarize.native.library import available, features
-from binarize.native.library import peak as run_peak
 from binarize.runtime import PackedLayer
 
 PACKED = "packed "

@@ -8,7 +8,7 @@ from typing import Any
 
 from binarize.coverage.trials import CheckError
 from binarize.graph import Plan
-from binarize.graph.statements import Code
+from binarize.graph.plan_sentences import Code
 
 
 def outputs_of(made: Plan) -> tuple[dict[str, Any], ...]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from binarize.coverage.record import Record
 from binarize.coverage.report_libraries import libraries_section, sentence, table
-from binarize.graph.statements import Code, Statement
+from binarize.graph.plan_sentences import Code, Statement
 
 _STATUS = ("pass", "fail", "skip")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from binarize.errors import FormatError
+from binarize.files.checksum import canonical_json, checksum
 
 ENTRY = "binarize"
 """Key of the header's text entry."""
@@ -62,11 +62,11 @@ class Header:
             TypeError: if a part of it cannot be written as JSON.
         """
         fields = self._fields()
-        return _canonical({**fields, "sha256": _checksum(fields, tensors)})
+        return canonical_json({**fields, "sha256": checksum(fields, tensors)})
 
     def blank(self) -> str:
         """A text as long as the entry's, with no checksum in it."""
-        return _canonical({**self._fields(), "sha256": "0" * 64})
+        return canonical_json({**self._fields(), "sha256": "0" * 64})
 
     def _fields(self) -> dict[str, Any]:
         fields = {"format": self.format, "version": self.version, **dataclasses.asdict(self)}
@@ -157,23 +157,6 @@ def loads(metadata: Mapping[str, str], where: str) -> tuple[Header, dict[str, An
     return cls(**{name: value for name, value in fields.items() if name in known}), fields
 
 
-def verify(fields: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> None:
-    """Check the checksum.
-
-    Raises:
-        FormatError: if the header or a tensor is not what was written.
-    """
-    signed = {name: value for name, value in fields.items() if name != "sha256"}
-    try:
-        right = _checksum(signed, tensors) == fields["sha256"]
-    except (ValueError, TypeError, RecursionError):  # what we never write: infinite numbers, deep nesting
-        right = False
-    if not right:
-        raise FormatError(
-            f"{where} is corrupted: its contents do not match its checksum. Get the file again."
-        )
-
-
 def versions() -> dict[str, str]:
     """Of the packages that write a file."""
     return {name: _version(name) for name in ("binarize", "torch", "timm")}
@@ -218,20 +201,3 @@ def _expect(where: str, fields: Mapping[str, Any], types: Mapping[str, type]) ->
             raise FormatError(
                 f"{where} is corrupted: {name!r} in its header is {got}, not a {kind.__name__}."
             )
-
-
-def _canonical(fields: Mapping[str, Any]) -> str:
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _checksum(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the canonical JSON of `fields`, then each tensor by name: name, dtype, shape, bytes."""
-    digest = hashlib.sha256(_canonical(fields).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        shape = ",".join(map(str, tensor.shape))
-        digest.update(f"\0{name}\0{dtype}\0{shape}\0".encode())
-        if tensor.numel():
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

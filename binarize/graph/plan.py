@@ -14,8 +14,8 @@ from torch import fx, nn
 
 from binarize.errors import FormatError
 from binarize.graph.plan_rows import Edit, KeptBy, LayerPlan, OutputPlan, Swap
+from binarize.graph.plan_sentences import Statement
 from binarize.graph.plan_table import layer_table, note_lines, output_lines, summary_line
-from binarize.graph.statements import Statement
 from binarize.methods.forms import Form
 from binarize.tables import plain
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from binarize.graph.statements import Code, Statement
+from binarize.graph.plan_sentences import Code, Statement
 
 KeptBy = Literal["", "policy", "method", "layer", "unused"]
 

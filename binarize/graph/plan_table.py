@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from binarize.graph.plan_rows import LayerPlan, OutputPlan
-from binarize.graph.statements import Code, Statement, listed, several
+from binarize.graph.plan_sentences import Code, Statement, listed, several
 from binarize.tables import BINARY, FLOAT, SLOWER, Name, widest_part
 
 _NAME_WIDTH = 24

@@ -1,6 +1,5 @@
 """Trainable modules of binary networks: quantizers, convolutions, linear layers, activations, bypass."""
 
-from binarize.layers.absent import AbsentTensor, DroppedBias, StandsForLayer
 from binarize.layers.activations import BiasPReLU, Maxout, RPReLU
 from binarize.layers.base import BinaryLayer
 from binarize.layers.bypass import Bypass
@@ -19,6 +18,7 @@ from binarize.layers.quantizers import (
     TokenSign,
 )
 from binarize.layers.recipe import LayerRecipe, Recipe, Site
+from binarize.layers.stand_ins import AbsentTensor, DroppedBias, StandsForLayer
 
 __all__ = [
     "DAB",

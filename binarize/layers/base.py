@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from binarize.conv_sizes import Pads
 from binarize.functional import Geometry, Rule, binary_dense
-from binarize.geometry import Pads
-from binarize.layers.absent import DroppedBias, outputs_of
 from binarize.layers.bypass import Bypass
 from binarize.layers.norm import batch_norm
 from binarize.layers.quantizers import Quantizer
 from binarize.layers.recipe import LayerRecipe, Site
+from binarize.layers.stand_ins import DroppedBias, outputs_of
 
 
 @dataclass(frozen=True, kw_only=True)

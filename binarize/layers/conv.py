@@ -8,8 +8,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from binarize.conv_sizes import same_pads, static_same_pads
 from binarize.functional import Geometry
-from binarize.geometry import same_pads, static_same_pads
 from binarize.layers.base import BinaryLayer
 from binarize.layers.bypass import Bypass, fit_of
 from binarize.layers.recipe import LayerRecipe, MethodLike, Site, resolve

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from binarize.conv_sizes import Pads, same_pads, static_same_pads
 from binarize.functional import Geometry
-from binarize.geometry import Pads, same_pads, static_same_pads
 from binarize.methods.standardization import Standardization
 
 DENSE = {"conv1d", "conv2d", "conv_transpose2d", "linear"}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from binarize.geometry import Pads, same_pads
+from binarize.conv_sizes import Pads, same_pads
 from binarize.methods.forms import (
     DENSE,
     Form,

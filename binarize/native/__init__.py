@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from binarize.native.convolution import conv, conv_int, conv_scaled
     from binarize.native.epilogue import Activation, Epilogue, Tail
-    from binarize.native.library import Features, available, features, peak, set_isa
+    from binarize.native.instruction_set import peak, set_isa
+    from binarize.native.library import Features, available, features
     from binarize.native.packing import (
         channel_sums,
         pack,

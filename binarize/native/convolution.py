@@ -10,7 +10,8 @@ from torch import Tensor
 
 from binarize.errors import NativeError
 from binarize.native.epilogue import Epilogue
-from binarize.native.library import check, number_of, required, threads_or_default
+from binarize.native.instruction_set import number_of
+from binarize.native.library import check, required, threads_or_default
 from binarize.native.tensors import address, checked
 from binarize.native.types import BitPlane, PackedWeights
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from binarize.errors import NativeError
-from binarize.native.library import Isa, check, number_of, required, resolve, threads_or_default
+from binarize.native.instruction_set import Isa, number_of, resolve
+from binarize.native.library import check, required, threads_or_default
 from binarize.native.structs import SLACK, ConvShape, PlaneShape
 from binarize.native.tensors import address, channels_last, checked, map_of, output_vector, pair, vector
 from binarize.native.types import BitPlane, Kind, PackedWeights, Resize

@@ -20,7 +20,8 @@ from torch import Tensor
 from binarize.errors import NativeError
 from binarize.native import structs
 from binarize.native.epilogue import Epilogue, Tail
-from binarize.native.library import check, number_of, required, resolve, threads_or_default
+from binarize.native.instruction_set import number_of, resolve
+from binarize.native.library import check, required, threads_or_default
 from binarize.native.structs import PlaneShape
 from binarize.native.tensors import address, channels_last, counted, empty_map, map_of, own_vector
 from binarize.native.types import Dab, PackedWeights, Resize

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from binarize.conv_sizes import conv_size
 from binarize.errors import NativeError
-from binarize.geometry import conv_size
 from binarize.native import structs
 from binarize.native.epilogue import Epilogue
-from binarize.native.library import Isa, check, number_of, required, resolve, threads_or_default
+from binarize.native.instruction_set import Isa, number_of, resolve
+from binarize.native.library import check, required, threads_or_default
 from binarize.native.tensors import address, checked, counted, empty_map, output_vector, pair, vector
 from binarize.native.types import MaxPool, Norm
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from binarize.errors import NativeError
 from binarize.native.convolution import conv
 from binarize.native.epilogue import Epilogue
-from binarize.native.library import Isa
+from binarize.native.instruction_set import Isa
 from binarize.native.packing import pack_weights
 from binarize.native.tensors import checked, pair
 from binarize.native.types import BitPlane, TransposedWeights

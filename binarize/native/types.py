@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from binarize.conv_sizes import conv_size
 from binarize.errors import NativeError
-from binarize.geometry import conv_size
 from binarize.native import structs
 from binarize.native.structs import SLACK, ConvShape, PlaneShape
 from binarize.native.tensors import checked

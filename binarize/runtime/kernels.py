@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from binarize.bounded_cache import BoundedCache
+from binarize.conv_sizes import same_pads
 from binarize.functional import Geometry
-from binarize.geometry import same_pads
 from binarize.native.epilogue import Tail
 from binarize.native.layer import PreparedLayer
 from binarize.native.packing import pack_depthwise, pack_scaled, pack_weights

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from binarize.graph.trace.roles import known_class
 from binarize.layers import BiasPReLU, Maxout, RPReLU
 from binarize.native.epilogue import Activation
-from binarize.native.library import available, resolve
+from binarize.native.instruction_set import resolve
+from binarize.native.library import available
 
 if TYPE_CHECKING:
     from binarize.runtime.packed import PackedLayer

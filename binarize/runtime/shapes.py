@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from binarize.geometry import Pads, conv_size, same_pads, transposed_size
+from binarize.conv_sizes import Pads, conv_size, same_pads, transposed_size
 from binarize.runtime.spec import PackedSpec
 
 

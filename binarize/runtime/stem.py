@@ -23,7 +23,8 @@ from binarize.graph.trace.dataflow import Flow
 from binarize.graph.trace.roles import known_class
 from binarize.layers import BiasPReLU, Maxout, RPReLU
 from binarize.native.epilogue import Activation, Epilogue
-from binarize.native.library import available, resolve, warn_missing
+from binarize.native.instruction_set import resolve
+from binarize.native.library import available, warn_missing
 from binarize.native.stem import PreparedStem, out_size
 from binarize.native.types import MaxPool, Norm
 from binarize.runtime.lazy import Lazy, ordinary, unchanged

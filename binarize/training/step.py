@@ -15,8 +15,8 @@ from binarize.training.distributed import all_sum
 from binarize.training.evaluate import SMALL
 from binarize.training.folder import STATE
 from binarize.training.health import last_norm, not_finite
+from binarize.training.learning_rate import rate
 from binarize.training.run import Run
-from binarize.training.schedule import rate
 
 
 def train_step(run: Run, images: Tensor, targets: Tensor, *, epoch: int, step: int) -> float:

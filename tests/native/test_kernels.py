@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from binarize import native
 from binarize.errors import NativeError
-from binarize.native import library
+from binarize.native import instruction_set, library
 from binarize.native.layer import PreparedLayer
 from binarize.native.prepared import PreparedConv, PreparedPack
 from native import reference
@@ -534,7 +534,7 @@ def test_wrong_arguments_say_what_was_expected():
         native.conv(plane, native.pack_weights(torch.randn(4, 8, 1, 1), groups=2))
     with pytest.raises(NativeError, match="avx2"):
         native.pack(torch.randn(1, 8, 4, 4), isa="avx3")  # pyright: ignore[reportArgumentType]
-    for call in (native.set_isa, library.resolve):
+    for call in (native.set_isa, instruction_set.resolve):
         with pytest.raises(NativeError, match=r"instruction set 'torch'.*portable"):
             call("torch")  # pyright: ignore[reportArgumentType]
     scaled = native.pack_scaled(torch.randn(4, 8, 1, 1))
@@ -557,7 +557,7 @@ def test_without_the_library_functions_say_so(monkeypatch: pytest.MonkeyPatch):
         lambda: native.conv_int(packed, weights),
         lambda: native.conv_stem(x, torch.randn(4, 8, 3, 3)),
         lambda: native.set_isa("portable"),
-        library.resolve,
+        instruction_set.resolve,
     ]
     for call in calls:
         with pytest.raises(NativeError, match="kernels are missing: not built"):

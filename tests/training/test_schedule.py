@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from binarize.recipes.schema import Schedule
-from binarize.training.schedule import rate
+from binarize.training.learning_rate import rate
 
 
 @pytest.mark.parametrize("per", ["epoch", "step"])

@@ -8,7 +8,7 @@ from torch import fx
 
 from binarize.graph.decide.draft import Draft, SiteDraft, activation_site
 from binarize.graph.plan import Edit, Swap
-from binarize.graph.statements import Code, Statement
+from binarize.graph.plan_sentences import Code, Statement
 from binarize.graph.trace.dataflow import PASSIVE
 from binarize.graph.trace.roles import OWN_ACTIVATIONS, fused_activation
 from binarize.methods.base import ActivationSite

@@ -15,10 +15,10 @@ from binarize.errors import TraceError
 from binarize.graph.decide.position import Position
 from binarize.graph.decide.signs import Ranges, Signs
 from binarize.graph.plan import Edit, KeptBy, Swap
-from binarize.graph.statements import Code, Statement
+from binarize.graph.plan_sentences import Code, Statement
 from binarize.graph.trace.dataflow import PASSIVE, Flow
+from binarize.graph.trace.layer_step import LayerStep
 from binarize.graph.trace.module_graph import ModuleGraph, acts, for_both_modes
-from binarize.graph.trace.own_forward import LayerStep
 from binarize.layers.recipe import Kind, LayerRecipe, Site
 from binarize.methods.base import ActivationSite, Method
 from binarize.methods.build import site_of

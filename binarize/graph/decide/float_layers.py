@@ -7,8 +7,8 @@ from torch import fx, nn
 from binarize.graph.decide.draft import Draft, SiteDraft
 from binarize.graph.decide.policy import Policy, named_reason, place_reason
 from binarize.graph.plan import KeptBy
-from binarize.graph.statements import Code, Statement
-from binarize.graph.trace.own_forward import LayerStep
+from binarize.graph.plan_sentences import Code, Statement
+from binarize.graph.trace.layer_step import LayerStep
 from binarize.graph.wrappers import is_compiled
 from binarize.layers import BinaryLayer
 from binarize.layers.recipe import Kind

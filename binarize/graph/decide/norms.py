@@ -8,7 +8,7 @@ from torch.nn.utils import parametrize
 from binarize.graph.decide.draft import Draft, SiteDraft
 from binarize.graph.hooks import has_state_hooks
 from binarize.graph.plan import Edit, Swap
-from binarize.graph.statements import Code, Statement
+from binarize.graph.plan_sentences import Code, Statement
 from binarize.graph.trace.dataflow import LAYOUT, PASSIVE
 from binarize.graph.trace.roles import RESPONSE_NORMS, fused_activation, fused_drop, is_batch_norm
 from binarize.layers.recipe import NormKind

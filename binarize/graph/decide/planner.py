@@ -12,10 +12,10 @@ from torch.nn.parameter import is_lazy
 from binarize.errors import ConfigError
 from binarize.graph.decide.activation_sets import decide_sets
 from binarize.graph.decide.activations import decide_activations, note_contexts
+from binarize.graph.decide.added_norms import decide_growth
 from binarize.graph.decide.draft import Draft
 from binarize.graph.decide.example_run import run_of
 from binarize.graph.decide.float_layers import sort_layers
-from binarize.graph.decide.growth import decide_growth
 from binarize.graph.decide.norms import decide_norms, decide_scales
 from binarize.graph.decide.notes import notes_of
 from binarize.graph.decide.policy import Policy
@@ -23,7 +23,7 @@ from binarize.graph.decide.position import Position
 from binarize.graph.decide.residuals import decide_residuals
 from binarize.graph.decide.rows import layer_rows, output_rows
 from binarize.graph.plan import Edit, Plan, Traced
-from binarize.graph.statements import Code
+from binarize.graph.plan_sentences import Code
 from binarize.graph.trace.check_torch import check_tracing
 from binarize.graph.trace.dataflow import Flow
 from binarize.graph.trace.recording import Recording

@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from binarize.errors import ConfigError, near_names
 from binarize.graph.decide.position import Position
-from binarize.graph.statements import Code, Statement
+from binarize.graph.plan_sentences import Code, Statement
 from binarize.graph.trace.dataflow import Flow
 from binarize.graph.trace.roles import module_role
 

@@ -17,7 +17,7 @@ from torch import fx
 
 from binarize.graph.decide.draft import Draft, SiteDraft
 from binarize.graph.plan import Edit
-from binarize.graph.statements import Code, Statement
+from binarize.graph.plan_sentences import Code, Statement
 from binarize.graph.trace.dataflow import PASSIVE
 
 _CARRIERS = {"layout", "drop", "act", "norm", "cat", "split", "add", "scale"}

@@ -12,7 +12,7 @@ from binarize.functional.bypass import bypass_kind
 from binarize.graph.decide.draft import Draft, SiteDraft
 from binarize.graph.decide.outputs import Output, shaping_function
 from binarize.graph.plan import LayerPlan, OutputPlan
-from binarize.graph.statements import Code, Statement, joined
+from binarize.graph.plan_sentences import Code, Statement, joined
 
 
 def layer_rows(draft: Draft, layers: dict[str, nn.Module]) -> tuple[LayerPlan, ...]:

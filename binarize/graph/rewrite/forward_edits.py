@@ -18,8 +18,8 @@ from binarize.graph.plan import Edit, Plan
 from binarize.graph.rewrite.generated_forward import install
 from binarize.graph.rewrite.module_swaps import new_activation, reference_of
 from binarize.graph.rewrite.opened_layer import take_apart
+from binarize.graph.trace.layer_step import find_layer_step
 from binarize.graph.trace.module_graph import Signature, acts, for_both_modes, trace_module
-from binarize.graph.trace.own_forward import find_layer_step
 from binarize.layers.norm import batch_norm
 from binarize.methods.base import Method
 from binarize.methods.forms import Form

@@ -10,10 +10,10 @@ from torch.overrides import TorchFunctionMode
 
 from binarize.graph.trace.call_signature import tensors
 from binarize.graph.trace.flat_graph import FlatGraph
-from binarize.graph.trace.own_forward import LayerStep
+from binarize.graph.trace.layer_step import LayerStep
 from binarize.graph.trace.roles import function_role, module_role
 from binarize.graph.trace.writes import setter
-from binarize.layers.absent import QUESTIONS
+from binarize.layers.stand_ins import QUESTIONS
 
 # Functions that read something off a tensor and give none, or that only look.
 _SILENT = {

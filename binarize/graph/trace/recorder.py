@@ -20,9 +20,9 @@ from binarize.errors import TraceError
 from binarize.graph.trace.call_signature import named_tensors, tensors
 from binarize.graph.trace.flat_graph import FlatGraph
 from binarize.graph.trace.function_calls import FunctionCalls, NeedsMemoryError
+from binarize.graph.trace.layer_step import own_forms
 from binarize.graph.trace.module_calls import ModuleCalls, UnfaithfulError
 from binarize.graph.trace.outside_state import outside_kept
-from binarize.graph.trace.own_forward import own_forms
 from binarize.graph.trace.preserve_state import Snapshot, evaluating, quiet, untouched
 from binarize.graph.trace.recording import Recording
 from binarize.graph.trace.scripted import scripted_calls

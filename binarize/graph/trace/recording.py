@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
+from binarize.graph.trace.layer_step import LayerStep
 from binarize.graph.trace.module_graph import ModuleGraph
-from binarize.graph.trace.own_forward import LayerStep
 from binarize.methods.forms import Form
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from binarize.geometry import conv_size
+from binarize.conv_sizes import conv_size
 from binarize.graph.trace.roles import Role
 
 

@@ -11,7 +11,7 @@ import torch
 from engine_nets import ResNetLike
 
 import binarize
-from binarize.graph.statements import Code, Statement
+from binarize.graph.plan_sentences import Code, Statement
 
 
 @pytest.mark.parametrize("code", list(Code))

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from torch import fx
 
 from binarize.graph.decide.draft import Draft
-from binarize.graph.decide.signal import NORMED, Signal, signal_at, terms_of
+from binarize.graph.decide.signal_moments import NORMED, Signal, signal_at, terms_of
 from binarize.graph.plan import Edit, Swap
-from binarize.graph.statements import Code, Statement
+from binarize.graph.plan_sentences import Code, Statement
 from binarize.graph.trace.dataflow import LAYOUT
 
 MOST_SIGNALS = 2
