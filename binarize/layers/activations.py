@@ -30,7 +30,7 @@ class BiasPReLU(nn.Module):
         self.weight = nn.Parameter(torch.full((channels,), 0.25))
 
     done_before = False
-    """Set where the layer in front does it (`binarize.runtime.fuse`): the forward passes its input on."""
+    """True if the layer in front computes it (`binarize.runtime.fuse`): the forward returns its input."""
 
     @property
     def of_maps(self) -> bool:
