@@ -1,4 +1,4 @@
-"""Norms, activations and layer scale that are modules: replaced as the plan says."""
+"""Norms, activations and layer scale that are modules: replaced according to the plan."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class OpenedLayer(nn.Module):
 
 
 def take_apart(layer: nn.Module, form: Form, name: str) -> nn.Module:
-    """Make `layer` an `OpenedLayer`, in place, with a place for its binary layer.
+    """Make `layer` an `OpenedLayer`, in place, with a slot for its binary layer.
 
     Returns:
         A float layer with its class, parameters and attributes as they were, to build the binary one from.
