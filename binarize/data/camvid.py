@@ -15,7 +15,7 @@ _NAMES = (
     *("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian"),
     "Bicyclist",
 )
-_VOID = 11  # what the SegNet files use for unlabelled pixels
+_VOID = 11  # value of unlabelled pixels in the SegNet files
 
 
 @register_dataset(
@@ -52,7 +52,7 @@ def _path(root: Path, name: str) -> Path:
 
 
 def _palette(root: Path) -> tuple[tuple[int, int, int], ...]:
-    """From classes.json where it is there."""
+    """From classes.json if it exists."""
     table = root / "classes.json"
     if not table.is_file():
         return ()
