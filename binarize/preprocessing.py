@@ -81,7 +81,7 @@ class Preprocessing:
                 "(height, width)."
             ) from error
         if len(made.mean) != len(made.std) or not all(map(math.isfinite, (*made.mean, *made.std))):
-            raise ConfigError(f"preprocessing: mean {made.mean} and std {made.std} do not go together.")
+            raise ConfigError(f"preprocessing: mean {made.mean} and std {made.std} do not fit together.")
         return made
 
     def at(self, size: Sequence[int]) -> Preprocessing:
@@ -90,7 +90,7 @@ class Preprocessing:
         return dataclasses.replace(self, size=new, resize=None if self.resize is None else new)
 
     def __str__(self) -> str:
-        """A line for people."""
+        """One line of text for printing."""
         mean, std = (" ".join(f"{number:g}" for number in numbers) for numbers in (self.mean, self.std))
         text = (
             f"{'RGB' if len(self.mean) == 3 else f'{len(self.mean)} channels'} / 255, mean {mean}, std {std}"
@@ -107,11 +107,11 @@ def preprocessing_of(model: nn.Module) -> Preprocessing | None:
         model: float, converted or deployed.
 
     Returns:
-        None for a model that says nothing, or whose channels are others than those that its encoder was
-        trained on.
+        None for a model without preprocessing, or with other channels than those that its encoder was trained
+        on.
 
     Raises:
-        ConfigError: its attribute is no preprocessing.
+        ConfigError: its attribute is not a preprocessing.
     """
     own = getattr(model, ATTRIBUTE, None)
     if isinstance(own, Preprocessing):
