@@ -18,7 +18,7 @@ ENTRY = "binarize.preprocessing"
 """Key of the text entry in headers of files and in the metadata of ONNX models."""
 
 ATTRIBUTE = "binarize_preprocessing"
-"""Of a model: its `Preprocessing`, or what `Preprocessing.as_dict` gives."""
+"""Attribute of a model: its `Preprocessing`, or the result of `Preprocessing.as_dict`."""
 
 Size = tuple[int, int]
 
@@ -50,7 +50,7 @@ class Preprocessing:
     crop_mode: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON holds it; `from_dict` takes it back."""
+        """As plain values for JSON; `from_dict` is the inverse."""
         fields = json.loads(json.dumps(dataclasses.asdict(self)))
         return {"channels": "RGB" if len(self.mean) == 3 else len(self.mean), "range": [0, 1], **fields}
 
@@ -101,7 +101,7 @@ class Preprocessing:
 
 
 def preprocessing_of(model: nn.Module) -> Preprocessing | None:
-    """What a model's images go through, by its own attribute or by timm's configuration of it or its encoder.
+    """The preprocessing of a model's images: its own attribute, or timm's configuration of it or its encoder.
 
     Args:
         model: float, converted or deployed.

@@ -76,7 +76,7 @@ WORK: dict[str, WorkRule] = {
     **dict.fromkeys((f"_scaled_dot_product_{name}" for name in _SDPA), _attention),
     **ELEMENTWISE,
 }
-"""By the name of the aten operation (in-place ones without their underscore)."""
+"""Rules by the name of the aten operation (in-place ones without their underscore)."""
 
 _HOLDS_MACS = re.compile(
     r"fft|rnn|lstm|gru|conv(?!ert)|cdist|_dist$|trilinear|multi_head|transformer_encoder"

@@ -139,4 +139,4 @@ ELEMENTWISE: dict[str, WorkRule] = {
     "add": _of_two("add"),
     "mul": _of_two("mul"),
 }
-"""By the name of the aten operation (in-place ones without their underscore)."""
+"""Rules by the name of the aten operation (in-place ones without their underscore)."""

@@ -164,7 +164,7 @@ def _peak(threads: int) -> float | None:
 
 
 def _seconds(variant: Variant) -> float:
-    """Of one pass."""
+    """Seconds of one pass."""
     began = time.perf_counter()
     variant.run()
     return time.perf_counter() - began

@@ -137,8 +137,8 @@ def _about_constant(names: list[str]) -> str:
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     return (
         f"warning: no channel of the input of {shown} changed its sign in this epoch: "
-        "the output of such a layer does not depend on the image. See its input in the plan; another method, "
-        "or keeping it in float (policy.keep), may help."
+        "the output there is the same whatever the image. `binarize.plan` shows the input of each layer; "
+        "another method, or keeping the layers in float (policy.keep), may help."
     )
 
 

@@ -29,7 +29,7 @@ _VOID = 11  # value of unlabelled pixels in the SegNet files
     "use; cite both.",
 )
 def camvid(root: Path, split: str) -> DenseDataset:
-    """By lists of `image mask`, paths relative to `root`; SegNet's folders if there is no list.
+    """Pairs from lists of `image mask` with paths relative to `root`, or else from SegNet's folders.
 
     Raises:
         DataError: lists and folders, or files of them, are missing.

@@ -1,4 +1,4 @@
-"""What a quantizer is: a forward function, what it saves, and a gradient written by hand.
+"""The definition of a quantizer: a forward function, the statistics it saves, and a gradient written by hand.
 
 A `Rule` is stateless; learnable parameters are passed in. Its `gradient` needs the input and the few
 numbers of `stats` only, so that a layer keeps its *input* alive for the backward pass (which the

@@ -78,7 +78,7 @@ class Plan:
         return tuple(row for row in self.rows if row.converted)
 
     def as_dict(self, *, short: bool = False) -> dict[str, Any]:
-        """As JSON holds it; `from_dict` takes it back.
+        """As plain values for JSON; `from_dict` is the inverse.
 
         Args:
             short: leave out the fields of rows, swaps and edits that have their default value.

@@ -174,7 +174,7 @@ class BinaryLayer(nn.Module):
 
 
 def finish(layer: Any, y: Tensor, x: Tensor) -> Tensor:
-    """What follows a layer's convolution: its norm, inner activation and bypass, as far as it has them.
+    """Apply what follows a layer's convolution: norm, inner activation and bypass, as far as it has them.
 
     Args:
         layer: holds `norm`, `inner` and `bypass`.

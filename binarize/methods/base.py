@@ -1,4 +1,4 @@
-"""What a binarization method is: a frozen description. It builds layers; it never edits a graph."""
+"""Base of binarization methods: frozen descriptions that build layers and never edit a graph."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class Method:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def as_dict(self) -> dict[str, Any]:
-        """Name and options; `from_dict` takes it back."""
+        """Name and options as plain values; `from_dict` is the inverse."""
         return {"name": self.name, "options": self.options()}
 
     @classmethod

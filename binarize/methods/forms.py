@@ -125,7 +125,7 @@ def pads_of(padding: Any, kernel: Any, dilation: tuple[int, ...]) -> Pads:
 
 
 def computed(layer: Any, form: Form, x: Tensor) -> Tensor:
-    """What a layer of that form gives."""
+    """The result of a layer of that form."""
     weight, bias = layer.weight.detach(), layer.bias if form.bias else None
     if form.standardization is not None:
         weight = form.standardization.module(layer)(weight).detach()

@@ -67,7 +67,7 @@ class EncoderInfo:
 def create_encoder(
     name: str, *, pretrained: bool = False, levels: int = 4, img_size: int | Sequence[int] | None = None
 ) -> tuple[nn.Module, EncoderInfo]:
-    """The timm network `name` as a feature extractor, and what it gives.
+    """The timm network `name` as a feature extractor, and a description of its maps.
 
     Args:
         name: a timm model, with or without a pretrained tag: `convnext_tiny`, `convnext_tiny.fb_in1k`.

@@ -130,7 +130,7 @@ class DepthHead(nn.Module):
 class UPerNet(nn.Module):
     """An encoder, then PSP on its coarsest map, FPN over all, a conv 3x3 and a head at the input's size.
 
-    Encoders restrict their input in two ways. One that wants multiples of something sees the image padded
+    Encoders restrict their input in two ways. One that needs multiples of a number sees the image padded
     with zeros at the right and the bottom, and the output is cropped. One that takes a single size sees the
     image resized to it: give `img_size` to `upernet` to build it for the size that it will be used at.
 

@@ -66,7 +66,7 @@ def constant_activations(draft: Draft) -> Iterator[Statement]:
 
 
 def _instead(draft: Draft, node: fx.Node) -> fx.Node | Interval | None:
-    """What replaces a step by the plan: see `Signs`."""
+    """What a step becomes by the plan: see `instead` of `Signs`."""
     flow = draft.flow
     source = flow.source(node)
     edit = draft.edits.get((node.meta.get("owner", ""), node.meta.get("step") or ""))

@@ -37,8 +37,8 @@ class Draft:
         method: what the layers become.
         sites: converted layers by name.
         kept: by name for all other layers, who keeps them float and why.
-        kept_norms: what becomes of the norm behind a layer that stays float, by its name.
-        norms: what became of a norm, by node: `absorbed`, `removed` or `batch`.
+        kept_norms: what happens to the norm behind a layer that stays float, by its name.
+        norms: the decision on a norm, by node: `absorbed`, `removed` or `batch`.
         scales: nodes of layer scale that are removed.
         swaps: modules to replace, by path.
         edits: changes of a module's own graph, by (path, node name).

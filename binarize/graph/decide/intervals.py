@@ -203,7 +203,7 @@ _UNARY: dict[str, Callable[[Interval], Interval]] = {
     **dict.fromkeys(("hardsigmoidme", "hard_sigmoid"), _constant(FRACTION)),
     "logsigmoid": _constant(interval(-np.inf, 0)),
 }
-"""By the name of a function, or of a module's class in small letters; of one tensor."""
+"""Rules for functions of one tensor, by the name of the function, or of a module's class in small letters."""
 
 _PASSING = {
     *("permute", "transpose", "t", "reshape", "view", "view_as", "flatten", "unflatten", "contiguous"),

@@ -32,7 +32,7 @@ class _Trail:
     """What lies between a layer and an output.
 
     Attributes:
-        activated: a norm, or an activation of those that stand between layers.
+        activated: a norm, or an activation of those that are used between layers.
         residual: a sum of a signal and of what layers made of it.
         product: a matrix product of two signals, such as masks of their queries and a map.
         widest: C of the widest value from the first norm, activation or sum on.
@@ -74,7 +74,7 @@ class Outputs:
 
     A layer is final if an output depends on its result through steps without weights only. Features, the
     input of another network, are the exception: maps behind a norm, an activation or residual sums, of many
-    channels and no fewer than what the layer is given; factors of a product behind one of these; and all
+    channels and no fewer than the layer's input; factors of a product behind one of these; and all
     outputs of a class that is made to give features.
 
     Args:
@@ -222,7 +222,7 @@ def _is_extractor(module: nn.Module) -> bool:
 
 
 def _activates(flow: Flow, node: fx.Node) -> bool:
-    """Whether a step is a norm, or an activation of those that stand between layers."""
+    """Whether a step is a norm, or an activation of those that are used between layers."""
     module = flow.module(node)
     name = function_name(node) if module is None else type(module).__name__
     return flow.role(node) == "norm" or (flow.role(node) == "act" and name.lower() not in _RANGES)

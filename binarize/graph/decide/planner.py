@@ -42,7 +42,7 @@ def plan(
     example_inputs: Any = None,
     **options: Any,
 ) -> Plan:
-    """Decide what becomes of every layer of `model`; the model is left untouched.
+    """Decide what happens to every layer of `model`; the model is left untouched.
 
     The model runs once, on tensors without data where that is possible; hooks on its modules run with it. For
     a model by torch.compile, the plan is for the model inside.

@@ -48,7 +48,7 @@ class Policy:
             object.__setattr__(self, name, int(given))
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON holds it; `from_dict` takes it back."""
+        """As plain values for JSON; `from_dict` is the inverse."""
         return {"keep": list(self.keep), "only": list(self.only), "first": self.first, "last": self.last}
 
     @classmethod
@@ -96,7 +96,7 @@ def place_reason(
     Args:
         nodes: the layer's calls.
         module: the layer.
-        policy: what the user wants.
+        policy: of the user.
         flow: of the model.
         position: of the same flow.
     """

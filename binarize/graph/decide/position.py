@@ -10,7 +10,7 @@ from binarize.graph.trace.dataflow import Flow
 
 
 class Position:
-    """Where each layer stands in the network.
+    """The position of each layer in the network.
 
     Args:
         flow: the recorded run.

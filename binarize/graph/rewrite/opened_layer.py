@@ -22,7 +22,7 @@ class OpenedLayer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Of the binary layer."""
+        """The latent weight of the binary layer."""
         return self._modules[self.binary_name].weight  # type: ignore[union-attr, return-value]
 
     @property
