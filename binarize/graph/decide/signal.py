@@ -133,7 +133,7 @@ def _product(x: Signal, y: Signal) -> Signal:
 
 
 def _quotient(draft: Draft, node: fx.Node, before: dict[fx.Node, Signal]) -> Signal | None:
-    """Of a quotient or x * rsqrt(y): normalized where y comes from x, as in norms written out; else None."""
+    """The signal of x / y or x * rsqrt(y), normalized if y comes from x (a norm written out); else None."""
     x, y = draft.flow.sources(node)
     if name_of(node) not in _DIVIDE:
         if name_of(x) in _INVERT:
