@@ -1,4 +1,4 @@
-"""A cache of what is slow to make, which cannot grow without end."""
+"""A cache of bounded size for objects that are slow to make."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class BoundedCache(dict[K, V]):
     """A dict to which entries are added with `keep`; a full one is emptied first.
 
     Emptying it needs no record of what was used last, which would cost time at each look-up; entries that
-    are still in use are made once more.
+    are still in use are made again.
 
     Args:
         most: entries that it may hold.

@@ -48,16 +48,16 @@ def transposed_size(
 def same_pads(
     size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> Pads:
-    """What TensorFlow's "SAME" pads a map of `size` by, so that ceil(n / s) positions come out.
+    """Padding of TensorFlow's "SAME" for a map of `size`: the output has ceil(n / s) positions.
 
-    The odd one of an uneven total goes to the high side.
+    If the total is odd, the high side gets one more.
     """
     sides = zip(size, kernel, stride, dilation, strict=True)
     return halves([max(((n + s - 1) // s - 1) * s + reach(k, d) - n, 0) for n, k, s, d in sides])
 
 
 def static_same_pads(kernel: Sequence[int], dilation: Sequence[int]) -> Pads:
-    """What torch's `padding="same"` pads by: `reach` - 1 in total, for stride 1."""
+    """Padding of torch's `padding="same"`: `reach` - 1 in total, for stride 1."""
     return halves([reach(k, d) - 1 for k, d in zip(kernel, dilation, strict=True)])
 
 

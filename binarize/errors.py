@@ -1,7 +1,7 @@
 """Errors of the toolkit: each says where, what was given, what was expected and what to do.
 
 Every error derives from `BinarizeError`, so that a caller (the command line, a notebook) can tell
-a mistake in the request from a defect in the toolkit: only the latter surfaces as anything else.
+a mistake in the request from a defect in the toolkit, which surfaces as any other exception.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class FormatError(BinarizeError, ValueError):
 
 
 class DataError(BinarizeError, ValueError):
-    """A data set, or a file of one, that is missing, corrupt or not what its layout promises."""
+    """A data set, or a file of one, that is missing, corrupt or not as its layout requires."""
 
 
 class TrainingError(BinarizeError):
-    """A training that cannot go on: numbers that overflow, a run folder that does not fit."""
+    """A training run that cannot continue: numbers that overflow, a run folder that does not fit."""
 
 
 class NativeError(BinarizeError, ValueError):
-    """An argument that the packed kernels cannot use, or an instruction set that is not there."""
+    """An argument that the packed kernels cannot use, or an instruction set that this machine lacks."""
 
 
 class BinarizeWarning(UserWarning):
@@ -92,6 +92,6 @@ def unknown_name(what: str, name: str, known: Iterable[str], listed_by: str = ""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error of another library, short enough to stand in a message of ours."""
+    """The first line of an error of another library, shortened for a message of the toolkit."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{lines[0][:300]}" if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""What a model says about itself: its plan, and the size of the images that it is used on."""
+"""What a model records about itself: its plan, and the size of its input images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 DEFAULT_SIZE = (3, 224, 224)
-"""(C, H, W) of the images of a model that names no size."""
+"""(C, H, W) of the images of a model that records no size."""
 
 ImageSize = tuple[int, int, int]
 

@@ -1,6 +1,6 @@
 """Options as texts: `--set NAME=VALUE`, and `?name=value&name=value` behind the name of a model.
 
-What a value means depends on where it stands: a method knows the types of its options (`readings`), the
+How a value is read depends on its owner: a method knows the types of its options (`readings`), the
 arguments of a model have none (`value_of`), and the settings of a recipe are YAML, as its file is.
 """
 
@@ -53,7 +53,7 @@ def parse_kwargs(text: str, where: str = "model option") -> dict[str, Any]:
     A value is a number, `true`, `false`, `none`, several with commas between (`0,1,2`), or else a text.
 
     Args:
-        text: what stands behind the `?`; may be empty.
+        text: the part behind the `?`; may be empty.
         where: what a message begins with.
 
     Raises:

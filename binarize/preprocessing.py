@@ -18,7 +18,7 @@ ENTRY = "binarize.preprocessing"
 """Key of the text entry in headers of files and in the metadata of ONNX models."""
 
 ATTRIBUTE = "binarize_preprocessing"
-"""Of a model: its `Preprocessing`, or what `Preprocessing.as_dict` gives."""
+"""Attribute of a model: its `Preprocessing`, or the result of `Preprocessing.as_dict`."""
 
 Size = tuple[int, int]
 
@@ -50,7 +50,7 @@ class Preprocessing:
     crop_mode: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON holds it; `from_dict` takes it back."""
+        """As plain values for JSON; `from_dict` is the inverse."""
         fields = json.loads(json.dumps(dataclasses.asdict(self)))
         return {"channels": "RGB" if len(self.mean) == 3 else len(self.mean), "range": [0, 1], **fields}
 
@@ -81,7 +81,7 @@ class Preprocessing:
                 "(height, width)."
             ) from error
         if len(made.mean) != len(made.std) or not all(map(math.isfinite, (*made.mean, *made.std))):
-            raise ConfigError(f"preprocessing: mean {made.mean} and std {made.std} do not go together.")
+            raise ConfigError(f"preprocessing: mean {made.mean} and std {made.std} do not fit together.")
         return made
 
     def at(self, size: Sequence[int]) -> Preprocessing:
@@ -90,7 +90,7 @@ class Preprocessing:
         return dataclasses.replace(self, size=new, resize=None if self.resize is None else new)
 
     def __str__(self) -> str:
-        """A line for people."""
+        """One line of text for printing."""
         mean, std = (" ".join(f"{number:g}" for number in numbers) for numbers in (self.mean, self.std))
         text = (
             f"{'RGB' if len(self.mean) == 3 else f'{len(self.mean)} channels'} / 255, mean {mean}, std {std}"
@@ -101,17 +101,17 @@ class Preprocessing:
 
 
 def preprocessing_of(model: nn.Module) -> Preprocessing | None:
-    """What a model's images go through, by its own attribute or by timm's configuration of it or its encoder.
+    """The preprocessing of a model's images: its own attribute, or timm's configuration of it or its encoder.
 
     Args:
         model: float, converted or deployed.
 
     Returns:
-        None for a model that says nothing, or whose channels are others than those that its encoder was
-        trained on.
+        None for a model without preprocessing, or with other channels than those that its encoder was trained
+        on.
 
     Raises:
-        ConfigError: its attribute is no preprocessing.
+        ConfigError: its attribute is not a preprocessing.
     """
     own = getattr(model, ATTRIBUTE, None)
     if isinstance(own, Preprocessing):

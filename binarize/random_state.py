@@ -1,4 +1,4 @@
-"""The states of the global random generators: given back after use, or lent a generator's numbers."""
+"""The states of the global random generators: restored after use, or replaced by one generator."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from binarize.errors import ConfigError
 
 @contextlib.contextmanager
 def same_random_state() -> Iterator[None]:
-    """Give Python's, NumPy's and torch's global generators back the state that they had.
+    """Restore the state of Python's, NumPy's and torch's global generators at the end.
 
-    NumPy's is looked at where it is imported, those of accelerators where these are in use.
+    NumPy's only where it is imported, those of accelerators only where these are in use.
     """
     numpy: Any = sys.modules.get("numpy")
     python, arrays = random.getstate(), None if numpy is None else numpy.random.get_state()
@@ -41,14 +41,14 @@ def same_random_state() -> Iterator[None]:
 
 @contextlib.contextmanager
 def drawing_from(generator: torch.Generator | None) -> Iterator[None]:
-    """Let what draws from the global generators draw from `generator`; they stay as they were.
+    """Draw from `generator` instead of the global generators, whose states stay as they were.
 
     Args:
-        generator: of the CPU, which moves on; by default a new one of seed 0. `torch.default_generator` is
-            torch's own, whose numbers are then drawn as usual.
+        generator: on the CPU; its state advances. By default a new one of seed 0. `torch.default_generator`
+            is torch's own, whose numbers are then drawn as usual.
 
     Raises:
-        ConfigError: something else.
+        ConfigError: `generator` is something else.
     """
     if generator is torch.default_generator:
         yield

@@ -16,7 +16,7 @@ from rich.style import Style
 PLAIN_WIDTH = 80
 
 BINARY, FLOAT, SLOWER, WORSE = "green", "none", "yellow", "red"
-"""Colours on a terminal: of what is of one bit, is float, is slower than it could be, is wrong."""
+"""Colours on a terminal: of binary layers, of float ones, of what is slower than it could be, of errors."""
 
 UP, DOWN = "↑", "↓"
 """Behind the name of a figure: better if higher, better if lower."""
@@ -57,7 +57,7 @@ class Name:
 
 
 def widest_part(names: Iterable[str]) -> int:
-    """Letters of the longest part of any of the names: what their column needs at least."""
+    """Length of the longest part of any of the names: the least width of their column."""
     return max((len(part) for name in names for part in _parts(name)), default=1)
 
 
@@ -80,7 +80,7 @@ def _filled(parts: list[str], width: int) -> list[str]:
 
 
 def plain(renderable: Any, width: int = PLAIN_WIDTH) -> str:
-    """What `str()` of something that prints as a table is: no colours, wherever it is asked for."""
+    """The text that `str()` gives for an object that prints as a table: always without colours."""
     stream = io.StringIO()
     console = Console(
         file=stream,
@@ -95,7 +95,7 @@ def plain(renderable: Any, width: int = PLAIN_WIDTH) -> str:
 
 
 def write_what_can_be(stream: Any) -> None:
-    """Let a text stream whose encoding lacks a character print another one in place of it."""
+    """Make a text stream print substitutes for characters that its encoding lacks."""
     encoding = getattr(stream, "encoding", None) or ""
     if encoding.lower().replace("-", "").startswith("utf") or not hasattr(stream, "reconfigure"):
         return

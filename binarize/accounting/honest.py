@@ -1,11 +1,11 @@
-"""The convention `honest`: what is there, once, and what is computed, all of it.
+"""The convention `honest`: each parameter once, and all multiply-accumulates that a run performs.
 
 Parameters: every one once, however often it is used and whether or not it is frozen; the latent weights
 of binary layers are of one bit, all others of 32; of packed layers, the bits and floats that they hold.
 Work: the multiply-accumulates of every convolution, linear map, matrix product and attention that one run
 performs, functional ones included, with groups respected and padded positions counted; those that a binary
-layer does itself are binary. Elementwise arithmetic, normalization and interpolation are no
-multiply-accumulates and not counted.
+layer does itself are binary. Elementwise arithmetic, normalization and interpolation are not
+multiply-accumulates and are not counted.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def count_honestly(
 
 
 def find_uncounted(tally: Tally, recording: Recording) -> tuple[Uncounted, ...]:
-    """What the totals lack: operations without a rule, and modules whose parameters no operation read."""
+    """Missing in the totals: operations without a rule, and modules whose parameters no operation read."""
     found: dict[tuple[str, str], None] = {}
     for path, reason in recording.uncounted:
         tally.at(path).unknown = True

@@ -15,7 +15,7 @@ from binarize.accounting.work import ELEMENTWISE, Work, WorkRule
 def _convolution(args: tuple[Any, ...], out: Tensor) -> Work:
     x, weight, transposed, groups = args[0], args[1], args[6], args[8]
     # weight: (Cout, Cin / groups, ...), transposed (Cin, Cout / groups, ...). Each element of the side with
-    # whole filters meets all weights but those of the other channels in dim 0.
+    # whole filters is multiplied by all weights but those of the other channels in dim 0.
     side = x if transposed else out
     return Work(
         "conv",
@@ -29,7 +29,7 @@ def _convolution(args: tuple[Any, ...], out: Tensor) -> Work:
 
 
 def _product(first: int) -> WorkRule:
-    """Of a matrix product whose left factor is argument `first`: out = left (..., k) @ right."""
+    """The work of a matrix product whose left factor is argument `first`: out = left (..., k) @ right."""
 
     def work(args: tuple[Any, ...], out: Tensor) -> Work:
         left, right = args[first], args[first + 1]
@@ -76,7 +76,7 @@ WORK: dict[str, WorkRule] = {
     **dict.fromkeys((f"_scaled_dot_product_{name}" for name in _SDPA), _attention),
     **ELEMENTWISE,
 }
-"""By the name of the aten operation (in-place ones without their underscore)."""
+"""Rules by the name of the aten operation (in-place ones without their underscore)."""
 
 _HOLDS_MACS = re.compile(
     r"fft|rnn|lstm|gru|conv(?!ert)|cdist|_dist$|trilinear|multi_head|transformer_encoder"
@@ -88,7 +88,7 @@ _CELLS = "_thnn_fused"  # elementwise part of a recurrent cell, whose products a
 
 
 def work_of(space: str, name: str, args: tuple[Any, ...], out: Any) -> Work | str | None:
-    """What an operation does, why that cannot be counted, or None for one without multiply-accumulates.
+    """The work of an operation, or why it cannot be counted; None for one without multiply-accumulates.
 
     Args:
         space: namespace of the operation, `aten` for torch's own.

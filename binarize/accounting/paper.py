@@ -5,13 +5,13 @@ the printed figures and, for operations, from the authors' counter (github.com/f
 7f66259, models/upernet/test_upernet.py and backbones/test_convnext.py). That script is for the networks that
 BiDense is compared with; the numbers per method, and what is counted of BiDense's own blocks, follow from the
 printed figures. With the rules below and the slips of that script (`binarize.accounting.paper_slips`) all 15
-rows come out as printed, parameters and operations, at 480x480 with 151 classes.
+rows are as printed, parameters and operations, at 480x480 with 151 classes.
 
-This convention reproduces print; what a network costs is what `honest` says.
+This convention reproduces printed numbers; `honest` gives what a network costs.
 
 Parameters
   - Everything in the state dict: parameters, and buffers too (2 C + 1 of a batch norm).
-  - What belongs to a module that is called n times counts n times.
+  - The tensors of a module that is called n times count n times.
   - Binary are the weights of binary layers and, in a network that has such layers, the weight of its final
     layer, although it is float.
 

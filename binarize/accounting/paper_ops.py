@@ -1,4 +1,4 @@
-"""Which operations of a run the convention `paper` counts; the rules stand in `binarize.accounting.paper`."""
+"""Which operations of a run the convention `paper` counts; its rules: `binarize.accounting.paper`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from binarize.layers import BinaryLayer, Bypass
 
 
 def list_items(tally: Tally, recording: Recording, ends: set[str]) -> list[Item]:
-    """What one run does, in order, without a head at the resolution of the image.
+    """The operations of one run, in order, without a head at the resolution of the image.
 
     Args:
         tally: of the network.
-        recording: the run; receives what has no rule.
+        recording: the run; operations without a rule are added to its `uncounted`.
         ends: paths of float layers that count as binary.
     """
     binary = first_binary_layer(tally)
@@ -46,7 +46,7 @@ def first_binary_layer(tally: Tally) -> BinaryLayer | None:
 
 
 def _is_counted(tally: Tally, event: Event) -> bool:
-    """Leaves out what a module counted as one does inside, and how a binary layer makes its bits."""
+    """Without the operations inside modules that are counted as one, or that make a binary layer's bits."""
     work = event.work
     if work is None or work.kind in PRODUCTS:
         return True

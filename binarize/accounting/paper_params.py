@@ -1,4 +1,4 @@
-"""Parameters under the convention `paper`; the rules stand in `binarize.accounting.paper`."""
+"""Parameters under the convention `paper`; the rules are listed in `binarize.accounting.paper`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def count_state(tally: Tally, recording: Recording, final: str | None) -> None:
 
     Args:
         tally: receives the counts.
-        recording: says how often.
+        recording: holds how often.
         final: path of the layer whose weight counts as binary although it is float, or None.
     """
     for path, name, parameter, binary in tally.parameters():

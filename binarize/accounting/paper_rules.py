@@ -1,4 +1,4 @@
-"""Operations of one layer under the convention `paper`; the rules stand in `binarize.accounting.paper`."""
+"""Operations of one layer under the convention `paper`; the rules are in `binarize.accounting.paper`."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Item:
     Attributes:
         path: of the module.
         layer: path of the layer that it is counted under.
-        kind: `quantizer` is that and the scale of the weights.
+        kind: `quantizer` includes the scale of the weights.
         each: operations per element.
-        elements: that are counted; of a product its multiply-accumulates.
+        elements: number of elements counted; for a product, its multiply-accumulates.
         positions: output elements per channel.
         inputs: of a product, elements of its input.
         binary: 64 of these operations count as one.
@@ -68,7 +68,7 @@ def items_of(tally: Tally, event: Event, stand_in: BinaryLayer | None) -> Iterat
     Args:
         tally: of the network.
         event: a layer's work, or the call of a module that is counted as one.
-        stand_in: the binary layer as which a float layer counts, or None.
+        stand_in: the binary layer that a float layer is counted as, or None.
     """
     path, layer, work = event.path, tally.owner(event.path), event.work
     module = tally.modules.get(path)
@@ -117,7 +117,7 @@ def positions_of(event: Event) -> int:
 
 
 def count_quantizer(quantizer: nn.Module) -> int | None:
-    """Operations per element of what makes a layer's activations binary; None without a rule."""
+    """Operations per element of a layer's activation quantizer; None without a rule."""
     if isinstance(quantizer, DAB):
         rule = quantizer.rule
         mean = rule.threshold in ("adaptive", "mean")
@@ -133,7 +133,7 @@ def count_quantizer(quantizer: nn.Module) -> int | None:
 
 
 def _weight_scale(layer: BinaryLayer) -> int:
-    """Operations per element of the numbers beside the signs of a layer's weights."""
+    """Operations per element of the scale and centre of a layer's binary weights."""
     if isinstance(layer.weight_rule, AdaBinWeights):
         return 2
     return 0 if isinstance(layer.weight_rule, SteSign) else 1

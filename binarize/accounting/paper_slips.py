@@ -1,8 +1,8 @@
 """Slips of the counter behind the printed operations of BiDense, which the convention `paper` repeats.
 
-The authors' script (see `binarize.accounting.paper`) goes through UPerNet on ConvNeXt by hand and takes some
-things for others. `honest` has none of this. Sizes are what a slip changes in OPs at 480x480, in M, for the
-float networks / the four methods that BiDense is compared with / BiDense.
+The authors' script (see `binarize.accounting.paper`) counts UPerNet on ConvNeXt by hand and mistakes some
+layers for others. `honest` has none of these slips. Sizes are what a slip changes in OPs at 480x480, in M,
+for the float networks / the four methods that BiDense is compared with / BiDense.
 
   - Fusion is counted as one more smoothing convolution, 96 -> 96 channels instead of 384 -> 96, as a loop
     variable is used again behind its loop: -7166 / -112 to -137 / -134. This is why the float rows print
@@ -14,8 +14,8 @@ float networks / the four methods that BiDense is compared with / BiDense.
     PReLU or Maxout, which count 2 elsewhere: 0 / +197 (BNN, which keeps GELU, 0) / +197.
   - The four methods are counted with the norms of the float ConvNeXt, one per block: those behind its two
     pointwise layers are missing, -98, and that of a transition is in front of it, at the higher resolution,
-    +2 (not BiSRNet, whose transitions have none). BiDense is counted with a norm behind every layer: these
-    98 M of the printed difference between it and the four are none between the networks.
+    +2 (not BiSRNet, whose transitions have none). BiDense is counted with a norm behind every layer: these 98
+    M of the printed difference between it and the four are not a difference between the networks.
   - The bypass around the smoothing convolution is not counted in the four methods (-3), nor that of BiSRNet's
     units at transitions (-1); BiDense's are.
 

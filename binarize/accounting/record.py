@@ -1,8 +1,8 @@
-"""One run of a model, written down: which module did which work, on what shapes.
+"""The recording of one run of a model: which module did which work, on what shapes.
 
-The run is a dry one: on a copy of the model whose tensors have shapes and no data, so that it costs
-neither memory nor arithmetic and the model stays as it was. Where the forward pass depends on the data, a
-copy with data is run.
+The run uses a copy of the model whose tensors have shapes and no data: it costs neither memory nor
+arithmetic, and the model stays as it was. Where the forward pass depends on the data, a copy with data is
+run.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ class Recording:
 def record(
     model: nn.Module, inputs: Callable[[], tuple[Any, ...]], whole: tuple[type[nn.Module], ...] = ()
 ) -> Recording:
-    """Run `model` once in eval mode, without gradients, and write down what happened.
+    """Run `model` once in eval mode, without gradients, and record what happened.
 
     Args:
-        model: any network; nothing of it changes. One that cannot be copied is run itself, its training flags
-            and buffers being put back.
+        model: any network; it is not changed. A model that cannot be copied is run itself; its training flags
+            and buffers are restored.
         inputs: makes the positional arguments of its forward.
         whole: classes whose calls are events, beside the operations inside.
 
@@ -84,7 +84,7 @@ def record(
             _leave_meta_device(shell)
             args = tree_map_only(Tensor, lambda t: _faked(mode, t), inputs())
             return _run(shell, args, whole)
-    except Exception:  # whatever a model does that needs data: run it with data instead
+    except Exception:  # any error of a model that needs data: run it with data instead
         pass
     try:
         twin = copied(model)
@@ -108,7 +108,7 @@ def _faked(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
 
 
 def _leave_meta_device(shell: nn.Module) -> None:
-    """Put what is on the meta device on the CPU, in a fake mode: some operations do not run on the former."""
+    """Move tensors from the meta device to the CPU in a fake mode: some operations do not run on meta."""
     moved: dict[int, Tensor] = {}
     for module in shell.modules():
         for tensors in (module._parameters, module._buffers):
@@ -199,7 +199,7 @@ def _watched_modules(
 
 @contextlib.contextmanager
 def _no_fast_path() -> Iterator[None]:
-    """Attention modules as the products that they consist of, not as one fused operation."""
+    """Run attention modules as the products that they consist of, not as one fused operation."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -210,7 +210,7 @@ def _no_fast_path() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """Puts training flags and buffers back."""
+    """Restores training flags and buffers."""
     state = [
         (
             m,

@@ -62,7 +62,7 @@ class Summary:
         inputs: shapes of what it was run on.
         convention: `honest` or `paper`.
         layers: in the order of definition.
-        uncounted: what the totals lack; they are lower bounds if this is not empty.
+        uncounted: what is missing in the totals; they are lower bounds if this is not empty.
         header_bytes: of the packed file that `binarize deploy` writes of the network; None if not known.
     """
 
@@ -109,7 +109,7 @@ class Summary:
         return sum(layer.packed_bytes for layer in self.layers) + (self.header_bytes or 0)
 
     def of_file(self, size: int | None) -> Summary:
-        """The same of a network whose packed file has this size in bytes; None if there is no such file."""
+        """The same summary with the size of the packed file in bytes; None if there is no packed file."""
         tensors = sum(layer.packed_bytes for layer in self.layers)
         return dataclasses.replace(self, header_bytes=None if size is None else size - tensors)
 
@@ -195,15 +195,15 @@ class Summary:
         return "\n".join(lines)
 
     def _size(self) -> str:
-        """What the size is of: of a packed file, or of tensors alone."""
+        """The size as text: of a packed file, or of its tensors alone."""
         if self.header_bytes is not None:
             return f"packed file {self.packed_bytes:,} bytes (header {self.header_bytes:,})"
         packed = "packed" if self.binary_params else "size"
-        return f"{packed} {short(self.packed_bytes, 4)}B of tensors (a file's header comes to it)"
+        return f"{packed} {short(self.packed_bytes, 4)}B of tensors (without a file's header)"
 
 
 def short(number: float, digits: int = 3) -> str:
-    """A number for people: 0 as "-", else `digits` significant digits and K, M, G or T."""
+    """A number as short text: 0 as "-", else `digits` significant digits and K, M, G or T."""
     if number == 0:
         return "-"
     if number < 1000:

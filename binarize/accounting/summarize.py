@@ -26,15 +26,15 @@ _COUNTERS = {"honest": count_honestly, "paper": count_as_paper}
 def summary(model: nn.Module, input_size: InputSize, convention: Convention = "honest") -> Summary:
     """Count parameters, work and bytes of a network, layer by layer.
 
-    The network is run once, in eval mode and without gradients, and is left as it is: the run is on a copy
-    without data where it does not depend on the data, else on a copy with data.
+    The network is run once, in eval mode and without gradients, on a copy: without data if its forward does
+    not depend on the data, else with data. The network itself is not changed.
 
     Args:
         model: any network, float or binary.
         input_size: an int n for n x n, (H, W), (C, H, W), (N, C, H, W), or example tensors as a tuple of
             positional arguments. Without C, the input channels of the first convolution are taken, if they
             are at most 4, else 3; without N, one image.
-        convention: `honest` (`binarize.accounting.honest`) says what the network costs; `paper`
+        convention: `honest` (`binarize.accounting.honest`) gives what the network costs; `paper`
             (`binarize.accounting.paper`) counts as the printed tables of the BiDense paper do, slips of their
             counter included (`binarize.accounting.paper_slips`).
 
@@ -45,7 +45,7 @@ def summary(model: nn.Module, input_size: InputSize, convention: Convention = "h
     """
     if convention not in get_args(Convention):
         raise ConfigError(unknown_name("convention", convention, get_args(Convention)))
-    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    model = getattr(model, "_orig_mod", model)  # a model by torch.compile
     if convention == "paper" and any(isinstance(module, PackedLayer) for module in model.modules()):
         raise ConfigError(
             "convention='paper' counts the layers of a network in training, which a packed one has folded: "
@@ -64,7 +64,7 @@ def summary(model: nn.Module, input_size: InputSize, convention: Convention = "h
 
 
 def _inputs(model: nn.Module, size: InputSize) -> Callable[[], tuple[Any, ...]]:
-    """What makes the positional arguments of the model's forward."""
+    """The function that makes the positional arguments of the model's forward."""
     if isinstance(size, Tensor):
         return lambda: (size,)
     sizes = [size, size] if isinstance(size, int) else list(size)

@@ -18,7 +18,7 @@ _BINARY = (BinaryLayer, PackedLayer)
 
 @dataclass(kw_only=True)
 class Count:
-    """What one layer adds up to while it is being counted; see `LayerCount`."""
+    """The counts of one layer so far; see `LayerCount`."""
 
     binary_params: int = 0
     float_params: int = 0
@@ -29,7 +29,7 @@ class Count:
 
 
 class Tally:
-    """The layers of a model in the order of definition; a binary layer is one with all that it holds."""
+    """The layers of a model in the order of definition; a binary layer and its modules are one."""
 
     def __init__(self, model: nn.Module) -> None:
         self.modules: dict[str, nn.Module] = dict(model.named_modules())
@@ -84,7 +84,7 @@ class Tally:
             self.at(path).packed_bytes += size(tensor)
 
     def layers(self) -> tuple[LayerCount, ...]:
-        """One row per layer that holds or does something."""
+        """One row per layer that has parameters or work."""
         return tuple(
             LayerCount(
                 name=path,

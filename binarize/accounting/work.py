@@ -1,4 +1,4 @@
-"""What a tensor operation does, and the rules for those other than multiply-accumulates."""
+"""The work of a tensor operation, and the rules for work other than multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Kind = Literal["conv", "linear", "matmul", "attention", "norm", "activation", "p
 
 @dataclass(frozen=True)
 class Work:
-    """What one tensor operation does.
+    """The work of one tensor operation.
 
     Attributes:
         kind: `linear` is a `matmul` one factor of which is a parameter; `add` and `mul` are of two tensors.
@@ -40,7 +40,7 @@ class Work:
 
 
 WorkRule = Callable[[tuple[Any, ...], Tensor], Work | None]
-"""From the arguments of an operation and what it returned; None if that does nothing to be counted."""
+"""From the arguments of an operation and what it returned; None if there is nothing to count."""
 
 
 def _channelwise(kind: Kind, out: Tensor, *, inputs: int = 0, window: int = 0) -> Work:
@@ -66,7 +66,7 @@ def _adaptive_pooling(dims: int) -> WorkRule:
 
 
 def _mean(args: tuple[Any, ...], out: Tensor) -> Work | None:
-    """A mean over all positions: an adaptive pooling to one, which is what torch makes of that one."""
+    """A mean over all positions counts as adaptive pooling to one: torch computes that as a mean."""
     x, dims = args[0], args[1] if len(args) > 1 else None
     if x.dim() < 3 or not isinstance(dims, (list, tuple)):
         return None
@@ -139,4 +139,4 @@ ELEMENTWISE: dict[str, WorkRule] = {
     "add": _of_two("add"),
     "mul": _of_two("mul"),
 }
-"""By the name of the aten operation (in-place ones without their underscore)."""
+"""Rules by the name of the aten operation (in-place ones without their underscore)."""

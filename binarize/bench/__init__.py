@@ -1,4 +1,4 @@
-"""How fast a packed network is, beside its float counterpart in the ways in which torch runs that."""
+"""The speed of a packed network, compared with its float counterpart as torch can run it."""
 
 from binarize.bench.advice import advice, slower_than
 from binarize.bench.measure import Bench, Variant, bench

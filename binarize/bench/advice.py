@@ -16,7 +16,7 @@ _WORD = 64
 """Signs in a word of the kernels: fewer channels fill a part of it."""
 
 _MUCH = 0.25
-"""A part of the time that is worth a sentence."""
+"""The least share of the time that is mentioned."""
 
 
 def slower_than(found: Bench) -> list[str]:
@@ -38,7 +38,7 @@ def advice(found: Bench, packed: nn.Module) -> list[str]:
     text = [*_computed_by_torch(layers), *_scales(layers), *_shapes(layers), *_float_parts(found)]
     return text or [
         "What is packed gains most on wide layers and large maps: a larger image (--size), more channels or "
-        "several images at once (--batch) turn the scale."
+        "several images at once (--batch) make it faster."
     ]
 
 
@@ -58,7 +58,7 @@ def _scales(layers: list[PackedLayer]) -> Iterator[str]:
     found = [layer for layer in layers if per_channel(layer) and why_not(layer) is None]
     if not found:
         return
-    text = f"{len(found)} of {len(layers)} packed layers have a scale per channel inside of their sums: "
+    text = f"{len(found)} of {len(layers)} packed layers have a scale per channel inside their sums: "
     if any(layer.options.exact_scales for layer in found):
         text += "exact_scales=False (--approximate) rounds the scales and takes about half the time; "
     yield text + "a scale per layer (granularity=layer, then train) is the fastest."

@@ -1,4 +1,4 @@
-"""Times of several variants in one run, in turn, so that a machine that slows down slows down all."""
+"""Times of several variants in one run, in turn: if the machine slows down, it slows down all of them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from binarize.native.library import available, features
 from binarize.runtime import PackedLayer
 
 PACKED = "packed "
-"""What the kinds of packed layers begin with, in `Bench.kinds`."""
+"""Prefix of the kinds of packed layers in `Bench.kinds`."""
 BETWEEN = "between modules"
-"""The kind of what no module does."""
+"""The kind of time that is spent in no module."""
 _PEAK_ROUNDS = 1 << 20
 _TURN = 0.05  # seconds of the first variant
 _MOST = 20  # passes of a turn
@@ -54,8 +54,8 @@ class Bench:
         passes: of a turn.
         kinds: milliseconds of the first variant's parts by kind, per pass, mean of a turn.
         macs: multiply-accumulates of one bit in that pass, by kind; only kinds that have some.
-        peak: of those per second, of a loop on registers alone on one thread, times the threads; None
-            without kernels.
+        peak: the most of those per second: measured with a loop on registers only on one thread, times the
+            threads; None without kernels.
         machine: where it ran.
         threads: of torch and of the kernels.
         shape: of the input.
@@ -115,15 +115,15 @@ def bench(
 ) -> Bench:
     """Time variants in turn.
 
-    A small network that runs once after another one finds the caches full of what that one left, as it does
-    not in service, where it runs again and again: so a turn is several passes.
+    A turn is several passes: in a single pass after another network, a small network would find that
+    network's data in the caches, unlike in use, where it runs again and again.
 
     Args:
         variants: the first is what the others are compared with.
         shape: of the input, for the record.
         rounds: turns of each variant.
         passes: of each variant per turn; as many as the first one does in 50 ms, at most 20, if None.
-        warmup: passes before, not counted: memory is taken and programs are compiled.
+        warmup: passes before, not counted: they allocate memory and compile programs.
         memory_kept: whether `keep_memory` was called, for the record.
     """
     with torch.inference_mode():
@@ -152,7 +152,7 @@ def bench(
 
 
 def _peak(threads: int) -> float | None:
-    """Multiply-accumulates of one bit per second that the processor can do at most; None without kernels."""
+    """The most multiply-accumulates of one bit per second that the processor can do; None without kernels."""
     if not available():
         return None
     best = float("inf")
@@ -164,14 +164,14 @@ def _peak(threads: int) -> float | None:
 
 
 def _seconds(variant: Variant) -> float:
-    """Of one pass."""
+    """Seconds of one pass."""
     began = time.perf_counter()
     variant.run()
     return time.perf_counter() - began
 
 
 def _kinds(variant: Variant, passes: int) -> tuple[dict[str, float], dict[str, int]]:
-    """Per pass: milliseconds by kind of leaf module, and what is left; multiply-accumulates of one bit."""
+    """Per pass: milliseconds by kind of leaf module, and the rest; multiply-accumulates of one bit."""
     spent: dict[str, float] = defaultdict(float)
     macs: dict[str, int] = defaultdict(int)
     with _timed(variant.model, spent, macs):
@@ -186,7 +186,7 @@ def _timed(model: nn.Module, spent: dict[str, float], macs: dict[str, int]) -> I
     stack: list[float] = []
     handles = []
     packed = {id(m): m for m in model.modules() if isinstance(m, PackedLayer)}
-    # what a layer leaves to the convolution behind it is counted there
+    # work that a layer leaves to the convolution behind it is counted there
     joined = {id(m.reader): f"{_kind(m)} with 1x1 Conv2d" for m in packed.values() if m.lazy == "behind"}
     inner = {id(part) for m in packed.values() for part in m.modules()} - packed.keys()
     for module in model.modules():
@@ -196,7 +196,7 @@ def _timed(model: nn.Module, spent: dict[str, float], macs: dict[str, int]) -> I
         handles.append(module.register_forward_pre_hook(lambda *_: stack.append(time.perf_counter())))
 
         layer = packed.get(id(module))
-        # a result that is made later is work of the convolution behind
+        # a result that is computed later is work of the convolution behind
         works = kind if layer is None or layer.lazy != "behind" else joined[id(layer.reader)]
 
         def end(

@@ -19,7 +19,7 @@ def picture(found: Bench) -> bytes:
     medians = [1e3 * found.median(name) for name in names]
     bars = left.barh(names, medians, color=["tab:green", *["tab:gray"] * (len(names) - 1)])
     left.bar_label(bars, [f"{m:.0f} ms" if m >= 100 else f"{m:.2g} ms" for m in medians], padding=3)
-    left.set_xlim(0, 1.35 * max(medians))  # room for the labels
+    left.set_xlim(0, 1.35 * max(medians))  # space for the labels
     left.invert_yaxis()
     left.set_title(f"{'x'.join(map(str, found.shape))}, threads: {found.threads}", fontsize=10)
     kinds = list(found.kinds.items())[:_SHOWN]

@@ -1,4 +1,4 @@
-"""What is compared: the packed network, and the float one it came from, run in several ways."""
+"""What is compared: the packed network, and its float network under several settings of torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def variants(packed: nn.Module, plain: nn.Module, x: Tensor, against: Sequence[s
         against: names of `BASELINES`.
 
     Raises:
-        ConfigError: another name.
+        ConfigError: an unknown name.
     """
     for name in against:
         if name not in BASELINES:

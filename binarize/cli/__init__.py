@@ -70,8 +70,8 @@ for _command in _COMMANDS:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
-    What the user can mend (`BinarizeError`, wrong usage) is one message on stderr and status 2. Anything else
-    is a defect here, and shows its traceback.
+    Errors that the user can correct (`BinarizeError`, wrong usage) give one message on stderr and status 2.
+    Any other error is a defect of the toolkit, and shows its traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         write_what_can_be(stream)
@@ -97,7 +97,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _readable_warnings() -> Iterator[None]:
-    """Print our own warnings as errors are printed: each once, without the line of code behind it."""
+    """Print the toolkit's own warnings like errors: each once, without the line of code behind it."""
     shown: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("always", BinarizeWarning)
@@ -117,15 +117,15 @@ def _readable_warnings() -> Iterator[None]:
 def main() -> None:
     """Entry point of the `binarize` script."""
     end = _End()
-    atexit.register(end)  # first registered is last called: everybody else's handlers run before it
+    atexit.register(end)  # the first registered is called last: all other handlers run before it
     end.status = run()
     sys.exit(end.status)
 
 
 class _End:
-    """Ends the process at once: taking torch apart object by object takes a second and frees nothing."""
+    """End the process at once: deleting torch's objects one by one takes a second for nothing."""
 
-    status = 1  # until a command has run to its end
+    status = 1  # until a command has finished
 
     def __call__(self) -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -140,7 +140,7 @@ def _fail(message: str) -> int:
 
 
 def _abandon_stdout() -> None:
-    """Let the interpreter's own flush at exit succeed: what could not be written is given up."""
+    """Make the interpreter's own flush at exit succeed: output that could not be written is dropped."""
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, sys.stdout.fileno())
     os.close(sink)

@@ -25,30 +25,37 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model")
 @click.option(
-    "--method", "-m", help=f"Of MODEL, if it is not a file.  [default: {DEFAULT_METHOD}, as of convert]"
+    "--method", "-m", help=f"Method, if MODEL is not a file.  [default: {DEFAULT_METHOD}, as for convert]"
 )
 @click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Option of the method.")
 @click.option(
     "--model", "custom", metavar="FILE.py:CALLABLE", help="The float model, if a file holds a custom class."
 )
-@click.option("--size", type=InputSize(), help="Of the image.  [default: as trained, or converted]")
+@click.option("--size", type=InputSize(), help="Image size.  [default: as trained, or converted]")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Images at once.")
 @click.option(
-    "--threads", default=1, show_default=True, type=click.IntRange(1, 1024), help="Of torch and kernels."
+    "--threads",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 1024),
+    help="Threads of torch and of the kernels.",
 )
 @click.option(
-    "--against", default="eager,channels_last", show_default=True, help="Of eager,channels_last,compile,bf16."
+    "--against",
+    default="eager,channels_last",
+    show_default=True,
+    help="Some of eager,channels_last,compile,bf16.",
 )
-@click.option("--rounds", default=7, show_default=True, type=click.IntRange(1), help="Turns of each.")
+@click.option("--rounds", default=7, show_default=True, type=click.IntRange(1), help="Turns per network.")
 @click.option(
-    "--passes", type=click.IntRange(1), help="Of each per turn.  [default: what the packed one does in 50 ms]"
+    "--passes", type=click.IntRange(1), help="Passes per turn.  [default: what the packed one does in 50 ms]"
 )
 @click.option(
     "--exact/--approximate",
     default=None,
     help="Scales per channel in float, or from tables of 16 bits.  [default: as deploy]",
 )
-@click.option("--fresh-memory", is_flag=True, help="Leave memory to the C library's defaults.")
+@click.option("--fresh-memory", is_flag=True, help="Use the C library's memory defaults.")
 @out_option("Also write OUT.json and OUT.png.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def bench(
@@ -67,16 +74,16 @@ def bench(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Time the packed form of MODEL beside the float network.
+    """Time the packed form of MODEL and the float network.
 
-    MODEL is a file, the folder of a run, zoo:NAME, or what `convert` takes. Without options, what is timed is
+    MODEL is a file, the folder of a run, zoo:NAME, or a MODEL of `convert`. Without options, the network is
     what `convert` and `deploy` make of it.
 
     Memory of large maps is kept from pass to pass (binarize.runtime.keep_memory) for all of them alike.
-    They take turns, so that a machine that slows down slows down all; figures are medians of all passes.
-    With --passes 1 each pass finds the caches full of what the other networks left. `compile` is
+    They take turns: if the machine slows down, it slows down all of them. Figures are medians of all passes.
+    With --passes 1 each pass starts with the data of the other networks in the caches. `compile` is
     torch.compile with frozen weights, the strongest float baseline; it takes a minute to compile. With one
-    thread, some versions of torch run 1x1 convolutions slowly: `eager` alone flatters.
+    thread, some versions of torch run 1x1 convolutions slowly: compare with more than `eager`.
     """
     with importing():
         from binarize import bench as measure
@@ -127,7 +134,7 @@ def _write(out: Path, found: Bench, document: dict[str, Any]) -> None:
 
 
 def _images(model: str, shape: tuple[int, ...], size: tuple[int, ...] | None, batch: int) -> Tensor:
-    """(N, C, H, W), random, of the size that --size names, or else of (C, H, W) `shape`."""
+    """A random image (N, C, H, W) of the size in --size, or else of (C, H, W) `shape`."""
     import torch
 
     channels = shape[0]
@@ -138,7 +145,7 @@ def _images(model: str, shape: tuple[int, ...], size: tuple[int, ...] | None, ba
 
 
 def _method_text(method: dict[str, Any]) -> str:
-    """Its name, and the options that are not as they usually are."""
+    """The method's name, and the options that differ from their defaults."""
     from binarize import methods
 
     usual = methods.create(method["name"]).as_dict()["options"]
@@ -169,7 +176,7 @@ def _networks(
     settings: tuple[str, ...],
     options: RuntimeOptions,
 ) -> tuple[nn.Module, nn.Module, tuple[int, ...]]:
-    """The packed network, a float one like it, and (C, H, W) of what it was trained or converted on."""
+    """The packed network, a float one like it, and the (C, H, W) that it was trained or converted on."""
     import binarize
     from binarize import files, runtime
     from binarize.cli.model import network_file, resolve
@@ -195,7 +202,7 @@ def _networks(
         converted = files.load(path, plain if custom is not None else None)
     else:
         if custom is not None:
-            raise ConfigError(f"bench: --model {custom} goes with a file; {model!r} is a model itself.")
+            raise ConfigError(f"bench: --model {custom} is for a file; {model!r} is a model itself.")
         chosen = configure(method or DEFAULT_METHOD, settings)
         plain = resolve(model)
         converted = binarize.apply(plain, chosen)
@@ -261,9 +268,9 @@ def _print(found: Bench, document: dict[str, Any]) -> None:
         peak = f"{found.peak / 1e9:.0f} G/s"
         tell(
             f"MAC: a multiply-accumulate of one bit; the peak, {peak}, is that of a loop on registers alone. "
-            "All else that is done in a part's time lowers its rate."
+            "All other work in the time of a part lowers its rate."
         )
     if "compile" not in found.times:
-        tell("Not asked for: torch.compile (--against compile), the strongest float baseline.")
+        tell("Not measured: torch.compile (--against compile), the strongest float baseline.")
     if found.threads == 1 and "eager" in found.times:
         tell("On one thread, some versions of torch run 1x1 convolutions slowly in `eager`.")

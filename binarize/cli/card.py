@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def card(text: str) -> Iterator[str | Table]:
     """The parts of a card, in order: lines of text, and its tables.
 
-    Nothing is left out or put in: what is printed to a pipe still is Markdown, but for the tables' rules.
+    Nothing is left out or added: output to a pipe is still Markdown, except for the rules of tables.
     """
     rows: list[list[str]] = []
     for line in [*text.rstrip().splitlines(), ""]:

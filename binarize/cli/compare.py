@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from binarize.comparison import Result
 
-# where room is short, the first one is left out first
+# if the terminal is narrow, the first one is left out first
 _LEAST = ("silog", "delta3", "delta2", "log10", "training", "seeds", "float MACs", "rmse", "packed")
 
 _OTHERS = ("packed", "float MACs", "seeds", "training")
@@ -29,17 +29,17 @@ _OTHERS = ("packed", "float MACs", "seeds", "training")
 
 @click.command()
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--recipe-set", metavar="NAME", help="Train all recipes of a set (camvid) that are not yet.")
-@click.option("--seeds", default="0", show_default=True, metavar="N,N...", help="Of the set's runs.")
+@click.option("--recipe-set", metavar="NAME", help="Train all untrained recipes of a set (camvid).")
+@click.option("--seeds", default="0", show_default=True, metavar="N,N...", help="Seeds of the set's runs.")
 @click.option(
     "--runs",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("runs"),
     show_default=True,
-    help="Where the set's runs are.",
+    help="Folder of the set's runs.",
 )
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="For all recipes of the set.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Value for the set's recipes.")
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--split", help="Part of the data set.  [default: the recipe's test]")
 @out_option("Also write OUT.md and OUT.json.")
@@ -57,7 +57,7 @@ def compare(
 ) -> None:
     """Put RUNS, folders that `binarize train` wrote, into one table as in the BiDense paper.
 
-    Runs that differ by their seed only make one row. With --recipe-set, all recipes of that set are trained
+    Runs that differ only in their seed make one row. With --recipe-set, all recipes of that set are trained
     first, one after the other; a second call continues where the first one stopped.
     """
     if not runs and recipe_set is None:
@@ -112,7 +112,7 @@ def _evaluated(runs: Sequence[Path], root: Path | None, split: str | None) -> li
 
 
 def _print(table: dict[str, Any]) -> None:
-    """As many columns as the terminal has room for; the files hold all."""
+    """As many columns as fit on the terminal; the files hold all."""
     from binarize import comparison
 
     tell(comparison.title(table))
@@ -130,7 +130,7 @@ def _print(table: dict[str, Any]) -> None:
         tell(remark)
     if left_out:
         heads = [comparison.columns(table).get(name, name) for name in reversed(left_out)]
-        tell(f"No room for {', '.join(heads)}: a wider terminal, --out or --json has all.")
+        tell(f"Left out: {', '.join(heads)}; a wider terminal, --out or --json shows all.")
 
 
 def _grid(table: dict[str, Any], left_out: Sequence[str]) -> Table:
@@ -166,7 +166,7 @@ def _words(table: dict[str, Any]) -> int:
 
 
 def _slack(table: dict[str, Any]) -> int:
-    """How much narrower the labels get if every word has a line of its own."""
+    """How much narrower the labels become with one word per line."""
     return max(len(row["label"]) for row in table["rows"] + [{"label": "network"}]) - _words(table)
 
 

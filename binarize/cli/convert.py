@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     default=0,
     show_default=True,
     type=click.IntRange(0, 2**63 - 1),
-    help="Of all start values that are drawn.",
+    help="Seed of all random start values.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan; convert and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -75,13 +75,13 @@ def convert(
       path/to/file.py:callable                    returns an nn.Module
     """  # noqa: D301 - \b tells click to leave the lines as they are
     if pretrained and checkpoint is not None:
-        raise click.UsageError("--pretrained and --checkpoint exclude each other.")
+        raise click.UsageError("--pretrained and --checkpoint cannot be used together.")
     clock = Clock()
     with importing(), clock.timed("import"):
-        import timm  # noqa: F401 - so that the time it takes is not counted as the engine's
+        import timm  # noqa: F401 - so that its import is not counted as the engine's time
         import torch
 
-        from binarize import accounting, files, graph  # noqa: F401 - the first two, in what follows
+        from binarize import accounting, files, graph  # noqa: F401 - the first two are used below
         from binarize.cli.model import label, weights_of, with_channels
         from binarize.random_state import drawing_from
 
@@ -90,7 +90,7 @@ def convert(
     target = out or default_out(label(model), method)
     if not dry_run:
         check_output(target, force=force, ending=".safetensors")
-    generator = torch.Generator().manual_seed(seed)  # of weights that nothing is loaded into
+    generator = torch.Generator().manual_seed(seed)  # for weights that are not loaded
     with clock.phase("build", f"building {model}"), drawing_from(generator):
         network, loaded = _float_network(model, pretrained, checkpoint)
     weights, remark = weights_of(model, network, pretrained=pretrained, checkpoint=checkpoint is not None)
@@ -126,7 +126,7 @@ def _planned(
 def _float_network(
     model: str, pretrained: bool, checkpoint: str | None
 ) -> tuple[nn.Module, dict[str, str] | None]:
-    """The network that MODEL names, and what --checkpoint loaded into it, as JSON holds it."""
+    """The network that MODEL names, and a report on --checkpoint as JSON holds it."""
     from binarize import files
     from binarize.cli.model import resolve
 
@@ -143,14 +143,14 @@ def _float_network(
 def _written(
     model: str, network: nn.Module, plan: Plan, target: Path, generator: Generator, clock: Clock
 ) -> tuple[dict[str, Any], Preprocessing | None]:
-    """Convert and write the network: the part of the document on the file, and what images go through."""
+    """Convert and write the network: the document's part on the file, and the preprocessing of images."""
     from binarize import accounting, files, graph
     from binarize.cli.model import is_file
 
     baseline = _state_bytes(network)
     source = None if is_file(model) else getattr(network, "binarize_spec", None)
     with clock.phase("engine", "converting"):
-        converted = graph.execute(plan, network, copy=False, generator=generator)  # it is ours: no copy
+        converted = graph.execute(plan, network, copy=False, generator=generator)  # built here: no copy
     with clock.phase("count", "counting"):
         counted = accounting.summary(converted, plan.inputs[0])
     with clock.phase("write", "writing"):
@@ -171,7 +171,7 @@ def _example(shape: tuple[int, int, int]) -> Tensor:
     """An input of that shape; its values matter only to control flow that depends on them."""
     import torch
 
-    return torch.zeros(()).expand(1, *shape)  # one number, whatever the size
+    return torch.zeros(()).expand(1, *shape)  # one number in memory, whatever the size
 
 
 def _state_bytes(model: nn.Module) -> int:

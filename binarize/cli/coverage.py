@@ -24,7 +24,7 @@ INCOMPLETE = 1
 
 
 def _listed(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    """An option that is given several times, or with commas, or both."""
+    """An option that can be repeated, or take several values with commas between, or both."""
     return tuple(dict.fromkeys(part.strip() for text in value for part in text.split(",")))
 
 
@@ -61,32 +61,32 @@ def _listed(context: click.Context, parameter: click.Parameter, value: tuple[str
     help="Leave out timm's models with fewer convolutions.",
 )
 @click.option(
-    "--jobs", "-j", default=1, show_default=True, type=click.IntRange(1), help="Processes side by side."
+    "--jobs", "-j", default=1, show_default=True, type=click.IntRange(1), help="Parallel processes."
 )
 @click.option(
     "--memory",
     type=click.FloatRange(min=0, min_open=True),
     metavar="GB",
-    help="For all of them.  [default: 80 % of what is free]",
+    help="Memory for all processes.  [default: 80 % of what is free]",
 )
 @click.option(
     "--records",
     default="coverage.jsonl",
     show_default=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Results, kept as they come; those in it are not made again.",
+    help="File of results; checks that it holds are not run again.",
 )
-@click.option("--fresh", is_flag=True, help="Make also those again; the new ones replace them.")
+@click.option("--fresh", is_flag=True, help="Run those checks again too; new results replace old ones.")
 @click.option(
     "--report-only",
     is_flag=True,
-    help="Check nothing: report all that --records holds; of several results of a model, use and method,"
-    " by whatever versions, the last one.",
+    help="Check nothing: report on all that --records holds. Of several results of a model, use and method,"
+    " of any versions, only the last one counts.",
 )
 @click.option(
     "--markdown",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the page docs/coverage.md is made of.",
+    help="Write the report page (docs/coverage.md).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def coverage(
@@ -206,4 +206,4 @@ def _print(found: list[Record], document: dict[str, Any]) -> None:
     if any(row["skip"] for row in document["totals"]):
         say("none: nothing to convert, the default policy keeps every layer")
     if any(row["meta"] for row in document["totals"]):
-        say("meta: too large for this machine's memory; converted without numbers, only shapes checked")
+        say("meta: too large for this machine's memory; converted without values, only shapes checked")

@@ -1,4 +1,4 @@
-"""`binarize data`: which data sets there are, and whether one is whole."""
+"""`binarize data`: list data sets, and check one."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def list_(as_json: bool) -> None:
 def check(recipe: str, root: Path | None, settings: tuple[str, ...]) -> None:
     """Read every image and truth that RECIPE uses; exit status 2 if one is wrong.
 
-    Also what the truths hold: whether any pixel counts, units of depth, masks of other values, classes that
-    never occur, pictures that lie on their side.
+    It also checks what the truths hold: whether any pixel counts, units of depth, values of masks, classes
+    that never occur, pictures that are rotated.
     """
     from binarize import recipes
     from binarize.data.findings import Finding
@@ -73,7 +73,7 @@ def check(recipe: str, root: Path | None, settings: tuple[str, ...]) -> None:
                         survey.add(index)
                 except DataError as error:
                     faults.append(str(error))
-                except ConfigError as error:  # a transform that this image does not fit names no file
+                except ConfigError as error:  # the error of a transform does not name the file
                     faults.append(f"{part.pairs[index].image}: {error}")
             trained = split == chosen.data.train
             found += survey.findings(f"{chosen.data.name} {split}", complete=True, trained=trained)
@@ -95,10 +95,10 @@ def check(recipe: str, root: Path | None, settings: tuple[str, ...]) -> None:
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Another value in the recipe.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def floor(recipe: str, root: Path | None, settings: tuple[str, ...], as_json: bool) -> None:
-    """Measure predictions that do not look at the image, on the test split of RECIPE's data.
+    """Measure predictions that ignore the image, on the test split of RECIPE's data.
 
     One value for all pixels, and one for each place in the picture, both from the truths of the training
-    split: what a network has to beat.
+    split: a network should be better than these.
     """
     from binarize import recipes
     from binarize.training.baselines import baselines

@@ -1,4 +1,4 @@
-"""`binarize doctor`: what the packed runtime can do on this machine."""
+"""`binarize doctor`: which kernels the packed runtime has on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from binarize.cli.speed import importing
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def doctor(as_json: bool) -> None:
-    """Say which kernels run here, and how they were built."""
+    """Print which kernels run here, and how they were built."""
     with importing():
         import torch
 

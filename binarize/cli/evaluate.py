@@ -1,4 +1,4 @@
-"""`binarize evaluate`: how good a trained network is."""
+"""`binarize evaluate`: measure a trained network."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def evaluate(
     inspect(data, f"{recipe.data.name} {part}")
     flip = flip or recipe.data.evaluation.flip
     sizes = sizes or recipe.data.evaluation.scales
-    processes = PartialState(cpu=on_cpu())  # of this machine or of many
+    processes = PartialState(cpu=on_cpu())  # on one machine or several
     with progress_bar(part, counts=True, shown=processes.is_main_process) as progress:
         own = range(processes.process_index, len(data), processes.num_processes)
         task = progress.add_task("", total=len(own))

@@ -20,7 +20,7 @@ from binarize.model_info import converted_size
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--packed", is_flag=True, help="One bit per binary weight, in one safetensors file.")
 @click.option("--onnx", "onnx_out", type=click.Path(path_type=Path), help="ONNX file to write, in floats.")
-@click.option("--size", type=InputSize(), help="Of its images.  [default: as trained, or converted]")
+@click.option("--size", type=InputSize(), help="Image size.  [default: as trained, or converted]")
 @packing_options
 def export(
     file: Path,
@@ -40,7 +40,7 @@ def export(
     packed, and the signs are floats again: for runtimes without binary operators.
     """
     if packed == (onnx_out is not None):
-        raise click.UsageError("say what to write: --packed, or --onnx OUT.")
+        raise click.UsageError("choose what to write: --packed, or --onnx OUT.")
     if onnx_out is not None:
         _onnx(file, onnx_out, size, custom, force=force)
         return
@@ -68,7 +68,7 @@ def _onnx(file: Path, target: Path, size: tuple[int, ...] | None, custom: str | 
     known = size or trained_size(metadata) or converted_size(deployed)
     if known is None:
         raise ConfigError(
-            f"{str(source)!r} does not say for which size it was trained or converted: give --size."
+            f"{str(source)!r} does not hold the size it was trained or converted for: give --size."
         )
     wanted = known[-2:]
     with progress("exporting"):

@@ -1,4 +1,4 @@
-"""`binarize methods`: what there is to choose from, with every option."""
+"""`binarize methods`: all methods with their options."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def resolve(text: str, *, pretrained: bool = False) -> nn.Module:
     """The float model that the MODEL argument `text` names.
 
     Raises:
-        ConfigError: if there is no such thing, or it does not give a model.
+        ConfigError: if nothing has this name, or it does not give a model.
     """
     match = _FILE.fullmatch(text)
     if match:
@@ -60,11 +60,11 @@ def resolve(text: str, *, pretrained: bool = False) -> nn.Module:
 
 
 def weights_of(text: str, model: nn.Module, *, pretrained: bool, checkpoint: bool) -> tuple[str, str]:
-    """Where the weights of the float model that `text` names come from, in a word, and what to say of it.
+    """Where the weights of the float model that `text` names come from, in a word, and a remark on it.
 
     Args:
         text: the MODEL argument.
-        model: what `resolve` made of it.
+        model: the result of `resolve`.
         pretrained: whether --pretrained was given.
         checkpoint: whether --checkpoint was given.
 
@@ -95,7 +95,7 @@ def weights_of(text: str, model: nn.Module, *, pretrained: bool, checkpoint: boo
 
 
 def network_file(text: str) -> Path | None:
-    """The file of a network that the argument `text` means: a run's, the zoo's, or itself; None for a MODEL.
+    """The file of a network that the argument `text` names: a run's, the zoo's, or itself; None for a MODEL.
 
     Raises:
         ConfigError: the zoo has no such entry.
@@ -115,13 +115,13 @@ def is_file(text: str) -> bool:
 
 
 def label(text: str) -> str:
-    """What an output file for the MODEL argument `text` is named after."""
+    """The stem of output file names for the MODEL argument `text`."""
     match = _FILE.fullmatch(text)
     return f"{Path(match['path']).stem}-{match['name'] or ''}" if match else text
 
 
 def with_channels(size: tuple[int, ...] | None, model: nn.Module) -> tuple[int, int, int]:
-    """`--input-size` as (C, H, W); what it leaves out comes from the conversion, or from the model."""
+    """`--input-size` as (C, H, W); missing numbers come from the conversion, or from the model."""
     default = input_size(model)
     if size is None:
         return default
@@ -161,13 +161,13 @@ def _from_file(text: str, path: Path, name: str | None, query: str | None) -> nn
 
 @contextlib.contextmanager
 def _importing(path: Path) -> Iterator[None]:
-    """Let the file import its neighbours, as a script could."""
+    """Allow the file to import modules from its folder, as a script could."""
     folder = str(path.resolve().parent)
     sys.path.insert(0, folder)
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):  # the file took it out itself
+        with contextlib.suppress(ValueError):  # the file removed it itself
             sys.path.remove(folder)
 
 
@@ -187,7 +187,7 @@ def _imported(text: str, path: Path) -> ModuleType:
 
 
 def _last_line(error: BaseException, path: Path) -> str:
-    """The last line of the traceback, with the line of the user's file that it passed last."""
+    """The last line of the traceback, with the last line of the user's file in it."""
     line = traceback.format_exception_only(error)[-1].strip()
     resolved = str(path.resolve())
     numbers = [

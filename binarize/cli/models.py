@@ -1,4 +1,4 @@
-"""`binarize models`: the names that can stand for MODEL."""
+"""`binarize models`: the names that can be given as MODEL."""
 
 from __future__ import annotations
 

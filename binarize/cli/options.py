@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_METHOD = "bidense"
-"""Of every command that converts."""
+"""The default of every command that converts."""
 
 
 class InputSize(click.ParamType):
@@ -42,7 +42,7 @@ class InputSize(click.ParamType):
 
 
 def out_option(help: str, *, file_okay: bool = True, **settings: Any) -> Callable[[Command], Command]:
-    """The option for what a command writes, under the names that all commands share.
+    """The option for the output of a command, with the same names in all commands.
 
     Args:
         help: its line in the help text.

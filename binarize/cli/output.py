@@ -1,4 +1,4 @@
-"""What commands print: tables and text on stdout, progress on stderr, numbers for people."""
+"""What commands print: tables and text on stdout, progress on stderr, numbers as short text."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def console(stream: IO[str] | None = None) -> Console:
 def say(text: str = "") -> None:
     """One line on stdout, never broken: paths in it can be copied."""
     console().print(text, soft_wrap=True, markup=False)
-    sys.stdout.flush()  # in a pipe, too, it is there before what takes long
+    sys.stdout.flush()  # in a pipe, too, it is visible before long work
 
 
 def tell(text: str, style: str = "") -> None:
@@ -63,9 +63,9 @@ def print_json(document: Any) -> None:
 
 @contextlib.contextmanager
 def progress(text: str) -> Iterator[None]:
-    """Show `text` with a spinner on stderr while something long runs, if that is a terminal.
+    """Show `text` with a spinner on stderr during long work, if stderr is a terminal.
 
-    What the work prints on stdout goes to stderr: stdout is for results.
+    Output of the work on stdout is sent to stderr: stdout is for results.
     """
     with contextlib.ExitStack() as stack:
         if sys.stderr.isatty():
@@ -75,11 +75,11 @@ def progress(text: str) -> Iterator[None]:
 
 
 def progress_bar(text: str, *, counts: bool = False, shown: bool = True, transient: bool = True) -> Progress:
-    """A bar on stderr with the remaining time, if that is a terminal.
+    """A bar on stderr with the remaining time, if stderr is a terminal.
 
     Args:
         text: before the bar; may name fields of the task, as rich does: "{task.description}".
-        counts: also say how many of how many are done.
+        counts: also show how many of how many are done.
         shown: False for a process that reports nothing.
         transient: remove the bar at the end.
     """
@@ -92,12 +92,12 @@ def progress_bar(text: str, *, counts: bool = False, shown: bool = True, transie
 
 
 def counted(count: int, what: str) -> str:
-    """How many, for people: `1 image`, `2 images`."""
+    """A number with its noun: `1 image`, `2 images`."""
     return f"{count} {what}{'s' * (count != 1)}"
 
 
 def size(count: float) -> str:
-    """A number of bytes, for people: `1.5 MB`."""
+    """A number of bytes as short text: `1.5 MB`."""
     if count < 1000:
         return f"{count:.0f} bytes"
     units = ("kB", "MB", "GB")

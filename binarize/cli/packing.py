@@ -51,7 +51,7 @@ def packing_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def write_packed(
     file: Path, *, float_dtype: str, out: Path | None, force: bool, custom: str | None, as_json: bool
 ) -> None:
-    """Write the packed file of the network in `file`, and print what became of its layers.
+    """Write the packed file of the network in `file`, and print which layers were packed.
 
     Raises:
         ConfigError: there is no such file, it is packed or not of a binary network, or the target cannot be
@@ -77,7 +77,7 @@ def write_packed(
         )
     if header.plan is None and not _is_binary(model):
         raise ConfigError(
-            f"{str(source)!r} holds a float model, in which no weight is of one bit: convert it first with "
+            f"{str(source)!r} holds a float model without weights of one bit: convert it first with "
             "`binarize convert`, or train a recipe that has a method."
         )
     with progress("packing"):
@@ -122,7 +122,7 @@ def _print(made: DeployReport, source: Path, written: Path, images: Preprocessin
 def read_network(
     source: Path, custom: str | None, *, custom_class: bool, metadata: dict[str, Any]
 ) -> nn.Module:
-    """The network in the file; one of a custom class by --model, or by the recipe that trained it."""
+    """The network in the file; for a custom class, from --model or from the recipe that trained it."""
     from binarize import files
     from binarize.cli.model import resolve
 

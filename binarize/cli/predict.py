@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True)
 @out_option("Folder.", file_okay=False, default=Path("predictions"), show_default=True)
-@click.option("--overlay", is_flag=True, help="Also the prediction's colours over the image.")
+@click.option("--overlay", is_flag=True, help="Also write the prediction's colours over the image.")
 @click.option(
     "--panel",
     is_flag=True,
-    help="Also image, truth and predictions side by side, depth in the colours of one scale.",
+    help="Also write image, truth and predictions side by side, depth on one colour scale.",
 )
 @click.option(
-    "--with", "others", multiple=True, type=click.Path(path_type=Path), help="A further network of the panel."
+    "--with", "others", multiple=True, type=click.Path(path_type=Path), help="One more network for the panel."
 )
 @click.option(
     "--truth",
@@ -58,8 +58,8 @@ def predict(
     """Predict labels or depth for IMAGES: files, folders or patterns.
 
     For cat.jpg: cat.png, class ids with a palette, or depth in millimetres (16 bits) and cat-colour.png; with
-    --overlay cat-overlay.png, with --panel cat-panel.png. Of the size of the image, whatever it is. Depth is
-    bright where it is near and dark where it is far; grey where a truth is unknown.
+    --overlay cat-overlay.png, with --panel cat-panel.png. All have the size of the image. Near depths are
+    bright and far ones dark; unknown truth is grey.
     """
     if (others or truths) and not panel:
         raise ConfigError("predict: --with and --truth add to a panel; add --panel.")
@@ -104,7 +104,7 @@ def predict(
 
 
 def _check_truths(paths: Sequence[Path], truths: Sequence[Labels | Depth]) -> None:
-    """Refuse a network for another task or for other classes than the first one's."""
+    """Refuse a network for another task, or for other classes, than those of the first one."""
     first = truths[0]
     for path, other in zip(paths[1:], truths[1:], strict=True):
         if type(other) is not type(first) or getattr(other, "names", ()) != getattr(first, "names", ()):
@@ -188,13 +188,13 @@ def _truths_of(images: Sequence[Path], truths: Path) -> dict[Path, Path]:
         path = next((there[name] for name in names if name in there), None)
         if path is None:
             expected = " or ".join(f"{name}.*" for name in names)
-            raise ConfigError(f"--truth {truths}: no file named {expected} is there, for {image}.")
+            raise ConfigError(f"--truth {truths}: there is no file named {expected} for {image}.")
         found[image] = path
     return found
 
 
 def images_of(given: Sequence[str]) -> list[Path]:
-    """The files that files, folders and patterns name, once each."""
+    """The files that files, folders and patterns name, each once."""
     from binarize.data.files import images
 
     found: dict[Path, None] = {}

@@ -1,4 +1,4 @@
-"""`binarize recipes`: what comes with the toolkit, and what a recipe says in full."""
+"""`binarize recipes`: list the recipes of the toolkit, and print one in full."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def recipes(context: click.Context) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def show(name: str, settings: tuple[str, ...], as_json: bool) -> None:
-    """Print all that the recipe NAME says, with what it extends and all defaults."""
+    """Print the recipe NAME in full, with what it extends and all defaults."""
     import yaml
 
     from binarize import recipes as known

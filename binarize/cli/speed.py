@@ -1,4 +1,4 @@
-"""What makes commands quick, and says how quick they were."""
+"""Helpers that make commands fast, and measure their time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from binarize.cli.output import progress
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """While torch and timm are imported: show it, and switch the garbage collector off.
+    """While torch and timm are imported: show that, and switch the garbage collector off.
 
-    An import makes hundreds of thousands of objects and no garbage; looking for it takes a sixth of the time.
+    An import makes hundreds of thousands of objects and no garbage; the search for it takes a sixth of the
+    time.
     """
     collects = gc.isenabled()
     gc.disable()
@@ -28,7 +29,7 @@ def importing() -> Iterator[None]:
 
 @contextlib.contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Let torch work in so many threads, and then in as many as before."""
+    """Set torch's number of threads; restore it at the end."""
     import torch
 
     before = torch.get_num_threads()
@@ -40,10 +41,10 @@ def threads(number: int) -> Iterator[None]:
 
 
 def one_thread() -> contextlib.AbstractContextManager[None]:
-    """Let torch work in one thread.
+    """Set torch to one thread.
 
     Building and converting a network are thousands of small steps: waking more threads for each costs more
-    than it gains (four times the whole work of a ConvNeXt-Tiny, on a busy machine of two cores).
+    than it saves (four times the whole work of a ConvNeXt-Tiny, on a busy machine of two cores).
     """
     return threads(1)
 
@@ -65,6 +66,6 @@ class Clock:
 
     @contextlib.contextmanager
     def phase(self, phase: str, text: str) -> Iterator[None]:
-        """Work of torch, in one thread: show `text` meanwhile and add its time to `phase`."""
+        """Run torch in one thread; show `text` meanwhile and add the time to `phase`."""
         with progress(text), self.timed(phase), one_thread():
             yield

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     type=click.Choice(["honest", "paper"]),
     default="honest",
     show_default=True,
-    help="honest: what the network costs. paper: as the printed tables of the BiDense paper count.",
+    help="honest: costs of the network. paper: counted as in the printed tables of the BiDense paper.",
 )
 @click.option(
     "--model", "custom", metavar="FILE.py:CALLABLE", help="The float model, if FILE holds a custom class."
@@ -48,7 +48,7 @@ def summary(
     the authors' counter repeated (docstrings of binarize.accounting.paper and paper_slips).
     """
     with importing():
-        import timm  # noqa: F401 - most of the time that the imports take
+        import timm  # noqa: F401 - takes most of the import time
 
         from binarize.accounting import summary as count
         from binarize.cli.model import with_channels
@@ -78,5 +78,5 @@ def _model(source: str, custom: str | None) -> tuple[nn.Module, tuple[int, int] 
         model = load(file, None if custom is None else resolve(custom))
         return model, trained_size(container.read_metadata(file)), file
     if custom is not None:
-        raise ConfigError(f"--model {custom} goes with a file; {source!r} is a model itself.")
+        raise ConfigError(f"--model {custom} is for a file; {source!r} is a model itself.")
     return resolve(source), None, None

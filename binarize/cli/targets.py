@@ -1,4 +1,4 @@
-"""Output files of commands: refused before the long work if they cannot be written, or exist."""
+"""Output files of commands: refused before long work if they cannot be written, or exist."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def check_output(
     Args:
         target: the file.
         force: an existing file may be replaced.
-        option: that names the file.
+        option: the command's option that names the file.
         ending: of its name; empty for any.
         source: the file that is read, which is never replaced.
 
     Raises:
-        ConfigError: saying which of these it is, and what to do.
+        ConfigError: the message says which of these it is, and what to do.
     """
     from binarize.files import check_target
 
     if check_target(target) == (None if source is None else source.resolve()):
         raise ConfigError(
-            f"{option} {str(target)!r} is FILE itself, which cannot be made again from the new file: choose "
+            f"{option} {str(target)!r} is FILE itself, which cannot be restored from the new file: choose "
             "another name."
         )
     if ending and target.suffix != ending:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("recipe")
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
 @out_option("Folder of the run.  [default: runs/RECIPE]")
-@click.option("--resume", is_flag=True, help="Go on with the run in that folder.")
+@click.option("--resume", is_flag=True, help="Continue the run in that folder.")
 @click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Another value: training.lr=1e-3."
 )
@@ -38,7 +38,7 @@ def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settin
         from binarize.training import build, loop
         from binarize.training.folder import MODEL, STATE
 
-    keep_memory()  # a step takes a tenth less
+    keep_memory()  # a step takes a tenth less time
     chosen = recipes.load(recipe, settings, build.faults)
     folder = out or Path("runs") / Path(recipe).with_suffix("").name
     if resume and is_first_process() and not (folder / STATE).is_file():
@@ -61,7 +61,7 @@ class Screen:
 
     Args:
         epochs: of the run.
-        lines: where the lines go; stdout if nothing else.
+        lines: where the lines go; stdout by default.
     """
 
     def __init__(self, epochs: int, lines: IO[str] | None = None) -> None:
@@ -95,7 +95,7 @@ class Screen:
         """A step, or the end of an epoch."""
         self.shown = True
         if event.figures:
-            self._progress.stop()  # the bar does not know of the line on stdout
+            self._progress.stop()  # the bar does not see the line on stdout
             lines = [_line(event.figures, self._epochs)]
             if constant := event.figures.get("constant_inputs"):
                 lines.append(_about_constant(constant))
@@ -121,7 +121,7 @@ class Screen:
 
 
 def _peak_memory() -> int:
-    """Bytes that this process has had at most, of the accelerator if it was used; 0 if unknown (Windows)."""
+    """The most bytes that this process has used, of the accelerator if it is used; 0 if unknown (Windows)."""
     import torch
 
     if used := torch.cuda.max_memory_allocated():
@@ -137,8 +137,8 @@ def _about_constant(names: list[str]) -> str:
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     return (
         f"warning: no channel of the input of {shown} changed its sign in this epoch: "
-        "such a layer gives the same whatever the image. `binarize plan` shows what it sees; another method, "
-        "or keeping it in float (policy.keep), may help."
+        "the output there is the same whatever the image. `binarize.plan` shows the input of each layer; "
+        "another method, or keeping the layers in float (policy.keep), may help."
     )
 
 

@@ -1,4 +1,4 @@
-"""`binarize verify`: whether a packed network still is the one that was trained."""
+"""`binarize verify`: whether a packed network gives the results of the trained one."""
 
 from __future__ import annotations
 
@@ -25,12 +25,10 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1)
 @click.option(
-    "--packed", "packed_file", type=click.Path(path_type=Path), help="Its packed form.  [default: made here]"
+    "--packed", "packed_file", type=click.Path(path_type=Path), help="Its packed form.  [default: from FILE]"
 )
-@click.option("--approximate", is_flag=True, help="Let kernels approximate scales per channel.")
-@click.option(
-    "--data", "root", type=click.Path(path_type=Path), help="Folder of the data set: measure on it."
-)
+@click.option("--approximate", is_flag=True, help="Kernels approximate scales per channel.")
+@click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set to measure on.")
 @click.option("--split", help="Part of the data set.  [default: the recipe's test]")
 @click.option(
     "--count", default=8, show_default=True, type=click.IntRange(1), help="Images to compare layer by layer."
@@ -54,7 +52,7 @@ def verify(
 
     Layer by layer on the same inputs, then as a whole: on IMAGES, or on images of the data set that it was
     trained for, and on all of those by their figures. A file that `train` did not write needs IMAGES; they
-    are brought to the size of its conversion.
+    are resized to the size of its conversion.
     """
     with importing():
         from binarize.runtime.verify import verify as compare
@@ -93,7 +91,7 @@ def _packed(
 
     if runtime.deployed_layers(model):
         raise ConfigError(
-            f"{file} is packed: its latent weights are gone, there is nothing to compare it with. Give the "
+            f"{file} is packed: its latent weights are gone; there is nothing to compare it with. Give the "
             "file that it was exported from, and this one with --packed. (The zoo keeps packed files only.)"
         )
     with progress("packing"):
@@ -131,7 +129,7 @@ def _print(figures: dict[str, Any]) -> None:
 
 
 def _read(file: Path, custom: str | None) -> tuple[TrainingRecipe | None, nn.Module, Evaluation]:
-    """The recipe if there is one, the network, and how it sees images."""
+    """The recipe if there is one, the network, and its preprocessing of images."""
     from binarize import files
     from binarize.cli.packing import read_network
     from binarize.files import container
@@ -143,7 +141,7 @@ def _read(file: Path, custom: str | None) -> tuple[TrainingRecipe | None, nn.Mod
     place = locate(file)
     metadata = container.read_metadata(place) if place.is_file() else {}
     if not place.is_file() or has_recipe(metadata):
-        recipe, model = saved.load(file)  # or an error that names what is missing
+        recipe, model = saved.load(file)  # or an error that names the missing part
         return recipe, model, recipe.data.evaluation
     header = files.read_header(place)
     custom_class = header.source["source"] == "custom"

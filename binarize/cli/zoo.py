@@ -60,8 +60,8 @@ def show(name: str) -> None:
 @zoo.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--into", type=click.Path(path_type=Path, file_okay=False), help="Folder of the zoo.")
-@click.option("--recipe", "recipe_name", default="", help="Name of the recipe that they followed.")
-@click.option("--name", help="Of the entry.  [default: after the recipe]")
+@click.option("--recipe", "recipe_name", default="", help="Name of their recipe.")
+@click.option("--name", help="Name of the entry.  [default: from the recipe]")
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
 def add(
     runs: tuple[Path, ...], into: Path | None, recipe_name: str, name: str | None, root: Path | None

@@ -28,12 +28,12 @@ TEST = "test.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         path: folder of the run.
-        recipe: that it followed.
-        split: that the figures are of.
+        recipe: of the run.
+        split: on which the figures were measured.
         figures: as `binarize.training.evaluate.evaluate` gives them.
         history: its log, one entry per epoch.
         costs: by convention, the totals of `Summary.as_dict`.
@@ -48,7 +48,7 @@ class Result:
 
     @property
     def seconds(self) -> float:
-        """Of training, looks at the validation split among them."""
+        """Seconds of training, with the evaluations of the validation split."""
         return sum(line["seconds"] for line in self.history)
 
     @property
@@ -133,7 +133,7 @@ def _kept(run: Path, split: str) -> dict[str, Any] | None:
         if same and found["model"] == _digest(run / MODEL):
             return dict(found["figures"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # none, or of something else: they are made again
+        pass  # no figures, or of another network: they are measured again
     return None
 
 
@@ -143,7 +143,7 @@ def _keep(run: Path, split: str, figures: dict[str, Any]) -> None:
 
 
 def version() -> str:
-    """Of the toolkit: another version may measure figures in another way."""
+    """The version of the toolkit: another one may measure figures differently."""
     import binarize
 
     return binarize.__version__

@@ -1,4 +1,4 @@
-"""An entry of the zoo from a run: the network as small as it gets, what was measured, and a card."""
+"""An entry of the zoo from a run: the network in its smallest form, its figures, and a card."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def add_entry(
         run: folder that `binarize train` wrote; all epochs of its recipe are done.
         folder: of the zoo.
         name: of the entry; by default that of the recipe without its encoder, or data set and method.
-        recipe_name: how the card calls the recipe.
+        recipe_name: the name of the recipe on the card.
         root: folder of the data set, in place of the recipe's.
         report: called with what is done, how much of it and of how much.
 
@@ -60,7 +60,7 @@ def add_entry(
     """
     recipe, model, truth = _load_complete(run)
     if recipe_name:
-        _check_recipe(run, recipe, recipe_name)  # now rather than after the measuring
+        _check_recipe(run, recipe, recipe_name)  # before the evaluation, which takes long
     title = name or _name(recipe, recipe_name)
     known = file_metadata(recipe, truth)
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def add_entry(
 
 
 def _load_complete(run: Path) -> tuple[TrainingRecipe, nn.Module, Labels | Depth]:
-    """What a run has made; ConfigError if there is none, or not all epochs of its recipe are done."""
+    """The result of a run; ConfigError if there is no run, or not all epochs of its recipe are done."""
     if not (run / LOG).is_file():
         raise ConfigError(f"{run}: no run; expected a folder that `binarize train` wrote, with its {LOG}.")
     recipe, model, truth = saved.load_with_truth(run)
@@ -179,22 +179,22 @@ def _card(metrics: dict[str, Any], full: Result, truth: Labels | Depth) -> str:
 
 
 def _check_recipe(run: Path, recipe: TrainingRecipe, name: str) -> None:
-    """Refuse a recipe whose command would not make the run again."""
-    load(name)  # raises for an unknown one
+    """Refuse a recipe whose command would not repeat the run."""
+    load(name)  # raises for an unknown name
     try:
         left = _differing(load(name, _settings(name, recipe)), recipe)
     except ConfigError:
         left = _differing(load(name), recipe)
     if left:
-        # a name explains most
+        # a difference of names explains most
         names = {key: value for key, value in left.items() if key.endswith("name")} or left
         faults = [f"{key} is {a!r} there, {b!r} in the run" for key, (a, b) in sorted(names.items())]
         shown = "; ".join(faults[:3])
-        raise ConfigError(f"--recipe {name}: {run} followed another one: {shown}. Name that one, or none.")
+        raise ConfigError(f"--recipe {name}: {run} followed another recipe: {shown}. Name that one, or none.")
 
 
 def _settings(name: str, recipe: TrainingRecipe) -> list[str]:
-    """What the run has other than the recipe of that name, as `--set` takes it."""
+    """The settings in which the run differs from the recipe of that name, as `--set` takes them."""
     if not name:
         return []
     found = _differing(load(name), recipe)

@@ -1,4 +1,4 @@
-"""What the BiDense paper prints (arXiv 2411.10346, Tables 1, 2 and 3), to stand beside one's own figures."""
+"""Figures that the BiDense paper prints (arXiv 2411.10346, Tables 1, 2 and 3), for comparison."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ REMARKS = {
     "voc2012": "The paper's networks were trained on trainval, which holds the images that they are "
     "evaluated on; its figures of VOC 2012 are not comparable with honest ones.",
 }
-"""What to know about the printed figures, by data set."""
+"""Remarks on the printed figures, by data set."""
 
 
 def published(recipe: TrainingRecipe) -> dict[str, float]:
@@ -75,6 +75,6 @@ def published(recipe: TrainingRecipe) -> dict[str, float]:
 
 
 def remark(recipe: TrainingRecipe) -> dict[str, Any]:
-    """What to know about the printed figures of a recipe's data set."""
+    """Remarks on the printed figures of a recipe's data set."""
     text = REMARKS.get(recipe.data.name)
     return {"remark": text} if text else {}

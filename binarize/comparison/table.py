@@ -38,7 +38,7 @@ def as_dict(results: Sequence[Result]) -> dict[str, Any]:
     """The table's content, for JSON.
 
     Args:
-        results: of one data set and split. Runs that differ by nothing but their seed make one row.
+        results: of one data set and split. Runs that differ only in their seed make one row.
 
     Raises:
         ConfigError: none at all, of several data sets or splits, or one recipe and seed twice.
@@ -49,7 +49,7 @@ def as_dict(results: Sequence[Result]) -> dict[str, Any]:
     if len(kinds) > 1:
         raise ConfigError(
             f"compare: runs of different data: {', '.join(' '.join(k) for k in sorted(kinds))}; "
-            "they cannot stand in one table."
+            "they cannot be compared in one table."
         )
     rows: dict[str, list[Result]] = {}
     for result in results:
@@ -76,11 +76,11 @@ def as_dict(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def markdown(table: dict[str, Any]) -> str:
-    """The table of `as_dict` for people.
+    """The table of `as_dict` in Markdown.
 
     Params and OPs of the columns `paper` are in the paper's own counting (`binarize.accounting.paper`); the
-    others say what the network costs. Figures are means, with the standard deviation over seeds if there are
-    several; those in brackets are printed in the paper.
+    others are the costs of the network itself. Figures are means, with the standard deviation over seeds if
+    there are several; those in brackets are printed in the paper.
     """
     rows = table["rows"]
     names = columns(table)
@@ -121,7 +121,7 @@ def title(table: dict[str, Any]) -> str:
 
 
 def remarks(table: dict[str, Any]) -> list[str]:
-    """What to know about the table's figures, a sentence or two each."""
+    """Remarks on the table's figures, a sentence or two each."""
     rows = table["rows"]
     text: list[str] = []
     unfinished = [row["label"] for row in rows if not row["complete"]]
@@ -161,7 +161,7 @@ def figure(name: str, row: dict[str, Any]) -> str:
 
 
 def label(recipe: TrainingRecipe) -> str:
-    """What a row is called: `float`, `bidense`, `bidense (granularity=layer)`."""
+    """The name of a row: `float`, `bidense`, `bidense (granularity=layer)`."""
     if recipe.method is None:
         return "float, pretrained" if recipe.network.pretrained else "float"
     options = ", ".join(f"{k}={v}" for k, v in recipe.method.options.items() if k != "form")
@@ -169,7 +169,7 @@ def label(recipe: TrainingRecipe) -> str:
 
 
 def labels(recipes: Sequence[TrainingRecipe], paths: Sequence[Path]) -> list[str]:
-    """What rows are called, each differently: those of one `label` by what their recipes do not share.
+    """Unique names of rows: those with the same `label` get the settings in which their recipes differ.
 
     `bidense (lr=0.0015)`; the name of the run where that would be long or empty.
 
@@ -239,7 +239,7 @@ def _differences(first: TrainingRecipe, other: TrainingRecipe) -> Iterator[str]:
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings that two recipes, as plain values, do not share, by dotted name."""
+    """Settings in which two recipes, as plain values, differ, by dotted name."""
     flat_a, flat_b = dict(_flat(a)), dict(_flat(b))
     names = flat_a.keys() | flat_b.keys()
     return {n: (flat_a.get(n), flat_b.get(n)) for n in names if flat_a.get(n) != flat_b.get(n)}

@@ -25,7 +25,7 @@ DISTRIBUTIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogueSubject(Subject):
-    """A network of a catalogue; small enough to be always run with its numbers."""
+    """A network of a catalogue; small enough to be always run with real numbers."""
 
     @property
     def network(self) -> Network:
@@ -39,7 +39,7 @@ class CatalogueSubject(Subject):
 
     @property
     def most(self) -> int:
-        """Few: the last maps of these networks are larger than one pixel at their smallest size."""
+        """Few images: the last maps of these networks have several pixels at their smallest size."""
         return 4
 
     @property
@@ -63,7 +63,7 @@ class CatalogueSubject(Subject):
         return self.network.idle
 
     def versions(self) -> dict[str, str]:
-        """Of its library too."""
+        """Versions, also of its library."""
         return versions(DISTRIBUTIONS[self.library])
 
     def build(self) -> nn.Module:
@@ -71,7 +71,7 @@ class CatalogueSubject(Subject):
         return self.network.build()
 
     def shell(self) -> nn.Module:
-        """The same: many of these networks ask their tensors for values while they are built."""
+        """The same network: many constructors of these networks need the values of their tensors."""
         return self.build()
 
     def rebuilt(self) -> nn.Module:
@@ -87,7 +87,7 @@ class CatalogueSubject(Subject):
         return tuple((self.network.channels, *size) for size in self.network.sizes)
 
     def example(self, size: tuple[int, ...]) -> Given:
-        """Two images and what else the forward takes."""
+        """Two images, and other inputs that the forward takes."""
         return self.network.example((size[1], size[2]))
 
     def feed(self, images: Tensor, training: bool) -> Given:
@@ -135,7 +135,7 @@ def catalogue(library: str) -> dict[str, Network]:
 
 
 def subject(name: str, use: Use, library: str) -> Subject:
-    """The subject of these names, known to exist."""
+    """The subject with these names, which must exist."""
     if library == "timm":
         return Subject(name=name, use=use)
     return CatalogueSubject(name=name, use=use, library=library)
@@ -146,7 +146,7 @@ def chosen(libraries: Sequence[str], patterns: Sequence[str], uses: Sequence[Use
 
     Args:
         libraries: `timm`, or of `DISTRIBUTIONS`.
-        patterns: globs; each has to match in one of the libraries at least.
+        patterns: globs; each must match in at least one of the libraries.
         uses: of timm's models; those of catalogues are taken as they are.
 
     Raises:

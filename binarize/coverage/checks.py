@@ -28,14 +28,14 @@ BATCH = 2
 MOST_PACKED = 40
 """Binary layers of a network that is packed too; packing a longer one takes longer than all other checks."""
 
-_SMALL, _SMALL_BATCH = 96, 16  # images whose last maps have few positions, and how many make up for that
-_LARGE = 384  # images of which one has positions enough
+_SMALL, _SMALL_BATCH = 96, 16  # images whose last maps have few positions, and the batch that makes up for it
+_LARGE = 384  # one image of this size has enough positions
 _COPIES = 3  # float model and copy; then copy and gradients; then copy, loaded copy and the file's tensors
 _OVERHEAD = 2 << 30  # activations, code, allocator
 
 
 def memory_needed(params: int) -> int:
-    """Bytes that the check of a model with so many parameters takes at most, roughly."""
+    """Roughly the most bytes that the check of a model with this many parameters takes."""
     return _COPIES * 4 * params + _OVERHEAD
 
 
@@ -47,17 +47,16 @@ def check(
     activations: int | None = None,
     folder: str | None = None,
 ) -> Record:
-    """Convert one model and check what comes out; never raises on account of the model.
+    """Convert one model and check the result; never raises because of the model.
 
     Plan, at the model's own image size, and convert. Then, at the smallest image that the float model takes,
     two images per batch (sixteen of up to 96 pixels, or BatchNorm would have no variance; one from 384 on):
     forward and backward in training mode with a finite gradient in every latent weight; in evaluation mode,
-    with that batch's statistics in the BatchNorms, each image's output is the same, bit for bit, whatever
-    else is in the batch; a file gives the same tensors and the same output, bit for bit; another image size
-    where the float model takes one. For a network of a catalogue moreover: the final layers are those that
-    its source has, and no others; the output's structure is that of the float network; if it has up to
-    `MOST_PACKED` binary layers, packed layers compute what the trained ones do, and a packed file gives the
-    same output, bit for bit.
+    with that batch's statistics in the BatchNorms, each image's output is the same, bit for bit, in every
+    batch; a file gives the same tensors and the same output, bit for bit; another image size where the float
+    model takes one. For a network of a catalogue moreover: the final layers are exactly those of its source;
+    the output's structure is that of the float network; if it has up to `MOST_PACKED` binary layers, packed
+    layers give the same results as trained ones, and a packed file gives the same output, bit for bit.
 
     Args:
         subject: the model and its use.
@@ -108,7 +107,7 @@ class _Check:
         start = time.perf_counter()
         try:
             self.steps(memory)
-        except Exception as error:  # the code of a thousand models: every failure is a result
+        except Exception as error:  # code of many models: every failure is a result
             lines = str(error).strip().splitlines()
             kind = "" if isinstance(error, (BinarizeError, CheckError)) else f"{type(error).__name__}: "
             reason = f"{kind}{lines[0][:300] if lines else 'no message'}"
@@ -149,19 +148,19 @@ class _Check:
             if got != expected:
                 raise CheckError(f"the float model gives {expected}, the converted one {got}")
         self._at_sizes(converted, sizes, real=fits)
-        if self.subject.heads is not None:  # last: it hinders nothing else
+        if self.subject.heads is not None:  # last: no other check depends on it
             with self.step("final"):
                 final_layers(made, self.subject.heads, self.subject.beside)
         self.note(status="pass")
 
     def _layout(self, model: nn.Module, size: tuple[int, ...]) -> str:
-        """Shapes of what a model of a catalogue gives; one of timm gives what its sizes were found with."""
+        """Output shapes of a model of a catalogue; for a model of timm, those found while trying sizes."""
         if not self.subject.catalogued:
             return ""
         return self.subject.layout(trials.evaluate(model.eval(), self.subject, torch.randn(BATCH, *size)))
 
     def _at_sizes(self, model: nn.Module, sizes: Sequence[tuple[int, ...]], *, real: bool) -> None:
-        """All checks at the first size and that it runs at the second.
+        """All checks at the first size, and a run at the second.
 
         If numbers overflow at the first, from the second size on: where the last maps are a single pixel,
         most channels have one sign in all images, no variance, and BatchNorm multiplies their gradients by
@@ -190,13 +189,13 @@ class _Check:
     def _resize(self, model: nn.Module, size: tuple[int, ...], *, real: bool) -> None:
         batch = BATCH if max(size) < _LARGE else 1
         images = torch.randn(batch, *size, device="cpu" if real else "meta")
-        if real:  # what is normal at one size is far off at another
+        if real:  # normal statistics at one size are far off at another
             with trials.statistics_of_one_batch(model.train()), torch.no_grad():
                 trials.call(model, self.subject.feed(images, True))
         trials.evaluate(model, self.subject, images)
 
     def _nothing_to_convert(self, model: nn.Module, size: tuple[int, ...]) -> bool:
-        """Whether it is the policy that leaves nothing, and not a layer that the engine cannot convert."""
+        """Whether the policy leaves nothing to convert, without a layer that the engine cannot convert."""
         with contextlib.suppress(ConfigError):
             policy = Policy(first=0, last=0)
             bare = plan(model, self.method, policy=policy, example_inputs=self.subject.example(size))
@@ -222,7 +221,7 @@ class _Check:
 
 
 def _tally(made: Plan) -> dict[str, Any]:
-    """Layers by what became of them, convolutions and linear layers apart."""
+    """Counts of layers by the decision on them, separately for convolutions and linear layers."""
 
     def kept(rows: list[LayerPlan]) -> dict[str, int]:
         reasons = (row.reason for row in rows if not row.converted and row.kept_by != "layer")

@@ -25,7 +25,7 @@ def outputs_of(made: Plan) -> tuple[dict[str, Any], ...]:
 
 
 def final_layers(made: Plan, heads: Sequence[str], beside: Sequence[str]) -> None:
-    """The heads stay float, and no other layer does as a final one.
+    """Check that the heads stay float, and that no other layer stays float as a final one.
 
     Args:
         made: the plan.

@@ -1,4 +1,4 @@
-"""Checks side by side in processes of their own, as many as memory allows, each result kept at once."""
+"""Checks in parallel processes, as many as memory allows; each result is stored immediately."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from binarize.coverage.processes import Budget, ProcessEndedError, Worker
 from binarize.coverage.record import Record, append_record, read_records
 from binarize.coverage.subjects import Subject
 
-_LEAST = 1 << 30  # bytes for what a backward pass needs; memory_needed counts on them
-_MODELS_PER_PROCESS = 60  # classes that rewritten forwards made stay in a process
+_LEAST = 1 << 30  # bytes for tensors that a backward pass needs; memory_needed includes them
+_MODELS_PER_PROCESS = 60  # classes made for rewritten forwards stay in a process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Job:
     needs: int
 
     def blank(self) -> Record:
-        """The record of this check before anything of it was done."""
+        """The empty record of this check, before it starts."""
         return Record(
             library=self.subject.library,
             name=self.subject.name,
@@ -48,7 +48,7 @@ class Job:
 
 
 def jobs_for(subjects: Sequence[Subject], methods: Sequence[str], *, min_convs: int = 0) -> Iterator[Job]:
-    """Jobs with the memory that they take, found out on the meta device.
+    """Jobs with the memory that they take, determined on the meta device.
 
     Args:
         subjects: the models.
@@ -72,17 +72,17 @@ def run(
     fresh: bool = False,
     report: Callable[[Record, bool], None] | None = None,
 ) -> list[Record]:
-    """Run checks; those that `records` already holds, by these versions, are not run again.
+    """Run checks, except those that `records` already holds for these versions.
 
-    Those of models that were too large for the memory given then, and are not for that given now, are. An
-    error anywhere, or a Ctrl-C, ends all processes; what was kept until then stays, nothing is added.
+    A check on the meta device is run again if the model now fits in memory. An error anywhere, or Ctrl-C,
+    ends all processes; the results stored until then stay, none is added.
 
     Args:
         jobs: what to check.
-        processes: checks side by side at most.
+        processes: the most checks at a time.
         memory: bytes for all of them; a model that needs more alone is converted on the meta device.
         records: file of results, appended to as they come; None keeps none.
-        fresh: run also those that `records` holds; there the new results follow the old ones.
+        fresh: also run those that `records` holds; the new results are appended to the old ones.
         report: called with each result, and whether it was there already.
 
     Returns:
@@ -92,7 +92,7 @@ def run(
         ConfigError: if `records` cannot be written.
         FormatError: if it holds something else than records.
     """
-    found = read_records(records) if records is not None else []  # for its errors, even if all is made again
+    found = read_records(records) if records is not None else []  # raises errors of the file, even if unused
     known = {} if fresh else {record.key: record for record in found if not _fits_now(record, memory)}
     crew = _Crew(processes, memory, records, report)
     try:
@@ -115,12 +115,12 @@ def run(
 
 
 def _fits_now(record: Record, memory: int) -> bool:
-    """Whether a check without numbers can now be made with them."""
+    """Whether a check on the meta device can now be run with real numbers."""
     return record.device == "meta" and memory_needed(record.params) <= memory
 
 
 def available_memory() -> int:
-    """Bytes that can be used without swapping; half the physical memory where the system does not tell."""
+    """Bytes that can be used without swapping; half the physical memory if the system reports none."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
@@ -142,7 +142,7 @@ class _Crew:
         self.error: BaseException | None = None
         self._memory, self._records, self._report = memory, records, report
         self._budget = Budget(memory)
-        self._waiting: queue.Queue[Job | None] = queue.Queue(maxsize=4 * processes)  # room for all end marks
+        self._waiting: queue.Queue[Job | None] = queue.Queue(maxsize=4 * processes)  # fits all end marks
         self._workers: set[Worker] = set()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -156,11 +156,11 @@ class _Crew:
         return self._stopping.is_set()
 
     def give(self, job: Job) -> None:
-        """Hand over a job, as soon as there is room for it."""
+        """Add a job, as soon as the queue has space for it."""
         self._waiting.put(job)
 
     def keep(self, record: Record, *, old: bool) -> None:
-        """Take a result, unless all is being stopped: then it says that its process was killed."""
+        """Store a result, unless the pool is being stopped: then it only reports a killed process."""
         with self._lock:
             if self.stopping:
                 return
@@ -171,14 +171,14 @@ class _Crew:
                 self._report(record, old)
 
     def stop(self) -> None:
-        """Keep nothing more and kill what runs."""
+        """Store no more results and kill all processes."""
         self._stopping.set()
         with self._lock:
             for worker in self._workers:
                 worker.kill()
 
     def end(self) -> None:
-        """Wait until all jobs that were handed over are done; may be called twice."""
+        """Wait until all added jobs are done; may be called twice."""
         for _ in self._threads:
             self._waiting.put(None)
         for thread in self._threads:
@@ -186,7 +186,7 @@ class _Crew:
 
     def _serve(self) -> None:
         worker: Worker | None = None
-        # Jobs are taken until the end mark whatever happens, or `give` would wait for room for ever.
+        # Jobs are taken until the end mark whatever happens, or `give` would wait for space for ever.
         while (job := self._waiting.get()) is not None:
             try:
                 with self._budget.taken(job.needs):
@@ -195,7 +195,7 @@ class _Crew:
                     worker = self._ready(worker)
                     record = self._check(job, worker)
                 self.keep(record, old=False)
-            except BaseException as error:  # raised again by `run`: nobody sees what a thread raises
+            except BaseException as error:  # raised again by `run`: errors in a thread are not shown
                 self.error = self.error or error
                 self.stop()
         if worker is not None:

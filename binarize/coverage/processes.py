@@ -1,4 +1,4 @@
-"""Processes that check models, seen from outside, and the memory that they share."""
+"""Control of the processes that check models, and of the memory that they share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 
 TIMEOUT = 1800.0
-"""Seconds after which a model is given up."""
+"""Seconds after which the check of a model is ended."""
 
 _ENDING = 10.0  # seconds that a process has to end by itself
 
@@ -22,7 +22,7 @@ class ProcessEndedError(Exception):
 class Worker:
     """A process of `binarize.coverage.worker`.
 
-    It has a session of its own: Ctrl-C reaches only the process that started it, which then decides.
+    It is in a session of its own: Ctrl-C reaches only the process that started it, which then ends it.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Worker:
         return not self._late and self._process.poll() is None
 
     def ask(self, line: str) -> str:
-        """The line that answers this one.
+        """Send a line and return the answer.
 
         Raises:
             ProcessEndedError: the process ended without an answer.
@@ -68,11 +68,11 @@ class Worker:
         raise ProcessEndedError(self._reason())
 
     def kill(self) -> None:
-        """End it now; whoever waits for its answer gets none."""
+        """Kill it now; a caller that waits for its answer gets `ProcessEndedError`."""
         self._process.kill()
 
     def close(self) -> None:
-        """Let it end."""
+        """Close its input, so that it ends."""
         for pipe in (self._jobs, self._results):
             with contextlib.suppress(OSError):
                 pipe.close()
@@ -83,7 +83,7 @@ class Worker:
         self._process.kill()
 
     def _wait(self) -> int:
-        """Its exit status; its own, if it ends by itself, before that of a kill."""
+        """Its exit status; if it ends by itself, its own status and not that of a kill."""
         try:
             return self._process.wait(timeout=_ENDING)
         except subprocess.TimeoutExpired:
@@ -112,7 +112,7 @@ class Budget:
 
     @contextlib.contextmanager
     def taken(self, needs: int) -> Iterator[None]:
-        """Hold `needs` bytes, or all there are, for as long as the block runs."""
+        """Reserve `needs` bytes, or all there are, while the block runs."""
         share = min(needs, self._total)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= share)

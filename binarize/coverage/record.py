@@ -1,4 +1,4 @@
-"""What a check of one model found; one line of JSON in a records file; such files."""
+"""The result of a check of one model, one line of JSON in a records file; reading and writing these files."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Record:
         method: name of the method.
         versions: of binarize, timm, torch and the library.
         family: the file of timm that defines the model; of another library's, what it predicts.
-        status: `skip` says that there is nothing to convert, for `reason`.
+        status: `skip` if there is nothing to convert, for `reason`.
         reason: of a skip or a failure.
         failed: the step that failed: build, plan, convert, forward, backward, batch, load, pack, resize,
-            final; or process, if the process that ran them ended.
+            final; or process, if the process of the check ended.
         device: `cpu`; `meta` for a model too large for the machine: shapes only, no arithmetic.
         params: of the float model.
         size: (C, H, W) of the smallest image that the float model takes.
-        second_size: of another one that it takes, or None.
+        second_size: of another size that it takes, or None.
         overflows: the size at which numbers overflow, and where; then all was checked from the next size on.
         convs: convolutions of the float model.
         linears: its linear layers.
@@ -40,11 +40,11 @@ class Record:
         linears_converted: how many of the linear layers did.
         convs_kept: reasons of the policy or the method, and how many convolutions stayed float for each.
         linears_kept: likewise.
-        convs_missed: names of convolutions that policy and method want converted and that were not.
+        convs_missed: names of convolutions that policy and method would convert but that stayed float.
         not_packed: names of binary layers that have no packed form, with the reason; of networks of another
             library than timm.
         outputs: name, final layers, those kept in float and functions behind them, of each output.
-        notes: what the plan says about the whole model.
+        notes: of the plan, on the whole model.
         seconds: by step.
     """
 
@@ -76,12 +76,12 @@ class Record:
 
     @property
     def key(self) -> tuple[str, str, str, str, str]:
-        """What makes two records reports of the same check."""
+        """The key that is equal for two records of the same check."""
         return *self.subject, json.dumps(self.versions, sort_keys=True)
 
     @property
     def subject(self) -> tuple[str, str, str, str]:
-        """What was checked, by whatever versions."""
+        """What was checked, without versions."""
         return self.library, self.name, self.use, self.method
 
     def dumps(self) -> str:
@@ -98,7 +98,7 @@ class Record:
         try:
             given: dict[str, Any] = dict(json.loads(line))
             for name in ("size", "second_size", "convs_missed", "not_packed", "outputs", "notes"):
-                if given.get(name) is not None:  # a field that is younger than the record has its default
+                if given.get(name) is not None:  # a field that is newer than the record has its default
                     given[name] = tuple(given[name])
             return cls(**given)
         except (ValueError, TypeError, KeyError) as error:
@@ -106,10 +106,10 @@ class Record:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records in a file, in the order in which they were made; of several of one check, the last one.
+    """The records in a file, oldest first; of several records of one check, the last one.
 
-    A last line that was cut short, by a kill or a full disk, is taken out of the file, and one that lacks
-    nothing but its end gets it, so that what is appended next starts a line of its own.
+    A last line that was cut short, by a kill or a full disk, is removed from the file. If only its line end
+    is missing, this is added. The next record then starts on a new line.
 
     Raises:
         ConfigError: if the file has to be changed and cannot be.
@@ -131,7 +131,7 @@ def read_records(path: Path) -> list[Record]:
                 whole = text[: len(text) - len(line)]
                 break
             raise FormatError(f"{str(path)!r}, line {number}: {error}") from None
-        found.pop(record.key, None)  # its place is that of the last one
+        found.pop(record.key, None)  # the last one determines its place
         found[record.key] = record
     if whole != text:
         write_bytes(path, whole.encode())

@@ -1,4 +1,4 @@
-"""Records summed up: by use, method and family, as one document for programs and as a page for people.
+"""Records summed up: by use, method and family, as a JSON document and as a page to read.
 
 Networks of other libraries than timm are few: they have a line each (`report_libraries`).
 """
@@ -18,7 +18,7 @@ _STATUS = ("pass", "fail", "skip")
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
-    """Of several records of a model, use and method, by whatever versions, the last one only."""
+    """For each model, use and method only the last record, whatever its versions."""
     return list({record.subject: record for record in records}.values())
 
 
@@ -218,7 +218,7 @@ def _family_row(family: str, records: Sequence[Record]) -> tuple[str, ...]:
 
 
 def _exceptions(records: Sequence[Record]) -> list[str]:
-    """What did not pass, what was only converted, what was missed, one line each."""
+    """Failures, models that were only converted, and layers that were missed, one line each."""
     sections: list[tuple[str, list[str]]] = [
         (
             "Failures",

@@ -1,4 +1,4 @@
-"""What a backward pass needs, kept in files: models whose activations do not fit in memory can be trained."""
+"""Tensors for the backward pass in files: for training models whose activations do not fit in memory."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_LARGE = 1 << 20  # elements; smaller ones cost more as files than they take
+_LARGE = 1 << 20  # elements; smaller ones cost more as files than in memory
 
 
 @contextlib.contextmanager
 def saved_in_files(beyond: int | None, folder: str | None = None) -> Iterator[None]:
-    """Let autograd keep large tensors in mapped files, which the system may write out.
+    """Make autograd keep large tensors in mapped files, which the system may write to disk.
 
-    That is, if `folder` is on a disk. They are gone as soon as no graph needs them.
+    That works only if `folder` is on a disk. Files are deleted as soon as no graph needs them.
 
     Args:
         beyond: bytes to keep in memory before the first file is written; None for all.
@@ -38,14 +38,14 @@ def saved_in_files(beyond: int | None, folder: str | None = None) -> Iterator[No
                 kept += 0 if weight else tensor.nbytes
                 return _Kept(tensor, tensor._version)
             flat = torch.from_file(str(path), shared=True, size=tensor.numel(), dtype=tensor.dtype)
-            path.unlink()  # the mapping keeps the file until it ends itself
+            path.unlink()  # the file exists until the mapping is closed
             flat.copy_(tensor.detach().reshape(-1))
             return _Filed(flat, tensor.shape)
 
         def unpack(saved: _Kept | _Filed) -> Tensor:
             if isinstance(saved, _Filed):
                 return saved.flat.view(saved.shape)
-            if saved.tensor._version != saved.version:  # what autograd checks where there are no hooks
+            if saved.tensor._version != saved.version:  # autograd checks this itself only without hooks
                 raise RuntimeError("a tensor needed for gradient computation was modified in place")
             return saved.tensor
 

@@ -27,7 +27,7 @@ Use = Literal["model", "upernet"]
 """`model`: the classifier as timm builds it; `upernet`: its maps under UPerNet's decoder."""
 
 USES: tuple[Use, ...] = ("model", "upernet")
-_CLASSES = 5  # of the dense-prediction network: the full-resolution head shall not dominate the time
+_CLASSES = 5  # of the dense-prediction network: few, for the sake of time in the full-resolution head
 # Edge lengths to try, smallest first; a model made for one size only comes last, by its own size.
 _EDGES = (32, 48, 64, 96, 112, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
 
@@ -53,7 +53,7 @@ class Subject:
 
     @property
     def catalogued(self) -> bool:
-        """Whether it is one of few, of which more is checked."""
+        """Whether it is from a small catalogue, for which more is checked."""
         return False
 
     @property
@@ -77,7 +77,7 @@ class Subject:
         return ()
 
     def versions(self) -> dict[str, str]:
-        """What a result depends on beside the model and the method."""
+        """Versions of the packages that a result depends on."""
         return versions()
 
     def build(self) -> nn.Module:
@@ -91,10 +91,10 @@ class Subject:
         return create_timm(self.name)
 
     def shell(self) -> nn.Module:
-        """The float model on the meta device: its shapes without its numbers."""
+        """The float model on the meta device: shapes without values."""
         with building_on("meta"), contextlib.suppress(ConfigError):
             return self.build()
-        return self.build().to("meta")  # some constructors need the numbers of their tensors
+        return self.build().to("meta")  # some constructors need the values of their tensors
 
     def rebuilt(self) -> nn.Module | None:
         """The float model for `binarize.load`, which builds one of timm itself."""
@@ -105,17 +105,17 @@ class Subject:
         return measure(self.name)
 
     def sizes(self, shell: nn.Module, model: nn.Module, batch: int) -> tuple[tuple[int, ...], ...]:
-        """See `input_sizes`; without arithmetic, but for models that ask tensors for their values."""
+        """See `input_sizes`; without arithmetic, except for models that need the values of tensors."""
         with contextlib.suppress(ConfigError):
             return input_sizes(shell.eval(), batch)
         return input_sizes(model, batch)
 
     def example(self, size: tuple[int, ...]) -> Given | None:
-        """What to plan with; None for what the model itself names."""
+        """Example inputs of the plan; None for those of the model's own configuration."""
         return None
 
     def feed(self, images: Tensor, training: bool) -> Given:
-        """What the forward takes, of images (N, C, H, W)."""
+        """The inputs of the forward, from images (N, C, H, W)."""
         return (images,)
 
     def of_first(self, output: Any) -> list[Tensor]:
@@ -128,7 +128,7 @@ class Subject:
 
 
 def versions(*others: str) -> dict[str, str]:
-    """Of binarize, timm and torch, and of other distributions."""
+    """Versions of binarize, timm and torch, and of other distributions."""
     return {name: version(name) for name in ("binarize", "timm", "torch", *others)}
 
 
@@ -151,9 +151,9 @@ def subjects(patterns: Sequence[str] = (), use: Use = "model") -> list[Subject]:
 
 
 def smallest_per_family(given: Iterable[Subject]) -> list[Subject]:
-    """Of each use and family the model with the fewest parameters, of those with several convolutions if any.
+    """For each use and family the smallest model by parameters, if possible one with several convolutions.
 
-    Measured as classifiers, whatever the use.
+    Parameters are those of the classifier, whatever the use.
     """
     best: dict[tuple[str, str], tuple[bool, int, str, Subject]] = {}
     for subject in given:
@@ -167,7 +167,7 @@ def smallest_per_family(given: Iterable[Subject]) -> list[Subject]:
 
 @functools.cache
 def measure(name: str) -> tuple[int, int]:
-    """How many parameters and convolutions a timm classifier has, found out once on the meta device."""
+    """How many parameters and convolutions a timm classifier has, determined once on the meta device."""
     classifier = Subject(name=name).shell()
     return sum(parameter.numel() for parameter in classifier.parameters()), count_convolutions(classifier)
 
@@ -214,7 +214,7 @@ def _runs(model: nn.Module, shape: tuple[int, ...]) -> bool:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             outputs = tensors(model(torch.zeros(shape, dtype=parameter.dtype, device=parameter.device)))
-    except Exception:  # whatever a model raises on a size that it does not take
+    except Exception:  # any error of a model on a size that it does not take
         return False
     return bool(outputs) and all(output.numel() for output in outputs)
 
@@ -223,7 +223,7 @@ def layout(value: Any, *, shapes: bool = True) -> str:
     """The structure of an output in one line: `{'out': (2, 5, 64, 64) float32}`.
 
     Args:
-        value: tensors in lists, tuples and mappings; what else there is has no part in it.
+        value: tensors in lists, tuples and mappings; other objects are ignored.
         shapes: False for outputs whose sizes depend on the weights: how many dimensions they have.
     """
     if isinstance(value, torch.Tensor):

@@ -1,4 +1,4 @@
-"""What is tried on a converted model; a trial raises `CheckError` if something else comes out than shall."""
+"""Trials of a converted model; a trial raises `CheckError` if its result is wrong."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from binarize.runtime import deploy, report
 from binarize.runtime.verify import verify
 
 MOST_BEYOND, MOST_OFF = 0.01, 0.01
-"""A packed layer computes something else if more than this share of its values is off by more than rounding,
-and one by more than this, relative to the largest. Few are off by a whole step: their inputs lie on a
-threshold. All may be off by a little: a norm behind a nearly constant map amplifies rounding.
+"""A packed layer is wrong if more than this share of its values is off by more than rounding, and one value
+by more than this, relative to the largest. A few may be off by a whole step: their inputs lie on a threshold.
+All may be off by a little: a norm behind a nearly constant map amplifies rounding.
 """
 
 
@@ -34,10 +34,10 @@ class NotFiniteError(CheckError):
 
 
 def train(model: nn.Module, subject: Subject, images: Tensor) -> list[Tensor]:
-    """What comes out in training mode, as far as it is floating-point numbers.
+    """The floating-point tensors of the output in training mode.
 
     Raises:
-        CheckError: nothing does.
+        CheckError: there is none.
         NotFiniteError: it is not finite.
     """
     model.train()
@@ -49,7 +49,7 @@ def train(model: nn.Module, subject: Subject, images: Tensor) -> list[Tensor]:
 
 
 def backward(model: nn.Module, subject: Subject, outputs: Sequence[Tensor]) -> None:
-    """A finite gradient reaches every latent weight, but for those that are known to have none.
+    """Check that every latent weight has a finite gradient, except those that are known to have none.
 
     Raises:
         CheckError: the output depends on no parameter.
@@ -89,9 +89,10 @@ def evaluate(model: nn.Module, subject: Subject, images: Tensor) -> Any:
 
 
 def independence(model: nn.Module, subject: Subject, size: tuple[int, ...]) -> None:
-    """An image's output is the same, bit for bit, whatever else is in the batch."""
+    """Check that an image's output is the same, bit for bit, whatever else is in the batch."""
     image, *others = torch.randn(3, *size)
-    # Batches of one size: then each image meets the same kernels, and equal means equal.
+    # Batches of one size: then each image is computed by the same kernels, and results are comparable bit by
+    # bit.
     first, second = (
         subject.of_first(evaluate(model, subject, torch.stack([image, other]))) for other in others
     )
@@ -100,7 +101,7 @@ def independence(model: nn.Module, subject: Subject, size: tuple[int, ...]) -> N
 
 
 def file(model: nn.Module, subject: Subject, images: Tensor, folder: str) -> None:
-    """A file gives the same tensors and the same output, bit for bit."""
+    """Check that a file gives the same tensors and the same output, bit for bit."""
     path = save(model, Path(folder) / "model.safetensors", source=getattr(model, "binarize_spec", None))
     again = load(path, subject.rebuilt())
     before, after = model.state_dict(), again.state_dict()
@@ -115,7 +116,7 @@ def file(model: nn.Module, subject: Subject, images: Tensor, folder: str) -> Non
 
 
 def packing(model: nn.Module, subject: Subject, images: Tensor, folder: str) -> dict[str, str]:
-    """Packed layers compute what the trained ones do, and a packed file gives the same output, bit for bit.
+    """Check that packed layers give the trained ones' results, and a packed file the same, bit for bit.
 
     Returns:
         The layers that cannot be packed, and why.
@@ -138,7 +139,7 @@ def packing(model: nn.Module, subject: Subject, images: Tensor, folder: str) -> 
 
 
 class _Fed(nn.Module):
-    """A network that takes what a subject feeds; only its layers are looked at."""
+    """A network that takes the inputs of a subject; only its layers are compared."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -150,15 +151,15 @@ class _Fed(nn.Module):
 
 
 def call(model: nn.Module, given: Given) -> Any:
-    """What a model makes of its inputs."""
+    """The output of a model for its inputs."""
     return model(**given) if isinstance(given, dict) else model(*given)
 
 
 @contextlib.contextmanager
 def statistics_of_one_batch(model: nn.Module) -> Iterator[None]:
-    """Let BatchNorms take over the next batch's statistics whole.
+    """Make BatchNorms replace their statistics by those of the next batch.
 
-    Those of an untrained network are not its own; what is off by a factor per layer ends in overflow.
+    An untrained network has initial statistics: errors of a factor per layer would end in overflow.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]

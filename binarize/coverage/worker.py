@@ -1,6 +1,6 @@
 """A process that checks one model after another: one line of JSON in, one line of JSON out.
 
-A process of its own, because some models end it: memory runs out, a kernel crashes.
+It is a separate process, because some models end it: memory runs out, a kernel crashes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from binarize.coverage.checks import check
 def main() -> None:
     """Serve until stdin ends."""
     results = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what models print is not a result
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # output that models print is not a result
     torch.set_num_threads(1)
     for line in sys.stdin:
         job = json.loads(line)
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def _give_memory_back() -> None:
-    """Give freed blocks to the system, where the C library can: another process may need them next."""
+    """Return freed memory to the system, where the C library can: another process may need it next."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -1,4 +1,4 @@
-"""Dense-prediction data sets: images with label masks or depth maps, and what both go through."""
+"""Dense-prediction data sets: images with label masks or depth maps, and the transforms of both."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """ADE20K, the scene parsing benchmark: 150 classes (Zhou et al., CVPR 2017).
 
-The files count classes from 1; 0 is "other". Networks have 151 outputs so that ids stay what they are; the
-output 0 is trained towards nothing and no mean counts it.
+The files count classes from 1; 0 is "other". Networks have 151 outputs so that ids stay what they are; output
+0 has no training target, and no mean counts it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def ade20k(root: Path, split: str) -> DenseDataset:
 
 
 def _names(base: Path) -> tuple[str, ...]:
-    """From the set's own table where it is there."""
+    """From the set's own table if it exists."""
     table = base / "objectInfo150.csv"
     if table.is_file():
         rows = [row for row in csv.DictReader(text(table).splitlines()) if row.get("Name")]

@@ -1,6 +1,6 @@
 """NYUv2 and KITTI depth in the layout of BTS (Lee et al., arXiv 1907.10326), by its file lists.
 
-A line of a list is `image depth focal`; a depth of `None` stands for an image without a truth.
+A line of a list is `image depth focal`; a depth of `None` is for an image without a truth.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def nyuv2(root: Path, split: str) -> DenseDataset:
     "known: published for research; cite it. Figures are comparable on these frames only.",
 )
 def nyuv2_397(root: Path, split: str) -> DenseDataset:
-    """The frames of the labelled set whose scale is known: 450, 55, 397. Not to be set beside NYUv2's tables.
+    """The frames of the labelled set whose scale is known: 450, 55, 397. Not comparable with tables of NYUv2.
 
     Raises:
         DataError: a list, or a file of it, is missing.
@@ -87,6 +87,6 @@ def _pairs(source: Path, images: Sequence[Path], depths: Sequence[Path]) -> list
 
 
 def _first(folders: Sequence[Path], name: str) -> Path:
-    """The file in the first folder that has it; in the first, for the message, if none has."""
+    """The file in the first folder that has it; if none has, its path in the first one, for the message."""
     paths = [place(folder, name) for folder in folders]
     return paths[0] if len(paths) == 1 else next((p for p in paths if p.is_file()), paths[0])

@@ -1,4 +1,4 @@
-"""Importing this makes the built-in data sets known."""
+"""Importing this module registers the built-in data sets."""
 
 from binarize.data import ade20k, bts, camvid, folder, shapes, voc2012
 

@@ -15,7 +15,7 @@ _NAMES = (
     *("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian"),
     "Bicyclist",
 )
-_VOID = 11  # what the SegNet files use for unlabelled pixels
+_VOID = 11  # value of unlabelled pixels in the SegNet files
 
 
 @register_dataset(
@@ -29,7 +29,7 @@ _VOID = 11  # what the SegNet files use for unlabelled pixels
     "use; cite both.",
 )
 def camvid(root: Path, split: str) -> DenseDataset:
-    """By lists of `image mask`, paths relative to `root`; SegNet's folders if there is no list.
+    """Pairs from lists of `image mask` with paths relative to `root`, or else from SegNet's folders.
 
     Raises:
         DataError: lists and folders, or files of them, are missing.
@@ -52,7 +52,7 @@ def _path(root: Path, name: str) -> Path:
 
 
 def _palette(root: Path) -> tuple[tuple[int, int, int], ...]:
-    """From classes.json where it is there."""
+    """From classes.json if it exists."""
     table = root / "classes.json"
     if not table.is_file():
         return ()

@@ -26,9 +26,10 @@ class DatasetInfo:
         name: for recipes.
         task: what its truth is.
         splits: names of its parts.
-        folders: where it is looked for under the folder that BINARIZE_DATA names; empty if it has no files.
-        layout: what has to be in its folder, for messages.
-        terms: what it may be used for, and whom to cite.
+        folders: folders to search for it, under the folder that BINARIZE_DATA names; empty if it has no
+            files.
+        layout: what its folder must hold, for messages.
+        terms: its terms of use, and what to cite.
         load: (root, split, **options) -> the data set.
     """
 
@@ -55,7 +56,7 @@ def register_dataset(
     layout: str = "",
     terms: str = "",
 ) -> Callable[[Loader], Loader]:
-    """Make a function (root, split, **options) -> DenseDataset known under `name`.
+    """Register a function (root, split, **options) -> DenseDataset as `name`.
 
     Raises:
         ConfigError: the name is taken.
@@ -79,7 +80,7 @@ def names() -> list[str]:
 
 
 def info(name: str) -> DatasetInfo:
-    """What is known of a data set.
+    """The entry of a data set.
 
     Raises:
         ConfigError: no data set has this name.
@@ -93,7 +94,7 @@ def create(name: str, split: str, root: Path | None = None, **options: Any) -> D
     Args:
         name: see `names`.
         split: one of its parts.
-        root: its folder; by default it is looked for where BINARIZE_DATA points to.
+        root: its folder; by default it is searched in the folder that BINARIZE_DATA names.
         options: of the data set.
 
     Raises:
@@ -135,8 +136,8 @@ def _root(chosen: DatasetInfo, given: Path | None) -> Path:
     base = os.environ.get("BINARIZE_DATA")
     if not base:
         raise DataError(
-            f"where is {chosen.name}? Give its folder with --data DIR (data.root in a recipe), or let the "
-            f"environment variable BINARIZE_DATA name the folder that holds {' or '.join(chosen.folders)}."
+            f"where is {chosen.name}? Give its folder with --data DIR (data.root in a recipe), or set the "
+            f"environment variable BINARIZE_DATA to the folder that holds {' or '.join(chosen.folders)}."
         )
     for folder in chosen.folders:
         if (found := Path(base) / folder).is_dir():

@@ -19,7 +19,7 @@ from binarize.data.reading import read_depth, read_head, read_image, read_labels
 from binarize.errors import DataError
 
 IGNORE = 255
-"""Label of pixels that count nowhere."""
+"""Label of pixels that are ignored everywhere."""
 
 Task = Literal["segmentation", "depth"]
 _ERRORS_SHOWN = 5
@@ -84,25 +84,25 @@ class Labels:
         return labels
 
     def _hint(self, values: Tensor, wrong: list[int]) -> str:
-        """What the values look like, and which options of the data set `folder` take them."""
+        """What the values look like, and which options of the data set `folder` read them."""
         n, found = len(self.names), sorted(set(values.unique().tolist()) - set(self.ignored))
         if wrong == [IGNORE]:
             also = f", or `labels: {{0: 0, {IGNORE}: 1}}` if they are class 1" if n == 2 else ""
-            hint = f"`ignored: {[*self.ignored, IGNORE]}` if these pixels say nothing{also}"
+            hint = f"`ignored: {[*self.ignored, IGNORE]}` if these pixels are to be ignored{also}"
         elif wrong == [n] and found[0] > 0:
             hint = f"{_mapping({i + 1: i for i in range(n)})} if ids count from 1 here"
         elif wrong == [n]:
             from_1 = _mapping({0: IGNORE, **{i + 1: i for i in range(n)}})
             hint = (
                 f"`classes: {n + 1}` or their names if there are more classes, or {from_1} if ids count from "
-                "1 and 0 says nothing"
+                "1 and 0 is to be ignored"
             )
-        elif len(found) <= n and len(wrong) >= len(found) - 1:  # at most one value is a class id, 0 as a rule
+        elif len(found) <= n and len(wrong) >= len(found) - 1:  # at most one value is a class id, usually 0
             hint = f"{_mapping({v: i for i, v in enumerate(found)})} if these values stand for the classes"
         elif found[-1] < IGNORE:
             hint = f"`classes`, at least {found[-1] + 1} or their names, if there are more classes"
         else:
-            hint = "`ignored` for values that say nothing, `labels` for those that stand for a class"
+            hint = "`ignored` for values to ignore, `labels` for values that stand for a class"
         return f" Data set folder, data.options: {hint}."
 
 
@@ -120,7 +120,8 @@ class Depth:
         scale: units of the files per metre.
         least: smallest depth (m) that counts.
         most: largest.
-        crop: what evaluation looks at, (top, bottom, left, right) as fractions of the image; empty for all.
+        crop: the part that evaluation uses, (top, bottom, left, right) as fractions of the image; empty for
+            all.
     """
 
     scale: float
@@ -149,7 +150,7 @@ class Depth:
 
 
 def truth_as_json(truth: Labels | Depth) -> str:
-    """For a file's header; `truth_from_json` takes it back."""
+    """As text for a file's header; the inverse of `truth_from_json`."""
     return json.dumps(dataclasses.asdict(truth))
 
 
@@ -157,7 +158,7 @@ def truth_from_json(text: str) -> Labels | Depth:
     """The inverse of `truth_as_json`.
 
     Raises:
-        KeyError, TypeError, ValueError: the text is another one.
+        KeyError, TypeError, ValueError: the text is not from `truth_as_json`.
     """
     fields = json.loads(text)
     if fields.pop("task") == "depth":
@@ -191,13 +192,14 @@ Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class DenseDataset(Dataset[Sample]):
     """Samples by index, or by (epoch, index).
 
-    The random choices of the transform depend on seed, epoch and index only: not on who loads the sample, nor
-    on what was loaded before. So a run that is resumed, or spread over processes, sees the same images.
+    The random choices of the transform depend on seed, epoch and index only: not on the process that loads
+    the sample, nor on samples loaded before. So a run that is resumed, or spread over processes, sees the
+    same images.
 
     Args:
         pairs: the files.
         truth: what the truth means.
-        transform: image (3, H, W) uint8 and truth to what the network takes.
+        transform: makes the network's input and target from image (3, H, W) uint8 and truth.
         seed: of the transform's random choices.
     """
 
@@ -218,7 +220,7 @@ class DenseDataset(Dataset[Sample]):
         return len(self.pairs)
 
     def load(self, index: int) -> Sample:
-        """The sample as it is in its files; a truth that is missing is unknown everywhere.
+        """The sample as in its files; a missing truth is unknown everywhere.
 
         Raises:
             DataError: a file cannot be read, or image and truth are of different sizes.
@@ -269,7 +271,7 @@ def sizes_differ(image: Path, size: tuple[int, int], target: Path, other: tuple[
         tagged, plain = ("image", "truth") if one >= 5 else ("truth", "image")
         why = (
             f": the {tagged}'s EXIF orientation {max(one, two)} turns it upright, the {plain} has no such "
-            f"tag. Turn the {plain}, or take the tag out of the {tagged}, whichever makes them fit"
+            f"tag. Turn the {plain}, or remove the tag from the {tagged}, whichever makes them fit"
         )
     return DataError(
         f"{target}: {other[0]}x{other[1]} (width x height), but its image {image} is "

@@ -1,4 +1,4 @@
-"""Which unit the values of depth files look like."""
+"""Guessing the unit of depth files from their values."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _OTHERS = {
     10.0: "decimetres",
 }
 _QUANTILES = np.linspace(0.0, 1.0, 33)
-_ENOUGH = 10_000  # values of a file that these are taken of
-_INSIDE = 0.9  # share of the values that a unit has to explain
-_FILLED = 0.5  # times the largest depth: what the largest value should reach at least
-_FAR = 0.2  # times the largest depth: data that does not reach so far is doubtful
+_ENOUGH = 10_000  # values per file for the quantiles
+_INSIDE = 0.9  # least share of the values that a unit must explain
+_FILLED = 0.5  # times the largest depth: the largest value should reach at least this
+_FAR = 0.2  # times the largest depth: data that does not reach this is doubtful
 _NEAREST = 0.05  # times the largest depth: a data set whose median is nearer is doubtful
 
 
@@ -36,7 +36,7 @@ class DepthValues:
         self._quantiles: list[np.ndarray] = []
 
     def add(self, values: np.ndarray) -> None:
-        """Those of one file (H, W); 0 and below are unknown."""
+        """Add the values of one file (H, W); 0 and below are unknown."""
         self._least = min(self._least, float(values.min(initial=0)))
         known = values[values > 0]
         if known.size:
@@ -48,7 +48,7 @@ class DepthValues:
         """Range of the files, and of what counts."""
         if not self._quantiles:
             found = f"{_number(self._least)} to 0" if self._least < 0 else "0"
-            return f"their values are {found}, which says nothing: a depth is above 0, in units of `scale`"
+            return f"their values are {found}, which are not depths: a depth is above 0, in units of `scale`"
         d = self._depth
         return (
             f"their values are {_number(self._low)} to {_number(self._high)}, at scale {d.scale:g} units per "
@@ -65,7 +65,7 @@ class DepthValues:
         return (near or self._inside(scale) < 0.5) and bool(self.scales())
 
     def scales(self) -> list[float]:
-        """Other scales, under which nearly all values count and are not all near; the likeliest first."""
+        """Other scales, with which nearly all values count and are not all near; the likeliest first."""
         if not self._quantiles or self._low == self._high:  # a constant looks like any unit
             return []
         most = self._depth.most
@@ -89,7 +89,7 @@ class DepthValues:
         return float(((metres > self._depth.least) & (metres <= self._depth.most)).mean())
 
     def remedy(self) -> str:
-        """What to do, as the end of a sentence; empty if there is nothing to go by."""
+        """What to do, as the end of a sentence; empty if nothing is known."""
         names = _COMMON | _OTHERS
         if found := [f"{names[scale]}: set `scale: {scale:g}`" for scale in self.scales()]:
             return f". They look like {', or like '.join(found)} in data.options (data set folder)"

@@ -15,7 +15,7 @@ IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".p
 
 
 def inside(root: Path, name: str) -> Path:
-    """`root`, or the folder `name` in it, whichever is called so."""
+    """The folder `name` in `root`; `root` itself if it has that name or no such folder."""
     return root if root.name == name or not (root / name).is_dir() else root / name
 
 
@@ -23,7 +23,7 @@ def folder(path: Path, what: str) -> Path:
     """`path`, if it is a folder.
 
     Raises:
-        DataError: it is none.
+        DataError: it is not a folder.
     """
     if not path.is_dir():
         raise DataError(f"{path}: no such folder; expected {what}.")
@@ -45,7 +45,7 @@ def lines(path: Path) -> dict[int, str]:
     """Lines of a list file by their numbers, without empty ones.
 
     Raises:
-        DataError: it is missing, no text, or empty.
+        DataError: it is missing, not a text, or empty.
     """
     try:
         content = text(path)
@@ -106,9 +106,9 @@ def _is_number(text: str) -> bool:
 
 
 def place(base: Path, name: str) -> Path:
-    """The file in `base` that a list calls `name`; the likeliest one, for the message, if none is there.
+    """The file in `base` that a list calls `name`; if there is none, the likeliest path, for the message.
 
-    Lists of Windows have backslashes between folders, and those of macOS may spell accents in another way
+    Lists of Windows have backslashes between folders, and those of macOS may spell accents in another form
     (NFD) than the file system.
     """
     names = [name, name.replace("\\", "/")]
@@ -136,7 +136,7 @@ def images(path: Path) -> list[Path]:
 
 
 def paired(source: Path, targets: Path) -> list[Pair]:
-    """Images and the truths of their names, whatever the endings; truths without an image are warned of.
+    """Images and the truths with the same names, whatever the endings; warns of truths without an image.
 
     Args:
         source: folder of the images.
@@ -164,12 +164,12 @@ def paired(source: Path, targets: Path) -> list[Pair]:
 
 
 def _by_name(paths: Sequence[Path]) -> dict[str, Path]:
-    """Files by their names without endings, accents spelled in one way."""
+    """Files by their names without endings, with accents in one spelling (NFC)."""
     found: dict[str, Path] = {}
     for path in paths:
         if (other := found.setdefault(_nfc(path.stem), path)) != path:
             raise DataError(
-                f"{path.parent}: {other.name} and {path.name} have one name: nothing tells which of them "
+                f"{path.parent}: {other.name} and {path.name} have one name: it is unclear which of them "
                 "belongs to the other file of the pair. Move one away."
             )
     return found

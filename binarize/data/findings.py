@@ -1,4 +1,4 @@
-"""What can be wrong with the truths of a data set, in words; `survey` finds it."""
+"""Findings on the truths of a data set: what can be wrong with them; `survey` finds it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Finding:
     """What is wrong, or probably so.
 
     Attributes:
-        kind: what it is about, so that nothing is reported twice.
+        kind: its subject, so that nothing is reported twice.
         message: where, what was found, what was expected, what to do.
         error: whether nothing can be learned from such data.
     """
@@ -39,12 +39,12 @@ def absent(truth: Labels, counts: Tensor, where: str) -> Finding | None:
     Args:
         truth: of the data set.
         counts: pixels of each id, (>= classes,).
-        where: what to call the data in the message.
+        where: the name of the data in the message.
     """
     names = truth.names
     missing = [i for i in range(len(names)) if i not in truth.unscored and counts[i] == 0]
     if not missing or len(missing) >= len(names) - len(truth.unscored) - 1:
-        return None  # a single class, or none, has a message of its own
+        return None  # no class, or a single one, has its own message
     shown = [class_name(i, names) for i in missing[:SHOWN]] + ["..."] * (len(missing) > SHOWN)
     return Finding(
         "absent",
@@ -54,12 +54,12 @@ def absent(truth: Labels, counts: Tensor, where: str) -> Finding | None:
 
 
 def class_name(index: int, names: Sequence[str]) -> str:
-    """Its id, and its name if it has one of its own."""
+    """Its id, and its name if it has one."""
     return str(index) if names[index] == f"class {index}" else f"{index} ({names[index]})"
 
 
 def report(found: Iterable[Finding]) -> set[str]:
-    """Warn of what is probably wrong; returns the kinds of it.
+    """Warn of what is probably wrong; returns the kinds of these findings.
 
     Raises:
         DataError: the first finding from which nothing can be learned.

@@ -59,12 +59,12 @@ def _labels(
 ) -> Labels:
     names = tuple(f"class {i}" for i in range(classes)) if isinstance(classes, int) else tuple(classes)
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"data set folder: classes: {twice[0]!r} stands twice; a name is of one class.")
+        raise ConfigError(f"data set folder: classes: {twice[0]!r} is given twice; names must differ.")
     if not 1 <= len(names) <= 255:
-        raise ConfigError(f"data set folder: {len(names)} classes; a mask tells 1 to 255, 255 says nothing.")
+        raise ConfigError(f"data set folder: {len(names)} classes; expected 1 to 255: 255 is ignored.")
     if len(names) == 1:
         raise ConfigError(
-            "data set folder: 1 class; there is nothing to tell apart. The background is a class too: "
+            "data set folder: 1 class; there is nothing to distinguish. The background is a class too: "
             "`classes: 2`, and for masks of 0 and 255 `labels: {0: 0, 255: 1}`."
         )
     colours = tuple((int(r), int(g), int(b)) for r, g, b in palette or ())

@@ -1,7 +1,7 @@
-"""Images, label masks and depth maps from files; what cannot be read names itself.
+"""Images, label masks and depth maps from files; an error names the file that cannot be read.
 
-The mode of a file decides what its values mean, never the values: white of a 16-bit file is 65535, however
-dark its picture is. A turned picture (EXIF) is turned upright, whether it is an image or a truth.
+The mode of a file decides what its values mean, never the values themselves: white in a 16-bit file is 65535,
+even if the picture is dark. A turned picture (EXIF) is turned upright, whether it is an image or a truth.
 """
 
 from __future__ import annotations
@@ -60,19 +60,19 @@ def read_head(path: Path) -> Head:
 def read_image(path: Path) -> Tensor:
     """An RGB image (3, H, W) uint8, upright (EXIF), from a file of any mode.
 
-    Grey becomes three equal channels, an alpha channel is laid over white, 12 and 16 bits become 8: the
-    highest ones.
+    Grey becomes three equal channels, an image with alpha is blended over white, 12 and 16 bits are reduced
+    to the highest 8.
 
     Raises:
-        DataError: the file is missing, no image, or one of floating-point or 32-bit numbers, whose range
-            nothing tells.
+        DataError: the file is missing, no image, or one of floating-point or 32-bit numbers, whose range is
+            not known.
     """
     with _opened(path) as image:
         head = _head(image)
         if not head.white:
             kind = "floating-point" if head.mode == "F" else "32-bit"
             raise DataError(
-                f"{path}: holds {kind} numbers, and nothing tells which of them is white; an image has 8 or "
+                f"{path}: holds {kind} numbers, and it is unknown which of them is white; an image has 8 or "
                 "16 bits per channel."
             )
         upright = ImageOps.exif_transpose(image)
@@ -148,7 +148,7 @@ def read_image_values(path: Path) -> np.ndarray:
 
 
 def _values(image: Image.Image, head: Head) -> np.ndarray:
-    """What is stored, (H, W), upright."""
+    """The stored values (H, W), upright."""
     array = np.asarray(ImageOps.exif_transpose(image))
     if head.stretched is None:
         return array
@@ -160,7 +160,7 @@ _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # tags
 
 
 def _head(image: Any) -> Head:
-    """Of an image that is not decoded yet: decoding forgets some of it."""
+    """The facts on an image that is not decoded yet: decoding loses some of them."""
     stretched = _stretched(image)
     arguments = image.tile[0][3] if image.tile else None  # by index: a plain tuple in Pillow 10
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
@@ -174,7 +174,7 @@ def _head(image: Any) -> Head:
     orientation = image.getexif().get(_ORIENTATION, 1)
     orientation = orientation if orientation in range(1, 9) else 1
     lies = orientation >= 5
-    if lies and image.format == "TIFF":  # of one not decoded yet, Pillow 11 gives the upright size
+    if lies and image.format == "TIFF":  # Pillow 11 gives the upright size if it is not decoded yet
         lies = image.size == (image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT])
     return Head(
         mode=image.mode,
@@ -217,7 +217,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield image
     except FileNotFoundError:
         raise DataError(f"{path}: no such file.") from None
-    except UnidentifiedImageError:  # its text is about our stream
+    except UnidentifiedImageError:  # its text names the stream, not the file
         what = "in no format that Pillow knows" if path.stat().st_size else "empty"
         raise DataError(f"{path}: not a readable image (the file is {what}).") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

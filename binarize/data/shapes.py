@@ -1,8 +1,8 @@
-"""Textured overlapping shapes, drawn as they are asked for: an instant start without a download.
+"""Textured overlapping shapes, drawn on demand: images for a start without a download.
 
-Every image has labels and true depth. Shapes are of one true size, so that their size in the picture tells
-their distance, as does the haze; nearer ones cover farther ones. One of a shape's two colours is near its
-class's own, the other is any: colour helps, form decides.
+Every image has labels and true depth. All shapes have the same true size, so that their size in the picture
+shows their distance, as does the haze; nearer ones cover farther ones. One of a shape's two colours is near
+the colour of its class, the other is random: colour helps, form decides.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def shapes(
         split: train (512 images by default), val (64) or test (128).
         task: labels of six classes, or depth of 2 to 10 m.
         size: (H, W) in pixels.
-        length: how many images, if not as many as by default.
+        length: number of images; None for the default.
         number: shapes per image.
         seed: of all images.
 
@@ -84,7 +84,7 @@ def draw(random: np.random.Generator, size: tuple[int, int], number: int) -> tup
     """Image (3, H, W) uint8, class ids (H, W) int64 and metres (H, W) float32 of one scene.
 
     Args:
-        random: where all choices come from.
+        random: generator of all choices.
         size: (H, W).
         number: of shapes.
     """
@@ -118,7 +118,7 @@ def draw(random: np.random.Generator, size: tuple[int, int], number: int) -> tup
 def _texture(
     random: np.random.Generator, x: np.ndarray, y: np.ndarray, near: tuple[int, int, int] | None = None
 ) -> np.ndarray:
-    """Stripes of two colours (3, H, W), the first `near` one if that is given."""
+    """Stripes of two colours (3, H, W), the first one close to `near` if given."""
     first, second = random.uniform(0.0, 1.0, (2, 3, 1, 1))
     if near is not None:
         own = np.asarray(near, dtype=np.float64).reshape(3, 1, 1) / 255.0

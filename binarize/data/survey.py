@@ -1,7 +1,8 @@
-"""What the truths of a data set hold, before anything is learned from them.
+"""Checking what the truths of a data set hold, before training.
 
-A wrong unit of depth, masks of 0 and 255 or pictures that lie on their side train without an error: the loss
-is 0.0000, or what is learned is wrong. Here it is found and named, from a sample of the files or from all.
+A wrong unit of depth, masks of 0 and 255 or rotated pictures cause no error in training: the loss is 0.0000,
+or the network learns something wrong. This module finds and names them, from a sample of the files or from
+all.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from binarize.data.reading import Head, read_depth_values, read_head, read_image
 from binarize.errors import DataError
 
 SAMPLE = 32
-"""Pairs that are looked at before a training or an evaluation."""
+"""Number of pairs that are read before training or evaluation."""
 
 
 class Survey:
     """Counts over pairs of files.
 
     Args:
-        data: whose truths are looked at.
+        data: the data set to check.
     """
 
     def __init__(self, data: DenseDataset) -> None:
@@ -39,7 +40,7 @@ class Survey:
         self._bright = False
 
     def add(self, index: int) -> None:
-        """Look at one pair.
+        """Read one pair and count.
 
         Raises:
             DataError: a file cannot be read, or a mask holds a value that is not a class.
@@ -72,7 +73,7 @@ class Survey:
             raise sizes_differ(image, head.size, target, other.size)
         if head.orientation != other.orientation:
             self._turned.append((image, head, other))
-        if head.white and not self._bright:  # one that uses its range is enough: so may the dark ones
+        if head.white and not self._bright:  # one image that uses its range is enough: the dark ones may, too
             stored = (head.mode in ("L", "RGB") or head.white > 255) and head.stretched is None
             largest = int(read_image_values(image).max(initial=0)) if stored else head.white
             if largest > head.white // 16:
@@ -86,10 +87,10 @@ class Survey:
         return int((self.counts[:IGNORE] > 0).sum())
 
     def findings(self, where: str, *, complete: bool, trained: bool = False) -> list[Finding]:
-        """What is wrong with what was seen.
+        """What is wrong with the pairs seen so far.
 
         Args:
-            where: what to call the data in messages: "camvid train".
+            where: the name of the data in messages: "camvid train".
             complete: whether all pairs were seen.
             trained: whether a network is to learn all classes from them.
         """
@@ -101,7 +102,7 @@ class Survey:
         return [finding for finding in found if finding is not None]
 
     def _seen(self) -> str:
-        """What the truths hold, for people."""
+        """What the truths hold, as text for messages."""
         if self.depth is not None:
             return self.depth.seen()
         shown = [str(v) for v in sorted(self.values)[:SHOWN]]
@@ -167,7 +168,7 @@ class Survey:
             return None
         return Finding(
             "one class",
-            f"{text}{also}: there is nothing to tell apart. Do the masks hold what they should? See "
+            f"{text}{also}: there is nothing to distinguish. Do the masks hold what they should? See "
             "data.options.labels for values that stand for other classes.",
         )
 
@@ -176,14 +177,14 @@ class Survey:
             return None
         path, head, other = self._turned[0]
         lies = (head.orientation >= 5) != (other.orientation >= 5)  # one of them, as it is stored
-        sizes = "their sizes fit" if lies and len(set(head.size)) == 2 else "their sizes do not tell"
+        sizes = "their sizes fit" if lies and len(set(head.size)) == 2 else "their sizes do not decide"
         return Finding(
             "turned",
             f"{where}: the EXIF tags of {len(self._turned)} of {self._images()} differ from those of their "
             f"truths, first {path}: the image has orientation {head.orientation}, the truth "
-            f"{other.orientation}, where 1 stays as it is and others are turned upright; {sizes}. See that "
-            "they lie on each other (`binarize predict --panel --truth`); else turn one of them, or take the "
-            "tag out.",
+            f"{other.orientation}, where 1 stays as it is and others are turned upright; {sizes}. Check that "
+            "they cover each other (`binarize predict --panel --truth`); else turn one, or remove the "
+            "tag.",
         )
 
     def _darkness(self, where: str) -> Finding | None:
@@ -203,14 +204,14 @@ class Survey:
 
 
 def inspect(data: DenseDataset, where: str) -> set[str]:
-    """Look at a sample of the pairs, at all of them where the sample is suspicious; warn of what is found.
+    """Read a sample of the pairs, or all of them if the sample is suspicious; warn of the findings.
 
     Args:
-        data: of files; drawn images are right as they are.
-        where: what to call it in messages: "camvid train".
+        data: of files; drawn images need no check.
+        where: its name in messages: "camvid train".
 
     Returns:
-        The kinds of what was warned of.
+        The kinds of the findings that were warned of.
 
     Raises:
         DataError: a file is wrong, or nothing can be learned from this data.
@@ -234,12 +235,12 @@ def has_files(data: DenseDataset) -> bool:
 
 
 def nothing(data: DenseDataset, where: str, seen: str) -> DataError:
-    """The error for truths of which not one pixel counts.
+    """The error for truths without a single pixel that counts.
 
     Args:
         data: the data set.
-        where: what to call it.
-        seen: what changed the truths before they were counted: "data.augmentation".
+        where: its name.
+        seen: the step that changed the truths before they were counted: "data.augmentation".
     """
     survey = Survey(data)
     for index in _spread(len(data))[:SAMPLE] if has_files(data) else ():
@@ -248,7 +249,7 @@ def nothing(data: DenseDataset, where: str, seen: str) -> DataError:
         if finding.error:
             return DataError(finding.message)
     return DataError(
-        f"{where}: not one pixel has a truth after {seen}; does it cut away what the files hold?"
+        f"{where}: not one pixel has a truth after {seen}; does it cut off the labelled part of the files?"
     )
 
 

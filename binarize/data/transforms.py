@@ -1,7 +1,7 @@
-"""What an image and its truth go through together, before training and before evaluation.
+"""Joint transforms of an image and its truth, for training and for evaluation.
 
-torchvision's transforms v2 act on an `Image` and a `Mask` (class ids or metres) alike; here is what they
-lack. Random choices are torch's alone.
+torchvision's transforms v2 act on an `Image` and a `Mask` (class ids or metres) alike; this module adds what
+they lack. All random choices come from torch.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from binarize.data.dataset import IGNORE, Depth, Labels
 from binarize.errors import ConfigError
 
 MEAN = (0.485, 0.456, 0.406)
-"""Of ImageNet's images in [0, 1], R, G, B; what timm's weights were trained with."""
+"""Mean of ImageNet's images in [0, 1], R, G, B; timm's weights were trained with it."""
 
 STD = (0.229, 0.224, 0.225)
 """Likewise their standard deviations."""
 
-_GREY = tuple(round(255 * m) for m in MEAN)  # outside of the image: what becomes 0
+_GREY = tuple(round(255 * m) for m in MEAN)  # fills the outside of the image: becomes 0
 
 Joint = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -47,16 +47,16 @@ def training_transform(
 
     Args:
         truth: what the truth is.
-        size: (H, W) of the random crop at the end; what is missing is padded, with an unknown truth.
+        size: (H, W) of the random crop at the end; a smaller image is padded, with an unknown truth.
         resize: (H, W) to resize to first.
         border: (top, bottom, left, right) rows and columns to cut to first.
         bottom: (H, W) to cut from the middle of the bottom first.
         long_side: resize so that the longer side is this, times a number drawn from `scale`.
         scale: of both sides.
-        rotate: by up to so many degrees either way.
-        flip: left to right every other time.
-        colour: as in BTS every other time: gamma in [0.9, 1.1], brightness in [0.75, 1.25] indoors (depths to
-            10 m) or [0.9, 1.1], channels in [0.9, 1.1].
+        rotate: by up to this many degrees in either direction.
+        flip: left to right with probability 1/2.
+        colour: as in BTS with probability 1/2: gamma in [0.9, 1.1], brightness in [0.75, 1.25] indoors
+            (depths to 10 m) or [0.9, 1.1], channels in [0.9, 1.1].
     """
     steps: list[Any] = []
     if border is not None:
@@ -95,7 +95,7 @@ def evaluation_transform(
     Args:
         truth: what the truth is; outside its `crop` it is unknown.
         short_side: resize image and truth so that the shorter side is this.
-        crop: (H, W) of both to look at, in the middle; of a smaller image, what there is.
+        crop: (H, W) to cut from the middle of both, at most their size.
         bottom: (H, W) to cut from the middle of the bottom of both.
         resize: (H, W) of the image only; predictions are resized to the truth.
     """
@@ -175,7 +175,7 @@ class Cut(v2.Transform):
 
 
 class CutMiddle(v2.Transform):
-    """(H, W) from the middle of image and truth, or what there is of it: a border would get a class."""
+    """(H, W) from the middle of image and truth, at most their size: a padded border would get a class."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
@@ -243,7 +243,7 @@ class LookInside(v2.Transform):
 
 
 class BTSColour(v2.Transform):
-    """Gamma, brightness and channels, every other time (BTS, arXiv 1907.10326, its published code)."""
+    """Gamma, brightness and channels, with probability 1/2 (BTS, arXiv 1907.10326, its published code)."""
 
     def __init__(self, brightness: float) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """PASCAL VOC 2012 segmentation: 20 classes and background (Everingham et al., IJCV 2015).
 
 `trainaug` is the train split with the annotations of SBD (Hariharan et al., ICCV 2011), without the images
-of `val`. There is no `trainval`: numbers on `val` of a network trained on it are numbers on training images.
+of `val`. There is no `trainval`: a network trained on it would be evaluated on training images in `val`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def voc2012(root: Path, split: str) -> DenseDataset:
 
 
 def palette(count: int) -> tuple[tuple[int, int, int], ...]:
-    """The colours that VOC gives to ids: their bits, three at a time, go to R, G and B from the top."""
+    """VOC's colours of ids: the bits of an id, three at a time, fill R, G and B from the highest bit."""
     return tuple(_colour(index) for index in range(count))
 
 

@@ -1,7 +1,7 @@
 """Rules that turn activations into two values: one class per formula, named as in the papers.
 
 Shapes: activations are (N, C, ...) with parameters of shape (1, C, 1, 1), or channels-last
-(N, ..., C) with parameters of shape (C,); the rules broadcast and do not care which.
+(N, ..., C) with parameters of shape (C,); the rules broadcast and work for both.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ class SteSign(Rule):
 class SteStep(Rule):
     """Forward 1 where x > 0, else 0; gradient of `SteSign`: BinaryNet's on values that are never negative.
 
-    So does torch.sign, 0 at 0, on the results of a ReLU, where the sign of two values is +1 everywhere.
+    torch.sign, which is 0 at 0, gives the same behind a ReLU; a sign of two values would be +1 everywhere
+    there.
 
     Attributes:
-        ranges: channels [start, stop) that are quantized so, the others getting sign(x); empty for all.
+        ranges: channels [start, stop) that are quantized like this, the others by sign(x); empty for all.
         dim: channel dimension.
     """
 

@@ -7,7 +7,8 @@ sides have equally many channels it is the identity, elsewhere a fixed linear ma
     y = (x; x; ...; x; merged)      x tiled r times, block after block, then m merged channels of x
 
 Each merged channel is the mean of one group of input channels (`merge_groups`), and every input channel
-enters exactly one group: nothing is left out on the way down, nor in the ragged part of a way up.
+enters exactly one group: nothing is left out, neither where channels shrink nor in the remainder where they
+grow.
 
 Source: BiDense (arXiv 2411.10346), Section 3.3, Eqs. 12 and 13, in the strided reading of the authors' code
 for images. Departure: m = 1, on which that code fails, is the mean of all channels, as the formula says.
@@ -58,7 +59,7 @@ def channel_bypass(x: Tensor, out_channels: int, dim: int = 1) -> Tensor:
         return handle_torch_function(channel_bypass, (x,), x, out_channels, dim=dim)
     if not x.dtype.is_floating_point:
         raise ConfigError(
-            f"channel_bypass: x is {x.dtype}; expected a floating-point dtype, for channels are averaged. "
+            f"channel_bypass: x is {x.dtype}; expected a floating-point dtype: channels are averaged. "
             "Convert it first, for example with x.float()."
         )
     if not -x.ndim <= dim < x.ndim:
@@ -113,7 +114,7 @@ def bypass_kind(in_channels: int, out_channels: int) -> BypassKind:
 
     Returns:
         "identity" if they are equal, "down" (means only) if Cout < Cin, "up" (copies only) if Cout is a
-        multiple of Cin, "mixed" (copies and means) if it is larger but no multiple.
+        multiple of Cin, "mixed" (copies and means) if it is larger but not a multiple.
 
     Raises:
         ConfigError: if either is below 1.
@@ -127,7 +128,7 @@ def bypass_kind(in_channels: int, out_channels: int) -> BypassKind:
 
 
 def _tile_and_merge(x: Tensor, channels: int, out_channels: int, dim: int) -> Tensor:
-    copies, merged = out_channels // channels, out_channels % channels  # divmod knows no symbolic sizes
+    copies, merged = out_channels // channels, out_channels % channels  # divmod does not take symbolic sizes
     rest = []
     if merged == 1:
         rest = [x.mean(dim, keepdim=True)]

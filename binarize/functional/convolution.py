@@ -1,7 +1,7 @@
 """A convolution of quantized activations with quantized weights that saves neither of the two.
 
 For the backward pass it keeps the float input, the latent weights and a few numbers per channel, and
-builds both quantized tensors again when their turn comes.
+computes both quantized tensors again when it needs them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Geometry:
         )
 
     def filters_first(self, weight: Tensor) -> Tensor:
-        """A weight as rules want it, output filters in dim 0; differs in transposed convolutions."""
+        """A weight as rules expect it, output filters in dim 0; differs in transposed convolutions."""
         if not self.transposed:
             return weight
         cin, cout, *kernel = weight.shape  # (Cin, Cout / groups, ...)
@@ -135,7 +135,7 @@ class _BinaryDense(torch.autograd.Function):
         grad = grads[0].to(quantized.dtype)
         gx, gw, gb = _dense_backward(geometry, grad, quantized, binary, wanted)
         gx, gw, gb = (g.to(weight.dtype) if g is not None else None for g in (gx, gw, gb))
-        del binary  # large, and the rules' gradients need room of their own
+        del binary  # large, and the rules' gradients need memory too
         gweight = weight_rule.gradient(gw, weight, weight_stats)[0] if gw is not None else None
         if input_rule is None or gx is None:
             return None, None, None, gx, gweight, gb, *(None for _ in params)

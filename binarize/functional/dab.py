@@ -35,13 +35,13 @@ _LARGEST_HALF_EXPONENT = 5.5
 
 
 def limited(statistic: Tensor) -> Tensor:
-    """A mean, or M, within what can be multiplied further; the sum of finite numbers may be infinite."""
+    """Limit a mean, or M, so that products of it stay finite; the sum of finite numbers may be infinite."""
     most = min(LARGEST_STATISTIC, torch.finfo(statistic.dtype).max)
     return statistic.clamp(-most, most)
 
 
 def largest_exponent(dtype: torch.dtype) -> float:
-    """Of scales: the square of exp() of it, times the size of a filter, is a finite number of `dtype`."""
+    """Limit of a scale's exponent: exp(limit)^2 times the size of a filter is finite in `dtype`."""
     return _LARGEST_HALF_EXPONENT if dtype == torch.float16 else LARGEST_EXPONENT
 
 
@@ -59,7 +59,7 @@ class DabRule(Rule):
         scale: `adaptive` exp(a (M - 1)); `mad`: M; `learned`: exp(a), positive whatever a is;
             `none`: 1 (Table 4, rows 6-8).
         granularity: M and a per channel, or one of each per layer (M per sample in both). Thresholds
-            are per channel in both: they do not stand inside the sum over input channels.
+            are per channel in both: they are not inside the sum over input channels.
         dim: the channel dimension, 1 or -1.
     """
 
@@ -143,10 +143,10 @@ class DabRule(Rule):
 
 
 class _Known(NamedTuple):
-    """What a forward pass finds out about its input, some numbers per channel; None for what there is not.
+    """Statistics of the input of a forward pass, a few numbers per channel; None for those that are not used.
 
-    Threshold and magnitude follow from the others and the parameters. They are kept all the same: to make
-    them again takes a dozen operations, which a GPU takes longer to start than to do.
+    Threshold and magnitude follow from the others and the parameters. They are kept all the same: computing
+    them again takes a dozen small operations, slow to launch on a GPU.
 
     Attributes:
         mean: of each channel.
@@ -161,7 +161,7 @@ class _Known(NamedTuple):
     magnitude: Tensor | None
 
     def saved(self) -> Stats:
-        """Those that there are."""
+        """Those that are not None."""
         return tuple(one for one in self if one is not None)
 
 

@@ -1,4 +1,4 @@
-"""What a quantizer is: a forward function, what it saves, and a gradient written by hand.
+"""The definition of a quantizer: a forward function, the statistics it saves, and a gradient written by hand.
 
 A `Rule` is stateless; learnable parameters are passed in. Its `gradient` needs the input and the few
 numbers of `stats` only, so that a layer keeps its *input* alive for the backward pass (which the
@@ -22,7 +22,7 @@ class Rule:
     """Forward and backward of one quantizer; subclasses are frozen dataclasses without tensors."""
 
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
-        """The quantized `x` (same shape) and what `rebuild` and `gradient` want to know again."""
+        """The quantized `x` (same shape) and the statistics that `rebuild` and `gradient` need."""
         raise NotImplementedError(f"{type(self).__name__} does not define quantize()")
 
     def rebuild(self, x: Tensor, stats: Stats, *params: Tensor) -> Tensor:

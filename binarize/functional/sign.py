@@ -1,7 +1,7 @@
 """The sign function and the surrogate gradients that let networks train through it.
 
 `sign(x) = +1 if x >= 0 else -1`: two values only, because only two values fit in one bit. So
-`sign(0) = sign(-0.0) = +1`. A NaN gives either: its own sign bit decides here, -1 in packed layers.
+`sign(0) = sign(-0.0) = +1`. A NaN may give either value: here its sign bit decides, packed layers give -1.
 
 The surrogates are written as one fused pass each and in place on their own temporary: a training
 step of a binary network is bound by memory traffic, not by arithmetic.
@@ -14,9 +14,9 @@ import math
 import torch
 from torch import Tensor
 
-# hardtanh_backward lets nothing through at the bounds themselves; the definition (gradient 1 for
-# abs(x) <= 1) does. Bounds one step outside of 1 let exactly the closed interval through, in every
-# dtype: `nextafter` in double is rounded to 1 +- one step by none of them, hence one per dtype.
+# hardtanh_backward gives 0 at the bounds themselves; the definition gives 1 for abs(x) <= 1. With bounds one
+# step outside of 1 the gradient is 1 on exactly the closed interval. The step differs between dtypes, hence
+# one bound for each.
 _OUTSIDE = {dtype: 1.0 + torch.finfo(dtype).eps for dtype in (torch.half, torch.bfloat16, torch.float)}
 _OUTSIDE[torch.double] = math.nextafter(1.0, 2.0)
 

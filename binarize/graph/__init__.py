@@ -1,4 +1,4 @@
-"""The engine: record a model's run, decide what becomes of each layer (a plan), execute it on a copy."""
+"""The engine: record a model's run, decide what happens to each layer (a plan), execute it on a copy."""
 
 from binarize.graph import old_paths
 from binarize.graph.decide.example_run import example_size

@@ -23,7 +23,7 @@ def require_default(value: Any, default: Any, where: str) -> None:
 
 
 def require_value(value: Any, where: str) -> None:
-    """Raise if `value` is None where a rewritten forward was made for a value: it asked whether there is one.
+    """Raise if `value` is None but the rewritten forward was made for a value, because it tests for None.
 
     Raises:
         RewriteError: naming the parameter and what to do.
@@ -47,12 +47,12 @@ def require_list(value: Any, kind: str, length: int, where: str) -> None:
         )
         raise RewriteError(
             f"{where}: got a {given}, the converted forward was made for a {kind} of {length}; "
-            "convert with example_inputs that are like what the model will be given."
+            "convert with example_inputs like the model's later inputs."
         )
 
 
 def require_extra(given: dict[str, Any], constants: dict[str, Any], tensors: list[str], where: str) -> None:
-    """Raise if `**kwargs` hold something else than what a rewritten forward was made for; None is nothing.
+    """Raise if `**kwargs` hold other values than a rewritten forward was made for; None counts as absent.
 
     Raises:
         RewriteError: naming the argument and what to do.
@@ -75,7 +75,7 @@ def _short(value: Any) -> str:
 
 
 def iadd(a: Any, b: Any) -> Any:
-    """`a += b` as a step; operator.iadd would be printed as the statement, which renews a number's name."""
+    """`a += b` as a step; operator.iadd would be printed as the statement, which rebinds a number's name."""
     return operator.iadd(a, b)
 
 

@@ -1,4 +1,4 @@
-"""Hooks of modules that are replaced: what stands in their place takes them along."""
+"""Hooks of modules that are replaced: they move to the replacement."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def has_state_hooks(module: nn.Module) -> bool:
 
 
 def take_hooks(new: nn.Module, old: nn.Module) -> None:
-    """Let `new` call the hooks of `old` too; those of its state stay behind, they know its tensors."""
-    for name in _HOOKS:  # feature extractors and users hang theirs on what is replaced
+    """Make `new` call the hooks of `old`, except state dict hooks, which depend on the tensors of `old`."""
+    for name in _HOOKS:  # feature extractors and users may have hooks on modules that are replaced
         if getattr(old, name, None):
             getattr(new, name).update(getattr(old, name))
     if old._is_full_backward_hook is not None:  # without it torch calls no backward hook at all

@@ -14,8 +14,8 @@ from binarize.errors import ConfigError
 class _CopiesOfResults(TorchFunctionMode):
     """While it is active, results of a computation can be copied: as plain tensors of the same values.
 
-    torch refuses to copy what has a history. Modules hold such tensors anywhere, in lists and objects too:
-    weight_norm's weight, pruned weights, features of the last forward; the next one makes them anew.
+    torch refuses to copy tensors with a history. Modules may hold them anywhere, in lists and objects too:
+    weight_norm's weight, pruned weights, features of the last forward; the next forward makes new ones.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -30,11 +30,11 @@ class _CopiesOfResults(TorchFunctionMode):
 
 
 def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """A deep copy, also of modules that hold results of a computation, wherever they do.
+    """A deep copy, also of modules that hold results of a computation anywhere.
 
     Args:
         model: to copy.
-        memo: what stands in the copy for an object of the model, by its id.
+        memo: the copy of an object of the model, by the object's id.
 
     Raises:
         ConfigError: the model cannot be copied.

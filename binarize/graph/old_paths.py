@@ -18,7 +18,7 @@ _MOVED = {
 
 
 def register() -> None:
-    """Make what pickles of earlier versions name importable at its old path."""
+    """Make objects importable at the old paths that pickles of earlier versions name."""
     for path, modules in _MOVED.items():
         old = ModuleType(path, "A module path of an earlier version; see binarize.graph.old_paths.")
         for module in modules:

@@ -42,7 +42,7 @@ class Traced:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What `apply` does to a model: nothing more, nothing less.
+    """Exactly what `apply` does to a model.
 
     Attributes:
         model: class name of the model.
@@ -52,9 +52,10 @@ class Plan:
         swaps: norms, activations and layer scale that are replaced.
         edits: changes of modules' own forwards.
         notes: what could not be traced or reached, and what was done instead.
-        inputs: shapes of the tensors that the example run was given.
-        outputs: the tensors that the network gives, each with its last layers.
-        traced: the graphs that were made on the way, for execution on the same model; not kept in any file.
+        inputs: shapes of the input tensors of the example run.
+        outputs: the tensors that the network returns, each with its last layers.
+        traced: the graphs that were made while planning, for execution on the same model; not stored in
+            files.
     """
 
     model: str
@@ -77,7 +78,7 @@ class Plan:
         return tuple(row for row in self.rows if row.converted)
 
     def as_dict(self, *, short: bool = False) -> dict[str, Any]:
-        """As JSON holds it; `from_dict` takes it back.
+        """As plain values for JSON; `from_dict` is the inverse.
 
         Args:
             short: leave out the fields of rows, swaps and edits that have their default value.

@@ -21,7 +21,7 @@ class LayerPlan:
         out_shape: likewise.
         weight_shape: of the float layer.
         converted: becomes binary.
-        reason: why not, or where it stands.
+        reason: why not, or its position.
         kept_by: who keeps it float: `policy`, `method` (it refuses such a layer), `layer` (there is no binary
             replacement for it, or its weight is used without calling it) or `unused` (the run did not reach
             it); empty if converted.
@@ -31,7 +31,7 @@ class LayerPlan:
         activation: what happens to the activation behind.
         residual: what happens to the sum around it.
         site_kind: `conv`, `pointwise` or `token`.
-        context: what the method was told about the surroundings.
+        context: what the method knows about the surroundings.
         absorbs: path of the norm module that the layer takes over.
         nonnegative: input channels [start, stop) whose values are never negative.
         activations: the set of its binary activations, such as `{0, 1}`; empty for the method's usual one.
@@ -58,7 +58,7 @@ class LayerPlan:
 
     @property
     def code(self) -> Code | None:
-        """Of the reason, if there is one."""
+        """The code of the reason, if there is one."""
         return Statement.read(self.reason).code if self.reason else None
 
 
@@ -128,7 +128,7 @@ class OutputPlan:
         name: its path in the network's result, such as `logits` or `aux.0`; `output` for a tensor alone;
             `head (dropped)` for what the example run computes by layer `head` and does not return.
         shape: of the example run.
-        features: it is for another network to go on with: none of its layers is a last one.
+        features: it is the input of another network: none of its layers is a last one.
         final: paths of its last layers; of weights that a function is called with, their names.
         kept: those of them that stay float.
         functions: what the network does to their results that sets their range, in the order of the run.

@@ -1,6 +1,6 @@
-"""Everything a plan says, as codes: the sentence of each code stands here and nowhere else.
+"""Everything a plan says, as codes: the sentence of each code is written here and nowhere else.
 
-Code that decides asks for codes and never for words. Files and JSON hold the sentences, from which
+Code that decides compares codes, never words. Files and JSON hold the sentences, from which
 `Statement.read` recovers the codes.
 """
 
@@ -17,9 +17,9 @@ _NAMED = 4  # names in a sentence, unless it says otherwise
 
 
 class Code(Enum):
-    """What can be said of a layer, a norm, an activation, a sum or a whole network, with its sentence.
+    """Statements about a layer, a norm, an activation, a sum or a whole network, each with its sentence.
 
-    A sentence names its values by `{}`, in order.
+    Each `{}` in a sentence is one of its values, in order.
     """
 
     # -- layers that stay float: the user's policy
@@ -40,14 +40,14 @@ class Code(Enum):
     WEIGHT_USED = "its weight is used by a function, the layer is not called"
     WEIGHT_WRITTEN = "its {} is written by the forward of {}"
     WEIGHT_READ = "its {} is read in a forward that writes parameters"
-    COMPUTED_WITH = "a forward computes with its {}, of which bits or nothing would be left"
+    COMPUTED_WITH = "a forward computes with its {}, which a binary layer keeps as bits or not at all"
     MORE_ARGUMENTS = "is called with more than {}"
     OWN_FORWARD = "{} has a forward of its own that cannot be taken apart: {}"
     PATCHED = "the forward of {} was replaced on the instance: undo that first"
     # -- binary layers
     SHARED = "shared: one layer, called several times"
     SUM_IS_BYPASS = "the sum that stays is its bypass"
-    ADDED_TO_SIGNAL = "what it is added to carries a signal already"
+    ADDED_TO_SIGNAL = "is added to a value that carries a signal already"
     BESIDE_BYPASS = "runs beside a branch that has one"
     # -- norms
     NONE = "none"
@@ -62,36 +62,36 @@ class Code(Enum):
     NORM_STAYS_HELD = "{} behind stays (parametrized, or with state dict hooks)"
     NORM_STAYS_READ = "{} behind stays (its tensors are read elsewhere)"
     NORM_BECOMES_BATCH = "{} behind becomes BatchNorm"
-    NORM_ADDED = "BatchNorm in front: {} is its input's deviation without"
+    NORM_ADDED = "BatchNorm in front: without it, the deviation of the input is {}"
     # -- activations and sums
     KEEPS = "keeps {}"
     KEEPS_AT_OUTPUT = "keeps {} (at an output)"
     KEEPS_FACTOR = "keeps {} (a factor)"
-    KEEPS_UNKNOWN_CHANNELS = "keeps {} (its channels cannot be told)"
+    KEEPS_UNKNOWN_CHANNELS = "keeps {} (its channels are not known)"
     KEEPS_IN_FORWARD = "keeps {} ({})"
     INSIDE_UNIT = "{} inside the unit"
     BECOMES = "{} -> {}"
     SUM_DROPPED = "outer sum dropped"
     SUM_STAYS = "sum stays: {}"
-    SUM_STAYS_PARTIAL = "sum stays: the branch does not carry its input all the way"
+    SUM_STAYS_PARTIAL = "sum stays: the branch does not carry its input to the end"
     CANNOT_REWRITE = "{} cannot be rewritten: {}"
     CALLED_AGAIN = "is called several times"
     # -- notes on the network
     COMPILED = "the model is compiled: its binary copy has to be compiled anew"
-    WRITES = "the forward of {} writes to {}: what it writes to stays as it is"
+    WRITES = "the forward of {} writes to {}, which stays as it is"
     DATA_DEPENDENT = (
         "control flow depends on data: the plan holds for the branches that the example input took"
     )
     PART_BY_PART = "{}: converted part by part ({})"
     FUNCTIONS_STAY = "{} convolutions or linear maps are called as functions and stay float"
-    HOOKS_MOVED = "hooks of {}: see what stands there now, a binary layer with norm and bypass"
-    STATE_HOOKS_LOST = "state dict hooks of {}: are removed with the module that they know"
+    HOOKS_MOVED = "hooks of {}: now run on the replacement, a binary layer with norm and bypass"
+    STATE_HOOKS_LOST = "state dict hooks of {}: are removed together with the module"
     HOOKS_SILENT = "hooks of {}: do not run where its calls moved into a unit"
-    TIE_CUT = "{}: shared one weight, now in pieces that are each one's own"
+    TIE_CUT = "{}: shared one weight; now each has its own pieces"
     SUM_NORMED = "{}: BatchNorm behind a sum of more than {} bypassed signals"
     SUMS_NORMED = "{}: BatchNorm behind {} sums of more than {} bypassed signals"
     SUMS_GROW = (
-        "{}: sums of more than {} bypassed signals have no norm behind, for their forward cannot be "
+        "{}: sums of more than {} bypassed signals have no norm behind, because their forward cannot be "
         "rewritten; signals grow there"
     )
     # -- warnings
@@ -118,7 +118,8 @@ class Code(Enum):
         _WARNING
         + "{} in front of {} is replaced by the method's activation: the range of these features changes"
     )
-    # -- what others say: a method that refuses a layer, a layer without a binary replacement, other versions
+    # -- texts from elsewhere: a method that refuses a layer, a layer without a binary replacement, other
+    # versions
     OTHER = "{}"
 
 
@@ -127,7 +128,7 @@ class Statement(str):
 
     Attributes:
         code: see `Code`.
-        values: what stands in the sentence's places.
+        values: inserted for the `{}` of the sentence.
     """
 
     code: Code
@@ -149,7 +150,7 @@ class Statement(str):
 
     @classmethod
     def read(cls, text: str) -> Statement:
-        """The statement that a sentence of a file is; of code `OTHER` where no code has it."""
+        """The statement of a sentence from a file; code `OTHER` if no code has this sentence."""
         if isinstance(text, cls):
             return text
         if text in _PLAIN:
@@ -174,19 +175,35 @@ def listed(names: Iterable[str], most: int = _NAMED) -> str:
 
 
 def several(what: str, names: Iterable[str]) -> str:
-    """`outputs a, b`; only `output` where that is the name."""
+    """`outputs a, b`; only `output` if that is the name."""
     every = list(names)
     return f"{what}{'s' if len(every) > 1 else ''} {listed(every)}" if every != [what] else what
 
 
-_PLAIN = {code.value: code for code in Code if "{}" not in code.value}
+EARLIER = {
+    "what it is added to carries a signal already": Code.ADDED_TO_SIGNAL,
+    "sum stays: the branch does not carry its input all the way": Code.SUM_STAYS_PARTIAL,
+    "a forward computes with its {}, of which bits or nothing would be left": Code.COMPUTED_WITH,
+    "BatchNorm in front: {} is its input's deviation without": Code.NORM_ADDED,
+    "keeps {} (its channels cannot be told)": Code.KEEPS_UNKNOWN_CHANNELS,
+    "the forward of {} writes to {}: what it writes to stays as it is": Code.WRITES,
+    "hooks of {}: see what stands there now, a binary layer with norm and bypass": Code.HOOKS_MOVED,
+    "state dict hooks of {}: are removed with the module that they know": Code.STATE_HOOKS_LOST,
+    "{}: shared one weight, now in pieces that are each one's own": Code.TIE_CUT,
+    "{}: sums of more than {} bypassed signals have no norm behind, for their forward cannot be rewritten; "
+    "signals grow there": Code.SUMS_GROW,
+}
+"""Sentences in files of earlier versions; `Statement.read` gives today's sentence for them."""
+
+_SENTENCES = {**{code.value: code for code in Code if code is not Code.OTHER}, **EARLIER}
+_PLAIN = {sentence: code for sentence, code in _SENTENCES.items() if "{}" not in sentence}
 
 
 @functools.cache
 def _patterns() -> list[tuple[Code, re.Pattern[str]]]:
-    """Of the sentences with values, the longest first: `keeps {} (a factor)` in front of `keeps {}`."""
-    codes = [code for code in Code if "{}" in code.value and code is not Code.OTHER]
-    codes.sort(key=lambda code: -len(code.value))
+    """Patterns of the sentences with values, the longest first: `keeps {} (a factor)` before `keeps {}`."""
+    sentences = sorted((sentence for sentence in _SENTENCES if "{}" in sentence), key=lambda text: -len(text))
     return [
-        (code, re.compile("(.*?)".join(map(re.escape, code.value.split("{}"))), re.DOTALL)) for code in codes
+        (_SENTENCES[text], re.compile("(.*?)".join(map(re.escape, text.split("{}"))), re.DOTALL))
+        for text in sentences
     ]

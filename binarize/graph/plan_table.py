@@ -16,11 +16,11 @@ from binarize.tables import BINARY, FLOAT, SLOWER, Name, widest_part
 
 _NAME_WIDTH = 24
 _KIND_WIDTH = 26
-_WIDE = 110  # columns in which a layer needs one line
+_WIDE = 110  # from this width on, a layer needs one line
 
 
 def layer_table(title: str, rows: Sequence[LayerPlan], width: int) -> Table:
-    """The table of the layers; runs of blocks that are alike are one row.
+    """The table of the layers; runs of equal blocks are one row.
 
     Args:
         title: above the table.
@@ -81,7 +81,7 @@ def _folded(rows: Sequence[LayerPlan]) -> Iterator[tuple[str, LayerPlan]]:
 
 
 def _look(row: LayerPlan) -> Any:
-    """All that a table shows of a row, indices in names aside."""
+    """All that a table shows of a row, except indices in names."""
     generic = ".".join("*" if part.isdigit() else part for part in row.name.split("."))
     return (
         generic,
@@ -121,7 +121,7 @@ def _geometry(row: LayerPlan) -> str:
     outgoing, incoming, *kernel = row.weight_shape
     if row.kind.startswith("conv_transpose"):
         outgoing, incoming = incoming, outgoing
-    if row.in_shape and row.out_shape and kernel:  # with groups, the weight does not tell both
+    if row.in_shape and row.out_shape and kernel:  # with groups, the weight's shape does not give both
         incoming, outgoing = row.in_shape[1], row.out_shape[1]
     size = "x".join(str(k) for k in kernel)
     return f"{size} {incoming}>{outgoing}".strip()

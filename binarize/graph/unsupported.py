@@ -1,4 +1,4 @@
-"""Models for which no right conversion exists: refused, with what to do instead.
+"""Models without a correct conversion: refused, with what to do instead.
 
 Packages are recognized by the names of their modules: none of them is imported here.
 """
@@ -15,7 +15,7 @@ from binarize.graph.wrappers import PARALLEL, is_one_of
 
 _PACKED = {"PackedLayer"}
 _SHARDED = {"FullyShardedDataParallel", "FSDPModule"}
-# Packages whose modules compute with integers, or watch float ones to do so later.
+# Packages whose modules compute with integers, or observe float ones for later quantization.
 _QUANTIZED = (
     "torch.ao.nn.quantized",
     "torch.ao.nn.qat",
@@ -27,7 +27,7 @@ _QUANTIZED = (
 
 
 def refuse(model: nn.Module) -> None:
-    """Refuse models that no right conversion exists for.
+    """Refuse models that no correct conversion exists for.
 
     Raises:
         ConfigError: saying which module of `model` it is, and what to do instead.

@@ -11,7 +11,7 @@ PARALLEL = {"DistributedDataParallel", "DataParallel"}
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
-    """What torch.compile was called on; any other model as it is."""
+    """The model inside torch.compile's wrapper; any other model as it is."""
     while any(cls.__name__ == "OptimizedModule" for cls in type(model).__mro__):
         model = model._modules["_orig_mod"] or model
     return model

@@ -10,7 +10,7 @@ from binarize.layers.quantizers import channel_shape
 
 
 def _prelu(x: Tensor, slope: Tensor, dim: int) -> Tensor:
-    # F.prelu wants channels in dim 1; moving a dim copies nothing.
+    # F.prelu needs channels in dim 1; moving a dim copies nothing.
     return F.prelu(x, slope) if dim == 1 else F.prelu(x.movedim(-1, 1), slope).movedim(1, -1)
 
 
@@ -30,7 +30,7 @@ class BiasPReLU(nn.Module):
         self.weight = nn.Parameter(torch.full((channels,), 0.25))
 
     done_before = False
-    """Set where the layer in front does it (`binarize.runtime.fuse`): the forward passes its input on."""
+    """True if the layer in front computes it (`binarize.runtime.fuse`): the forward returns its input."""
 
     @property
     def of_maps(self) -> bool:
@@ -74,7 +74,7 @@ class Maxout(nn.Module):
         self.q = nn.Parameter(torch.full((channels,), 0.25))
 
     done_before = False
-    """As of `BiasPReLU`."""
+    """See `BiasPReLU`."""
 
     @property
     def of_maps(self) -> bool:

@@ -19,7 +19,7 @@ from binarize.layers.stand_ins import DroppedBias, outputs_of
 
 @dataclass(frozen=True, kw_only=True)
 class Padding:
-    """How a layer pads, whatever its attributes say.
+    """How a layer pads; takes precedence over its attributes.
 
     Attributes:
         pads: low and high side per spatial dim.
@@ -32,7 +32,7 @@ class Padding:
     same: bool = False
 
     def apply(self, layer: Any) -> None:
-        """Let a binary convolution pad so."""
+        """Make a binary convolution pad like this."""
         if self.same:
             layer.use_same_padding()
         else:
@@ -40,13 +40,13 @@ class Padding:
 
 
 class BinaryLayer(nn.Module):
-    """Mixin of the binary layers; beside it stands the float class whose arguments they take.
+    """Mixin of the binary layers, used together with the float class whose arguments they take.
 
     Attributes:
         weight: latent weights, in the float layer's shape; one bit each when packed.
-        bias: (Cout,) float; where the float layer has one and the method none, a stand-in that answers for
-            shape, dtype and device only (`DroppedBias`), so that forwards which ask whether there is a bias
-            do as they did; or None.
+        bias: (Cout,) float, or None. Where the float layer has one and the method none, a placeholder with
+            shape, dtype and device only (`DroppedBias`): forwards that test whether there is a bias take the
+            same branch as before.
         quantizer: activation quantizer.
         weight_rule: latent to binary weights.
         weight_transform: applied to the latent weights first (weight standardization), or None.
@@ -81,15 +81,15 @@ class BinaryLayer(nn.Module):
         weight_transform: nn.Module | None = None,
         **geometry: Any,
     ) -> Self:
-        """The binary layer in the place of a float one, whose weight it takes as latent weight.
+        """The binary layer that replaces a float one; the float weight becomes its latent weight.
 
         Args:
-            layer: of the class that this one stands for; its parameters are shared, it is not changed.
+            layer: of the float class that this one replaces; its parameters are shared, it is not changed.
             recipe: the method's parts.
             site: the layer's place.
             norm: False leaves the recipe's norm out.
             bypass: False leaves the recipe's bypass out.
-            explicit_padding: of a layer whose forward pads in another way than arguments of its class can.
+            explicit_padding: of a layer whose forward pads as the arguments of its class cannot express.
             weight_transform: applied to the latent weights first.
             **geometry: of a layer whose forward takes other values than its attributes (`stride`...).
         """
@@ -111,7 +111,7 @@ class BinaryLayer(nn.Module):
         return built
 
     def _set_up(self, recipe: LayerRecipe, site: Site, *, norm: bool, bypass: bool) -> None:
-        """Everything behind the float class's own part."""
+        """Set up all parts that the float class does not have."""
         raise NotImplementedError
 
     def _assemble(self, recipe: LayerRecipe, site: Site, *, norm: bool, bypass: Bypass | None) -> None:
@@ -174,7 +174,7 @@ class BinaryLayer(nn.Module):
 
 
 def finish(layer: Any, y: Tensor, x: Tensor) -> Tensor:
-    """What follows a layer's convolution: its norm, inner activation and bypass, as far as it has them.
+    """Apply what follows a layer's convolution: norm, inner activation and bypass, as far as it has them.
 
     Args:
         layer: holds `norm`, `inner` and `bypass`.

@@ -32,7 +32,7 @@ def _site(conv: nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) -> Site:
 
 
 class _BinaryConv(BinaryLayer):
-    """Set-up and forward of the convolutions; mixed in in front of nn.Conv1d and nn.Conv2d.
+    """Set-up and forward of the convolutions; a mixin, listed before nn.Conv1d or nn.Conv2d.
 
     y = inner(norm(conv(quantizer(x), weight_rule(weight)) + bias)) + bypass(x). Padding is applied to
     the quantized activations: a padded position is 0, neither of the two values.
@@ -49,7 +49,7 @@ class _BinaryConv(BinaryLayer):
     _pads: list[int] | None
     _explicit: tuple[tuple[int, int], ...] | None = None
     same_padding: bool
-    _pads_vary: bool = True  # of "same" padding: with the size of the input
+    _pads_vary: bool = True  # amounts of "same" padding depend on the size of the input
 
     def _set_up(self, recipe: LayerRecipe, site: Site, *, norm: bool, bypass: bool) -> None:
         if not recipe.bias:
@@ -165,7 +165,7 @@ class BinaryConv2d(_BinaryConv, nn.Conv2d):
         padding: as nn.Conv2d; zeros are padded behind the quantizer.
         dilation: as nn.Conv2d.
         groups: as nn.Conv2d.
-        bias: ask for a bias; a method that has none there drops it.
+        bias: have a bias; a method without a bias there drops it.
         padding_mode: as nn.Conv2d.
         method: name or method object.
         norm: False leaves the method's normalization out.

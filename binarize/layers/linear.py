@@ -17,7 +17,7 @@ class BinaryLinear(BinaryLayer, nn.Linear):
     Args:
         in_features: Cin.
         out_features: Cout.
-        bias: ask for a bias; a method that has none there drops it.
+        bias: have a bias; a method without a bias there drops it.
         kind: `token` for (N, L, C) and (N, C); `pointwise` for maps (N, H, W, C), where the method's
             convolution parts are used with the channel in the last dim.
         method: name or method object.

@@ -8,7 +8,7 @@ from torch import nn
 
 
 def put_norm_in_front(layer: nn.Module, norm: nn.Module) -> None:
-    """Let `layer` compute with norm(x) instead of x; in place.
+    """Make `layer` compute with norm(x) instead of x; in place.
 
     The layer holds the norm as `input_norm` and calls it in a hook of its own, the first of all: this works
     wherever the layer is called and however often, and other hooks see what the layer computes with.

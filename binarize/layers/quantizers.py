@@ -33,8 +33,8 @@ class Quantizer(nn.Module):
 
     Attributes:
         rule: forward and backward.
-        values: for people: the set of its values, where it is not +-1 times a scale, or what the method is
-            known for.
+        values: text for the plan: the set of its values, if it is neither +-1 times a scale nor the method's
+            usual one.
     """
 
     rule: Rule
@@ -46,12 +46,12 @@ class Quantizer(nn.Module):
 
     @property
     def needs_negatives(self) -> bool:
-        """Whether it is +1 everywhere on an input without negative values, with nothing learnt against it."""
+        """Whether its result is +1 on all nonnegative inputs, and no learnt parameter can change that."""
         return False
 
     @property
     def needs_zeros(self) -> bool:
-        """Whether it is the same everywhere on positive values, with nothing learnt against it."""
+        """Whether its result is constant on positive inputs, and no learnt parameter can change that."""
         return False
 
     def is_upper(self, x: Tensor) -> Tensor:
@@ -223,7 +223,7 @@ class DAB(Quantizer):
         scale_shape = channel_shape(1, dim, spatial) if granularity == "layer" else shape
         for name in self.rule.names():
             value = torch.zeros(scale_shape if name == "a" else shape)
-            if name != "b" and not value.is_meta:  # there it takes milliseconds and draws nothing
+            if name != "b" and not value.is_meta:  # on meta it takes milliseconds and draws nothing
                 value.normal_(0, 1e-3)
             self.register_parameter(name, nn.Parameter(value))
 

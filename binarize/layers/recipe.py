@@ -1,4 +1,4 @@
-"""What a method says about one layer: the parts that a binary layer is put together from."""
+"""What a method specifies for one layer: the parts of the binary layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from binarize.functional import Rule
 from binarize.registry import Registry
 
 Kind = Literal["conv", "pointwise", "token"]
-"""`conv`: a convolution; `pointwise`: a linear layer on (N, H, W, C), a 1x1 convolution in disguise;
+"""`conv`: a convolution; `pointwise`: a linear layer on (N, H, W, C), the same as a 1x1 convolution;
 `token`: a linear layer on (N, L, C) or (N, C)."""
 
 NormKind = Literal["batch", "layer", "own", "none"]
@@ -21,7 +21,7 @@ NormKind = Literal["batch", "layer", "own", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """A place in a network where a binary layer can stand, as far as a method needs to know it.
+    """A place for a binary layer in a network, as far as a method needs to know it.
 
     Attributes:
         kind: see `Kind`.
@@ -103,7 +103,7 @@ Recipe = LayerRecipe
 
 
 class MethodLike(Protocol):
-    """What a layer asks of a method."""
+    """What a layer needs from a method."""
 
     def recipe(self, site: Site) -> LayerRecipe:
         """The parts of the layer at `site`."""
@@ -111,14 +111,14 @@ class MethodLike(Protocol):
 
 
 METHODS: Registry[Any] = Registry("method", builtin="binarize.methods", group="binarize.methods")
-"""Method classes by name. It stands here so that a layer can be built by its method's name."""
+"""Method classes by name. It is defined here so that a layer can be built by its method's name."""
 
 
 def resolve(method: str | MethodLike, options: dict[str, Any]) -> Any:
     """A method object from a name and options, or the object itself.
 
     Raises:
-        ConfigError: unknown name, unknown option, value of a wrong type, or options beside an object.
+        ConfigError: unknown name, unknown option, value of a wrong type, or options together with an object.
     """
     if isinstance(method, str):
         return METHODS.get(method).create(**options)

@@ -1,4 +1,4 @@
-"""What stands for the weight and bias of a float layer where these are gone: what forwards ask them for."""
+"""Placeholders for the weight and bias of a replaced float layer: shape, dtype and device, but no values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 
 from binarize.errors import TrainingError
 
-# What asks about a tensor and not for its values.
+# Functions that need a tensor's properties, not its values.
 QUESTIONS = {
     *("size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "__len__", "get_device"),
     *("is_floating_point", "is_complex", "is_signed", "element_size", "requires_grad_"),
@@ -31,21 +31,21 @@ _GETTERS = {
     ),
     *("is_cpu", "is_cuda", "is_meta", "is_mps", "is_sparse", "is_quantized", "is_nested", "nbytes"),
 }
-# What takes another tensor's dtype and device: of the first argument, of any other, or its shape too.
+# Functions that take dtype and device from a tensor: the first argument, any argument, or with its shape too.
 _FACTORIES = {"new_zeros", "new_ones", "new_empty", "new_full", "new_tensor"}
 _CONVERSIONS = {"to", "type_as"}
 _LIKE = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"}
 
 
 class AbsentTensor(Tensor):
-    """Shape, dtype and device of a tensor that is gone; it takes no memory and refuses to be computed with.
+    """Shape, dtype and device of a tensor that no longer exists. It uses no memory and refuses computation.
 
     Args:
         shape: of the tensor.
         like: with its dtype and device.
 
     Raises:
-        TrainingError: from everything that asks for its values.
+        TrainingError: from every function that needs its values.
     """
 
     @staticmethod
@@ -76,7 +76,7 @@ class AbsentTensor(Tensor):
                 return func(*args, **kwargs)
         raise TrainingError(
             f"{name.strip('_') or 'a function'}(): the weight and bias of a packed layer, or of one that is "
-            "built of several, are gone; what stands there tells shape, dtype and device only."
+            "built of several, are gone; the placeholder has a shape, a dtype and a device only."
         )
 
     @classmethod
@@ -87,7 +87,7 @@ class AbsentTensor(Tensor):
 class DroppedBias(AbsentTensor):
     """The bias of a float layer whose method has none, because a norm follows: what is written to it is lost.
 
-    So functions that initialize every convolution with a bias go on working on a converted network.
+    So functions that initialize every convolution with a bias keep working on a converted network.
     """
 
     @classmethod
@@ -117,7 +117,7 @@ def _substitute(*, shaped: bool) -> Any:
 
 
 class StandsForLayer(nn.Module):
-    """A module in the place of a float layer that has no `weight` and `bias` like that layer's.
+    """A module that replaces a float layer and has no `weight` and `bias` like that layer's.
 
     Attributes:
         float_shape: of the float layer's weight.

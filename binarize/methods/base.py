@@ -1,4 +1,4 @@
-"""What a binarization method is: a frozen description. It builds layers; it never edits a graph."""
+"""Base of binarization methods: frozen descriptions that build layers and never edit a graph."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class ActivationSite:
         spatial_between: the layer in front of it (behind its norm) and the one behind it are convolutions
             of kernel > 1.
         final_next: what follows is a layer that stays float as the network's final one.
-        removes_sign_information: the network's own activation gives nothing below 0 (a ReLU), and a binary
-            layer of this method that sees it could make only +1 of that.
+        removes_sign_information: the network's own activation never gives values below 0 (a ReLU), and a
+            binary layer of this method would turn all of them into +1.
     """
 
     channels: int
@@ -51,12 +51,12 @@ class ActivationSite:
 class Method:
     """Base of all methods.
 
-    A subclass sets `name` and `paper`, adds its options as fields and says:
+    A subclass sets `name` and `paper`, adds its options as fields and defines:
 
     - `recipe`: the parts of a binary layer at a site;
-    - `activation`: what stands in for the network's activations;
+    - `activation`: what replaces the network's activations;
     - `refuses`: why a site cannot be represented (it then stays float);
-    - `drops_residual`: whether the outer add around a branch of bypassed layers goes.
+    - `drops_residual`: whether the outer add around a branch of bypassed layers is removed.
     """
 
     name: ClassVar[str]
@@ -89,7 +89,7 @@ class Method:
         return False
 
     def compose(self, site: Site, weight: nn.Parameter, **geometry: Any) -> nn.Module | None:
-        """A module of several binary layers for `site`, or None where one layer by `recipe` does."""
+        """A module of several binary layers for `site`, or None where one layer by `recipe` is enough."""
         return None
 
     @classmethod
@@ -122,7 +122,7 @@ class Method:
         """The value of option `name` from its text on a command line.
 
         Raises:
-            ConfigError: an option that does not exist or a text that none of its types reads.
+            ConfigError: an option that does not exist, or a text that none of its types can be read from.
         """
         hints = typing.get_type_hints(cls)
         known = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
@@ -138,7 +138,7 @@ class Method:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def as_dict(self) -> dict[str, Any]:
-        """Name and options; `from_dict` takes it back."""
+        """Name and options as plain values; `from_dict` is the inverse."""
         return {"name": self.name, "options": self.options()}
 
     @classmethod
@@ -161,7 +161,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def describe_type(hint: Any) -> str:
-    """What an option takes, for people: `one of 'channel', 'layer'`, `true or false`, `a number`."""
+    """What an option takes, as text: `one of 'channel', 'layer'`, `true or false`, `a number`."""
     origin = typing.get_origin(hint)
     if origin is Literal:
         return "one of " + ", ".join(repr(choice) for choice in typing.get_args(hint))

@@ -5,9 +5,9 @@ Backward: that of tanh(beta z), beta per layer; that of clamp(w, -1, 1) for weig
 Unit: y = RPReLU(conv(.)) + x with Cin = Cout and no BatchNorm. Channel changes are built from units:
 increase: r units, concatenated; decrease: split in r, a unit each, mean. At a stride the input is
 average-pooled first, in front of a transposed convolution it is upsampled bilinearly.
-Departures: the paper has r = 2 only. What no unit can hold (a ratio that is not whole, groups that change
-channels) is conv -> BN without bypass. "table" form as in BiDense's Table 1: units only at transitions
-(stride 2, channels doubled), conv -> BN elsewhere. An even kernel becomes 3x3: its mean starts the centre.
+Departures: the paper has r = 2 only. Where units cannot be used (a ratio that is not whole, groups that
+change channels): conv -> BN without bypass. "table" form as in BiDense's Table 1: units only at transitions
+(stride 2, channels doubled), conv -> BN elsewhere. An even kernel becomes 3x3, its mean the first centre.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class BiSRUnits(StandsForLayer):
         return torch.stack(outputs).mean(0)
 
     def _size(self, x: Tensor, wanted: Sequence[int]) -> list[int]:
-        """The last two of the sizes that are wanted, if a transposed convolution could give them."""
+        """The last two of the requested sizes, if a transposed convolution could give them."""
         known: Any = self  # with the geometry of the float layer
         size = [int(n) for n in wanted][-2:]
         reach = zip(x.shape[2:], known.stride, known.padding, known.dilation, known.kernel_size, strict=True)
@@ -169,7 +169,7 @@ class BiSRNet(Method):
                     dilation=dilation,
                     method=unit_method,
                 )
-            # in the usual order of memory, as it comes back from a file: convolutions round by the order
+            # contiguous, as when read from a file: the rounding of convolutions depends on the memory order
             latent_piece = piece.clone(memory_format=torch.contiguous_format)
             unit.weight = nn.Parameter(latent_piece, requires_grad=weight.requires_grad)
             units.append(unit)

@@ -52,7 +52,7 @@ _GEOMETRY = {
 
 
 def why_not(layer: nn.Module, form: Form | None = None) -> str | None:
-    """Why `layer` is no kind of layer that has a binary replacement, or None if it is one.
+    """Why `layer` cannot have a binary replacement, or None if it can.
 
     Args:
         layer: any module.
@@ -96,10 +96,10 @@ def _base(layer: nn.Module) -> type[nn.Module] | None:
 
 
 def own_form(layer: nn.Module) -> Form | None:
-    """The form of a layer whose class has a forward of its own; None for layers that compute as torch's do.
+    """The form of a layer whose class has a forward of its own; None for layers that compute as torch's own.
 
     Raises:
-        NoFormError: its forward is more than a layer of another geometry.
+        NoFormError: its forward does more than a layer of another geometry.
     """
     base = _base(layer)
     overridden = (
@@ -155,7 +155,7 @@ def site_of(layer: nn.Module, *, kind: Kind | None = None, form: Form | None = N
 
 
 def _plain_form(conv: Any) -> Form:
-    """What the attributes of one of torch's own convolutions say."""
+    """The form that the attributes of one of torch's own convolutions give."""
     return Form(
         stride=tuple(conv.stride),
         pads=pads_of(conv.padding, conv.kernel_size, conv.dilation),
@@ -214,11 +214,11 @@ def build(
 
 
 def _expect_statistics(built: BinaryLayer) -> None:
-    """Start a fresh BatchNorm's running variance from what inputs of +-1 give: sum(wb^2) per filter.
+    """Start a fresh BatchNorm's running variance from the value for inputs of +-1: sum(wb^2) per filter.
 
-    Of inputs of 0 and 1, as often the one as the other: a quarter of that, around half the sum of wb. So that
-    a network can be evaluated before it was trained: without it, the sums of +-1 of methods without a weight
-    scale would pass as they are, tens of times too large.
+    Inputs of 0 and 1, equally often, give a quarter of that, and a mean of half the sum of wb. The network
+    can then be evaluated before it is trained: otherwise the sums of +-1 of methods without a weight scale
+    would pass unchanged, tens of times too large.
     """
     norm: Any = built.norm
     if getattr(norm, "running_var", None) is None or built.weight.is_meta:
@@ -294,7 +294,7 @@ def _dilation(layer: Any, form: Form | None) -> tuple[int, ...]:
 
 
 def _latent(layer: Any, form: Form | None) -> nn.Parameter:
-    """The weight that units are cut from: of a standardizing layer, what it convolves with."""
+    """The weight that units are cut from; of a standardizing layer, the standardized one."""
     if form is None or form.standardization is None:
         return layer.weight
     with torch.no_grad():
@@ -302,7 +302,7 @@ def _latent(layer: Any, form: Form | None) -> nn.Parameter:
 
 
 def _geometry(layer: Any, site: Site, form: Form) -> dict[str, Any]:
-    """Arguments of `from_float` for a layer that computes otherwise than its attributes say."""
+    """Arguments of `from_float` for a layer whose forward does not follow its attributes."""
     transform = None if form.standardization is None else form.standardization.module(layer)
     if isinstance(layer, nn.Linear):
         return {"weight_transform": transform}

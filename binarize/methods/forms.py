@@ -1,4 +1,4 @@
-"""What a layer computes with its weight, whatever its class and its attributes say."""
+"""What a layer computes with its weight, independent of its class and its attributes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MODES = ("constant", "reflect", "replicate", "circular")
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """The operation of a layer with its weight, whatever attributes say.
+    """The operation of a layer with its weight, independent of its attributes.
 
     Attributes:
         stride: one number per spatial dim; empty for linear layers, as are the next three.
@@ -29,7 +29,7 @@ class Form:
         dilation: likewise.
         output_padding: of a transposed convolution, else empty.
         groups: of the convolution.
-        mode: what stands in padded positions: `zeros`, `reflect`, `replicate`, `circular`.
+        mode: how padded positions are filled: `zeros`, `reflect`, `replicate`, `circular`.
         same: pads by the size of the input, as TensorFlow's "SAME"; `pads` are 0 then.
         bias: the operation adds the layer's bias.
         standardization: of the weight, or None.
@@ -57,7 +57,7 @@ def arguments_of(name: str, args: Any, kwargs: Any) -> dict[str, Any]:
 
 
 def form_of_call(given: dict[str, Any], layer: Any) -> tuple[Form, Pads]:
-    """The form of a call of one of `DENSE` without its pads, and those.
+    """The form of a call of one of `DENSE` without its pads, and the pads.
 
     Args:
         given: its arguments and its name.
@@ -88,7 +88,7 @@ def padded(steps: list[tuple[list[int], str]], own: Pads, layer: nn.Module) -> t
         layer: a convolution or linear layer.
 
     Raises:
-        NoFormError: it is not one padding of the positions under the kernel.
+        NoFormError: together they are not one padding of spatial positions.
     """
     total = [list(pair) for pair in own]
     modes = {mode for amounts, mode in steps if any(amounts)}
@@ -125,7 +125,7 @@ def pads_of(padding: Any, kernel: Any, dilation: tuple[int, ...]) -> Pads:
 
 
 def computed(layer: Any, form: Form, x: Tensor) -> Tensor:
-    """What a layer of that form gives."""
+    """The result of a layer of that form."""
     weight, bias = layer.weight.detach(), layer.bias if form.bias else None
     if form.standardization is not None:
         weight = form.standardization.module(layer)(weight).detach()

@@ -31,7 +31,7 @@ from binarize.methods.forms import (
 from binarize.methods.standardization import Standardization, standardization_of
 
 _PRODUCTS = {"matmul", "__matmul__", "mm"}
-# Functions that say something about a tensor and nothing about its values.
+# Functions that need a tensor's properties, not its values.
 _SILENT = {
     *("size", "dim", "numel", "nelement", "stride", "is_contiguous", "__len__", "get_device"),
     *("is_floating_point", "is_complex", "element_size", "ndimension"),
@@ -39,8 +39,8 @@ _SILENT = {
 
 
 def has_own_forward(layer: nn.Module, base: type[nn.Module]) -> bool:
-    """Whether the class of `layer` computes otherwise than `base` by a forward of its own."""
-    cls = getattr(type(layer), "binarize_stands_for", type(layer))  # of a deployed network: as that one does
+    """Whether the class of `layer` overrides `forward` or `_conv_forward` of `base`."""
+    cls = getattr(type(layer), "binarize_stands_for", type(layer))  # if deployed: the class before
     return any(
         getattr(cls, name, None) is not getattr(base, name, None) for name in ("forward", "_conv_forward")
     )
@@ -53,7 +53,7 @@ def form_of(layer: nn.Module) -> Form:
     that of the form. The layer is left as it is; it may be without data (meta device).
 
     Raises:
-        NoFormError: saying what its forward does instead.
+        NoFormError: the message says what its forward does instead.
     """
     takes = list(inspect.signature(type(layer).forward).parameters.values())[1:]
     if len(takes) != 1 or takes[0].kind in (takes[0].VAR_POSITIONAL, takes[0].VAR_KEYWORD):
@@ -69,7 +69,7 @@ def form_of(layer: nn.Module) -> Form:
         watched = [*trials, _trial(twin.eval(), _large(layer, shapes[-1]), dry=True)]
     plain = [dataclasses.replace(trial.form, pads=()) for trial in watched]
     if any(form != plain[0] for form in plain):
-        raise NoFormError("computes otherwise for other sizes, or in training")
+        raise NoFormError("computes differently for other sizes, or in training")
     pads, same = _common_pads(watched)
     form = dataclasses.replace(
         plain[0],
@@ -134,7 +134,7 @@ def _large(layer: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class _Watch(TorchFunctionMode):
-    """Writes down what functions do to the input on its way to the output, and what is done to the weight."""
+    """Records which functions act on the input up to the output, and which act on the weight."""
 
     def __init__(self, layer: Any, x: Tensor, *, dry: bool) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class _Watch(TorchFunctionMode):
         self.pads: list[tuple[list[int], str]] = []
         self.calls: list[dict[str, Any]] = []
         self._of_weight = {id(layer.weight)}
-        self._alive: list[Any] = []  # so that ids stay theirs
+        self._alive: list[Any] = []  # so that their ids are not given to other objects
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -238,7 +238,7 @@ def _common_pads(trials: list[_Trial]) -> tuple[Pads, bool]:
         if pads == rule:
             return pads[0], True
     if any(found != pads[0] for found in pads):
-        raise NoFormError("pads by the size of its input, in a way that is not known here")
+        raise NoFormError("pads by the size of its input, by a rule that is not known here")
     return pads[0], False
 
 

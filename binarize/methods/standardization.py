@@ -64,7 +64,7 @@ class Standardization:
     unbiased: bool
 
     def module(self, layer: Any) -> WeightStandardization:
-        """It, with the gain of `layer`."""
+        """The module that computes it, with the gain of `layer`."""
         gain = None if self.gain is None else layer._parameters[self.gain]
         return WeightStandardization(self.eps, self.scale, gain, unbiased=self.unbiased)
 

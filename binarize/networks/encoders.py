@@ -23,7 +23,7 @@ from binarize.networks.on_meta import readable_numbers
 # option refuses it when it is built, so they are simply tried.
 _ANY_SIZE: tuple[Mapping[str, Any], ...] = ({}, {"dynamic_img_size": True}, {"strict_img_size": False})
 
-# timm has no one error for "no such option", "no such tag", "no feature maps" and "not at this size".
+# timm raises different errors for "no such option", "no such tag", "no feature maps" and "not at this size".
 _REFUSALS = (
     AssertionError,
     AttributeError,
@@ -38,7 +38,7 @@ _REFUSALS = (
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderInfo:
-    """What a decoder has to know of an encoder.
+    """What a decoder needs to know about an encoder.
 
     Attributes:
         channels: width of each map that is used, finest first.
@@ -67,7 +67,7 @@ class EncoderInfo:
 def create_encoder(
     name: str, *, pretrained: bool = False, levels: int = 4, img_size: int | Sequence[int] | None = None
 ) -> tuple[nn.Module, EncoderInfo]:
-    """The timm network `name` as a feature extractor, and what it gives.
+    """The timm network `name` as a feature extractor, and a description of its maps.
 
     Args:
         name: a timm model, with or without a pretrained tag: `convnext_tiny`, `convnext_tiny.fb_in1k`.
@@ -78,22 +78,22 @@ def create_encoder(
 
     Raises:
         ConfigError: if timm has no such model or tag, it gives fewer than two maps of a known layout, or its
-            weights cannot be had.
+            weights cannot be loaded.
     """
     info = examine_encoder(name, levels=levels, img_size=img_size)
     try:
         with readable_numbers():
             return timm.create_model(name, features_only=True, pretrained=pretrained, **info.options), info
-    except Exception as error:  # a download may fail in as many ways as there are networks
+    except Exception as error:  # a download may fail with any error
         if not pretrained:
             raise
-        raise ConfigError(f"encoder {name!r}: its pretrained weights cannot be had ({error}).") from error
+        raise ConfigError(f"encoder {name!r}: its pretrained weights cannot be loaded ({error}).") from error
 
 
 def examine_encoder(
     name: str, *, levels: int = 4, img_size: int | Sequence[int] | None = None
 ) -> EncoderInfo:
-    """What `create_encoder` would build, found out without its weights.
+    """What `create_encoder` would build, determined without its weights.
 
     Raises:
         ConfigError: as `create_encoder`.
@@ -156,7 +156,7 @@ def _run(
     shell: nn.Module, device: str, coarsest: int, own: tuple[int, int]
 ) -> tuple[list[Tensor], int, tuple[int, int] | None]:
     """The maps at the least restricted size at which the encoder runs, and (multiple, fixed size)."""
-    # What running at a size shows, most freedom first: odd sizes, multiples of the coarsest stride, multiples
+    # Sizes to try, the least restricted first: odd sizes, multiples of the coarsest stride, multiples
     # of its own size (windows of attention), its own size.
     trials: list[tuple[tuple[int, int], int, tuple[int, int] | None]] = [
         ((6 * coarsest + 3, 4 * coarsest + 5), 1, None),

@@ -1,4 +1,4 @@
-"""Numbers that a constructor reads off small tensors, where tensors have no data (the meta device).
+"""Numbers that a constructor reads from small tensors on the meta device, where tensors have no data.
 
 A rate per block is often taken from a tensor: `[x.item() for x in torch.linspace(0, rate, depth)]`, as most
 networks of timm 1.0.20 do. Under `torch.device("meta")` such a constructor would fail.
@@ -50,7 +50,7 @@ class _Readable(TorchFunctionMode):
         inputs = _tensors((args, kwargs))
         known = all(tensor in self._numbers for tensor in inputs) if inputs else func in _SEQUENCES
         if not known:
-            if inputs and func.__name__.endswith("_"):  # in place, with numbers that nobody has
+            if inputs and func.__name__.endswith("_"):  # in place, from numbers that are not known
                 self._numbers.pop(inputs[0], None)
             return func(*args, **kwargs)
         given_args, given_kwargs = tree_map_only(Tensor, lambda t: self._numbers[t], (args, kwargs))

@@ -26,7 +26,7 @@ DEPTH_CHANNELS = 32
 
 
 def resize(x: Tensor, like: Tensor) -> Tensor:
-    """`x` (N, C, h, w) bilinearly at the height and width of `like` (N, *, H, W): (N, C, H, W)."""
+    """`x` (N, C, h, w) resized bilinearly to the height and width of `like` (N, *, H, W): (N, C, H, W)."""
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=True)
 
 
@@ -130,9 +130,9 @@ class DepthHead(nn.Module):
 class UPerNet(nn.Module):
     """An encoder, then PSP on its coarsest map, FPN over all, a conv 3x3 and a head at the input's size.
 
-    Encoders restrict their input in two ways. One that wants multiples of something sees the image padded
+    Encoders restrict their input in two ways. One that needs multiples of a number sees the image padded
     with zeros at the right and the bottom, and the output is cropped. One that takes a single size sees the
-    image resized to it: give `img_size` to `upernet` to build it for the size that it shall work at.
+    image resized to it: give `img_size` to `upernet` to build it for the size that it will be used at.
 
     Args:
         encoder: gives the maps, finest first.
@@ -177,7 +177,7 @@ class UPerNet(nn.Module):
         return [f.permute(0, 3, 1, 2) for f in features] if info.channels_last else features
 
     def _to_input(self, y: Tensor, x: Tensor) -> Tensor:
-        """`y` bilinearly at the size of `x`, without what `_features` padded."""
+        """`y` resized bilinearly to the size of `x`, without what `_features` padded."""
         multiple = self.encoder_info.multiple
         if multiple == 1:
             return resize(y, x)
@@ -205,7 +205,7 @@ def upernet(
         num_classes: for segmentation; 151 is ADE20K with the unlabelled class.
         max_depth: for depth, in the unit of the targets (NYUv2 10 m, KITTI 80 m).
         pretrained: whether the encoder starts from timm's pretrained weights.
-        img_size: size (H, W) to build an encoder for that is tied to one; others refuse it.
+        img_size: size (H, W) for an encoder that is built for one size; other encoders refuse it.
         width: channels of the map at the input's size that the head works on, where most of a small
             network's MACs are.
 

@@ -275,7 +275,7 @@ BAD_INPUT = [
     (["convert", MODEL, "--input-size", "0"], "at least 1"),
     (["convert", MODEL, "--input-size", "5,64,64"], "input"),
     (["convert", MODEL, "--first", "-1"], "--first"),
-    (["convert", MODEL, "--pretrained", "--checkpoint", "other.safetensors"], "exclude each other"),
+    (["convert", MODEL, "--pretrained", "--checkpoint", "other.safetensors"], "cannot be used together"),
     (["convert"], "Missing argument"),
     (["convert", MODEL, "--methd", "bnn"], "No such option"),
     (["summary", "none.safetensors"], "no such file"),

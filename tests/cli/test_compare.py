@@ -90,7 +90,7 @@ def test_compare_tells_rows_apart_and_breaks_no_word(
     words = out.split()
     assert words.count("bidense") == 2
     assert {"(granularity=layer,", "lr=0.001)", "lr=0.002)", "AbsRel"} <= set(words)
-    assert "SILog ↓: a wider terminal" in out
+    assert "SILog ↓; a wider terminal" in out
     assert run(["evaluate", runs[2], "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["flip"], found["scales"]) == (False, [1.0])

@@ -74,7 +74,7 @@ def test_export(converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["m.safetensors"], "say what to write: --packed"),
+        (["m.safetensors"], "choose what to write: --packed"),
         (["m.safetensors", "--packed", "--out", "m.safetensors", "--force"], "choose another name"),
         (["m.safetensors", "--packed", "--out", "x.bin"], "ends in .safetensors"),
         (["m.safetensors", "--packed", "--leftovers", "float8"], "float8"),
@@ -196,7 +196,7 @@ def test_bench_of_files_and_runs(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert run(["summary", "run", "--input-size", "32"]) == 0
     for arguments, message in (
         (["c.safetensors"], "give its float form, --model"),
-        (["test_resnet", "--model", "nets.py:net"], "goes with a file"),
+        (["test_resnet", "--model", "nets.py:net"], "is for a file"),
         (["nets.py:flat"], "is for networks that take images"),
     ):
         assert run(["bench", *arguments, *quick]) == 2

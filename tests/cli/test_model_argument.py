@@ -133,7 +133,7 @@ def test_files_that_cannot_be_imported(tmp_path: Path, content: str, match: str)
 def test_pretrained_weights_that_cannot_be_had():
     with pytest.raises(ConfigError, match="cannot be built with its pretrained weights"):
         resolve("test_resnet", pretrained=True)
-    with pytest.raises(ConfigError, match="pretrained weights cannot be had"):
+    with pytest.raises(ConfigError, match="pretrained weights cannot be loaded"):
         resolve("upernet:test_resnet", pretrained=True)
     with pytest.raises(ConfigError, match="--pretrained is for timm models"):
         resolve("file.py:net", pretrained=True)

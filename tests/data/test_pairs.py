@@ -171,7 +171,7 @@ def test_values_that_stand_for_classes(tmp_path: Path) -> None:
         ((0, 1, 2, 3), {"classes": 3}, r"class id 3; .*`classes: 4` or their names.*\{0: 255, 1: 0, 2: 1,"),
         ((0, 2, 5), {"classes": 4}, r"class id 5; .*`classes`, at least 6 or their names"),
         ((0, 1, 2, 255), {"classes": 11, "ignored": [11]}, r"class id 255; .*`ignored: \[11, 255\]` if"),
-        ((0, 3, 40, 255), {"classes": 2, "ignored": []}, r"40, 255; .*: `ignored` for values that say"),
+        ((0, 3, 40, 255), {"classes": 2, "ignored": []}, r"40, 255; .*: `ignored` for values to ignore"),
     ],
 )  # fmt: skip
 def test_values_that_are_no_classes_name_the_option(
@@ -190,7 +190,7 @@ def test_options_that_no_mask_can_fit(tmp_path: Path) -> None:
         data.create("folder", "train", tmp_path, classes=1)
     with pytest.raises(ConfigError, match=r"labels: \{255: 2\}: expected a class id from 0 to 1"):
         data.create("folder", "train", tmp_path, classes=2, labels={255: 2})
-    with pytest.raises(ConfigError, match=r"classes: 'cat' stands twice"):
+    with pytest.raises(ConfigError, match=r"classes: 'cat' is given twice"):
         data.create("folder", "train", tmp_path, classes=["cat", "dog", "cat"])
 
 

@@ -57,7 +57,7 @@ def test_colours_of_16_bits_are_their_highest_8(tmp_path: Path) -> None:
 
 def test_nothing_tells_what_white_is_in_32_bits(tmp_path: Path) -> None:
     Image.fromarray(np.full((2, 3), 200, dtype=np.int32)).save(tmp_path / "x.tif")
-    with pytest.raises(DataError, match=r"x.tif: holds 32-bit numbers, and nothing tells which of them"):
+    with pytest.raises(DataError, match=r"x.tif: holds 32-bit numbers, and it is unknown which of them"):
         read_image(tmp_path / "x.tif")
     assert read_labels(tmp_path / "x.tif").unique().tolist() == [200]  # an id is an id
 

@@ -11,7 +11,7 @@ import torch
 from engine_nets import ResNetLike
 
 import binarize
-from binarize.graph.plan_sentences import Code, Statement
+from binarize.graph.plan_sentences import EARLIER, Code, Statement
 
 
 @pytest.mark.parametrize("code", list(Code))
@@ -23,6 +23,14 @@ def test_a_sentence_is_read_as_what_it_was(code: Code) -> None:
     for other in (pickle.loads(pickle.dumps(said)), copy.deepcopy(said)):
         assert (other.code, other.values, other) == (code, values, said)
     assert said.is_warning == str(said).startswith("warning: ")
+
+
+@pytest.mark.parametrize("sentence", list(EARLIER))
+def test_a_sentence_of_an_earlier_version_is_read_as_its_code(sentence: str) -> None:
+    values = ("conv1", "norm2")[: sentence.count("{}")]
+    read = Statement.read(sentence.format(*values))
+    assert read == Statement(EARLIER[sentence], *values)
+    assert (read.code, read.values) == (EARLIER[sentence], values)
 
 
 def test_what_no_code_says_is_read_as_it_is() -> None:

@@ -102,7 +102,7 @@ def test_what_stands_for_a_weight_is_not_computed_with() -> None:
         packed.weight * 2
     with pytest.raises(TrainingError, match=r"to\(\)"):
         packed.weight.to(torch.float16)
-    with pytest.raises(TrainingError, match="tells shape, dtype and device"):
+    with pytest.raises(TrainingError, match="has a shape, a dtype and a device only"):
         torch.nn.functional.conv2d(torch.zeros(1, 4, 5, 5), packed.weight)
     assert packed.double().weight.dtype == torch.float64
 

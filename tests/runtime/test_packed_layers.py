@@ -205,7 +205,7 @@ def test_refuses_training_and_stays_in_evaluation_mode():
         packed(torch.randn(2, 8, requires_grad=True))
     assert not packed(torch.randn(2, 8)).requires_grad
     assert packed.weight.shape == (8, 8)
-    with pytest.raises(TrainingError, match="are gone; what stands there tells"):
+    with pytest.raises(TrainingError, match="are gone; the placeholder has"):
         _ = packed.weight + 1
 
 

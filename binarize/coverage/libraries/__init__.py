@@ -1,1 +1,1 @@
-"""Networks of other libraries than timm, one module of them for each library."""
+"""Networks of other libraries than timm, one module per library."""

@@ -13,7 +13,7 @@ Given = tuple[Any, ...] | dict[str, Any]
 """What a forward takes: positional or keyword inputs."""
 
 Feed = Callable[[Tensor, bool], Given]
-"""From images (N, C, H, W), and whether the network is in training mode, to what its forward takes."""
+"""Makes the inputs of a forward from images (N, C, H, W) and whether the network is in training mode."""
 
 
 def image(images: Tensor, training: bool) -> Given:
@@ -28,9 +28,9 @@ class Network:
     Attributes:
         name: in the catalogue.
         task: what it predicts: `segmentation`, `depth`, `detection`...
-        build: makes it, small where its library lets one choose the width and the depth.
-        heads: globs of the layers that give its outputs, by its source: some output depends on them through
-            operations without weights only. The plan has to keep each in float.
+        build: makes it, small where its library has options for width and depth.
+        heads: globs of the layers that give its outputs, from its source: an output depends on them through
+            operations without weights only. The plan must keep each in float.
         beside: globs of layers that may count as final too: factors of an output, layers of a first estimate.
         idle: globs of layers that have no gradient in the float network: no output depends on them, or the
             network froze them.

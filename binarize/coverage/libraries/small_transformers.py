@@ -6,9 +6,9 @@ from typing import Any
 
 import transformers  # pyright: ignore[reportMissingImports]  (optional)
 
-hf: Any = transformers  # its configurations take more than their signatures name
+hf: Any = transformers  # its configurations take more arguments than their signatures show
 NUMBER = 5
-"""Of classes."""
+"""Number of classes."""
 
 _TRANSFORMER: dict[str, Any] = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3}
 _VIT: dict[str, Any] = {**_TRANSFORMER, "intermediate_size": 96}

@@ -13,7 +13,7 @@ from torchvision.models import detection, optical_flow, segmentation
 from binarize.coverage.libraries.network import Given, Network
 
 _CLASSES = 5
-_EDGE = 64  # what detectors resize to
+_EDGE = 64  # pixels that detectors resize images to
 
 
 def _segmentation(make: Callable[..., nn.Module], heads: tuple[str, ...], **more: Any) -> Network:

@@ -138,7 +138,7 @@ NETWORKS = (
         "BeitForSemanticSegmentation",
         lambda: small.beit(auxiliary_channels=16, **small.CLASSES),
         _AUX,
-        idle=("beit.layers.3.*",),  # the head takes what enters the blocks that `out_indices` names
+        idle=("beit.layers.3.*",),  # the head takes the inputs of the blocks that `out_indices` names
         sizes=_ONE,
         feed=_labelled,
     ),

@@ -1,1 +1,1 @@
-"""What becomes of each layer, norm, activation and sum: from a recording to a plan; nothing is changed."""
+"""Decisions on each layer, norm, activation and sum: from a recording to a plan. No model is changed."""

@@ -1,4 +1,4 @@
-"""Which two values the activations of a layer are: by what it sees, once all in front of it is decided."""
+"""The two values of a layer's binary activations, by its input, after all decisions in front of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CONSTANT = {"sign": Code.ALWAYS_POSITIVE_SIGN, "step": Code.ALWAYS_ONE}
 
 
 def decide_sets(draft: Draft) -> None:
-    """Tell each converted layer which of its input channels hold nothing negative, in all of its calls."""
+    """Note for each converted layer which of its input channels are nonnegative in all of its calls."""
     signs = Signs(draft.flow, lambda node: _instead(draft, node))
     for site in draft.sites.values():
         seen = site.site()
@@ -49,7 +49,7 @@ def quantizer_of(draft: Draft, site: SiteDraft) -> nn.Module:
 
 
 def constant_activations(draft: Draft) -> Iterator[Statement]:
-    """Warnings about layers whose activations, on some channels or all, would not depend on the image."""
+    """Warnings about layers whose binary activations, on some or all channels, do not depend on the image."""
     groups: dict[tuple[str, bool], list[str]] = {}
     for site in draft.sites.values():
         if site.constant:
@@ -66,7 +66,7 @@ def constant_activations(draft: Draft) -> Iterator[Statement]:
 
 
 def _instead(draft: Draft, node: fx.Node) -> fx.Node | Interval | None:
-    """What the plan puts in the place of a step: see `Signs`."""
+    """What a step becomes by the plan: see `instead` of `Signs`."""
     flow = draft.flow
     source = flow.source(node)
     edit = draft.edits.get((node.meta.get("owner", ""), node.meta.get("step") or ""))

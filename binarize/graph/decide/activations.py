@@ -17,7 +17,7 @@ _NEAR = PASSIVE | {"norm", "pool", "pad", "add", "scale", "split", "cat"}
 
 
 def note_contexts(draft: Draft) -> None:
-    """Tell each converted layer what follows it: methods build layers by it."""
+    """Note for each converted layer what follows it: methods build layers by it."""
     for site in draft.sites.values():
         holder = activation_of(draft, site)
         if holder is None:
@@ -105,7 +105,7 @@ def _is_factor(draft: Draft, node: fx.Node, user: fx.Node) -> bool:
 
 
 def _put(draft: Draft, node: fx.Node, place: ActivationSite, *, fused: bool, nothing: bool) -> bool:
-    """Note the replacement of the activation at `node`; False if there is no way."""
+    """Note the replacement of the activation at `node`; False if it cannot be replaced."""
     flow, path = draft.flow, str(node.target)
     if node.op == "call_module" and flow.is_read(path):
         return False
@@ -121,7 +121,7 @@ def _put(draft: Draft, node: fx.Node, place: ActivationSite, *, fused: bool, not
     )
     if fused:
         became = draft.norms.get(node)
-        if became is None:  # the norm stays, only the activation inside goes
+        if became is None:  # the norm stays, only the activation inside is removed
             swap = dataclasses.replace(swap, to="no_inner_act" if nothing else "inner_act")
         elif became in ("absorbed", "removed"):
             swap = dataclasses.replace(swap, to="drop_act" if nothing else "unfuse")
@@ -132,7 +132,7 @@ def _put(draft: Draft, node: fx.Node, place: ActivationSite, *, fused: bool, not
     places = {(n.meta["owner"], n.meta["step"]) for n in flow.calls.get(path, [])}
     if len(places) == 1 and not flow.has_aliases(path):
         if not draft.used(node) or draft.read_again(node):
-            return False  # works in place, and what stands in its stead would not
+            return False  # works in place, and its replacement would not
         draft.swaps[path] = swap
         return True
     step = node.meta["step"] or ""
@@ -148,7 +148,7 @@ def _has_activation_inside(draft: Draft, site: SiteDraft) -> bool:
 
 
 def _near(draft: Draft, node: fx.Node) -> bool:
-    """Whether a converted layer stands in front of or behind this step with no other layer between."""
+    """Whether a converted layer is in front of or behind this step with no other layer between."""
     flow = draft.flow
     seen: set[fx.Node] = set()
     queue = list(flow.sources(node))

@@ -1,4 +1,4 @@
-"""Norms where bypassed signals have added up: a chain of bypassed layers never forgets what it was given.
+"""Norms where bypassed signals have added up: a chain of bypassed layers keeps adding to its input.
 
 Each bypassed layer adds to its input, so that deviation and mean grow along a chain, and double where a sum
 of two of them stays. Binary layers then see one sign only, and final layers give scores that saturate. A
@@ -31,7 +31,7 @@ MOST_DEVIATION = 2.85 * 0.584
 def decide_growth(draft: Draft) -> None:
     """Put norms where signals would grow; in the order of the run, for each changes what comes behind it."""
     if not draft.method.drops_residual:
-        return  # the network's own sums are wanted as they are
+        return  # the network's own sums must stay as they are
     signals: dict[fx.Node, Signal] = {}
     for node in draft.flow.nodes:
         signals[node] = signal_at(draft, node, signals)
@@ -45,7 +45,7 @@ def decide_growth(draft: Draft) -> None:
 
 
 def growth_notes(draft: Draft) -> Iterator[Statement]:
-    """For people: where sums have a norm now, and where they would need one."""
+    """Notes: where sums have a norm now, and where they would need one."""
     if names := ", ".join(dict.fromkeys(draft.sums_normed)):
         count = len(draft.sums_normed)
         if count == 1:
@@ -87,7 +87,7 @@ def _norm_behind(draft: Draft, node: fx.Node) -> bool:
 
 
 def _saturates(draft: Draft, node: fx.Node, source: fx.Node, signal: Signal) -> bool:
-    """Whether a float layer is given a map of bypassed signals that have grown, and no norm mends it."""
+    """Whether a float layer's input is a map of bypassed signals that have grown, and no norm follows."""
     flow = draft.flow
     if draft.kept[str(node.target)][0] not in ("policy", "method") or signal.load == 0:
         return False
@@ -108,7 +108,7 @@ def _norm_in_front(draft: Draft, node: fx.Node, source: fx.Node, signal: Signal)
 
 
 def _batch_norm(draft: Draft, node: fx.Node) -> Swap | None:
-    """A BatchNorm for a step's map; None if its channels cannot be told or it has one position."""
+    """A BatchNorm for a step's map; None if its channels are not known or it has one position."""
     flow = draft.flow
     shape, dim = flow.shape(node), flow.channel_dim.get(node)
     if dim is None or (flow.positions(node) or 1) < 2:

@@ -14,13 +14,13 @@ _FEW = 600
 
 
 def fixed_layers(flow: Flow) -> set[str]:
-    """Names of the layers whose weight is a constant of the network, not something that was learnt.
+    """Names of the layers whose weight is a constant of the network, not learnt.
 
     A weight that takes no gradient is not enough: a frozen encoder has been trained before. Of the frozen
     layers those are fixed that hold a pattern (ramps as in YOLO's distribution focal loss, binomial blurs,
-    identities of a mean shift, bilinear kernels), and those that stand alone between layers that are trained.
+    identities of a mean shift, bilinear kernels), and those that are alone between layers that are trained.
     A frozen layer that makes many channels of the input is a stem: the first layers of a network are frozen
-    for fine-tuning; a change of colours or a blur makes no more than it is given.
+    for fine-tuning; a change of colours or a blur has no more outputs than inputs.
     """
     frozen = {name: module for name in flow.calls if _is_frozen(module := flow.modules[name])}
     if not frozen:
@@ -41,7 +41,7 @@ def _is_frozen(module: nn.Module) -> bool:
 
 
 def _has_pattern(module: nn.Module) -> bool:
-    """Whether a weight repeats a few values, or counts.
+    """Whether a weight repeats a few values, or is a range of equally spaced ones.
 
     Learnt values are all different in float32; those that were stored in 16 bits repeat in large layers, but
     are more than a few.
@@ -65,7 +65,7 @@ def _counts(values: Tensor) -> bool:
 
 
 def _stands_alone(flow: Flow, name: str, frozen: Set[str]) -> bool:
-    """Whether all layers next to a layer are trained, and it is no stem."""
+    """Whether all layers next to a layer are trained, and it is not a stem."""
     front, behind = (_nearest(flow, name, step) for step in ("all_input_nodes", "users"))
     weight = flow.modules[name]._parameters["weight"]
     stem = not front and weight is not None and weight.shape[0] > weight.shape[1]

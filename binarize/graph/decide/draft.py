@@ -1,4 +1,4 @@
-"""A plan in the making: what has been decided so far about each layer, norm, activation and sum."""
+"""An unfinished plan: what has been decided so far about each layer, norm, activation and sum."""
 
 from __future__ import annotations
 
@@ -37,15 +37,16 @@ class Draft:
         method: what the layers become.
         sites: converted layers by name.
         kept: by name for all other layers, who keeps them float and why.
-        kept_norms: what becomes of the norm behind a layer that stays float, by its name.
-        norms: what became of a norm, by node: `absorbed`, `removed` or `batch`.
-        scales: nodes of layer scale that go.
+        kept_norms: what happens to the norm behind a layer that stays float, by its name.
+        norms: the decision on a norm, by node: `absorbed`, `removed` or `batch`.
+        scales: nodes of layer scale that are removed.
         swaps: modules to replace, by path.
         edits: changes of a module's own graph, by (path, node name).
-        rewritable: graphs for training and evaluation of the modules that were asked about.
-        needs_negatives: whether the method could make only +1 of a layer's input without negative values.
+        rewritable: graphs for training and evaluation of the modules that were looked at.
+        needs_negatives: whether the method would turn a layer's input without negative values into +1
+            everywhere.
         sums_normed: paths of the modules that hold the sums with a norm behind them, one per sum.
-        sums_growing: likewise of those that need one and cannot be rewritten.
+        sums_growing: likewise for sums that need a norm and cannot be rewritten.
     """
 
     flow: Flow
@@ -65,7 +66,7 @@ class Draft:
 
     @cached_property
     def signs(self) -> Signs:
-        """Of the network as it is given."""
+        """Bounds of the values in the network as it is given."""
         return Signs(self.flow)
 
     def site_at(self, node: fx.Node | None) -> SiteDraft | None:
@@ -75,7 +76,7 @@ class Draft:
         return self.sites.get(str(node.target))
 
     def direct_site(self, node: fx.Node | None, through: set[str] = PASSIVE) -> SiteDraft | None:
-        """The converted layer whose result `node` is, norms that go with it and layer scale aside."""
+        """The converted layer whose result `node` is, behind layer scale and norms that are removed."""
         while node is not None:
             site = self.site_at(node)
             if site is not None:
@@ -93,14 +94,14 @@ class Draft:
         if not given or not self.editable(node):
             return False
         if edit.action != "drop" and (not self.used(node) or self.read_again(node)):
-            return False  # it works in place, and what stands in its stead would not
+            return False  # it works in place, and its replacement would not
         if edit.action in ("drop", "norm") and self._seen_elsewhere(node):
             return False
         self.edits[edit.owner, edit.node] = edit
         return True
 
     def free_name(self, owner: str, name: str) -> str:
-        """`name`, or one like it that the module at `owner` has not taken (by an earlier conversion)."""
+        """`name`, with `_` appended while the module at `owner` has it (from an earlier conversion)."""
         while hasattr(self.flow.modules[owner], name):
             name += "_"
         return name
@@ -114,7 +115,7 @@ class Draft:
         return self._has_graph(owner)
 
     def put_in_forward(self, path: str, layer: LayerStep) -> str | None:
-        """Note that a binary layer is to stand in the forward of the layer at `path`, or why it cannot."""
+        """Note that the forward of the layer at `path` is to call a binary layer, or why it cannot."""
         if not self._has_graph(path):
             return self.flow.recording.opaque.pop(path)
         for step in layer.pads:
@@ -142,7 +143,7 @@ class Draft:
         return step is None or bool(step.users)
 
     def _seen_elsewhere(self, node: fx.Node) -> bool:
-        """Whether a step works in place on a value that others look at by another name."""
+        """Whether a step works in place on a value that other steps read by another name."""
         step = self._step(node)
         if step is None or step.op == "call_module" or not acts(step):
             return False
@@ -154,7 +155,7 @@ class Draft:
     def read_again(self, node: fx.Node) -> bool:
         """Whether an activation works in place on a tensor that is read by its old name afterwards.
 
-        In the run both names are one tensor, so that all who read it use `node`: a single user is the next
+        In the run both names are one tensor, so that all its readers use `node`: a single user is the next
         step.
         """
         module, step = self.flow.module(node), self._step(node)
@@ -231,7 +232,7 @@ class SiteDraft:
     def site(self) -> Site:
         """The site as the method sees it."""
         known = (self.nonnegative, *self.context.items())
-        if self._site is None or self._site[0] != known:  # it is asked for some twenty times
+        if self._site is None or self._site[0] != known:  # it is used some twenty times
             made = site_of(
                 self.module, kind=self.kind, form=self.form, nonnegative=self.nonnegative, **self.context
             )
@@ -239,7 +240,7 @@ class SiteDraft:
         return self._site[1]
 
     def recipe(self, method: Method) -> LayerRecipe:
-        """The parts that the method wants here."""
+        """The method's parts for this layer."""
         return method.recipe(self.site())
 
     def strided(self) -> bool:
@@ -256,7 +257,7 @@ class SiteDraft:
 def activation_site(
     draft: Draft, node: fx.Node, front: SiteDraft | None, behind: fx.Node | None
 ) -> ActivationSite | None:
-    """How a method sees the activation at `node`; None if its channels cannot be told.
+    """How a method sees the activation at `node`; None if its channels are not known.
 
     Args:
         draft: the decisions so far.
@@ -282,7 +283,7 @@ def activation_site(
 
 
 def _sees_one_sign(draft: Draft, node: fx.Node) -> Iterator[bool]:
-    """Of the layers that see an activation, whether their method could make only +1 of what it gives."""
+    """For each layer behind an activation, whether it would turn all of the activation's results into +1."""
     for consumer in draft.flow.consumers(node, _TOWARDS_LAYERS):
         site = draft.site_at(consumer)
         if site is not None:

@@ -66,13 +66,13 @@ def _layer_reason(draft: Draft, name: str) -> Statement | None:
 
 
 def _unanswered(draft: Draft, site: SiteDraft) -> Statement | None:
-    """What a forward asks of the layer, or calls it with, that the binary one could not answer."""
+    """Why a forward uses the layer (by arguments or its tensors) as a binary one cannot be used, or None."""
     known = ("input", "output_size") if isinstance(site.module, nn.ConvTranspose2d) else ("input",)
     for node in site.nodes:
         if len(node.args) > len(known) or not set(node.kwargs) <= set(known):
             return Statement(Code.MORE_ARGUMENTS, " and ".join(known))
     recording = draft.flow.recording
-    if site.name not in recording.layer_steps:  # or else its own forward adds the bias, and keeps it
+    if site.name not in recording.layer_steps:  # otherwise its own forward adds the bias, and keeps it
         for own in ("weight", "bias"):
             if f"{site.name}.{own}" in recording.computed:
                 return Statement(Code.COMPUTED_WITH, own)
@@ -84,10 +84,10 @@ def _closed(module: nn.Module, reason: str) -> Statement:
 
 
 def _inside_patched(draft: Draft, name: str) -> Statement | None:
-    """Why a layer cannot be replaced where a module around it has a forward of its instance's own.
+    """Why a layer cannot be replaced if the forward of a module around it was replaced on the instance.
 
-    Such a function holds on to the modules that it was made for, of which the result has copies. A method of
-    the module's own is copied with it.
+    That function refers to the modules that it was made for, but the result has copies of them. A method
+    bound to the module itself is copied with it.
     """
     parts = name.split(".")
     for end in range(len(parts)):
@@ -106,7 +106,7 @@ def _inside_patched(draft: Draft, name: str) -> Statement | None:
 def _rewritten(draft: Draft, name: str) -> Statement | None:
     """Why a layer stays float whose weights are written, or read to write others, by forwards of the model.
 
-    What they computed with float weights they would compute with latent ones, or do to them.
+    They would then compute with latent weights instead of float ones, or write to them.
     """
     recording = draft.flow.recording
     root = type(draft.flow.model).__name__

@@ -1,7 +1,7 @@
-"""Between which bounds the values of functions and modules lie, by what they are given.
+"""Bounds of the results of functions and modules, from the bounds of their inputs.
 
-An interval is (low, high) of float64 arrays of shape (), or (C,) with one bound per channel. A rule may be
-wider than what a function gives, never narrower; what has no rule lies anywhere.
+An interval is (low, high) of float64 arrays of shape (), or (C,) with one bound per channel. A rule may give
+wider bounds than a function has, never narrower ones; without a rule there are no bounds.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def union(parts: Sequence[Interval]) -> Interval:
 
 
 def monotone(function: Callable[[Bounds], Bounds]) -> Callable[[Interval], Interval]:
-    """The rule of a function that never falls."""
+    """The rule of a function that never decreases."""
 
     def rule(x: Interval) -> Interval:
         with np.errstate(all="ignore"):
@@ -61,7 +61,7 @@ def monotone(function: Callable[[Bounds], Bounds]) -> Callable[[Interval], Inter
 
 
 def clamp(x: Interval, low: float | None, high: float | None) -> Interval:
-    """As torch.clamp does it."""
+    """Bounds after torch.clamp."""
     for limit, choose in ((low, np.maximum), (high, np.minimum)):
         if limit is not None:
             x = Interval(choose(x.low, limit), choose(x.high, limit))
@@ -69,35 +69,35 @@ def clamp(x: Interval, low: float | None, high: float | None) -> Interval:
 
 
 def magnitude(x: Interval) -> Interval:
-    """Of absolute values."""
+    """Bounds of absolute values."""
     low = np.where((x.low <= 0) & (x.high >= 0), 0.0, np.minimum(np.abs(x.low), np.abs(x.high)))
     return Interval(low, np.maximum(np.abs(x.low), np.abs(x.high)))
 
 
 def add(x: Interval, y: Interval) -> Interval:
-    """Of sums; no two infinities of opposite sign meet."""
+    """Bounds of sums; no two infinities of opposite sign meet."""
     return Interval(x.low + y.low, x.high + y.high)
 
 
 def negative(x: Interval) -> Interval:
-    """Of -x."""
+    """Bounds of -x."""
     return Interval(-x.high, -x.low)
 
 
 def multiply(x: Interval, y: Interval) -> Interval:
-    """Of products; 0 times a bound at infinity is 0, for a value is finite."""
+    """Bounds of products; 0 times a bound at infinity is 0, because values are finite."""
     with np.errstate(invalid="ignore"):
         ends = [np.nan_to_num(a * b, nan=0.0, posinf=np.inf, neginf=-np.inf) for a in x for b in y]
     return Interval(np.min(ends, axis=0), np.max(ends, axis=0))
 
 
 def _sign_of(low: Bounds) -> Bounds:
-    """What is left of a lower bound where only the sign of the values stays."""
+    """The lower bound if only the sign of the values is kept."""
     return np.where(low > 0, ABOVE_ZERO, np.where(low >= 0, 0.0, -np.inf))
 
 
 def divide(x: Interval, y: Interval) -> Interval:
-    """Of quotients: their signs, and more only for a number as divisor."""
+    """Bounds of quotients: their signs, and more only for a number as divisor."""
     if not y.low.ndim and y.low == y.high and y.low != 0:
         return multiply(x, Interval(1 / y.low, 1 / y.low))
     if bool((y.high <= 0).all()):
@@ -108,7 +108,7 @@ def divide(x: Interval, y: Interval) -> Interval:
 
 
 def power(x: Interval, exponent: Any) -> Interval:
-    """Of x ** exponent, a number or unknown."""
+    """Bounds of x ** exponent; the exponent is a number or unknown."""
     even = isinstance(exponent, (int, float)) and exponent % 2 == 0
     if even and exponent >= 0:
         size = magnitude(x)
@@ -119,13 +119,13 @@ def power(x: Interval, exponent: Any) -> Interval:
 
 
 def powers(x: Interval) -> Interval:
-    """Of products of any number of values, or sums of their powers: not negative if none of them is."""
+    """Bounds of products of many values, or sums of their powers: nonnegative if all of the values are."""
     x = hull(x)
     return interval(0.0 if x.low >= 0 else -np.inf, np.inf)
 
 
 def sums(x: Interval) -> Interval:
-    """Of sums of any number of values."""
+    """Bounds of sums of any number of values."""
     x = hull(x)
     return interval(0.0 if x.low >= 0 else -np.inf, 0.0 if x.high <= 0 else np.inf)
 
@@ -203,7 +203,7 @@ _UNARY: dict[str, Callable[[Interval], Interval]] = {
     **dict.fromkeys(("hardsigmoidme", "hard_sigmoid"), _constant(FRACTION)),
     "logsigmoid": _constant(interval(-np.inf, 0)),
 }
-"""By the name of a function, or of a module's class in small letters; of what has one tensor."""
+"""Rules for functions of one tensor, by the name of the function, or of a module's class in small letters."""
 
 _PASSING = {
     *("permute", "transpose", "t", "reshape", "view", "view_as", "flatten", "unflatten", "contiguous"),
@@ -224,7 +224,7 @@ _NEW_ORDER |= {"movedim", "moveaxis", "topk", "sort", "gather", "take", "index_s
 
 
 def keeps_channels(name: str) -> bool:
-    """Whether a step leaves each channel at its place, wherever the channel dim goes."""
+    """Whether a step keeps the order of the channels, whatever happens to the channel dim."""
     return name not in _NEW_ORDER
 
 
@@ -239,7 +239,7 @@ def unary(name: str) -> Callable[[Interval], Interval] | None:
 
 
 def of_module(module: nn.Module, x: Interval) -> Interval:
-    """Of what a module makes of values from `x`; not of layers."""
+    """Bounds of a module's results for values from `x`; not for layers."""
     kind: Any = known_class(module)
     known: Any = module
     name = kind.__name__.lower()
@@ -262,22 +262,22 @@ def of_module(module: nn.Module, x: Interval) -> Interval:
 
 
 def with_zero(x: Interval) -> Interval:
-    """Also 0, as padding and dropout make it."""
+    """With 0 added, as padding and dropout do."""
     return Interval(np.minimum(x.low, 0), np.maximum(x.high, 0))
 
 
 def scaled_up(x: Interval) -> Interval:
-    """Also 0, and any multiple above 1, as dropout makes them."""
+    """With 0 and all multiples above 1 added, as dropout does."""
     return Interval(np.where(x.low >= 0, 0.0, -np.inf), np.where(x.high <= 0, 0.0, np.inf))
 
 
 def threshold(x: Interval, limit: float, value: float) -> Interval:
-    """As nn.Threshold does it: x where it is above `limit`, else `value`."""
+    """Bounds after nn.Threshold: x where it is above `limit`, else `value`."""
     return Interval(np.minimum(np.maximum(x.low, limit), value), np.maximum(x.high, value))
 
 
 def _star_relu(module: Any) -> Interval:
-    """Scale * relu(x)^2 + bias: by what the two are now, for both may be learnt."""
+    """Scale * relu(x)^2 + bias: by their current values, although both may be learnt."""
     values = []
     for name in ("scale", "bias"):
         tensor: Any = getattr(module, name, None)

@@ -147,7 +147,7 @@ def _note_removed(draft: Draft, site: SiteDraft, norm: fx.Node, name: str) -> No
 
 
 def _leftover(path: str, module: nn.Module) -> Swap:
-    """What stands where a norm was: the activation and dropout that were fused into it."""
+    """What replaces a norm: the activation and dropout that were fused into it."""
     act, drop = fused_activation(module), fused_drop(module)
     if act is None and drop is None:
         return Swap(path=path, to="identity")
@@ -155,7 +155,7 @@ def _leftover(path: str, module: nn.Module) -> Swap:
 
 
 def _in_front(draft: Draft, node: fx.Node) -> None:
-    """LayerNorm and GroupNorm in front of converted layers go; behind a float layer they become BatchNorm."""
+    """Remove LayerNorm and GroupNorm in front of converted layers; behind float ones make them BatchNorm."""
     flow = draft.flow
     module = flow.module(node)
     replaceable = isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)) or (
@@ -196,7 +196,7 @@ def _in_front(draft: Draft, node: fx.Node) -> None:
     if not all(sites):
         return
     if any(_feeds_attention(draft, consumer) for consumer in consumers):
-        return  # its logits grow with the square of what comes in
+        return  # its logits grow with the square of its input
     draft.norms[node] = "removed"
     draft.swaps[path] = _leftover(path, module)
     for site in sites:

@@ -89,7 +89,7 @@ def _about_functions(draft: Draft) -> Iterator[Statement]:
 
 
 def _functions(value: Any) -> Iterator[FunctionType]:
-    """The functions that an attribute is, or that it lists."""
+    """The functions in an attribute: itself, or those in its list."""
     several: Iterable[Any] = (
         value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
     )
@@ -97,7 +97,7 @@ def _functions(value: Any) -> Iterator[FunctionType]:
 
 
 def _held(function: FunctionType) -> Iterator[Any]:
-    """What a function has from around it: of its closure, and the defaults of its arguments."""
+    """Objects that a function refers to: in its closure and in the defaults of its arguments."""
     for cell in function.__closure__ or ():
         try:
             yield cell.cell_contents

@@ -1,4 +1,4 @@
-"""The last layers of each output: what they compute is the network's answer, or features for another one."""
+"""The last layers of each output: their results are the network's answer, or features for another network."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from binarize.graph.trace.dataflow import Flow
 
 # Classes that give feature maps: of torchvision, transformers and segmentation_models_pytorch, by name.
 _EXTRACTORS = {"IntermediateLayerGetter", "BackboneWithFPN", "BackboneMixin", "EncoderMixin"}
-# Attributes by which networks say how many classes they score.
+# Attributes in which networks hold their number of classes.
 _CLASS_COUNTS = ("num_classes", "num_labels", "n_classes", "nb_classes", "nclass", "num_class", "classes")
-# Activations that give an output its range; all others stand between layers, too.
+# Activations that give an output its range; all others are used between layers, too.
 _RANGES = {"softplus", "softsign", "hardtanh"}
 # Functions that hold weights, beside those whose role says so.
 _WEIGHTED = {"deform_conv2d", "embedding", "embedding_bag", "bilinear", "addmm", "lstm", "gru", "tensordot"}
@@ -32,7 +32,7 @@ class _Trail:
     """What lies between a layer and an output.
 
     Attributes:
-        activated: a norm, or an activation of those that stand between layers.
+        activated: a norm, or an activation of those that are used between layers.
         residual: a sum of a signal and of what layers made of it.
         product: a matrix product of two signals, such as masks of their queries and a map.
         widest: C of the widest value from the first norm, activation or sum on.
@@ -65,17 +65,17 @@ class Output:
 
     @property
     def features(self) -> bool:
-        """Whether it is for another network to go on with."""
+        """Whether it is the input of another network."""
         return bool(self.last) and not any(self.last.values())
 
 
 class Outputs:
     """The outputs of a recorded run with their last layers.
 
-    A layer is final if an output depends on its result through steps without weights only. The exception are
-    features, which another network goes on with: maps behind a norm, an activation or residual sums, of many
-    channels and no fewer than what the layer is given; factors of a product behind one of these; and all that
-    a class gives which is made to give features.
+    A layer is final if an output depends on its result through steps without weights only. Features, the
+    input of another network, are the exception: maps behind a norm, an activation or residual sums, of many
+    channels and no fewer than the layer's input; factors of a product behind one of these; and all
+    outputs of a class that is made to give features.
 
     Args:
         flow: the recorded run.
@@ -124,7 +124,7 @@ class Outputs:
         return found
 
     def _walk(self, root: fx.Node) -> tuple[list[tuple[fx.Node, _Trail]], set[fx.Node]]:
-        """The nearest steps with weights in front of `root`, and the steps without between."""
+        """The nearest steps with weights in front of `root`, and the steps without weights between."""
         flow = self._flow
         ends: list[tuple[fx.Node, _Trail]] = []
         steps: set[fx.Node] = set()
@@ -147,14 +147,14 @@ class Outputs:
     def _past(self, node: fx.Node, trail: _Trail) -> _Trail:
         flow = self._flow
         product = trail.product or (flow.role(node) == "matmul" and len(flow.sources(node)) > 1)
-        # what is done to a product says nothing about its factors
+        # steps behind a product say nothing about its factors
         activated = (trail.activated and trail.product == product) or _activates(flow, node)
         residual = trail.residual or self._is_residual(node)
         widest = max(trail.widest, flow.channels(node)) if activated or residual else 0
         return _Trail(activated, residual, product, widest)
 
     def _is_residual(self, node: fx.Node) -> bool:
-        """Whether a sum adds to a signal what layers made of it; the network's own input is not one."""
+        """Whether a sum adds the results of layers to their own input; the network's input does not count."""
         flow = self._flow
         if flow.role(node) != "add":
             return False
@@ -222,21 +222,21 @@ def _is_extractor(module: nn.Module) -> bool:
 
 
 def _activates(flow: Flow, node: fx.Node) -> bool:
-    """Whether a step is a norm, or an activation of those that stand between layers."""
+    """Whether a step is a norm, or an activation of those that are used between layers."""
     module = flow.module(node)
     name = function_name(node) if module is None else type(module).__name__
     return flow.role(node) == "norm" or (flow.role(node) == "act" and name.lower() not in _RANGES)
 
 
 def _class_counts(model: nn.Module) -> set[int]:
-    """The numbers of classes that a model says it scores."""
+    """The numbers of classes by the attributes of a model."""
     holders = [holder for holder in (model, getattr(model, "config", None)) if holder is not None]
     given = [getattr(holder, name, None) for holder in holders for name in _CLASS_COUNTS]
     return {count for count in given if type(count) is int and count > 0}
 
 
 def shaping_function(flow: Flow, node: fx.Node) -> str:
-    """The name of a function that says something about the values of an output, or nothing."""
+    """The name of a function that sets the range of an output, or nothing."""
     module = flow.module(node)
     name = type(module).__name__ if module is not None else function_name(node)
     return name if flow.role(node) in ("act", "gate", "norm") or name in _SHAPING else ""

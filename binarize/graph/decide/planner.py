@@ -42,10 +42,10 @@ def plan(
     example_inputs: Any = None,
     **options: Any,
 ) -> Plan:
-    """Decide what becomes of every layer of `model`; the model is left untouched.
+    """Decide what happens to every layer of `model`; the model is left untouched.
 
-    The model runs once, on tensors without data where that is possible; hooks on its modules run with it. Of
-    a model by torch.compile, the model inside is planned for.
+    The model runs once, on tensors without data where that is possible; hooks on its modules run with it. For
+    a model by torch.compile, the plan is for the model inside.
 
     Args:
         model: any network.
@@ -94,7 +94,7 @@ def plan(
 
 
 def _decide(draft: Draft) -> None:
-    """All decisions on converted layers and what stands around them, each on top of those before it."""
+    """All decisions on converted layers and the steps around them, each based on those before it."""
     decide_norms(draft)
     note_contexts(draft)
     _note_bypasses(draft)

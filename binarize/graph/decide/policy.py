@@ -1,4 +1,4 @@
-"""Which layers are converted, and for every other one the reason why not."""
+"""Which layers are converted, and the reason for each other one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Policy:
             object.__setattr__(self, name, int(given))
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON holds it; `from_dict` takes it back."""
+        """As plain values for JSON; `from_dict` is the inverse."""
         return {"keep": list(self.keep), "only": list(self.only), "first": self.first, "last": self.last}
 
     @classmethod
@@ -82,7 +82,7 @@ def matches(name: str, globs: Sequence[str]) -> bool:
 
 
 def named_reason(name: str, policy: Policy) -> Statement | None:
-    """Why the policy keeps a layer of this name in float, wherever it stands, or None."""
+    """Why the policy keeps a layer of this name in float, whatever its position, or None."""
     if policy.only and not matches(name, policy.only):
         return Statement(Code.NOT_NAMED)
     return Statement(Code.KEPT_BY_NAME) if matches(name, policy.keep) else None
@@ -91,12 +91,12 @@ def named_reason(name: str, policy: Policy) -> Statement | None:
 def place_reason(
     nodes: Sequence[fx.Node], module: nn.Module, policy: Policy, flow: Flow, position: Position
 ) -> Statement | None:
-    """Why the policy keeps a layer in float for where it stands, or None if it wants it converted.
+    """Why the policy keeps a layer in float for its position in the network, or None if it converts it.
 
     Args:
         nodes: the layer's calls.
         module: the layer.
-        policy: what the user wants.
+        policy: of the user.
         flow: of the model.
         position: of the same flow.
     """

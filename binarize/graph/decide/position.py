@@ -1,4 +1,4 @@
-"""Where each layer stands in the network: at the image, at an output, in a gate."""
+"""The position of each layer in the network: at the image, at an output, in a gate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from binarize.graph.trace.dataflow import Flow
 
 
 class Position:
-    """Where each layer stands in the network.
+    """The position of each layer in the network.
 
     Args:
         flow: the recorded run.
@@ -33,7 +33,7 @@ class Position:
             self._height[node] = self._layers_to_output(node)
 
     def depth(self, node: fx.Node) -> int:
-        """Layers on the longest way from the input to this one, itself included: 1 sees the image."""
+        """Layers on the longest path from the input to this one, itself included: 1 sees the image."""
         return self._depth[node]
 
     def height(self, node: fx.Node) -> int | None:
@@ -59,7 +59,7 @@ class Position:
         return max(height for height in users if height is not None) + self._counts(node)
 
     def pooled(self, node: fx.Node) -> bool:
-        """Whether a layer works on what global pooling left: one position per sample of a larger map."""
+        """Whether a layer works on the result of global pooling: one position per sample of a larger map."""
         flow = self._flow
         current: fx.Node | None = flow.source(node)
         if current is None or _map_size(flow, current) != 1:
@@ -79,7 +79,7 @@ class Position:
         return False
 
     def gates(self, node: fx.Node) -> bool:
-        """Whether a layer's result ends up as a factor of something larger."""
+        """Whether a layer's result becomes a factor of a larger map."""
         flow = self._flow
         size = _elements(flow, node)
         return flow.reaches(
@@ -89,7 +89,7 @@ class Position:
         )
 
     def spreads(self, node: fx.Node) -> bool:
-        """Whether a pooled result is brought back to a map (pyramid pooling) instead of gating one."""
+        """Whether a pooled result is resized to a map again (pyramid pooling) instead of gating one."""
         flow = self._flow
         return flow.reaches(
             node,
@@ -106,7 +106,7 @@ def _elements(flow: Flow, node: fx.Node) -> int:
 
 
 def _map_size(flow: Flow, node: fx.Node) -> int | None:
-    """Positions of a map; a vector (N, C) has one, and (N, 1, C) and (N, C, 1, 1) have."""
+    """Positions of a map; a vector (N, C) has one, as have (N, 1, C) and (N, C, 1, 1)."""
     if sum(n > 1 for n in flow.shape(node)[1:]) <= 1:
         return 1
     return flow.positions(node)

@@ -43,7 +43,7 @@ def _is_sum(draft: Draft, node: fx.Node) -> bool:
 
 
 def _terms(draft: Draft, root: fx.Node, inner: set[fx.Node]) -> list[tuple[fx.Node, fx.Node]]:
-    """The terms of a sum of sums, each with the addition that it enters."""
+    """The terms of a sum of sums, each with the addition that it is a term of."""
     found: list[tuple[fx.Node, fx.Node]] = []
     for source in draft.flow.sources(root):
         if len(source.users) == 1 and _is_sum(draft, source):
@@ -127,10 +127,10 @@ def _origin(draft: Draft, node: fx.Node) -> fx.Node:
 
 
 def _surrounds(draft: Draft, start: fx.Node, end: fx.Node, root: fx.Node) -> bool:
-    """`start` -> `end` is a branch with layers of ours, and the sum `root` its outer sum.
+    """Whether `start` -> `end` is a branch with converted layers, and the sum `root` its outer sum.
 
-    A branch that is upsampled from a coarser map is one only if the whole of it stands in the block that
-    makes the sum, whose input is `start`; elsewhere it is a top-down pathway, merged with finer maps once.
+    A branch that is upsampled from a coarser map counts only if all of it is in the block that makes the sum,
+    whose input is `start`; elsewhere it is a top-down pathway, merged with finer maps once.
     """
     region = draft.flow.between(start, end)
     if not any(draft.site_at(node) for node in region):

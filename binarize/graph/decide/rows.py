@@ -98,7 +98,7 @@ def _named(draft: Draft, steps: Iterable[fx.Node]) -> Iterator[str]:
 
 
 def _changed(draft: Draft, output: Output) -> Iterator[fx.Node]:
-    """The activations of an output that the method's own stand in for."""
+    """The activations of an output that are replaced by the method's own."""
     for step in output.steps:
         swap = draft.swaps.get(str(step.target)) if step.op == "call_module" else None
         edit = draft.edits.get((step.meta["owner"], step.meta["step"] or ""))

@@ -25,7 +25,7 @@ class Call:
     Attributes:
         node: of the call.
         flow: of the model.
-        of: the bounds of a node that it is given, per channel only where the result has the channels there.
+        of: gives the bounds of a node, per channel only if the result has its channels in the same place.
     """
 
     node: fx.Node
@@ -50,7 +50,7 @@ class Call:
 
     @property
     def two(self) -> tuple[Interval, Interval]:
-        """Those of the first two arguments."""
+        """The bounds of the first two arguments."""
         return self.value(0), self.value(1, "other")
 
 
@@ -138,7 +138,7 @@ def _smaller(x: Interval, y: Interval) -> Interval:
 
 
 def _extreme(of_two: Callable[[Interval, Interval], Interval]) -> Callable[[Call], Interval]:
-    """Of two tensors, or of the values of one."""
+    """Bounds for two tensors, or for the values of one."""
 
     def rule(call: Call) -> Interval:
         other = call.argument(1, "other")
@@ -183,7 +183,7 @@ def _masked_fill(call: Call) -> Interval:
 
 
 def _cat(call: Call) -> Interval:
-    """Per channel, where it is the channels that are put one behind the other."""
+    """Per channel if the channels are concatenated."""
     given = call.argument(0, "tensors")
     dim, rank = call.flow.channel_dim.get(call.node), len(call.flow.shape(call.node))
     along = call.argument(1, "dim", 0)

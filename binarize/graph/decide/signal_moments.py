@@ -17,15 +17,15 @@ from binarize.graph.decide.draft import Draft, SiteDraft
 from binarize.graph.decide.sign_rules import name_of
 
 _AVERAGED = 0.4
-"""What average pooling by a stride of 2 leaves of the variance (0.25 of noise, 1 of flat maps)."""
+"""The share of the variance that average pooling by a stride of 2 keeps (0.25 of noise, 1 of flat maps)."""
 _INTERPOLATED = 0.6
-"""What linear interpolation leaves of it."""
+"""The share that linear interpolation keeps."""
 _SLOPE = 0.25
-"""Of the methods' own activations below 0, at first."""
+"""Initial slope below 0 of the methods' own activations."""
 _DIVIDE = {"div", "truediv", "idiv", "itruediv", "divide", "true_divide"}
 _INVERT = {"rsqrt", "reciprocal"}
 _LARGEST = 1e30
-"""Where estimates end: products of products grow beyond all bounds in a network that no norm holds."""
+"""The limit of estimates: products of products grow without bound in a network without norms."""
 
 
 class Signal(NamedTuple):
@@ -34,8 +34,8 @@ class Signal(NamedTuple):
     Attributes:
         mean: expected, over channels, positions and samples.
         var: likewise.
-        load: how many bypassed signals are added up in it since the last norm; 0 for what a layer without
-            bypass, a float layer or a norm gives.
+        load: how many bypassed signals are added up in it since the last norm; 0 behind a layer without
+            bypass, a float layer or a norm.
     """
 
     mean: float
@@ -133,7 +133,7 @@ def _product(x: Signal, y: Signal) -> Signal:
 
 
 def _quotient(draft: Draft, node: fx.Node, before: dict[fx.Node, Signal]) -> Signal | None:
-    """Of a quotient or x * rsqrt(y): normalized where y comes from x, as in norms written out; else None."""
+    """The signal of x / y or x * rsqrt(y), normalized if y comes from x (a norm written out); else None."""
     x, y = draft.flow.sources(node)
     if name_of(node) not in _DIVIDE:
         if name_of(x) in _INVERT:
@@ -143,12 +143,12 @@ def _quotient(draft: Draft, node: fx.Node, before: dict[fx.Node, Signal]) -> Sig
     signal, square = before[x], before[x].var + before[x].mean ** 2
     origins = {x, *_computed_from(draft, x, 2)}
     if square == 0 or not origins & _computed_from(draft, y, 6):
-        return signal  # how large the divisor is stays unknown
+        return signal  # the size of the divisor is not known
     return Signal(signal.mean / math.sqrt(square), signal.var / square, 0)
 
 
 def _computed_from(draft: Draft, node: fx.Node, steps: int) -> set[fx.Node]:
-    """The maps that some steps back, layers between them apart, `node` is computed from."""
+    """The maps that `node` is computed from some steps before, without passing a layer."""
     found: set[fx.Node] = set()
     edge = {node}
     for _ in range(steps):

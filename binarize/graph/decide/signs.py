@@ -25,8 +25,8 @@ class Signs:
 
     Args:
         flow: of the model.
-        instead: for a node that will be something else than what was recorded: the node whose value it will
-            have, or where its values will lie; None for the others.
+        instead: for a node that the plan replaces: the node whose value it will have, or the bounds of its
+            new values; None for all other nodes.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Signs:
             node: whose value it is.
             channels: C of the layer that reads it.
             dim: where that layer has the channels: 1 or -1.
-            positive: those in which nothing is 0 either.
+            positive: only channels in which nothing is 0 either.
         """
         found, shape = self._found.get(node, ANYWHERE), self._flow.shape(node)
         same = self._flow.channel_dim.get(node) == dim % max(1, len(shape))
@@ -75,9 +75,9 @@ class Signs:
         return self._function(node) if node.op == "call_function" else ANYWHERE
 
     def _constant(self, node: fx.Node) -> Interval:
-        """Of a tensor of the model by what it holds now, or of one that a forward makes of numbers.
+        """Bounds of a tensor of the model by its current values, or of one that a forward makes from numbers.
 
-        Training may take a parameter anywhere, but it is at the start that a layer must see both signs.
+        Training may move a parameter anywhere, but already at the start a layer must see both signs.
         """
         if "bounds" in node.meta:
             return interval(*node.meta["bounds"])
@@ -145,12 +145,12 @@ def _writes(node: fx.Node) -> bool:
 
 
 def _changed_by_another_name(flow: Flow) -> set[fx.Node]:
-    """Values in whose memory a later step writes by the name of a view of them, or of what they view.
+    """Values whose memory a later step writes to under another name: a view of them, or what they view.
 
-    What a step does to the very tensor that it is given, the recording knows: later steps read its result.
+    Steps that change their own argument are in the recording: later steps read the result.
     """
     tensor: dict[fx.Node, fx.Node] = {}  # the first value that a tensor object held
-    memory: dict[fx.Node, fx.Node] = {}  # the first value in the memory that a tensor looks at
+    memory: dict[fx.Node, fx.Node] = {}  # the first value in the memory of a tensor
     holders: dict[fx.Node, list[fx.Node]] = {}
     changed: set[fx.Node] = set()
     for node in flow.nodes:

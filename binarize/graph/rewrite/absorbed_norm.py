@@ -13,10 +13,10 @@ from binarize.layers.norm import batch_norm
 
 
 def take_over(built: Any, norm: nn.Module, layer: Any) -> None:
-    """Give `built` the norm that stood behind the float layer, with its statistics."""
+    """Give `built` the norm that was behind the float layer, with its statistics."""
     if is_batch_norm(norm):
         taken: Any = built.norm
-        if isinstance(norm, nn.SyncBatchNorm):  # its statistics go over all processes
+        if isinstance(norm, nn.SyncBatchNorm):  # its statistics are those of all processes
             taken = built.norm = nn.SyncBatchNorm(norm.num_features, process_group=norm.process_group)
         elif taken is None:  # a method without a norm of its own
             taken = built.norm = batch_norm(layer.out_channels, dim=1, spatial=len(layer.kernel_size))
@@ -35,8 +35,8 @@ def take_over(built: Any, norm: nn.Module, layer: Any) -> None:
 
 
 def _twin(module: nn.Module) -> nn.Module:
-    """Another object with the same tensors: the first will be replaced wherever it is registered."""
+    """Another object with the same tensors: the original will be replaced wherever it is registered."""
     twin = copy.copy(module)
     twin._parameters = dict(module._parameters)
     twin._buffers = dict(module._buffers)
-    return without_hooks(twin)  # what is put in the first's place has them
+    return without_hooks(twin)  # the replacement of the original has them

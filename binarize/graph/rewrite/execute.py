@@ -37,8 +37,8 @@ def apply(
     The arguments are those of `plan` and `execute`. The copy has the class, methods, training flags and state
     dict prefixes of the model, its float weights as latent weights, and the executed plan as attribute
     `binarize_plan`. Parameters that modules share stay shared and frozen ones stay frozen; what the method
-    adds (quantizers, norms, activations) is trainable. Hooks go on with what replaces their module. A
-    compiled model gives a copy that is not.
+    adds (quantizers, norms, activations) is trainable. Hooks move to the replacement of their module. The
+    copy of a compiled model is not compiled.
 
     Raises:
         ConfigError: as `plan` and `execute`.
@@ -51,7 +51,7 @@ def apply(
 def execute(
     plan: Plan, model: nn.Module, *, copy: bool = True, generator: torch.Generator | None = None
 ) -> nn.Module:
-    """Do what `plan` says; the global random state is left alone.
+    """Carry out `plan`; the global random state is left alone.
 
     Args:
         plan: of this model or of one built alike.
@@ -62,7 +62,7 @@ def execute(
 
     Raises:
         RewriteError: the model is not the one that was planned for.
-        ConfigError: it cannot be copied, or the generator is none of the CPU.
+        ConfigError: it cannot be copied, or the generator is not on the CPU.
     """
     with drawing_from(generator):
         return _executed(plan, model, copy)
@@ -90,7 +90,7 @@ def _disable_fast_paths(model: nn.Module) -> None:
     """Keep torch's transformer layers from reading the float weights of converted children directly."""
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
-            module.activation_relu_or_gelu = 0  # what its forward asks before it takes the fused path
+            module.activation_relu_or_gelu = 0  # what its forward checks before it takes the fused path
         elif isinstance(module, nn.TransformerEncoder):
             module.enable_nested_tensor = module.use_nested_tensor = False
 

@@ -79,7 +79,7 @@ def _free_name(module: nn.Module, name: str) -> str:
 
 
 def _asked_for(module: nn.Module, graph: fx.Graph, signature: Signature) -> set[str]:
-    """Arguments given in the example without which the forward does something else: it asks for None."""
+    """Arguments of the example that the forward tests for None: without them it does something else."""
     asked = set()
     for node in graph.nodes:
         if node.op != "placeholder" or node.target in signature.fixed or node.args != (None,):
@@ -97,7 +97,7 @@ def _asked_for(module: nn.Module, graph: fx.Graph, signature: Signature) -> set[
 
 
 def _steps(graph: fx.Graph, absent: str) -> list[Any]:
-    """What a graph does, as text; None for the argument `absent`."""
+    """The steps of a graph, as text, with None for the argument `absent`."""
     steps = []
     for node in graph.nodes:
         told = map_arg(
@@ -117,7 +117,7 @@ def _guard(graph: fx.Graph, owner: str, signature: Signature, asked: set[str]) -
     for node in placeholders:
         name = str(node.target)
         where = f"{owner or 'forward'}: {name}"
-        with graph.inserting_after(node):  # before something is taken out of it
+        with graph.inserting_after(node):  # before a value is taken out of it
             if name.startswith("**"):
                 given = (dict(signature.constants), list(signature.tensors))
                 graph.call_function(require_extra, (node, *given, where))
@@ -139,7 +139,7 @@ def _edit_node(graph: fx.Graph, node: fx.Node, edit: Edit, module: nn.Module, me
         name = edit.activation.path
         reference = next(module.parameters(), torch.empty(0))
         new = new_activation(edit.activation, method).to(reference.device, reference.dtype)
-        if node.op == "call_module":  # shared by several places, each of which has its own now
+        if node.op == "call_module":  # shared by several places; each gets its own now
             take_hooks(new, module.get_submodule(str(node.target)))
         module.add_module(name, new)
         with graph.inserting_before(node):
@@ -159,7 +159,7 @@ def _edit_node(graph: fx.Graph, node: fx.Node, edit: Edit, module: nn.Module, me
 
 
 def _norm_behind(graph: fx.Graph, node: fx.Node, edit: Edit, module: nn.Module) -> None:
-    """Call a new BatchNorm on the value of a step; all that use it use the norm's result."""
+    """Call a new BatchNorm on the value of a step; all its users read the norm's result."""
     if edit.activation is None:
         raise RewriteError(f"{edit.owner}.{edit.node}: the plan does not describe its norm; plan again.")
     swap, reference = edit.activation, reference_of(module, "")
@@ -172,7 +172,7 @@ def _norm_behind(graph: fx.Graph, node: fx.Node, edit: Edit, module: nn.Module) 
 
 
 def _has_to_stay(module: nn.Module, alone: set[fx.Node], node: fx.Node) -> bool:
-    """Whether a step is wanted even if nothing uses its result; nothing ever used that of those `alone`."""
+    """Whether a step must stay even if nothing uses its result; results of `alone` were never used."""
     if node.op == "call_module":
         return node in alone or has_hooks(module.get_submodule(str(node.target)))
     return acts(node)

@@ -23,7 +23,7 @@ _CONSTANTS = {"inf": float("inf"), "nan": float("nan"), "NoneType": type(None)}
 
 
 def install(module: nn.Module, graph: fx.Graph) -> None:
-    """Let `module` run `graph` as its forward.
+    """Make `module` run `graph` as its forward.
 
     Raises:
         RewriteError: the graph refers to something that cannot be imported by name.

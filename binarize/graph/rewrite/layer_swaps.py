@@ -24,7 +24,7 @@ def swap_layers(
     taken_out: dict[str, nn.Module],
     forms: dict[str, Form],
 ) -> None:
-    """Put the binary layer of each converted row in the place of the float one.
+    """Replace the float layer of each converted row by its binary layer.
 
     Args:
         plan: with the rows.
@@ -54,7 +54,7 @@ def swap_layers(
 
 
 def _tie(built: nn.Module, earlier: nn.Module) -> None:
-    """Share the pieces of one latent weight between two layers that are built of them alike."""
+    """Share the pieces of one latent weight between two layers that are built from the same pieces."""
     layers, others = ([m for m in one.modules() if isinstance(m, BinaryLayer)] for one in (built, earlier))
     if [_cut(layer) for layer in layers] != [_cut(other) for other in others]:
         return  # the plan has a note

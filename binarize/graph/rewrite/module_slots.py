@@ -1,4 +1,4 @@
-"""Where modules are held in a model, so that another can be put in each of these places."""
+"""Where modules are held in a model, so that they can be replaced in each of these places."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from binarize.graph.hooks import take_hooks
 
 
 class Places:
-    """Where each module is held; found once, so that many replacements take no more walks."""
+    """Where each module is held; found once, so that many replacements need one search only."""
 
     def __init__(self, model: nn.Module) -> None:
         self._places: dict[nn.Module, list[tuple[Any, Any]]] = {}
@@ -18,7 +18,7 @@ class Places:
             for name, child in parent._modules.items():
                 if child is not None:
                     self._places.setdefault(child, []).append((parent._modules, name))
-            for value in vars(parent).values():  # lists of layers that a forward goes through
+            for value in vars(parent).values():  # lists of layers that a forward loops over
                 if type(value) in (list, dict):
                     items = enumerate(value) if type(value) is list else value.items()
                     for key, held in items:
@@ -26,7 +26,7 @@ class Places:
                             self._places.setdefault(held, []).append((value, key))
 
     def replace(self, old: nn.Module, new: nn.Module) -> None:
-        """Put `new` wherever `old` is, under all of its names."""
+        """Replace `old` by `new` everywhere, under all of its names."""
         places = self._places.pop(old, [])
         for holder, key in places:
             holder[key] = new

@@ -1,4 +1,4 @@
-"""Norms, activations and layer scale that are modules: replaced as the plan says."""
+"""Norms, activations and layer scale that are modules: replaced according to the plan."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def swap_module(model: nn.Module, swap: Swap, method: Method, places: Places) ->
     """Replace the module that `swap` names.
 
     Raises:
-        RewriteError: the plan asks for a replacement that is not known here.
+        RewriteError: the plan names a replacement that is not known here.
     """
     old: Any = model.get_submodule(swap.path)
     reference = reference_of(model, swap.path)

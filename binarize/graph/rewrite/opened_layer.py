@@ -22,7 +22,7 @@ class OpenedLayer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Of the binary layer."""
+        """The latent weight of the binary layer."""
         return self._modules[self.binary_name].weight  # type: ignore[union-attr, return-value]
 
     @property
@@ -36,7 +36,7 @@ class OpenedLayer(nn.Module):
 
 
 def take_apart(layer: nn.Module, form: Form, name: str) -> nn.Module:
-    """Make `layer` an `OpenedLayer`, in place, with a place for its binary layer.
+    """Make `layer` an `OpenedLayer`, in place, with a slot for its binary layer.
 
     Returns:
         A float layer with its class, parameters and attributes as they were, to build the binary one from.

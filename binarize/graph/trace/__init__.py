@@ -1,1 +1,1 @@
-"""What a model does: its run recorded as a graph, the graphs of its modules, questions about both."""
+"""What a model does: its run recorded as a graph, the graphs of its modules, queries about both."""

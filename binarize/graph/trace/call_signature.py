@@ -1,4 +1,4 @@
-"""What the call of a module's forward says about its arguments, and the arguments of a graph's steps."""
+"""What a call of a module's forward shows about its arguments, and the arguments of a graph's steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONSTANTS = (bool, int, float, str, type(None))
 
 
 def signature_of(module: nn.Module, bound: inspect.BoundArguments) -> tuple[Signature, frozenset[str], str]:
-    """What a call says about the arguments of `module.forward`.
+    """What a call shows about the arguments of `module.forward`.
 
     Returns:
         The signature; the names of arguments that are neither tensors nor lists of them; why such a call
@@ -39,7 +39,7 @@ def signature_of(module: nn.Module, bound: inspect.BoundArguments) -> tuple[Sign
             if strange:
                 odd = f"is given {strange[0]!r} in **{name}, which is neither a tensor nor a plain value"
         elif value is None:
-            odd = f"is given None for {name!r}"  # a forward asks for that, and no symbol is None
+            odd = f"is given None for {name!r}"  # a forward tests for that, and no symbol is None
         elif type(value) in (list, tuple):
             if not all(isinstance(item, Tensor) for item in value):
                 others.append(name)
@@ -56,7 +56,7 @@ def signature_of(module: nn.Module, bound: inspect.BoundArguments) -> tuple[Sign
 
 
 def trace_with_numbers(module: nn.Module, signature: Signature, others: frozenset[str]) -> ModuleGraph:
-    """Trace with numbers among the unused parameters left free, or else fixed at their defaults too."""
+    """Trace with numbers among the unused parameters left free; if that fails, fixed at their defaults."""
     parameters = inspect.signature(type(module).forward).parameters
     free = {n for n in signature.fixed if type(parameters[n].default) in (int, float)}
     if free:
@@ -83,7 +83,7 @@ def plain_values(value: Any, env: dict[fx.Node, Any]) -> Any:
 
 
 def containers(value: Any) -> list[Any]:
-    """The lists and dicts among a call's arguments, inner ones too; its own tuple and dict aside."""
+    """The lists and dicts among a call's arguments, inner ones too; except its own tuple and dict."""
     found: list[Any] = []
     queue = [*value[0], *value[1].values()]
     while queue:
@@ -103,7 +103,7 @@ def tensors(value: Any) -> list[Tensor]:
 
 
 def named_tensors(result: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors that a network gives, each with its path: keys, indices and attribute names.
+    """The tensors that a network returns, each with its path: keys, indices and attribute names.
 
     Looks into lists, tuples, dicts, dataclasses and plain objects, such as detections of one image.
     """
@@ -125,7 +125,7 @@ def named_tensors(result: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def attribute(module: nn.Module, path: str) -> Any:
-    """What a dotted path from a module leads to."""
+    """The object at a dotted path from a module."""
     found: Any = module
     for part in path.split("."):
         found = getattr(found, part)

@@ -15,7 +15,7 @@ _MANY = 10  # of so many modules, at most one was traced: nearly every one faile
 
 
 class _Plain(nn.Module):
-    """What every supported torch traces: a parameter, a child, a sum in place, arguments with defaults."""
+    """A module that every supported torch traces: a parameter, a child, a sum in place, default arguments."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class _Plain(nn.Module):
 
 
 def check_tracing(recording: Recording) -> None:
-    """Where nearly no module could be traced, find out whether it is for them or for the installed torch.
+    """If almost no module could be traced, find out whether the modules or the installed torch is the cause.
 
     Raises:
         TraceError: a module of a few plain steps cannot be traced either.

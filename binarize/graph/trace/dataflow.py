@@ -1,4 +1,4 @@
-"""Questions about a recorded run: what stands in front of and behind a layer, where is the channel dim."""
+"""Queries on a recorded run: what is in front of and behind a layer, where the channel dim is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from binarize.graph.trace.recording import Recording
 from binarize.graph.trace.roles import module_role
 
-# Steps that change where a value stands, not what it is.
+# Steps that change the position of values, not the values.
 LAYOUT = {"layout"}
 # Steps that a signal passes unchanged up to a factor that training sets: layout and dropout.
 PASSIVE = {"layout", "drop"}
@@ -33,7 +33,7 @@ class Flow:
         self.modules = dict(model.named_modules())
         self.parameters = {name for name, _ in model.named_parameters()}
         trained = {name for name, p in model.named_parameters() if p.requires_grad}
-        self._trained = trained or self.parameters  # a model for inference: all of it was
+        self._trained = trained or self.parameters  # a model for inference: all were trained
         names = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
         self._aliased = {id(m) for m in self.modules.values() if names[id(m)] > 1}
         self.calls: dict[str, list[fx.Node]] = {}
@@ -70,11 +70,11 @@ class Flow:
         return module is not None and module_role(module) in ("conv", "linear")
 
     def source(self, node: fx.Node) -> fx.Node | None:
-        """The first tensor that a node computes with, parameters aside."""
+        """The first tensor that a node computes with, except parameters."""
         return next((n for n in node.all_input_nodes if not n.meta["constant"]), None)
 
     def sources(self, node: fx.Node) -> list[fx.Node]:
-        """All tensors that a node computes with, parameters aside."""
+        """All tensors that a node computes with, except parameters."""
         return [n for n in node.all_input_nodes if not n.meta["constant"]]
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
@@ -117,7 +117,7 @@ class Flow:
         return found
 
     def only_user(self, node: fx.Node, through: Iterable[str]) -> fx.Node | None:
-        """The nearest consumer of `node` whose role is not in `through`, if there is just one on the way."""
+        """The nearest consumer of `node` whose role is not in `through`, if there is exactly one."""
         roles = set(through)
         while len(node.users) == 1:
             node = next(iter(node.users))
@@ -126,7 +126,7 @@ class Flow:
         return None
 
     def consumers(self, node: fx.Node, through: Iterable[str]) -> list[fx.Node]:
-        """The nearest consumers of `node` whose roles are not in `through`, on all ways."""
+        """The nearest consumers of `node` whose roles are not in `through`, on all paths."""
         roles = set(through)
         found: list[fx.Node] = []
         seen: set[fx.Node] = set()
@@ -145,7 +145,7 @@ class Flow:
     def reaches(
         self, node: fx.Node, wanted: Callable[[fx.Node], bool], stop: Callable[[fx.Node], bool]
     ) -> bool:
-        """Whether some consumer of `node`, direct or not, is `wanted`, looking no further than `stop`."""
+        """Whether `wanted` holds for a direct or indirect consumer of `node`; the search ends at `stop`."""
         seen: set[fx.Node] = set()
         queue = list(node.users)
         while queue:
@@ -160,7 +160,7 @@ class Flow:
         return False
 
     def between(self, start: fx.Node, end: fx.Node) -> set[fx.Node]:
-        """All nodes on ways from `start` to `end`, without `start`; empty if there is no way."""
+        """All nodes on paths from `start` to `end`, without `start`; empty if there is no path."""
         low = self.order[start]
         up: set[fx.Node] = set()
         queue = [end]
@@ -182,7 +182,7 @@ class Flow:
     # -- channel dims -------------------------------------------------------------------------------
 
     def _channel_dim(self, node: fx.Node) -> int | None:
-        """Where the channels of a node's result are: the one thing a shape does not tell."""
+        """The channel dim of a node's result, which cannot be seen from its shape."""
         shape, role = self.shape(node), self.role(node)
         if node.op in ("placeholder", "output"):
             return 1 if len(shape) >= 3 else len(shape) - 1 if shape else None
@@ -218,7 +218,7 @@ def _through_layout(node: fx.Node, dim: int, before: tuple[int, ...], after: tup
         )
         order = [int(d) % rank for d in given]  # type: ignore[union-attr, arg-type]
         return order.index(dim)
-    if name == "__get__":  # x.mT and the like; only .data leaves everything where it is
+    if name == "__get__":  # x.mT and the like; only .data leaves every dim where it is
         return dim if getattr(node.target, "__self__", None) is Tensor.data else None  # type: ignore[comparison-overlap]
     if name in ("transpose", "swapaxes", "swapdims") and len(node.args) == 3:
         a, b = (int(d) % rank for d in node.args[1:3])  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Convolution and linear subclasses whose forward does more than a layer: the layer among its steps.
+"""Convolution and linear subclasses whose forward does more than a layer: finding the layer among its steps.
 
 A norm, an activation or a slice inside such a forward are steps of the network like those of any module. The
 function that is called with the layer's weight is the layer; padding in front of it belongs to it.
@@ -54,7 +54,7 @@ def find_layer_step(graph: fx.Graph, layer: nn.Module) -> LayerStep:
     """The layer in `graph`, its own forward's.
 
     Raises:
-        TraceError: the weight is not applied once and as it is.
+        TraceError: the weight is not applied unchanged and exactly once.
     """
     step, given = _step(graph)
     bias = given.get("bias")
@@ -65,7 +65,7 @@ def find_layer_step(graph: fx.Graph, layer: nn.Module) -> LayerStep:
             if _is_attribute(node, name) and not all(
                 user is step or _only_reads(user) for user in node.users
             ):
-                raise TraceError(f"its forward computes with its {name} beside applying it")
+                raise TraceError(f"its forward uses its {name} for more than applying it")
     plain = {name: value for name, value in given.items() if name not in ("input", "weight", "bias")}
     if any(isinstance(n, fx.Node) for n in map_aggregate(list(plain.values()), lambda v: v)):
         raise TraceError("the stride or padding of its convolution depends on its input")
@@ -87,9 +87,9 @@ def _step(graph: fx.Graph) -> tuple[fx.Node, dict[str, Any]]:
             if _is_attribute(given.get("weight"), "weight"):
                 found.append((node, given))
     if len(found) != 1:
-        raise TraceError("its forward does not apply its weight as it is, once")
+        raise TraceError("its forward does not apply its weight unchanged and exactly once")
     if not isinstance(found[0][1].get("input"), fx.Node):
-        raise TraceError("its forward does not apply its weight to what it is given")
+        raise TraceError("its forward does not apply its weight to its input")
     return found[0]
 
 
@@ -98,14 +98,14 @@ def _is_attribute(node: Any, name: str) -> bool:
 
 
 def _only_reads(node: fx.Node) -> bool:
-    """Whether a step asks for a shape, a dtype or a device."""
+    """Whether a step reads a shape, a dtype or a device."""
     if node.op == "call_method":
         return node.target in _READS
     return node.target is getattr and len(node.args) > 1 and node.args[1] in _READS
 
 
 def _pads(value: fx.Node, own: Pads, layer: nn.Module, form: Form) -> tuple[tuple[str, ...], Pads, str]:
-    """The steps of padding right in front that are the layer's, and what they come to with its own."""
+    """The padding steps directly in front that belong to the layer, and their sum with its own padding."""
     names: list[str] = []
     steps: list[tuple[list[int], str]] = []
     pads, mode = padded([], own, layer)
@@ -124,7 +124,7 @@ def _pads(value: fx.Node, own: Pads, layer: nn.Module, form: Form) -> tuple[tupl
 
 
 def _padding(node: fx.Node, layer: nn.Module) -> tuple[list[int], str] | None:
-    """The amounts, in the order of F.pad, and the mode, if `node` pads in a way that layers do."""
+    """The amounts, in the order of F.pad, and the mode, if `node` pads as layers can."""
     if not node.args or not isinstance(node.args[0], fx.Node):
         return None
     if node.op == "call_module":
@@ -146,5 +146,5 @@ def _padding(node: fx.Node, layer: nn.Module) -> tuple[list[int], str] | None:
     if given.get("value") or isinstance(mode, fx.Node):
         return None
     if not isinstance(amounts, (tuple, list)) or not all(type(n) is int for n in amounts):
-        raise TraceError("its forward pads by the size of its input, in a way that is not known here")
+        raise TraceError("its forward pads by the size of its input, by a rule that is not known here")
     return list(amounts), mode

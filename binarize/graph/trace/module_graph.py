@@ -1,7 +1,7 @@
 """One module's own forward as a torch.fx graph, its children being single calls.
 
-A network is traced module by module: data-dependent control flow in one of them hides nothing of the
-others, and only the smallest module whose forward must change is ever rewritten.
+A network is traced module by module: data-dependent control flow in one of them does not affect the others,
+and only the smallest module whose forward must change is ever rewritten.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LIST_CHANGES = {"append", "extend", "insert", "pop", "remove", "clear", "update
 
 @dataclass(frozen=True, kw_only=True)
 class Signature:
-    """What a graph takes for granted about the arguments of its module's forward.
+    """What a graph assumes about the arguments of its module's forward.
 
     Attributes:
         fixed: parameters that no call passes; the graph holds for their default values only.
@@ -54,7 +54,7 @@ class ModuleGraph:
 
     Attributes:
         graph: children are `call_module`; `self.training` is read when the graph runs.
-        signature: what it takes for granted.
+        signature: what it assumes about arguments.
     """
 
     graph: fx.Graph
@@ -78,10 +78,10 @@ class _ModuleTracer(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
-        """A placeholder per parameter of forward; those of `fixed` are there, but their default is used.
+        """A placeholder per parameter of forward; those of `fixed` are included, but their default is used.
 
-        Lists are lists of proxies, for forwards ask whether they are, and loop over them. Behind the first
-        parameter that no call passes, all others go by name: decorators look for them there.
+        Lists are lists of proxies, because forwards check their type and loop over them. Behind the first
+        parameter that no call passes, all others are passed by name: decorators look for them there.
         """
         positional: list[Any] = [self.root]
         keyword: dict[str, Any] = {}
@@ -117,22 +117,22 @@ class _ModuleTracer(fx.Tracer):
             else:
                 positional.append(value)
 
-        def forward(*values):  # a plain function without annotations: fx reads them, of no other callable
+        def forward(*values):  # a plain function without annotations: fx reads those of a plain function only
             return root_fn(*values, **keyword)
 
         return forward, positional
 
     def _tensor(self, value: Any) -> Any:
-        """A value of which forwards may ask whether it is a tensor."""
+        """A value for which forwards may check whether it is a tensor."""
         value.stands_for_tensor = True
         return value
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """A value that does in place what tensors do, and refuses what they would answer otherwise."""
+        """A value that changes in place as tensors do, and refuses what tensors would answer differently."""
         return Value(node, self)
 
     def create_proxy(self, *args: Any, **kwargs: Any) -> fx.Proxy:
-        """A step; a graph does not hold what context it stood in."""
+        """A step; a graph does not hold the context around it."""
         if not torch.is_grad_enabled():
             raise TraceError("its forward switches gradients off for some of its steps")
         return super().create_proxy(*args, **kwargs)
@@ -158,7 +158,7 @@ def trace_module(
 
     Args:
         module: left as it is.
-        signature: what to take for granted about its arguments.
+        signature: what to assume about its arguments.
         others: names of arguments that are neither tensors nor of `signature`.
 
     Raises:
@@ -184,7 +184,7 @@ def for_both_modes(module: nn.Module, graph: ModuleGraph) -> ModuleGraph:
 
 
 def _random_states() -> tuple[Any, ...]:
-    """States of the generators that a forward may draw from outside of its steps."""
+    """States of the generators that a forward may draw from while it is traced."""
     numpy = sys.modules.get("numpy")
     drawn = () if numpy is None else (numpy.random.get_state()[1].tobytes(), numpy.random.get_state()[2])
     return bytes(torch.get_rng_state().numpy()), random.getstate(), drawn
@@ -192,7 +192,7 @@ def _random_states() -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def _mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """The flags of the module and of those inside, which its forward may read too."""
+    """The training flags of the module and of those inside, which its forward may read too."""
     before = [(inner, inner.training) for inner in module.modules()]
     try:
         for inner, _ in before:
@@ -219,7 +219,7 @@ def _trace(
                 raise TraceError(f"its forward stores {name!r} outside of the module")
             _refuse_changed_lists(graph, tracer.given)
             if random_states is not None and random_states != _random_states():
-                raise TraceError("its forward draws random numbers to choose its way")
+                raise TraceError("its forward draws random numbers to choose its path")
             graph.eliminate_dead_code(is_impure_node=acts)
         except TraceError:
             raise
@@ -230,23 +230,23 @@ def _trace(
 
 
 def _refuse_traces_left(module: nn.Module, snapshot: Snapshot, written: list[int]) -> None:
-    """What a forward does beside its steps is done once, while it is traced, and lost in the graph."""
+    """Refuse side effects of a forward: they happen once, while it is traced, and are lost in the graph."""
     if (place := snapshot.changed_place()) is not None:
         where = "the module" if place.holder is module else f"its {type(place.holder).__name__}"
         raise TraceError(f"its forward stores {place.name!r} on {where}")
     if written or snapshot.changed_tensors():
-        raise TraceError("its forward changes tensors in a way that no graph holds")
+        raise TraceError("its forward changes tensors by more than the steps of a graph")
 
 
 def _refuse_contexts(module: nn.Module) -> None:
-    """A graph holds steps, not the contexts that they stood in; gradients are seen to by `create_proxy`."""
+    """A graph holds steps, not the contexts around them; `create_proxy` checks those of gradients."""
     code = getattr(type(module).forward, "__code__", None)
     if code is not None and "autocast" in code.co_names:
         raise TraceError("its forward switches autocast for some of its steps")
 
 
 def acts(node: fx.Node) -> bool:
-    """Whether a step does something beside giving a result, and has to stay even if nothing uses that."""
+    """Whether a step has a side effect, and must stay even if nothing uses its result."""
     if node.op in ("placeholder", "output", "call_module"):
         return True
     name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
@@ -256,7 +256,7 @@ def acts(node: fx.Node) -> bool:
 
 
 def _refuse_changed_lists(graph: fx.Graph, given: list[tuple[list[Any], list[Any]]]) -> None:
-    """A list that a caller passed is a fresh one in every run of a graph: changing it would be lost."""
+    """A list from a caller is a new one in every run of a graph: changes of it would be lost."""
     for now, before in given:
         if not same_items(now, before):
             raise TraceError("its forward changes a list that it is given")

@@ -1,7 +1,8 @@
-"""What forwards keep outside of the model: in their classes, in globals, in default arguments, in caches.
+"""State that forwards keep outside of the model: in classes, globals, default arguments and caches.
 
-A run on fake tensors, or a trace with symbols, leaves such values there, and the model's next run meets them.
-Found are the names that the methods of modules, and the functions that they call by name, have in their code.
+A run on fake tensors, or a trace with symbols, leaves its values there, and the model's next run would use
+them. The search covers the names in the code of the modules' methods and of the functions that they call by
+name.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from binarize.graph.trace.preserve_state import FOREIGN, refill, same_content
 _FOREIGN = FOREIGN | {"builtins", "typing", "collections", "functools", "math", "inspect"}
 _CONTAINERS = (dict, list, set, deque)
 _CACHES: Any = functools._lru_cache_wrapper
-_MADE = ("__init__", "__call__")  # what runs of a class that a forward makes an object of
+_MADE = ("__init__", "__call__")  # methods that run when a forward makes an object of a class
 _MISSING = object()
 
 
@@ -28,7 +29,7 @@ class Outside:
     """Class attributes, globals, containers among them and caches of functions that forwards can reach.
 
     Args:
-        modules: whose forwards run; of torch's own nothing is looked at.
+        modules: whose forwards run; those of torch are skipped.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
@@ -39,13 +40,13 @@ class Outside:
         self._seen: set[int] = set()
         self._queue: list[tuple[Any, type]] = []
         for cls in {type(module) for module in modules}:
-            own = () if _is_foreign(cls) else vars(cls).keys() - {"__init__"}  # of its bases: what these name
+            own = () if _is_foreign(cls) else vars(cls).keys() - {"__init__"}  # bases: what it uses
             self._class(cls, {"forward", *own})
         while self._queue:
             self._look(*self._queue.pop())
 
     def changed(self) -> str:
-        """The name of a class attribute or global that is another value now, or holds others; or nothing."""
+        """The name of a class attribute or global that was replaced or whose content changed; or nothing."""
         for cls, before in self._classes.items():
             if names := _differing(vars(cls), before):
                 return names[0]
@@ -56,7 +57,7 @@ class Outside:
         return next((type(now).__name__ for now, before in held if not same_content(now, before)), "")
 
     def restore(self) -> None:
-        """Give everything back, and empty the caches that were filled."""
+        """Restore everything, and empty the caches that were filled."""
         for cls, before in self._classes.items():
             for name in _differing(vars(cls), before):
                 if name in before:
@@ -84,7 +85,7 @@ class Outside:
             self._queue += [(vars(base)[name], cls) for name in names if name in vars(base)]
 
     def _look(self, value: Any, cls: type) -> None:
-        """Note a value that code can reach, and what is reached by it; `cls` is that of its `self`."""
+        """Note a value that code can reach, and all that it leads to; `cls` is the class of its `self`."""
         if isinstance(value, (staticmethod, classmethod, types.MethodType)):
             value = value.__func__
         elif isinstance(value, property):
@@ -121,7 +122,7 @@ class Outside:
         self._in(function.__globals__, names, cls)
 
     def _in(self, held: dict[str, Any], names: set[str], cls: type) -> None:
-        """Note globals of these names: in the file of a function, or in one that it calls functions of."""
+        """Note globals of these names: in the module of a function, or in one whose functions it calls."""
         for name in names:
             value = held.get(name, _MISSING)
             if (id(held), name) in self._globals:
@@ -136,7 +137,7 @@ class Outside:
 
 
 def _differing(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """The names, those of Python itself aside, that do not stand for what they did."""
+    """The names, except those of Python itself, whose values have changed."""
     names = {**before, **now}
     same = (n for n in names if now.get(n, _MISSING) is before.get(n, _MISSING))
     return [n for n in names.keys() - set(same) if not n.startswith("__")]
@@ -156,7 +157,7 @@ def _is_foreign(value: Any) -> bool:
 
 @contextlib.contextmanager
 def outside_kept(modules: Iterable[nn.Module]) -> Iterator[Outside]:
-    """Give back what the forwards of `modules` keep outside of them.
+    """Restore the state that the forwards of `modules` keep outside of them.
 
     Args:
         modules: as of `Outside`.

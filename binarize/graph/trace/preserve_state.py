@@ -1,4 +1,4 @@
-"""Running a model without leaving a trace on it: what its forwards change comes back, random states too."""
+"""Running a model without changing it: what its forwards change is restored, random states too."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 from binarize.random_state import same_random_state
 
 FOREIGN = {"torch", "numpy", "binarize", "logging", "threading", "multiprocessing", "concurrent", "asyncio"}
-"""Packages whose objects are not looked into, where they are no modules, tensors or generators."""
-_DEEPEST = 3  # objects in objects: what is further away is no part of a model
+"""Packages whose objects are not searched, unless they are modules, tensors or generators."""
+_DEEPEST = 3  # objects in objects: deeper ones are not part of a model
 
 
 class Place(NamedTuple):
@@ -42,7 +42,7 @@ class _Tensor:
     hooked: dict[Any, Any]
 
     def moved(self) -> bool:
-        """Whether the tensor is not the memory that it was."""
+        """Whether the tensor has other memory than before."""
         now: Any = self.tensor
         then: Any = self.data
         if then is None:
@@ -96,7 +96,7 @@ class Snapshot:
         self._memory: dict[int, _Memory] = {}
         self._arrays: list[tuple[Any, Any]] = []
         self._generators: list[tuple[Any, Any]] = []
-        self._seen: dict[int, Any] = {}  # holds what it saw, or another object could get its number
+        self._seen: dict[int, Any] = {}  # keeps the objects alive, so that no other object gets the same id
         with _bare():
             self._look(roots)
 
@@ -156,7 +156,7 @@ class Snapshot:
         grad = value.grad if value.is_leaf else None
         try:
             data = value.data
-        except Exception:  # whatever a class of tensors has in its place
+        except Exception:  # whatever a class of tensors has instead
             data = None
         attributes, hooks = dict(value.__dict__), value._backward_hooks
         self._tensors.append(
@@ -192,7 +192,7 @@ class Snapshot:
             self.keep(key)
 
     def changed_place(self) -> Place | None:
-        """An attribute that is not, or does not hold, what it was and held; None without one."""
+        """An attribute that was replaced or whose content changed; None if there is none."""
         for held, before, holder in self._attributes:
             if not _same_attributes(held, before):
                 return Place(
@@ -219,7 +219,7 @@ class Snapshot:
         return (held.tensor for held in self._tensors if held.storage == key)
 
     def replaced(self) -> Iterator[tuple[nn.Module, str]]:
-        """Parameters and buffers in whose place there is another one, or none."""
+        """Parameters and buffers that were replaced or removed."""
         contents = {id(container): before for container, before, _ in self._containers}
         for held, before, holder in self._attributes:
             if not isinstance(holder, nn.Module):
@@ -230,7 +230,7 @@ class Snapshot:
                 yield from ((holder, name) for name, t in was if now.get(name) is not t)
 
     def restore(self) -> None:
-        """Give everything back."""
+        """Restore everything."""
         for held, before, _ in self._attributes:
             if not _same_attributes(held, before):
                 held.clear()
@@ -279,13 +279,13 @@ def _storage(tensor: Tensor) -> tuple[int | None, torch.UntypedStorage | None]:
 
 @contextlib.contextmanager
 def _bare() -> Iterator[None]:
-    """Without the modes that write runs down or fake them."""
+    """Without the modes that record runs or fake them."""
     with _disable_current_modes(), torch._C.DisableTorchFunction():
         yield
 
 
 def _bytes(storage: torch.UntypedStorage) -> Tensor:
-    """A tensor of bytes in that memory: what is done to it moves no version counter of another tensor."""
+    """A tensor of bytes in that memory: writing to it changes no version counter of another tensor."""
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)  # type: ignore[call-overload]
 
 
@@ -301,7 +301,7 @@ def _same_attributes(held: dict[str, Any], before: dict[str, Any]) -> bool:
 
 
 def same_content(container: Any, before: Any) -> bool:
-    """Whether a container holds what was noted of it: the items of a dict, the list of what others hold."""
+    """Whether a container still holds its noted content: the items of a dict, the elements of others."""
     if len(container) != len(before):
         return False
     if isinstance(container, dict):
@@ -313,7 +313,7 @@ def same_content(container: Any, before: Any) -> bool:
 
 
 def refill(container: Any, before: Any) -> None:
-    """Give a container back what it held, past what its class may do to those who change it."""
+    """Restore the content of a container, without calling its class, which may react to changes."""
     if isinstance(container, dict):
         kind: Any = OrderedDict if isinstance(container, OrderedDict) else dict
         kind.clear(container)
@@ -344,10 +344,10 @@ def same_items(a: Any, b: Any) -> bool:
 
 @contextlib.contextmanager
 def untouched(*roots: Any) -> Iterator[Snapshot]:
-    """Give objects back all that they held, and the global random generators their states.
+    """Restore all that objects held, and the states of the global random generators.
 
     Args:
-        roots: as of `Snapshot`; values of tensors come back where they were kept.
+        roots: as of `Snapshot`; values of tensors are restored where they were kept.
     """
     with same_random_state():
         snapshot = Snapshot(*roots)
@@ -356,7 +356,7 @@ def untouched(*roots: Any) -> Iterator[Snapshot]:
         finally:
             try:
                 snapshot.restore()
-            except KeyboardInterrupt:  # may be done again from the start
+            except KeyboardInterrupt:  # can be repeated from the start
                 snapshot.restore()
                 raise
 
@@ -375,7 +375,7 @@ def quiet(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the time being; each module's own flag comes back."""
+    """Evaluation mode meanwhile; each module's own flag is restored."""
     flags = [(module, module.training) for module in model.modules()]
     try:
         model.eval()

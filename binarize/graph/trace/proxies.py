@@ -1,4 +1,4 @@
-"""The values of a module's own trace: they record what is done to them and refuse what cannot be recorded."""
+"""The values in a module's own trace: they record operations and refuse those that cannot be recorded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.fx.proxy import Attribute
 from binarize.errors import TraceError
 from binarize.graph import forward_helpers
 
-# Who may ask for a value's class without being told what the user's code would be told.
+# Callers that see a value's real class, unlike the user's code.
 _INTERNAL = (
     "torch.fx",
     "torch.overrides",
@@ -35,7 +35,7 @@ class _Honest:
             frame = frame.f_back
         if frame.f_globals.get("__name__", "").startswith(_INTERNAL):
             return type(self)
-        if "isinstance" not in frame.f_code.co_names:  # a function of torch that is given this value asks
+        if "isinstance" not in frame.f_code.co_names:  # a function of torch that gets this value checks it
             return type(self)
         if self.stands_for_tensor:
             return Tensor
@@ -49,7 +49,7 @@ class Value(_Honest, fx.Proxy):
         return ValueAttribute(self, k)
 
     def __bool__(self) -> bool:
-        """Whether a map is empty can be told: a graph is for maps that are not."""
+        """Whether a map is empty is known: a graph is for maps that are not."""
         empty = _asks_for_emptiness(self.node)
         return super().__bool__() if empty is None else empty
 
@@ -84,7 +84,7 @@ class ValueAttribute(_Honest, Attribute):
 
 
 def _asks_for_emptiness(node: fx.Node) -> bool | None:
-    """The answer of a tensor that has elements to `x.numel() == 0` and the like; None for other questions."""
+    """The result of `x.numel() == 0` and the like for a tensor with elements; None for other comparisons."""
     answers = {"eq": False, "le": False, "ne": True, "gt": True}
     name = getattr(node.target, "__name__", "")
     if node.op != "call_function" or name not in answers or len(node.args) != 2:

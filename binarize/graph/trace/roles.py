@@ -1,4 +1,4 @@
-"""What a module or function is to the engine: convolution, norm, activation, gate, layout..."""
+"""The role of a module or function in the engine: convolution, norm, activation, gate, layout..."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ GATES = {
 DROPS = {"DropPath", "StochasticDepth", "DropBlock2d", "PatchDropout"}
 SCALES = {"LayerScale", "LayerScale2d"}
 OWN_ACTIVATIONS = (BiasPReLU, Maxout)
-"""Those that conversions bring."""
-# Not torch.nn norms by inheritance, but norms by what they do.
+"""Activations that conversions add."""
+# Not subclasses of torch.nn norms, but norms by what they compute.
 NORMS = {"FrozenBatchNorm2d", "FrozenBatchNormAct2d", "RmsNorm", "RmsNorm2d", "SimpleNorm", "SimpleNorm2d"}
 RESPONSE_NORMS = {"GlobalResponseNorm", "GRN"}
 _NORM_BASES = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm)
@@ -108,13 +108,13 @@ _FUNCTIONS: dict[str, Role] = {
 def module_role(module: nn.Module) -> Role | None:
     """The role of a module that is one step to the engine, or None for a container.
 
-    A class can say its own role as `binarize_role`.
+    A class can set its own role as `binarize_role`.
     """
     own: Role | None = getattr(type(module), "binarize_role", None)
     if own is not None:
         return own
     name = type(module).__name__
-    named = "" if _holds_layers(module) else name  # what holds layers is only called like one of these steps
+    named = "" if _holds_layers(module) else name  # a container may have a step's name
     if isinstance(module, (nn.modules.conv._ConvNd,)):
         return "conv"
     if isinstance(module, nn.Linear):
@@ -145,9 +145,9 @@ def module_role(module: nn.Module) -> Role | None:
 
 
 def known_class(module: nn.Module) -> type[nn.Module]:
-    """The class that a module has for its users: a class can say of itself for which one it stands.
+    """The class that a module has for its users: a class can name the one that it stands for.
 
-    `deploy` changes classes, as `binarize_stands_for` tells.
+    `deploy` changes classes, and sets `binarize_stands_for`.
     """
     return getattr(type(module), "binarize_stands_for", type(module))
 

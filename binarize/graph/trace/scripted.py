@@ -11,7 +11,7 @@ import torch
 
 @contextlib.contextmanager
 def scripted_calls(step: Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]) -> Iterator[None]:
-    """Have every call of a scripted function made by `step(function, original, args, kwargs)` meanwhile."""
+    """Meanwhile, replace every call of a scripted function by `step(function, original, args, kwargs)`."""
     cls: Any = torch.jit.ScriptFunction
     original = cls.__call__
 

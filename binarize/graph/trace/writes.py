@@ -1,4 +1,4 @@
-"""Seeing what a run writes to the tensors of a snapshot, before it does."""
+"""Noticing what a run writes to the tensors of a snapshot, before it is written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LENDS_MEMORY = {
     *("numpy", "__array__", "untyped_storage", "storage", "_typed_storage", "data_ptr"),
     *("__dlpack__", "share_memory_", "__cuda_array_interface__"),
 }
-"""Functions that hand out the memory itself: what is done to it then is no operation of torch."""
+"""Functions that give access to the memory itself: later changes of it are not operations of torch."""
 _SETTERS: dict[Any, str] = {
     getattr(Tensor, name).__set__: name for name in ("data", "grad", "requires_grad", "real", "imag")
 }
@@ -32,7 +32,7 @@ class _Lent(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") in _LENDS_MEMORY and args:
             given = args[0]
-            # no isinstance: symbols of a trace refuse to say what they are
+            # no isinstance: symbols of a trace refuse to give their type
             key = self._snapshot.holds(given) if issubclass(type(given), Tensor) else None
             if key is not None:
                 self._snapshot.keep(key)
@@ -78,7 +78,7 @@ class _Writes(TorchDispatchMode):
 
 @functools.cache
 def _written(func: Any) -> tuple[tuple[int, ...], tuple[str, ...], bool]:
-    """The arguments that an operation writes to, by place and by name, and whether it is sure to."""
+    """The arguments that an operation writes to, by position and by name, and whether it certainly does."""
     schema = getattr(func, "_schema", None)
     if schema is None:  # a higher-order one
         return (), (), False
@@ -86,7 +86,7 @@ def _written(func: Any) -> tuple[tuple[int, ...], tuple[str, ...], bool]:
     said = [(i, a.name) for i, a in arguments if a.alias_info is not None and a.alias_info.is_write]
     if said:
         return tuple(i for i, _ in said), tuple(n for _, n in said), True
-    if "batch_norm" in schema.name:  # moves running statistics in training, which its schema does not say
+    if "batch_norm" in schema.name:  # changes running statistics in training, which its schema does not say
         said = [(i, a.name) for i, a in arguments if a.name in ("running_mean", "running_var")]
     return tuple(i for i, _ in said), tuple(n for _, n in said), False
 
@@ -104,8 +104,8 @@ def watching(snapshot: Snapshot, report: Callable[[int], None]) -> Iterator[None
     """Keep the values of tensors before they are written to.
 
     Args:
-        snapshot: of the tensors; the rest is not looked at.
-        report: is given the number (see `Snapshot.holds`) of each piece of memory that is written to.
+        snapshot: of the tensors; other tensors are ignored.
+        report: is called with the number (see `Snapshot.holds`) of each piece of memory that is written to.
     """
     with _Lent(snapshot), _Writes(snapshot, report):
         yield
