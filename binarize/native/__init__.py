@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 _MODULES = {
     "convolution": ("conv", "conv_int", "conv_scaled"),
     "epilogue": ("Activation", "Epilogue", "Tail"),
-    "library": ("Features", "available", "features", "peak", "set_isa"),
+    "instruction_set": ("peak", "set_isa"),
+    "library": ("Features", "available", "features"),
     "packing": (
         "channel_sums",
         "pack",

@@ -20,7 +20,7 @@ from torch import nn
 import binarize
 from binarize.errors import ConfigError, FormatError
 from binarize.files import create_timm, load, load_checkpoint, read_header, save
-from binarize.files.header import _checksum
+from binarize.files.checksum import checksum
 
 _MOST = 400_000_000  # bytes that may come to the largest memory of the process; the files have 100 kB
 FORMATS = ["latent", "packed"]
@@ -145,7 +145,7 @@ def _resealed(data: bytes, change: Callable[[dict[str, Any]], None], target: Pat
 
     change(entry)
     signed = {name: value for name, value in entry.items() if name != "sha256"}
-    entry["sha256"] = _checksum(signed, read(target).tensors)
+    entry["sha256"] = checksum(signed, read(target).tensors)
     header["__metadata__"]["binarize"] = json.dumps(entry)
     return _joined(header, rest)
 
