@@ -165,7 +165,8 @@ def test_new_values_of_an_activation_that_was_taken_over(how: str) -> None:
         torch.testing.assert_close(owner(x), owner.followed(owner.reference(x)), rtol=1e-5, atol=1e-5)
 
 
-def _answer(queue: Any, back: Any) -> None:
+def _answer(queue: Any, back: Any, threads: int) -> None:
+    torch.set_num_threads(threads)  # sums of floats depend on it
     model, x = queue.get()
     with torch.no_grad():
         back.put(model(x).numpy())
@@ -179,7 +180,7 @@ def test_parent_and_child_compute_the_same() -> None:
     queue, back = context.Queue(), context.Queue()
     with torch.no_grad():
         expected = packed(x)
-        process = context.Process(target=_answer, args=(queue, back))
+        process = context.Process(target=_answer, args=(queue, back, torch.get_num_threads()))
         process.start()
         queue.put((packed, x))
         answers = [packed(x) for _ in range(50)]  # while the queue's thread moves the tensors
