@@ -112,7 +112,7 @@ class BinaryLayer(nn.Module):
 
     def _set_up(self, recipe: LayerRecipe, site: Site, *, norm: bool, bypass: bool) -> None:
         """Set up all parts that the float class does not have."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define _set_up()")
 
     def _assemble(self, recipe: LayerRecipe, site: Site, *, norm: bool, bypass: Bypass | None) -> None:
         self.quantizer = recipe.quantizer()
