@@ -7,6 +7,7 @@ import gc
 import io
 import multiprocessing
 import pickle
+import threading
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -175,15 +176,35 @@ def _answer(queue: Any, back: Any, threads: int) -> None:
 @pytest.mark.slow
 def test_parent_and_child_compute_the_same() -> None:
     _, packed = deployed("bidense")
-    x = torch.rand(1, 3, 32, 32)
+    x, maps = torch.rand(1, 3, 32, 32), torch.randn(1, 16, 8, 8)
     context = multiprocessing.get_context("spawn")
     queue, back = context.Queue(), context.Queue()
     with torch.no_grad():
-        expected = packed(x)
+        expected, of_layer = packed(x), packed.a(maps)
         process = context.Process(target=_answer, args=(queue, back, torch.get_num_threads()))
         process.start()
         queue.put((packed, x))
-        answers = [packed(x) for _ in range(50)]  # while the queue's thread moves the tensors
+        # While the queue's thread moves the tensors, packed layers read memory of their own. Torch's float
+        # layers do not: theirs can be freed under a call, in float networks as well.
+        answers = [packed.a(maps) for _ in range(50)]
         other = torch.from_numpy(back.get(timeout=120))
         process.join()
-        assert all(torch.equal(answer, expected) for answer in [*answers, packed(x), other])
+        assert all(torch.equal(answer, of_layer) for answer in answers)
+        assert all(torch.equal(answer, expected) for answer in (packed(x), other))
+
+
+def test_packed_layers_while_a_thread_moves_their_memory() -> None:
+    _, packed = deployed("bidense", granularity="layer")
+    x = torch.randn(1, 16, 8, 8)
+    with torch.no_grad():
+        for name in ("a", "depth", "up"):
+            expected = packed.get_submodule(name)(x)
+            for _ in range(30):
+                layer = copy.deepcopy(packed.get_submodule(name))
+                layer(x)
+                mover = threading.Thread(target=MOVES["by descriptor"], args=(layer,))
+                mover.start()
+                answers = [layer(x)]
+                while mover.is_alive():
+                    answers.append(layer(x))
+                assert all(torch.equal(answer, expected) for answer in [*answers, layer(x)])
