@@ -18,7 +18,7 @@ from torch.nn import functional as F
 import binarize
 from binarize.errors import ConfigError, RewriteError
 from binarize.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLayer
-from binarize.methods.build import own_form
+from binarize.methods.float_layer import own_form
 from binarize.methods.forms import computed
 
 C = 8

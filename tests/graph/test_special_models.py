@@ -443,11 +443,11 @@ def test_model_that_cannot_be_copied_is_told() -> None:
 def test_layers_whose_weights_are_no_float_tensors_are_kept() -> None:
     net = chain()
     net[4].weight = nn.Parameter(torch.ones(8, 8, 3, 3, dtype=torch.int8), requires_grad=False)
-    reason = binarize.methods.build.why_not(net[4])
+    reason = binarize.methods.float_layer.why_not(net[4])
     assert reason == "its weight is torch.int8, not float"
     half = torch.ones(8, 8, 3, 3)
     net[4].weight = nn.Parameter(TwoTensor(half, half))  # a tensor of tensors, as shards are
-    assert binarize.methods.build.why_not(net[4]) == (
+    assert binarize.methods.float_layer.why_not(net[4]) == (
         "its weight is a TwoTensor: convert before sharding or quantizing"
     )
 

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 import binarize
 from binarize.errors import FormatError
 from binarize.methods import BNN
-from binarize.methods.build import build, site_of
+from binarize.methods.build import build
+from binarize.methods.float_layer import site_of
 from binarize.native.library import features
 from binarize.runtime import PackedLayer, lower, to_onnx
 from binarize.runtime.questions import why_not

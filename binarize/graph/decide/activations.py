@@ -6,7 +6,8 @@ import dataclasses
 
 from torch import fx
 
-from binarize.graph.decide.draft import Draft, SiteDraft, activation_site
+from binarize.graph.decide.activation_sites import activation_site
+from binarize.graph.decide.draft import Draft, SiteDraft
 from binarize.graph.plan import Edit, Swap
 from binarize.graph.plan_sentences import Code, Statement
 from binarize.graph.trace.dataflow import PASSIVE

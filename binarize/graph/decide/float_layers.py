@@ -13,7 +13,7 @@ from binarize.graph.wrappers import is_compiled
 from binarize.layers import BinaryLayer
 from binarize.layers.recipe import Kind
 from binarize.methods.base import Method
-from binarize.methods.build import why_not
+from binarize.methods.float_layer import why_not
 
 
 def sort_layers(draft: Draft, layers: dict[str, nn.Module], policy: Policy) -> None:

@@ -12,7 +12,8 @@ from binarize.graph.rewrite.absorbed_norm import take_over
 from binarize.graph.rewrite.module_slots import Places
 from binarize.layers import BinaryLayer
 from binarize.methods.base import Method
-from binarize.methods.build import build, own_form, site_of
+from binarize.methods.build import build
+from binarize.methods.float_layer import own_form, site_of
 from binarize.methods.forms import Form
 
 

@@ -14,7 +14,7 @@ from torch.fx.node import map_aggregate
 
 from binarize.errors import TraceError
 from binarize.graph.trace.roles import module_role
-from binarize.methods.build import own_form
+from binarize.methods.float_layer import own_form
 from binarize.methods.forms import DENSE, Form, NoFormError, Pads, arguments_of, form_of_call, padded
 
 _READS = {"size", "dim", "numel", "shape", "dtype", "device", "ndim"}

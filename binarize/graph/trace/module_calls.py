@@ -20,11 +20,11 @@ from binarize.graph.trace.call_signature import (
     tensors,
     trace_with_numbers,
 )
+from binarize.graph.trace.containers import same_items
 from binarize.graph.trace.flat_graph import FlatGraph
 from binarize.graph.trace.function_calls import NeedsMemoryError
 from binarize.graph.trace.layer_step import find_layer_step
 from binarize.graph.trace.module_graph import ModuleGraph, Signature
-from binarize.graph.trace.preserve_state import same_items
 from binarize.graph.trace.roles import Role, module_role
 from binarize.graph.trace.step_shapes import result_of
 from binarize.methods.forms import Form

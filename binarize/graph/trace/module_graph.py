@@ -20,8 +20,9 @@ from torch import fx, nn
 from torch.fx.node import map_arg
 
 from binarize.errors import TraceError
+from binarize.graph.trace.containers import same_items
 from binarize.graph.trace.outside_state import outside_kept
-from binarize.graph.trace.preserve_state import Snapshot, same_items, untouched
+from binarize.graph.trace.preserve_state import Snapshot, untouched
 from binarize.graph.trace.proxies import Value
 from binarize.graph.trace.writes import watching
 

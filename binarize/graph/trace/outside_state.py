@@ -16,7 +16,8 @@ from typing import Any
 
 from torch import nn
 
-from binarize.graph.trace.preserve_state import FOREIGN, refill, same_content
+from binarize.graph.trace.containers import refill, same_content
+from binarize.graph.trace.preserve_state import FOREIGN
 
 _FOREIGN = FOREIGN | {"builtins", "typing", "collections", "functools", "math", "inspect"}
 _CONTAINERS = (dict, list, set, deque)

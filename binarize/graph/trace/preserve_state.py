@@ -9,13 +9,13 @@ import sys
 import types
 from collections import OrderedDict, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
 
+from binarize.graph.trace.containers import refill, same_attributes, same_content
+from binarize.graph.trace.tensor_memory import HeldMemory, HeldTensor, storage_of, without_modes
 from binarize.random_state import same_random_state
 
 FOREIGN = {"torch", "numpy", "binarize", "logging", "threading", "multiprocessing", "concurrent", "asyncio"}
@@ -28,54 +28,6 @@ class Place(NamedTuple):
 
     holder: Any
     name: str
-
-
-@dataclass(slots=True)
-class _Tensor:
-    tensor: Tensor
-    data: Tensor | None  # another tensor in the same memory
-    storage: int | None
-    grad: Tensor | None
-    trained: bool
-    attributes: dict[str, Any]
-    hooks: Any
-    hooked: dict[Any, Any]
-
-    def moved(self) -> bool:
-        """Whether the tensor has other memory than before."""
-        now: Any = self.tensor
-        then: Any = self.data
-        if then is None:
-            return False
-        same = now.dtype == then.dtype and now.shape == then.shape and _storage(now)[0] == self.storage
-        return not same or (
-            self.storage is not None
-            and (now.stride() != then.stride() or now.storage_offset() != then.storage_offset())
-        )
-
-    def restore(self) -> None:
-        tensor: Any = self.tensor
-        if self.data is not None and self.moved():
-            tensor.data = self.data
-        if tensor.is_leaf:
-            if tensor.requires_grad != self.trained:
-                tensor.requires_grad_(self.trained)
-            if tensor.grad is not self.grad:
-                tensor.grad = self.grad
-        if tensor._backward_hooks is not self.hooks or dict(self.hooks or ()) != self.hooked:
-            tensor._backward_hooks = self.hooks
-            if self.hooks is not None:
-                refill(self.hooks, list(self.hooked.items()))
-        if not _same_attributes(tensor.__dict__, self.attributes):
-            tensor.__dict__.clear()
-            tensor.__dict__.update(self.attributes)
-
-
-@dataclass(slots=True)
-class _Memory:
-    storage: torch.UntypedStorage
-    size: int
-    copy: Tensor | None = None
 
 
 class Snapshot:
@@ -92,12 +44,12 @@ class Snapshot:
         self._attributes: list[tuple[dict[str, Any], dict[str, Any], Any]] = []
         self._containers: list[tuple[Any, Any, Place | None]] = []
         self._empty: list[tuple[Any, Any, str]] = []  # most containers of a module: its tables of hooks
-        self._tensors: list[_Tensor] = []
-        self._memory: dict[int, _Memory] = {}
+        self._tensors: list[HeldTensor] = []
+        self._memory: dict[int, HeldMemory] = {}
         self._arrays: list[tuple[Any, Any]] = []
         self._generators: list[tuple[Any, Any]] = []
         self._seen: dict[int, Any] = {}  # keeps the objects alive, so that no other object gets the same id
-        with _bare():
+        with without_modes():
             self._look(roots)
 
     def _look(self, roots: Any) -> None:
@@ -150,9 +102,9 @@ class Snapshot:
         return [(v, place, depth) for v in found if type(v) not in _PLAIN]
 
     def _tensor(self, value: Tensor) -> list[tuple[Any, Place | None, int]]:
-        key, storage = _storage(value)
+        key, storage = storage_of(value)
         if storage is not None and key not in self._memory and storage.device.type != "meta":
-            self._memory[key] = _Memory(storage, storage.nbytes())  # type: ignore[index] - a key with a storage
+            self._memory[key] = HeldMemory(storage, storage.nbytes())  # type: ignore[index] - a key with a storage
         grad = value.grad if value.is_leaf else None
         try:
             data = value.data
@@ -160,7 +112,7 @@ class Snapshot:
             data = None
         attributes, hooks = dict(value.__dict__), value._backward_hooks
         self._tensors.append(
-            _Tensor(value, data, key, grad, value.requires_grad, attributes, hooks, dict(hooks or ()))
+            HeldTensor(value, data, key, grad, value.requires_grad, attributes, hooks, dict(hooks or ()))
         )
         return [(v, None, 0) for v in (grad, *attributes.values()) if v is not None]
 
@@ -176,25 +128,22 @@ class Snapshot:
     def holds(self, tensor: Tensor) -> int | None:
         """The number of the memory of `tensor`, if the snapshot has it; other tensors may lie there too."""
         with torch._C.DisableTorchFunction():
-            key = _storage(tensor)[0]
+            key = storage_of(tensor)[0]
         return key if key in self._memory else None
 
     def keep(self, key: int) -> None:
         """Copy the values in a piece of memory, if that was not done before."""
-        memory = self._memory[key]
-        if memory.copy is None and memory.size:
-            with _bare():
-                memory.copy = _bytes(memory.storage).clone()
+        self._memory[key].keep()
 
     def keep_all(self) -> None:
         """Copy all values."""
-        for key in self._memory:
-            self.keep(key)
+        for memory in self._memory.values():
+            memory.keep()
 
     def changed_place(self) -> Place | None:
         """An attribute that was replaced or whose content changed; None if there is none."""
         for held, before, holder in self._attributes:
-            if not _same_attributes(held, before):
+            if not same_attributes(held, before):
                 return Place(
                     holder,
                     next(n for n in {**before, **held} if held.get(n, held) is not before.get(n, before)),
@@ -209,9 +158,9 @@ class Snapshot:
 
     def changed_tensors(self) -> set[int]:
         """The numbers (`id`) of tensors that lie elsewhere, or whose kept values changed."""
-        with _bare():
+        with without_modes():
             moved = {id(held.tensor) for held in self._tensors if held.moved()}
-            written = {key for key, memory in self._memory.items() if not _unchanged(memory)}
+            written = {key for key, memory in self._memory.items() if not memory.unchanged()}
         return moved | {id(held.tensor) for held in self._tensors if held.storage in written}
 
     def at(self, key: int) -> Iterator[Tensor]:
@@ -232,7 +181,7 @@ class Snapshot:
     def restore(self) -> None:
         """Restore everything."""
         for held, before, _ in self._attributes:
-            if not _same_attributes(held, before):
+            if not same_attributes(held, before):
                 held.clear()
                 held.update(before)
         for container, _, _ in self._empty:
@@ -244,14 +193,11 @@ class Snapshot:
             _set_state(generator, state)
         for array, values in self._arrays:
             array[...] = values
-        with _bare(), torch.inference_mode(False), torch.no_grad():
+        with without_modes(), torch.inference_mode(False), torch.no_grad():
             for tensor in self._tensors:
                 tensor.restore()
             for memory in self._memory.values():
-                if not _unchanged(memory) and memory.copy is not None:
-                    if memory.storage.nbytes() != memory.size:
-                        memory.storage.resize_(memory.size)
-                    _bytes(memory.storage).copy_(memory.copy)
+                memory.restore()
 
 
 _PLAIN: set[type] = {
@@ -269,65 +215,6 @@ def _is_object(value: Any) -> bool:
     return not known and isinstance(getattr(value, "__dict__", None), dict)
 
 
-def _storage(tensor: Tensor) -> tuple[int | None, torch.UntypedStorage | None]:
-    try:
-        storage = tensor.untyped_storage()
-        return storage._cdata, storage
-    except Exception:  # sparse tensors and other classes without one
-        return None, None
-
-
-@contextlib.contextmanager
-def _bare() -> Iterator[None]:
-    """Without the modes that record runs or fake them."""
-    with _disable_current_modes(), torch._C.DisableTorchFunction():
-        yield
-
-
-def _bytes(storage: torch.UntypedStorage) -> Tensor:
-    """A tensor of bytes in that memory: writing to it changes no version counter of another tensor."""
-    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)  # type: ignore[call-overload]
-
-
-def _unchanged(memory: _Memory) -> bool:
-    """Whether a piece of memory has its size, and the values that were kept, if they were."""
-    if memory.storage.nbytes() != memory.size:
-        return False
-    return memory.copy is None or torch.equal(_bytes(memory.storage), memory.copy)
-
-
-def _same_attributes(held: dict[str, Any], before: dict[str, Any]) -> bool:
-    return len(held) == len(before) and all(held.get(n, held) is v for n, v in before.items())
-
-
-def same_content(container: Any, before: Any) -> bool:
-    """Whether a container still holds its noted content: the items of a dict, the elements of others."""
-    if len(container) != len(before):
-        return False
-    if isinstance(container, dict):
-        pairs = zip(container.items(), before, strict=True)
-        return all(m is n and v is w for (m, v), (n, w) in pairs)
-    if isinstance(container, set):
-        return container == set(before)
-    return all(m is n for m, n in zip(container, before, strict=True))
-
-
-def refill(container: Any, before: Any) -> None:
-    """Restore the content of a container, without calling its class, which may react to changes."""
-    if isinstance(container, dict):
-        kind: Any = OrderedDict if isinstance(container, OrderedDict) else dict
-        kind.clear(container)
-        for name, value in before:
-            kind.__setitem__(container, name, value)
-    elif isinstance(container, set):
-        set.clear(container)
-        set.update(container, before)
-    else:
-        kind = deque if isinstance(container, deque) else list
-        kind.clear(container)
-        kind.extend(container, before)
-
-
 def _set_state(generator: Any, state: Any) -> None:
     if isinstance(generator, random.Random):
         generator.setstate(state)
@@ -335,11 +222,6 @@ def _set_state(generator: Any, state: Any) -> None:
         generator.set_state(state)
     else:
         generator.state = state
-
-
-def same_items(a: Any, b: Any) -> bool:
-    """Whether two lists, dicts or sets hold the same objects; tensors are not compared by value."""
-    return same_content(a, list(b.items()) if isinstance(b, dict) else b)
 
 
 @contextlib.contextmanager
