@@ -8,7 +8,9 @@ import copy
 import dataclasses
 import functools
 import random
+import sys
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -471,3 +473,19 @@ def test_what_a_forward_keeps_outside_of_the_model_comes_back(where: str) -> Non
     plain = model.head(model.body(model.stem(x) + (1.0 if where == "counter" else ramp())))
     assert torch.equal(model(x), plain)
     assert type(binary(x).detach()) is Tensor
+
+
+def test_what_a_run_imports_stays_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code of `catch_warnings`, which detectron2's convolutions call, reaches `sys.modules`."""
+
+    class Late(nn.Sequential):
+        def forward(self, input: Tensor) -> Tensor:
+            with warnings.catch_warnings():
+                sys.modules.setdefault("imported_by_a_run", types.ModuleType("imported_by_a_run"))
+                return super().forward(input)
+
+    monkeypatch.delitem(sys.modules, "imported_by_a_run", raising=False)
+    model = Late(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    made = binarize.plan(model, "bidense", example_inputs=torch.rand(1, 3, 8, 8))
+    assert [row.name for row in made.converted] == ["2"]
+    assert "imported_by_a_run" in sys.modules

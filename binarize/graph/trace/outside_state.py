@@ -2,13 +2,15 @@
 
 A run on fake tensors, or a trace with symbols, leaves its values there, and the model's next run would use
 them. The search covers the names in the code of the modules' methods and of the functions that they call by
-name.
+name. It leaves out the standard library: `warnings.catch_warnings` alone reaches `sys.modules`, and what a
+run imports stays imported.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 import types
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +21,7 @@ from torch import nn
 from binarize.graph.trace.containers import refill, same_content
 from binarize.graph.trace.preserve_state import FOREIGN
 
-_FOREIGN = FOREIGN | {"builtins", "typing", "collections", "functools", "math", "inspect"}
+_FOREIGN = FOREIGN | sys.stdlib_module_names
 _CONTAINERS = (dict, list, set, deque)
 _CACHES: Any = functools._lru_cache_wrapper
 _MADE = ("__init__", "__call__")  # methods that run when a forward makes an object of a class
