@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -47,6 +48,22 @@ class Activation:
         """See `Epilogue.owned`."""
         names = ("before", "negative", "positive", "after")
         return replace(self, **{name: _owned(getattr(self, name)) for name in names})
+
+    def __call__(self, x: Tensor, dim: int = 1) -> Tensor:
+        """The same by torch, of (N, C, ...) or, with dim -1, (..., C)."""
+        if self.kind == "none":
+            return x
+        if self.kind == "clamp":
+            return x.clamp(self.low, self.high)
+
+        def lined_up(t: Tensor) -> Tensor:
+            return t if dim == -1 else t.view(1, -1, *(1,) * (x.dim() - 2))
+
+        t = x if self.before is None else x + lined_up(self.before)
+        below = torch.zeros_like(t) if self.negative is None else t * lined_up(self.negative)
+        above = t if self.positive is None else t * lined_up(self.positive)
+        y = torch.where(t < 0, below, above)
+        return y if self.after is None else y + lined_up(self.after)
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:

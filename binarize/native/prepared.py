@@ -205,6 +205,7 @@ class PreparedConv:
         offset: Tensor | None = None,
         bypass: Tensor | None = None,
         resize: Resize | None = None,
+        residual: Tensor | None = None,
         tail: Tail | None = None,
         sums: Tensor | None = None,
     ) -> Tensor:
@@ -218,6 +219,7 @@ class PreparedConv:
             offset: (Cout,) in place of the epilogue's.
             bypass: (N, C, Hout, Wout) float32.
             resize: brings the bypass to that size.
+            residual: (N, Cout, Hout, Wout) float32, added last.
             tail: of the result; not of a depthwise convolution.
             sums: (N, Cout), is overwritten by the sums of the result over positions; not with a tail. The
                 result is then never an inference tensor, so that torch counts its changes.
@@ -243,6 +245,9 @@ class PreparedConv:
             described.bypass, described.bypass_channels = map_of(bypass), bypass.shape[1]
             if resize is not None:
                 described.bypass_resize = resize.struct(bypass)
+        if residual is not None:
+            residual = channels_last(residual)
+            described.residual = map_of(residual)
         if sums is not None:
             described.sums = sums.data_ptr()
         self._run(words, alpha, described)

@@ -16,13 +16,11 @@ from binarize.graph.unsupported import refuse
 from binarize.graph.wrappers import unwrapped
 from binarize.layers import BinaryLayer
 from binarize.model_info import plan_of
-from binarize.runtime.fuse import fuse
 from binarize.runtime.lower import Refusal, describe, empty_packed, lower
 from binarize.runtime.packed import PackedLayer, RuntimeOptions
-from binarize.runtime.questions import why_not
+from binarize.runtime.kernel_support import why_not
 from binarize.runtime.report import DeployReport, LayerReport
 from binarize.runtime.spec import PackedSpec
-from binarize.runtime.stem import StemConv2d
 
 _LAYERS = (
     nn.Conv1d,
@@ -88,7 +86,6 @@ def finished(model: nn.Module, refused: Mapping[str, str]) -> nn.Module:
     """`model` in evaluation mode without a gradient, and with its report."""
     model.requires_grad_(False)
     model.eval()
-    fuse(model)
     model.deploy_report = _report(model, refused)  # type: ignore[assignment]
     return model
 
@@ -162,14 +159,11 @@ def _report(model: nn.Module, refused: Mapping[str, str]) -> DeployReport:
             size = module.bits.numel() + sum(
                 t.numel() * t.element_size() for name, t in module.named_buffers() if name != "bits"
             )
-            kind, why, weights = module.spec.kind, why_not(module) or "", module.spec.weights
+            kind, why, weights = module.spec.kind, why_not(module.data()) or "", module.spec.weights
         elif isinstance(module, _LAYERS):
             own = list(module.parameters(recurse=False))
             size = sum(t.numel() * t.element_size() for t in own)
             why = refused.get(path) or kept.get(path) or "is float in the given model"
-            if isinstance(module, StemConv2d):
-                taken = ", ".join(known_class(part).__name__ for part in module.parts.there)
-                why = f"{why}; one kernel with {taken} behind it"
             kind = known_class(module).__name__
             weights = own[0].numel() if own else 0
             if isinstance(module, BinaryLayer):

@@ -21,7 +21,7 @@ Mark = tuple[dict[str, Any], str, int, int | None]
 def made_of(layer: PackedLayer) -> tuple[Mark, ...]:
     """Marks of the tensors that kernels are made of: bits, vectors and those of the activations."""
     found: list[tuple[dict[str, Any], str]] = [(layer._buffers, name) for name in ("bits", "vectors")]
-    for module in (layer.inner, layer.after):
+    for module in (layer.inner,):
         for part in () if module is None else module.modules():
             tables: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
             found += [(table, name) for table in tables for name, t in table.items() if t is not None]
@@ -31,3 +31,15 @@ def made_of(layer: PackedLayer) -> tuple[Mark, ...]:
 def place_of(tensor: Tensor) -> tuple[int, int | None]:
     """Address and version; of inference tensors, whose changes torch does not count, None."""
     return tensor.data_ptr(), None if tensor.is_inference() else tensor._version
+
+
+def current(marks: tuple[Mark, ...]) -> bool:
+    """Whether the marked tensors are where and what they were."""
+    try:
+        for table, name, place, version in marks:
+            tensor = table[name]
+            if tensor.data_ptr() != place or (version is not None and tensor._version != version):
+                return False
+    except (KeyError, AttributeError, RuntimeError):  # another kind of tensor, or none
+        return False
+    return True

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from binarize.errors import ConfigError, TrainingError
-from binarize.functional import Geometry
-from binarize.layers import Bypass, StandsForLayer
+from binarize.errors import TrainingError
+from binarize.layers import StandsForLayer
 from binarize.layers.base import finish
 from binarize.native.library import available, warn_missing
-from binarize.runtime.bits import unpack_signs
-from binarize.runtime.kernels import Kernels
-from binarize.runtime.lazy import Interpolated, Small, ordinary
-from binarize.runtime.made_of import place_of
-from binarize.runtime.pointwise import is_traced
-from binarize.runtime.questions import why_not
-from binarize.runtime.shapes import pads_of, result_shape
+from binarize.runtime import ops
+from binarize.runtime.kernel_support import activation_of, why_not
+from binarize.runtime.layer_data import LayerData, make_bypass, text_of_spec
+from binarize.runtime.made_of import current, made_of, place_of
+from binarize.runtime.native_layer import NativeLayer
+from binarize.runtime.reference import reference, weight_of
+from binarize.runtime.shapes import extra_of, result_shape
 from binarize.runtime.spec import PackedSpec
-from binarize.runtime.statistics import Link
-from binarize.runtime.thresholds import quantized, thresholds_of
-
-if TYPE_CHECKING:
-    from binarize.runtime.stem import StemConv2d
+from binarize.runtime.tracing import is_traced, operators_wanted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +43,9 @@ class PackedLayer(StandsForLayer):
     r"""A frozen binary layer: y = inner(norm(scale * P + offset * B + shift)) + bypass(x).
 
     P is the product of the quantized input with the weights' signs, B the sum of the quantized input under
-    the kernel (only where weights are scale * sign + offset). The forward in plain torch is the reference
-    that other implementations of `_compute` are measured against.
+    the kernel (only where weights are scale * sign + offset). `binarize.runtime.reference` computes it in
+    torch, `binarize.runtime.native_layer` on the kernels; a whole network runs as a program
+    (`binarize.runtime.program`), which takes this layer's tensors and not its forward.
 
     Args:
         spec: everything but the numbers.
@@ -61,15 +57,10 @@ class PackedLayer(StandsForLayer):
         bits: (ceil(weights / 8),) uint8: the weights' signs, output filters first (`binarize.runtime.bits`).
         vectors: (sum of `spec.vectors()`,) float: scale, offset, shift and the quantizer's parameters.
         options: see `RuntimeOptions`.
-        sums_for: with the layers that take the sums of the result's channels, or None.
-        sums_from: with the layer that makes the sums of the input's channels, or None.
     """
 
     bits: Tensor
     vectors: Tensor
-    sums_for: Link | None = None
-    sums_from: Link | None = None
-    _quick: Kernels | None = None  # those whose results are given as they are, after the first
     binarize_role = "conv"
     """To the engine, which records runs, it is one step."""
 
@@ -88,21 +79,11 @@ class PackedLayer(StandsForLayer):
         self.register_buffer("vectors", torch.zeros(sum(spec.vectors().values()), dtype=dtype))
         self.norm = None if norm is None else without_parameters(norm)
         self.inner = None if inner is None else without_parameters(inner)
-        self.bypass: Bypass | None = None
-        if spec.bypass is not None:
-            self.bypass = Bypass(
-                spec.in_channels,
-                spec.out_channels,
-                stride=spec.stride,
-                transposed=spec.kind == "transposed",
-                fit=spec.bypass,  # type: ignore[arg-type] - checked where a spec is made
-                dim=spec.dim,
-            )
-        self._signs: Tensor | None = None
-        self._signs_of: tuple[int, int | None] = (0, None)
-        self._kernels: Kernels | bool | None = False  # until somebody asks whether there can be any
-        self._after: list[nn.Module] = []  # lists: they belong to the network, not to this layer
-        self._lazy: list[Any] = []
+        self.bypass = make_bypass(spec)
+        self._weight: Tensor | None = None  # the signs as floats, for the reference
+        self._weight_of: tuple[int, int | None] = (0, None)
+        self._native: NativeLayer | None = None
+        self._native_of: tuple[Any, ...] | None = None  # None: it is not known whether there is one
         self._describe_as_float_layer()
         super().train(False)
 
@@ -121,18 +102,18 @@ class PackedLayer(StandsForLayer):
         if self.transposed:
             self.float_shape = (spec.in_channels, spec.out_channels // spec.groups, *spec.kernel)
 
+    def data(self) -> LayerData:
+        """The layer as data, with its tensors as they are now."""
+        inner = activation_of(self.inner) if self.inner is not None else None
+        return LayerData(spec=self.spec, bits=self.bits, vectors=self.vectors, inner=inner)
+
     def vector(self, name: str) -> Tensor:
         """One of the vectors of `spec.vectors()`, a view of `vectors`."""
-        start = 0
-        for other, length in self.spec.vectors().items():
-            if other == name:
-                return self.vectors[start : start + length]
-            start += length
-        raise ConfigError(f"this layer has no vector {name!r}; it has {list(self.spec.vectors())}.")
+        return self.data().vector(name)
 
     def signs(self, dtype: torch.dtype) -> Tensor:
         """The weights' signs, +1 and -1: (Cout, Cin / groups, *kernel), output filters first."""
-        return unpack_signs(self.bits, self.spec.weight_shape, dtype)
+        return self.data().signs(dtype)
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """(N, Cin, ...) -> (N, Cout, ...), or (..., Cin) -> (..., Cout) if `linear`.
@@ -140,47 +121,37 @@ class PackedLayer(StandsForLayer):
         Raises:
             TrainingError: if a gradient would have to pass.
         """
-        quick = self._quick
-        if quick is not None and type(input) is Tensor and output_size is None:
-            usual = input.dtype == torch.float32 and input.is_cpu and not input.requires_grad
-            usual = usual and input.numel() > 0 and not input.is_neg() and not is_traced(input)
-            if usual and quick.current():
-                return quick(input)
         if input.requires_grad and torch.is_grad_enabled():
             raise TrainingError(
                 "a packed layer gives no gradient: its latent weights are gone. Run it under "
                 "torch.no_grad(), or train the converted model and deploy it again."
             )
-        return self._compute(input, output_size)
+        if is_traced(input):
+            as_operator = operators_wanted() and why_not(self.data()) is None
+            return (self._operator if as_operator else self.reference)(input, output_size)
+        if type(input) is Tensor and input.dtype == torch.float32 and input.is_cpu and input.numel():
+            native = self.native_layer()
+            y = None if native is None else native(input.resolve_neg(), output_size)
+            if y is not None and native is not None:
+                return y if native.whole else finish(self, y, input)
+        return self.reference(input, output_size)
+
+    def reference(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """The whole layer in plain torch: exact, and slower."""
+        weight = self._reference_weight(x)
+        return reference(
+            self.data(), x, output_size, weight=weight, norm=self.norm, inner=self.inner
+        )
+
+    def prepare_reference(self) -> None:
+        """Unpack the signs now, so that a graph which is made of `reference` holds them as constants."""
+        self._reference_weight(self.vectors)
 
     def empty_result(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor | None:
         """An uninitialized tensor of the shape and dtype that the layer would give; None if it would fail."""
-        extra = self.extra(output_size, x.shape[2:]) if self.spec.kind == "transposed" else ()
+        extra = extra_of(self.spec, output_size, x.shape[2:]) if self.spec.kind == "transposed" else ()
         shape = result_shape(self.spec, x.shape, extra)
         return None if shape is None else x.new_empty(shape)
-
-    def _compute(self, x: Tensor, output_size: Sequence[int] | None) -> Tensor:
-        """The whole layer, on the native kernels where they can."""
-        x = x if type(x) is Interpolated else ordinary(x)
-        plain = type(x) in (Tensor, Interpolated) and x.dtype == torch.float32
-        if plain and x.device.type == "cpu" and x.numel() and not is_traced(x):
-            x = x if type(x) is Interpolated else x.resolve_neg()  # kernels read the memory as it is
-            kernels = self._native()
-            lazy = self.lazy
-            if kernels is not None and lazy == "behind" and kernels.whole and output_size is None:
-                return kernels.behind(x)
-            if kernels is not None:
-                y = kernels(x, output_size)
-                self._quick = None if self._lazy else kernels
-                return Small.of(y.shape, lambda: y) if lazy == "small" else y
-        return self.followed(self.reference(ordinary(x), output_size))
-
-    def followed(self, y: Tensor) -> Tensor:
-        """Through the activation that was taken over."""
-        for activation in self._after:
-            known: Any = activation
-            y = known.activate(y) if hasattr(known, "activate") else known(y)
-        return y
 
     @property
     def options(self) -> RuntimeOptions:
@@ -190,154 +161,51 @@ class PackedLayer(StandsForLayer):
     @options.setter
     def options(self, options: RuntimeOptions) -> None:
         self._options = options
-        self._kernels, self._quick = False, None
+        self._native_of = None
 
-    def take_activation(self, activation: nn.Module) -> None:
-        """Do this activation of the network too, behind the bypass; its owner stays who it is."""
-        self._after = [activation]
-        self._kernels, self._quick = False, None
-
-    @property
-    def after(self) -> nn.Module | None:
-        """The activation that was taken over, or None."""
-        return self._after[0] if self._after else None
-
-    def be_lazy(self, kind: Literal["behind", "small"], reader: tuple[nn.Module, str, nn.Module]) -> None:
-        """Give a `Behind` or a `Small` (`binarize.runtime.lazy`) from now on.
-
-        Args:
-            kind: which.
-            reader: for whom: (parent, its attribute, the module there), as long as it is there.
-        """
-        self._lazy, self._quick = [kind, *reader], None
-
-    @property
-    def lazy(self) -> str | None:
-        """`behind`, `small`, or None if the result is given as it is."""
-        if not self._lazy:
-            return None
-        kind, parent, name, reader = self._lazy
-        return kind if parent._modules.get(name) is reader else None
-
-    @property
-    def reader(self) -> nn.Module | None:
-        """The module that takes a lazy result on the way, or None."""
-        return self._lazy[-1] if self.lazy else None
-
-    def take_sums(self, maker: PackedLayer | StemConv2d) -> None:
-        """Take the sums of the input's channels from what makes the input."""
-        maker.sums_for = self.sums_from = maker.sums_for or Link()
-
-    def _native(self) -> Kernels | None:
-        if isinstance(self._kernels, Kernels) and not self._kernels.current():
-            self._forget()
-        if isinstance(self._kernels, bool):
+    def native_layer(self) -> NativeLayer | None:
+        """What the kernels need of this layer, for its tensors as they are now; None if torch computes it."""
+        if self._native_of is None or not current(self._native_of):
             if not available():
                 warn_missing()
-            self._kernels = None if why_not(self) else Kernels(self)
-        return self._kernels
+            data, options = self.data(), self._options
+            self._native = None
+            if why_not(data) is None:
+                self._native = NativeLayer(data, threads=options.threads, exact_scales=options.exact_scales)
+            self._native_of = made_of(self)
+        return self._native
 
-    def prepare_reference(self) -> None:
-        """Unpack the signs now, so that a graph which is made of `reference` holds them as constants."""
-        self._kernel(self.vectors)
+    def _operator(self, x: Tensor, output_size: Sequence[int] | None) -> Tensor:
+        """The layer as one operator; norms and activations that the kernels do not know stand behind it."""
+        data, spec = self.data(), self.spec
+        inner = ops.arguments_of_activation(data.inner)
+        whole = spec.norm is None and (spec.inner is None or data.inner is not None)
+        if not whole or inner is None or inner[1]:
+            spec, inner, whole = dataclasses.replace(spec, norm=None, inner=None, bypass=None), ([], []), False
+        y, _ = ops.layer(
+            x,
+            self.bits,
+            self.vectors,
+            text_of_spec(spec),
+            inner[0],
+            [],
+            exact_scales=self._options.exact_scales,
+            threads=self._options.threads or 0,
+            output_size=None if output_size is None else list(output_size),
+        )
+        return y if whole else finish(self, y, x)
 
-    def reference(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """The whole layer in plain torch: exact, and slower."""
-        thresholds = thresholds_of(self, x)
-        product, window_sum = self._product(quantized(x, thresholds, self.spec.dim), output_size)
-        return self._epilogue(product, window_sum, thresholds.sample_scale, x)
-
-    def _product(
-        self, values: Tensor, output_size: Sequence[int] | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Sums under the kernel: with the weights' signs, P, and with ones, B (None without `spec.offset`).
-
-        For values of +-1, P is a whole number and exact.
-
-        Args:
-            values: (N, Cin, ...) or (..., Cin).
-            output_size: of a transposed convolution, as in nn.ConvTranspose2d.
-
-        Returns:
-            (N, Cout, ...) or (..., Cout), and the same.
-        """
-        spec = self.spec
-        weight = self._kernel(values)
-        if spec.kind == "linear":
-            window_sum = values.sum(-1, keepdim=True) if spec.offset else None
-            return F.linear(values, weight), window_sum
-        values, geometry = self._padded(values, output_size)
-        product = geometry.convolve(values, weight, None)
-        if not spec.offset:
-            return product, None
-        ones = geometry.filters_back(values.new_ones(spec.groups, *spec.weight_shape[1:]))
-        window_sum = geometry.convolve(values, ones, None)
-        return product, window_sum.repeat_interleave(spec.out_channels // spec.groups, 1)
-
-    def _epilogue(
-        self, product: Tensor, window_sum: Tensor | None, sample_scale: Tensor | None, x: Tensor
-    ) -> Tensor:
-        """Scale and shift, norm, activation, bypass."""
-        y = product * self.channels("scale", product)
-        if window_sum is not None:
-            y = y + window_sum * self.channels("offset", product)
-        if sample_scale is not None:
-            y = y * sample_scale
-        return self.behind(y + self.channels("shift", product), x)
-
-    def behind(self, y: Tensor, x: Tensor) -> Tensor:
-        """What follows scale and shift: norm, inner activation and bypass. `y` may be overwritten."""
-        return finish(self, y, x)
-
-    def channels(self, name: str, like: Tensor) -> Tensor:
-        """A vector in the shape that broadcasts it over the channels of `like`."""
-        vector = self.vector(name)
-        return vector if self.spec.kind == "linear" else vector.view(1, -1, *(1,) * (like.dim() - 2))
-
-    def _kernel(self, values: Tensor) -> Tensor:
+    def _reference_weight(self, like: Tensor) -> Tensor:
         """The signs in the layout of torch's convolution; unpacked once and kept."""
-        kept = self._signs
+        kept = self._weight
         compiling = torch.compiler.is_compiling()
-        if kept is not None and not compiling and type(self.bits) is Tensor and not is_traced(values):
-            kept = kept if self._signs_of == place_of(self.bits) else None
-        if kept is None or kept.dtype != values.dtype or kept.device != values.device:
-            kept = self.signs(values.dtype)
-            if self.spec.kind == "transposed":
-                kept = Geometry((), (), (), self.spec.groups, True).filters_back(kept).contiguous()
+        if kept is not None and not compiling and type(self.bits) is Tensor and not is_traced(like):
+            kept = kept if self._weight_of == place_of(self.bits) else None
+        if kept is None or kept.dtype != like.dtype or kept.device != like.device:
+            kept = weight_of(self.data(), like)
             if type(kept) is Tensor and not compiling:  # a graph must not change the module
-                self._signs, self._signs_of = kept, place_of(self.bits)
+                self._weight, self._weight_of = kept, place_of(self.bits)
         return kept
-
-    def _padded(self, values: Tensor, output_size: Sequence[int] | None) -> tuple[Tensor, Geometry]:
-        """The values with the padding that torch's convolution cannot do, and the geometry for the rest."""
-        spec = self.spec
-        pads = pads_of(spec, values.shape[2:])
-        inside = spec.padding_mode == "zeros" and all(low == high for low, high in pads)
-        padding = tuple(low if inside else 0 for low, _ in pads)
-        if not inside:
-            mode = "constant" if spec.padding_mode == "zeros" else spec.padding_mode
-            values = F.pad(values, [side for pair in reversed(pads) for side in pair], mode=mode)
-        transposed = spec.kind == "transposed"
-        extra = self.extra(output_size, values.shape[2:]) if transposed else ()
-        return values, Geometry(spec.stride, padding, spec.dilation, spec.groups, transposed, extra)
-
-    def extra(self, output_size: Sequence[int] | None, size: Sequence[int]) -> tuple[int, ...]:
-        """Output padding of a transposed convolution that makes `output_size` of a map of this size."""
-        spec = self.spec
-        if output_size is None:
-            return spec.output_padding
-        least = [
-            (n - 1) * s - 2 * p + d * (k - 1) + 1
-            for n, s, (p, _), d, k in zip(
-                size, spec.stride, spec.padding, spec.dilation, spec.kernel, strict=True
-            )
-        ]
-        wanted = list(output_size)[-len(least) :]
-        extra = tuple(want - low for want, low in zip(wanted, least, strict=True))
-        if any(not 0 <= e < s for e, s in zip(extra, spec.stride, strict=True)):
-            most = [low + s - 1 for low, s in zip(least, spec.stride, strict=True)]
-            raise ConfigError(f"output_size={list(output_size)}: expected sizes from {least} to {most}.")
-        return extra
 
     def train(self, mode: bool = True) -> PackedLayer:
         """Stays in evaluation mode, with all that it holds: there is nothing to train."""
@@ -345,7 +213,7 @@ class PackedLayer(StandsForLayer):
 
     def _forget(self) -> None:
         """Forget what was made of the bits and vectors."""
-        self._signs, self._kernels, self._quick = None, False, None
+        self._weight, self._native, self._native_of = None, None, None
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedLayer:
         self._forget()
@@ -356,7 +224,7 @@ class PackedLayer(StandsForLayer):
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_signs": None, "_kernels": False, "_quick": None}
+        return {**self.__dict__, "_weight": None, "_native": None, "_native_of": None}
 
     def _reference(self) -> Tensor:
         return self.vectors

@@ -1,0 +1,93 @@
+"""A deployed network on inputs of one signature, as a flat torch.fx graph of operators.
+
+`torch.export` runs the network on fake tensors: packed layers are one operator each (`binarize.runtime.ops`), the
+rest is torch's own. What it cannot follow (control flow that depends on values, state that a forward changes) has
+no program, and runs as modules.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind, OutputKind
+
+from binarize.graph.trace.outside_state import outside_kept
+from binarize.graph.trace.preserve_state import untouched
+from binarize.runtime.tracing import as_operators
+
+
+class NoProgramError(Exception):
+    """A network on these inputs has no program; the message says why."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """One run as a graph.
+
+    Attributes:
+        graph: placeholders for parameters, buffers and inputs, then operators; each node's meta `val` is a fake
+            tensor (or several), with shape and strides.
+        constants: parameters, buffers and constants by the placeholder that stands for them.
+        inputs: placeholders of the network's tensors, in the order of its flattened arguments.
+        unflatten: from the list of the output's leaves to what the network returns.
+        outputs: the leaves: nodes, or values that are no tensors.
+    """
+
+    graph: fx.Graph
+    constants: dict[fx.Node, Tensor]
+    inputs: tuple[fx.Node | None, ...]
+    out_spec: Any
+    outputs: tuple[Any, ...]
+
+
+def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
+    """The graph of one run of `model`, which is left as it was.
+
+    Raises:
+        NoProgramError: there is no such graph.
+    """
+    with untouched(model), outside_kept(model.modules()):
+        return _taken_apart(_export(model, args, kwargs))
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    try:
+        with torch.no_grad(), as_operators(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch about its own exporter
+            logger.setLevel(logging.ERROR)
+            return torch.export.export(model, args, kwargs, strict=False)
+    except Exception as error:  # whatever code of a network, or the exporter, raises
+        text = str(error).strip().splitlines()
+        raise NoProgramError(f"torch.export: {type(error).__name__}: {text[0][:200] if text else ''}") from error
+    finally:
+        logger.setLevel(level)
+
+
+def _taken_apart(program: Any) -> Captured:
+    graph: fx.Graph = program.graph
+    placeholders = {node.name: node for node in graph.nodes if node.op == "placeholder"}
+    constants: dict[fx.Node, Tensor] = {}
+    inputs: list[fx.Node | None] = []
+    for spec in program.graph_signature.input_specs:
+        node = placeholders[spec.arg.name]
+        if spec.kind == InputKind.USER_INPUT:
+            inputs.append(node if isinstance(node.meta.get("val"), Tensor) else None)
+        elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            held = program.state_dict if spec.target in program.state_dict else program.constants
+            constants[node] = held[spec.target]
+        elif spec.kind == InputKind.CONSTANT_TENSOR:
+            constants[node] = program.constants[spec.target]
+        else:
+            raise NoProgramError(f"its graph has an input of kind {spec.kind.name}")
+    for spec in program.graph_signature.output_specs:
+        if spec.kind != OutputKind.USER_OUTPUT:
+            raise NoProgramError(f"its forward writes to {spec.target}")
+    (last,) = (node for node in graph.nodes if node.op == "output")
+    return Captured(graph, constants, tuple(inputs), program.call_spec.out_spec, tuple(last.args[0]))

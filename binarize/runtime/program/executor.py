@@ -1,0 +1,183 @@
+"""A program for inputs of one signature: prepared once, then run with one call of the library per run of steps."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_unflatten
+
+from binarize.native import structs
+from binarize.native.instruction_set import number_of, resolve
+from binarize.native.library import check, required
+from binarize.runtime.program.graph import ProgramGraph, nodes_in
+from binarize.runtime.program.lowering import (
+    Lowering,
+    NativeStep,
+    TorchStep,
+    plan,
+    storage_of,
+)
+from binarize.runtime.program.operators import PLACEABLE, lower_node
+from binarize.runtime.program.placement import place
+
+
+class NotFiniteError(Exception):
+    """A layer's scales are not finite, which its tables cannot hold: the modules have to run."""
+
+
+class Program:
+    """Steps for one graph.
+
+    Args:
+        graph: after all passes.
+        inputs: tensors of the shapes and strides that all calls have; None where an argument is no tensor.
+
+    Attributes:
+        graph: see above.
+        bytes: of the arena.
+    """
+
+    def __init__(self, graph: ProgramGraph, inputs: Sequence[Tensor | None]) -> None:
+        self.graph = graph
+        self._strides = [None if x is None else (x.shape, x.stride(), x.dtype) for x in inputs]
+        self._placement = place(graph.graph, PLACEABLE)
+        first = Lowering(self._placement)
+        values = self._lower(first)
+        last, outputs = self._uses(values, first)
+        self._offsets, self.bytes = plan(first.buffers, last, outputs)
+        self._ready: list[_Instance] = [self._instance()]
+
+    def __call__(self, inputs: Sequence[Tensor | None], threads: int) -> Any:
+        """What the network returns.
+
+        Args:
+            inputs: as prepared.
+            threads: of the kernels.
+
+        Raises:
+            NotFiniteError: the network has to run as modules.
+        """
+        try:
+            instance = self._ready.pop()  # each call needs memory of its own: there may be several at once
+        except IndexError:
+            instance = self._instance()
+        try:
+            leaves = instance.run(inputs, threads)
+        finally:
+            self._ready.append(instance)
+        return tree_unflatten(leaves, self.graph.out_spec)
+
+    def _instance(self) -> _Instance:
+        arena = torch.empty(self.bytes, dtype=torch.uint8)
+        lowering = Lowering(self._placement, self._offsets, arena)
+        values = self._lower(lowering)
+        leaves = [values[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in self.graph.output.args[0]]  # type: ignore[union-attr]
+        return _Instance(lowering, leaves, sum(x is not None for x in self._strides))
+
+    def _lower(self, lowering: Lowering) -> dict[fx.Node, Any]:
+        values: dict[fx.Node, Any] = dict(self.graph.constants)
+        for node, given in zip(self.graph.inputs, self._strides, strict=True):
+            if node is not None and given is not None:
+                shape, strides, dtype = given
+                made = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+                lowering.outside.add(made)
+                values[node] = made
+        for index, node in enumerate(self.graph.graph.nodes):
+            lowering.index = index
+            if node.op == "call_function":
+                values[node] = lower_node(lowering, node, values)
+        return values
+
+    def _uses(self, values: dict[fx.Node, Any], lowering: Lowering) -> tuple[dict[int, int], set[int]]:
+        """Index of the last node that reads each memory, and the memories that are returned."""
+        last: dict[int, int] = {}
+        outputs: set[int] = set()
+        for index, node in enumerate(self.graph.graph.nodes):
+            for read in nodes_in((node.args, node.kwargs)):
+                for tensor in tensors_in(values.get(read)):
+                    last[storage_of(tensor)] = index
+                    if node.op == "output":
+                        outputs.add(storage_of(tensor))
+            for tensor in tensors_in(values.get(node)):
+                last[storage_of(tensor)] = max(last.get(storage_of(tensor), 0), index)
+        return last, outputs
+
+
+class _Instance:
+    """A program's steps on memory of their own."""
+
+    def __init__(self, lowering: Lowering, leaves: Sequence[Any], inputs: int) -> None:
+        self._held = lowering
+        self._inputs, self._leaves = inputs, leaves
+        roots = lowering.outside.roots
+        self._outputs = [(t.shape, t.stride(), t.dtype) for t in roots[inputs:]]
+        self._patches = [(patch.field, patch.root, patch.offset) for patch in lowering.patches]
+        self._segments = _segments(lowering.steps)
+        self._isa = number_of(resolve())
+        self._run = required().bz_run
+
+    def run(self, inputs: Sequence[Tensor | None], threads: int) -> list[Any]:
+        """The leaves of the result, in new memory."""
+        bases = [x for x in inputs if x is not None]
+        bases += [torch.empty_strided(s, t, dtype=d) for s, t, d in self._outputs]
+        addresses = [x.data_ptr() for x in bases]
+        for field, root, offset in self._patches:
+            field.value = addresses[root] + offset
+        number_of_root = self._held.outside.number_of
+
+        def at(tensor: Tensor) -> Tensor:
+            root = number_of_root(tensor)
+            if root is None:
+                return tensor
+            base = bases[root]
+            start = tensor.storage_offset() + base.storage_offset()
+            return base.as_strided(tensor.shape, tensor.stride(), start)
+
+        for segment in self._segments:
+            if callable(segment):
+                segment(at)
+            else:
+                status = self._run(self._isa, threads, *segment, None)
+                if status == structs.NOT_FINITE:
+                    raise NotFiniteError
+                check(status, "program")
+        made: dict[int, Tensor] = {}
+        return [made.setdefault(id(x), at(x)) if isinstance(x, Tensor) else x for x in self._leaves]
+
+
+def tensors_in(value: Any) -> Sequence[Tensor]:
+    """Tensors in a value of a node."""
+    if isinstance(value, Tensor):
+        return (value,)
+    if isinstance(value, (tuple, list)):
+        return [t for part in value for t in tensors_in(part)]
+    return ()
+
+
+def _segments(
+    steps: Sequence[NativeStep | TorchStep],
+) -> list[Callable[..., None] | tuple[int, ctypes.Array[structs.Step]]]:
+    """Runs of native steps as arrays of the library, and calls of torch between them."""
+    found: list[Any] = []
+    run: list[NativeStep] = []
+
+    def close() -> None:
+        if run:
+            array = (structs.Step * len(run))()
+            for i, step in enumerate(run):
+                array[i].kind, array[i].arguments = step.kind, ctypes.addressof(step.arguments)
+            found.append((len(run), array))
+            run.clear()
+
+    for step in steps:
+        if isinstance(step, NativeStep):
+            run.append(step)
+        else:
+            close()
+            found.append(step.run)
+    close()
+    return found

@@ -1,0 +1,135 @@
+"""The graph of a program while passes rewrite it, and what was fused or why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from binarize.runtime.program.capture import Captured
+
+
+@dataclass(frozen=True)
+class Chance:
+    """A place where a pass could fuse something.
+
+    Attributes:
+        fusion: name of the pass.
+        place: name of the node that would take the other one in.
+        reason: why it did not; empty if it did.
+    """
+
+    fusion: str
+    place: str
+    reason: str = ""
+
+
+@dataclass
+class ProgramGraph:
+    """What passes work on.
+
+    Every node has its fake tensor (or several) in meta `val`: shapes and dtypes; strides are planned later.
+
+    Attributes:
+        graph: placeholders for constants and inputs, then operators.
+        constants: tensors by placeholder; also those that passes made of others.
+        inputs: placeholders of the inputs; None where an argument is no tensor.
+        out_spec: see `Captured`.
+        chances: what the passes found.
+    """
+
+    graph: fx.Graph
+    constants: dict[fx.Node, Tensor]
+    inputs: tuple[fx.Node | None, ...]
+    out_spec: Any
+    chances: list[Chance] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, captured: Captured) -> ProgramGraph:
+        """The graph of a run, before any pass."""
+        return cls(captured.graph, dict(captured.constants), captured.inputs, captured.out_spec)
+
+    @property
+    def output(self) -> fx.Node:
+        """The node that holds the results."""
+        return next(iter(reversed(self.graph.nodes)))
+
+    def calls(self, *targets: Any) -> list[fx.Node]:
+        """Nodes that call one of these operators, in their order."""
+        return [n for n in self.graph.nodes if n.op == "call_function" and n.target in targets]
+
+    def constant(self, tensor: Tensor, name: str = "constant") -> fx.Node:
+        """A node that stands for a tensor which a pass made of constants."""
+        with self.graph.inserting_before(next(iter(self.graph.nodes))):
+            node = self.graph.placeholder(name)
+        node.meta["val"] = tensor
+        self.constants[node] = tensor
+        return node
+
+    def tensor(self, value: Any) -> Tensor | None:
+        """The constant that a node stands for; None for anything else."""
+        return self.constants.get(value) if isinstance(value, fx.Node) else None
+
+    def replace(self, node: fx.Node, by: fx.Node) -> None:
+        """Let `by` take the place of `node`, which goes."""
+        node.replace_all_uses_with(by)
+        self.graph.erase_node(node)
+
+    def taken(self, fusion: str, node: fx.Node) -> None:
+        """Note that a pass did something at this node."""
+        self.chances.append(Chance(fusion, node.name))
+
+    def missed(self, fusion: str, node: fx.Node, reason: str) -> None:
+        """Note that a pass could not do something at this node, and why."""
+        self.chances.append(Chance(fusion, node.name, reason))
+
+    def tidy(self) -> None:
+        """Drop nodes without users and check the graph."""
+        for node in reversed(list(self.graph.nodes)):
+            if node.op in ("call_function", "placeholder") and not node.users and node not in self.inputs:
+                if node.op == "call_function" and _has_effects(node):
+                    continue
+                self.graph.erase_node(node)
+                self.constants.pop(node, None)
+        self.graph.lint()
+
+
+def value_of(node: Any) -> Any:
+    """The fake tensor (or several) of a node."""
+    return node.meta["val"] if isinstance(node, fx.Node) else node
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """The only node that uses a result; None if there are none or several."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Shape of a node's tensor; empty if it has several."""
+    val = value_of(node)
+    return tuple(val.shape) if isinstance(val, Tensor) else ()
+
+
+def is_float(node: Any) -> bool:
+    """Whether a node is one float32 tensor on the CPU."""
+    val = value_of(node)
+    return isinstance(val, Tensor) and val.dtype == torch.float32 and val.device.type == "cpu"
+
+
+def nodes_in(value: Any) -> Iterable[fx.Node]:
+    """Nodes in an argument, whatever lists they are in."""
+    if isinstance(value, fx.Node):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from nodes_in(part)
+    elif isinstance(value, dict):
+        yield from nodes_in(list(value.values()))
+
+
+def _has_effects(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable

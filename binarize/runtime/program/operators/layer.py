@@ -1,0 +1,155 @@
+"""A packed layer: one step of the library where it can be one."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from binarize.native import structs
+from binarize.runtime import ops
+from binarize.runtime.kernel_arguments import as_maps
+from binarize.runtime.kernel_support import per_channel
+from binarize.runtime.native_layer import Extras, NativeLayer, Prepared
+from binarize.runtime.program.lowering import Lowering
+from binarize.runtime.program.operators.registry import lowers, same_memory
+from binarize.runtime.program.operators.views import copy
+
+_KINDS = {"conv": 0, "depthwise": 1, "scaled": 2}
+
+
+@lowers(ops.layer)
+def layer(
+    lowering: Lowering,
+    node: fx.Node,
+    x: Tensor,
+    bits: Tensor,
+    vectors: Tensor,
+    spec: str,
+    inner: Any,
+    activation: Any,
+    **given: Any,
+) -> Any:
+    """One step, with everything that the passes put around the layer."""
+    native = ops.native_of(bits, vectors, spec, inner, given)
+    extras = Extras(
+        resize=ops.resize_of_arguments(given.get("resize", ())),
+        second=ops.activation_of_arguments(activation, given.get("bounds", ())),
+    )
+    if native is None or not x.numel() or x.dtype != torch.float32:
+        return NotImplemented
+    prepared = native.prepared(tuple(x.shape), given.get("output_size"), extras)
+    one_by_one = native.depthwise and per_channel(native.data.spec) and len(x) > 1
+    maps = as_maps(x, linear=native.linear)
+    if prepared.conv is None or native.doubled is not None or one_by_one:
+        return NotImplemented
+    channels = native.data.spec.out_channels if given.get("tail_weight") is None else given["tail_weight"].shape[0]
+    out = lowering.placed_or_empty(node, _result_shape(native, prepared, x, channels))
+    return _Step(lowering, native, prepared, maps, given).add(x, out)
+
+
+def _result_shape(native: NativeLayer, prepared: Prepared, x: Tensor, channels: int) -> tuple[int, ...]:
+    if native.linear:
+        return (*x.shape[:-1], channels)
+    size = prepared.size if x.dim() == 4 else prepared.size[1:]
+    return (x.shape[0], channels, *size)
+
+
+class _Step:
+    """The structures of one layer's step."""
+
+    def __init__(
+        self, lowering: Lowering, native: NativeLayer, prepared: Prepared, maps: Tensor, given: dict[str, Any]
+    ) -> None:
+        self.lowering, self.native, self.prepared, self.given = lowering, native, prepared, given
+        self.maps = maps
+
+    def add(self, x: Tensor, out: Tensor) -> Any:
+        """Add the step and give the layer's two results."""
+        lowering, native, prepared, given = self.lowering, self.native, self.prepared, self.given
+        conv, pack = prepared.conv, prepared.pack
+        if conv is None:
+            raise RuntimeError("no convolution")
+        maps = _readable(lowering, self.maps, prepared)
+        result = as_maps(out, linear=native.linear)
+        described = structs.Layer(
+            conv=conv.geometry,
+            kind=_KINDS[conv.weights.kind],
+            exact=conv.exact,
+            words=conv.weights.words.data_ptr(),
+            counts=conv.weights.counts.data_ptr(),
+            dab=None if pack.dab is None else ctypes.pointer(pack.dab),
+            mul=pack.mul,
+            add=pack.add,
+            x=_strides(maps),
+            epilogue=conv.template,
+        )
+        described.epilogue.out = _strides(result)
+        described.epilogue.tail = structs.Tail()
+        step = structs.LayerStep(layer=ctypes.pointer(described))
+        lowering.hold(native, prepared, described)
+        lowering.point(step, "x", maps)
+        self._bypass(step, described, maps)
+        self._around(step, described, result)
+        if prepared.resize is not None:
+            step.resize = prepared.resize.struct(maps)
+        size = lowering.library.bz_layer_scratch(ctypes.byref(described))
+        lowering.point(step, "scratch", lowering.scratch(max(int(size), 0)))
+        sums = lowering.empty((x.shape[0], native.data.spec.out_channels) if given.get("with_sums") else (0,))
+        if given.get("with_sums"):
+            lowering.point(step, "sums", sums)
+        lowering.native("layer", step)
+        return out, sums
+
+    def _bypass(self, step: structs.LayerStep, described: structs.Layer, maps: Tensor) -> None:
+        bypass, resize = self.native.bypass_of(maps, self.prepared, self._pooled)
+        if bypass is None:
+            return
+        described.epilogue.bypass, described.epilogue.bypass_channels = _strides(bypass), bypass.shape[1]
+        if resize is not None:
+            described.epilogue.bypass_resize = resize.struct(bypass)
+        self.lowering.point(step, "bypass", bypass)
+
+    def _pooled(self, maps: Tensor) -> Tensor:
+        """The bypass where it is a map of its own: made by torch, by the functions that define it."""
+        native, prepared, lowering = self.native, self.prepared, self.lowering
+        size = prepared.size
+
+        def make(x: Tensor) -> Tensor:
+            return native.bypass_map(x, prepared)
+
+        out = lowering.empty((*maps.shape[:2], *size))
+        lowering.torch(make, (maps,), {}, (out,), "bypass")
+        return out
+
+    def _around(self, step: structs.LayerStep, described: structs.Layer, result: Tensor) -> None:
+        lowering, given = self.lowering, self.given
+        if (residual := given.get("residual")) is not None:
+            lowering.map(step.residual, as_maps(residual, linear=self.native.linear))
+        if (sums := given.get("sums_of_x")) is not None:
+            lowering.point(step, "sums_of_x", sums)
+        weight = given.get("tail_weight")
+        if weight is None:
+            lowering.point(step, "out", result)
+            return
+        tail = ops.tail_of_arguments(weight, given.get("tail_bias")).packed(self.native.data.spec.out_channels)
+        step.tail = tail.struct(torch.empty(0).expand(1, 1, 1, 1))
+        lowering.hold(tail)
+        lowering.map(step.tail.out, result)
+
+
+def _strides(maps: Tensor) -> structs.Map:
+    n, c, h, w = maps.stride()
+    return structs.Map(None, n, h, w, 1 if maps.shape[1] == 1 else c)
+
+
+def _readable(lowering: Lowering, maps: Tensor, prepared: Prepared) -> Tensor:
+    """The maps with strides that the kernels read; a copy where they have others."""
+    if maps.shape[1] == 1 or maps.stride(1) == 1:
+        return maps
+    out = lowering.empty(tuple(maps.shape))
+    if not copy(lowering, maps, out):
+        raise RuntimeError("maps of more dimensions than a copy takes")
+    return out

@@ -1,0 +1,38 @@
+"""The passes that rewrite a program's graph, in their order. One file is one pass.
+
+A pass is a function of a `ProgramGraph`. It looks for a pattern, checks whether it may be fused (a chance that it
+misses is noted with the reason), and rewrites. After each pass the graph is checked and what nobody uses is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from binarize.runtime.program.graph import ProgramGraph
+from binarize.runtime.program.passes.activation import layer_activations, name_activations
+from binarize.runtime.program.passes.channel_sums import channel_sums
+from binarize.runtime.program.passes.classifier import classifier
+from binarize.runtime.program.passes.functional import functional
+from binarize.runtime.program.passes.residual import residual
+from binarize.runtime.program.passes.resize import resize
+from binarize.runtime.program.passes.simplify import simplify
+
+Pass = Callable[[ProgramGraph], None]
+
+PASSES: tuple[Pass, ...] = (
+    functional,  # first: no other pass has to think of writes
+    simplify,  # then nothing stands between an operator and its neighbour that does nothing
+    name_activations,  # several small operators become one activation: the next pass takes it
+    layer_activations,  # behind the bypass of a layer, in front of a sum
+    classifier,  # a tail excludes sums and residuals: it gains more than both
+    resize,  # a layer reads the small map
+    residual,  # after activations, which stand in front of the sum
+    channel_sums,  # last: who makes a map is known now
+)
+
+
+def run_passes(program: ProgramGraph) -> None:
+    """Run all passes."""
+    for one in PASSES:
+        one(program)
+        program.tidy()

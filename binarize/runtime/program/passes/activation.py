@@ -1,0 +1,167 @@
+"""Activations: several small operators are one, and a packed layer in front computes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from binarize.runtime import ops
+from binarize.runtime.program.graph import ProgramGraph, is_float, only_user, shape_of
+
+aten = torch.ops.aten
+
+
+def name_activations(program: ProgramGraph) -> None:
+    """RPReLU, BiasPReLU, PReLU and Maxout, of any channel dim, become one operator each."""
+    for node in program.calls(aten.prelu.default):
+        _name_prelu(program, node)
+    for node in program.calls(aten.sub.Tensor):
+        _name_maxout(program, node)
+
+
+def layer_activations(program: ProgramGraph) -> None:
+    """An activation that only reads a packed layer's result becomes a part of the layer."""
+    targets = (ops.piecewise, aten.relu.default, aten.hardtanh.default, aten.relu6.default)
+    for node in program.calls(*targets):
+        source, result = _layer_of(node.args[0])
+        if source is None or result is None:
+            continue
+        reason = _why_not(node, source, result)
+        if reason:
+            program.missed("activation", source, reason)
+            continue
+        arrays, bounds = _arguments(node)
+        given = {"bounds": bounds} if bounds else {}
+        source.args, source.kwargs = (*source.args[:5], arrays), {**source.kwargs, **given}
+        program.taken("activation", source)
+        program.replace(node, result)
+
+
+def _why_not(node: fx.Node, layer: fx.Node, result: fx.Node) -> str:
+    if only_user(result) is not node:
+        return "its result is read by others, too"
+    if layer.args[5] or any(layer.kwargs.get(k) for k in ("bounds", "residual", "tail_weight", "with_sums")):
+        return "it does something behind its bypass already"
+    if node.target is ops.piecewise and _dim_of(layer, result) != node.args[5] % len(shape_of(node)):  # type: ignore[operator]
+        return "the activation has its channels in another dim"
+    return ""
+
+
+def _dim_of(layer: fx.Node, result: fx.Node) -> int:
+    return len(shape_of(result)) - 1 if '"kind":"linear"' in str(layer.args[3]) else 1
+
+
+def _arguments(node: fx.Node) -> tuple[list[Any], list[float]]:
+    if node.target is ops.piecewise:
+        return list(node.args[1:5]), []
+    if node.target is aten.relu.default:
+        return [None] * 4, []
+    if node.target is aten.relu6.default:
+        return [], [0.0, 6.0]
+    low, high = (*node.args[1:], *(-1.0, 1.0)[len(node.args) - 1 :])
+    return [], [float(low), float(high)]  # type: ignore[arg-type]
+
+
+def _layer_of(value: Any) -> tuple[fx.Node | None, fx.Node | None]:
+    """The packed layer whose result a node is, and the node of that result."""
+    import operator
+
+    made = value.args[0] if isinstance(value, fx.Node) and value.target is operator.getitem else None
+    if isinstance(made, fx.Node) and made.target is ops.layer and value.args[1] == 0:
+        return made, value
+    return None, None
+
+
+def _name_prelu(program: ProgramGraph, node: fx.Node) -> None:
+    x, slope = node.args
+    weight = program.tensor(slope)
+    if not isinstance(x, fx.Node) or weight is None or not is_float(node) or len(shape_of(node)) < 2:
+        return
+    first, last, dim = x, node, 1
+    if x.target is aten.movedim.int and only_user(x) is node:
+        behind = only_user(node)
+        moved = tuple(d % len(shape_of(x)) for d in x.args[1:])  # type: ignore[operator]
+        back = behind is not None and behind.target is aten.movedim.int
+        if moved != (len(shape_of(x)) - 1, 1) or not back or behind is None:
+            return
+        if tuple(d % len(shape_of(x)) for d in behind.args[1:]) != (1, len(shape_of(x)) - 1):  # type: ignore[operator]
+            return
+        first, last, dim = x.args[0], behind, -1  # type: ignore[assignment]
+    channels = shape_of(last)[dim]
+    before, source = _added(program, first, channels, dim, last)
+    after, final = _added_behind(program, last, channels, dim)
+    slopes = weight.detach().reshape(-1)
+    negative = program.constant(slopes.expand(channels).contiguous())
+    with program.graph.inserting_after(final):
+        made = program.graph.call_function(
+            ops.piecewise, (source, before, negative, None, after, dim % len(shape_of(last)))
+        )
+    made.meta["val"] = final.meta["val"]
+    program.replace(final, made)
+
+
+def _vector(program: ProgramGraph, value: Any, channels: int, dim: int, rank: int) -> Tensor | None:
+    """A constant that has one number for each channel, as a vector."""
+    tensor = program.tensor(value)
+    if tensor is None or tensor.numel() != channels or tensor.dtype != torch.float32:
+        return None
+    sizes = [1] * rank
+    sizes[dim] = channels
+    lined_up = [1] * (rank - tensor.dim()) + list(tensor.shape)
+    return tensor.detach().reshape(-1).contiguous() if lined_up == sizes else None
+
+
+def _added(
+    program: ProgramGraph, node: fx.Node, channels: int, dim: int, last: fx.Node
+) -> tuple[fx.Node | None, fx.Node]:
+    """A bias that was added to reach `node`, and what it was added to."""
+    if node.target is not aten.add.Tensor or len(node.users) != 1 or node.kwargs:
+        return None, node
+    vector = _vector(program, node.args[1], channels, dim, len(shape_of(node)))
+    if vector is None or shape_of(node.args[0]) != shape_of(node):  # type: ignore[arg-type]
+        return None, node
+    return program.constant(vector), node.args[0]  # type: ignore[return-value]
+
+
+def _added_behind(
+    program: ProgramGraph, node: fx.Node, channels: int, dim: int
+) -> tuple[fx.Node | None, fx.Node]:
+    """A bias that is added to `node` and nothing else, and the sum."""
+    user = only_user(node)
+    if user is None or user.target is not aten.add.Tensor or user.args[0] is not node or user.kwargs:
+        return None, node
+    vector = _vector(program, user.args[1], channels, dim, len(shape_of(node)))
+    return (None, node) if vector is None else (program.constant(vector), user)
+
+
+def _name_maxout(program: ProgramGraph, node: fx.Node) -> None:
+    """p * relu(x) - q * relu(-x)."""
+    above, below = (_scaled_relu(program, side) for side in node.args[:2])
+    if above is None or below is None or node.kwargs:
+        return
+    (p, x), (q, minus) = above, below
+    if not (isinstance(minus, fx.Node) and minus.target is aten.neg.default and minus.args[0] is x):
+        return
+    rank = len(shape_of(node))
+    for dim in (1, rank - 1):
+        channels = shape_of(node)[dim]
+        positive, negative = (_vector(program, v, channels, dim, rank) for v in (p, q))
+        if positive is not None and negative is not None:
+            arrays = (None, program.constant(negative), program.constant(positive), None)
+            with program.graph.inserting_after(node):
+                made = program.graph.call_function(ops.piecewise, (x, *arrays, dim))
+            made.meta["val"] = node.meta["val"]
+            program.replace(node, made)
+            return
+
+
+def _scaled_relu(program: ProgramGraph, node: Any) -> tuple[Any, Any] | None:
+    """(p, x) of p * relu(x), where p may be a view of a constant."""
+    if not isinstance(node, fx.Node) or node.target is not aten.mul.Tensor:
+        return None
+    p, relu = node.args
+    if not isinstance(relu, fx.Node) or relu.target is not aten.relu.default:
+        return None
+    return p, relu.args[0]

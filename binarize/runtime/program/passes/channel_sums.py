@@ -1,0 +1,90 @@
+"""Sums over positions that a layer needs for its thresholds come from the step that makes its input."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from binarize.runtime import ops
+from binarize.runtime.kernel_support import wants_means
+from binarize.runtime.layer_data import spec_of_text
+from binarize.runtime.program.graph import ProgramGraph, shape_of
+from binarize.runtime.program.passes.activation import _layer_of
+
+aten = torch.ops.aten
+_THROUGH = (aten.permute.default, aten.reshape.default, aten.view.default, aten.flatten.using_ints, aten.transpose.int)
+
+
+def channel_sums(program: ProgramGraph) -> None:
+    """Let each layer whose thresholds depend on its input's means take the sums from the step in front."""
+    for node in program.calls(ops.layer):
+        if not wants_means(spec_of_text(str(node.args[3]))) or node.kwargs.get("resize"):
+            continue
+        maker, result = _maker(node)
+        if maker is None or result is None:
+            continue
+        if maker.kwargs.get("tail_weight") is not None:
+            program.missed("channel_sums", node, "what makes its input has a tail")
+            continue
+        maker.kwargs = {**maker.kwargs, "with_sums": True}
+        sums = _sums_of(program, maker)
+        node.kwargs = {**node.kwargs, "sums_of_x": sums}
+        program.taken("channel_sums", node)
+
+
+def _maker(node: fx.Node) -> tuple[fx.Node | None, fx.Node | None]:
+    """The step whose result, seen with the same channels and positions, is a layer's input."""
+    x: Any = node.args[0]
+    spec = spec_of_text(str(node.args[3]))
+    channels = spec.in_channels
+    images = shape_of(x)[0]
+    while isinstance(x, fx.Node):
+        maker, result = _layer_of(x)
+        if maker is not None and result is not None:
+            return (maker, result) if _same_channels(maker, result, channels, images) else (None, None)
+        if x.target not in _THROUGH or not _keeps_channels(x, channels, images):
+            return None, None
+        x = x.args[0]
+    return None, None
+
+
+def _keeps_channels(node: fx.Node, channels: int, images: int) -> bool:
+    """Whether a change of shape moves positions only: images first and channels somewhere, as before."""
+    before, after = shape_of(node.args[0]), shape_of(node)  # type: ignore[arg-type]
+    if not before or not after or before[0] != images or after[0] != images:
+        return False
+    if node.target in (aten.permute.default, aten.transpose.int):
+        return _moved(node, 0) == 0
+    # positions are merged or split, the channels being last before and after
+    return before[-1] == after[-1] == channels
+
+
+def _moved(node: fx.Node, dim: int) -> int:
+    """Where a dim comes to lie."""
+    order = list(range(len(shape_of(node))))
+    if node.target is aten.permute.default:
+        order = [d % len(order) for d in node.args[1]]  # type: ignore[union-attr, operator]
+    else:
+        a, b = (d % len(order) for d in node.args[1:3])  # type: ignore[operator]
+        order[a], order[b] = order[b], order[a]
+    return order.index(dim)
+
+
+def _same_channels(maker: fx.Node, result: fx.Node, channels: int, images: int) -> bool:
+    spec = spec_of_text(str(maker.args[3]))
+    return spec.out_channels == channels and shape_of(result)[0] == images
+
+
+def _sums_of(program: ProgramGraph, maker: fx.Node) -> fx.Node:
+    for user in maker.users:
+        if user.target is operator.getitem and user.args[1] == 1:
+            return user
+    with program.graph.inserting_after(maker):
+        sums = program.graph.call_function(operator.getitem, (maker, 1))
+    spec = spec_of_text(str(maker.args[3]))
+    first = maker.meta["val"][0]
+    sums.meta["val"] = first.new_empty((first.shape[0], spec.out_channels))
+    return sums
