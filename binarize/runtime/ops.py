@@ -15,18 +15,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from binarize.bounded_cache import BoundedCache
 from binarize.native.epilogue import Activation, Tail
 from binarize.native.types import Resize
-from binarize.runtime.kernel_support import why_not
 from binarize.runtime.layer_data import LayerData, spec_of_text
 from binarize.runtime.native_layer import Extras, NativeLayer
+from binarize.runtime.packed_weights import native_layer
+from binarize.runtime.pointwise_code import Code, apply, run
 from binarize.runtime.reference import reference
 from binarize.runtime.shapes import extra_of, result_shape
-
-LAYERS = 1024
-"""Most layers whose packed weights the operators keep when they are called one by one."""
 
 _library = torch.library.Library("binarize", "FRAGMENT")
 _library.define(
@@ -70,7 +68,8 @@ def native_of(
     data = LayerData(
         spec=spec_of_text(spec), bits=bits, vectors=vectors, inner=activation_of_arguments(inner)
     )
-    return _known.of(data, given.get("threads", 0), given.get("exact_scales", True))
+    exact = given.get("exact_scales", True)
+    return native_layer(data, threads=given.get("threads", 0) or None, exact_scales=exact)
 
 
 def tail_of_arguments(weight: Tensor, bias: Tensor | None) -> Tail:
@@ -81,29 +80,6 @@ def tail_of_arguments(weight: Tensor, bias: Tensor | None) -> Tail:
 def resize_of_arguments(resize: Sequence[int]) -> Resize | None:
     """[height, width, align_corners] as data; None if it is empty."""
     return Resize(size=(resize[0], resize[1]), align_corners=bool(resize[2])) if resize else None
-
-
-class _Known:
-    """Packed weights of layers that were called one by one, as long as their tensors are the same."""
-
-    def __init__(self) -> None:
-        self._layers: BoundedCache[Any, NativeLayer | None] = BoundedCache(LAYERS)
-
-    def of(self, data: LayerData, threads: int, exact_scales: bool) -> NativeLayer | None:
-        tensors = [data.bits, data.vectors]
-        if (inner := data.inner) is not None:
-            tensors += [t for t in (inner.before, inner.negative, inner.positive, inner.after) if t is not None]
-        marks = tuple((t.data_ptr(), -1 if t.is_inference() else t._version) for t in tensors)
-        key = (data.spec, marks, threads, exact_scales)
-        found = self._layers.get(key, self)
-        if found is self:
-            given = {"threads": threads or None, "exact_scales": exact_scales}
-            made = None if why_not(data) else NativeLayer(data, **given)
-            found = self._layers.keep(key, made)
-        return found
-
-
-_known = _Known()
 
 
 def _layer(
@@ -139,7 +115,9 @@ def _layer(
         sums=sums if with_sums else None,
         tail=None if tail_weight is None else tail_of_arguments(tail_weight, tail_bias),
     )
-    native = _known.of(data, threads, exact_scales) if x.dtype == torch.float32 and x.numel() else None
+    native: NativeLayer | None = None
+    if x.dtype == torch.float32 and x.numel():
+        native = native_layer(data, threads=threads or None, exact_scales=exact_scales, keep=True)
     y = None if native is None else native(x, output_size, extras)
     return (_by_reference(data, x, output_size, extras) if y is None else y), sums
 
@@ -154,10 +132,10 @@ def _by_reference(
     if extras.residual is not None:
         y = y + extras.residual
     if extras.sums is not None:
-        extras.sums.copy_(y.flatten(2).sum(2) if data.spec.dim == 1 else y.flatten(1, -2).sum(1))
+        extras.sums.copy_(channel_sums(y, data.spec.dim))
     if extras.tail is None:
         return y
-    return torch.nn.functional.conv2d(y, extras.tail.weight[..., None, None], extras.tail.bias)
+    return F.conv2d(y, extras.tail.weight[..., None, None], extras.tail.bias)
 
 
 def _fake_layer(
@@ -217,5 +195,78 @@ _library.impl("layer", _layer, "CPU")
 _library.impl("piecewise", _piecewise, "CPU")
 torch.library.register_fake("binarize::piecewise", lambda x, *_: torch.empty_like(x), lib=_library)
 torch.library.register_fake("binarize::layer", _fake_layer, lib=_library)
+_library.define(
+    "pointwise(Tensor[] operands, Tensor[] vectors, str code, *, bool with_sums=False) -> (Tensor, Tensor)"
+)
+_library.define("linear(Tensor x, Tensor weight, Tensor? bias, str op, float p, float q) -> Tensor")
+_library.define("mean(Tensor x, Tensor? sums) -> Tensor")
+_library.define(
+    "stem(Tensor x, Tensor weight, Tensor? bias, Tensor?[] norm, float eps, Tensor?[] activation, float[] bounds, "
+    "int[] stride, int[] padding, int[] pool, *, bool with_sums=False) -> (Tensor, Tensor)"
+)
+
+
+def channel_sums(y: Tensor, dim: int = 1) -> Tensor:
+    """(N, C): sums over positions of (N, C, ...) or, with dim -1, (N, ..., C)."""
+    y = y.movedim(dim, 1)
+    return y.reshape(*y.shape[:2], -1).sum(2)
+
+
+def _pointwise(
+    operands: list[Tensor], vectors: list[Tensor], code: str, *, with_sums: bool = False
+) -> tuple[Tensor, Tensor]:
+    known = Code.of_text(code)
+    y = run(known, operands, vectors)
+    return y, channel_sums(y, known.dim) if with_sums else y.new_empty(0)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, op: str, p: float, q: float) -> Tensor:
+    flat = weight.flatten(1)
+    if weight.dim() == 4:
+        y = F.conv2d(x, flat[..., None, None], bias)
+    else:
+        y = F.linear(x, flat, bias)
+    return apply(op, y, p, q)
+
+
+def _mean(x: Tensor, sums: Tensor | None) -> Tensor:
+    if sums is None:
+        return x.mean((2, 3), keepdim=True)
+    return (sums / (x.shape[2] * x.shape[3]))[..., None, None]
+
+
+def _stem(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: list[Tensor | None],
+    eps: float,
+    activation: list[Tensor | None],
+    bounds: list[float],
+    stride: list[int],
+    padding: list[int],
+    pool: list[int],
+    *,
+    with_sums: bool = False,
+) -> tuple[Tensor, Tensor]:
+    y = F.conv2d(x, weight, bias, stride, padding)
+    if norm:
+        mean, variance, factor, constant = norm
+        y = F.batch_norm(y, mean, variance, factor, constant, eps=eps)
+    if (second := activation_of_arguments(activation, bounds)) is not None:
+        y = second(y)
+    if pool:
+        y = F.max_pool2d(y, pool[:2], pool[2:4], pool[4:6])
+    return y, channel_sums(y) if with_sums else y.new_empty(0)
+
+
+for _name, _function in (("pointwise", _pointwise), ("linear", _linear), ("mean", _mean), ("stem", _stem)):
+    _library.impl(_name, _function, "CPU")
+    torch.library.register_fake(f"binarize::{_name}", _function, lib=_library)
+
+pointwise = torch.ops.binarize.pointwise.default
+linear = torch.ops.binarize.linear.default
+mean = torch.ops.binarize.mean.default
+stem = torch.ops.binarize.stem.default
 layer = torch.ops.binarize.layer.default
 piecewise = torch.ops.binarize.piecewise.default

@@ -19,6 +19,7 @@ from binarize.runtime.kernel_support import activation_of, why_not
 from binarize.runtime.layer_data import LayerData, make_bypass, text_of_spec
 from binarize.runtime.made_of import current, made_of, place_of
 from binarize.runtime.native_layer import NativeLayer
+from binarize.runtime.packed_weights import native_layer
 from binarize.runtime.reference import reference, weight_of
 from binarize.runtime.shapes import extra_of, result_shape
 from binarize.runtime.spec import PackedSpec
@@ -168,11 +169,9 @@ class PackedLayer(StandsForLayer):
         if self._native_of is None or not current(self._native_of):
             if not available():
                 warn_missing()
-            data, options = self.data(), self._options
-            self._native = None
-            if why_not(data) is None:
-                self._native = NativeLayer(data, threads=options.threads, exact_scales=options.exact_scales)
-            self._native_of = made_of(self)
+            options = self._options
+            given = {"threads": options.threads, "exact_scales": options.exact_scales}
+            self._native, self._native_of = native_layer(self.data(), **given), made_of(self)
         return self._native
 
     def _operator(self, x: Tensor, output_size: Sequence[int] | None) -> Tensor:

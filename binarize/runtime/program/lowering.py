@@ -140,9 +140,13 @@ class Lowering:
         return whole.narrow(found.dim, found.start, found.size)
 
     def placed_or_empty(self, node: fx.Node, shape: Sequence[int]) -> Tensor:
-        """Memory for the float result of a node."""
+        """Memory for a float map that a node makes."""
         place = self.placed(node)
         return self.empty(shape) if place is None else place
+
+    def rows(self, shape: Sequence[int]) -> Tensor:
+        """Memory for a float tensor whose last dim lies side by side."""
+        return self.strided(shape, rows(shape))
 
     def scratch(self, size: int) -> Tensor:
         """Memory of `size` bytes that this node alone uses."""
@@ -208,10 +212,15 @@ class Lowering:
 
 
 def strides_of(shape: Sequence[int]) -> tuple[int, ...]:
-    """Strides of a result: channels-last for maps (N, C, H, W), else contiguous."""
+    """Strides of a map: channels-last for (N, C, H, W), else contiguous."""
     if len(shape) == 4:
         _, c, h, w = shape
         return (c * h * w, 1, w * c, c)
+    return rows(shape)
+
+
+def rows(shape: Sequence[int]) -> tuple[int, ...]:
+    """Contiguous strides: the last dim lies side by side."""
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 

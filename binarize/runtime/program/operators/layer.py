@@ -46,7 +46,8 @@ def layer(
     if prepared.conv is None or native.doubled is not None or one_by_one:
         return NotImplemented
     channels = native.data.spec.out_channels if given.get("tail_weight") is None else given["tail_weight"].shape[0]
-    out = lowering.placed_or_empty(node, _result_shape(native, prepared, x, channels))
+    shape = _result_shape(native, prepared, x, channels)
+    out = lowering.rows(shape) if native.linear else lowering.placed_or_empty(node, shape)
     return _Step(lowering, native, prepared, maps, given).add(x, out)
 
 
@@ -135,7 +136,7 @@ class _Step:
             lowering.point(step, "out", result)
             return
         tail = ops.tail_of_arguments(weight, given.get("tail_bias")).packed(self.native.data.spec.out_channels)
-        step.tail = tail.struct(torch.empty(0).expand(1, 1, 1, 1))
+        step.tail = tail.struct(torch.empty(1, 1, 1, 1))
         lowering.hold(tail)
         lowering.map(step.tail.out, result)
 

@@ -5,13 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 
 from binarize.runtime.program.graph import value_of
-from binarize.runtime.program.lowering import Lowering
+from binarize.runtime.program.lowering import Lowering, rows
 
 Lower = Callable[..., Any]
 """(lowering, node, *args, **kwargs) -> tensors of the result; `NotImplemented` leaves the node to torch."""
+
+_aten = torch.ops.aten
+_OF_MAPS = {
+    _aten.conv2d.default,
+    _aten.conv_transpose2d.input,
+    _aten.batch_norm.default,
+    _aten.max_pool2d.default,
+    _aten.avg_pool2d.default,
+    _aten.adaptive_avg_pool2d.default,
+    _aten.upsample_bilinear2d.vec,
+    _aten.upsample_nearest2d.vec,
+    _aten.upsample_bicubic2d.vec,
+    _aten.pixel_shuffle.default,
+    _aten.group_norm.default,
+    _aten.instance_norm.default,
+}
+"""Operators on (N, C, H, W), whose results are channels-last."""
 
 _known: dict[Any, Lower] = {}
 
@@ -43,9 +62,31 @@ def by_torch(lowering: Lowering, node: fx.Node, args: Any, kwargs: Any) -> Any:
     parts: list[Any] = list(val) if several else [val]
     if not all(isinstance(part, Tensor) for part in parts):
         raise TypeError(f"{node.target} gives {type(val).__name__}, not tensors")
-    made = [lowering.empty(tuple(part.shape), part.dtype) for part in parts]
+    given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    made = [_like(lowering, tuple(part.shape), part.dtype, given, node.target in _OF_MAPS) for part in parts]
     lowering.torch(node.target, args, kwargs, made, str(node.target))
     return tuple(made) if several else made[0]
+
+
+def _like(
+    lowering: Lowering, shape: tuple[int, ...], dtype: torch.dtype, given: list[Tensor], of_maps: bool
+) -> Tensor:
+    """Memory with the strides that readers expect: those of an operand of the same shape, or channels-last."""
+    for operand in given:
+        if tuple(operand.shape) == shape and is_dense(operand):
+            return lowering.strided(shape, operand.stride(), dtype)
+    last = of_maps or any(t.dim() == 4 and t.shape[1] > 1 and t.stride(1) == 1 for t in given)
+    return lowering.empty(shape, dtype) if last else lowering.strided(shape, rows(shape), dtype)
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether a tensor's values fill a piece of memory, each once, in some order of its dims."""
+    step = 1
+    for stride, size in sorted((s, n) for s, n in zip(x.stride(), x.shape, strict=True) if n > 1):
+        if stride != step:
+            return False
+        step *= size
+    return True
 
 
 def same_memory(a: Tensor, b: Tensor) -> bool:

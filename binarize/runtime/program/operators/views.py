@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from binarize.native import structs
-from binarize.runtime.program.lowering import Lowering, strides_of
+from binarize.runtime.program.lowering import Lowering, rows
 from binarize.runtime.program.operators.registry import lowers, same_memory
 
 aten = torch.ops.aten
@@ -78,7 +78,7 @@ def view(lowering: Lowering, node: fx.Node, x: Tensor, *args: Any, **kwargs: Any
     shape = node.meta["val"].shape
     if x.numel() != _numel(shape):
         return NotImplemented
-    out = lowering.strided(shape, strides_of(shape) if len(shape) != 4 else _rows(shape), x.dtype)
+    out = lowering.strided(shape, rows(shape), x.dtype)
     if not copy(lowering, x, out.view(x.shape)):
         return NotImplemented
     return out
@@ -89,14 +89,6 @@ def _numel(shape: Sequence[int]) -> int:
     for size in shape:
         n *= size
     return n
-
-
-def _rows(shape: Sequence[int]) -> tuple[int, ...]:
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= size
-    return tuple(reversed(strides))
 
 
 def copy(lowering: Lowering, x: Tensor, out: Tensor) -> bool:

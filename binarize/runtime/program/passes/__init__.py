@@ -13,20 +13,26 @@ from binarize.runtime.program.passes.activation import layer_activations, name_a
 from binarize.runtime.program.passes.channel_sums import channel_sums
 from binarize.runtime.program.passes.classifier import classifier
 from binarize.runtime.program.passes.functional import functional
+from binarize.runtime.program.passes.pointwise import pointwise
 from binarize.runtime.program.passes.residual import residual
 from binarize.runtime.program.passes.resize import resize
 from binarize.runtime.program.passes.simplify import simplify
+from binarize.runtime.program.passes.squeeze_excite import squeeze_excite
+from binarize.runtime.program.passes.stem import stem
 
 Pass = Callable[[ProgramGraph], None]
 
 PASSES: tuple[Pass, ...] = (
     functional,  # first: no other pass has to think of writes
     simplify,  # then nothing stands between an operator and its neighbour that does nothing
-    name_activations,  # several small operators become one activation: the next pass takes it
+    name_activations,  # several small operators become one activation: the next two take it
+    stem,  # before `pointwise`, which would take its norm and activation
     layer_activations,  # behind the bypass of a layer, in front of a sum
     classifier,  # a tail excludes sums and residuals: it gains more than both
     resize,  # a layer reads the small map
     residual,  # after activations, which stand in front of the sum
+    squeeze_excite,  # before `pointwise`, which would take the activations of its layers
+    pointwise,  # what elementwise operators are left
     channel_sums,  # last: who makes a map is known now
 )
 

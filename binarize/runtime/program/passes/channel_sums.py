@@ -11,26 +11,33 @@ from torch import fx
 from binarize.runtime import ops
 from binarize.runtime.kernel_support import wants_means
 from binarize.runtime.layer_data import spec_of_text
+from binarize.runtime.pointwise_code import Code
 from binarize.runtime.program.graph import ProgramGraph, shape_of
-from binarize.runtime.program.passes.activation import _layer_of
 
 aten = torch.ops.aten
+_MAKERS = (ops.layer, ops.pointwise, ops.stem)
 _THROUGH = (aten.permute.default, aten.reshape.default, aten.view.default, aten.flatten.using_ints, aten.transpose.int)
 
 
 def channel_sums(program: ProgramGraph) -> None:
     """Let each layer whose thresholds depend on its input's means take the sums from the step in front."""
+    for node in program.calls(ops.mean):
+        maker, result = _made_by(node.args[0])
+        if maker is not None and result is not None and _can_sum(maker):
+            maker.kwargs = {**maker.kwargs, "with_sums": True}
+            node.args = (node.args[0], _sums_of(program, maker, result))
+            program.taken("channel_sums", node)
     for node in program.calls(ops.layer):
         if not wants_means(spec_of_text(str(node.args[3]))) or node.kwargs.get("resize"):
             continue
         maker, result = _maker(node)
         if maker is None or result is None:
             continue
-        if maker.kwargs.get("tail_weight") is not None:
+        if not _can_sum(maker):
             program.missed("channel_sums", node, "what makes its input has a tail")
             continue
         maker.kwargs = {**maker.kwargs, "with_sums": True}
-        sums = _sums_of(program, maker)
+        sums = _sums_of(program, maker, result)
         node.kwargs = {**node.kwargs, "sums_of_x": sums}
         program.taken("channel_sums", node)
 
@@ -42,7 +49,7 @@ def _maker(node: fx.Node) -> tuple[fx.Node | None, fx.Node | None]:
     channels = spec.in_channels
     images = shape_of(x)[0]
     while isinstance(x, fx.Node):
-        maker, result = _layer_of(x)
+        maker, result = _made_by(x)
         if maker is not None and result is not None:
             return (maker, result) if _same_channels(maker, result, channels, images) else (None, None)
         if x.target not in _THROUGH or not _keeps_channels(x, channels, images):
@@ -74,17 +81,35 @@ def _moved(node: fx.Node, dim: int) -> int:
 
 
 def _same_channels(maker: fx.Node, result: fx.Node, channels: int, images: int) -> bool:
-    spec = spec_of_text(str(maker.args[3]))
-    return spec.out_channels == channels and shape_of(result)[0] == images
+    return shape_of(result)[_dim(maker, result)] == channels and shape_of(result)[0] == images
 
 
-def _sums_of(program: ProgramGraph, maker: fx.Node) -> fx.Node:
+def _dim(maker: fx.Node, result: fx.Node) -> int:
+    """Where the channels of a result are."""
+    if maker.target is ops.layer:
+        return -1 if spec_of_text(str(maker.args[3])).kind == "linear" else 1
+    return Code.of_text(str(maker.args[2])).dim if maker.target is ops.pointwise else 1
+
+
+def _made_by(value: Any) -> tuple[fx.Node | None, fx.Node | None]:
+    """The operator that can give sums with this result of it, and the node of that result."""
+    made = value.args[0] if isinstance(value, fx.Node) and value.target is operator.getitem else None
+    if isinstance(made, fx.Node) and made.target in _MAKERS and value.args[1] == 0:
+        return made, value
+    return None, None
+
+
+def _can_sum(maker: fx.Node) -> bool:
+    return maker.kwargs.get("tail_weight") is None
+
+
+def _sums_of(program: ProgramGraph, maker: fx.Node, result: fx.Node) -> fx.Node:
     for user in maker.users:
         if user.target is operator.getitem and user.args[1] == 1:
             return user
     with program.graph.inserting_after(maker):
         sums = program.graph.call_function(operator.getitem, (maker, 1))
-    spec = spec_of_text(str(maker.args[3]))
-    first = maker.meta["val"][0]
-    sums.meta["val"] = first.new_empty((first.shape[0], spec.out_channels))
+    shape = shape_of(result)
+    sums.meta["val"] = result.meta["val"].new_empty((shape[0], shape[_dim(maker, result)]))
+    maker.meta["val"] = (maker.meta["val"][0], sums.meta["val"])
     return sums

@@ -1,0 +1,77 @@
+"""Squeeze-excite: means from the sums that the layer in front has, and each tiny layer with its activation.
+
+What is left of the block, a product with the gate, is an elementwise operator like others (`pointwise`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from binarize.runtime import ops
+from binarize.runtime.program.graph import ProgramGraph, is_float, only_user, shape_of
+
+aten = torch.ops.aten
+_POOLS = (aten.mean.dim, aten.adaptive_avg_pool2d.default)
+_ACTIVATIONS: dict[Any, str] = {
+    aten.relu.default: "relu",
+    aten.sigmoid.default: "sigmoid",
+    aten.silu.default: "silu",
+    aten.hardsigmoid.default: "hardsigmoid",
+    aten.hardswish.default: "hardswish",
+    aten.tanh.default: "tanh",
+}
+_CONV = (None, None, None, [1, 1], [0, 0], [1, 1], 1)
+
+
+def squeeze_excite(program: ProgramGraph) -> None:
+    """Means over all positions, and layers on vectors with their activation."""
+    for node in program.calls(*_POOLS):
+        if _is_mean(node):
+            with program.graph.inserting_after(node):
+                made = program.graph.call_function(ops.mean, (node.args[0], None))
+            made.meta["val"] = node.meta["val"]
+            program.replace(node, made)
+    for node in program.calls(aten.conv2d.default, aten.linear.default):
+        if _is_linear(program, node):
+            _take_activation(program, node)
+
+
+def _is_mean(node: fx.Node) -> bool:
+    source: Any = node.args[0]
+    if not is_float(node) or len(shape_of(source)) != 4 or node.kwargs:
+        return False
+    if node.target is aten.adaptive_avg_pool2d.default:
+        return tuple(node.args[1]) == (1, 1)  # type: ignore[arg-type]
+    dims, keep = (*node.args[1:], False)[:2]
+    return sorted(d % 4 for d in dims) == [2, 3] and bool(keep)  # type: ignore[union-attr]
+
+
+def _is_linear(program: ProgramGraph, node: fx.Node) -> bool:
+    """Whether a layer is a product with a constant matrix."""
+    args = node.args
+    weight, bias = program.tensor(args[1]), args[2] if len(args) > 2 else None
+    known = bias is None or program.tensor(bias) is not None
+    if weight is None or weight.dtype != torch.float32 or not is_float(node) or not known:
+        return False
+    if node.target is aten.linear.default:
+        return weight.dim() == 2
+    _, _, _, stride, padding, _, groups = (*args, *_CONV[len(args) :])
+    plain = all(s == 1 for s in stride) and groups == 1 and not isinstance(padding, str) and not any(padding)  # type: ignore[union-attr, arg-type]
+    return plain and tuple(weight.shape[2:]) == (1, 1)
+
+
+def _take_activation(program: ProgramGraph, node: fx.Node) -> None:
+    user = only_user(node)
+    op = "copy" if user is None else _ACTIVATIONS.get(user.target, "copy")
+    last = node if op == "copy" or user is None or len(user.args) != 1 else user
+    op = "copy" if last is node else op
+    bias = node.args[2] if len(node.args) > 2 else None
+    with program.graph.inserting_after(last):
+        made = program.graph.call_function(ops.linear, (*node.args[:2], bias, op, 0.0, 0.0))
+    made.meta["val"] = last.meta["val"]
+    if last is not node:
+        program.taken("squeeze_excite", made)
+    program.replace(last, made)
