@@ -21,7 +21,8 @@ from binarize.runtime.program.lowering import (
     plan,
     storage_of,
 )
-from binarize.runtime.program.operators import PLACEABLE, lower_node
+from binarize.runtime.program.operators import lower_node
+from binarize.runtime.program.operators.views import WRITE_NOTHING
 from binarize.runtime.program.placement import place
 
 
@@ -44,7 +45,7 @@ class Program:
     def __init__(self, graph: ProgramGraph, inputs: Sequence[Tensor | None]) -> None:
         self.graph = graph
         self._strides = [None if x is None else (x.shape, x.stride(), x.dtype) for x in inputs]
-        self._placement = place(graph.graph, PLACEABLE)
+        self._placement = place(graph.graph, WRITE_NOTHING)
         first = Lowering(self._placement)
         values = self._lower(first)
         last, outputs = self._uses(values, first)

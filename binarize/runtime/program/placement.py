@@ -49,23 +49,23 @@ def maker(node: fx.Node) -> fx.Node:
     return node
 
 
-def place(graph: fx.Graph, placeable: set[object]) -> Placement:
+def place(graph: fx.Graph, views: set[object]) -> Placement:
     """Places for the parts of all concatenations of a graph, the last concatenation first.
 
     A dense block's concatenations are the beginnings of its last one: they become parts of it and cost nothing.
 
     Args:
         graph: of a program.
-        placeable: operators whose result may be written to a part of a wider tensor.
+        views: operators that write nothing.
     """
     found = Placement()
     for node in reversed(list(graph.nodes)):
         if node.target is _CAT and is_float(node):
-            _place_parts(node, found, placeable)
+            _place_parts(node, found, views)
     return found
 
 
-def _place_parts(node: fx.Node, found: Placement, placeable: set[object]) -> None:
+def _place_parts(node: fx.Node, found: Placement, views: set[object]) -> None:
     parts: Sequence[fx.Node] = node.args[0]  # type: ignore[assignment]
     dim = int(node.args[1]) if len(node.args) > 1 else int(node.kwargs.get("dim", 0))  # type: ignore[arg-type]
     dim %= len(shape_of(node))
@@ -81,7 +81,7 @@ def _place_parts(node: fx.Node, found: Placement, placeable: set[object]) -> Non
     for part in parts:
         size, made = shape_of(part)[dim], maker(part)
         val = part.meta["val"]
-        free = made.op == "call_function" and made.target in placeable and isinstance(val, Tensor)
+        free = made.op == "call_function" and made.target not in views and isinstance(val, Tensor)
         if free and made not in found.places and is_float(part) and parts.count(part) == 1:
             found.places[made] = Place(node, dim, start, size)
         start += size

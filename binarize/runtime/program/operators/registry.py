@@ -63,7 +63,10 @@ def by_torch(lowering: Lowering, node: fx.Node, args: Any, kwargs: Any) -> Any:
     if not all(isinstance(part, Tensor) for part in parts):
         raise TypeError(f"{node.target} gives {type(val).__name__}, not tensors")
     given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-    made = [_like(lowering, tuple(part.shape), part.dtype, given, node.target in _OF_MAPS) for part in parts]
+    of_maps = node.target in _OF_MAPS
+    made = [_like(lowering, tuple(part.shape), part.dtype, given, of_maps) for part in parts]
+    if (place := lowering.placed(node)) is not None:
+        made[0] = place
     lowering.torch(node.target, args, kwargs, made, str(node.target))
     return tuple(made) if several else made[0]
 

@@ -46,6 +46,8 @@ SPLITS = (
 )
 SAME = (aten.contiguous.default, aten.clone.default, aten.lift_fresh_copy.default)
 """They change where values lie, not the values; a program decides that itself."""
+WRITE_NOTHING: set[object] = {*VIEWS, *SPLITS, *SAME, operator.getitem, aten.cat.default}
+"""Results that lie elsewhere: their place cannot be chosen."""
 
 
 @lowers(operator.getitem)
