@@ -240,7 +240,7 @@ static int pointwise(int threads, const bz_pointwise_step& s) {
         if (s.result[i].sums && !p.partial[i]) status = BZ_NO_MEMORY;
     }
     // a flat map is one item: its parts are shared out
-    const bool flat = p.runs.items() == 1 && p.chunk == 1;
+    const bool flat = p.runs.items() == 1 && p.runs.width == 1;
     const int64_t parts = (p.channels + p.part - 1) / p.part, work = flat ? parts : p.runs.items();
     const int some = threads_for(threads, int64_t(s.images) * s.height * s.width * s.channels);
     if (status == BZ_OK) {
