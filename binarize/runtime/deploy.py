@@ -19,6 +19,7 @@ from binarize.model_info import plan_of
 from binarize.runtime.lower import Refusal, describe, empty_packed, lower
 from binarize.runtime.packed import PackedLayer, RuntimeOptions
 from binarize.runtime.kernel_support import why_not
+from binarize.runtime.program.dispatch import Programs
 from binarize.runtime.report import DeployReport, LayerReport
 from binarize.runtime.spec import PackedSpec
 
@@ -87,6 +88,7 @@ def finished(model: nn.Module, refused: Mapping[str, str]) -> nn.Module:
     model.requires_grad_(False)
     model.eval()
     model.deploy_report = _report(model, refused)  # type: ignore[assignment]
+    model.binarize_programs = Programs(model)  # type: ignore[assignment]
     return model
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,16 @@ class Captured:
     inputs: tuple[fx.Node | None, ...]
     out_spec: Any
     outputs: tuple[Any, ...]
+
+    def run(self, inputs: Sequence[Tensor | None]) -> list[Any]:
+        """The leaves of the output, each operator called one after the other."""
+        values: dict[fx.Node, Any] = dict(self.constants)
+        values |= {node: x for node, x in zip(self.inputs, inputs, strict=True) if node is not None}
+        for node in self.graph.nodes:
+            if node.op == "call_function":
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+                values[node] = node.target(*args, **kwargs)
+        return [values[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in self.outputs]
 
 
 def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:

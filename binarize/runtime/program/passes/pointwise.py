@@ -68,8 +68,9 @@ def pointwise(program: ProgramGraph) -> None:
                 chain = joined
                 del chains[source]
         chains[node] = chain
+    made: dict[fx.Node, fx.Node] = {}  # by the node that a chain's result took the place of
     for node, chain in chains.items():
-        _replace(program, node, chain)
+        made[node] = _replace(program, node, chain, made)
 
 
 def _same_dim(a: _Chain, b: _Chain) -> bool:
@@ -93,7 +94,9 @@ def _temporaries(chain: _Chain) -> int:
     return most + 1
 
 
-def _replace(program: ProgramGraph, node: fx.Node, chain: _Chain) -> None:
+def _replace(
+    program: ProgramGraph, node: fx.Node, chain: _Chain, replaced: dict[fx.Node, fx.Node]
+) -> fx.Node:
     operands = list(dict.fromkeys(n for s in chain.steps.values() for n in s.inputs if n not in chain.steps))
     registers = {n: i for i, n in enumerate(operands)}
     last = {n: i for i, step in enumerate(chain.steps.values()) for n in step.inputs}
@@ -117,7 +120,8 @@ def _replace(program: ProgramGraph, node: fx.Node, chain: _Chain) -> None:
     code = Code(tuple(instructions), registers[node], dim, like)
     constants = [program.constant(vector) for vector in vectors]
     with program.graph.inserting_after(node):
-        fused = program.graph.call_function(ops.pointwise, (operands, constants, code.text()))
+        now = [replaced.get(n, n) for n in operands]
+        fused = program.graph.call_function(ops.pointwise, (now, constants, code.text()))
     with program.graph.inserting_after(fused):
         result = program.graph.call_function(operator.getitem, (fused, 0))
     val = node.meta["val"]
@@ -125,6 +129,7 @@ def _replace(program: ProgramGraph, node: fx.Node, chain: _Chain) -> None:
     if len(chain.steps) > 1:
         program.taken("pointwise", fused)
     program.replace(node, result)
+    return result
 
 
 def _channel_dim(operand: fx.Node, rank: int) -> int:

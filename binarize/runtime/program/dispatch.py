@@ -1,0 +1,162 @@
+"""The forward of a deployed network: its program where there is one, else its modules.
+
+A program is made when inputs of one signature (shapes, strides, dtypes, other arguments) are seen for the second time:
+one of them is often the only one. Hooks, training, gradients, autocast and everything that watches what torch does get
+the modules; so do networks whose forward changes state or cannot be captured, and calls of submodules.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from binarize.bounded_cache import BoundedCache
+from binarize.graph.trace.preserve_state import Snapshot
+from binarize.native.library import available
+from binarize.runtime.packed import PackedLayer
+from binarize.runtime.program.capture import NoProgramError, capture
+from binarize.runtime.program.executor import NotFiniteError, Program
+from binarize.runtime.program.graph import ProgramGraph
+from binarize.runtime.program.passes import run_passes
+from binarize.runtime.program.state import State
+from binarize.runtime.tracing import is_traced
+
+PROGRAMS = 8
+"""Signatures that a network remembers."""
+FAR = 1e-3
+"""Median difference of a recorded run's result from the modules', relative to the largest value, from which on there is
+no program. The operators are the same; only the last digits of float layers may differ."""
+
+
+class Programs:
+    """What a call of a deployed model runs: torch's place for a compiled call (`nn.Module.compile`) holds it.
+
+    Args:
+        model: deployed, in evaluation mode.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._start()
+
+    def _start(self) -> None:
+        self._known: BoundedCache[Any, Program | str | None] = BoundedCache(PROGRAMS)
+        self._state: State | None = None
+        self._lock = threading.Lock()
+        self._model.__dict__["_compiled_call_impl"] = self  # torch does not copy or pickle what is there
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As a call of the model."""
+        if not self._usual():
+            return self._modules(args, kwargs)
+        leaves, spec = tree_flatten((args, kwargs))
+        key = _signature(leaves, spec)
+        if key is None or is_traced(leaves[0] if leaves and isinstance(leaves[0], Tensor) else torch.empty(0)):
+            return self._modules(args, kwargs)
+        if self._state is not None and not self._state.current():
+            self._known.clear()
+            self._state = None
+        found = self._known.get(key, self)
+        if found is self:  # first sight
+            self._known.keep(key, None)
+            return self._modules(args, kwargs)
+        if found is None:
+            return self._second(key, leaves, args, kwargs)
+        if isinstance(found, str):
+            return self._modules(args, kwargs)
+        try:
+            return found(_tensors(leaves), torch.get_num_threads())
+        except NotFiniteError:
+            return self._modules(args, kwargs)
+
+    def reasons(self) -> tuple[str, ...]:
+        """Why there is no program, for the signatures of which that is known."""
+        return tuple(found for found in self._known.values() if isinstance(found, str))
+
+    def programs(self) -> tuple[Program, ...]:
+        """The programs that there are."""
+        return tuple(found for found in self._known.values() if isinstance(found, Program))
+
+    def _modules(self, args: Any, kwargs: Any) -> Any:
+        return self._model._call_impl(*args, **kwargs)
+
+    def _usual(self) -> bool:
+        """Whether nothing is asked for that only modules can do."""
+        plain = not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+        return plain and not torch.jit.is_tracing() and available()
+
+    def _second(self, key: Any, leaves: Sequence[Any], args: Any, kwargs: Any) -> Any:
+        """Run the modules once more, watching what they change, and make the program."""
+        with self._lock:
+            snapshot = Snapshot(self._model)
+            result = self._modules(args, kwargs)
+            place = snapshot.changed_place()
+            if place is not None and not isinstance(place.holder, PackedLayer):
+                self._known.keep(key, f"its forward changes {place.name}")
+                return result
+            state = self._state or State(self._model)
+            try:
+                if reason := state.why_not():
+                    raise NoProgramError(reason)
+                self._known.keep(key, self._program(leaves, args, kwargs, result))
+                self._state = state
+            except NoProgramError as error:
+                self._known.keep(key, str(error))
+        return result
+
+    def _program(self, leaves: Sequence[Any], args: Any, kwargs: Any, expected: Any) -> Program:
+        """The program for these inputs, of a graph that gives what the modules gave."""
+        captured, given = capture(self._model, args, kwargs), _tensors(leaves)
+        wanted, spec = tree_flatten(expected)
+        made = captured.run([x.clone() if x is not None else None for x in given])
+        if spec != captured.out_spec or any(_far(a, b) for a, b in zip(wanted, made, strict=True)):
+            raise NoProgramError("what torch.export recorded gives another result than the modules")
+        graph = ProgramGraph.of(captured)
+        run_passes(graph)
+        return Program(graph, given)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_model": self._model}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+
+def _signature(leaves: Sequence[Any], spec: Any) -> Any:
+    """What inputs of one program have in common; None for those that no program takes."""
+    parts: list[Any] = [spec]
+    grad = torch.is_grad_enabled()
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            plain = type(leaf) is Tensor and leaf.device.type == "cpu" and leaf.layout == torch.strided
+            if not plain or (grad and leaf.requires_grad) or leaf.is_neg() or leaf.is_conj():
+                return None
+            parts.append((leaf.shape, leaf.stride(), leaf.dtype))
+        elif leaf is None or type(leaf) in (bool, int, float, str):
+            parts.append((type(leaf), leaf))
+        else:
+            return None
+    return tuple(parts)
+
+
+def _tensors(leaves: Sequence[Any]) -> list[Tensor | None]:
+    return [leaf if isinstance(leaf, Tensor) else None for leaf in leaves]
+
+
+def _far(a: Any, b: Any) -> bool:
+    if not isinstance(a, Tensor):
+        return a is not b and a != b
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return True
+    if not a.numel() or not a.is_floating_point():
+        return False
+    largest = a.abs().max().clamp_min(torch.finfo(a.dtype).tiny)
+    median = ((a - b).abs() / largest).nan_to_num(0.0, 1.0, 1.0).median()
+    return bool(median > FAR)
+
