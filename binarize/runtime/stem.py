@@ -137,6 +137,9 @@ class StemConv2d(nn.Conv2d):
         return found
 
     def _prepare(self, x: Tensor, tensors: list[Tensor]) -> PreparedStem | None:
+        if not available():  # the network was deployed where it is
+            warn_missing()
+            return None
         norm, act, pool = self.parts
         for t in tensors:
             usual = t.dtype == torch.float32 or not t.dtype.is_floating_point
