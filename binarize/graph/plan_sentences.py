@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
+from binarize.errors import listed
+
 _WARNING = "warning: "
-_NAMED = 4  # names in a sentence, unless it says otherwise
 
 
 class Code(Enum):
@@ -163,13 +164,6 @@ class Statement(str):
 def joined(statements: Iterable[Statement]) -> str:
     """Several statements on one subject."""
     return ", ".join(statements)
-
-
-def listed(names: Iterable[str], most: int = _NAMED) -> str:
-    """Names for a sentence: the first few, and how many more."""
-    every = list(names)
-    more = len(every) - most
-    return ", ".join(every[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def several(what: str, names: Iterable[str]) -> str:

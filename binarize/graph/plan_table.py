@@ -10,8 +10,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from binarize.errors import listed
 from binarize.graph.plan_rows import LayerPlan, OutputPlan
-from binarize.graph.plan_sentences import Code, Statement, listed, several
+from binarize.graph.plan_sentences import Code, Statement, several
 from binarize.tables import BINARY, FLOAT, SLOWER, Name, widest_part
 
 _NAME_WIDTH = 24
