@@ -95,3 +95,10 @@ def first_line(error: BaseException) -> str:
     """The first line of an error of another library, shortened for a message of the toolkit."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{lines[0][:300]}" if lines else type(error).__name__
+
+
+def listed(names: Iterable[str], most: int = 4) -> str:
+    """Names for a sentence: the first few, and how many more."""
+    every = list(names)
+    more = len(every) - most
+    return ", ".join(every[:most]) + (f" and {more} more" if more > 0 else "")

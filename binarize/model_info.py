@@ -32,7 +32,10 @@ def configured_size(model: nn.Module) -> ImageSize | None:
     """(C, H, W) of the images that timm's configuration of `model` names; None if there is none."""
     config: Any = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     size = config.get("input_size") if isinstance(config, Mapping) else None
-    return None if not size else (int(size[0]), int(size[1]), int(size[2]))
+    if not size or len(size) != 3:
+        return None
+    channels, height, width = map(int, size)
+    return channels, height, width
 
 
 def input_size(model: nn.Module) -> ImageSize:

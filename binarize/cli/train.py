@@ -12,7 +12,7 @@ import click
 from binarize.cli.options import out_option
 from binarize.cli.output import console, say, size
 from binarize.cli.speed import importing
-from binarize.errors import is_first_process
+from binarize.errors import is_first_process, listed
 
 if TYPE_CHECKING:
     from binarize.training.loop import Event
@@ -134,9 +134,8 @@ def _peak_memory() -> int:
 
 
 def _about_constant(names: list[str]) -> str:
-    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     return (
-        f"warning: no channel of the input of {shown} changed its sign in this epoch: "
+        f"warning: no channel of the input of {listed(names)} changed its sign in this epoch: "
         "the output there is the same whatever the image. `binarize.plan` shows the input of each layer; "
         "another method, or keeping the layers in float (policy.keep), may help."
     )

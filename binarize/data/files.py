@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from binarize.data.dataset import Pair
-from binarize.errors import DataError, warn
+from binarize.errors import DataError, listed, warn
 
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -194,6 +194,5 @@ def existing(pairs: Iterable[Pair], source: Path) -> list[Pair]:
         raise DataError(f"{source}: no image with a truth.")
     missing = [p for pair in found for p in pair if p is not None and not p.is_file()]
     if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise DataError(f"{source}: missing {', '.join(map(str, missing[:3]))}{more}.")
+        raise DataError(f"{source}: missing {listed(map(str, missing), 3)}.")
     return found

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-_SHOWN = 3
+from binarize.errors import listed
 
 
 def difference(expected: Mapping[str, tuple[int, ...]], got: Mapping[str, Tensor]) -> str:
@@ -40,8 +40,7 @@ def difference(expected: Mapping[str, tuple[int, ...]], got: Mapping[str, Tensor
 def _list(what: str, names: Sequence[str]) -> str:
     if not names:
         return ""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{more})"
+    return f"{len(names)} {what} ({listed(names, 3)})"
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from binarize import preprocessing
+from binarize.earlier_names import earlier_arguments
 from binarize.errors import ConfigError
 from binarize.files.container import check_target, read_metadata, write
 from binarize.files.find_source import find_source
@@ -21,6 +22,7 @@ from binarize.files.zoo import locate
 from binarize.model_info import plan_of
 
 
+@earlier_arguments(leftovers="float_dtype")
 def save(
     model: nn.Module,
     path: str | os.PathLike[str],
@@ -29,7 +31,6 @@ def save(
     entries: Mapping[str, str] | None = None,
     packed: bool = False,
     float_dtype: str = "float32",
-    leftovers: str | None = None,
 ) -> Path:
     """Write `model`, converted or float, to one safetensors file that `load` rebuilds it from.
 
@@ -51,7 +52,6 @@ def save(
         packed: write the deployed form of `model`, which may be converted or deployed already.
         float_dtype: of the floats in a packed file: `float32`, `float16` or `bfloat16`; `load` gives float32
             again.
-        leftovers: the name of `float_dtype` in earlier versions.
 
     Returns:
         Where the file is.
@@ -63,7 +63,6 @@ def save(
     from binarize.graph.wrappers import unwrapped
 
     check_target(path)  # before the work
-    float_dtype = float_dtype if leftovers is None else leftovers
     model = unwrapped(model)
     entries = {**_preprocessing_entry(model), **(entries or {})}
     if packed:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from binarize.errors import ConfigError, unknown_name
+from binarize.shipped import shipped
 
 PREFIX = "zoo:"
 
@@ -20,10 +21,8 @@ CARD = "README.md"
 
 
 def folder() -> Path:
-    """Where the entries are: beside the package, or inside of an installed one."""
-    package = Path(__file__).parent.parent
-    beside = package.parent / "zoo"
-    return beside if (package.parent / "pyproject.toml").is_file() and beside.is_dir() else package / "_zoo"
+    """Where the entries are."""
+    return shipped("zoo")
 
 
 def names() -> list[str]:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import weakref
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
@@ -22,7 +22,20 @@ from binarize.tables import plain
 __all__ = ["Edit", "KeptBy", "LayerPlan", "OutputPlan", "Plan", "Swap", "Traced"]
 
 _IN_FILES = {"removes_sign_information": "blinds"}  # fields whose key in files is another
+_FAULTS = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
 _STATEMENTS = ("reason", "bypass_reason", "activation", "residual")
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "bool": (bool,),
+    "int": (int,),
+    "str | None": (str, type(None)),
+    "KeptBy": (str,),
+    "Statement | str": (Statement, str),
+    "dict[str, Any]": (dict,),
+}
+"""Of fields, by the text of their annotation."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -103,9 +116,9 @@ class Plan:
         """
         try:
             rows = tuple(_row(row) for row in given["rows"])
-            swaps = tuple(_swap(swap) for swap in given["swaps"])
+            swaps = tuple(_checked(Swap(**swap)) for swap in given["swaps"])
             edits = tuple(_edit(edit) for edit in given["edits"])
-            return cls(
+            made = cls(
                 model=given["model"],
                 method=given["method"],
                 policy=given["policy"],
@@ -117,7 +130,10 @@ class Plan:
                 inputs=tuple(_shape(shape) for shape in given.get("inputs", ())),
                 outputs=tuple(_output(output) for output in given.get("outputs", ())),
             )
-        except (KeyError, TypeError) as error:
+            if not isinstance(made.method["name"], str):
+                raise TypeError(f"the method's name {made.method['name']!r} is not a text")
+            return _checked(made)
+        except _FAULTS as error:
             raise FormatError(f"plan: {error}; expected what Plan.as_dict() gives.") from None
 
     def summary_line(self) -> str:
@@ -135,6 +151,15 @@ class Plan:
         yield from note_lines(self.notes)
 
 
+def _checked(made: T) -> T:
+    """`made`, whose fields are compared with their types, as far as these are plain."""
+    for item in dataclasses.fields(made):  # pyright: ignore[reportArgumentType]
+        value, expected = getattr(made, item.name), _TYPES.get(str(item.type))
+        if expected is not None and type(value) not in expected:
+            raise TypeError(f"{item.name} {value!r} is not of type {item.type}")
+    return made
+
+
 def _shape(given: Any) -> tuple[int, ...]:
     if len(given) > 8 or not all(type(n) is int and 0 <= n < 2**31 for n in given):
         raise TypeError(f"{given!r} is not a shape")
@@ -142,16 +167,16 @@ def _shape(given: Any) -> tuple[int, ...]:
 
 
 def _row(given: dict[str, Any]) -> LayerPlan:
-    shapes = {name: tuple(given.get(name, ())) for name in ("in_shape", "out_shape", "weight_shape")}
+    shapes = {name: _shape(given.get(name, ())) for name in ("in_shape", "out_shape", "weight_shape")}
     context = tuple((str(name), bool(value)) for name, value in given.get("context", ()))
     ranges = tuple((int(start), int(stop)) for start, stop in given.get("nonnegative", ()))
     said = {name: Statement.read(given[name]) for name in _STATEMENTS if given.get(name)}
-    return LayerPlan(**{**given, **said, **shapes, "context": context, "nonnegative": ranges})
+    return _checked(LayerPlan(**{**given, **said, **shapes, "context": context, "nonnegative": ranges}))
 
 
 def _output(given: dict[str, Any]) -> OutputPlan:
     names = {name: tuple(map(str, given.get(name, ()))) for name in ("final", "kept", "functions", "changed")}
-    return OutputPlan(**{**given, **names, "shape": _shape(given.get("shape", ()))})
+    return _checked(OutputPlan(**{**given, **names, "shape": _shape(given.get("shape", ()))}))
 
 
 def _without_defaults(given: dict[str, Any], cls: type) -> dict[str, Any]:
@@ -159,17 +184,15 @@ def _without_defaults(given: dict[str, Any], cls: type) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value != defaults[name]}
 
 
-def _swap(given: dict[str, Any]) -> Swap:
-    return Swap(**_renamed(given, {key: name for name, key in _IN_FILES.items()}))
-
-
 def _renamed(given: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in given.items()}
 
 
 def _edit(given: dict[str, Any]) -> Edit:
-    activation = _swap(given["activation"]) if given.get("activation") is not None else None
+    activation = _checked(Swap(**given["activation"])) if given.get("activation") is not None else None
     lists = tuple((str(name), str(kind), int(length)) for name, kind, length in given.get("lists", ()))
     constants = tuple((str(name), value) for name, value in given.get("constants", ()))
     names = {name: tuple(given.get(name, ())) for name in ("fixed", "tensors")}
-    return Edit(**{**given, **names, "lists": lists, "constants": constants, "activation": activation})
+    return _checked(
+        Edit(**{**given, **names, "lists": lists, "constants": constants, "activation": activation})
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from binarize.earlier_names import earlier_fields
 from binarize.graph.plan_sentences import Code, Statement
 
 KeptBy = Literal["", "policy", "method", "layer", "unused"]
@@ -62,6 +63,7 @@ class LayerPlan:
         return Statement.read(self.reason).code if self.reason else None
 
 
+@earlier_fields(blinds="removes_sign_information")
 @dataclass(frozen=True, kw_only=True)
 class Swap:
     """Replace the module at `path`.

@@ -6,14 +6,13 @@ Code that decides compares codes, never words. Files and JSON hold the sentences
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
+from binarize.errors import listed
+
 _WARNING = "warning: "
-_NAMED = 4  # names in a sentence, unless it says otherwise
 
 
 class Code(Enum):
@@ -155,23 +154,16 @@ class Statement(str):
             return text
         if text in _PLAIN:
             return cls(_PLAIN[text])
-        for code, pattern in _patterns():
-            found = pattern.fullmatch(text)
+        for code, parts in _WITH_VALUES:
+            found = _values(text, *parts)
             if found is not None:
-                return cls(code, *found.groups())
+                return cls(code, *found)
         return cls(Code.OTHER, text)
 
 
 def joined(statements: Iterable[Statement]) -> str:
     """Several statements on one subject."""
     return ", ".join(statements)
-
-
-def listed(names: Iterable[str], most: int = _NAMED) -> str:
-    """Names for a sentence: the first few, and how many more."""
-    every = list(names)
-    more = len(every) - most
-    return ", ".join(every[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def several(what: str, names: Iterable[str]) -> str:
@@ -187,7 +179,11 @@ EARLIER = {
     "BatchNorm in front: {} is its input's deviation without": Code.NORM_ADDED,
     "keeps {} (its channels cannot be told)": Code.KEEPS_UNKNOWN_CHANNELS,
     "the forward of {} writes to {}: what it writes to stays as it is": Code.WRITES,
+    "control flow depends on data: the plan holds for the way that the example input took": (
+        Code.DATA_DEPENDENT
+    ),
     "hooks of {}: see what stands there now, a binary layer with norm and bypass": Code.HOOKS_MOVED,
+    "state dict hooks of {}: go with the module that they know": Code.STATE_HOOKS_LOST,
     "state dict hooks of {}: are removed with the module that they know": Code.STATE_HOOKS_LOST,
     "{}: shared one weight, now in pieces that are each one's own": Code.TIE_CUT,
     "{}: sums of more than {} bypassed signals have no norm behind, for their forward cannot be rewritten; "
@@ -197,13 +193,28 @@ EARLIER = {
 
 _SENTENCES = {**{code.value: code for code in Code if code is not Code.OTHER}, **EARLIER}
 _PLAIN = {sentence: code for sentence, code in _SENTENCES.items() if "{}" not in sentence}
+# Values may be sentences: `keeps {} ({})` before `{} cannot be rewritten: {}`, which the brackets may hold.
+# Of those that begin alike the longest is first: `keeps {} (a factor)` before `keeps {}`.
+_WITH_VALUES = sorted(
+    ((code, sentence.split("{}")) for sentence, code in _SENTENCES.items() if "{}" in sentence),
+    key=lambda item: (-len(item[1][0]), -len("{}".join(item[1]))),
+)
 
 
-@functools.cache
-def _patterns() -> list[tuple[Code, re.Pattern[str]]]:
-    """Patterns of the sentences with values, the longest first: `keeps {} (a factor)` before `keeps {}`."""
-    sentences = sorted((sentence for sentence in _SENTENCES if "{}" in sentence), key=lambda text: -len(text))
-    return [
-        (_SENTENCES[text], re.compile("(.*?)".join(map(re.escape, text.split("{}"))), re.DOTALL))
-        for text in sentences
-    ]
+def _values(text: str, first: str, *others: str) -> tuple[str, ...] | None:
+    """What stands between these parts of a sentence in `text`, or None if they are not all there, in order.
+
+    Each part is searched for once: a text from a file may be long and made for many searches.
+    """
+    *middle, last = others
+    end = len(text) - len(last)
+    if not (text.startswith(first) and text.endswith(last)):
+        return None
+    start, found = len(first), []
+    for part in middle:
+        stop = text.find(part, start, end)
+        if stop < 0:
+            return None
+        found.append(text[start:stop])
+        start = stop + len(part)
+    return (*found, text[start:end]) if start <= end else None

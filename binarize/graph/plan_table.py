@@ -10,8 +10,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from binarize.errors import listed
 from binarize.graph.plan_rows import LayerPlan, OutputPlan
-from binarize.graph.plan_sentences import Code, Statement, listed, several
+from binarize.graph.plan_sentences import Code, Statement, several
 from binarize.tables import BINARY, FLOAT, SLOWER, Name, widest_part
 
 _NAME_WIDTH = 24
@@ -82,7 +83,7 @@ def _folded(rows: Sequence[LayerPlan]) -> Iterator[tuple[str, LayerPlan]]:
 
 def _look(row: LayerPlan) -> Any:
     """All that a table shows of a row, except indices in names."""
-    generic = ".".join("*" if part.isdigit() else part for part in row.name.split("."))
+    generic = ".".join("*" if part.isdecimal() else part for part in row.name.split("."))
     return (
         generic,
         row.kind,
@@ -104,7 +105,7 @@ def _pattern(rows: list[LayerPlan]) -> str:
     parts = []
     for column in columns:
         values = list(dict.fromkeys(column))
-        numbers = sorted(int(v) for v in values) if all(v.isdigit() for v in values) else []
+        numbers = sorted(int(v) for v in values) if all(v.isdecimal() for v in values) else []
         if len(values) == 1:
             parts.append(values[0])
         elif numbers and numbers == list(range(numbers[0], numbers[-1] + 1)):
@@ -116,12 +117,14 @@ def _pattern(rows: list[LayerPlan]) -> str:
 
 def _geometry(row: LayerPlan) -> str:
     """Kernel and channels: `3x3 64>128`."""
-    if not row.weight_shape:
+    if len(row.weight_shape) < 2:
         return ""
     outgoing, incoming, *kernel = row.weight_shape
     if row.kind.startswith("conv_transpose"):
         outgoing, incoming = incoming, outgoing
-    if row.in_shape and row.out_shape and kernel:  # with groups, the weight's shape does not give both
+    if (
+        min(len(row.in_shape), len(row.out_shape)) > 1 and kernel
+    ):  # with groups, the weight's shape does not give both
         incoming, outgoing = row.in_shape[1], row.out_shape[1]
     size = "x".join(str(k) for k in kernel)
     return f"{size} {incoming}>{outgoing}".strip()

@@ -12,13 +12,17 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from torch import nn
 
+from binarize.earlier_names import earlier_fields
 from binarize.errors import ConfigError, unknown_name
 from binarize.layers.recipe import METHODS, LayerRecipe, Site
 from binarize.option_texts import readings
 
 Form = Literal["default", "table"]
 
+_REMEDY = ("constant_remedy", "against_blindness")  # a property of methods, and its earlier name
 
+
+@earlier_fields(blinds="removes_sign_information")
 @dataclass(frozen=True, kw_only=True)
 class ActivationSite:
     """An activation of the network beside binary layers.
@@ -41,11 +45,6 @@ class ActivationSite:
     final_next: bool = False
     removes_sign_information: bool = False
 
-    @property
-    def blinds(self) -> bool:
-        """The name that `removes_sign_information` had in earlier versions."""
-        return self.removes_sign_information
-
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
@@ -61,6 +60,12 @@ class Method:
 
     name: ClassVar[str]
     paper: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name, other in (_REMEDY, _REMEDY[::-1]):  # whichever a subclass defines counts
+            if name in vars(cls) and other not in vars(cls):
+                setattr(cls, other, vars(cls)[name])
 
     def recipe(self, site: Site) -> LayerRecipe:
         """The parts of the binary layer at `site`."""
@@ -83,6 +88,8 @@ class Method:
     def constant_remedy(self) -> str:
         """The option that helps layers whose activations are +1 everywhere; empty if there is none."""
         return ""
+
+    against_blindness = constant_remedy  # its earlier name
 
     def composes(self, site: Site) -> bool:
         """Whether `compose` builds the layer at `site` from several binary layers."""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from binarize.conv_sizes import transposed_size
 from binarize.errors import ConfigError
 from binarize.functional import ScaledSign
 from binarize.layers import (
@@ -85,8 +86,8 @@ class BiSRUnits(StandsForLayer):
         """The last two of the requested sizes, if a transposed convolution could give them."""
         known: Any = self  # with the geometry of the float layer
         size = [int(n) for n in wanted][-2:]
-        reach = zip(x.shape[2:], known.stride, known.padding, known.dilation, known.kernel_size, strict=True)
-        least = [(n - 1) * s - 2 * p + d * (k - 1) + 1 for n, s, p, d, k in reach]
+        pads = tuple((p, p) for p in known.padding)
+        least = [*transposed_size(x.shape[2:], known.kernel_size, known.stride, pads, known.dilation, (0, 0))]
         most = [low + s - 1 for low, s in zip(least, known.stride, strict=True)]
         if len(size) != 2 or any(not a <= n <= b for a, n, b in zip(least, size, most, strict=True)):
             raise ConfigError(f"output_size={list(wanted)}: expected sizes from {least} to {most}.")

@@ -9,6 +9,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from binarize.conv_sizes import reach
 from binarize.errors import ConfigError
 from binarize.layers import BinaryLayer
 from binarize.layers.bypass import fit_of
@@ -139,6 +140,6 @@ def _fit(conv: Any, form: Form) -> str:
         return "ceil"
     if not conv.transposed:
         return fit_of(conv.kernel_size, form.stride, form.pads, form.dilation)
-    reach = zip(conv.kernel_size, form.stride, form.pads, form.dilation, form.output_padding, strict=True)
-    exact = all(d * (k - 1) + 1 - low - high + extra == s for k, s, (low, high), d, extra in reach)
+    sides = zip(conv.kernel_size, form.stride, form.pads, form.dilation, form.output_padding, strict=True)
+    exact = all(reach(k, d) - low - high + extra == s for k, s, (low, high), d, extra in sides)
     return "floor" if exact else "crop"

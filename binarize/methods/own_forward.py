@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from binarize.conv_sizes import Pads, same_pads
+from binarize.conv_sizes import Pads, reach, same_pads
 from binarize.methods.forms import (
     DENSE,
     Form,
@@ -118,8 +118,8 @@ def _shapes(layer: Any) -> list[tuple[int, ...]]:
     if isinstance(layer, nn.Linear):
         n = layer.in_features
         return [(2, 3, n), (1, n), (2, 2, 3, n)]
-    reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-    base = [2 * r + s for r, s in zip(reach, layer.stride, strict=True)]
+    sides = zip(layer.kernel_size, layer.dilation, layer.stride, strict=True)
+    base = [2 * reach(k, d) + s for k, d, s in sides]
     steps = sorted({0, 1, *(s - 1 for s in layer.stride), *layer.stride})
     return [(1, layer.in_channels, *(n + step + i for i, n in enumerate(base))) for step in steps]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from binarize.conv_sizes import conv_size
+from binarize.conv_sizes import conv_size, transposed_size
 from binarize.errors import NativeError
 from binarize.native import structs
 from binarize.native.structs import SLACK, ConvShape, PlaneShape
@@ -174,18 +174,8 @@ class TransposedWeights:
 
     def out_size(self, height: int, width: int, output_padding: Sequence[int] = (0, 0)) -> tuple[int, int]:
         """(Hout, Wout) for a map of this size, as in torch."""
-        h, w = (
-            (n - 1) * s - 2 * p + d * (k - 1) + 1 + extra
-            for n, s, p, d, k, extra in zip(
-                (height, width),
-                self.stride,
-                self.padding,
-                self.dilation,
-                self.kernel,
-                output_padding,
-                strict=True,
-            )
-        )
+        pads = tuple((p, p) for p in self.padding)
+        h, w = transposed_size((height, width), self.kernel, self.stride, pads, self.dilation, output_padding)
         return h, w
 
     def border(self, height: int, width: int, out_size: Sequence[int] | None = None) -> tuple[int, int]:

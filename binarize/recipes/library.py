@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from binarize.errors import ConfigError, near_names, unknown_name
+from binarize.shipped import shipped
 
 
 def folder() -> Path:
-    """Folder of the recipes that come with the toolkit: beside the package, or inside an installed one."""
-    package = Path(__file__).parent.parent
-    beside = package.parent / "recipes"
-    return (
-        beside if (package.parent / "pyproject.toml").is_file() and beside.is_dir() else package / "_recipes"
-    )
+    """Where the recipes are that come with the toolkit."""
+    return shipped("recipes")
 
 
 def names() -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from binarize.errors import ConfigError, FormatError
 from binarize.graph.model_copy import copied
@@ -163,7 +163,8 @@ def _report(model: nn.Module, refused: Mapping[str, str]) -> DeployReport:
             )
             kind, why, weights = module.spec.kind, why_not(module.data()) or "", module.spec.weights
         elif isinstance(module, _LAYERS):
-            own = list(module.parameters(recurse=False))
+            bias = module.own_bias if isinstance(module, BinaryLayer) else module.bias
+            own = [t for t in (module.weight, bias) if isinstance(t, Tensor)]
             size = sum(t.numel() * t.element_size() for t in own)
             why = refused.get(path) or kept.get(path) or "is float in the given model"
             kind = known_class(module).__name__

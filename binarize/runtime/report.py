@@ -50,6 +50,12 @@ class DeployReport:
     layers: tuple[LayerReport, ...]
     refused: Mapping[str, str] = field(default_factory=dict)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if "refused" not in state:  # pickled by an earlier version
+            refused = {layer.name: layer.reason for layer in self.layers if layer.kind.startswith("Binary")}
+            vars(self)["refused"] = refused
+
     @property
     def packed(self) -> tuple[LayerReport, ...]:
         """The layers that compute from bits."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from binarize.earlier_names import earlier_arguments
 from binarize.graph.model_copy import copied
 from binarize.layers import BinaryLayer
 from binarize.runtime.lower import Refusal, describe, empty_packed
@@ -43,6 +44,7 @@ def size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
+@earlier_arguments(leftovers="float_dtype")
 def stored(model: nn.Module, float_dtype: torch.dtype = torch.float32) -> Stored:
     """What `binarize.save(model, packed=True)` stores; of a float network, all of it.
 

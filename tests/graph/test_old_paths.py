@@ -1,13 +1,25 @@
-"""What earlier versions pickled is read: their module paths lead to where the code lives now."""
+"""What earlier versions pickled is read: module paths, fields and names of arguments that are others now."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import pickle
+from pathlib import Path
+from typing import Any, ClassVar
 
+import pytest
 import torch
 from torch import nn
 
 import binarize
+from binarize.errors import ConfigError, FormatError
+from binarize.graph import Plan, Swap
+from binarize.methods import BNN, ActivationSite, Method
+from binarize.runtime import report, stored
+from binarize.runtime.stem import StemConv2d
+
+EARLIER = Path(__file__).parents[1] / "golden" / "earlier.pkl"  # its README says what is in it
 
 
 class Padded(nn.Conv2d):
@@ -54,3 +66,90 @@ def test_policies_pickled_with_the_path_of_earlier_versions() -> None:
     written = pickle.dumps(given, protocol=0)
     assert b"binarize.graph.decide.policy" in written
     assert pickle.loads(written.replace(b"binarize.graph.decide.policy", b"binarize.graph.policy")) == given
+
+
+@pytest.fixture(scope="module")
+def earlier() -> dict[str, Any]:
+    return pickle.loads(EARLIER.read_bytes())
+
+
+def test_a_plan_that_an_earlier_version_pickled(earlier: dict[str, Any]) -> None:
+    plan = earlier["plan"]
+    replaced = [swap for swap in plan.swaps if swap.to == "activation"]
+    assert [(swap.path, swap.removes_sign_information) for swap in replaced] == [("5", True), ("7", True)]
+    assert not any("blinds" in vars(swap) for swap in plan.swaps)
+    assert Plan.from_dict(plan.as_dict()) == plan == pickle.loads(pickle.dumps(plan)) == copy.deepcopy(plan)
+    assert "2 of 4 layers" in str(plan)
+    assert earlier["site"] == ActivationSite(channels=8, removes_sign_information=True)
+
+
+def test_a_deployed_network_that_an_earlier_version_pickled(earlier: dict[str, Any], tmp_path: Path) -> None:
+    deployed = earlier["deployed"]
+    assert isinstance(deployed[0], StemConv2d)
+    torch.testing.assert_close(deployed(earlier["x"]), earlier["y"], rtol=1e-5, atol=1e-5)
+    made = report(deployed)
+    assert made.refused == earlier["refused"]
+    assert list(made.refused) == ["6"]
+    assert made.summary_line() == earlier["summary"]
+    assert "1 binary layers stay float" in str(made)
+    assert pickle.loads(pickle.dumps(made)) == made
+    binarize.save(deployed, tmp_path / "m.safetensors", packed=True, source={"source": "custom"})
+
+
+@pytest.mark.parametrize("cls", [Swap, ActivationSite])
+def test_earlier_names_of_fields(cls: Any) -> None:
+    given: dict[str, Any] = {"path": "1", "to": "activation"} if cls is Swap else {"channels": 8}
+    made = cls(**given, blinds=True)
+    assert made == cls(**given, removes_sign_information=True)
+    assert made.blinds is made.removes_sign_information is True
+    assert [field.name for field in dataclasses.fields(cls)].count("blinds") == 0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.blinds = False
+    with pytest.raises(ConfigError, match=f"{cls.__name__}: .*blinds.*removes_sign_information"):
+        cls(**given, blinds=True, removes_sign_information=False)
+
+
+def test_a_plan_from_json_with_both_names_is_refused() -> None:
+    given = Plan(model="M", method={"name": "bnn"}, policy={}, rows=()).as_dict()
+    swap = {"path": "1", "to": "activation", "blinds": True}
+    assert Plan.from_dict({**given, "swaps": [swap]}).swaps[0].removes_sign_information
+    with pytest.raises(FormatError, match="blinds"):
+        Plan.from_dict({**given, "swaps": [{**swap, "removes_sign_information": False}]})
+
+
+def test_earlier_names_of_arguments(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 2, 1))
+    model: Any = binarize.apply(net, "bnn", example_inputs=torch.zeros(1, 3, 8, 8))
+    known: Any = stored
+    sizes = [made.bytes for made in (known(model, leftovers=torch.float16), stored(model, torch.float16))]
+    assert sizes[0] == sizes[1] < stored(model).bytes
+    with pytest.raises(ConfigError, match=r"stored: .*leftovers.*float_dtype"):
+        known(model, leftovers=torch.float16, float_dtype=torch.float16)
+    save: Any = binarize.save
+    with pytest.raises(ConfigError, match=r"save: .*leftovers.*float_dtype"):
+        save(model, tmp_path / "m.safetensors", packed=True, leftovers="float16", float_dtype="bfloat16")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_earlier_name_of_a_method_s_remedy_is_overridden_too() -> None:
+    class Mine(BNN):
+        """A method of another package, written for an earlier version."""
+
+        name: ClassVar[str] = "mine"
+
+        @property
+        def against_blindness(self) -> str:
+            return f"mine, or {super().against_blindness}"
+
+    class Newer(Mine):
+        """One that overrides it by today's name."""
+
+        @property
+        def constant_remedy(self) -> str:
+            return "newer"
+
+    own = BNN.create(nonlinearity="own")
+    assert own.constant_remedy == own.against_blindness != ""
+    assert Mine.create(nonlinearity="own").constant_remedy == f"mine, or {own.constant_remedy}"
+    assert Newer.create().constant_remedy == Newer.create().against_blindness == "newer"
+    assert Method().constant_remedy == Method().against_blindness == ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import timm
@@ -11,7 +13,7 @@ import torch
 from engine_nets import DataDependent, Excited, ResNetLike, Shared, UNet
 from torch import nn
 
-from binarize.errors import ConfigError, TraceError
+from binarize.errors import ConfigError, FormatError, TraceError
 from binarize.graph import LayerPlan, Plan, Policy, plan
 
 IMAGE = torch.zeros(2, 3, 32, 32)
@@ -207,3 +209,55 @@ def test_pointwise_linear_of_convnext_and_tokens_of_vit() -> None:
     vit = rows(plan(timm.create_model("test_vit")))
     tokens = [row for name, row in vit.items() if name.startswith("blocks.")]
     assert all(row.converted and row.site_kind == "token" for row in tokens)
+
+
+WRONG = [None, 1.5, "x", [], [1], [[1]], [[float("inf"), 1]]]
+
+
+def test_plans_that_are_wrong_anywhere_are_refused_or_can_be_shown() -> None:
+    """In place of each value of a plan, values of other types and forms."""
+
+    class Functions(nn.Module):
+        """With an edit of its forward."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1)
+            self.act = nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.c(nn.functional.relu(self.b(self.act(self.a(x)))))
+
+    made = plan(Functions(), "bidense", example_inputs=torch.zeros(1, 3, 8, 8)).as_dict()
+    assert all(made[name] for name in ("rows", "swaps", "edits", "outputs", "inputs"))
+    made |= {"rows": made["rows"][1:2], "edits": made["edits"][:1]}
+    refused = 0
+    for path in _places(made):
+        for value in WRONG:
+            changed = copy.deepcopy(made)
+            where = changed
+            for key in path[:-1]:
+                where = where[key]
+            where[path[-1]] = value
+            try:
+                read = Plan.from_dict(changed)
+            except FormatError:
+                refused += 1
+                continue
+            assert str(read)
+            assert json.dumps(read.as_dict())
+    assert refused > 200
+
+
+def _places(value: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inner:
+        yield (*path, key)
+        yield from _places(item, (*path, key))
+
+
+@pytest.mark.parametrize("part", ["rows", "swaps", "edits", "outputs"])
+def test_what_is_not_a_plan_s_entry_is_named(part: str) -> None:
+    made = plan(ResNetLike(), example_inputs=torch.zeros(1, 3, 32, 32)).as_dict()
+    with pytest.raises(FormatError, match=r"plan: .*; expected what Plan\.as_dict\(\) gives"):
+        Plan.from_dict({**made, part: [[1]]})

@@ -21,6 +21,7 @@ from binarize.methods.standardization import WeightStandardization
 from binarize.native import library
 from binarize.runtime import PackedLayer, Refusal, describe, lower
 from binarize.runtime.bits import pack_signs, unpack_signs
+from binarize.runtime.stem import Parts, StemConv2d, join
 from binarize.runtime.thresholds import quantized, thresholds_of
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -246,6 +247,38 @@ def test_without_the_kernels_torch_computes_and_a_warning_says_so_once(monkeypat
     assert relative_difference(y, wanted) < 1e-4
     reasons = {layer.reason for layer in packed.deploy_report.packed}
     assert reasons == {"the native kernels are not installed"}
+
+
+def test_a_network_that_was_deployed_with_the_kernels_runs_without_them(monkeypatch: pytest.MonkeyPatch):
+    stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2))
+    net = nn.Sequential(*stem, nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 4, 1))
+    x = torch.randn(2, 3, 10, 8)
+    model = binarize.apply(net.eval(), "bidense", example_inputs=x)
+    packed: Any = binarize.deploy(away_from_start(model))
+    if not isinstance(packed[0], StemConv2d):  # as on machines where the kernel gains nothing
+        join(packed[0], Parts(*packed[1:4]), None)
+    sent = pickle.dumps(packed)
+    monkeypatch.setattr(library, "_load", lambda: (None, None, "not built"))
+    library.warn_missing.cache_clear()
+    with pytest.warns(RuntimeWarning, match="native kernels are missing") as caught:
+        y = pickle.loads(sent)(x)
+    assert len(caught) == 1
+    with torch.no_grad():
+        assert relative_difference(y, model(x)) < 1e-4
+
+
+WRAPPERS = [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm,
+            nn.utils.spectral_norm]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS, ids=lambda f: f"{f.__module__}.{f.__name__}")
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_report_counts_weights_that_other_tensors_make(wrapper: Callable[..., nn.Module], bias: bool):
+    made = wrapper(nn.Conv2d(8, 8, 3, padding=1, bias=bias))
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), made, nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1)).eval()
+    packed = binarize.deploy(binarize.apply(net, "bnn", example_inputs=torch.zeros(1, 3, 8, 8)))
+    (row,) = (row for row in packed.deploy_report.layers if row.name == "1")  # type: ignore[union-attr]
+    assert (row.packed, row.weights, row.bytes) == (False, 576, 4 * (576 + 8 * bias))
 
 
 def _changed(change: Callable[[Any], Any]) -> nn.Module:

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import fx, nn
 
+from binarize.errors import listed
 from binarize.graph.decide.draft import Draft, SiteDraft
 from binarize.graph.decide.intervals import ANYWHERE, Interval, of_module
 from binarize.graph.decide.signs import Ranges, Signs
-from binarize.graph.plan_sentences import Code, Statement, listed
+from binarize.graph.plan_sentences import Code, Statement
 from binarize.graph.trace.roles import fused_activation
 
 _CONSTANT = {"sign": Code.ALWAYS_POSITIVE_SIGN, "step": Code.ALWAYS_ONE}

@@ -11,6 +11,7 @@ from binarize.errors import TraceError
 from binarize.graph.trace.recorder import record
 from binarize.graph.trace.recording import Recording
 from binarize.graph.trace.roles import module_role
+from binarize.model_info import configured_size
 
 _GUESSES = (224, 256, 64, 32, 384, 512)
 
@@ -18,16 +19,11 @@ _GUESSES = (224, 256, 64, 32, 384, 512)
 def example_size(model: nn.Module) -> tuple[int, ...] | None:
     """(C, H, W) of the images that a model's own configuration names, or None."""
     for holder in (model, *(m for m in model.children())):
-        config = getattr(holder, "pretrained_cfg", None) or getattr(holder, "default_cfg", None)
-        size = config.get("input_size") if isinstance(config, dict) else None
-        if size is not None and len(size) == 3:
+        size = configured_size(holder)
+        if size is not None:
             first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-            channels = first.in_channels if first is not None and first.groups == 1 else int(size[0])
-            return (
-                channels if channels <= 4 or channels == size[0] else int(size[0]),
-                int(size[1]),
-                int(size[2]),
-            )
+            channels = first.in_channels if first is not None and first.groups == 1 else size[0]
+            return channels if channels <= 4 else size[0], *size[1:]
     return None
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import nn
 
+from binarize.errors import listed
 from binarize.graph.decide.activation_sets import constant_activations
 from binarize.graph.decide.added_norms import growth_notes
 from binarize.graph.decide.draft import Draft
 from binarize.graph.hooks import has_hooks, has_state_hooks
 from binarize.graph.plan import OutputPlan
-from binarize.graph.plan_sentences import Code, Statement, listed, several
+from binarize.graph.plan_sentences import Code, Statement, several
 
 
 def notes_of(draft: Draft, outputs: Iterable[OutputPlan], *, compiled: bool) -> tuple[Statement, ...]:

@@ -1,4 +1,4 @@
-"""The flat graph of a run in the making: a node for each tensor, and where in the model the run is."""
+"""Builds the flat graph of a run: a node for each tensor, and where in the model the run is."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class FlatGraph:
             as much memory as training.
         owners: paths of the modules whose forwards run now, the innermost last.
         module_steps: for each of them, the node of its own graph that runs now.
-        leaf_depth: how many modules that are one step each run now.
+        leaf_depth: nesting depth of running modules that are recorded as single steps.
         leaf: path of the outermost of them.
         made: nodes by owner and name of the step that made them.
         tensor_names: names of the model's parameters and buffers, by id.
@@ -48,7 +48,7 @@ class FlatGraph:
         self.nodes[tensor] = node
 
     def node_args(self, value: Any) -> Any:
-        """Arguments for the flat graph: tensors become nodes, the rest is dropped to its repr if odd."""
+        """Arguments for the flat graph: tensors become nodes, other objects become their repr."""
         if isinstance(value, Tensor):
             return self.node_of(value)
         if isinstance(value, (tuple, list)):
@@ -100,7 +100,7 @@ class FlatGraph:
 
     def note_written(self, written: Iterable[Tensor]) -> None:
         """Note parameters and buffers that the forward which runs now writes to."""
-        if self.paused:  # a trace sees to that itself
+        if self.paused:  # the trace records its own writes
             return
         writer = self.leaf if self.leaf_depth else self.owners[-1]
         for tensor in written:

@@ -15,7 +15,7 @@ from binarize.graph.trace.roles import function_role, module_role
 from binarize.graph.trace.writes import setter
 from binarize.layers.stand_ins import QUESTIONS
 
-# Functions that read something off a tensor and give none, or that only look.
+# Functions that return a property instead of a tensor, or change nothing.
 _SILENT = {
     "size",
     "dim",
@@ -49,16 +49,16 @@ class FunctionCalls(TorchFunctionMode):
         self._model = model
         self._run = run
         self.needs_memory: NeedsMemoryError | None = None
-        self._detached: list[Tensor] = []  # held, or others could get their numbers
+        self._detached: list[Tensor] = []  # kept alive so that their ids are not reused
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self.called(func, func, args, kwargs or {})
 
-    def called(self, func: Any, run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The result of `run(*args, **kwargs)`, a call of `func`, written down if it is a step."""
+    def called(self, func: Any, call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result of `call(*args, **kwargs)`, a call of `func`, written down if it is a step."""
         if setter(func) == "data":
             self._set_data(*args)
-        result = run(*args, **kwargs)
+        result = call(*args, **kwargs)
         if self._run.paused or self._run.leaf_depth:
             return result
         self._note_read(args)
@@ -105,13 +105,13 @@ class FunctionCalls(TorchFunctionMode):
             raise self.needs_memory
 
     def _note_read(self, args: Any) -> None:
-        """Note that a parameter is asked for its dtype, shape...: what takes its place may have none."""
+        """Note that a parameter is asked for its dtype, shape...: its replacement may lack them."""
         name = self._run.tensor_names.get(id(args[0])) if args and isinstance(args[0], nn.Parameter) else None
         if name is not None:
             self._run.recording.read.add(name)
 
     def _note_computed(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-        """Note parameters whose values a function wants; what is detached from one stands for it."""
+        """Note parameters whose values a function wants; a detached parameter counts as the parameter."""
         name = getattr(func, "__name__", "")
         if name in QUESTIONS or (name == "__get__" and not isinstance(result, Tensor)):
             return
@@ -129,7 +129,7 @@ class FunctionCalls(TorchFunctionMode):
     def _is_layer_step(self) -> bool:
         """Whether the step at hand applies the weight of the layer whose own forward runs.
 
-        A function of its own: see `symbols`, which take a caller that says isinstance for a user's.
+        A function of its own: see `proxies`, which take a caller that says isinstance for a user's.
         """
         found, step = self._run.recording.layer_steps.get(self._run.owners[-1]), self._run.module_steps[-1]
         return isinstance(found, LayerStep) and step is not None and step.name == found.step
@@ -145,7 +145,7 @@ class FunctionCalls(TorchFunctionMode):
         self._run.add_result(result, node, role or "other", None if step is None else step.name)
 
     def _note_made(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
-        """What a forward makes of numbers alone is a constant; of some the values are known."""
+        """Tensors made from numbers are constants; record the value where it is known."""
         name = getattr(func, "__name__", "")
         value = {"tensor": next(iter(args), None)}.get(name)
         if name in ("zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones"):
@@ -165,7 +165,7 @@ class FunctionCalls(TorchFunctionMode):
         self._run.add_result(tensor, node, "cat")
 
     def _note_part_set(self, part: Tensor) -> None:
-        """Where a part of a tensor was written to by a name of its own, the tensor is another value, too."""
+        """If a view is written in place, its base changes too."""
         whole = getattr(part, "_base", None)
         if whole is None:
             return

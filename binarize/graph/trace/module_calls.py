@@ -30,8 +30,8 @@ from binarize.graph.trace.step_shapes import result_of
 from binarize.methods.forms import Form
 
 
-class UnfaithfulError(Exception):
-    """A module's graph that fails on values: its forward asks what they are, and symbols answered."""
+class GraphMismatchError(Exception):
+    """A module's graph does not hold for real values: its forward asks for them, and symbols answered."""
 
     def __init__(self, path: str, error: Exception) -> None:
         text = str(error).strip().splitlines()
@@ -112,9 +112,8 @@ class ModuleCalls:
 
     def _container(self, path: str, module: nn.Module, original: Any, patched: bool) -> Any:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if (
-                self._run.leaf_depth or self._run.paused
-            ):  # a forward that calls another's `.forward` is being traced
+            # paused: a forward that calls another's `.forward` is being traced
+            if self._run.leaf_depth or self._run.paused:
                 return original(*args, **kwargs)
             self._run.recording.calls[path] = self._run.recording.calls.get(path, 0) + 1
             self._run.owners.append(path)
@@ -126,10 +125,10 @@ class ModuleCalls:
                     return original(*args, **kwargs)
                 try:
                     return self._interpret(own_graph, module, args, kwargs)
-                except (UnfaithfulError, NeedsMemoryError):
+                except (GraphMismatchError, NeedsMemoryError):
                     raise
                 except Exception as error:
-                    raise UnfaithfulError(path, error) from error
+                    raise GraphMismatchError(path, error) from error
             finally:
                 self._run.owners.pop()
                 self._run.module_steps.pop()
@@ -139,7 +138,7 @@ class ModuleCalls:
     def _own_forward(self, path: str, module: nn.Module, role: Role, original: Any) -> Any:
         """A layer whose forward does more: run step by step if it can be, or else one step.
 
-        So is one that is called by the name of its argument, which no binary layer knows.
+        So is a layer called with keyword arguments: binary layers do not take them.
         """
         container, step = self._container(path, module, original, False), self._step(path, role, original)
         plain = isinstance(self._run.recording.own[path], Form)
@@ -157,7 +156,7 @@ class ModuleCalls:
         found = self._run.recording.layer_steps.get(path)
         if not isinstance(found, str):
             own_graph = self._module_graph(path, module, args, kwargs)
-            if own_graph is None:  # not a container whose parts are converted, but a layer that stays
+            if own_graph is None:  # this is a layer, so it stays float; it is not opaque
                 found = self._run.recording.opaque.pop(path)
             elif found is None:
                 try:

@@ -21,7 +21,7 @@ from binarize.graph.trace.call_signature import named_tensors, tensors
 from binarize.graph.trace.flat_graph import FlatGraph
 from binarize.graph.trace.function_calls import FunctionCalls, NeedsMemoryError
 from binarize.graph.trace.layer_step import own_forms
-from binarize.graph.trace.module_calls import ModuleCalls, UnfaithfulError
+from binarize.graph.trace.module_calls import GraphMismatchError, ModuleCalls
 from binarize.graph.trace.outside_state import outside_kept
 from binarize.graph.trace.preserve_state import Snapshot, evaluating, quiet, untouched
 from binarize.graph.trace.recording import Recording
@@ -78,15 +78,15 @@ def _recorded(
     own: dict[str, Form | str],
     module_graphs: bool,
 ) -> Recording:
-    """One run; again, with that module as it is, whenever the graph of one fails on what it is given."""
+    """Record one run. If a module's graph fails on real values, record again without graphs for its class."""
     opaque: dict[str, str] = {}
     while True:
         try:
             names = frozenset(name for name, _ in model.named_parameters(remove_duplicate=False))
             recording = Recording(fx.Graph(), fake=fake, opaque=dict(opaque), parameters=names, own=own)
             return _run(model, recording, args, kwargs, module_graphs=module_graphs)
-        except UnfaithfulError as error:
-            # its like fail too, and each failure is a run
+        except GraphMismatchError as error:
+            # other modules of this class fail too, and each failure is a run
             failed = type(model.get_submodule(error.path))
             opaque |= {name: str(error) for name, m in model.named_modules() if type(m) is failed}
 
@@ -99,7 +99,7 @@ def _run(
     *,
     module_graphs: bool,
 ) -> Recording:
-    """One run, written into `recording`."""
+    """Record one run into `recording`."""
     run = FlatGraph(model, recording)
     modules = ModuleCalls(model, run, module_graphs=module_graphs)
     functions = FunctionCalls(model, run)
@@ -111,7 +111,7 @@ def _run(
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.no_grad())
         stack.enter_context(quiet("torch._subclasses.fake_tensor"))
-        if is_compiled(model):  # or what records here would be compiled too
+        if is_compiled(model):  # otherwise the recording code would be compiled too
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         if recording.fake:
             mode = FakeTensorMode(allow_non_fake_inputs=True)

@@ -31,8 +31,9 @@ class Recording:
         fake: the run was on fake tensors.
         written: parameters and buffers that the run wrote to or replaced, and whose forward did so (a path).
         sets_memory: the run was on real tensors because a forward sets `.data`.
-        own: of layers whose classes have a forward of their own: the form of that, or why it has none.
-        layer_steps: of those without a form: the step of their forward that is the layer, or why none is.
+        own: form of each layer with a forward of its own, or the reason that it has none.
+        layer_steps: of those without a form, the step of their forward that is the layer, or the reason that
+            none is.
     """
 
     graph: fx.Graph

@@ -1,4 +1,4 @@
-"""The results of steps on fake tensors, where the shape is plain, without running them."""
+"""The results of steps on fake tensors, which are not run where the shape follows from the arguments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from binarize.graph.trace.roles import Role
 
 
 def result_of(fake: bool, role: Role, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The result of a step; on fake tensors, where the shape is plain, without running it."""
+    """The result of a step; on fake tensors, it is not run where the shape follows from the arguments."""
     module = getattr(original, "__self__", None)
     empty_result = getattr(module, "empty_result", None)  # of a packed layer, which takes a hundred steps
     if fake and empty_result is not None and args and isinstance(args[0], Tensor):
@@ -32,7 +32,7 @@ def result_of(fake: bool, role: Role, original: Any, args: tuple[Any, ...], kwar
 
 
 def _convolved(module: Any, x: Tensor) -> tuple[int, ...] | None:
-    """The shape that one of torch's own convolutions gives, if it is plain."""
+    """The shape that one of torch's own convolutions gives, if it follows from the arguments."""
     if type(module) not in (nn.Conv1d, nn.Conv2d, nn.Conv3d) or isinstance(module.padding, str):
         return None
     fits = x.dim() == len(module.kernel_size) + 2 and x.shape[1] == module.in_channels
