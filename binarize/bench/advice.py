@@ -10,7 +10,7 @@ from torch import nn
 from binarize.bench.measure import BETWEEN, PACKED, Bench
 from binarize.native.library import available
 from binarize.runtime import PackedLayer, deployed_layers
-from binarize.runtime.questions import is_depthwise, per_channel, why_not, why_not_per_channel
+from binarize.runtime.kernel_support import is_depthwise, per_channel, why_not, why_not_per_channel
 
 _WORD = 64
 """Signs in a word of the kernels: fewer channels fill a part of it."""
@@ -43,8 +43,8 @@ def advice(found: Bench, packed: nn.Module) -> list[str]:
 
 
 def _computed_by_torch(layers: list[PackedLayer]) -> Iterator[str]:
-    reasons = Counter(reason for layer in layers if (reason := why_not(layer)))
-    by_scales = {why_not_per_channel(layer) for layer in layers} if available() else set()
+    reasons = Counter(reason for layer in layers if (reason := why_not(layer.data())))
+    by_scales = {why_not_per_channel(layer.spec) for layer in layers} if available() else set()
     for reason, count in reasons.most_common(2):
         text = f"{count} of {len(layers)} packed layers are computed by torch, not by the kernels: {reason}."
         if not available():
@@ -55,7 +55,7 @@ def _computed_by_torch(layers: list[PackedLayer]) -> Iterator[str]:
 
 
 def _scales(layers: list[PackedLayer]) -> Iterator[str]:
-    found = [layer for layer in layers if per_channel(layer) and why_not(layer) is None]
+    found = [layer for layer in layers if per_channel(layer.spec) and why_not(layer.data()) is None]
     if not found:
         return
     text = f"{len(found)} of {len(layers)} packed layers have a scale per channel inside their sums: "
@@ -65,13 +65,13 @@ def _scales(layers: list[PackedLayer]) -> Iterator[str]:
 
 
 def _shapes(layers: list[PackedLayer]) -> Iterator[str]:
-    alone = sum(map(is_depthwise, layers))
+    alone = sum(is_depthwise(layer.spec) for layer in layers)
     if alone > _MUCH * len(layers):
         yield (
             f"{alone} of {len(layers)} packed layers are depthwise: they have few products, and one bit "
             "hardly makes them faster. Keep them in float (--keep)."
         )
-    dense = [layer.spec for layer in layers if not is_depthwise(layer)]
+    dense = [layer.spec for layer in layers if not is_depthwise(layer.spec)]
     narrow = sum(spec.in_channels // spec.groups < _WORD for spec in dense)
     if dense and narrow > len(dense) / 2:
         yield (

@@ -40,6 +40,23 @@ class RuntimeOptions:
     exact_scales: bool = True
 
 
+@dataclass
+class _Made:
+    """What was made of a layer's tensors, and of which.
+
+    Attributes:
+        weight: the signs as floats, for the reference.
+        weight_of: place of the bits that `weight` was made of.
+        native: what the kernels need; None where there is none.
+        native_of: marks of the tensors that `native` was made of; None if it is not known whether there is one.
+    """
+
+    weight: Tensor | None = None
+    weight_of: tuple[int, int | None] = (0, None)
+    native: NativeLayer | None = None
+    native_of: tuple[Any, ...] | None = None
+
+
 class PackedLayer(StandsForLayer):
     r"""A frozen binary layer: y = inner(norm(scale * P + offset * B + shift)) + bypass(x).
 
@@ -81,10 +98,7 @@ class PackedLayer(StandsForLayer):
         self.norm = None if norm is None else without_parameters(norm)
         self.inner = None if inner is None else without_parameters(inner)
         self.bypass = make_bypass(spec)
-        self._weight: Tensor | None = None  # the signs as floats, for the reference
-        self._weight_of: tuple[int, int | None] = (0, None)
-        self._native: NativeLayer | None = None
-        self._native_of: tuple[Any, ...] | None = None  # None: it is not known whether there is one
+        self._made = _Made()
         self._describe_as_float_layer()
         super().train(False)
 
@@ -162,17 +176,18 @@ class PackedLayer(StandsForLayer):
     @options.setter
     def options(self, options: RuntimeOptions) -> None:
         self._options = options
-        self._native_of = None
+        self._made.native_of = None
 
     def native_layer(self) -> NativeLayer | None:
         """What the kernels need of this layer, for its tensors as they are now; None if torch computes it."""
-        if self._native_of is None or not current(self._native_of):
+        made = self._made
+        if made.native_of is None or not current(made.native_of):
             if not available():
                 warn_missing()
             options = self._options
             given = {"threads": options.threads, "exact_scales": options.exact_scales}
-            self._native, self._native_of = native_layer(self.data(), **given), made_of(self)
-        return self._native
+            made.native, made.native_of = native_layer(self.data(), **given), made_of(self)
+        return made.native
 
     def _operator(self, x: Tensor, output_size: Sequence[int] | None) -> Tensor:
         """The layer as one operator; norms and activations that the kernels do not know stand behind it."""
@@ -196,14 +211,14 @@ class PackedLayer(StandsForLayer):
 
     def _reference_weight(self, like: Tensor) -> Tensor:
         """The signs in the layout of torch's convolution; unpacked once and kept."""
-        kept = self._weight
+        kept = self._made.weight
         compiling = torch.compiler.is_compiling()
         if kept is not None and not compiling and type(self.bits) is Tensor and not is_traced(like):
-            kept = kept if self._weight_of == place_of(self.bits) else None
+            kept = kept if self._made.weight_of == place_of(self.bits) else None
         if kept is None or kept.dtype != like.dtype or kept.device != like.device:
             kept = weight_of(self.data(), like)
             if type(kept) is Tensor and not compiling:  # a graph must not change the module
-                self._weight, self._weight_of = kept, place_of(self.bits)
+                self._made.weight, self._made.weight_of = kept, place_of(self.bits)
         return kept
 
     def train(self, mode: bool = True) -> PackedLayer:
@@ -212,7 +227,7 @@ class PackedLayer(StandsForLayer):
 
     def _forget(self) -> None:
         """Forget what was made of the bits and vectors."""
-        self._weight, self._native, self._native_of = None, None, None
+        self._made = _Made()
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedLayer:
         self._forget()
@@ -223,7 +238,7 @@ class PackedLayer(StandsForLayer):
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_weight": None, "_native": None, "_native_of": None}
+        return {**self.__dict__, "_made": _Made()}
 
     def _reference(self) -> Tensor:
         return self.vectors

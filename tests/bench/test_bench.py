@@ -203,7 +203,7 @@ def test_what_would_help(
 
 @pytest.mark.skipif(not available(), reason="needs the kernels")
 def test_exact_scales_are_named_only_where_they_are_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("binarize.runtime.questions.resolve", lambda: "avx512")
+    monkeypatch.setattr("binarize.runtime.kernel_support.resolve", lambda: "avx512")
     spec = {"in_channels": 96, "out_channels": 96, "quantizer": DAB}
     exact = " ".join(advice(_timed(4.0, {}), _layers(spec)))
     assert "exact_scales=False (--approximate)" in exact

@@ -20,7 +20,7 @@ from binarize.layers import Maxout
 from binarize.native.library import available, features
 from binarize.runtime import PackedLayer, RuntimeOptions, lower
 from binarize.runtime.kernels import Kernels
-from binarize.runtime.questions import why_not
+from binarize.runtime.kernel_support import why_not
 from binarize.runtime.spec import PackedSpec, QuantizerSpec
 
 pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")

@@ -18,7 +18,7 @@ from binarize.methods.build import build
 from binarize.methods.float_layer import site_of
 from binarize.native.library import features
 from binarize.runtime import PackedLayer, lower, to_onnx
-from binarize.runtime.questions import why_not
+from binarize.runtime.kernel_support import why_not
 from binarize.runtime.spec import PackedSpec
 from binarize.runtime.verify import verify
 

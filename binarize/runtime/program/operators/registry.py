@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
+from binarize.runtime.program.capture import NoProgramError
 from binarize.runtime.program.graph import value_of
 from binarize.runtime.program.lowering import Lowering, rows
 
@@ -61,7 +62,7 @@ def by_torch(lowering: Lowering, node: fx.Node, args: Any, kwargs: Any) -> Any:
     several = isinstance(val, (list, tuple))
     parts: list[Any] = list(val) if several else [val]
     if not all(isinstance(part, Tensor) for part in parts):
-        raise TypeError(f"{node.target} gives {type(val).__name__}, not tensors")
+        raise NoProgramError(f"{node.target} gives {type(val).__name__}, not tensors")
     given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
     of_maps = node.target in _OF_MAPS
     made = [_like(lowering, tuple(part.shape), part.dtype, given, of_maps) for part in parts]
