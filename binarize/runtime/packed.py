@@ -153,10 +153,8 @@ class PackedLayer(StandsForLayer):
 
     def reference(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """The whole layer in plain torch: exact, and slower."""
-        weight = self._reference_weight(x)
-        return reference(
-            self.data(), x, output_size, weight=weight, norm=self.norm, inner=self.inner
-        )
+        weight = self._reference_weight
+        return reference(self.data(), x, output_size, weight=weight, norm=self.norm, inner=self.inner)
 
     def prepare_reference(self) -> None:
         """Unpack the signs now, so that a graph which is made of `reference` holds them as constants."""

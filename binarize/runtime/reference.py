@@ -20,7 +20,7 @@ def reference(
     x: Tensor,
     output_size: Sequence[int] | None = None,
     *,
-    weight: Tensor | None = None,
+    weight: Step | None = None,
     norm: Step | None = None,
     inner: Step | None = None,
 ) -> Tensor:
@@ -30,13 +30,13 @@ def reference(
         data: the layer.
         x: (N, Cin, ...) or (..., Cin).
         output_size: of a transposed convolution, as in nn.ConvTranspose2d.
-        weight: of `weight_of`, if it is known.
+        weight: gives the result of `weight_of` for the quantized input, if somebody keeps it.
         norm: what stands behind scale and shift because it cannot be folded.
         inner: the activation behind it; None takes that of `data`.
     """
     thresholds = thresholds_of(data, x)
     values = quantized(x, thresholds, data.spec.dim)
-    y, window_sum = product(data, values, output_size, weight)
+    y, window_sum = product(data, values, output_size, None if weight is None else weight(values))
     y = y * data.channels("scale", y)
     if window_sum is not None:
         y = y + window_sum * data.channels("offset", y)

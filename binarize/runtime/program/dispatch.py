@@ -58,16 +58,19 @@ class Programs:
         key = _signature(leaves, spec)
         if key is None or is_traced(leaves[0] if leaves and isinstance(leaves[0], Tensor) else torch.empty(0)):
             return self._modules(args, kwargs)
-        if self._state is not None and not self._state.current():
-            self._known.clear()
-            self._state = None
+        if (state := self._state) is not None:
+            if state.occupied():
+                return self._modules(args, kwargs)
+            if not state.same():
+                self._known.clear()
+                self._state = None
         found = self._known.get(key, self)
         if found is self:  # first sight
             self._known.keep(key, None)
             return self._modules(args, kwargs)
         if found is None:
             return self._second(key, leaves, args, kwargs)
-        if isinstance(found, str):
+        if isinstance(found, str) or self._state is None or self._state.learns():
             return self._modules(args, kwargs)
         try:
             return found(_tensors(leaves), torch.get_num_threads())
@@ -93,18 +96,18 @@ class Programs:
     def _second(self, key: Any, leaves: Sequence[Any], args: Any, kwargs: Any) -> Any:
         """Run the modules once more, watching what they change, and make the program."""
         with self._lock:
+            state = self._state = self._state or State(self._model)
+            if state.occupied():
+                return self._modules(args, kwargs)
             snapshot = Snapshot(self._model)
             result = self._modules(args, kwargs)
             place = snapshot.changed_place()
-            if place is not None and not isinstance(place.holder, PackedLayer):
-                self._known.keep(key, f"its forward changes {place.name}")
-                return result
-            state = self._state or State(self._model)
             try:
-                if reason := state.why_not():
-                    raise NoProgramError(reason)
+                if place is not None and not isinstance(place.holder, PackedLayer):
+                    raise NoProgramError(f"its forward changes {place.name}")
+                if name := state.replaced_forward():
+                    raise NoProgramError(f"the forward of a {name} was replaced on the instance")
                 self._known.keep(key, self._program(leaves, args, kwargs, result))
-                self._state = state
             except NoProgramError as error:
                 self._known.keep(key, str(error))
         return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules import module as of_torch
 
@@ -32,24 +33,25 @@ class State:
         self._before = [dict(held) for held in self._dicts]
         self._places = self._now()
 
-    def why_not(self) -> str:
-        """Why there can be no program of this network as it is; nothing if there can."""
-        if any(self._hooks):
-            return "hooks hang on its modules"
-        if any(module.training for module in self._modules):
-            return "parts of it are in training mode"
-        if any("forward" in module.__dict__ for module in self._modules):
-            return "a forward was replaced on an instance"
-        return ""
+    def occupied(self) -> bool:
+        """Whether the modules have to run for now: hooks hang on them, or parts of them are in training mode."""
+        hooked = any(self._hooks) or of_torch._global_forward_hooks or of_torch._global_forward_pre_hooks
+        return bool(hooked) or any([module.training for module in self._modules])
 
-    def current(self) -> bool:
+    def same(self) -> bool:
         """Whether the network is what it was."""
-        if any(self._hooks) or of_torch._global_forward_hooks or of_torch._global_forward_pre_hooks:
-            return False
         try:  # equal objects are found equal by identity; tensors that are not the same have no truth value
             return self._dicts == self._before and self._now() == self._places
         except RuntimeError:
             return False
+
+    def replaced_forward(self) -> str:
+        """The class of a module whose forward was replaced on the instance; nothing if there is none."""
+        return next((type(m).__name__ for m in self._modules if "forward" in m.__dict__), "")
+
+    def learns(self) -> bool:
+        """Whether a call would be recorded for gradients of the network's own tensors."""
+        return torch.is_grad_enabled() and any([t.requires_grad for t in self._tensors])
 
     def _now(self) -> list[tuple[int, int]]:
         return [(t.data_ptr(), -1 if t.is_inference() else t._version) for t in self._tensors]
