@@ -1,0 +1,148 @@
+"""The float network that all baselines run: with lifelike norms, its outputs, and its ONNX file."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves
+
+from binarize.bench.rivals.program import quiet
+from binarize.errors import ConfigError, first_line
+from binarize.graph.model_copy import copied
+
+INPUT = "image"
+"""The name of the ONNX graph's input."""
+
+_IMAGES = 4
+_COARSE = 8  # pixels of the random colours that are interpolated to an image
+_GRAIN = 0.2  # share of noise
+
+
+class FloatNetwork:
+    """A copy of a network for inference, whose norms fit its data, and what baselines need of it.
+
+    A network with random weights has norms that do nothing, and many have scales of zero at the end of each
+    block. Signals then grow or vanish from layer to layer, and quantized forms would work on empty ranges. So
+    the norms' statistics are taken from a few random images, and scales that are all zero become one.
+
+    Args:
+        plain: float network; left untouched.
+        x: images (N, C, H, W), of the shape that is timed.
+
+    Attributes:
+        model: the copy, in evaluation mode.
+        x: the images.
+    """
+
+    def __init__(self, plain: nn.Module, x: Tensor) -> None:
+        self.model = copied(plain).eval().requires_grad_(False)
+        self.x = x
+        _settle(self.model, torch.cat(self.images))
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    @functools.cached_property
+    def images(self) -> list[Tensor]:
+        """A few batches to calibrate on: the one that is timed, and others of smooth colours and noise."""
+        random = torch.Generator().manual_seed(1)
+        count, channels, height, width = self.x.shape
+        others = []
+        for _ in range(_IMAGES - 1):
+            coarse = torch.rand(count, channels, _COARSE, _COARSE, generator=random)
+            smooth = F.interpolate(coarse, (height, width), mode="bilinear")
+            noise = torch.rand(self.x.shape, generator=random)
+            others.append((1 - _GRAIN) * smooth + _GRAIN * noise)
+        return [self.x, *others]
+
+    @functools.cached_property
+    def outputs(self) -> list[Tensor]:
+        """The tensors that the network gives for the images, in their order."""
+        with torch.inference_mode():
+            return [leaf.float() for leaf in tensors(self.model(self.x))]
+
+    @functools.cached_property
+    def onnx(self) -> Path:
+        """The network as an ONNX file for inputs of this shape only, made on first use.
+
+        Raises:
+            ConfigError: torch cannot export it.
+        """
+        self._folder = tempfile.TemporaryDirectory(prefix="binarize-bench-")
+        path = Path(self._folder.name) / "float.onnx"
+        try:
+            with quiet(), torch.no_grad():
+                made = torch.onnx.export(
+                    _Flat(self.model), (self.x,), dynamo=True, input_names=[INPUT], verbose=False
+                )
+                if made is None:
+                    raise RuntimeError("the exporter gave no program")
+                made.save(path)
+        except Exception as error:  # the exporter has many kinds of failure
+            raise ConfigError(
+                f"torch cannot export {type(self.model).__name__} to ONNX ({type(error).__name__}: "
+                f"{first_line(error)[:200]})."
+            ) from error
+        return path
+
+    @functools.cached_property
+    def has_attention(self) -> bool:
+        """Whether some softmax in the ONNX file is a factor of a matrix product."""
+        import onnx
+
+        graph = onnx.load(str(self.onnx), load_external_data=False).graph
+        readers: dict[str, set[str]] = defaultdict(set)
+        for node in graph.node:
+            for name in node.input:
+                readers[name].add(node.op_type)
+        made = [name for node in graph.node if node.op_type == "Softmax" for name in node.output]
+        return any("MatMul" in readers[name] for name in made)
+
+    def close(self) -> None:
+        """Remove the ONNX file."""
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+def tensors(output: Any) -> list[Tensor]:
+    """The tensors in an output of a network, in their order."""
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+class _Flat(nn.Module):
+    """The network with all its outputs in one tuple."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensors(self.model(x)))
+
+
+def _settle(model: nn.Module, images: Tensor) -> None:
+    """Set the running statistics of all batch norms to those of the images; scales of zero to one."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    norms = [norm for norm in norms if norm.running_mean is not None]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    with torch.no_grad():
+        for norm in norms:
+            if norm.weight is not None and not norm.weight.any():
+                norm.weight.fill_(1.0)
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean of all passes, of which there is one
+            norm.train()
+        try:
+            model(images)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+                norm.eval()
