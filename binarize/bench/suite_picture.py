@@ -9,6 +9,8 @@ from typing import Any
 from binarize.bench.suite import LAYER, PACKED
 
 _COLOURS = {PACKED: "tab:green", LAYER: "yellowgreen"}
+_OTHERS = ("blue", "orange", "red", "purple", "brown", "pink", "gray", "olive", "cyan")  # no green
+_SHAPES = "os^vPXh<>"
 
 
 def suite_picture(document: Mapping[str, Any]) -> bytes:
@@ -50,7 +52,9 @@ def _marks(axes: Any, rows: list[Any], against: list[str]) -> None:
         found = [(row["ratios"][PACKED].get(name), y) for y, row in enumerate(rows)]
         found = [(x, y) for x, y in found if x is not None]
         if found:
-            axes.plot(*zip(*found, strict=True), "osv^Px*h<>"[index % 10], color=f"C{index % 10}", label=name)
+            axes.plot(
+                *zip(*found, strict=True), _SHAPES[index % 9], color=f"tab:{_OTHERS[index % 9]}", label=name
+            )
     axes.set_xscale("log")
     ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20) if axes.get_xlim()[0] <= t <= axes.get_xlim()[1]]
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])

@@ -151,14 +151,14 @@ def float_network(model: str) -> nn.Module:
 
 
 def images(model: str, shape: tuple[int, ...], size: tuple[int, ...] | None, batch: int) -> Tensor:
-    """A random image (N, C, H, W) of the size in --size, or else of (C, H, W) `shape`."""
-    import torch
+    """Random images (N, C, H, W) of the size in --size, or else of (C, H, W) `shape`."""
+    from binarize.bench.random_images import random_images
 
     channels = shape[0]
     if size is not None and len(size) == 3 and size[0] != channels:
         raise ConfigError(f"bench: --size {','.join(map(str, size))}: {model} takes {channels} channels.")
     height, width = (shape if size is None else size)[-2:]
-    return torch.rand(batch, channels, height, width, generator=torch.Generator().manual_seed(0))
+    return random_images((batch, channels, height, width), 0)
 
 
 def setting(packed: nn.Module) -> dict[str, Any]:

@@ -55,12 +55,13 @@ def run_suite(asked: Asked, patterns: Sequence[str], out: Path | None, *, fresh:
                 row = measure.run_entry(entry, lambda e: _build(e, asked), against, **asked.turns)
             done[entry.target] = row
             document["rows"] = [done[e.target] for e in measure.SUITE if e.target in done]
-            document["summary"] = measure.summary(document["rows"])
             if out is not None:
                 _write(out, document)
         if table is not None:
             table.show(row)
     document["summary"] = measure.summary(document["rows"])
+    if out is not None:
+        _write(out, document, with_picture=any("error" not in row for row in document["rows"]))
     if as_json:
         print_json(document)
     elif table is not None:
@@ -168,13 +169,13 @@ def _incomplete(row: dict[str, Any]) -> bool:
     return "error" in row or bool(row["failed"])
 
 
-def _write(out: Path, document: dict[str, Any]) -> None:
+def _write(out: Path, document: dict[str, Any], *, with_picture: bool = False) -> None:
     from binarize.bench import suite_picture
     from binarize.files import write_bytes
 
     for_programs, for_people = output_files(out)
     write_bytes(for_programs, (json.dumps(document, indent=2) + "\n").encode())
-    if any("error" not in row for row in document["rows"]):
+    if with_picture:
         write_bytes(for_people, suite_picture(document))
 
 

@@ -57,7 +57,7 @@ class SuiteTable:
 
     def ratios(self, label: str, packed: str, values: Mapping[str, float]) -> None:
         """A row of ratios to one packed network, by baseline and for `best`."""
-        cells = {name: f"{values[name]:.2f}" for name in self._shown if name in values}
+        cells = {name: _digits(values[name]) for name in self._shown if name in values}
         self._print(label, cells, {packed: values.get("best")}, BINARY)
 
     def _print(
@@ -75,7 +75,7 @@ class SuiteTable:
             table.add_column(name.removeprefix("packed, "), justify="right", width=6)
             table.add_column("x best", justify="right", width=4)
             ratio = best.get(name)
-            values += [cells.get(name, ""), "" if ratio is None else f"{ratio:.2f}"]
+            values += [cells.get(name, ""), "" if ratio is None else _digits(ratio)]
         for name in self._shown:
             table.add_column(_HEADS.get(name, name), justify="right", width=_width(name))
             values.append(cells.get(name, "-"))
@@ -131,10 +131,10 @@ def _short(name: str) -> str:
     return name.partition("?")[0]
 
 
-def _digits(milliseconds: float) -> str:
+def _digits(number: float) -> str:
     """About three digits."""
-    places = 0 if milliseconds >= 100 else 1 if milliseconds >= 10 else 2
-    return f"{milliseconds:.{places}f}"
+    places = 0 if number >= 99.95 else 1 if number >= 9.995 else 2
+    return f"{number:.{places}f}"
 
 
 def _width(name: str) -> int:

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
+from binarize.bench.random_images import random_images
 from binarize.bench.rivals.program import quiet
 from binarize.errors import ConfigError, first_line
 from binarize.graph.model_copy import copied
@@ -22,8 +22,6 @@ INPUT = "image"
 """The name of the ONNX graph's input."""
 
 _IMAGES = 4
-_COARSE = 8  # pixels of the random colours that are interpolated to an image
-_GRAIN = 0.2  # share of noise
 
 
 class FloatNetwork:
@@ -50,16 +48,8 @@ class FloatNetwork:
 
     @functools.cached_property
     def images(self) -> list[Tensor]:
-        """A few batches to calibrate on: the one that is timed, and others of smooth colours and noise."""
-        random = torch.Generator().manual_seed(1)
-        count, channels, height, width = self.x.shape
-        others = []
-        for _ in range(_IMAGES - 1):
-            coarse = torch.rand(count, channels, _COARSE, _COARSE, generator=random)
-            smooth = F.interpolate(coarse, (height, width), mode="bilinear")
-            noise = torch.rand(self.x.shape, generator=random)
-            others.append((1 - _GRAIN) * smooth + _GRAIN * noise)
-        return [self.x, *others]
+        """A few batches to calibrate on; the first is the one that is timed."""
+        return [self.x, *(random_images(self.x.shape, seed) for seed in range(1, _IMAGES))]
 
     @functools.cached_property
     def outputs(self) -> list[Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from binarize.bench.rivals.float_network import INPUT, FloatNetwork
-from binarize.bench.rivals.program import Program, quiet
+from binarize.bench.rivals.program import Program, quiet, sums_saturate
 
 _PRODUCTS = ["Conv", "MatMul", "Gemm"]
 
@@ -69,6 +69,7 @@ def _quantized(network: FloatNetwork) -> Path:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
+            reduce_range=sums_saturate(),
             # norms, softmax and GELU in 8 bits ruin what attention computes
             op_types_to_quantize=_PRODUCTS if network.has_attention else None,
         )

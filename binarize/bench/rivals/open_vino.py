@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from binarize.bench.rivals.float_network import FloatNetwork
-from binarize.bench.rivals.program import Program, quiet
+from binarize.bench.rivals.program import Program, quiet, sums_saturate
 
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 _SILENT = "NNCF_CI"
@@ -78,6 +78,9 @@ def _quantized(model: Any, network: FloatNetwork) -> Any:
             nncf.Dataset(images),
             subset_size=len(images),
             model_type=nncf.ModelType.TRANSFORMER if network.has_attention else None,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                overflow_fix=nncf.OverflowFix.ENABLE if sums_saturate() else nncf.OverflowFix.DISABLE
+            ),
         )
 
 

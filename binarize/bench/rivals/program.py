@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -24,6 +26,19 @@ class Program:
 
     run: Callable[[], Any]
     outputs: Callable[[], list[Tensor]]
+
+
+@functools.cache
+def sums_saturate() -> bool:
+    """Whether this processor adds products of int8 pairs in 16 bits, where they saturate.
+
+    x86 without VNNI has no other fast instruction. Weights of 7 bits fit; they take the same time.
+    """
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return True
+    return not words & {"avx512_vnni", "avx_vnni", "asimddp", "amx_int8"}
 
 
 @contextlib.contextmanager
