@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Any
 
 from binarize.bench.rivals.float_network import FloatNetwork
 from binarize.bench.rivals.program import Program
@@ -62,7 +63,7 @@ def versions(names: tuple[str, ...]) -> dict[str, str]:
     return {package: metadata.version(package) for package in sorted(packages)}
 
 
-def _module(rival: _Rival) -> object:
+def _module(rival: _Rival) -> Any:
     return importlib.import_module(f"{__name__}.{rival.module}")
 
 
