@@ -132,7 +132,9 @@ def _short(name: str) -> str:
 
 
 def _digits(number: float) -> str:
-    """About three digits."""
+    """About three digits; what is 10,000 ms or more, in seconds."""
+    if number >= 9999.5:
+        return f"{number / 1000:.0f}s"
     places = 0 if number >= 99.95 else 1 if number >= 9.995 else 2
     return f"{number:.{places}f}"
 

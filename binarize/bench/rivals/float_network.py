@@ -29,7 +29,7 @@ class FloatNetwork:
 
     A network with random weights has norms that do nothing, and many have scales of zero at the end of each
     block. Signals then grow or vanish from layer to layer, and quantized forms would work on empty ranges. So
-    the norms' statistics are taken from a few random images, and scales that are all zero become one.
+    statistics of batch norms are taken from a few random images, and scales that are all zero become one.
 
     Args:
         plain: float network; left untouched.
@@ -117,22 +117,29 @@ class _Flat(nn.Module):
 
 
 def _settle(model: nn.Module, images: Tensor) -> None:
-    """Set the running statistics of all batch norms to those of the images; scales of zero to one."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    norms = [norm for norm in norms if norm.running_mean is not None]
-    if not norms:
-        return
-    momenta = [norm.momentum for norm in norms]
-    with torch.no_grad():
-        for norm in norms:
-            if norm.weight is not None and not norm.weight.any():
-                norm.weight.fill_(1.0)
-            norm.reset_running_stats()
-            norm.momentum = None  # the mean of all passes, of which there is one
-            norm.train()
-        try:
-            model(images)
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-                norm.eval()
+    """Set the running statistics of all batch norms to those of the images; scales of zero to one.
+
+    A variance is taken for at least the square of the mean. Behind a mean over a whole map, these images
+    hardly differ, and a norm would enlarge that little many times, with all errors of rounding.
+    """
+
+    def fit(norm: Any, arguments: tuple[Any, ...]) -> None:
+        maps = arguments[0]
+        others = [axis for axis in range(maps.dim()) if axis != 1]
+        mean = maps.mean(others)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(torch.maximum(maps.var(others, correction=0), mean.square()))
+
+    handles = []
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is not None:
+            if module.weight is not None and not module.weight.any():
+                module.weight.fill_(1.0)
+            handles.append(module.register_forward_pre_hook(fit))
+    try:
+        if handles:
+            with torch.no_grad():
+                model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
