@@ -117,8 +117,10 @@ class _Flat(nn.Module):
 
 
 def _settle(model: nn.Module, images: Tensor) -> None:
-    """Set the running statistics of all batch norms to those of the images; scales of zero to one.
+    """Set the running statistics of all batch norms to those of the images; scales and shifts of zero to one.
 
+    With shifts of one, most values pass the next activation. With zero, each layer of random weights would
+    enlarge errors of its input by a fifth: a deep network computes something else after rounding.
     A variance is taken for at least the square of the mean. Behind a mean over a whole map, these images
     hardly differ, and a norm would enlarge that little many times, with all errors of rounding.
     """
@@ -135,6 +137,8 @@ def _settle(model: nn.Module, images: Tensor) -> None:
         if isinstance(module, _BatchNorm) and module.running_mean is not None:
             if module.weight is not None and not module.weight.any():
                 module.weight.fill_(1.0)
+            if module.bias is not None and not module.bias.any():
+                module.bias.fill_(1.0)
             handles.append(module.register_forward_pre_hook(fit))
     try:
         if handles:
