@@ -102,3 +102,8 @@ def listed(names: Iterable[str], most: int = 4) -> str:
     every = list(names)
     more = len(every) - most
     return ", ".join(every[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def with_article(noun: str) -> str:
+    """`a list`, `an int`: by the first letter, which is right for the names of types."""
+    return f"{'an' if noun[:1].lower() in set('aeiou') else 'a'} {noun}"

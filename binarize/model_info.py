@@ -38,20 +38,43 @@ def configured_size(model: nn.Module) -> ImageSize | None:
     return channels, height, width
 
 
+def built_size(model: nn.Module) -> ImageSize | None:
+    """(C, H, W) of the images that `model` was built for; None if nothing says it.
+
+    In this order: its arguments `img_size` and `in_chans`, if it remembers them; what its modules say:
+    the `img_size` of timm's patch embedding, the channels of the first convolution; timm's configuration.
+    """
+    known = configured_size(model)
+    arguments = (getattr(model, "binarize_spec", None) or {}).get("kwargs", {})
+    said = (_edges(getattr(module, "img_size", None)) for module in model.modules())
+    size = _edges(arguments.get("img_size")) or next((edges for edges in said if edges), None)
+    if known is None and size is None and "in_chans" not in arguments:
+        return None
+    channels, height, width = known or DEFAULT_SIZE
+    height, width = size or (height, width)
+    return int(arguments.get("in_chans") or _first_channels(model) or channels), height, width
+
+
 def input_size(model: nn.Module) -> ImageSize:
     """(C, H, W) of the images that `model` is used on, by default.
 
-    Those that it was converted on; else those that it was built for, by its arguments `img_size` and
-    `in_chans` and timm's configuration; else `DEFAULT_SIZE`.
+    Those that it was converted on; else those that it was built for (`built_size`); else `DEFAULT_SIZE`.
     """
-    if (converted := converted_size(model)) is not None:
-        return converted
-    channels, height, width = configured_size(model) or DEFAULT_SIZE
-    spec: Any = getattr(model, "binarize_spec", None) or {}
-    arguments = spec.get("kwargs", {})
-    size = arguments.get("img_size")
-    if isinstance(size, int):
-        height = width = size
-    elif isinstance(size, (list, tuple)) and len(size) == 2:
-        height, width = size
-    return int(arguments.get("in_chans", channels)), int(height), int(width)
+    return converted_size(model) or built_size(model) or DEFAULT_SIZE
+
+
+def _edges(size: Any) -> tuple[int, int] | None:
+    """(H, W) of an argument or attribute that is a number or two, else None."""
+    if isinstance(size, int) and not isinstance(size, bool):
+        return size, size
+    if isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(n, int) for n in size):
+        return int(size[0]), int(size[1])
+    return None
+
+
+def _first_channels(model: nn.Module) -> int | None:
+    """C of the image, if the first convolution is one of images; some take them in parts, or a map."""
+    from torch.nn import Conv2d
+
+    first = next((m for m in model.modules() if isinstance(m, Conv2d)), None)
+    return first.in_channels if first is not None and first.groups == 1 and first.in_channels <= 4 else None

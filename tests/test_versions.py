@@ -11,12 +11,13 @@ from binarize.graph.trace.check_torch import OLDEST_TORCH
 
 ROOT = Path(__file__).parents[1]
 LINTERS = {"ruff", "pyright[nodejs]", "import-linter"}  # run on the newest versions only
+OTHERS = {"coverage", "bench"}  # extras: what binarize is checked on, and compared with
 
 
 def promised() -> dict[str, str]:
-    """What the tests need, too; networks of other libraries are checked with those that are installed."""
+    """What the tests need, too; networks and programs of others are checked with those that are installed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = [lines for name, lines in project["optional-dependencies"].items() if name != "coverage"]
+    extras = [lines for name, lines in project["optional-dependencies"].items() if name not in OTHERS]
     lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
     return dict(line.split(">=") for line in lines)
 

@@ -38,11 +38,13 @@ class Variant:
         name: for the table.
         model: whose modules are broken down.
         run: one forward pass.
+        difference: of its outputs from the float network's (`binarize.bench.agreement`), if compared.
     """
 
     name: str
     model: nn.Module
     run: Callable[[], Any]
+    difference: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,14 +140,13 @@ def bench(
             for variant in variants:
                 times[variant.name] += [_seconds(variant) for _ in range(passes)]
         kinds, macs = _kinds(variants[0], passes)
-    machine = {**_machine(), "memory_kept": "yes" if memory_kept else "no"}
     return Bench(
         times=times,
         passes=passes,
         kinds=kinds,
         macs=macs,
         peak=_peak(torch.get_num_threads()),
-        machine=machine,
+        machine={**machine(), "memory_kept": "yes" if memory_kept else "no"},
         threads=torch.get_num_threads(),
         shape=tuple(shape),
     )
@@ -236,7 +237,8 @@ def _kind(module: nn.Module) -> str:
     return f"{PACKED}{grouped}{size}"
 
 
-def _machine() -> dict[str, str]:
+def machine() -> dict[str, str]:
+    """The processor, its instruction sets, and versions."""
     return {
         "cpu": _cpu(),
         "capability": torch.backends.cpu.get_cpu_capability(),

@@ -11,13 +11,13 @@ from binarize.cli.options import DEFAULT_METHOD, InputSize, configure, default_o
 from binarize.cli.output import console, print_json, say, size, tell
 from binarize.cli.speed import Clock, importing
 from binarize.cli.targets import check_output
-from binarize.errors import warn
+from binarize.errors import TraceError, warn
 from binarize.tables import BINARY, SLOWER
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
-    from binarize.graph import Plan
+    from binarize.graph import Plan, Policy
     from binarize.methods import Method
     from binarize.model_info import ImageSize
     from binarize.preprocessing import Preprocessing
@@ -96,7 +96,7 @@ def convert(
     weights, remark = weights_of(model, network, pretrained=pretrained, checkpoint=checkpoint is not None)
     shape = with_channels(input_size, network)
     with clock.phase("engine", "planning"):
-        plan = graph.plan(network, chosen, policy=policy, example_inputs=_example(shape))
+        plan = _plan(model, network, chosen, policy, shape)
     document = _planned(model, chosen, shape, weights, loaded, plan)
     if dry_run:
         _finish(document, clock, as_json, plan)
@@ -105,6 +105,23 @@ def convert(
     converted, images = _written(model, network, plan, target, generator, clock)
     document |= converted
     _finish(document, clock, as_json, plan, remark, "" if images is None else str(images))
+
+
+def _plan(model: str, network: nn.Module, method: Method, policy: Policy, shape: ImageSize) -> Plan:
+    """The plan; of a network that takes no images, the error says that only Python can make it."""
+    from binarize import graph
+    from binarize.cli.model import takes_images
+
+    try:
+        return graph.plan(network, method, policy=policy, example_inputs=_example(shape))
+    except TraceError as error:
+        if takes_images(network):
+            raise
+        raise TraceError(
+            f"{model}: {type(network).__name__} does not run on images of {'x'.join(map(str, shape))}, and "
+            f"`convert` has no other inputs. Convert it in Python: binarize.apply(model, {method.name!r}, "
+            "example_inputs=...), with what its forward takes, and binarize.save."
+        ) from error
 
 
 def _planned(

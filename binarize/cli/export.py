@@ -12,7 +12,7 @@ from binarize.cli.output import size as _size
 from binarize.cli.packing import packing_options, read_network, write_packed
 from binarize.cli.speed import importing, one_thread
 from binarize.cli.targets import check_output
-from binarize.errors import ConfigError
+from binarize.errors import ConfigError, first_line
 from binarize.model_info import converted_size
 
 
@@ -73,9 +73,23 @@ def _onnx(file: Path, target: Path, size: tuple[int, ...] | None, custom: str | 
     wanted = known[-2:]
     with progress("exporting"):
         name, entries = meaning(metadata)
-        data = to_onnx(deployed, wanted, output=name, metadata=entries)
+        try:
+            data = to_onnx(deployed, wanted, output=name, metadata=entries)
+        except ConfigError as error:
+            raise ConfigError(f"{error}{_first_cause(error)}") from error
         files.write_bytes(target, data)
     say(f"written  {target}")
     say(f"         ({_size(len(data))}, images of {wanted[0]}x{wanted[1]})")
     if (images := preprocessing_of(deployed)) is not None:
         tell(f"images   {images.at(wanted)}")
+
+
+def _first_cause(error: ConfigError) -> str:
+    """The error below those of the exporter's steps, whose own first lines do not say what went wrong."""
+    raised = error.__cause__
+    first = raised
+    while first is not None and (below := first.__cause__) is not None:
+        first = below
+    if first is None or first is raised:
+        return ""
+    return f" The cause: {type(first).__name__}: {first_line(first)}"

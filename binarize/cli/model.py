@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from binarize.errors import BinarizeError, ConfigError, first_line, near_names
+from binarize.errors import BinarizeError, ConfigError, first_line, near_names, with_article
 from binarize.model_info import input_size
 from binarize.option_texts import parse_kwargs
 
@@ -129,6 +129,15 @@ def with_channels(size: tuple[int, ...] | None, model: nn.Module) -> tuple[int, 
     return channels, height, width
 
 
+def takes_images(model: nn.Module) -> bool:
+    """Whether a network can be one of images: its first convolution or recurrent layer is a Conv2d."""
+    from torch import nn
+
+    kinds = (nn.modules.conv._ConvNd, nn.RNNBase)
+    first = next((m for m in model.modules() if isinstance(m, kinds)), None)
+    return isinstance(first, (nn.Conv2d, nn.ConvTranspose2d))
+
+
 def _from_file(text: str, path: Path, name: str | None, query: str | None) -> nn.Module:
     from torch import nn
 
@@ -148,14 +157,17 @@ def _from_file(text: str, path: Path, name: str | None, query: str | None) -> nn
             raise ConfigError(f"{text}: {path.name} has no {name!r}{hint}")
         if not callable(make):
             raise ConfigError(
-                f"{text}: {name!r} is a {type(make).__name__}, expected a callable without arguments."
+                f"{text}: {name!r} is {with_article(type(make).__name__)}, "
+                "expected a callable without arguments."
             )
         try:
             model = make(**kwargs)
         except (Exception, SystemExit) as error:
             raise ConfigError(f"{text}: {name}() failed: {_last_line(error, path)}") from error
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"{text}: {name}() returned a {type(model).__name__}, expected a torch.nn.Module.")
+        raise ConfigError(
+            f"{text}: {name}() returned {with_article(type(model).__name__)}, expected a torch.nn.Module."
+        )
     return model
 
 

@@ -80,6 +80,10 @@ def predict(
     endings = ["", *(["-colour"] if truth.task == "depth" else [])]
     endings += ["-overlay"] * overlay + ["-panel"] * panel
     _check_targets([out / f"{file.stem}{ending}.png" for file in files for ending in endings], force)
+    for file in files:  # all of them before the first file is written; decoding is fast beside predicting
+        image = read_image(file)
+        if file in known:
+            _true(known[file], truth, image, file)
     from rich.progress import track
 
     try:

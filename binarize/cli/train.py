@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from binarize.cli.options import out_option
-from binarize.cli.output import console, say, size
+from binarize.cli.output import console, counted, say, size
 from binarize.cli.speed import importing
 from binarize.errors import is_first_process, listed
 
@@ -53,7 +53,7 @@ def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settin
         say(f"written  {folder / MODEL}")
         say(f"Next: binarize evaluate {folder / MODEL}")
     elif history:
-        say(f"{folder} holds a complete run of {len(history)} epochs.")
+        say(f"{folder} holds a complete run of {counted(len(history), 'epoch')}.")
 
 
 class Screen:

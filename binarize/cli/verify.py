@@ -52,7 +52,11 @@ def verify(
 
     Layer by layer on the same inputs, then as a whole: on IMAGES, or on images of the data set that it was
     trained for, and on all of those by their figures. A file that `train` did not write needs IMAGES; they
-    are resized to the size of its conversion.
+    are resized to the size of its conversion. All tensors that the network returns are compared.
+
+    Where every layer agrees and the outputs do not, inputs lie on thresholds: the last digit of a number then
+    turns a sign, and what follows moves by whole steps. That is so for untrained networks, whose new norms
+    put many values exactly on thresholds; trained networks agree as a whole too.
     """
     with importing():
         from binarize.runtime.verify import verify as compare
@@ -133,15 +137,15 @@ def _read(file: Path, custom: str | None) -> tuple[TrainingRecipe | None, nn.Mod
     from binarize import files
     from binarize.cli.packing import read_network
     from binarize.files import container
-    from binarize.files.zoo import locate
     from binarize.recipes.schema import Evaluation
     from binarize.training import saved
+    from binarize.training.folder import model_file
     from binarize.training.metadata import has_recipe
 
-    place = locate(file)
-    metadata = container.read_metadata(place) if place.is_file() else {}
-    if not place.is_file() or has_recipe(metadata):
-        recipe, model = saved.load(file)  # or an error that names the missing part
+    place = model_file(file)
+    metadata = container.read_metadata(place)
+    if has_recipe(metadata):
+        recipe, model = saved.load(file)
         return recipe, model, recipe.data.evaluation
     header = files.read_header(place)
     custom_class = header.source["source"] == "custom"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from binarize.errors import warn
 from binarize.files.float_source import build, building_on, qualified_name
 from binarize.model_info import DEFAULT_SIZE
 
@@ -24,6 +25,7 @@ def find_source(model: nn.Module, rebuild: Rebuild | None = None) -> dict[str, A
 
     A source holds if the model that it builds has the same modules, with the same settings as they print, and
     tensors of the same names and shapes; for a source that is only guessed, every plain attribute must agree.
+    A warning says where a model of timm ends as "custom".
 
     Args:
         model: a float model, or a converted one.
@@ -32,7 +34,21 @@ def find_source(model: nn.Module, rebuild: Rebuild | None = None) -> dict[str, A
     for source, guessed in _candidates(model):
         if _reproduces(source, model, rebuild, strict=guessed):
             return source
+    _warn_of_arguments(model)
     return {"source": "custom", "class": qualified_name(model)}
+
+
+def _warn_of_arguments(model: nn.Module) -> None:
+    """Warn that a file cannot say how timm's network is built; of a custom class, everyone expects that."""
+    config: Any = getattr(model, "pretrained_cfg", None)
+    name = config.get("architecture") if isinstance(config, Mapping) else None
+    if isinstance(name, str):
+        warn(
+            f"save: {name} of timm, with the arguments that can be read off this model, is not the same "
+            "network, so the file cannot say how to build it: binarize.load will need the float model "
+            f"(model=...). Built by binarize.files.create_timm({name!r}, ...), a model keeps its arguments; "
+            f"or give save(..., source={{'source': 'timm', 'name': {name!r}, 'kwargs': {{...}}}})."
+        )
 
 
 def _candidates(model: nn.Module) -> Iterator[tuple[dict[str, Any], bool]]:

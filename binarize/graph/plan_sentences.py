@@ -82,6 +82,7 @@ class Code(Enum):
         "control flow depends on data: the plan holds for the branches that the example input took"
     )
     PART_BY_PART = "{}: converted part by part ({})"
+    FUNCTION_STAYS = "1 convolution or linear map is called as a function and stays float"
     FUNCTIONS_STAY = "{} convolutions or linear maps are called as functions and stay float"
     HOOKS_MOVED = "hooks of {}: now run on the replacement, a binary layer with norm and bypass"
     STATE_HOOKS_LOST = "state dict hooks of {}: are removed together with the module"
@@ -173,6 +174,7 @@ def several(what: str, names: Iterable[str]) -> str:
 
 
 EARLIER = {
+    "1 convolutions or linear maps are called as functions and stay float": Code.FUNCTION_STAYS,
     "what it is added to carries a signal already": Code.ADDED_TO_SIGNAL,
     "sum stays: the branch does not carry its input all the way": Code.SUM_STAYS_PARTIAL,
     "a forward computes with its {}, of which bits or nothing would be left": Code.COMPUTED_WITH,

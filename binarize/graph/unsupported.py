@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from binarize.errors import ConfigError
+from binarize.errors import ConfigError, with_article
 from binarize.graph.wrappers import PARALLEL, is_one_of
 
 _PACKED = {"PackedLayer"}
@@ -33,7 +33,11 @@ def refuse(model: nn.Module) -> None:
         ConfigError: saying which module of `model` it is, and what to do instead.
     """
     for path, module in model.named_modules():
-        where = f"{path} is a {type(module).__name__}" if path else f"model: got a {type(module).__name__}"
+        where = (
+            f"{path} is {with_article(type(module).__name__)}"
+            if path
+            else f"model: got {with_article(type(module).__name__)}"
+        )
         if is_one_of(module, PARALLEL):
             name = type(module).__name__
             what = f"{path or 'model'}.module"

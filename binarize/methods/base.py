@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 from torch import nn
 
 from binarize.earlier_names import earlier_fields
-from binarize.errors import ConfigError, unknown_name
+from binarize.errors import ConfigError, unknown_name, with_article
 from binarize.layers.recipe import METHODS, LayerRecipe, Site
 from binarize.option_texts import readings
 
@@ -117,7 +117,7 @@ class Method:
                 options[name] = value = int(value)  # 1e1 is a whole number too
             if not _fits(value, known[name]):
                 raise ConfigError(
-                    f"{cls.name}: option {name}={value!r} is a {type(value).__name__}, "
+                    f"{cls.name}: option {name}={value!r} is {with_article(type(value).__name__)}, "
                     f"expected {describe_type(known[name])}."
                     if typing.get_origin(known[name]) is not Literal
                     else f"{cls.name}: {name}={value!r}, expected {describe_type(known[name])}."

@@ -16,6 +16,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from binarize.errors import ConfigError
+from binarize.graph.trace.call_signature import named_tensors
 from binarize.layers import BinaryLayer
 from binarize.runtime.deploy import deployed_layers
 from binarize.runtime.packed import PackedLayer
@@ -23,6 +24,14 @@ from binarize.tables import FLOAT, WORSE, Name, plain, widest_part
 
 CLOSE = 1e-5
 """Relative to the largest value of a layer's output: what rounding explains."""
+
+APART = 1e-2
+"""Relative to the mean of an output: from here on, the networks are said to differ."""
+
+ON_THRESHOLDS = (
+    "The layers agree; the networks differ because inputs lie on thresholds, as those of untrained networks "
+    "do: there the last digit turns signs."
+)
 
 
 @dataclass
@@ -54,6 +63,46 @@ class LayerError:
         self.inputs = new
 
 
+@dataclass
+class OutputError:
+    """An output of the packed network against that of the trained one.
+
+    Attributes:
+        name: its path in what the network returns (`logits`, `aux.0`); empty for a network that returns a
+            tensor.
+    """
+
+    name: str
+    off: float = field(default=0.0, repr=False)
+    size: float = field(default=0.0, repr=False)
+    same: int = field(default=0, repr=False)
+    positions: int = field(default=0, repr=False)
+
+    @property
+    def difference(self) -> float:
+        """Mean of abs(difference) / mean abs(output)."""
+        return self.off / self.size if self.size else math.inf if self.off else 0.0
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of positions whose largest channel is the same one; None for outputs of one channel."""
+        return self.same / self.positions if self.positions else None
+
+    def add(self, ours: Tensor, trained: Tensor) -> None:
+        """Count a batch."""
+        if ours.shape != trained.shape:
+            raise ConfigError(
+                f"verify: outputs {self.name} of shapes {tuple(ours.shape)} and {tuple(trained.shape)}."
+            )
+        wide = torch.complex128 if trained.is_complex() else torch.float64
+        a, b = ours.to(wide), trained.to(wide)
+        self.off += (a - b).abs().nan_to_num(torch.inf, torch.inf).sum().item()
+        self.size += b.abs().sum().item()
+        if trained.is_floating_point() and trained.dim() > 1 and trained.shape[1] > 1:
+            equal = ours.argmax(1) == trained.argmax(1)
+            self.same, self.positions = self.same + int(equal.sum()), self.positions + equal.numel()
+
+
 @dataclass(frozen=True)
 class Verification:
     """Result of `verify`; prints as a table.
@@ -61,15 +110,24 @@ class Verification:
     Attributes:
         layers: of every packed layer.
         agreement: share of positions at which both networks' largest output channel is the same one; None
-            for networks of one output channel.
-        difference: mean of abs(difference of the outputs) / mean abs(output).
+            for networks of one output channel. Of several outputs, the least.
+        difference: mean of abs(difference of the outputs) / mean abs(output). Of several outputs, the
+            largest.
         inputs: how many batches were looked at.
+        outputs: each tensor that the networks return.
     """
 
     layers: tuple[LayerError, ...]
     agreement: float | None
     difference: float
     inputs: int
+    outputs: tuple[OutputError, ...] = ()
+
+    @property
+    def remark(self) -> str:
+        """Why networks differ whose layers agree; empty if that is not so."""
+        agree = all(error.median <= CLOSE for error in self.layers)
+        return ON_THRESHOLDS if agree and not self.difference <= APART else ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -79,6 +137,11 @@ class Verification:
             "inputs": self.inputs,
             "agreement": self.agreement,
             "difference": _json(self.difference),
+            "remark": self.remark,
+            "outputs": [
+                {"name": e.name, "agreement": e.agreement, "difference": _json(e.difference)}
+                for e in self.outputs
+            ],
             "layers": layers,
         }
 
@@ -87,8 +150,11 @@ class Verification:
 
     def __rich__(self) -> Group:
         inputs = f"{self.inputs} input{'s' * (self.inputs != 1)}"
-        agree = "" if self.agreement is None else f", same largest channel at {100 * self.agreement:.3f} %"
-        title = Text(f"{inputs}: outputs differ by {self.difference:.2g} of their mean{agree}")
+        lines = [Text(f"{inputs}: outputs differ by {_figures(self.difference, self.agreement)}")]
+        if len(self.outputs) > 1:
+            lines += [Text(f"  {e.name}: {_figures(e.difference, e.agreement)}") for e in self.outputs]
+        if self.remark:
+            lines.append(Text(self.remark))
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("layer", min_width=widest_part(error.name for error in self.layers))
         for head in ("worst", "median", f"beyond {CLOSE:g}"):
@@ -98,7 +164,7 @@ class Verification:
             # a sign that turned is rounding at work; a layer that is off in the middle is wrong
             style = WORSE if not e.median <= CLOSE else FLOAT
             table.add_row(Name(e.name or "(model)"), *numbers, style=style)
-        return Group(title, table)
+        return Group(*lines, table)
 
 
 def verify(trained: nn.Module, packed: nn.Module, inputs: Iterable[Tensor]) -> Verification:
@@ -113,41 +179,50 @@ def verify(trained: nn.Module, packed: nn.Module, inputs: Iterable[Tensor]) -> V
         inputs: batches for both networks' forward.
 
     Raises:
-        ConfigError: networks that do not belong together, or no inputs.
+        ConfigError: networks that do not belong together or return no tensors, or no inputs.
     """
     layers = {name: m for name, m in trained.named_modules() if isinstance(m, BinaryLayer)}
     pairs = {name: (layers[name], ours) for name, ours in deployed_layers(packed).items() if name in layers}
     if not pairs:
         raise ConfigError("verify: no layer of the packed network is a binary one of the trained network.")
     errors = {name: LayerError(name) for name in pairs}
-    same, positions, off, size, count = 0, 0, 0.0, 0.0, 0
+    outputs: dict[str, OutputError] = {}
+    count = 0
     modes = {module: module.training for module in trained.modules()}
     trained.eval()
     try:
         with torch.no_grad(), _compared(pairs, errors):
             for batch in inputs:
-                ours, theirs = packed(batch), trained(batch)
-                if ours.shape != theirs.shape:
-                    raise ConfigError(
-                        f"verify: outputs of shapes {tuple(ours.shape)} and {tuple(theirs.shape)}."
-                    )
-                off += (ours - theirs).abs().nan_to_num(torch.inf, torch.inf).double().sum().item()
-                size += theirs.abs().double().sum().item()
-                if theirs.dim() > 1 and theirs.shape[1] > 1:
-                    equal = ours.argmax(1) == theirs.argmax(1)
-                    same, positions = same + int(equal.sum()), positions + equal.numel()
+                _compare_outputs(outputs, packed(batch), trained(batch))
                 count += 1
     finally:
         for module, mode in modes.items():
             module.training = mode
     if not count:
         raise ConfigError("verify: no inputs.")
+    agreements = [e.agreement for e in outputs.values() if e.agreement is not None]
     return Verification(
         layers=tuple(errors.values()),
-        agreement=same / positions if positions else None,
-        difference=off / size if size else 0.0,
+        agreement=min(agreements, default=None),
+        difference=max(e.difference for e in outputs.values()),
         inputs=count,
+        outputs=tuple(outputs.values()),
     )
+
+
+def _compare_outputs(found: dict[str, OutputError], packed: Any, trained: Any) -> None:
+    """Count every tensor that the networks return for a batch, wherever it is in their results."""
+    ours, theirs = dict(named_tensors(packed)), dict(named_tensors(trained))
+    if not theirs or ours.keys() != theirs.keys():
+        names = [", ".join(name or "a tensor" for name in every) or "no tensor" for every in (ours, theirs)]
+        raise ConfigError(f"verify: the packed network returns {names[0]}, the trained one {names[1]}.")
+    for name, output in theirs.items():
+        found.setdefault(name, OutputError(name)).add(ours[name], output)
+
+
+def _figures(difference: float, agreement: float | None) -> str:
+    agree = "" if agreement is None else f", same largest channel at {100 * agreement:.3f} %"
+    return f"{difference:.2g} of their mean{agree}"
 
 
 def _json(value: Any) -> Any:

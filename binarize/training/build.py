@@ -17,10 +17,10 @@ from binarize.data.transforms import evaluation_transform, training_transform
 from binarize.errors import BinarizeError, ConfigError, FormatError, warn
 from binarize.files import load_checkpoint
 from binarize.layers import BinaryLayer
-from binarize.methods import create
+from binarize.methods import METHODS, create
 from binarize.networks.catalog import NETWORKS
 from binarize.recipes import TrainingRecipe
-from binarize.recipes.schema import Training
+from binarize.recipes.schema import MethodSettings, Training
 from binarize.training.folder import model_file
 
 
@@ -40,12 +40,28 @@ def faults(recipe: TrainingRecipe) -> Iterator[tuple[tuple[str | int, ...], str]
     else:
         checks.append((("data", "name"), lambda: info(chosen.name)))
     if (method := recipe.method) is not None:
-        checks.append((("method",), lambda: create(method.name, **method.options)))
+        checks += _method_checks(method)
     for place, check in checks:
         try:
             check()
         except ConfigError as error:
             yield place, str(error)
+
+
+def _method_checks(method: MethodSettings) -> Iterator[tuple[tuple[str | int, ...], Callable[[], Any]]]:
+    """The method's name, then each option alone, which finds the one at fault; then all options together."""
+    if method.name not in METHODS.names():
+        yield ("method",), partial(METHODS.get, method.name)
+        return
+    faulty = []
+    for name, value in method.options.items():
+        try:
+            create(method.name, **{name: value})
+        except ConfigError:
+            faulty.append(name)
+            yield ("method", "options", name), partial(create, method.name, **{name: value})
+    if not faulty:
+        yield ("method",), partial(create, method.name, **method.options)
 
 
 def dataset(

@@ -213,12 +213,12 @@ def test_exact_scales_are_named_only_where_they_are_in_use(monkeypatch: pytest.M
 
 
 def test_a_slower_packed_network_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    from binarize.cli.bench import _print
+    from binarize.cli.bench_single import print_single
 
     packed, slow = _layers({"in_channels": 8, "out_channels": 8, "quantizer": SIGN}), _timed(4.0, {"a": 1.0})
-    document = {**slow.as_dict(), "method": {"name": "bnn", "options": {}}, "exact_scales": True}
+    document = {**slow.as_dict(), "method": {"name": "bnn", "options": {}}, "deploy_options": {}}
     document |= {"slower_than": slower_than(slow), "advice": advice(slow, packed)}
-    _print(slow, document)
+    print_single(slow, document)
     out = " ".join(capsys.readouterr().out.split())
     assert "The packed network is slower than eager." in out
     assert document["advice"]

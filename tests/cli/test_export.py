@@ -202,3 +202,29 @@ def test_bench_of_files_and_runs(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert run(["bench", *arguments, *quick]) == 2
         assert message in capsys.readouterr().err
     assert torch.get_num_threads() == threads
+
+
+def test_a_network_that_cannot_be_exported_names_the_cause(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    pytest.importorskip("onnxscript")
+    (tmp_path / "branch.py").write_text(
+        """
+from torch import nn
+
+class Branch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.body, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        x = self.body(self.stem(x))
+        return self.head(x if x.mean() > 0 else -x)
+"""
+    )
+    assert run(["convert", "branch.py:Branch", "--input-size", "16", "-o", "b.safetensors"]) == 0
+    capsys.readouterr()
+    assert run(["export", "b.safetensors", "--model", "branch.py:Branch", "--onnx", "b.onnx"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "The cause: GuardOnDataDependentSymNode: " in said
+    assert not (tmp_path / "b.onnx").exists()

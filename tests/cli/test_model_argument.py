@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from binarize.cli import run
 from binarize.cli.model import label, resolve, with_channels
 from binarize.cli.options import InputSize, default_out
 from binarize.errors import ConfigError
@@ -101,8 +102,8 @@ def test_unknown_models(text: str, match: str):
         ("", "name a callable"),
         (":", "name a callable"),
         (":nett", "has no 'nett'; did you mean net"),
-        (":WIDTH", "'WIDTH' is a int, expected a callable"),
-        (":wrong", r"wrong\(\) returned a int, expected a torch.nn.Module"),
+        (":WIDTH", "'WIDTH' is an int, expected a callable"),
+        (":wrong", r"wrong\(\) returned an int, expected a torch.nn.Module"),
         (":failing", r"failing\(\) failed: json.*JSONDecodeError: .*my-net.py, line 17"),
         (":leaving", r"leaving\(\) failed: SystemExit: 3"),
         (":net?height=3", "unexpected keyword argument 'height'"),
@@ -165,3 +166,29 @@ def test_channels_come_from_the_model():
 )
 def test_default_names_of_files(text: str, name: str):
     assert default_out(label(text), "bnn") == Path(name)
+
+
+def test_a_network_that_takes_no_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "nets.py").write_text(
+        """
+from torch import nn
+
+class Rec(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.rnn, self.head = nn.Conv1d(4, 8, 3), nn.LSTM(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.rnn(self.conv(x).transpose(1, 2))[0])
+
+class Picky(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(5, 8, 3), nn.Conv2d(8, 2, 3))
+"""
+    )
+    assert run(["convert", f"{tmp_path}/nets.py:Rec", "--dry-run"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Convert it in Python: binarize.apply(model, " in said
+    assert "--input-size" not in said
+    assert run(["convert", f"{tmp_path}/nets.py:Picky", "--input-size", "3,8,8", "--dry-run"]) == 2
+    assert "--input-size" in capsys.readouterr().err

@@ -161,6 +161,33 @@ def test_predict(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "would be written to the same files" in capsys.readouterr().err
 
 
+def test_one_bad_image_leaves_no_file_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(small_net.values(epochs=1)))
+    assert run(["train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    assert run(["train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run"), "--resume"]) == 0
+    assert "holds a complete run of 1 epoch." in capsys.readouterr().out
+    for folder in ("in", "truth"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "in/a.png")
+    noise = Image.effect_noise((32, 32), 80)
+    noise.save(tmp_path / "in/z.png")
+    for image, size in (("a", 32), ("z", 16)):
+        Image.new("L", (size, size)).save(tmp_path / f"truth/{image}.png")
+    command = ["predict", str(tmp_path / "run"), str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    assert run([*command, "--panel", "--truth", str(tmp_path / "truth")]) == 2
+    assert "truth/z.png: 16x16" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    whole = (tmp_path / "in/z.png").read_bytes()
+    for bad in (b"", b"no picture", whole[: len(whole) // 2]):  # the last one has a good header
+        (tmp_path / "in/z.png").write_bytes(bad)
+        assert run(command) == 2
+        assert "z.png: not a readable image" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+    (tmp_path / "in/z.png").write_bytes(whole)
+    assert run(command) == 0  # without --force: nothing is in its way
+
+
 @pytest.mark.parametrize("task", ["segmentation", "depth"])
 def test_panels_hold_the_truth_and_further_networks(
     task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

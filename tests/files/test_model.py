@@ -15,7 +15,7 @@ from conftest import SmallNet
 from torch import nn
 
 import binarize
-from binarize.errors import ConfigError, FormatError
+from binarize.errors import BinarizeWarning, ConfigError, FormatError
 from binarize.files import FORMAT_VERSION, create_timm, load, read_header, save
 
 
@@ -165,6 +165,7 @@ def test_models_of_timm_itself_are_recognised(tmp_path: Path, name: str, kwargs:
     assert repr(loaded) == repr(model.eval())
 
 
+@pytest.mark.filterwarnings("ignore:save. test_.* of timm:binarize.errors.BinarizeWarning")
 @pytest.mark.parametrize(
     "kwargs",
     [{"act_layer": nn.SiLU}, {"global_pool": "max"}, {"output_stride": 16}, {"zero_init_last": False}],
@@ -178,6 +179,7 @@ def test_a_model_that_timm_would_not_rebuild_is_not_said_to_be_timms(tmp_path: P
         assert source == {"source": "custom", "class": "timm.models.resnet.ResNet"}
 
 
+@pytest.mark.filterwarnings("ignore:save. test_.* of timm:binarize.errors.BinarizeWarning")
 def test_a_guess_has_to_agree_in_every_plain_attribute(tmp_path: Path):
     model = timm.create_model("test_vit")
     model.global_pool = "avg"  # changes what it computes, and neither its modules nor its tensors
@@ -187,6 +189,7 @@ def test_a_guess_has_to_agree_in_every_plain_attribute(tmp_path: Path):
     assert read_header(save(model, tmp_path / "m.safetensors")).source["source"] == "timm"
 
 
+@pytest.mark.filterwarnings("ignore:save. test_.* of timm:binarize.errors.BinarizeWarning")
 def test_a_spec_that_no_longer_holds_is_not_believed(tmp_path: Path):
     model = create_timm("test_resnet")
     model.fc = nn.Sequential(nn.Linear(model.fc.in_features, 8), nn.Linear(8, 3))
@@ -503,3 +506,19 @@ def test_one_module_with_several_names_is_one_conversion(tmp_path: Path):
         assert loaded.a is loaded.b
         with torch.no_grad():
             assert torch.allclose(loaded(x), model(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_arguments_that_a_model_does_not_show(tmp_path: Path, packed: bool) -> None:
+    float_model = timm.create_model("test_resnet", num_classes=5, global_pool="max")
+    model = binarize.apply(float_model, "bnn", example_inputs=torch.zeros(1, 3, 32, 32))
+    with pytest.warns(BinarizeWarning, match=r"test_resnet of timm.*load will need the float model"):
+        written = save(model, tmp_path / "m.safetensors", packed=packed)
+    assert read_header(written).source["source"] == "custom"
+    load(written, timm.create_model("test_resnet", num_classes=5, global_pool="max"))
+    kept = binarize.apply(
+        create_timm("test_resnet", num_classes=5, global_pool="max"),
+        "bnn",
+        example_inputs=torch.zeros(1, 3, 32, 32),
+    )
+    load(save(kept, tmp_path / "k.safetensors", packed=packed))

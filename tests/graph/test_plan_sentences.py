@@ -88,6 +88,7 @@ SENTENCES = {
         Code.PART_BY_PART,
         ("block", "control flow depends on data"),
     ),
+    "1 convolution or linear map is called as a function and stays float": (Code.FUNCTION_STAYS, ()),
     "2 convolutions or linear maps are called as functions and stay float": (Code.FUNCTIONS_STAY, ("2",)),
     "hooks of conv1: now run on the replacement, a binary layer with norm and bypass": (
         Code.HOOKS_MOVED,
@@ -139,6 +140,7 @@ SENTENCES = {
 """As plans say them, with the code and values of each."""
 
 EARLIER_SENTENCES = {
+    "1 convolutions or linear maps are called as functions and stay float": (Code.FUNCTION_STAYS, ()),
     "what it is added to carries a signal already": (Code.ADDED_TO_SIGNAL, ()),
     "sum stays: the branch does not carry its input all the way": (Code.SUM_STAYS_PARTIAL, ()),
     "a forward computes with its weight, of which bits or nothing would be left": (

@@ -633,7 +633,7 @@ def test_exported_program_is_refused() -> None:
     program = torch.export.export(chain().eval(), (IMAGE,))
     with pytest.raises(ConfigError, match=r"convert the nn\.Module that was exported"):
         apply(program.module(), example_inputs=IMAGE)
-    with pytest.raises(ConfigError, match=r"got a ExportedProgram, expected an nn\.Module"):
+    with pytest.raises(ConfigError, match=r"got an ExportedProgram, expected an nn\.Module"):
         apply(program, example_inputs=IMAGE)  # type: ignore[arg-type]
 
 

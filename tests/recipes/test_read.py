@@ -149,7 +149,14 @@ def test_names_that_nothing_goes_by_at_once_with_their_lines(tmp_path: Path) -> 
         recipes.load(write(tmp_path, BASE), wrong, faults)
     assert str(caught.value).splitlines()[1:] == [
         "  --set data.train: unknown split of shapes 'trian': did you mean 'train'?",
-        "  recipe.yaml, line 7: method: unknown option of bidense 'granulrity': did you mean 'granularity'?",
+        "  --set method.options: method.options.granulrity: unknown option of bidense 'granulrity': did you "
+        "mean 'granularity'?",
+    ]
+    with pytest.raises(ConfigError) as caught:
+        recipes.load(write(tmp_path, BASE), ["method.options.granulrity=layer"], faults)
+    assert str(caught.value).splitlines()[1:] == [
+        "  --set method.options.granulrity: unknown option of bidense 'granulrity': did you mean "
+        "'granularity'?",
     ]
     assert list(faults(recipes.load(write(tmp_path, BASE)))) == []
 

@@ -8,22 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from binarize.errors import TraceError
-from binarize.graph.trace.recorder import record
+from binarize.graph.trace.recorder import RunError, record
 from binarize.graph.trace.recording import Recording
 from binarize.graph.trace.roles import module_role
-from binarize.model_info import configured_size
+from binarize.model_info import built_size
 
 _GUESSES = (224, 256, 64, 32, 384, 512)
 
 
 def example_size(model: nn.Module) -> tuple[int, ...] | None:
-    """(C, H, W) of the images that a model's own configuration names, or None."""
-    for holder in (model, *(m for m in model.children())):
-        size = configured_size(holder)
-        if size is not None:
-            first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-            channels = first.in_channels if first is not None and first.groups == 1 else size[0]
-            return channels if channels <= 4 else size[0], *size[1:]
+    """(C, H, W) of the images that a model, or a part of it, was built for; None if nothing says it."""
+    for holder in (model, *model.children()):
+        if (size := built_size(holder)) is not None:
+            return size
     return None
 
 
@@ -38,17 +35,20 @@ def run_of(model: nn.Module, example_inputs: Any) -> Recording:
             return record(model, (), example_inputs)
         args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
         return record(model, args)
-    failure = ""
-    for shape in _example_shapes(model):
-        parameter = next(model.parameters())
-        dtype = parameter.dtype if parameter.dtype.is_floating_point else torch.float32
+    parameter = next(model.parameters())
+    dtype = parameter.dtype if parameter.dtype.is_floating_point else torch.float32
+    failures: list[RunError] = []
+    for shape in (shapes := _example_shapes(model)):
         try:
             return record(model, (_blank(shape, dtype, parameter.device),))
-        except TraceError as error:
-            failure = str(error)
+        except RunError as error:
+            failures.append(error)
+    if len(shapes) == 1:
+        raise failures[0]
+    tried = ", ".join("x".join(map(str, shape)) for shape in shapes)
     raise TraceError(
-        f"{type(model).__name__} ran on none of the example inputs that were tried (last {failure}); "
-        "give example_inputs=, a tensor or a tuple of what its forward takes."
+        f"{type(model).__name__} does not run on any example input that was tried, {tried} (the "
+        f"last: {failures[-1].cause}); give example_inputs=, a tensor or a tuple of what forward takes."
     )
 
 

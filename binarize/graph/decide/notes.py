@@ -69,7 +69,9 @@ def _about_tracing(draft: Draft) -> Iterator[Statement]:
         and any(n.meta["constant"] for n in node.all_input_nodes)
         for node in draft.flow.nodes
     )
-    if functional:
+    if functional == 1:
+        yield Statement(Code.FUNCTION_STAYS)
+    elif functional:
         yield Statement(Code.FUNCTIONS_STAY, functional)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from binarize.errors import ConfigError
+from binarize.errors import ConfigError, with_article
 from binarize.graph.decide.activation_sets import decide_sets
 from binarize.graph.decide.activations import decide_activations, note_contexts
 from binarize.graph.decide.added_norms import decide_growth
@@ -109,7 +109,7 @@ def _checked_policy(policy: Policy | None) -> Policy:
     wanted = Policy() if policy is None else policy
     if not isinstance(wanted, Policy):
         raise ConfigError(
-            f"policy: got a {type(wanted).__name__}, expected binarize.Policy(keep=[...], ...)."
+            f"policy: got {with_article(type(wanted).__name__)}, expected binarize.Policy(keep=[...], ...)."
         )
     return wanted
 
@@ -121,7 +121,7 @@ def _checked_model(model: nn.Module) -> tuple[nn.Module, dict[str, nn.Module]]:
         ConfigError: see `plan`.
     """
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"model: got a {type(model).__name__}, expected an nn.Module.")
+        raise ConfigError(f"model: got {with_article(type(model).__name__)}, expected an nn.Module.")
     model = uncompiled(model)
     refuse(model)
     layers = {name: m for name, m in model.named_modules() if module_role(m) in ("conv", "linear")}

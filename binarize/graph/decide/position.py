@@ -6,6 +6,7 @@ from torch import fx
 
 from binarize.graph.decide.constant_layers import fixed_layers
 from binarize.graph.decide.outputs import Outputs
+from binarize.graph.decide.pooling import elements, map_size, pooled_values
 from binarize.graph.trace.dataflow import Flow
 
 
@@ -23,6 +24,7 @@ class Position:
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
         self.fixed = fixed_layers(flow)
+        self._pooled = pooled_values(flow)
         self._depth: dict[fx.Node, int] = {}
         for node in flow.nodes:
             above = max((self._depth[n] for n in flow.sources(node)), default=0)
@@ -59,34 +61,22 @@ class Position:
         return max(height for height in users if height is not None) + self._counts(node)
 
     def pooled(self, node: fx.Node) -> bool:
-        """Whether a layer works on the result of global pooling: one position per sample of a larger map."""
-        flow = self._flow
-        current: fx.Node | None = flow.source(node)
-        if current is None or _map_size(flow, current) != 1:
-            return False
-        seen = 0
-        while current is not None and seen < 64:
-            source = flow.source(current)
-            if source is None:
-                return False
-            # a pool, or an attention map times the map (global context)
-            if flow.role(current) in ("pool", "matmul"):
-                if _elements(flow, source) > _elements(flow, current):
-                    return True
-            elif _map_size(flow, current) != 1:
-                return False
-            current, seen = source, seen + 1
-        return False
+        """Whether a layer works on the result of global pooling: one position per sample."""
+        source = self._flow.source(node)
+        return source is not None and map_size(self._flow, source) == 1 and source in self._pooled
 
     def gates(self, node: fx.Node) -> bool:
-        """Whether a layer's result becomes a factor of a larger map."""
+        """Whether the result of a layer behind a pooling becomes a factor of a map."""
         flow = self._flow
-        size = _elements(flow, node)
-        return flow.reaches(
-            node,
-            lambda user: flow.role(user) in ("mul", "other", "attention") and _elements(flow, user) > size,
-            lambda user: flow.role(user) in ("upsample", "add"),
-        )
+        size = elements(flow, node)
+
+        def scales_map(user: fx.Node) -> bool:
+            if flow.role(user) not in ("mul", "other", "attention"):
+                return False
+            larger = elements(flow, user) - size
+            return larger > 0 or (larger == 0 and map_size(flow, user) == 1 and user not in self._pooled)
+
+        return flow.reaches(node, scales_map, lambda user: flow.role(user) in ("upsample", "add"))
 
     def spreads(self, node: fx.Node) -> bool:
         """Whether a pooled result is resized to a map again (pyramid pooling) instead of gating one."""
@@ -96,17 +86,3 @@ class Position:
             lambda user: flow.role(user) == "upsample",
             lambda user: flow.role(user) in ("mul", "add", "cat"),
         )
-
-
-def _elements(flow: Flow, node: fx.Node) -> int:
-    count = 1
-    for n in flow.shape(node):
-        count *= n
-    return count
-
-
-def _map_size(flow: Flow, node: fx.Node) -> int | None:
-    """Positions of a map; a vector (N, C) has one, as have (N, 1, C) and (N, C, 1, 1)."""
-    if sum(n > 1 for n in flow.shape(node)[1:]) <= 1:
-        return 1
-    return flow.positions(node)

@@ -9,6 +9,8 @@ as they are. Nothing is refused because one function has control flow.
 from __future__ import annotations
 
 import contextlib
+import traceback
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +33,18 @@ from binarize.graph.wrappers import is_compiled
 from binarize.methods.forms import Form
 
 
+class RunError(TraceError):
+    """A model that does not run on an example input.
+
+    Attributes:
+        cause: the error of its forward, in one line.
+    """
+
+    def __init__(self, message: str, cause: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
 def record(
     model: nn.Module,
     args: tuple[Any, ...],
@@ -49,7 +63,7 @@ def record(
     Raises:
         TraceError: the model does not run on these inputs.
     """
-    failures, sets_memory = [], False
+    cause, sets_memory = "", False
     own = own_forms(model)
     for fake in (True, False):
         try:
@@ -57,17 +71,30 @@ def record(
             recording.sets_memory = sets_memory
             return recording
         except Exception as error:  # any failure of user code: try real tensors, then report
-            failures.append(
-                f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''}"
-            )
+            cause = _in_one_line(error)
             sets_memory = isinstance(error, NeedsMemoryError)
             if any(p.device.type == "meta" for p in model.parameters()):
                 break
     shapes = ", ".join("x".join(map(str, t.shape)) for t in tensors((args, kwargs or {})))
-    raise TraceError(
-        f"{type(model).__name__} does not run on an example input of {shapes or 'no tensor'} "
-        f"({failures[-1]}); give other example_inputs (--input-size on the command line)."
+    raise RunError(
+        f"{type(model).__name__} does not run on an example input of {shapes or 'no tensor'} ({cause}); give "
+        "other example_inputs (--input-size on the command line, for images).",
+        cause,
     )
+
+
+def _in_one_line(error: Exception) -> str:
+    """Kind and first line of an error; of one without a text, the place where it was raised."""
+    name, text = type(error).__name__, str(error).strip()
+    if text:
+        return f"{name}: {text.splitlines()[0][:200]}"
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return name
+    others = (str(Path(torch.__file__).parent), str(Path(__file__).parent))  # `torch._assert`, who records
+    last = next((f for f in reversed(frames) if not f.filename.startswith(others)), frames[-1])
+    line = f", {last.line[:120]!r}" if last.line else ""
+    return f"{name} at {Path(last.filename).name}, line {last.lineno}{line}"
 
 
 def _recorded(
