@@ -146,6 +146,7 @@ static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, cons
         for (int b = 0; b < blocks; ++b)
             channels[b] = channels_of(p.parameters, s, e, b / p.blocks, b % p.blocks * kOutputs, kOutputs);
         p.channels = channels;
+        if (e && e->bits) clear_border(*e->bits);
         const bool whole = e && is_staged(*e);  // a position's outputs and bypass are made once
         const int64_t parts = items < 4 * int64_t(threads) && threads > 1 && !whole ? blocks : 1;
         int failed = 0;

@@ -38,7 +38,7 @@ static bool goes_past(const bz_conv_shape& s, const bz_epilogue& e) {
     const int64_t floats = int64_t(s.input.images) * s.out_h * s.out_w * s.out_channels;
     const int64_t steps = out.image | out.row | out.pixel | bz_group_outputs(s);
     const bool aligned = steps % kLanes == 0 && uintptr_t(out.data) % BZ_VEC_BYTES == 0;
-    return BZ_VEC_BYTES >= 32 && floats * 4 >= kPast && aligned && !e.tail.channels;
+    return BZ_VEC_BYTES >= 32 && floats * 4 >= kPast && aligned && !e.tail.channels && !e.bits;
 }
 
 static int take_parameters(Parameters& p, const bz_conv_shape& s, const bz_epilogue* e, int padded) {
