@@ -9,7 +9,6 @@ namespace {
 template <class Arguments>
 int run_checked(int threads, int (*kernel)(int, const Arguments&), const void* given) {
     const Arguments* const arguments = static_cast<const Arguments*>(given);
-    if (!kernel) return BZ_UNSUPPORTED;
     return good_step(arguments) ? kernel(threads, *arguments) : BZ_BAD_ARGUMENT;
 }
 

@@ -1,7 +1,7 @@
 // From sums to stored floats: scale, shift, activation, bypass, activation, residual, channel sums.
 #pragma once
 
-#include "simd.h"
+#include "walk.h"
 
 namespace bz {
 namespace BZ_NS {
@@ -165,10 +165,6 @@ static void bypass_part(const float* x, int in, int out, int first, int count, i
         }
     }
     memset(spare + count, 0, sizeof(float) * size_t(padded - count));
-}
-
-BZ_INLINE float* at(const bz_map& m, int64_t n, int64_t y, int64_t x) {
-    return m.data + n * m.image + y * m.row + x * m.pixel;
 }
 
 // What an epilogue has, known when its loop is compiled.
