@@ -48,8 +48,25 @@ static void transpose_tile(const float* x, int64_t from, float* y, int64_t to) {
 }
 #endif
 
+// Few channels next to each other: compilers make vectors of this.
+template <int W>
+static void interleave(const float* __restrict x, int64_t from, float* __restrict y, int64_t high) {
+    for (int64_t a = 0; a < high; ++a)
+        BZ_UNROLL for (int b = 0; b < W; ++b) y[a * W + b] = x[a + b * from];
+}
+
+template <int H>
+static void deinterleave(const float* __restrict x, float* __restrict y, int64_t to, int64_t wide) {
+    for (int64_t b = 0; b < wide; ++b)
+        BZ_UNROLL for (int a = 0; a < H; ++a) y[a * to + b] = x[a + b * H];
+}
+
 // y[a * to + b] = x[a + b * from], a < high, b < wide
 static void transpose(const float* x, int64_t from, float* y, int64_t to, int64_t high, int64_t wide) {
+    if (to == wide && wide == 2) return interleave<2>(x, from, y, high);
+    if (to == wide && wide == 3) return interleave<3>(x, from, y, high);
+    if (from == high && high == 2) return deinterleave<2>(x, y, to, wide);
+    if (from == high && high == 3) return deinterleave<3>(x, y, to, wide);
     const int64_t tall = high / kTileSide * kTileSide, broad = wide / kTileSide * kTileSide;
     for (int64_t a = 0; a < tall; a += kTileSide) {
         for (int64_t b = 0; b < broad; b += kTileSide) transpose_tile(x + a + b * from, from, y + a * to + b, to);
@@ -58,6 +75,17 @@ static void transpose(const float* x, int64_t from, float* y, int64_t to, int64_
     }
     for (int64_t b = 0; b < wide; ++b)
         for (int64_t a = tall; a < high; ++a) y[a * to + b] = x[a + b * from];
+}
+
+// A call of memcpy would take longer than to copy a short run.
+BZ_INLINE void copy_run(float* to, const float* from, int64_t count) {
+    if (count > 256) {
+        memcpy(to, from, sizeof(float) * size_t(count));
+        return;
+    }
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) store(to + i, load<Floats>(from + i));
+    for (; i < count; ++i) to[i] = from[i];
 }
 
 // Two dimensions, the second one the inner.
@@ -71,8 +99,8 @@ static void copy_block(const CopyPlan& p, const float* x, float* y, const Dim& o
             continue;
         }
         const float* const from = x + i * outer.from;
-        if (dense && inner.size >= 16)
-            memcpy(to, from, sizeof(float) * size_t(inner.size));
+        if (dense)
+            copy_run(to, from, inner.size);
         else
             for (int64_t k = 0; k < inner.size; ++k) to[k * inner.to] = from[k * inner.from];
     }

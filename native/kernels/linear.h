@@ -19,7 +19,7 @@ constexpr int kLinearRows = 6, kLinearSixteens = 4;  // of a single row; of more
 #else
 constexpr int kLinearRows = 2, kLinearSixteens = 1;
 #endif
-constexpr int64_t kLinearBlock = 120, kLinearPiece = 512;  // rows, inputs
+constexpr int64_t kLinearBlock = 120, kLinearPiece = 256;  // rows, inputs
 
 BZ_INLINE int sixteens_of(int64_t rows) {
     if (BZ_VEC_BYTES != 32) return kLinearSixteens;

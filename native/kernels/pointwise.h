@@ -166,10 +166,12 @@ static void choose_chunk(PointwisePlan& p) {
     bool summed = false;
     for (int i = 0; i < s.results; ++i) maps[count++] = &s.result[i].out, summed = summed || s.result[i].sums;
     // all runs that an instruction reads or writes fit the first cache, most often
-    const int64_t floats = s.operands + s.results > 6 ? 512 : 1024;
+    int64_t floats = s.operands + s.results > 6 ? 512 : 1024;
     p.channels = s.channels;
     p.runs = make_runs(s.images, s.height, s.width, maps, count, !summed, 1);
-    if (is_flat(p) && (p.runs.lines == 1 || s.channels < floats)) {
+    const bool flat = is_flat(p);
+    if (flat && s.instructions < 2) floats = 8192;  // nothing is read again
+    if (flat && (p.runs.lines == 1 || s.channels < floats)) {
         p.channels *= p.runs.width;  // a line is one position of many channels
         p.runs.width = 1;
     }

@@ -155,6 +155,68 @@ static void nearest_run(const Resizer& r, const Piece& piece, float* to, int64_t
     }
 }
 
+// Few channels: lines of the result are two lines of x, brought to its width, on top of each other; a line of x is
+// widened once for all lines that read it.
+struct Widened {
+    float* lines[2];
+    int64_t rows[2];  // of x; -1: none
+};
+
+static const float* widened(const Resizer& r, int64_t n, int64_t row, Widened& w, int64_t other) {
+    for (int i = 0; i < 2; ++i)
+        if (w.rows[i] == row) return w.lines[i];
+    const int at_line = w.rows[0] == other ? 1 : 0;
+    const float* const from = r.source.data + n * r.source.image + row * r.source.row;
+    float* to = w.lines[at_line];
+    w.rows[at_line] = row;
+    for (int64_t x = 0; x < r.width; ++x, to += r.channels) {
+        const Neighbours h = r.cols[x];
+        const float *const a = from + h.low * r.source.pixel, *const b = from + h.high * r.source.pixel;
+        for (int c = 0; c < r.channels; ++c) to[c] = a[c] * (1 - h.weight) + b[c] * h.weight;
+    }
+    return w.lines[at_line];
+}
+
+static void widened_line(const Resizer& r, int64_t n, int64_t y, Widened& w, float* made, float* to, int64_t step) {
+    const Neighbours v = r.rows[y];
+    const float* const above = widened(r, n, v.low, w, v.high);
+    const float* const below = widened(r, n, v.high, w, v.low);
+    const int64_t count = int64_t(r.width) * r.channels;
+    float* const out = step == r.channels ? to : made;
+    const Floats low = splat(1 - v.weight), high = splat(v.weight);
+    map_two(out, above, below, count, [&](Floats a, Floats b) { return a * low + b * high; });
+    for (int64_t x = 0; out != to && x < r.width; ++x)
+        for (int c = 0; c < r.channels; ++c) to[x * step + c] = made[x * r.channels + c];
+}
+
+static int widened_resize(int threads, const Resizer& r, const bz_resize_step& s, const Runs& runs, float* partial) {
+    const int64_t lines = int64_t(s.images) * s.out_h, line = (int64_t(s.out_w) * s.channels + 15) / 16 * 16;
+    int failed = 0;
+#pragma omp parallel for schedule(static) num_threads(threads) reduction(| : failed) if (threads > 1)
+    for (int t = 0; t < threads; ++t) {
+        float* const memory = static_cast<float*>(aligned_alloc(64, size_t(3 * line) * sizeof(float)));
+        if (!memory) {
+            failed |= BZ_NO_MEMORY;
+            continue;
+        }
+        Widened w = {{memory, memory + line}, {-1, -1}};
+        int64_t image = -1;
+        for (int64_t i = lines * t / threads; i < lines * (t + 1) / threads; ++i) {
+            const int64_t n = i / s.out_h, y = i % s.out_h;
+            if (n != image) w.rows[0] = w.rows[1] = -1, image = n;
+            float* const to = at(s.out, n, y, 0);
+            widened_line(r, n, y, w, memory + 2 * line, to, s.out.pixel);
+            for (int64_t run = 0; partial && run < runs.per_line; ++run) {
+                const Piece piece = run_of(runs, i * runs.per_line + run);
+                add_positions(partial + (i * runs.per_line + run) * s.channels, to + piece.begin * s.out.pixel,
+                              s.out.pixel, piece.end - piece.begin, s.channels);
+            }
+        }
+        free(memory);
+    }
+    return failed;
+}
+
 static int resize(int threads, const bz_resize_step& s) {
     Resizer z = {s.x, s.channels, s.out_h, s.out_w, nullptr, nullptr};
     z.rows = static_cast<Neighbours*>(malloc(size_t(int64_t(s.out_h) + s.out_w) * sizeof(Neighbours)));
@@ -170,8 +232,10 @@ static int resize(int threads, const bz_resize_step& s) {
     find_positions(z.cols, s.out_w, s.width, s.step_w, s.mode);
     const bool nearest = s.mode >= BZ_RESIZE_NEAREST;
     const int some = threads_for(threads, r.images * r.lines * r.width * s.channels);
+    const bool few = !nearest && s.channels < 32;
+    const int status = few ? widened_resize(some, z, s, r, partial) : BZ_OK;
 #pragma omp parallel for schedule(static) num_threads(some) if (some > 1)
-    for (int64_t item = 0; item < r.items(); ++item) {
+    for (int64_t item = 0; item < (few ? 0 : r.items()); ++item) {
         const Piece piece = run_of(r, item);
         float* const to = at(s.out, piece.image, piece.line, piece.begin);
         if (nearest)
@@ -183,7 +247,7 @@ static int resize(int threads, const bz_resize_step& s) {
     if (partial) reduce(partial, r.images, r.lines * r.per_line, 1, s.channels, s.channels, s.sums);
     free(z.rows);
     free(partial);
-    return BZ_OK;
+    return status;
 }
 
 }  // namespace BZ_NS

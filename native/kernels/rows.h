@@ -7,10 +7,12 @@
 namespace bz {
 namespace BZ_NS {
 
-BZ_INLINE float sum_lanes(Floats v) {
-    float sum = 0;
-    for (int i = 0; i < kLanes; ++i) sum += v[i];
-    return sum;
+BZ_INLINE float sum_lanes(Floats v) {  // halves onto each other
+    alignas(64) float lanes[kLanes];
+    store(lanes, v);
+    BZ_UNROLL for (int half = kLanes / 2; half > 0; half /= 2)
+        BZ_UNROLL for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    return lanes[0];
 }
 
 // Sums f(x) in four chains of vectors, whose order does not depend on anything but `count`.
@@ -82,9 +84,9 @@ static void softmax_row(const float* x, float* y, int64_t length, float factor) 
         const float v = x[i] * factor;
         top = v > top || v != v ? v : top;
     }
-    map_one(y, x, length, [&](Floats v) { return exponential(v * factor - top); });
+    map_one<1>(y, x, length, [&](Floats v) { return exponential(v * factor - top); });
     const float sum = sum_of(y, length, [](Floats v) { return v; });
-    map_one(y, y, length, [&](Floats v) { return v / sum; });
+    map_one<4>(y, y, length, [&](Floats v) { return v / sum; });
 }
 
 static int softmax(int threads, const bz_softmax_step& s) {

@@ -88,4 +88,5 @@ def pointwise(
     step.instruction = (structs.Instruction * max(len(instructions), 1))(*instructions)
     made = [structs.Result(source, 0, map_of(out), address(sums)) for source, out, sums in results]
     step.result = (structs.Result * len(made))(*made)
+    step.held = results  # type: ignore[attr-defined]
     return step

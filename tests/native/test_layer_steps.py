@@ -92,7 +92,7 @@ def test_a_layer_is_the_single_call(isa: Any, kind: str, shape: Any) -> None:
             step.scratch = None if memory is None else memory.data_ptr()
             must("layer", step, isa, threads)
             assert torch.equal(out, wanted)
-            assert torch.equal(sums, wanted_sums)
+            torch.testing.assert_close(sums, wanted_sums, rtol=1e-5, atol=1e-3)  # of other runs
             assert whole(out).isnan().all()
 
 
