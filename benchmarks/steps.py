@@ -113,9 +113,7 @@ def pointwise_cases(c: int, size: int) -> Iterator[Case]:
 def row_cases() -> Iterator[Case]:
     for c, size in ((96, 56), (768, 14)):
         x, out, v = last(1, c, size, size), last(1, c, size, size), torch.randn(c)
-        step = structs.LayerNormStep(
-            1, size, size, c, map_of(x), map_of(out), address(v), address(v), 1e-6
-        )
+        step = structs.LayerNormStep(1, size, size, c, map_of(x), map_of(out), address(v), address(v), 1e-6)
         rows = x.permute(0, 2, 3, 1)
         call = lambda rows=rows, c=c, v=v: F.layer_norm(rows, (c,), v, v, 1e-6)  # noqa: E731
         yield f"layer norm {c}x{size}x{size}", "layer_norm", step, call, 8 * x.numel()
@@ -201,7 +199,7 @@ def main() -> None:
     lib, step = required(), (structs.Step * 1)()
     cases = [c for sizes in ((64, 112), (256, 14), (3, 224)) for c in pointwise_cases(*sizes)]
     cases += [*row_cases(), *position_cases(), *linear_cases(), *copy_cases()]
-    print(f"{'step':36} {'ms':>9} {'torch ms':>9} {'times':>6} {'':>9}")  # noqa: T201
+    print(f"{'step':36} {'ms':>9} {'torch ms':>9} {'times':>6} {'':>9}")
     for name, kind, arguments, call, work in cases:
         if options.only not in name:
             continue
@@ -215,7 +213,7 @@ def main() -> None:
         unit = "GFLOP/s" if kind == "linear" else "GB/s"
         print(
             f"{name:36} {ours * 1e3:9.4f} {theirs * 1e3:9.4f} {theirs / ours:6.2f} {work / ours / 1e9:6.1f} {unit}"
-        )  # noqa: T201
+        )
 
 
 if __name__ == "__main__":
