@@ -1,7 +1,7 @@
 """Times of a program's steps against torch's functions on channels-last maps; one thread.
 
-Times are the smallest of several repetitions, in milliseconds, and include the call from Python. GB/s counts what a
-step has to read and write; GFLOP/s (of linear layers) two operations per product.
+Times are the smallest of several repetitions, in milliseconds, and include the call from Python. GB/s counts
+what a step has to read and write; GFLOP/s (of linear layers) two operations per product.
 
     OMP_NUM_THREADS=1 python benchmarks/steps.py [--isa avx2] [--only linear] [--seconds 0.3]
 """
@@ -58,6 +58,7 @@ def map_of(x: Tensor) -> structs.Map:
 
 
 def instruction(op: str, to: int, a: int, b: int = 0, v: Any = ()) -> structs.Instruction:
+    """One instruction; v: its vectors."""
     vectors = (ctypes.c_void_p * 4)(*[address(x) for x in v])
     return structs.Instruction(structs.OPS[op], to, a, b, 0.0, 0.0, vectors)
 
@@ -65,6 +66,7 @@ def instruction(op: str, to: int, a: int, b: int = 0, v: Any = ()) -> structs.In
 def pointwise(
     x: Tensor, operands: list[structs.Map], instructions: list[Any], out: Tensor
 ) -> structs.PointwiseStep:
+    """A chain whose last register is the result."""
     n, c, h, w = x.shape
     step = structs.PointwiseStep(n, h, w, c, len(operands), len(instructions), 1)
     step.operand = (structs.Map * len(operands))(*operands)
@@ -74,6 +76,7 @@ def pointwise(
 
 
 def pointwise_cases(c: int, size: int) -> Iterator[Case]:
+    """Chains on maps of one size."""
     x, y, out = last(1, c, size, size), last(1, c, size, size), last(1, c, size, size)
     v, w, scale = torch.randn(c), torch.randn(c), torch.rand(1, c, 1, 1)
     m, other, one = map_of(x), map_of(y), x.numel() * 4
@@ -111,11 +114,10 @@ def pointwise_cases(c: int, size: int) -> Iterator[Case]:
 
 
 def row_cases() -> Iterator[Case]:
+    """Steps over the channels of each position."""
     for c, size in ((96, 56), (768, 14)):
         x, out, v = last(1, c, size, size), last(1, c, size, size), torch.randn(c)
-        step = structs.LayerNormStep(
-            1, size, size, c, map_of(x), map_of(out), address(v), address(v), 1e-6
-        )
+        step = structs.LayerNormStep(1, size, size, c, map_of(x), map_of(out), address(v), address(v), 1e-6)
         rows = x.permute(0, 2, 3, 1)
         call = lambda rows=rows, c=c, v=v: F.layer_norm(rows, (c,), v, v, 1e-6)  # noqa: E731
         yield f"layer norm {c}x{size}x{size}", "layer_norm", step, call, 8 * x.numel()
@@ -125,6 +127,7 @@ def row_cases() -> Iterator[Case]:
 
 
 def position_cases() -> Iterator[Case]:
+    """Steps over positions."""
     x, out = last(1, 64, 112, 112), last(1, 64, 56, 56)
     g = structs.Pool(3, 3, 2, 2, 1, 1, 56, 56)
     step = structs.PoolStep(1, 64, 112, 112, g, 0, 0, 0, 0, map_of(x), map_of(out))
@@ -158,6 +161,7 @@ def position_cases() -> Iterator[Case]:
 
 
 def linear_cases() -> Iterator[Case]:
+    """One row to many."""
     for rows, inputs, outputs in (
         (1, 512, 1000),
         (1, 2048, 1000),
@@ -176,6 +180,8 @@ def linear_cases() -> Iterator[Case]:
 
 
 def copy_cases() -> Iterator[Case]:
+    """Changes of layout."""
+
     def step_of(x: Tensor, y: Tensor) -> structs.CopyStep:
         step = structs.CopyStep(dims=x.dim(), x=address(x), y=address(y))
         for i in range(x.dim()):
@@ -192,6 +198,7 @@ def copy_cases() -> Iterator[Case]:
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--isa", default="auto", choices=structs.ISAS)
     parser.add_argument("--only", default="")
@@ -201,7 +208,7 @@ def main() -> None:
     lib, step = required(), (structs.Step * 1)()
     cases = [c for sizes in ((64, 112), (256, 14), (3, 224)) for c in pointwise_cases(*sizes)]
     cases += [*row_cases(), *position_cases(), *linear_cases(), *copy_cases()]
-    print(f"{'step':36} {'ms':>9} {'torch ms':>9} {'times':>6} {'':>9}")  # noqa: T201
+    print(f"{'step':36} {'ms':>9} {'torch ms':>9} {'times':>6} {'':>9}")
     for name, kind, arguments, call, work in cases:
         if options.only not in name:
             continue
@@ -212,10 +219,8 @@ def main() -> None:
         ours = fastest(run, options.seconds)
         with torch.inference_mode():
             theirs = fastest(call, options.seconds)
-        unit = "GFLOP/s" if kind == "linear" else "GB/s"
-        print(
-            f"{name:36} {ours * 1e3:9.4f} {theirs * 1e3:9.4f} {theirs / ours:6.2f} {work / ours / 1e9:6.1f} {unit}"
-        )  # noqa: T201
+        speed = f"{work / ours / 1e9:6.1f} {'GFLOP/s' if kind == 'linear' else 'GB/s'}"
+        print(f"{name:36} {ours * 1e3:9.4f} {theirs * 1e3:9.4f} {theirs / ours:6.2f} {speed}")
 
 
 if __name__ == "__main__":

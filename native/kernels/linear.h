@@ -108,7 +108,8 @@ static void linear_part(const LinearPart& part, int64_t begin, int64_t end) {
 static int linear(int threads, const bz_linear_step& s) {
     const int64_t sixteens = bz_ceil_div(s.outputs, 16), most = sixteens_of(s.rows);
     const int64_t blocks = (s.rows + kLinearBlock - 1) / kLinearBlock;
-    const int64_t piece = s.rows < 2 * kLinearRows ? s.inputs : kLinearPiece;
+    // sums that wait are read and written again: only of long chains
+    const int64_t piece = s.rows < 2 * kLinearRows || s.inputs <= 4 * kLinearPiece ? s.inputs : kLinearPiece;
     const int some = threads_for(threads, int64_t(s.inputs) * s.outputs);
     const int64_t groups = (sixteens + most - 1) / most;
     int64_t parts = some > 1 && blocks < 4 * some ? 4 * some / blocks : 1;  // few rows: outputs are shared out, too

@@ -79,7 +79,7 @@ static void run_op(int op, float* to, const float* a, const float* b, const floa
     const Floats zero = {}, one = splat(1.0f), three = splat(3.0f), six = splat(6.0f), vp = splat(p), vq = splat(q);
     const auto two = [&](const auto& f) { map_two(to, a, b, count, f); };
     const auto each = [&](const auto& f) { map_one<4>(to, a, count, f); };
-    const auto long_one = [&](const auto& f) { map_one<1>(to, a, count, f); };
+    const auto long_one = [&](const auto& f) { map_one<4>(to, a, count, f); };
     switch (op) {
         case BZ_OP_ADD: return two([](Floats x, Floats y) { return x + y; });
         case BZ_OP_SUB: return two([](Floats x, Floats y) { return x - y; });

@@ -76,7 +76,7 @@ def instruction(op: str, to: int, a: int, b: int = 0, *, p: float = 0.0, q: floa
 
 
 def pointwise(
-    shape: tuple[int, int, int, int],
+    shape: tuple[int, ...],
     operands: list[structs.Map],
     instructions: list[Any],
     results: list[tuple[int, Tensor, Tensor | None]],

@@ -54,7 +54,7 @@ def prepared(
     vectors = torch.randn(3, channels, generator=random)
     dab = Dab(k=vectors[0], b=vectors[1], a=vectors[2]) if kind == "scaled" else None
     pack = PreparedPack(
-        x.shape, groups=groups, border=(k // 2,) * 2, add=None if dab else vectors[0], dab=dab
+        x.shape, groups=groups, border=(k // 2, k // 2), add=None if dab else vectors[0], dab=dab
     )
     out = [(s - 1) // stride + 1 for s in size]
     conv = PreparedConv(weights, pack.plane, epilogue, out, exact=True)

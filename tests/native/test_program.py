@@ -475,7 +475,7 @@ def arguments() -> dict[str, ctypes.Structure]:
         "softmax": structs.SoftmaxStep(4, 8, 1.0, x.data_ptr(), 8, y.data_ptr(), 8),
     }
     for each in made.values():
-        each.held = (x, y, step)  # type: ignore[attr-defined]
+        each.memory = (x, y)  # type: ignore[attr-defined]
     return made
 
 
