@@ -187,26 +187,18 @@ def _timed(model: nn.Module, spent: dict[str, float], macs: dict[str, int]) -> I
     stack: list[float] = []
     handles = []
     packed = {id(m): m for m in model.modules() if isinstance(m, PackedLayer)}
-    # work that a layer leaves to the convolution behind it is counted there
-    joined = {id(m.reader): f"{_kind(m)} with 1x1 Conv2d" for m in packed.values() if m.lazy == "behind"}
     inner = {id(part) for m in packed.values() for part in m.modules()} - packed.keys()
     for module in model.modules():
         if id(module) in inner or (id(module) not in packed and any(True for _ in module.children())):
             continue
-        kind = joined.get(id(module)) or _kind(module)
+        kind = _kind(module)
         handles.append(module.register_forward_pre_hook(lambda *_: stack.append(time.perf_counter())))
 
-        layer = packed.get(id(module))
-        # a result that is computed later is work of the convolution behind
-        works = kind if layer is None or layer.lazy != "behind" else joined[id(layer.reader)]
-
-        def end(
-            module: nn.Module, args: Any, kwargs: Any, out: Any, kind: str = kind, works: str = works
-        ) -> None:
+        def end(module: nn.Module, args: Any, kwargs: Any, out: Any, kind: str = kind) -> None:
             spent[kind] += 1e3 * (time.perf_counter() - stack.pop())
             if isinstance(module, PackedLayer):
                 given = args[0] if args else kwargs["input"]
-                macs[works] += _macs(module, given.shape, out.shape)
+                macs[kind] += _macs(module, given.shape, out.shape)
 
         handles.append(module.register_forward_hook(end, with_kwargs=True))
     try:

@@ -1,5 +1,6 @@
 """Binary networks for inference: one bit per binary weight, everything else folded or kept as it is."""
 
+from binarize.runtime import earlier
 from binarize.runtime.deploy import deploy, deployed_layers, with_packed_layers
 from binarize.runtime.lower import Refusal, describe, lower
 from binarize.runtime.memory import keep_memory
@@ -8,6 +9,8 @@ from binarize.runtime.packed import PackedLayer, RuntimeOptions
 from binarize.runtime.report import DeployReport, LayerReport, report
 from binarize.runtime.spec import PackedSpec, QuantizerSpec
 from binarize.runtime.stored import Stored, stored
+
+earlier.register()
 
 __all__ = [
     "DeployReport",

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from binarize.native.epilogue import Activation, Tail
 from binarize.native.types import Resize
-from binarize.runtime.layer_data import LayerData, spec_of_text
+from binarize.runtime.layer_data import LayerData, spec_of_text, text_of_spec
 from binarize.runtime.native_layer import Extras, NativeLayer
 from binarize.runtime.packed_weights import native_layer
 from binarize.runtime.pointwise_code import Code, apply, run

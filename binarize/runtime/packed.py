@@ -15,6 +15,7 @@ from binarize.layers import StandsForLayer
 from binarize.layers.base import finish
 from binarize.native.library import available, warn_missing
 from binarize.runtime import ops
+from binarize.runtime.earlier import own_activations
 from binarize.runtime.kernel_support import activation_of, why_not
 from binarize.runtime.layer_data import LayerData, make_bypass, text_of_spec
 from binarize.runtime.made_of import current, made_of, place_of
@@ -79,6 +80,7 @@ class PackedLayer(StandsForLayer):
 
     bits: Tensor
     vectors: Tensor
+    _behind: Sequence[nn.Module] = ()  # an activation that the layer took over in an earlier version
     binarize_role = "conv"
     """To the engine, which records runs, it is one step."""
 
@@ -141,6 +143,11 @@ class PackedLayer(StandsForLayer):
                 "a packed layer gives no gradient: its latent weights are gone. Run it under "
                 "torch.no_grad(), or train the converted model and deploy it again."
             )
+        if self._behind:
+            return self._behind[0](self._alone(input, output_size))
+        return self._alone(input, output_size)
+
+    def _alone(self, input: Tensor, output_size: Sequence[int] | None) -> Tensor:
         if is_traced(input):
             as_operator = operators_wanted() and why_not(self.data()) is None
             return (self._operator if as_operator else self.reference)(input, output_size)
@@ -237,6 +244,10 @@ class PackedLayer(StandsForLayer):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_made": _Made()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        earlier = "_made" not in state
+        super().__setstate__(own_activations(state) | {"_made": _Made()} if earlier else state)
 
     def _reference(self) -> Tensor:
         return self.vectors

@@ -567,39 +567,6 @@ def test_without_the_library_functions_say_so(monkeypatch: pytest.MonkeyPatch):
     assert (found.available, found.isas, found.isa) == (False, (), None)
 
 
-def test_operators_agree_with_their_fakes():
-    from binarize.native import ops
-
-    x = torch.randn(2, 40, 6, 6).contiguous(memory_format=torch.channels_last)
-    torch.library.opcheck(ops.pack, (x, None, torch.randn(40), 1, [1, 1]), test_utils="test_faketensor")
-    plane = native.pack(x, border=1)
-    weights = native.pack_weights(torch.randn(8, 40, 3, 3), padding=1)
-    first = native.Activation()
-    arguments = (
-        plane.words,
-        [2, 6, 6, 40, 1, 1, 1],
-        weights.words,
-        weights.counts,
-        0,
-        weights.isa,
-        ops.geometry_of(weights),
-        None,
-        torch.rand(8),
-        None,
-        None,
-        [0, 0],
-        [0.0, 0.0, 0.0, 0.0],
-        ops.arrays_of(first, first),
-        None,
-        None,
-    )
-    torch.library.opcheck(ops.conv, arguments, test_utils="test_faketensor")
-    y, _ = ops.conv(*arguments)
-    assert torch.equal(y, native.conv(plane, weights, native.Epilogue(mul=arguments[8])))
-    y, _ = ops.conv(*arguments, offset=arguments[8], midpoint=0.5)
-    epilogue = native.Epilogue(mul=arguments[8], offset=arguments[8], midpoint=0.5)
-    assert torch.equal(y, native.conv(plane, weights, epilogue))
-
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("cmake") or not shutil.which("c++"), reason="no cmake or no compiler")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from binarize.bounded_cache import BoundedCache
+from binarize.errors import NativeError
 from binarize.graph.trace.preserve_state import Snapshot
 from binarize.native.library import available
 from binarize.runtime.packed import PackedLayer
@@ -121,7 +122,14 @@ class Programs:
             raise NoProgramError("what torch.export recorded gives another result than the modules")
         graph = ProgramGraph.of(captured)
         run_passes(graph)
-        return Program(graph, given)
+        try:
+            program = Program(graph, given)
+            program(given, torch.get_num_threads())
+        except NotFiniteError:
+            pass
+        except NativeError as error:
+            raise NoProgramError(str(error)) from error
+        return program
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_model": self._model}

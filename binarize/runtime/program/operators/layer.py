@@ -47,8 +47,18 @@ def layer(
         return NotImplemented
     channels = native.data.spec.out_channels if given.get("tail_weight") is None else given["tail_weight"].shape[0]
     shape = _result_shape(native, prepared, x, channels)
-    out = lowering.rows(shape) if native.linear else lowering.placed_or_empty(node, shape)
+    out = _memory(lowering, node, shape, linear=native.linear)
     return _Step(lowering, native, prepared, maps, given).add(x, out)
+
+
+def _memory(lowering: Lowering, node: fx.Node, shape: tuple[int, ...], *, linear: bool) -> Tensor:
+    """Memory for a result whose channels lie next to each other."""
+    if linear:
+        return lowering.rows(shape)
+    if len(shape) == 3:
+        n, c, length = shape
+        return lowering.strided((n, c, length), (c * length, 1, c))
+    return lowering.placed_or_empty(node, shape)
 
 
 def _result_shape(native: NativeLayer, prepared: Prepared, x: Tensor, channels: int) -> tuple[int, ...]:
