@@ -34,7 +34,7 @@ class _Link:
     """Joined two layers."""
 
 
-class _Parts(tuple):  # noqa: SLOT001 - a named tuple of an earlier version
+class _Parts(tuple):
     """What stood behind a stem's convolution."""
 
     def __new__(cls, *parts: Any) -> _Parts:

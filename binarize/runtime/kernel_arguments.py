@@ -10,6 +10,7 @@ from binarize.native.epilogue import Epilogue
 from binarize.native.types import Dab
 from binarize.runtime.layer_data import LayerData
 
+
 def scale_and_shift(layer: LayerData) -> Epilogue:
     """The values of weights and activations, and the shift behind their product."""
     scale, shift = layer.vector("scale"), layer.vector("shift")

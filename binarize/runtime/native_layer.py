@@ -314,9 +314,7 @@ class NativeLayer:
         epilogue: Epilogue = dataclasses.replace(
             self.epilogue, sample_scale=scales, sums=extras.sums, **given
         )
-        return conv_transposed(
-            plane, self.transposed, epilogue, out_size=prepared.size, threads=self.threads
-        )
+        return conv_transposed(plane, self.transposed, epilogue, out_size=prepared.size, threads=self.threads)
 
     def _halved(self, maps: Sequence[int], size: tuple[int, int]) -> Resize | None:
         """The bypass as an interpolation: to half the size, that is the mean of 2x2 positions.

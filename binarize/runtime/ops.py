@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from binarize.native.epilogue import Activation, Tail
 from binarize.native.types import Resize
-from binarize.runtime.layer_data import LayerData, spec_of_text, text_of_spec
+from binarize.runtime.layer_data import LayerData, spec_of_text
 from binarize.runtime.native_layer import Extras, NativeLayer
 from binarize.runtime.packed_weights import native_layer
 from binarize.runtime.pointwise_code import Code, apply, run
@@ -35,7 +35,9 @@ _library.define(
 )
 
 
-def activation_of_arguments(arrays: Sequence[Tensor | None], bounds: Sequence[float] = ()) -> Activation | None:
+def activation_of_arguments(
+    arrays: Sequence[Tensor | None], bounds: Sequence[float] = ()
+) -> Activation | None:
     """The activation that an operator's arguments describe; None for none.
 
     Args:
@@ -122,9 +124,7 @@ def _layer(
     return (_by_reference(data, x, output_size, extras) if y is None else y), sums
 
 
-def _by_reference(
-    data: LayerData, x: Tensor, output_size: Sequence[int] | None, extras: Extras
-) -> Tensor:
+def _by_reference(data: LayerData, x: Tensor, output_size: Sequence[int] | None, extras: Extras) -> Tensor:
     x = x if extras.resize is None else extras.resize(x)
     y = reference(data, x, output_size)
     if extras.second is not None:
@@ -158,7 +158,9 @@ def _fake_layer(
     extra = extra_of(known, output_size, given[2:]) if known.kind == "transposed" else ()
     shape = result_shape(known, given, extra)
     if shape is None:
-        raise RuntimeError(f"a packed {known.kind} layer of {known.in_channels} channels got {tuple(x.shape)}")
+        raise RuntimeError(
+            f"a packed {known.kind} layer of {known.in_channels} channels got {tuple(x.shape)}"
+        )
     if tail_weight is not None:
         shape = (shape[0], tail_weight.shape[0], *shape[2:])
     # the memory format is part of the result, as the kernels give it: channels next to each other

@@ -200,7 +200,11 @@ class PackedLayer(StandsForLayer):
         inner = ops.arguments_of_activation(data.inner)
         whole = spec.norm is None and (spec.inner is None or data.inner is not None)
         if not whole or inner is None or inner[1]:
-            spec, inner, whole = dataclasses.replace(spec, norm=None, inner=None, bypass=None), ([], []), False
+            spec, inner, whole = (
+                dataclasses.replace(spec, norm=None, inner=None, bypass=None),
+                ([], []),
+                False,
+            )
         y, _ = ops.layer(
             x,
             self.bits,

@@ -567,7 +567,6 @@ def test_without_the_library_functions_say_so(monkeypatch: pytest.MonkeyPatch):
     assert (found.available, found.isas, found.isa) == (False, (), None)
 
 
-
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("cmake") or not shutil.which("c++"), reason="no cmake or no compiler")
 def test_kernels_under_sanitizers(tmp_path: Path):

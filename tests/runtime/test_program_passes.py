@@ -126,9 +126,7 @@ def test_reasons_say_why_a_fusion_was_missed() -> None:
 
 
 @given(
-    st.lists(
-        st.tuples(st.integers(0, 5000), st.integers(0, 30), st.integers(0, 8)), min_size=1, max_size=40
-    )
+    st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 30), st.integers(0, 8)), min_size=1, max_size=40)
 )
 @settings(max_examples=200, deadline=None)
 def test_buffers_that_live_at_the_same_time_do_not_overlap(drawn: list[tuple[int, int, int]]) -> None:

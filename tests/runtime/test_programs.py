@@ -290,7 +290,14 @@ def test_a_batch_does_not_change_its_images() -> None:
 def several(net: Any, x: Tensor, *, scale: float = 1.0, mask: Tensor | None = None) -> dict[str, Any]:
     y = plain(net, x) * scale
     y = y if mask is None else y * mask
-    return {"logits": y, "again": (y, [y.softmax(1), y[:, :2]]), "x": x, "what": "scores", "n": 3, "none": None}
+    return {
+        "logits": y,
+        "again": (y, [y.softmax(1), y[:, :2]]),
+        "x": x,
+        "what": "scores",
+        "n": 3,
+        "none": None,
+    }
 
 
 def test_arguments_and_results_of_every_kind() -> None:
@@ -327,7 +334,9 @@ def test_traced_compiled_and_exported() -> None:
     x = torch.rand(2, 3, 40, 56)
     wanted = third(packed, x)
     with torch.no_grad():
-        torch.testing.assert_close(torch.jit.trace(packed, x, check_trace=False)(x), wanted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            torch.jit.trace(packed, x, check_trace=False)(x), wanted, rtol=1e-4, atol=1e-4
+        )
         mapped = torch.vmap(lambda t: packed(t[None])[0])(x)
         torch.testing.assert_close(mapped, wanted, rtol=1e-4, atol=1e-4)
         compiled = torch.compile(packed, backend="eager")

@@ -76,7 +76,9 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             return torch.export.export(model, args, kwargs, strict=False)
     except Exception as error:  # whatever code of a network, or the exporter, raises
         text = str(error).strip().splitlines()
-        raise NoProgramError(f"torch.export: {type(error).__name__}: {text[0][:200] if text else ''}") from error
+        raise NoProgramError(
+            f"torch.export: {type(error).__name__}: {text[0][:200] if text else ''}"
+        ) from error
     finally:
         logger.setLevel(level)
 

@@ -57,7 +57,9 @@ class Programs:
             return self._modules(args, kwargs)
         leaves, spec = tree_flatten((args, kwargs))
         key = _signature(leaves, spec)
-        if key is None or is_traced(leaves[0] if leaves and isinstance(leaves[0], Tensor) else torch.empty(0)):
+        if key is None or is_traced(
+            leaves[0] if leaves and isinstance(leaves[0], Tensor) else torch.empty(0)
+        ):
             return self._modules(args, kwargs)
         if (state := self._state) is not None:
             if state.occupied():
@@ -170,4 +172,3 @@ def _far(a: Any, b: Any) -> bool:
     largest = a.abs().max().clamp_min(torch.finfo(a.dtype).tiny)
     median = ((a - b).abs() / largest).nan_to_num(0.0, 1.0, 1.0).median()
     return bool(median > FAR)
-

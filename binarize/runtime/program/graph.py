@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from binarize.runtime import ops
 from binarize.runtime.program.capture import Captured
 
 
@@ -105,6 +107,14 @@ def value_of(node: Any) -> Any:
 def only_user(node: fx.Node) -> fx.Node | None:
     """The only node that uses a result; None if there are none or several."""
     return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def layer_of(value: Any) -> tuple[fx.Node | None, fx.Node | None]:
+    """The packed layer whose result a node is, and the node of that result."""
+    made = value.args[0] if isinstance(value, fx.Node) and value.target is operator.getitem else None
+    if isinstance(made, fx.Node) and made.target is ops.layer and value.args[1] == 0:
+        return made, value
+    return None, None
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:

@@ -3,5 +3,4 @@
 from binarize.runtime.program.operators import float_layers, layer, pointwise, stem, views
 from binarize.runtime.program.operators.registry import lower_node
 
-
 __all__ = ["float_layers", "layer", "lower_node", "pointwise", "stem", "views"]

@@ -9,9 +9,10 @@ from torch import Tensor, fx
 
 from binarize.native import structs
 from binarize.runtime import ops
-from binarize.runtime.program.lowering import Lowering
-from binarize.runtime.program.operators.registry import lowers
+from binarize.runtime.program.lowering import Lowering, rows
+from binarize.runtime.program.operators.registry import is_dense, lowers
 
+aten = torch.ops.aten
 _ROWS = 64
 """Most rows of a product on the library's kernel; oneDNN is faster with more."""
 
@@ -27,21 +28,21 @@ def linear(
     p: float,
     q: float,
 ) -> Any:
-    """y = op(x W^T + b), rows being all positions."""
+    """Y = op(x W^T + b), rows being all positions."""
     maps = weight.dim() == 4
     outputs, inputs = weight.shape[:2]
     x = x.movedim(1, -1) if maps else x
-    rows = x.numel() // max(inputs, 1)
-    flat = _as_rows(x, rows, inputs)
-    if flat is None or rows > _ROWS or not rows:
+    count = x.numel() // max(inputs, 1)
+    flat = _as_rows(x, count, inputs)
+    if flat is None or count > _ROWS or not count:
         return NotImplemented
     shape = tuple(node.meta["val"].shape)
     out = lowering.empty(shape) if maps else lowering.rows(shape)
-    made = _as_rows(out.movedim(1, -1) if maps else out, rows, outputs)
+    made = _as_rows(out.movedim(1, -1) if maps else out, count, outputs)
     if made is None:
         return NotImplemented
     tail = ops.tail_of_arguments(weight, bias).packed(inputs)
-    step = structs.LinearStep(rows=rows, inputs=inputs, outputs=outputs, op=structs.OPS[op], p=p, q=q)
+    step = structs.LinearStep(rows=count, inputs=inputs, outputs=outputs, op=structs.OPS[op], p=p, q=q)
     step.x_row, step.y_row = flat.stride(0), made.stride(0)
     step.weights = tail.rows.data_ptr()
     step.add = None if tail.shifts is None else tail.shifts.data_ptr()
@@ -52,10 +53,10 @@ def linear(
     return out
 
 
-def _as_rows(x: Tensor, rows: int, columns: int) -> Tensor | None:
-    """(rows, columns) as a view; None where that does not go."""
+def _as_rows(x: Tensor, count: int, columns: int) -> Tensor | None:
+    """(count, columns) as a view; None where that does not go."""
     try:
-        flat = x.view(rows, columns)
+        flat = x.view(count, columns)
     except RuntimeError:
         return None
     return flat if columns == 1 or flat.stride(1) == 1 else None
@@ -76,9 +77,6 @@ def mean(lowering: Lowering, node: fx.Node, x: Tensor, sums: Tensor | None) -> A
     return out
 
 
-aten = torch.ops.aten
-
-
 @lowers(aten.layer_norm.default)
 def layer_norm(
     lowering: Lowering,
@@ -93,12 +91,12 @@ def layer_norm(
     """Over the last dim."""
     if len(shape) != 1 or x.dtype != torch.float32 or (x.dim() > 1 and x.stride(-1) != 1 and x.shape[-1] > 1):
         return NotImplemented
-    rows = x.numel() // max(x.shape[-1], 1)
+    count = x.numel() // max(x.shape[-1], 1)
     out = lowering.strided(tuple(x.shape), _dense_strides(x))
-    flat, made = (_as_rows(t.reshape(t.shape), rows, t.shape[-1]) for t in (x, out))
+    flat, made = (_as_rows(t, count, t.shape[-1]) for t in (x, out))
     if flat is None or made is None:
         return NotImplemented
-    step = structs.LayerNormStep(images=1, height=1, width=rows, channels=x.shape[-1], eps=eps)
+    step = structs.LayerNormStep(images=1, height=1, width=count, channels=x.shape[-1], eps=eps)
     for structure, t in ((step.x, flat), (step.out, made)):
         structure.pixel, structure.channel = t.stride(0), 1
         lowering.point(structure, "data", t)
@@ -112,7 +110,4 @@ def layer_norm(
 
 
 def _dense_strides(x: Tensor) -> tuple[int, ...]:
-    from binarize.runtime.program.lowering import rows
-    from binarize.runtime.program.operators.registry import is_dense
-
     return x.stride() if is_dense(x) else rows(x.shape)

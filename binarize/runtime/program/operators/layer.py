@@ -14,7 +14,7 @@ from binarize.runtime.kernel_arguments import as_maps
 from binarize.runtime.kernel_support import per_channel
 from binarize.runtime.native_layer import Extras, NativeLayer, Prepared
 from binarize.runtime.program.lowering import Lowering
-from binarize.runtime.program.operators.registry import lowers, same_memory
+from binarize.runtime.program.operators.registry import lowers
 from binarize.runtime.program.operators.views import copy
 
 _KINDS = {"conv": 0, "depthwise": 1, "scaled": 2}
@@ -45,7 +45,9 @@ def layer(
     maps = as_maps(x, linear=native.linear)
     if prepared.conv is None or native.doubled is not None or one_by_one:
         return NotImplemented
-    channels = native.data.spec.out_channels if given.get("tail_weight") is None else given["tail_weight"].shape[0]
+    channels = (
+        native.data.spec.out_channels if given.get("tail_weight") is None else given["tail_weight"].shape[0]
+    )
     shape = _result_shape(native, prepared, x, channels)
     out = _memory(lowering, node, shape, linear=native.linear)
     return _Step(lowering, native, prepared, maps, given).add(x, out)
@@ -145,7 +147,9 @@ class _Step:
         if weight is None:
             lowering.point(step, "out", result)
             return
-        tail = ops.tail_of_arguments(weight, given.get("tail_bias")).packed(self.native.data.spec.out_channels)
+        tail = ops.tail_of_arguments(weight, given.get("tail_bias")).packed(
+            self.native.data.spec.out_channels
+        )
         step.tail = tail.struct(torch.empty(1, 1, 1, 1))
         lowering.hold(tail)
         lowering.map(step.tail.out, result)

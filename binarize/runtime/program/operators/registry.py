@@ -96,4 +96,3 @@ def is_dense(x: Tensor) -> bool:
 def same_memory(a: Tensor, b: Tensor) -> bool:
     """Whether a tensor is a view of another one."""
     return a.untyped_storage()._cdata == b.untyped_storage()._cdata
-

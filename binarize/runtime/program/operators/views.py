@@ -75,7 +75,7 @@ def view(lowering: Lowering, node: fx.Node, x: Tensor, *args: Any, **kwargs: Any
         y = node.target(x, *args, **kwargs)  # type: ignore[operator]
     except RuntimeError:  # no view of these strides
         y = None
-    if y is not None and (same_memory(y, x) or not x.is_meta and same_memory(y, x)):
+    if y is not None and (same_memory(y, x) or (not x.is_meta and same_memory(y, x))):
         return y
     shape = node.meta["val"].shape
     if x.numel() != _numel(shape):
@@ -117,7 +117,11 @@ def copy(lowering: Lowering, x: Tensor, out: Tensor) -> bool:
 def cat(lowering: Lowering, node: fx.Node, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     """Parts that were not written in place are copied to it."""
     shape = tuple(node.meta["val"].shape)
-    out = lowering.placed(node) if lowering.placed(node) is not None else lowering.empty(shape, tensors[0].dtype)
+    out = (
+        lowering.placed(node)
+        if lowering.placed(node) is not None
+        else lowering.empty(shape, tensors[0].dtype)
+    )
     at = 0
     for part in tensors:
         if part.numel() == 0:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from binarize.runtime import ops
-from binarize.runtime.program.graph import ProgramGraph, is_float, only_user, shape_of
+from binarize.runtime.program.graph import ProgramGraph, is_float, layer_of, only_user, shape_of
 
 aten = torch.ops.aten
 
@@ -25,7 +25,7 @@ def layer_activations(program: ProgramGraph) -> None:
     """An activation that only reads a packed layer's result becomes a part of the layer."""
     targets = (ops.piecewise, aten.relu.default, aten.hardtanh.default, aten.relu6.default)
     for node in program.calls(*targets):
-        source, result = _layer_of(node.args[0])
+        source, result = layer_of(node.args[0])
         if source is None or result is None:
             continue
         reason = _why_not(node, source, result)
@@ -62,16 +62,6 @@ def _arguments(node: fx.Node) -> tuple[list[Any], list[float]]:
         return [], [0.0, 6.0]
     low, high = (*node.args[1:], *(-1.0, 1.0)[len(node.args) - 1 :])
     return [], [float(low), float(high)]  # type: ignore[arg-type]
-
-
-def _layer_of(value: Any) -> tuple[fx.Node | None, fx.Node | None]:
-    """The packed layer whose result a node is, and the node of that result."""
-    import operator
-
-    made = value.args[0] if isinstance(value, fx.Node) and value.target is operator.getitem else None
-    if isinstance(made, fx.Node) and made.target is ops.layer and value.args[1] == 0:
-        return made, value
-    return None, None
 
 
 def _name_prelu(program: ProgramGraph, node: fx.Node) -> None:
@@ -137,7 +127,7 @@ def _added_behind(
 
 
 def _name_maxout(program: ProgramGraph, node: fx.Node) -> None:
-    """p * relu(x) - q * relu(-x)."""
+    """P * relu(x) - q * relu(-x)."""
     above, below = (_scaled_relu(program, side) for side in node.args[:2])
     if above is None or below is None or node.kwargs:
         return

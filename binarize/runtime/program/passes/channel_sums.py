@@ -16,7 +16,13 @@ from binarize.runtime.program.graph import ProgramGraph, shape_of
 
 aten = torch.ops.aten
 _MAKERS = (ops.layer, ops.pointwise, ops.stem)
-_THROUGH = (aten.permute.default, aten.reshape.default, aten.view.default, aten.flatten.using_ints, aten.transpose.int)
+_THROUGH = (
+    aten.permute.default,
+    aten.reshape.default,
+    aten.view.default,
+    aten.flatten.using_ints,
+    aten.transpose.int,
+)
 
 
 def channel_sums(program: ProgramGraph) -> None:

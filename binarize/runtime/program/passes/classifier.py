@@ -7,8 +7,7 @@ from torch import fx
 
 from binarize.runtime.kernel_support import is_depthwise
 from binarize.runtime.layer_data import spec_of_text
-from binarize.runtime.program.graph import ProgramGraph, is_float, only_user
-from binarize.runtime.program.passes.activation import _layer_of
+from binarize.runtime.program.graph import ProgramGraph, is_float, layer_of, only_user
 
 aten = torch.ops.aten
 
@@ -16,7 +15,7 @@ aten = torch.ops.aten
 def classifier(program: ProgramGraph) -> None:
     """Float 1x1 convolutions, of heads above all."""
     for node in program.calls(aten.conv2d.default):
-        layer, result = _layer_of(node.args[0])
+        layer, result = layer_of(node.args[0])
         if layer is None or result is None or not _is_pointwise(program, node):
             continue
         reason = _why_not(node, layer, result)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from binarize.runtime.program.graph import ProgramGraph, is_float, only_user, shape_of
-from binarize.runtime.program.passes.activation import _layer_of
+from binarize.runtime.program.graph import ProgramGraph, is_float, layer_of, only_user, shape_of
 
 aten = torch.ops.aten
 
 
 def residual(program: ProgramGraph) -> None:
-    """y = layer(x) + z becomes a part of the layer, where z is made before it and has the same shape."""
+    """Y = layer(x) + z becomes a part of the layer, where z is made before it and has the same shape."""
     order = {node: i for i, node in enumerate(program.graph.nodes)}
     for node in program.calls(aten.add.Tensor):
         terms = node.args[:2]
@@ -20,7 +19,7 @@ def residual(program: ProgramGraph) -> None:
             continue
         # the later term can add the earlier one
         late, early = sorted(terms, key=lambda t: order.get(t, -1), reverse=True)  # type: ignore[arg-type]
-        layer, result = _layer_of(late)
+        layer, result = layer_of(late)
         if layer is None or result is None or late is early:
             continue
         reason = _why_not(program, node, layer, result, early, order)  # type: ignore[arg-type]

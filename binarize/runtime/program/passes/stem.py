@@ -71,7 +71,9 @@ def _why_not(program: ProgramGraph, node: fx.Node) -> str | None:
     return "" if bias is None or program.tensor(bias) is not None else "its bias is computed"
 
 
-def _behind(program: ProgramGraph, node: fx.Node) -> tuple[fx.Node, list[Any], float, list[Any], list[float], list[int]]:
+def _behind(
+    program: ProgramGraph, node: fx.Node
+) -> tuple[fx.Node, list[Any], float, list[Any], list[float], list[int]]:
     """The last operator that the kernel can do, and the arguments of all of them."""
     last, norm, eps = node, [], 0.0
     activation: list[Any] = []
