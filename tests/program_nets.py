@@ -17,7 +17,7 @@ from binarize.runtime.program.passes import PASSES
 
 
 class Net(nn.Module):
-    """A stem, two binary layers with a norm and an activation between them, a head, and a forward to be chosen."""
+    """A stem, two binary layers, a norm and an activation between them, a head; the forward is chosen."""
 
     def __init__(self, forward: Callable[[Any, Tensor], Any]) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
-"""Deployed networks that earlier versions pickled: layers that worked for their neighbours work for themselves again.
+"""Deployed networks that earlier versions pickled: each layer works for itself again.
 
-Their classes had been exchanged, and activations had been taken over by the packed layer in front.
+Layers had worked for their neighbours: their classes had been exchanged, and activations had been taken over
+by the packed layer in front.
 """
 
 from __future__ import annotations

@@ -215,7 +215,7 @@ class NativeLayer:
         if self.scaled:
             return conv(words, alpha=scales, **given)
         if self.depthwise and scales is not None and per_channel(data.spec):
-            given.pop("resize"), given.pop("tail")
+            given = {name: given[name] for name in ("bypass", "residual", "sums")}
             offset = data.vector("offset") * scales[0] if data.spec.offset else None
             return conv(words, mul=self.epilogue_mul() * scales[0], offset=offset, **given)
         return conv(words, sample_scale=scales, **given)

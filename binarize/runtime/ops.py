@@ -1,11 +1,12 @@
 """`torch.ops.binarize`: the operators that a packed network is made of.
 
-Each has a fake implementation (shapes only) and one for the CPU on the native library, and can be called through
-torch's dispatcher, in `torch.compile`, `torch.export` and AOTInductor. Importing this module registers them.
+Each has a fake implementation (shapes only) and one for the CPU on the native library, and can be called
+through torch's dispatcher, in `torch.compile`, `torch.export` and AOTInductor. Importing this module
+registers them.
 
-`layer` is a packed layer with all that a program can put around it. Its text `spec` is JSON as in a packed file
-(`PackedSpec.as_dict`). Activations are four optional vectors over channels (before, negative, positive, after)
-and, for a clamp, two bounds (`binarize.native.epilogue.Activation`).
+`layer` is a packed layer with all that a program can put around it. Its text `spec` is JSON as in a packed
+file (`PackedSpec.as_dict`). Activations are four optional vectors over channels (before, negative, positive,
+after) and, for a clamp, two bounds (`binarize.native.epilogue.Activation`).
 """
 
 from __future__ import annotations
@@ -28,10 +29,23 @@ from binarize.runtime.shapes import extra_of, result_shape
 
 _library = torch.library.Library("binarize", "FRAGMENT")
 _library.define(
-    "layer(Tensor x, Tensor bits, Tensor vectors, str spec, Tensor?[] inner, Tensor?[] activation, *, bool exact_scales=True, "
-    "int threads=0, int[]? output_size=None, Tensor? sums_of_x=None, int[] resize=[], "
-    "float[] bounds=[], Tensor? residual=None, Tensor? tail_weight=None, "
+    "layer(Tensor x, Tensor bits, Tensor vectors, str spec, Tensor?[] inner, Tensor?[] activation, *, "
+    "bool exact_scales=True, int threads=0, int[]? output_size=None, Tensor? sums_of_x=None, "
+    "int[] resize=[], float[] bounds=[], Tensor? residual=None, Tensor? tail_weight=None, "
     "Tensor? tail_bias=None, bool with_sums=False) -> (Tensor, Tensor)"
+)
+_library.define(
+    "piecewise(Tensor x, Tensor? before, Tensor? negative, Tensor? positive, Tensor? after, int dim) "
+    "-> Tensor"
+)
+_library.define(
+    "pointwise(Tensor[] operands, Tensor[] vectors, str code, *, bool with_sums=False) -> (Tensor, Tensor)"
+)
+_library.define("linear(Tensor x, Tensor weight, Tensor? bias, str op, float p, float q) -> Tensor")
+_library.define("mean(Tensor x, Tensor? sums) -> Tensor")
+_library.define(
+    "stem(Tensor x, Tensor weight, Tensor? bias, Tensor?[] norm, float eps, Tensor?[] activation, "
+    "float[] bounds, int[] stride, int[] padding, int[] pool, *, bool with_sums=False) -> (Tensor, Tensor)"
 )
 
 
@@ -174,11 +188,6 @@ def _fake_layer(
     return y, x.new_empty((x.shape[0], known.out_channels) if with_sums else (0,))
 
 
-_library.define(
-    "piecewise(Tensor x, Tensor? before, Tensor? negative, Tensor? positive, Tensor? after, int dim) -> Tensor"
-)
-
-
 def _piecewise(
     x: Tensor,
     before: Tensor | None,
@@ -191,21 +200,6 @@ def _piecewise(
         kind="piecewise", before=before, negative=negative, positive=positive, after=after
     )
     return activation(x.movedim(dim, -1), -1).movedim(-1, dim)
-
-
-_library.impl("layer", _layer, "CPU")
-_library.impl("piecewise", _piecewise, "CPU")
-torch.library.register_fake("binarize::piecewise", lambda x, *_: torch.empty_like(x), lib=_library)
-torch.library.register_fake("binarize::layer", _fake_layer, lib=_library)
-_library.define(
-    "pointwise(Tensor[] operands, Tensor[] vectors, str code, *, bool with_sums=False) -> (Tensor, Tensor)"
-)
-_library.define("linear(Tensor x, Tensor weight, Tensor? bias, str op, float p, float q) -> Tensor")
-_library.define("mean(Tensor x, Tensor? sums) -> Tensor")
-_library.define(
-    "stem(Tensor x, Tensor weight, Tensor? bias, Tensor?[] norm, float eps, Tensor?[] activation, float[] bounds, "
-    "int[] stride, int[] padding, int[] pool, *, bool with_sums=False) -> (Tensor, Tensor)"
-)
 
 
 def channel_sums(y: Tensor, dim: int = 1) -> Tensor:
@@ -224,10 +218,7 @@ def _pointwise(
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, op: str, p: float, q: float) -> Tensor:
     flat = weight.flatten(1)
-    if weight.dim() == 4:
-        y = F.conv2d(x, flat[..., None, None], bias)
-    else:
-        y = F.linear(x, flat, bias)
+    y = F.linear(x, flat, bias) if weight.dim() == 2 else F.conv2d(x, flat[..., None, None], bias)
     return apply(op, y, p, q)
 
 
@@ -262,6 +253,10 @@ def _stem(
     return y, channel_sums(y) if with_sums else y.new_empty(0)
 
 
+_library.impl("layer", _layer, "CPU")
+_library.impl("piecewise", _piecewise, "CPU")
+torch.library.register_fake("binarize::layer", _fake_layer, lib=_library)
+torch.library.register_fake("binarize::piecewise", lambda x, *_: torch.empty_like(x), lib=_library)
 for _name, _function in (("pointwise", _pointwise), ("linear", _linear), ("mean", _mean), ("stem", _stem)):
     _library.impl(_name, _function, "CPU")
     torch.library.register_fake(f"binarize::{_name}", _function, lib=_library)

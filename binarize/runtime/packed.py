@@ -18,7 +18,7 @@ from binarize.runtime import ops
 from binarize.runtime.earlier import own_activations
 from binarize.runtime.kernel_support import activation_of, why_not
 from binarize.runtime.layer_data import LayerData, make_bypass, text_of_spec
-from binarize.runtime.made_of import current, made_of, place_of
+from binarize.runtime.made_of import Mark, current, marks_of, place_of
 from binarize.runtime.native_layer import NativeLayer
 from binarize.runtime.packed_weights import native_layer
 from binarize.runtime.reference import reference, weight_of
@@ -49,13 +49,14 @@ class _Made:
         weight: the signs as floats, for the reference.
         weight_of: place of the bits that `weight` was made of.
         native: what the kernels need; None where there is none.
-        native_of: marks of the tensors that `native` was made of; None if it is not known whether there is one.
+        native_of: marks of the tensors that `native` was made of; None if it is not known whether there is
+            one.
     """
 
     weight: Tensor | None = None
     weight_of: tuple[int, int | None] = (0, None)
     native: NativeLayer | None = None
-    native_of: tuple[Any, ...] | None = None
+    native_of: tuple[Mark, ...] | None = None
 
 
 class PackedLayer(StandsForLayer):
@@ -191,8 +192,13 @@ class PackedLayer(StandsForLayer):
                 warn_missing()
             options = self._options
             given = {"threads": options.threads, "exact_scales": options.exact_scales}
-            made.native, made.native_of = native_layer(self.data(), **given), made_of(self)
+            made.native, made.native_of = native_layer(self.data(), **given), self._marks()
         return made.native
+
+    def _marks(self) -> tuple[Mark, ...]:
+        """Marks of the tensors that kernels are made of: bits, vectors and those of the activation."""
+        tables = [(self._buffers, name) for name in ("bits", "vectors")]
+        return marks_of(tables, () if self.inner is None else self.inner.modules())
 
     def _operator(self, x: Tensor, output_size: Sequence[int] | None) -> Tensor:
         """The layer as one operator; norms and activations that the kernels do not know stand behind it."""
@@ -200,11 +206,8 @@ class PackedLayer(StandsForLayer):
         inner = ops.arguments_of_activation(data.inner)
         whole = spec.norm is None and (spec.inner is None or data.inner is not None)
         if not whole or inner is None or inner[1]:
-            spec, inner, whole = (
-                dataclasses.replace(spec, norm=None, inner=None, bypass=None),
-                ([], []),
-                False,
-            )
+            spec = dataclasses.replace(spec, norm=None, inner=None, bypass=None)
+            inner, whole = ([], []), False
         y, _ = ops.layer(
             x,
             self.bits,

@@ -43,7 +43,7 @@ class Code(NamedTuple):
         instructions: in their order; registers below the number of operands hold these.
         result: register of the result.
         dim: channel dimension of the vectors.
-        strides_of: index of the operand whose memory format the result has.
+        like: index of the operand whose memory format the result has.
     """
 
     instructions: tuple[Instruction, ...]
@@ -59,8 +59,8 @@ class Code(NamedTuple):
     def of_text(cls, text: str) -> Code:
         """The inverse of `text`."""
         instructions, result, dim, like = json.loads(text)
-        made = tuple(Instruction(*fields[:6], tuple(fields[6])) for fields in instructions)
-        return cls(made, result, dim, like)
+        made = (Instruction(op, to, a, b, p, q, tuple(held)) for op, to, a, b, p, q, held in instructions)
+        return cls(tuple(made), result, dim, like)
 
 
 def run(code: Code, operands: Sequence[Tensor], vectors: Sequence[Tensor]) -> Tensor:

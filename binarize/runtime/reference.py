@@ -1,4 +1,4 @@
-"""What a packed layer computes, in plain torch: exact, and what every other implementation is measured against."""
+"""What a packed layer computes, in plain torch: exact; every other implementation is measured against it."""
 
 from __future__ import annotations
 

@@ -23,15 +23,20 @@ class _Wanted(threading.local):
 _wanted = _Wanted()
 
 
+def is_recorded() -> bool:
+    """Whether torch compiles or traces, by `torch.jit.trace`, what this thread does."""
+    return _is_jit_tracing() or _is_compiling()
+
+
 def is_traced(x: Tensor) -> bool:
     """Whether what is done with `x` is being written down or transformed: kernels would not be seen."""
-    watched = _is_jit_tracing() or _is_compiling() or _dispatch_modes() > 0
+    watched = is_recorded() or _dispatch_modes() > 0
     return watched or _functorch.is_functorch_wrapped_tensor(x)
 
 
 @contextlib.contextmanager
 def as_operators() -> Iterator[None]:
-    """Packed layers that are traced meanwhile, on this thread, are one operator each (`binarize.runtime.ops`).
+    """Packed layers traced meanwhile, on this thread, are one operator each (`binarize.runtime.ops`).
 
     By default a trace sees what they compute in plain torch, which every exporter knows.
     """

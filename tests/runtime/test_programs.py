@@ -161,7 +161,7 @@ def test_hooks_get_the_modules() -> None:
     for name in ("stem", "a", "b", "r", "head"):
         seen: list[Tensor] = []
         handles = [
-            net.get_submodule(name).register_forward_hook(lambda m, args, y: seen.append(y + 0))
+            net.get_submodule(name).register_forward_hook(lambda m, args, y, seen=seen: seen.append(y + 0))
             for net in (model, packed)
         ]
         with torch.no_grad():
@@ -213,7 +213,7 @@ def test_changes_of_a_network_are_seen(how: str) -> None:
 
 
 def test_training_mode_and_gradients_get_the_modules() -> None:
-    model, packed = pair(Net(lambda net, x: torch.dropout(plain(net, x), 0.5, net.training)))
+    _, packed = pair(Net(lambda net, x: torch.dropout(plain(net, x), 0.5, net.training)))
     x = torch.rand(2, 3, 40, 56)
     wanted = third(packed, x)
     packed.train()

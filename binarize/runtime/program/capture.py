@@ -1,8 +1,8 @@
 """A deployed network on inputs of one signature, as a flat torch.fx graph of operators.
 
-`torch.export` runs the network on fake tensors: packed layers are one operator each (`binarize.runtime.ops`), the
-rest is torch's own. What it cannot follow (control flow that depends on values, state that a forward changes) has
-no program, and runs as modules.
+`torch.export` runs the network on fake tensors: packed layers are one operator each (`binarize.runtime.ops`),
+the rest is torch's own. What it cannot follow (control flow that depends on values, state that a forward
+changes) has no program, and runs as modules.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.node import map_arg
 
 from binarize.graph.trace.outside_state import outside_kept
 from binarize.graph.trace.preserve_state import untouched
@@ -31,11 +32,12 @@ class Captured:
     """One run as a graph.
 
     Attributes:
-        graph: placeholders for parameters, buffers and inputs, then operators; each node's meta `val` is a fake
-            tensor (or several), with shape and strides.
+        graph: placeholders for parameters, buffers and inputs, then operators; each node's meta `val` is a
+            fake tensor (or several), with shape and strides.
         constants: parameters, buffers and constants by the placeholder that stands for them.
-        inputs: placeholders of the network's tensors, in the order of its flattened arguments.
-        unflatten: from the list of the output's leaves to what the network returns.
+        inputs: placeholders of the network's tensors, in the order of its flattened arguments; None for an
+            argument that is no tensor.
+        out_spec: how the output's leaves make what the network returns (`torch.utils._pytree`).
         outputs: the leaves: nodes, or values that are no tensors.
     """
 
@@ -51,7 +53,7 @@ class Captured:
         values |= {node: x for node, x in zip(self.inputs, inputs, strict=True) if node is not None}
         for node in self.graph.nodes:
             if node.op == "call_function":
-                args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+                args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
                 values[node] = node.target(*args, **kwargs)
         return [values[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in self.outputs]
 

@@ -1,8 +1,9 @@
 """The forward of a deployed network: its program where there is one, else its modules.
 
-A program is made when inputs of one signature (shapes, strides, dtypes, other arguments) are seen for the second time:
-one of them is often the only one. Hooks, training, gradients, autocast and everything that watches what torch does get
-the modules; so do networks whose forward changes state or cannot be captured, and calls of submodules.
+A program is made when inputs of one signature (shapes, strides, dtypes, other arguments) are seen for the
+second time: one of them is often the only one. Hooks, training, gradients, autocast and everything that
+watches what torch does get the modules; so do networks whose forward changes state or cannot be captured,
+and calls of submodules.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from binarize.runtime.program.executor import NotFiniteError, Program
 from binarize.runtime.program.graph import ProgramGraph
 from binarize.runtime.program.passes import run_passes
 from binarize.runtime.program.state import State
-from binarize.runtime.tracing import is_traced
+from binarize.runtime.tracing import is_recorded, is_traced
 
 PROGRAMS = 8
 """Signatures that a network remembers."""
 FAR = 1e-3
-"""Median difference of a recorded run's result from the modules', relative to the largest value, from which on there is
-no program. The operators are the same; only the last digits of float layers may differ."""
+"""Median difference of a recorded run's result from the modules', relative to the largest value, from which
+on there is no program. The operators are the same; only the last digits of float layers may differ."""
 
 
 class Programs:
@@ -57,9 +58,8 @@ class Programs:
             return self._modules(args, kwargs)
         leaves, spec = tree_flatten((args, kwargs))
         key = _signature(leaves, spec)
-        if key is None or is_traced(
-            leaves[0] if leaves and isinstance(leaves[0], Tensor) else torch.empty(0)
-        ):
+        first = leaves[0] if leaves and isinstance(leaves[0], Tensor) else torch.empty(0)
+        if key is None or is_traced(first):
             return self._modules(args, kwargs)
         if (state := self._state) is not None:
             if state.occupied():
@@ -93,8 +93,7 @@ class Programs:
 
     def _usual(self) -> bool:
         """Whether nothing is asked for that only modules can do."""
-        plain = not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
-        return plain and not torch.jit.is_tracing() and available()
+        return not torch.is_autocast_enabled("cpu") and not is_recorded() and available()
 
     def _second(self, key: Any, leaves: Sequence[Any], args: Any, kwargs: Any) -> Any:
         """Run the modules once more, watching what they change, and make the program."""

@@ -1,4 +1,4 @@
-"""A program for inputs of one signature: prepared once, then run with one call of the library per run of steps."""
+"""A program for inputs of one signature: prepared once, then run with one library call per run of steps."""
 
 from __future__ import annotations
 
@@ -13,14 +13,9 @@ from torch.utils._pytree import tree_unflatten
 from binarize.native import structs
 from binarize.native.instruction_set import number_of, resolve
 from binarize.native.library import check, required
+from binarize.runtime.program.arguments import arguments
 from binarize.runtime.program.graph import ProgramGraph, nodes_in
-from binarize.runtime.program.lowering import (
-    Lowering,
-    NativeStep,
-    TorchStep,
-    plan,
-    storage_of,
-)
+from binarize.runtime.program.lowering import Lowering, NativeStep, TorchStep, plan, storage_of
 from binarize.runtime.program.operators import lower_node
 from binarize.runtime.program.operators.views import WRITE_NOTHING
 from binarize.runtime.program.placement import place
@@ -76,7 +71,8 @@ class Program:
         arena = torch.empty(self.bytes, dtype=torch.uint8)
         lowering = Lowering(self._placement, self._offsets, arena)
         values = self._lower(lowering)
-        leaves = [values[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in self.graph.output.args[0]]  # type: ignore[union-attr]
+        (outputs,) = arguments(self.graph.output)
+        leaves = [values[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in outputs]
         return _Instance(lowering, leaves, sum(x is not None for x in self._strides))
 
     def _lower(self, lowering: Lowering) -> dict[fx.Node, Any]:

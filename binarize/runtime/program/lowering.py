@@ -1,8 +1,9 @@
 """From the graph of a program to steps on memory: what each operator does to addresses.
 
-A graph is lowered twice by the same code: on tensors without memory (the meta device), which shows the size of each
-buffer and how long it is used, and on the planned memory. Results are views of one arena; views of them cost nothing.
-Inputs and outputs lie elsewhere at each call: the addresses that depend on them are noted and set then.
+A graph is lowered twice by the same code: on tensors without memory (the meta device), which shows the size
+of each buffer and how long it is used, and on the planned memory. Results are views of one arena; views of
+them cost nothing. Inputs and outputs lie elsewhere at each call: the addresses that depend on them are noted
+and set then.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ class Lowering:
 
     Args:
         placement: which results are written into which concatenation.
-        offsets: place in the arena of each buffer, in the order in which they are asked for; None for outputs.
-            Without them (the first time) all memory is on the meta device.
+        offsets: place in the arena of each buffer, in the order in which they are asked for; None for
+            outputs. Without them (the first time) all memory is on the meta device.
         arena: (bytes,) uint8.
 
     Attributes:
@@ -129,7 +130,7 @@ class Lowering:
         return flat.as_strided(tuple(shape), tuple(strides))
 
     def placed(self, node: fx.Node) -> Tensor | None:
-        """The part of a concatenation that a node's result is written to; None if it has memory of its own."""
+        """The part of a concatenation that a node's result is written to; None if it has its own memory."""
         found = self.placement.of(node)
         if found is None:
             return None
@@ -197,7 +198,8 @@ class Lowering:
         root = self.outside.number_of(tensor)
         if root is not None:
             address = ctypes.addressof(structure) + getattr(type(structure), name).offset
-            self.patches.append(Patch(address, root, tensor.storage_offset() * tensor.element_size()))
+            offset = int(tensor.storage_offset()) * tensor.element_size()
+            self.patches.append(Patch(address, root, offset))
             self._held.append(structure)
         elif not tensor.is_meta:
             setattr(structure, name, tensor.data_ptr())

@@ -25,8 +25,8 @@ class Buffer(NamedTuple):
 def plan_offsets(buffers: Sequence[Buffer]) -> tuple[list[int], int]:
     """Places of buffers in an arena, and its size in bytes.
 
-    Large buffers first, each at the lowest place that is free while it lives: within a few per cent of the least
-    possible size for the graphs of networks.
+    Large buffers first, each at the lowest place that is free while it lives: within a few per cent of the
+    least possible size for the graphs of networks.
 
     Args:
         buffers: in any order; those of size 0 get place 0.

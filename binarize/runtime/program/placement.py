@@ -5,10 +5,12 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from binarize.runtime.program.arguments import arguments, source_of
 from binarize.runtime.program.graph import is_float, shape_of
 
 _CAT = torch.ops.aten.cat.default
@@ -45,14 +47,15 @@ class Placement:
 def maker(node: fx.Node) -> fx.Node:
     """The node that makes a tensor: of the first of several results, the operator itself."""
     if node.target is operator.getitem and node.args[1] == 0:
-        return node.args[0]  # type: ignore[return-value]
+        return source_of(node)
     return node
 
 
 def place(graph: fx.Graph, views: set[object]) -> Placement:
     """Places for the parts of all concatenations of a graph, the last concatenation first.
 
-    A dense block's concatenations are the beginnings of its last one: they become parts of it and cost nothing.
+    A dense block's concatenations are the beginnings of its last one: they become parts of it and cost
+    nothing.
 
     Args:
         graph: of a program.
@@ -66,8 +69,8 @@ def place(graph: fx.Graph, views: set[object]) -> Placement:
 
 
 def _place_parts(node: fx.Node, found: Placement, views: set[object]) -> None:
-    parts: Sequence[fx.Node] = node.args[0]  # type: ignore[assignment]
-    dim = int(node.args[1]) if len(node.args) > 1 else int(node.kwargs.get("dim", 0))  # type: ignore[arg-type]
+    named: Any = node.kwargs.get("dim", 0)
+    parts, dim = arguments(node, (None, named))
     dim %= len(shape_of(node))
     if len(shape_of(node)) != 4 or dim != 1:
         return

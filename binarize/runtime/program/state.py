@@ -1,4 +1,4 @@
-"""What a program was made of, and whether it is still that: a network's tensors, modules, attributes and hooks."""
+"""What a program was made of, and whether it is still that: tensors, modules, attributes and hooks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.nn.modules import module as of_torch
 class State:
     """A network's attributes at one time.
 
-    What is written past torch (`.data`, NumPy), or into a list or another object that an attribute holds, is not
-    seen.
+    What is written past torch (`.data`, NumPy), or into a list or another object that an attribute holds, is
+    not seen.
 
     Args:
         model: in evaluation mode.
@@ -34,9 +34,10 @@ class State:
         self._places = self._now()
 
     def occupied(self) -> bool:
-        """Whether the modules have to run for now: hooks hang on them, or parts of them are in training mode."""
+        """Whether the modules have to run for now: they have hooks, or some of them are in training mode."""
         hooked = any(self._hooks) or of_torch._global_forward_hooks or of_torch._global_forward_pre_hooks
-        return bool(hooked) or any([module.training for module in self._modules])
+        # a list is faster than a generator: this runs at each call
+        return bool(hooked) or True in [module.training for module in self._modules]
 
     def same(self) -> bool:
         """Whether the network is what it was."""
@@ -51,7 +52,7 @@ class State:
 
     def learns(self) -> bool:
         """Whether a call would be recorded for gradients of the network's own tensors."""
-        return torch.is_grad_enabled() and any([t.requires_grad for t in self._tensors])
+        return torch.is_grad_enabled() and True in [t.requires_grad for t in self._tensors]
 
     def _now(self) -> list[tuple[int, int]]:
         return [(t.data_ptr(), -1 if t.is_inference() else t._version) for t in self._tensors]

@@ -1,4 +1,4 @@
-"""How each operator becomes steps: one module for each family. Operators that none knows are computed by torch."""
+"""How each operator becomes steps: one module for each family. Torch computes operators that none knows."""
 
 from binarize.runtime.program.operators import float_layers, layer, pointwise, stem, views
 from binarize.runtime.program.operators.registry import lower_node

@@ -1,4 +1,4 @@
-"""Float layers that are products with a matrix, and means: steps of the library where they are faster there."""
+"""Float layers that are products with a matrix, and means: steps of the library where that is faster."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,19 +78,17 @@ def as_maps(
         order = [d for d in order if d != channel] + [channel]
     if keep_images:
         order = [0] + [d for d in order if d != 0]
-    fixed = {0} if keep_images else set()
-    dims = [[d] for d in order] or [[0]]
     groups: list[list[int]] = []
-    for (d,) in dims:
-        last = groups[-1] if groups else None
-        may = last is not None and d != channel and last[-1] not in fixed
-        if may and last is not None and all(_merge(t, last[-1], d) for t in wide):
-            last.append(d)
-        else:
+    for d in order or [0]:
+        outer = groups[-1][-1] if groups and d != channel else None
+        alone = outer is None or (keep_images and outer == 0)
+        if outer is None or alone or not all(_merge(t, outer, d) for t in wide):
             groups.append([d])
+        else:
+            groups[-1].append(d)
     if len(groups) > _DIMS:
         return None
-    sizes = [_product(shape[d] for d in group) for group in groups]
+    sizes = [math.prod(shape[d] for d in group) for group in groups]
     pad = _DIMS - len(groups)
     at = 1 if keep_images and groups else 0  # dims of size 1 stand behind the images
     made: list[Tensor] = []
@@ -105,13 +104,6 @@ def as_maps(
 
 def _merge(t: Tensor, outer: int, inner: int) -> bool:
     return t.stride(outer) == t.stride(inner) * t.shape[inner]
-
-
-def _product(sizes: Any) -> int:
-    n = 1
-    for size in sizes:
-        n *= size
-    return n
 
 
 def _distinct(t: Tensor) -> bool:

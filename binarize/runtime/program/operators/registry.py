@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
 from binarize.runtime.program.capture import NoProgramError
 from binarize.runtime.program.graph import value_of
-from binarize.runtime.program.lowering import Lowering, rows
+from binarize.runtime.program.lowering import Lowering, rows, storage_of
 
 Lower = Callable[..., Any]
 """(lowering, node, *args, **kwargs) -> tensors of the result; `NotImplemented` leaves the node to torch."""
@@ -49,16 +50,23 @@ def lowers(*targets: Any) -> Callable[[Lower], Lower]:
 
 def lower_node(lowering: Lowering, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     """The tensors of a node's result, after the steps that make them were added."""
-    args = fx.node.map_arg(node.args, values.__getitem__)
-    kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
+    args: Any = map_arg(node.args, values.__getitem__)
+    kwargs: Any = map_arg(node.kwargs, values.__getitem__)
     function = _known.get(node.target)
     made = NotImplemented if function is None else function(lowering, node, *args, **kwargs)
     return by_torch(lowering, node, args, kwargs) if made is NotImplemented else made
 
 
+def callable_of(node: fx.Node) -> Callable[..., Any]:
+    """The function that a node of kind `call_function` calls."""
+    if not callable(node.target):
+        raise TypeError(f"{node.format_node()}: expected a call of a function")
+    return node.target
+
+
 def by_torch(lowering: Lowering, node: fx.Node, args: Any, kwargs: Any) -> Any:
     """A call of torch, its results copied to memory of the program."""
-    val = value_of(node)
+    val, function = value_of(node), callable_of(node)
     several = isinstance(val, (list, tuple))
     parts: list[Any] = list(val) if several else [val]
     if not all(isinstance(part, Tensor) for part in parts):
@@ -68,14 +76,14 @@ def by_torch(lowering: Lowering, node: fx.Node, args: Any, kwargs: Any) -> Any:
     made = [_like(lowering, tuple(part.shape), part.dtype, given, of_maps) for part in parts]
     if (place := lowering.placed(node)) is not None:
         made[0] = place
-    lowering.torch(node.target, args, kwargs, made, str(node.target))
+    lowering.torch(function, args, kwargs, made, str(node.target))
     return tuple(made) if several else made[0]
 
 
 def _like(
     lowering: Lowering, shape: tuple[int, ...], dtype: torch.dtype, given: list[Tensor], of_maps: bool
 ) -> Tensor:
-    """Memory with the strides that readers expect: those of an operand of the same shape, or channels-last."""
+    """Memory with the strides that readers expect: an operand's of the same shape, or channels-last."""
     for operand in given:
         if tuple(operand.shape) == shape and is_dense(operand):
             return lowering.strided(shape, operand.stride(), dtype)
@@ -95,4 +103,4 @@ def is_dense(x: Tensor) -> bool:
 
 def same_memory(a: Tensor, b: Tensor) -> bool:
     """Whether a tensor is a view of another one."""
-    return a.untyped_storage()._cdata == b.untyped_storage()._cdata
+    return storage_of(a) == storage_of(b)

@@ -42,7 +42,7 @@ def stem(
     plane = structs.PlaneShape(len(x), *x.shape[2:], x.shape[1], 1, *padding)
     geometry = structs.ConvShape(plane, outputs, kh, kw, *stride, *padding, 1, 1, *size)
     second = ops.activation_of_arguments(activation, bounds)
-    epilogue = Epilogue(add=bias, **({} if second is None else {"first": second}))
+    epilogue = Epilogue(add=bias) if second is None else Epilogue(add=bias, first=second)
     epilogue = epilogue.checked(len(x), outputs, size)
     out = lowering.placed_or_empty(node, shape)
     described = epilogue.struct(torch.empty(1, 1, 1, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, fx
 
 from binarize.native import structs
 from binarize.runtime.program.lowering import Lowering, rows
-from binarize.runtime.program.operators.registry import lowers, same_memory
+from binarize.runtime.program.operators.registry import callable_of, lowers, same_memory
 
 aten = torch.ops.aten
 VIEWS = (
@@ -59,7 +60,7 @@ def item(lowering: Lowering, node: fx.Node, values: Any, index: Any) -> Any:
 @lowers(*SPLITS)
 def split(lowering: Lowering, node: fx.Node, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Views of parts."""
-    return tuple(node.target(x, *args, **kwargs))  # type: ignore[operator]
+    return tuple(callable_of(node)(x, *args, **kwargs))
 
 
 @lowers(*SAME)
@@ -72,25 +73,18 @@ def same(lowering: Lowering, node: fx.Node, x: Tensor, *args: Any, **kwargs: Any
 def view(lowering: Lowering, node: fx.Node, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """A view where strides allow it, else a copy."""
     try:
-        y = node.target(x, *args, **kwargs)  # type: ignore[operator]
+        y = callable_of(node)(x, *args, **kwargs)
     except RuntimeError:  # no view of these strides
         y = None
-    if y is not None and (same_memory(y, x) or (not x.is_meta and same_memory(y, x))):
+    if y is not None and same_memory(y, x):
         return y
     shape = node.meta["val"].shape
-    if x.numel() != _numel(shape):
+    if x.numel() != math.prod(shape):
         return NotImplemented
     out = lowering.strided(shape, rows(shape), x.dtype)
     if not copy(lowering, x, out.view(x.shape)):
         return NotImplemented
     return out
-
-
-def _numel(shape: Sequence[int]) -> int:
-    n = 1
-    for size in shape:
-        n *= size
-    return n
 
 
 def copy(lowering: Lowering, x: Tensor, out: Tensor) -> bool:
@@ -117,11 +111,8 @@ def copy(lowering: Lowering, x: Tensor, out: Tensor) -> bool:
 def cat(lowering: Lowering, node: fx.Node, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     """Parts that were not written in place are copied to it."""
     shape = tuple(node.meta["val"].shape)
-    out = (
-        lowering.placed(node)
-        if lowering.placed(node) is not None
-        else lowering.empty(shape, tensors[0].dtype)
-    )
+    placed = lowering.placed(node)
+    out = lowering.empty(shape, tensors[0].dtype) if placed is None else placed
     at = 0
     for part in tensors:
         if part.numel() == 0:

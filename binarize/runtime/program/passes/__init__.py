@@ -1,7 +1,8 @@
 """The passes that rewrite a program's graph, in their order. One file is one pass.
 
-A pass is a function of a `ProgramGraph`. It looks for a pattern, checks whether it may be fused (a chance that it
-misses is noted with the reason), and rewrites. After each pass the graph is checked and what nobody uses is dropped.
+A pass is a function of a `ProgramGraph`. It looks for a pattern, checks whether it may be fused (a chance
+that it misses is noted with the reason), and rewrites. After each pass the graph is checked and what nobody
+uses is dropped.
 """
 
 from __future__ import annotations

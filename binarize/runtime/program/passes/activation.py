@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from binarize.runtime import ops
+from binarize.runtime.program.arguments import HARDTANH, arguments, source_of
 from binarize.runtime.program.graph import ProgramGraph, is_float, layer_of, only_user, shape_of
 
 aten = torch.ops.aten
@@ -44,7 +45,7 @@ def _why_not(node: fx.Node, layer: fx.Node, result: fx.Node) -> str:
         return "its result is read by others, too"
     if layer.args[5] or any(layer.kwargs.get(k) for k in ("bounds", "residual", "tail_weight", "with_sums")):
         return "it does something behind its bypass already"
-    if node.target is ops.piecewise and _dim_of(layer, result) != node.args[5] % len(shape_of(node)):  # type: ignore[operator]
+    if node.target is ops.piecewise and _dim_of(layer, result) != arguments(node)[5] % len(shape_of(node)):
         return "the activation has its channels in another dim"
     return ""
 
@@ -60,25 +61,22 @@ def _arguments(node: fx.Node) -> tuple[list[Any], list[float]]:
         return [None] * 4, []
     if node.target is aten.relu6.default:
         return [], [0.0, 6.0]
-    low, high = (*node.args[1:], *(-1.0, 1.0)[len(node.args) - 1 :])
-    return [], [float(low), float(high)]  # type: ignore[arg-type]
+    _, low, high = arguments(node, HARDTANH)
+    return [], [float(low), float(high)]
 
 
 def _name_prelu(program: ProgramGraph, node: fx.Node) -> None:
-    x, slope = node.args
+    x, slope = arguments(node)
     weight = program.tensor(slope)
-    if not isinstance(x, fx.Node) or weight is None or not is_float(node) or len(shape_of(node)) < 2:
+    rank = len(shape_of(node))
+    if not isinstance(x, fx.Node) or weight is None or not is_float(node) or rank < 2:
         return
     first, last, dim = x, node, 1
     if x.target is aten.movedim.int and only_user(x) is node:
         behind = only_user(node)
-        moved = tuple(d % len(shape_of(x)) for d in x.args[1:])  # type: ignore[operator]
-        back = behind is not None and behind.target is aten.movedim.int
-        if moved != (len(shape_of(x)) - 1, 1) or not back or behind is None:
+        if _moves(x, rank) != (rank - 1, 1) or behind is None or _moves(behind, rank) != (1, rank - 1):
             return
-        if tuple(d % len(shape_of(x)) for d in behind.args[1:]) != (1, len(shape_of(x)) - 1):  # type: ignore[operator]
-            return
-        first, last, dim = x.args[0], behind, -1  # type: ignore[assignment]
+        first, last, dim = source_of(x), behind, -1
     channels = shape_of(last)[dim]
     before, source = _added(program, first, channels, dim, last)
     after, final = _added_behind(program, last, channels, dim)
@@ -90,6 +88,12 @@ def _name_prelu(program: ProgramGraph, node: fx.Node) -> None:
         )
     made.meta["val"] = final.meta["val"]
     program.replace(final, made)
+
+
+def _moves(node: fx.Node, rank: int) -> tuple[int, ...]:
+    """From which dim to which one an operator moves; empty if it is another operator."""
+    moved = arguments(node)[1:] if node.target is aten.movedim.int else ()
+    return tuple(d % rank for d in moved)
 
 
 def _vector(program: ProgramGraph, value: Any, channels: int, dim: int, rank: int) -> Tensor | None:
@@ -110,9 +114,10 @@ def _added(
     if node.target is not aten.add.Tensor or len(node.users) != 1 or node.kwargs:
         return None, node
     vector = _vector(program, node.args[1], channels, dim, len(shape_of(node)))
-    if vector is None or shape_of(node.args[0]) != shape_of(node):  # type: ignore[arg-type]
+    source = source_of(node)
+    if vector is None or shape_of(source) != shape_of(node):
         return None, node
-    return program.constant(vector), node.args[0]  # type: ignore[return-value]
+    return program.constant(vector), source
 
 
 def _added_behind(

@@ -12,6 +12,7 @@ from binarize.runtime import ops
 from binarize.runtime.kernel_support import wants_means
 from binarize.runtime.layer_data import spec_of_text
 from binarize.runtime.pointwise_code import Code
+from binarize.runtime.program.arguments import arguments, source_of
 from binarize.runtime.program.graph import ProgramGraph, shape_of
 
 aten = torch.ops.aten
@@ -66,7 +67,7 @@ def _maker(node: fx.Node) -> tuple[fx.Node | None, fx.Node | None]:
 
 def _keeps_channels(node: fx.Node, channels: int, images: int) -> bool:
     """Whether a change of shape moves positions only: images first and channels somewhere, as before."""
-    before, after = shape_of(node.args[0]), shape_of(node)  # type: ignore[arg-type]
+    before, after = shape_of(source_of(node)), shape_of(node)
     if not before or not after or before[0] != images or after[0] != images:
         return False
     if node.target in (aten.permute.default, aten.transpose.int):
@@ -79,9 +80,9 @@ def _moved(node: fx.Node, dim: int) -> int:
     """Where a dim comes to lie."""
     order = list(range(len(shape_of(node))))
     if node.target is aten.permute.default:
-        order = [d % len(order) for d in node.args[1]]  # type: ignore[union-attr, operator]
+        order = [int(d) % len(order) for d in arguments(node)[1]]
     else:
-        a, b = (d % len(order) for d in node.args[1:3])  # type: ignore[operator]
+        a, b = (int(d) % len(order) for d in arguments(node)[1:3])
         order[a], order[b] = order[b], order[a]
     return order.index(dim)
 

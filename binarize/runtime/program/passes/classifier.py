@@ -1,4 +1,4 @@
-"""A float 1x1 convolution behind a packed layer is done where the layer's results are made: they are never stored."""
+"""A float 1x1 convolution behind a packed layer is done where the layer's results are made, never stored."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import fx
 
 from binarize.runtime.kernel_support import is_depthwise
 from binarize.runtime.layer_data import spec_of_text
+from binarize.runtime.program.arguments import CONV, arguments
 from binarize.runtime.program.graph import ProgramGraph, is_float, layer_of, only_user
 
 aten = torch.ops.aten
@@ -31,14 +32,12 @@ def classifier(program: ProgramGraph) -> None:
 
 
 def _is_pointwise(program: ProgramGraph, node: fx.Node) -> bool:
-    _, weight, bias, stride, padding, dilation, groups = (*node.args, *_DEFAULTS[len(node.args) :])
+    _, weight, bias, stride, padding, _, groups = arguments(node, CONV)
     tensor = program.tensor(weight)
-    plain = all(s == 1 for s in stride) and not any(padding) and groups == 1  # type: ignore[union-attr, arg-type]
+    plain = all(s == 1 for s in stride) and not any(padding) and groups == 1
     known = bias is None or program.tensor(bias) is not None
-    return is_float(node) and tensor is not None and tuple(tensor.shape[2:]) == (1, 1) and plain and known
-
-
-_DEFAULTS = (None, None, None, [1, 1], [0, 0], [1, 1], 1)
+    single = tensor is not None and tuple(tensor.shape[2:]) == (1, 1)
+    return is_float(node) and single and plain and known
 
 
 def _why_not(node: fx.Node, layer: fx.Node, result: fx.Node) -> str:

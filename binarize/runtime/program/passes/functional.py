@@ -1,4 +1,4 @@
-"""Operators that work in place become those that give a new tensor: planned memory makes in-place work needless."""
+"""Operators that work in place become those that give a new tensor: memory is planned later."""
 
 from __future__ import annotations
 

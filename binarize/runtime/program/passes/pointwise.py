@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from binarize.runtime import ops
 from binarize.runtime.pointwise_code import REGISTERS, Code, Instruction
+from binarize.runtime.program.arguments import HARDTANH, arguments, source_of
 from binarize.runtime.program.graph import ProgramGraph, is_float, shape_of
 
 aten = torch.ops.aten
@@ -85,12 +86,10 @@ def _fits(chain: _Chain) -> bool:
 def _temporaries(chain: _Chain) -> int:
     last = {n: i for i, step in enumerate(chain.steps.values()) for n in step.inputs}
     alive = most = 0
-    for i, node in enumerate(chain.steps):
+    for i in range(len(chain.steps)):
         alive += 1
         most = max(most, alive)
         alive -= sum(1 for n, at in last.items() if at == i and n in chain.steps)
-        if node not in last:
-            continue
     return most + 1
 
 
@@ -105,9 +104,8 @@ def _replace(
     instructions: list[Instruction] = []
     for i, (made, step) in enumerate(chain.steps.items()):
         a, b = registers[step.inputs[0]], registers[step.inputs[1]] if len(step.inputs) > 1 else -1
-        for n in set(step.inputs):
-            if n in chain.steps and last[n] == i:
-                free.append(registers[n])
+        done = [n for n in dict.fromkeys(step.inputs) if n in chain.steps and last[n] == i]
+        free += [registers[n] for n in done]
         registers[made] = free.pop()
         held: list[int] = []
         for vector in step.vectors:
@@ -154,7 +152,7 @@ def _step_of(program: ProgramGraph, node: fx.Node) -> _Step | None:
 def _single(op: str) -> Callable[[ProgramGraph, fx.Node], _Step | None]:
     def make(program: ProgramGraph, node: fx.Node) -> _Step | None:
         plain = len(node.args) == 1 and not node.kwargs
-        return _Step(op, (node.args[0],)) if plain else None  # type: ignore[arg-type]
+        return _Step(op, (source_of(node),)) if plain else None
 
     return make
 
@@ -177,49 +175,50 @@ def _pair(op: str) -> Callable[[ProgramGraph, fx.Node], _Step | None]:
 def _clamp(program: ProgramGraph, node: fx.Node) -> _Step | None:
     if node.kwargs:
         return None
-    usual: tuple[Any, ...] = (None, None) if node.target is aten.clamp.default else (-1.0, 1.0)
-    low, high = (*node.args[1:], *usual[len(node.args) - 1 :])
+    usual = (None, None, None) if node.target is aten.clamp.default else HARDTANH
+    x, low, high = arguments(node, usual)
     low = float("-inf") if low is None else low
     high = float("inf") if high is None else high
-    return _Step("clamp", (node.args[0],), float(low), float(high))  # type: ignore[arg-type]
+    return _Step("clamp", (x,), float(low), float(high))
 
 
 def _relu6(program: ProgramGraph, node: fx.Node) -> _Step | None:
-    return _Step("clamp", (node.args[0],), 0.0, 6.0)  # type: ignore[arg-type]
+    return _Step("clamp", (source_of(node),), 0.0, 6.0)
 
 
 def _gelu(program: ProgramGraph, node: fx.Node) -> _Step | None:
     way = node.kwargs.get("approximate", node.args[1] if len(node.args) > 1 else "none")
-    return _Step("gelu_tanh" if way == "tanh" else "gelu", (node.args[0],))  # type: ignore[arg-type]
+    return _Step("gelu_tanh" if way == "tanh" else "gelu", (source_of(node),))
 
 
 def _numbers(op: str, *usual: float) -> Callable[[ProgramGraph, fx.Node], _Step | None]:
     def make(program: ProgramGraph, node: fx.Node) -> _Step | None:
-        given = (*node.args[1:], *usual[len(node.args) - 1 :])
+        x, *given = arguments(node, (None, *usual))
         if node.kwargs or len(given) != len(usual) or not all(isinstance(v, (int, float)) for v in given):
             return None
-        return _Step(op, (node.args[0],), *(float(v) for v in given))  # type: ignore[arg-type]
+        p, q = (*given, 0.0)[:2]
+        return _Step(op, (x,), float(p), float(q))
 
     return make
 
 
 def _piecewise(program: ProgramGraph, node: fx.Node) -> _Step | None:
-    x, *arrays, dim = node.args
+    x, *arrays, dim = arguments(node)
     vectors = tuple(program.tensor(a) for a in arrays)
-    return _Step("piecewise", (x,), vectors=vectors, dim=int(dim))  # type: ignore[arg-type]
+    return _Step("piecewise", (x,), vectors=vectors, dim=int(dim))
 
 
 def _batch_norm(program: ProgramGraph, node: fx.Node) -> _Step | None:
-    x, weight, bias, mean, variance, training, _, eps, *_ = node.args
+    x, weight, bias, mean, variance, training, _, eps, *_ = arguments(node)
     tensors = [program.tensor(t) for t in (weight, bias, mean, variance)]
     factor, constant, centre, spread = tensors
     if training or centre is None or spread is None or centre.dtype != torch.float32:
         return None
-    scale = (spread + float(eps)).rsqrt()  # type: ignore[arg-type]
+    scale = (spread + float(eps)).rsqrt()
     scale = scale if factor is None else scale * factor.detach()
     shift = -centre * scale
     shift = shift if constant is None else shift + constant.detach()
-    return _Step("affine", (x,), vectors=(scale.contiguous(), shift.contiguous()), dim=1)  # type: ignore[arg-type]
+    return _Step("affine", (x,), vectors=(scale.contiguous(), shift.contiguous()), dim=1)
 
 
 _STEPS: dict[Any, Callable[[ProgramGraph, fx.Node], _Step | None]] = {

@@ -1,4 +1,4 @@
-"""A sum with another map: added by the packed layer that makes one of its terms, before the result is stored."""
+"""A sum with another map: the packed layer that makes a term of it adds it before the result is stored."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def residual(program: ProgramGraph) -> None:
     """Y = layer(x) + z becomes a part of the layer, where z is made before it and has the same shape."""
     order = {node: i for i, node in enumerate(program.graph.nodes)}
     for node in program.calls(aten.add.Tensor):
-        terms = node.args[:2]
-        if not all(isinstance(t, fx.Node) for t in terms) or node.kwargs.get("alpha", 1) != 1:
+        terms = [t for t in node.args[:2] if isinstance(t, fx.Node)]
+        if len(terms) != 2 or node.kwargs.get("alpha", 1) != 1:
             continue
         # the later term can add the earlier one
-        late, early = sorted(terms, key=lambda t: order.get(t, -1), reverse=True)  # type: ignore[arg-type]
+        late, early = sorted(terms, key=lambda t: order.get(t, -1), reverse=True)
         layer, result = layer_of(late)
         if layer is None or result is None or late is early:
             continue
-        reason = _why_not(program, node, layer, result, early, order)  # type: ignore[arg-type]
+        reason = _why_not(program, node, layer, result, early, order)
         if reason:
             program.missed("residual", layer, reason)
             continue

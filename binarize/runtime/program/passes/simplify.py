@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from binarize.runtime.program.arguments import arguments
 from binarize.runtime.program.graph import ProgramGraph, value_of
 
 aten = torch.ops.aten
@@ -46,7 +47,7 @@ def _changes_nothing(node: fx.Node, source: fx.Node) -> bool:
     if node.target in (aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default):
         return not node.args[2]
     if node.target is aten.permute.default:
-        return list(node.args[1]) == list(range(now.dim()))  # type: ignore[arg-type, call-overload]
+        return list(arguments(node)[1]) == list(range(now.dim()))
     if node.target is aten.slice.Tensor:
-        return len(node.args) < 5 or node.args[4] == 1
+        return arguments(node, (None, 0, None, None, 1))[4] == 1
     return True

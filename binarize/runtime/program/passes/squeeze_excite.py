@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from binarize.runtime import ops
+from binarize.runtime.program.arguments import CONV, arguments
 from binarize.runtime.program.graph import ProgramGraph, is_float, only_user, shape_of
 
 aten = torch.ops.aten
@@ -23,7 +24,6 @@ _ACTIVATIONS: dict[Any, str] = {
     aten.hardswish.default: "hardswish",
     aten.tanh.default: "tanh",
 }
-_CONV = (None, None, None, [1, 1], [0, 0], [1, 1], 1)
 
 
 def squeeze_excite(program: ProgramGraph) -> None:
@@ -44,23 +44,24 @@ def _is_mean(node: fx.Node) -> bool:
     if not is_float(node) or len(shape_of(source)) != 4 or node.kwargs:
         return False
     if node.target is aten.adaptive_avg_pool2d.default:
-        return tuple(node.args[1]) == (1, 1)  # type: ignore[arg-type]
-    dims, keep = (*node.args[1:], False)[:2]
-    return sorted(d % 4 for d in dims) == [2, 3] and bool(keep)  # type: ignore[union-attr]
+        return tuple(arguments(node)[1]) == (1, 1)
+    _, dims, keep = arguments(node, (None, None, False))
+    return sorted(d % 4 for d in dims) == [2, 3] and bool(keep)
 
 
 def _is_linear(program: ProgramGraph, node: fx.Node) -> bool:
     """Whether a layer is a product with a constant matrix."""
-    args = node.args
-    weight, bias = program.tensor(args[1]), args[2] if len(args) > 2 else None
+    _, weight, bias = arguments(node, CONV[:3])[:3]
+    weight = program.tensor(weight)
     known = bias is None or program.tensor(bias) is not None
     if weight is None or weight.dtype != torch.float32 or not is_float(node) or not known:
         return False
     if node.target is aten.linear.default:
         return weight.dim() == 2
-    _, _, _, stride, padding, _, groups = (*args, *_CONV[len(args) :])
-    plain = all(s == 1 for s in stride) and groups == 1 and not isinstance(padding, str) and not any(padding)  # type: ignore[union-attr, arg-type]
-    return plain and tuple(weight.shape[2:]) == (1, 1)
+    _, _, _, stride, padding, _, groups = arguments(node, CONV)
+    plain = all(s == 1 for s in stride) and groups == 1
+    inside = not isinstance(padding, str) and not any(padding)
+    return plain and inside and tuple(weight.shape[2:]) == (1, 1)
 
 
 def _take_activation(program: ProgramGraph, node: fx.Node) -> None:

@@ -1,4 +1,4 @@
-"""A float convolution of few channels with what follows it: batch norm, activation and max-pool in one operator."""
+"""A float convolution of few channels with its batch norm, activation and max-pool in one operator."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from torch import fx
 
 from binarize.native.instruction_set import resolve
 from binarize.runtime import ops
+from binarize.runtime.program.arguments import CONV, HARDTANH, POOL, arguments
 from binarize.runtime.program.graph import ProgramGraph, is_float, only_user, shape_of
 
 aten = torch.ops.aten
 _CHANNELS = 16  # most input channels: there a stem gains 2 to 5 %, and less with more
 _WEIGHTS = 1 << 16  # most of them: they are ordered anew at each call, and read from the second cache
-_CONV = (None, None, None, [1, 1], [0, 0], [1, 1], 1)
-_POOL = (None, None, [], [0, 0], [1, 1], False)
 
 
 def stem(program: ProgramGraph) -> None:
@@ -40,7 +39,7 @@ def stem(program: ProgramGraph) -> None:
         if reason:
             program.missed("stem", node, reason)
             continue
-        x, weight, bias, stride, padding, _, _ = (*node.args, *_CONV[len(node.args) :])
+        x, weight, bias, stride, padding, _, _ = arguments(node, CONV)
         args = (x, weight, bias, norm, eps, activation, bounds, stride, padding, pool)
         _replace(program, last, args)
 
@@ -58,13 +57,13 @@ def _replace(program: ProgramGraph, last: fx.Node, args: tuple[Any, ...]) -> Non
 
 def _why_not(program: ProgramGraph, node: fx.Node) -> str | None:
     """Why a convolution is not done by the kernel; None if it is no stem at all."""
-    _, weight, bias, _, padding, dilation, groups = (*node.args, *_CONV[len(node.args) :])
+    _, weight, bias, _, padding, dilation, groups = arguments(node, CONV)
     tensor = program.tensor(weight)
     if tensor is None or not is_float(node) or tensor.shape[1] > _CHANNELS or groups != 1:
         return None
     if tuple(tensor.shape[2:]) == (1, 1) or min(shape_of(node)) < 1:
         return None
-    if any(d != 1 for d in dilation) or isinstance(padding, str):  # type: ignore[union-attr]
+    if any(d != 1 for d in dilation) or isinstance(padding, str):
         return "it is dilated"
     if tensor.numel() > _WEIGHTS or tensor.dtype != torch.float32:
         return "it has too many weights"
@@ -75,28 +74,30 @@ def _behind(
     program: ProgramGraph, node: fx.Node
 ) -> tuple[fx.Node, list[Any], float, list[Any], list[float], list[int]]:
     """The last operator that the kernel can do, and the arguments of all of them."""
-    last, norm, eps = node, [], 0.0
+    last, eps = node, 0.0
+    norm: list[Any] = []
     activation: list[Any] = []
     bounds: list[float] = []
     pool: list[int] = []
     user = only_user(last)
     if user is not None and user.target is aten.batch_norm.default and not user.args[5] and user.args[3]:
-        _, weight, bias, mean, variance, _, _, eps = user.args[:8]
+        _, weight, bias, mean, variance, _, _, eps = arguments(user)[:8]
         last, norm, user = user, [mean, variance, weight, bias], only_user(user)
     if user is not None and user.args[0] is last:
         if user.target is aten.relu.default:
             last, activation, user = user, [None] * 4, only_user(user)
         elif user.target is ops.piecewise and user.args[5] == 1:
             last, activation, user = user, list(user.args[1:5]), only_user(user)
-        elif user.target is aten.relu6.default or user.target is aten.hardtanh.default:
-            low, high = (*user.args[1:], *(-1.0, 1.0)[len(user.args) - 1 :])
-            six = user.target is aten.relu6.default
-            last, bounds, user = user, [0.0, 6.0] if six else [float(low), float(high)], only_user(user)  # type: ignore[arg-type]
+        elif user.target is aten.relu6.default:
+            last, bounds, user = user, [0.0, 6.0], only_user(user)
+        elif user.target is aten.hardtanh.default:
+            _, low, high = arguments(user, HARDTANH)
+            last, bounds, user = user, [float(low), float(high)], only_user(user)
     if user is not None and user.target is aten.max_pool2d.default and user.args[0] is last:
-        _, kernel, stride, padding, dilation, ceil = (*user.args, *_POOL[len(user.args) :])
-        if not ceil and all(d == 1 for d in dilation):  # type: ignore[union-attr]
+        _, kernel, stride, padding, dilation, ceil = arguments(user, POOL)
+        if not ceil and all(d == 1 for d in dilation):
             last, pool = user, [*_two(kernel), *_two(stride or kernel), *_two(padding)]
-    return last, norm, float(eps), activation, bounds, pool  # type: ignore[arg-type]
+    return last, norm, float(eps), activation, bounds, pool
 
 
 def _two(value: Any) -> list[int]:
