@@ -88,14 +88,6 @@ class PreparedStem:
             window = ctypes.byref(structs.Pool(*pool.kernel, *pool.stride, *pool.padding, *result))
         self._constants = (weight.data_ptr(), held, window)
 
-    @property
-    def addresses(self) -> set[int]:
-        """Addresses of all tensors that a call reads, but for the map."""
-        e, norm = self._epilogue, self._norm
-        acts = [x for a in (e.first, e.second) for x in (a.before, a.negative, a.positive, a.after)]
-        given = (self._weight, e.mul, e.add, *acts, *(() if norm is None else norm.tensors))
-        return {x.data_ptr() for x in given if x is not None}
-
     def __call__(self, x: Tensor, sums: Tensor | None = None) -> Tensor:
         """The result, (N, Cout, H', W'), channels-last.
 

@@ -35,6 +35,10 @@ class Program:
     Attributes:
         graph: see above.
         bytes: of the arena.
+
+    Raises:
+        NoProgramError: an operator gives something else than tensors.
+        NativeError: the library is missing, or does not take a layer.
     """
 
     def __init__(self, graph: ProgramGraph, inputs: Sequence[Tensor | None]) -> None:
@@ -56,6 +60,7 @@ class Program:
 
         Raises:
             NotFiniteError: the network has to run as modules.
+            NativeError: the library refuses a step.
         """
         try:
             instance = self._ready.pop()  # each call needs memory of its own: there may be several at once

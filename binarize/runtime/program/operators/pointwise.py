@@ -81,8 +81,7 @@ def as_maps(
     groups: list[list[int]] = []
     for d in order or [0]:
         outer = groups[-1][-1] if groups and d != channel else None
-        alone = outer is None or (keep_images and outer == 0)
-        if outer is None or alone or not all(_merge(t, outer, d) for t in wide):
+        if outer is None or (keep_images and outer == 0) or not all(_merge(t, outer, d) for t in wide):
             groups.append([d])
         else:
             groups[-1].append(d)

@@ -49,7 +49,12 @@ def lowers(*targets: Any) -> Callable[[Lower], Lower]:
 
 
 def lower_node(lowering: Lowering, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-    """The tensors of a node's result, after the steps that make them were added."""
+    """The tensors of a node's result, after the steps that make them were added.
+
+    Raises:
+        NoProgramError: the node gives something else than tensors.
+        NativeError: the library does not take a layer.
+    """
     args: Any = map_arg(node.args, values.__getitem__)
     kwargs: Any = map_arg(node.kwargs, values.__getitem__)
     function = _known.get(node.target)
@@ -58,14 +63,22 @@ def lower_node(lowering: Lowering, node: fx.Node, values: dict[fx.Node, Any]) ->
 
 
 def callable_of(node: fx.Node) -> Callable[..., Any]:
-    """The function that a node of kind `call_function` calls."""
+    """The function that a node of kind `call_function` calls.
+
+    Raises:
+        TypeError: a node of another kind.
+    """
     if not callable(node.target):
         raise TypeError(f"{node.format_node()}: expected a call of a function")
     return node.target
 
 
 def by_torch(lowering: Lowering, node: fx.Node, args: Any, kwargs: Any) -> Any:
-    """A call of torch, its results copied to memory of the program."""
+    """A call of torch, its results copied to memory of the program.
+
+    Raises:
+        NoProgramError: it gives something else than tensors.
+    """
     val, function = value_of(node), callable_of(node)
     several = isinstance(val, (list, tuple))
     parts: list[Any] = list(val) if several else [val]

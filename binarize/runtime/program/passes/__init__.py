@@ -39,7 +39,11 @@ PASSES: tuple[Pass, ...] = (
 
 
 def run_passes(program: ProgramGraph) -> None:
-    """Run all passes."""
+    """Run all passes.
+
+    Raises:
+        NoProgramError: the graph has writes that no pass can turn into operators without.
+    """
     for one in PASSES:
         one(program)
         program.tidy()
