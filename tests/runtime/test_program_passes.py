@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from binarize.native.library import available
 from binarize.native.structs import STEPS
 from binarize.runtime import ops
+from binarize.runtime.layer_data import text_of_spec
 from binarize.runtime.program.graph import ProgramGraph
 from binarize.runtime.program.lowering import TorchStep
 from binarize.runtime.program.memory import ALIGNMENT, Buffer, plan_offsets
@@ -165,7 +166,7 @@ def test_the_layer_operator() -> None:
     _, packed = pair(Net(plain))
     layer = packed.a
     x = torch.randn(2, 40, 8, 8).contiguous(memory_format=torch.channels_last)
-    text = ops.text_of_spec(layer.spec)
+    text = text_of_spec(layer.spec)
     given = (x, layer.bits, layer.vectors, text, [], [])
     torch.library.opcheck(ops.layer, given, test_utils="test_faketensor")
     y, sums = ops.layer(*given, with_sums=True)

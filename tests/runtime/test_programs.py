@@ -212,6 +212,27 @@ def test_changes_of_a_network_are_seen(how: str) -> None:
     assert programs(packed)
 
 
+@pytest.mark.parametrize("how", ["data", "in place", "assigned"])
+def test_changes_of_an_activation_that_a_layer_took_over_are_seen(how: str) -> None:
+    _, packed = pair(Net(plain))
+    x = torch.rand(2, 3, 40, 56)
+    before = third(packed, x)
+    assert "activation" in fused(packed)
+    state = {name: 3 * t for name, t in packed.r.state_dict().items()}
+    with torch.no_grad():
+        if how == "assigned":
+            packed.r.load_state_dict(state, assign=True)
+        for name, parameter in packed.r.named_parameters() if how != "assigned" else ():
+            if how == "data":
+                parameter.data = state[name]
+            else:
+                parameter.copy_(state[name])
+        now = packed(x)
+    assert not same(now, before, 0.1)
+    assert same(third(packed, x), now)
+    assert programs(packed)
+
+
 def test_training_mode_and_gradients_get_the_modules() -> None:
     _, packed = pair(Net(lambda net, x: torch.dropout(plain(net, x), 0.5, net.training)))
     x = torch.rand(2, 3, 40, 56)
