@@ -114,11 +114,12 @@ def test_results_stay_when_memory_moves(method: str, move: str) -> None:
     x = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         expected = packed(x)
-        packed(x)
+        for _ in range(2):
+            packed(x)  # by its program at last
         MOVES[move](packed)
         held = fill_freed_memory()
-        for _ in range(2):
-            assert torch.equal(packed(x), expected)
+        for _ in range(4):
+            torch.testing.assert_close(packed(x), expected, rtol=1e-5, atol=1e-6)
     assert held
 
 

@@ -15,6 +15,7 @@ from program_nets import Net, front, fused, pair, plain, programs, same, shaken,
 from torch import Tensor, nn
 
 import binarize
+from binarize.layers.normed import put_norm_in_front
 from binarize.native.library import available
 
 pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")
@@ -177,6 +178,26 @@ def test_hooks_get_the_modules() -> None:
     changed.remove()
     assert same(third(packed, x), wanted)
     assert programs(packed)
+
+
+def test_norms_in_front_of_layers_are_part_of_the_program() -> None:
+    model, packed = pair(
+        nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 4, 1))
+    )
+    put_norm_in_front(model[3], nn.BatchNorm2d(16).eval())
+    packed = binarize.deploy(shaken(model))
+    x = torch.rand(2, 3, 20, 24)
+    wanted = third(packed, x)
+    assert programs(packed)
+    with torch.no_grad():
+        assert same(wanted, model(x))
+        seen: list[Tensor] = []
+        handle = packed[3].register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+        assert same(packed(x), wanted)
+        assert len(seen) == 1
+        handle.remove()
+        packed(x)
+        assert len(seen) == 1
 
 
 CHANGES: dict[str, Any] = {

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn.modules import module as of_torch
 
+from binarize.layers.normed import normed_input
+
 
 class State:
     """A network's attributes at one time.
@@ -21,7 +23,11 @@ class State:
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = list(model.modules())
-        self._hooks = [t for m in self._modules for t in (m._forward_hooks, m._forward_pre_hooks)]
+        tables = [t for m in self._modules for t in (m._forward_hooks, m._forward_pre_hooks)]
+        # a norm in front of a layer is a hook of our own, which is recorded with the layer
+        self._norms = [t for t in tables if t and set(t.values()) == {normed_input}]
+        self._norms_before = [dict(t) for t in self._norms]
+        self._hooks = [t for t in tables if not any(t is own for own in self._norms)]
         self._tensors = [
             held
             for module in self._modules
@@ -35,7 +41,8 @@ class State:
 
     def occupied(self) -> bool:
         """Whether the modules have to run for now: they have hooks, or some of them are in training mode."""
-        hooked = any(self._hooks) or of_torch._global_forward_hooks or of_torch._global_forward_pre_hooks
+        hooked = any(self._hooks) or self._norms != self._norms_before
+        hooked = hooked or of_torch._global_forward_hooks or of_torch._global_forward_pre_hooks
         # a list is faster than a generator: this runs at each call
         return bool(hooked) or True in [module.training for module in self._modules]
 
