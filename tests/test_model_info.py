@@ -80,6 +80,10 @@ def test_a_model_that_runs_at_no_size_says_so_once() -> None:
     assert "AssertionError at test_model_info.py, line " in text
     assert "torch._assert(x.shape[-1] == 100" in text
     assert text.count("example_inputs") == 1
+
+
+@pytest.mark.slow
+def test_a_model_of_timm_that_was_built_for_another_size_says_so_once() -> None:
     model = timm.create_model("botnet26t_256", img_size=96)
     with pytest.raises(TraceError) as caught:
         binarize.plan(model, "bnn")
