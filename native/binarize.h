@@ -375,13 +375,18 @@ typedef struct bz_pointwise_step {
     const bz_result* result;
 } bz_pointwise_step;
 
-/* y = (x - mean) / sqrt(variance + eps) * weight[c] + bias[c] over the channels of each position. In place. */
+/* y = (x - mean) / sqrt(variance + eps) * weight[c] + bias[c] over the channels of each position;  first;
+ * + bypass, as in bz_epilogue;  second;  + residual. out may be x or residual. */
 typedef struct bz_layer_norm_step {
     int32_t images, height, width, channels;
     bz_map x, out;
     const float *weight, *bias; /* [channels] or null for 1, 0 */
     double eps;
     float* sums;
+    bz_activation first, second;
+    bz_map bypass; /* data null for none */
+    int32_t bypass_channels;
+    bz_map residual; /* data null for none */
 } bz_layer_norm_step;
 
 /* Largest or mean value of each window. average: the sum is divided by `divisor`, or if that is 0 by the window's

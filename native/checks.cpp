@@ -25,8 +25,6 @@ bool good_bits(const bz_bits* b, const bz_conv_shape& s) {
            to.channels == s.out_channels;
 }
 
-bool good_activation(const bz_activation& a) { return a.kind >= BZ_ACT_NONE && a.kind <= BZ_ACT_CLAMP; }
-
 // Each window of a max-pool holds at least one of `in` positions.
 bool windows(int32_t out, int32_t kernel, int32_t stride, int32_t pad, int32_t in) {
     return size(out, 1) && size(kernel, 1) && size(stride, 1) && size(pad, 0) && pad < kernel &&
@@ -34,6 +32,8 @@ bool windows(int32_t out, int32_t kernel, int32_t stride, int32_t pad, int32_t i
 }
 
 }  // namespace
+
+bool good_activation(const bz_activation& a) { return a.kind >= BZ_ACT_NONE && a.kind <= BZ_ACT_CLAMP; }
 
 bool good_plane(const bz_plane_shape* s) {
     return s && size(s->images, 1) && size(s->height, 1) && size(s->width, 1) && size(s->channels, 1) &&

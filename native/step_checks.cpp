@@ -63,8 +63,11 @@ bool good_step(const bz_pointwise_step* s) {
 }
 
 bool good_step(const bz_layer_norm_step* s) {
-    return s && sizes(s->images, s->height, s->width, s->channels) && good_map(s->x) && s->eps >= 0 &&
-           good_out(s->out, s->images, s->height, s->width, s->channels);
+    if (!s || !sizes(s->images, s->height, s->width, s->channels) || !good_map(s->x) || !(s->eps >= 0)) return false;
+    if (!good_activation(s->first) || !good_activation(s->second)) return false;
+    if (s->bypass.data && (!good_map(s->bypass) || !size(s->bypass_channels))) return false;
+    if (s->residual.data && !good_map(s->residual)) return false;
+    return good_out(s->out, s->images, s->height, s->width, s->channels);
 }
 
 bool good_step(const bz_pool_step* s) {

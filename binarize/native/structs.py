@@ -224,6 +224,11 @@ class LayerNormStep(ctypes.Structure):
         ("bias", c_void_p),
         ("eps", ctypes.c_double),
         ("sums", c_void_p),
+        ("first", Activation),
+        ("second", Activation),
+        ("bypass", Map),
+        ("bypass_channels", c_int32),
+        ("residual", Map),
     ]
 
 

@@ -6,7 +6,8 @@ registers them.
 
 `layer` is a packed layer with all that a program can put around it. Its text `spec` is JSON as in a packed
 file (`PackedSpec.as_dict`). Activations are four optional vectors over channels (before, negative, positive,
-after) and, for a clamp, two bounds (`binarize.native.epilogue.Activation`).
+after) and, for a clamp, two bounds (`binarize.native.epilogue.Activation`). `normed` is the layer norm of a
+packed linear layer's result y with what follows it, x being the layer's input (or none, without a bypass).
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from binarize.native.epilogue import Activation, Tail
-from binarize.native.types import Resize
+from binarize.functional import channel_bypass
+from binarize.native.epilogue import Activation
 from binarize.runtime.layer_data import LayerData, spec_of_text
 from binarize.runtime.native_layer import Extras, NativeLayer
+from binarize.runtime.operator_arguments import (
+    activation_of_arguments,
+    resize_of_arguments,
+    tail_of_arguments,
+)
 from binarize.runtime.packed_weights import native_layer
 from binarize.runtime.pointwise_code import Code, apply, run
 from binarize.runtime.reference import reference
@@ -42,39 +48,15 @@ _library.define(
     "pointwise(Tensor[] operands, Tensor[] vectors, str code, *, bool with_sums=False) -> (Tensor, Tensor)"
 )
 _library.define("linear(Tensor x, Tensor weight, Tensor? bias, str op, float p, float q) -> Tensor")
+_library.define(
+    "normed(Tensor y, Tensor? x, Tensor? weight, Tensor? bias, Tensor?[] inner, Tensor?[] activation, "
+    "float eps, *, float[] bounds=[], Tensor? residual=None, bool with_sums=False) -> (Tensor, Tensor)"
+)
 _library.define("mean(Tensor x, Tensor? sums) -> Tensor")
 _library.define(
     "stem(Tensor x, Tensor weight, Tensor? bias, Tensor?[] norm, float eps, Tensor?[] activation, "
     "float[] bounds, int[] stride, int[] padding, int[] pool, *, bool with_sums=False) -> (Tensor, Tensor)"
 )
-
-
-def activation_of_arguments(
-    arrays: Sequence[Tensor | None], bounds: Sequence[float] = ()
-) -> Activation | None:
-    """The activation that an operator's arguments describe; None for none.
-
-    Args:
-        arrays: empty, or before, negative, positive and after of a piecewise one.
-        bounds: empty, or low and high of a clamp.
-    """
-    if bounds:
-        return Activation(kind="clamp", low=bounds[0], high=bounds[1])
-    if not arrays:
-        return None
-    before, negative, positive, after = arrays
-    return Activation(kind="piecewise", before=before, negative=negative, positive=positive, after=after)
-
-
-def arguments_of_activation(
-    activation: Activation | None,
-) -> tuple[list[Tensor | None], list[float]] | None:
-    """The inverse; None if an operator's arguments cannot hold it."""
-    if activation is None or activation.kind == "none":
-        return [], []
-    if activation.kind == "clamp":
-        return [], [activation.low, activation.high]
-    return [activation.before, activation.negative, activation.positive, activation.after], []
 
 
 def native_of(
@@ -86,16 +68,6 @@ def native_of(
     )
     exact = given.get("exact_scales", True)
     return native_layer(data, threads=given.get("threads", 0) or None, exact_scales=exact)
-
-
-def tail_of_arguments(weight: Tensor, bias: Tensor | None) -> Tail:
-    """A float 1x1 convolution as the kernels take it."""
-    return Tail(weight=weight.detach().flatten(1), bias=None if bias is None else bias.detach())
-
-
-def resize_of_arguments(resize: Sequence[int]) -> Resize | None:
-    """[height, width, align_corners] as data; None if it is empty."""
-    return Resize(size=(resize[0], resize[1]), align_corners=bool(resize[2])) if resize else None
 
 
 def _layer(
@@ -216,6 +188,31 @@ def _pointwise(
     return y, channel_sums(y, known.dim) if with_sums else y.new_empty(0)
 
 
+def _normed(
+    y: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    inner: list[Tensor | None],
+    activation: list[Tensor | None],
+    eps: float,
+    *,
+    bounds: Sequence[float] = (),
+    residual: Tensor | None = None,
+    with_sums: bool = False,
+) -> tuple[Tensor, Tensor]:
+    y = F.layer_norm(y, y.shape[-1:], weight, bias, eps)
+    if (first := activation_of_arguments(inner)) is not None:
+        y = first(y, -1)
+    if x is not None:
+        y = y + channel_bypass(x, y.shape[-1], -1)
+    if (second := activation_of_arguments(activation, bounds)) is not None:
+        y = second(y, -1)
+    if residual is not None:
+        y = y + residual
+    return y, channel_sums(y, -1) if with_sums else y.new_empty(0)
+
+
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, op: str, p: float, q: float) -> Tensor:
     flat = weight.flatten(1)
     y = F.linear(x, flat, bias) if weight.dim() == 2 else F.conv2d(x, flat[..., None, None], bias)
@@ -257,11 +254,18 @@ _library.impl("layer", _layer, "CPU")
 _library.impl("piecewise", _piecewise, "CPU")
 torch.library.register_fake("binarize::layer", _fake_layer, lib=_library)
 torch.library.register_fake("binarize::piecewise", lambda x, *_: torch.empty_like(x), lib=_library)
-for _name, _function in (("pointwise", _pointwise), ("linear", _linear), ("mean", _mean), ("stem", _stem)):
+for _name, _function in (
+    ("pointwise", _pointwise),
+    ("normed", _normed),
+    ("linear", _linear),
+    ("mean", _mean),
+    ("stem", _stem),
+):
     _library.impl(_name, _function, "CPU")
     torch.library.register_fake(f"binarize::{_name}", _function, lib=_library)
 
 pointwise = torch.ops.binarize.pointwise.default
+normed = torch.ops.binarize.normed.default
 linear = torch.ops.binarize.linear.default
 mean = torch.ops.binarize.mean.default
 stem = torch.ops.binarize.stem.default

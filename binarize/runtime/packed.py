@@ -20,6 +20,7 @@ from binarize.runtime.kernel_support import activation_of, why_not
 from binarize.runtime.layer_data import LayerData, make_bypass, text_of_spec
 from binarize.runtime.made_of import Mark, current, marks_of, place_of
 from binarize.runtime.native_layer import NativeLayer
+from binarize.runtime.operator_arguments import arguments_of_activation
 from binarize.runtime.packed_weights import native_layer
 from binarize.runtime.reference import reference, weight_of
 from binarize.runtime.shapes import extra_of, result_shape
@@ -201,25 +202,32 @@ class PackedLayer(StandsForLayer):
         return marks_of(tables, () if self.inner is None else self.inner.modules())
 
     def _operator(self, x: Tensor, output_size: Sequence[int] | None) -> Tensor:
-        """The layer as one operator; norms and activations that the kernels do not know stand behind it."""
+        """The layer as operators; norms and activations that the kernels do not know stand behind it."""
         data, spec = self.data(), self.spec
-        inner = ops.arguments_of_activation(data.inner)
-        whole = spec.norm is None and (spec.inner is None or data.inner is not None)
-        if not whole or inner is None or inner[1]:
+        inner = arguments_of_activation(data.inner)
+        known = (spec.inner is None or data.inner is not None) and inner is not None and not inner[1]
+        whole = spec.norm is None and known
+        if not whole:
             spec = dataclasses.replace(spec, norm=None, inner=None, bypass=None)
-            inner, whole = ([], []), False
+        arrays = [] if inner is None else inner[0]
         y, _ = ops.layer(
             x,
             self.bits,
             self.vectors,
             text_of_spec(spec),
-            inner[0],
+            arrays if whole else [],
             [],
             exact_scales=self._options.exact_scales,
             threads=self._options.threads or 0,
             output_size=None if output_size is None else list(output_size),
         )
-        return y if whole else finish(self, y, x)
+        if whole:
+            return y
+        norm: Any = self.norm
+        if not known or self.spec.norm is None or self.spec.norm["kind"] != "layer":
+            return finish(self, y, x)
+        bypass = x if self.spec.bypass is not None else None
+        return ops.normed(y, bypass, norm.weight, norm.bias, arrays, [], norm.eps)[0]
 
     def _reference_weight(self, like: Tensor) -> Tensor:
         """The signs in the layout of torch's convolution; unpacked once and kept."""

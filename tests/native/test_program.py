@@ -24,7 +24,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binarize import native
+from binarize.functional import channel_bypass
 from binarize.native import structs
+from binarize.native.epilogue import Activation
 from binarize.native.library import load
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the native kernels are not built")
@@ -260,6 +262,40 @@ def test_layer_norm(isa: str, channels: int, kind: str) -> None:
         torch.testing.assert_close(sums.double(), expected.sum((2, 3)), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    ("channels", "carried"),
+    [(48, 48), (96, 48), (144, 16), (35, 7), (40, 16), (16, 48), (300, 77), (130, 400)],
+)
+@pytest.mark.parametrize("kind", ["dense", "slice"])
+def test_what_stands_behind_a_layer_norm(isa: str, channels: int, carried: int, kind: str) -> None:
+    shape = (2, channels, 3, 7)
+    x, residual = (layout(torch.randn(shape), kind)[0] for _ in range(2))
+    bypass = layout(torch.randn(2, carried, 3, 7), kind)[0]
+    weight = torch.rand(channels) + 0.5
+    vectors = {name: torch.randn(channels) for name in ("before", "negative", "positive", "after")}
+    first = Activation(kind="piecewise", **vectors)
+    second = Activation(kind="clamp", low=-0.5, high=1.5)
+    sums = torch.full((2, channels), NAN)
+    normed = F.layer_norm(x.permute(0, 2, 3, 1), (channels,), weight, None, 1e-5)
+    for parts in range(16):
+        step = structs.LayerNormStep(2, 3, 7, channels, map_of(x), eps=1e-5, weight=address(weight))
+        expected, out = normed, blank(*shape, sliced=kind == "slice")
+        step.out, step.sums = map_of(out), address(sums)
+        if parts & 1:
+            step.first, expected = first.struct(), first(expected, -1)
+        if parts & 2:
+            step.bypass, step.bypass_channels = map_of(bypass), carried
+            expected = expected + channel_bypass(bypass.permute(0, 2, 3, 1), channels, -1)
+        if parts & 4:
+            step.second, expected = second.struct(), second(expected, -1)
+        if parts & 8:
+            step.residual, expected = map_of(residual), expected + residual.permute(0, 2, 3, 1)
+        must("layer_norm", step, isa, threads=2)
+        torch.testing.assert_close(out.permute(0, 2, 3, 1), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(sums, expected.sum((1, 2)), rtol=1e-4, atol=1e-3)
+
+
 POOLS = [
     ((3, 3), (2, 2), (1, 1), False),
     ((2, 2), (2, 2), (0, 0), True),
@@ -466,7 +502,9 @@ def arguments() -> dict[str, ctypes.Structure]:
     )
     made = {
         "pointwise": step,
-        "layer_norm": structs.LayerNormStep(1, 4, 4, 8, m, out, None, None, 1e-5),
+        "layer_norm": structs.LayerNormStep(
+            1, 4, 4, 8, m, out, None, None, 1e-5, bypass=m, bypass_channels=8, residual=m
+        ),
         "pool": structs.PoolStep(1, 8, 4, 4, structs.Pool(2, 2, 2, 2, 0, 0, 2, 2), 1, 0, 0, 0, m, out),
         "mean": structs.MeanStep(1, 4, 4, 8, m, None, y.data_ptr()),
         "linear": structs.LinearStep(2, 8, 5, 28, x.data_ptr(), 8, x.data_ptr(), None, 0, 0, y.data_ptr(), 5),
@@ -491,7 +529,20 @@ WRONG = {
         "instruction=None",
         "result=None",
     ],
-    "layer_norm": ["width=0", "x.data=0", "out.data=0", "out.channel=0", "out.pixel=7", "x.row=-1", "eps=-1"],
+    "layer_norm": [
+        "width=0",
+        "x.data=0",
+        "out.data=0",
+        "out.channel=0",
+        "out.pixel=7",
+        "x.row=-1",
+        "eps=-1",
+        "first.kind=3",
+        "second.kind=-1",
+        "bypass.channel=2",
+        "bypass_channels=0",
+        "residual.pixel=-8",
+    ],
     "pool": [
         "height=0",
         "divisor=-1",

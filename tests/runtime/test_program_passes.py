@@ -94,6 +94,43 @@ def test_each_pass_keeps_what_the_graph_computes(fusion: str, method: str) -> No
         assert fusion in fused(packed)
 
 
+class Tokens(nn.Module):
+    """The layers of a transformer's block without its attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 24, 4, stride=4)
+        self.norm, self.act = nn.LayerNorm(24), nn.GELU()
+        self.mix, self.up, self.down = nn.Linear(24, 24), nn.Linear(24, 80), nn.Linear(80, 24)
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = self.stem(x).flatten(2).transpose(1, 2)
+        t = self.mix(self.norm(t)) + t.roll(1, 1)
+        y = self.down(self.act(self.up(self.norm(t))))
+        return self.head((y.roll(1, 1) + t).mean(1))
+
+
+def test_a_layer_norm_takes_in_what_stands_behind_it() -> None:
+    model, packed = pair(Tokens(), example_inputs=torch.rand(2, 3, 32, 32))
+    x = torch.rand(2, 3, 24, 36)
+    for name, off in through_passes(packed, x):
+        assert off < 1e-5, name
+    with torch.no_grad():
+        assert same(third(packed, x), model(x))
+    (program,) = programs(packed)
+    layers = program.graph.calls(ops.layer)
+    normed = program.graph.calls(ops.normed)
+    assert len(layers) == 3
+    assert len(normed) >= 4
+    assert any(node.args[1] is not None for node in normed)  # a bypass
+    assert any(node.args[5] for node in normed)  # an activation
+    assert any(node.kwargs.get("residual") is not None for node in normed)
+    kinds = [getattr(step, "kind", None) for step in program._ready[0]._held.steps]
+    assert kinds.count(STEPS["layer_norm"]) == len(normed)
+    assert not program.graph.calls(torch.ops.aten.layer_norm.default)
+
+
 def test_a_pass_that_is_broken_is_found() -> None:
     _, packed = pair(Wider(summed))
 
@@ -152,6 +189,7 @@ ARGUMENTS: dict[str, Any] = {
         '[[["mul", 2, 0, 1, 0.0, 0.0, []], ["piecewise", 2, 2, -1, 0.0, 0.0, [0, 1, -1, -1]]], 2, 1, 0]',
     ),
     "linear": lambda: (torch.randn(2, 6, 1, 1), torch.randn(4, 6, 1, 1), torch.randn(4), "relu", 0.0, 0.0),
+    "normed": lambda: (torch.randn(2, 5, 6), torch.randn(2, 5, 3), torch.rand(6), None, [], [None] * 4, 1e-5),
     "mean": lambda: (torch.randn(2, 6, 4, 3), None),
     "piecewise": lambda: (torch.randn(2, 3, 5), torch.randn(5), torch.randn(5), None, torch.randn(5), 2),
 }

@@ -111,8 +111,13 @@ def only_user(node: fx.Node) -> fx.Node | None:
 
 def layer_of(value: Any) -> tuple[fx.Node | None, fx.Node | None]:
     """The packed layer whose result a node is, and the node of that result."""
+    return made_by(value, ops.layer)
+
+
+def made_by(value: Any, *targets: Any) -> tuple[fx.Node | None, fx.Node | None]:
+    """The operator, one of these, whose first result a node is, and the node of that result."""
     made = value.args[0] if isinstance(value, fx.Node) and value.target is operator.getitem else None
-    if isinstance(made, fx.Node) and made.target is ops.layer and value.args[1] == 0:
+    if isinstance(made, fx.Node) and made.target in targets and value.args[1] == 0:
         return made, value
     return None, None
 

@@ -13,6 +13,11 @@ from binarize.runtime import ops
 from binarize.runtime.kernel_arguments import as_maps
 from binarize.runtime.kernel_support import per_channel
 from binarize.runtime.native_layer import Extras, NativeLayer, Prepared
+from binarize.runtime.operator_arguments import (
+    activation_of_arguments,
+    resize_of_arguments,
+    tail_of_arguments,
+)
 from binarize.runtime.program.lowering import Lowering
 from binarize.runtime.program.operators.registry import lowers
 from binarize.runtime.program.operators.views import copy
@@ -35,8 +40,8 @@ def layer(
     """One step, with everything that the passes put around the layer."""
     native = ops.native_of(bits, vectors, spec, inner, given)
     extras = Extras(
-        resize=ops.resize_of_arguments(given.get("resize", ())),
-        second=ops.activation_of_arguments(activation, given.get("bounds", ())),
+        resize=resize_of_arguments(given.get("resize", ())),
+        second=activation_of_arguments(activation, given.get("bounds", ())),
     )
     if native is None or not x.numel() or x.dtype != torch.float32:
         return NotImplemented
@@ -147,9 +152,7 @@ class _Step:
         if weight is None:
             lowering.point(step, "out", result)
             return
-        tail = ops.tail_of_arguments(weight, given.get("tail_bias")).packed(
-            self.native.data.spec.out_channels
-        )
+        tail = tail_of_arguments(weight, given.get("tail_bias")).packed(self.native.data.spec.out_channels)
         step.tail = tail.struct(torch.empty(1, 1, 1, 1))
         lowering.hold(tail)
         lowering.map(step.tail.out, result)

@@ -14,6 +14,7 @@ from binarize.native import structs
 from binarize.native.epilogue import Epilogue
 from binarize.native.tensors import address
 from binarize.runtime import ops
+from binarize.runtime.operator_arguments import activation_of_arguments
 from binarize.runtime.program.lowering import Lowering
 from binarize.runtime.program.operators.registry import lowers
 
@@ -41,7 +42,7 @@ def stem(
     size = conv_size(x.shape[2:], (kh, kw), stride, pads, (1, 1))
     plane = structs.PlaneShape(len(x), *x.shape[2:], x.shape[1], 1, *padding)
     geometry = structs.ConvShape(plane, outputs, kh, kw, *stride, *padding, 1, 1, *size)
-    second = ops.activation_of_arguments(activation, bounds)
+    second = activation_of_arguments(activation, bounds)
     epilogue = Epilogue(add=bias) if second is None else Epilogue(add=bias, first=second)
     epilogue = epilogue.checked(len(x), outputs, size)
     out = lowering.placed_or_empty(node, shape)

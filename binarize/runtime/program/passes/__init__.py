@@ -14,6 +14,7 @@ from binarize.runtime.program.passes.activation import layer_activations, name_a
 from binarize.runtime.program.passes.channel_sums import channel_sums
 from binarize.runtime.program.passes.classifier import classifier
 from binarize.runtime.program.passes.functional import functional
+from binarize.runtime.program.passes.norms import norms
 from binarize.runtime.program.passes.pointwise import pointwise
 from binarize.runtime.program.passes.residual import residual
 from binarize.runtime.program.passes.resize import resize
@@ -28,6 +29,7 @@ PASSES: tuple[Pass, ...] = (
     simplify,  # then nothing stands between an operator and its neighbour that does nothing
     name_activations,  # several small operators become one activation: the next two take it
     stem,  # before `pointwise`, which would take its norm and activation
+    norms,  # before whatever stands behind a norm
     layer_activations,  # behind the bypass of a layer, in front of a sum
     classifier,  # a tail excludes sums and residuals: it gains more than both
     resize,  # a layer reads the small map

@@ -1,4 +1,4 @@
-"""Activations: several small operators are one, and a packed layer in front computes it."""
+"""Activations: several small operators are one, and the packed layer or layer norm in front computes it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, fx
 
 from binarize.runtime import ops
+from binarize.runtime.layer_data import spec_of_text
 from binarize.runtime.program.arguments import HARDTANH, arguments, source_of
-from binarize.runtime.program.graph import ProgramGraph, is_float, layer_of, only_user, shape_of
+from binarize.runtime.program.graph import ProgramGraph, is_float, made_by, only_user, shape_of
 
 aten = torch.ops.aten
 
@@ -23,10 +24,10 @@ def name_activations(program: ProgramGraph) -> None:
 
 
 def layer_activations(program: ProgramGraph) -> None:
-    """An activation that only reads a packed layer's result becomes a part of the layer."""
+    """An activation that only reads the result of a packed layer, or of its norm, becomes a part of it."""
     targets = (ops.piecewise, aten.relu.default, aten.hardtanh.default, aten.relu6.default)
     for node in program.calls(*targets):
-        source, result = layer_of(node.args[0])
+        source, result = made_by(node.args[0], ops.layer, ops.normed)
         if source is None or result is None:
             continue
         reason = _why_not(node, source, result)
@@ -35,7 +36,8 @@ def layer_activations(program: ProgramGraph) -> None:
             continue
         arrays, bounds = _arguments(node)
         given = {"bounds": bounds} if bounds else {}
-        source.args, source.kwargs = (*source.args[:5], arrays), {**source.kwargs, **given}
+        source.args = (*source.args[:5], arrays, *source.args[6:])
+        source.kwargs = {**source.kwargs, **given}
         program.taken("activation", source)
         program.replace(node, result)
 
@@ -51,7 +53,8 @@ def _why_not(node: fx.Node, layer: fx.Node, result: fx.Node) -> str:
 
 
 def _dim_of(layer: fx.Node, result: fx.Node) -> int:
-    return len(shape_of(result)) - 1 if '"kind":"linear"' in str(layer.args[3]) else 1
+    last = layer.target is ops.normed or spec_of_text(str(layer.args[3])).kind == "linear"
+    return len(shape_of(result)) - 1 if last else 1
 
 
 def _arguments(node: fx.Node) -> tuple[list[Any], list[float]]:

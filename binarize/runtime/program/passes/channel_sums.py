@@ -13,10 +13,10 @@ from binarize.runtime.kernel_support import wants_means
 from binarize.runtime.layer_data import spec_of_text
 from binarize.runtime.pointwise_code import Code
 from binarize.runtime.program.arguments import arguments, source_of
-from binarize.runtime.program.graph import ProgramGraph, shape_of
+from binarize.runtime.program.graph import ProgramGraph, made_by, shape_of
 
 aten = torch.ops.aten
-_MAKERS = (ops.layer, ops.pointwise, ops.stem)
+_MAKERS = (ops.layer, ops.pointwise, ops.normed, ops.stem)
 _THROUGH = (
     aten.permute.default,
     aten.reshape.default,
@@ -29,7 +29,7 @@ _THROUGH = (
 def channel_sums(program: ProgramGraph) -> None:
     """Let each layer whose thresholds depend on its input's means take the sums from the step in front."""
     for node in program.calls(ops.mean):
-        maker, result = _made_by(node.args[0])
+        maker, result = made_by(node.args[0], *_MAKERS)
         if maker is not None and result is not None and _can_sum(maker):
             maker.kwargs = {**maker.kwargs, "with_sums": True}
             node.args = (node.args[0], _sums_of(program, maker, result))
@@ -56,7 +56,7 @@ def _maker(node: fx.Node) -> tuple[fx.Node | None, fx.Node | None]:
     channels = spec.in_channels
     images = shape_of(x)[0]
     while isinstance(x, fx.Node):
-        maker, result = _made_by(x)
+        maker, result = made_by(x, *_MAKERS)
         if maker is not None and result is not None:
             return (maker, result) if _same_channels(maker, result, channels, images) else (None, None)
         if x.target not in _THROUGH or not _keeps_channels(x, channels, images):
@@ -93,17 +93,11 @@ def _same_channels(maker: fx.Node, result: fx.Node, channels: int, images: int) 
 
 def _dim(maker: fx.Node, result: fx.Node) -> int:
     """Where the channels of a result are."""
+    if maker.target is ops.normed:
+        return -1
     if maker.target is ops.layer:
         return -1 if spec_of_text(str(maker.args[3])).kind == "linear" else 1
     return Code.of_text(str(maker.args[2])).dim if maker.target is ops.pointwise else 1
-
-
-def _made_by(value: Any) -> tuple[fx.Node | None, fx.Node | None]:
-    """The operator that can give sums with this result of it, and the node of that result."""
-    made = value.args[0] if isinstance(value, fx.Node) and value.target is operator.getitem else None
-    if isinstance(made, fx.Node) and made.target in _MAKERS and value.args[1] == 0:
-        return made, value
-    return None, None
 
 
 def _can_sum(maker: fx.Node) -> bool:

@@ -1,11 +1,12 @@
-"""A sum with another map: the packed layer that makes a term of it adds it before the result is stored."""
+"""A sum with another map: the layer or norm that makes a term of it adds it before the result is stored."""
 
 from __future__ import annotations
 
 import torch
 from torch import fx
 
-from binarize.runtime.program.graph import ProgramGraph, is_float, layer_of, only_user, shape_of
+from binarize.runtime import ops
+from binarize.runtime.program.graph import ProgramGraph, is_float, made_by, only_user, shape_of
 
 aten = torch.ops.aten
 
@@ -25,7 +26,7 @@ def residual(program: ProgramGraph) -> None:
 
 def _add(program: ProgramGraph, node: fx.Node, term: fx.Node, other: fx.Node) -> bool:
     """Let the layer that makes a term of the sum `node` add the other one; False if it cannot."""
-    layer, result = layer_of(term)
+    layer, result = made_by(term, ops.layer, ops.normed)
     if layer is None or result is None:
         return False
     if reason := _why_not(program, node, layer, result, other):
