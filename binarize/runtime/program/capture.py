@@ -51,10 +51,14 @@ class Captured:
         """The leaves of the output, each operator called one after the other."""
         values: dict[fx.Node, Any] = dict(self.constants)
         values |= {node: x for node, x in zip(self.inputs, inputs, strict=True) if node is not None}
+        last = {read: node for node in self.graph.nodes for read in node.all_input_nodes}
         for node in self.graph.nodes:
             if node.op == "call_function":
                 args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
                 values[node] = node.target(*args, **kwargs)
+                for read in node.all_input_nodes:  # maps of a dense network are large
+                    if last[read] is node:
+                        del values[read]
         return [values[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in self.outputs]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from binarize.layers import Bypass
 from binarize.native import structs
 from binarize.runtime import ops
 from binarize.runtime.kernel_arguments import as_maps
@@ -20,6 +21,7 @@ from binarize.runtime.operator_arguments import (
 )
 from binarize.runtime.program.lowering import Lowering
 from binarize.runtime.program.operators.registry import lowers
+from binarize.runtime.program.operators.resampling import is_map, pool
 from binarize.runtime.program.operators.views import copy
 
 _KINDS = {"conv": 0, "depthwise": 1, "scaled": 2}
@@ -131,14 +133,17 @@ class _Step:
         self.lowering.point(step, "bypass", bypass)
 
     def _pooled(self, maps: Tensor) -> Tensor:
-        """The bypass where it is a map of its own: made by torch, by the functions that define it."""
+        """The bypass where it is a map of its own: made by a pool, or by torch as it is defined."""
         native, prepared, lowering = self.native, self.prepared, self.lowering
-        size = prepared.size
+        out = lowering.empty((*maps.shape[:2], *prepared.size))
+        stride = () if native.data.bypass is None else native.data.bypass.stride
+        if prepared.resize is None and _is_mean_pool(native.data.bypass) and is_map(maps):
+            pool(lowering, maps, out, (*stride, *stride, 0, 0), average=1)
+            return out
 
         def make(x: Tensor) -> Tensor:
             return native.bypass_map(x, prepared)
 
-        out = lowering.empty((*maps.shape[:2], *size))
         lowering.torch(make, (maps,), {}, (out,), "bypass")
         return out
 
@@ -156,6 +161,13 @@ class _Step:
         step.tail = tail.struct(torch.empty(1, 1, 1, 1))
         lowering.hold(tail)
         lowering.map(step.tail.out, result)
+
+
+def _is_mean_pool(bypass: Bypass | None) -> bool:
+    """Whether a bypass is a mean over windows of the layer's stride, none of which is cut or repeated."""
+    if bypass is None or bypass.transposed or bypass.fit == "crop":
+        return False
+    return len(bypass.stride) == 2 and any(s > 1 for s in bypass.stride)
 
 
 def _strides(maps: Tensor) -> structs.Map:
