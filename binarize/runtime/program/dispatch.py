@@ -20,6 +20,7 @@ from binarize.bounded_cache import BoundedCache
 from binarize.errors import NativeError
 from binarize.graph.trace.preserve_state import Snapshot
 from binarize.native.library import available
+from binarize.runtime.memory import return_memory
 from binarize.runtime.packed import PackedLayer
 from binarize.runtime.program.capture import NoProgramError, capture
 from binarize.runtime.program.executor import NotFiniteError, Program
@@ -112,6 +113,7 @@ class Programs:
                 self._known.keep(key, self._program(leaves, args, kwargs, result))
             except NoProgramError as error:
                 self._known.keep(key, str(error))
+            return_memory()
         return result
 
     def _program(self, leaves: Sequence[Any], args: Any, kwargs: Any, expected: Any) -> Program:
