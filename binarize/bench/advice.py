@@ -60,7 +60,7 @@ def _scales(layers: list[PackedLayer]) -> Iterator[str]:
         return
     text = f"{len(found)} of {len(layers)} packed layers have a scale per channel inside their sums: "
     if any(layer.options.exact_scales for layer in found):
-        text += "exact_scales=False (--approximate) rounds the scales and takes about half the time; "
+        text += "without exact_scales (--exact-scales) they are rounded and take about half the time; "
     yield text + "a scale per layer (granularity=layer, then train) is the fastest."
 
 

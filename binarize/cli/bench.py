@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from binarize.cli.bench_networks import Asked, output_files
-from binarize.cli.options import DEFAULT_METHOD, InputSize, out_option
+from binarize.cli.options import DEFAULT_METHOD, InputSize, exact_scales_option, out_option
 from binarize.cli.speed import importing
 from binarize.cli.speed import threads as torch_threads
 from binarize.errors import ConfigError
@@ -47,11 +47,7 @@ from binarize.errors import ConfigError
 @click.option(
     "--passes", type=click.IntRange(1), help="Passes per turn.  [default: what the packed one does in 50 ms]"
 )
-@click.option(
-    "--exact/--approximate",
-    default=None,
-    help="Scales per channel in float, or from tables of 16 bits.  [default: as deploy]",
-)
+@exact_scales_option
 @click.option("--fresh-memory", is_flag=True, help="Use the C library's memory defaults.")
 @out_option("Also write OUT.json and OUT.png.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -69,7 +65,7 @@ def bench(
     against: str | None,
     rounds: int,
     passes: int | None,
-    exact: bool | None,
+    exact: bool,
     fresh_memory: bool,
     out: Path | None,
     as_json: bool,

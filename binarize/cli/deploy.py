@@ -19,5 +19,9 @@ def deploy(
 
     The same as `export FILE --packed`. binarize.load gives a network that runs on the bits; `predict`,
     `evaluate` and `bench` take the file too.
+
+    Layers with one scale per channel (bidense unless converted with --set granularity=layer) are slower: the
+    scale stands inside the sum. Kernels round such scales by default; the file holds them as they are, and
+    binarize.runtime.configure(network, exact_scales=True) switches rounding off.
     """
     write_packed(file, float_dtype=float_dtype, out=out, force=force, custom=custom, as_json=as_json)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from binarize.cli import scale_notes
 from binarize.cli.options import out_option
 from binarize.cli.output import console, print_json, progress, say, tell
 from binarize.cli.output import size as _size
@@ -90,6 +91,7 @@ def write_packed(
             packed=True,
             float_dtype=float_dtype,
         )
+    scales = scale_notes.note(deployed)
     made, images = report(deployed), files.read_preprocessing(written)
     if as_json:
         print_json(
@@ -99,12 +101,15 @@ def write_packed(
                 "from": str(source),
                 "from_bytes": source.stat().st_size,
                 "leftovers": float_dtype,
+                "scales": scales,
                 "preprocessing": None if images is None else images.as_dict(),
                 "report": made.as_dict(),
             }
         )
     else:
         _print(made, source, written, images)
+        if scales:
+            tell(scales)
 
 
 def _print(made: DeployReport, source: Path, written: Path, images: Preprocessing | None) -> None:

@@ -1,7 +1,7 @@
 """Binary networks for inference: one bit per binary weight, everything else folded or kept as it is."""
 
 from binarize.runtime import earlier
-from binarize.runtime.deploy import deploy, deployed_layers, with_packed_layers
+from binarize.runtime.deploy import configure, deploy, deployed_layers, with_packed_layers
 from binarize.runtime.lower import Refusal, describe, lower
 from binarize.runtime.memory import keep_memory
 from binarize.runtime.onnx import to_onnx
@@ -21,6 +21,7 @@ __all__ = [
     "Refusal",
     "RuntimeOptions",
     "Stored",
+    "configure",
     "deploy",
     "deployed_layers",
     "describe",

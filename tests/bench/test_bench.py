@@ -123,10 +123,15 @@ def test_without_options_it_times_what_deploy_ships(
             assert run(["bench", model, *short]) == 0
             found = json.loads(capsys.readouterr().out)
             assert found["method"] == shipped.binarize_plan.method
-            assert found["exact_scales"] is RuntimeOptions().exact_scales is True
+            assert found["exact_scales"] is RuntimeOptions().exact_scales is False
             assert isinstance(found["slower_than"], list)
+        for name in ("--exact-scales", "--exact"):
+            assert run(["bench", "m-packed.safetensors", *short, name]) == 0
+            assert json.loads(capsys.readouterr().out)["exact_scales"] is True
         assert run(["bench", "m-packed.safetensors", *short, "--approximate"]) == 0
-        assert json.loads(capsys.readouterr().out)["exact_scales"] is False
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["exact_scales"] is False
+        assert "--approximate is the default now" in printed.err
     finally:
         torch.set_num_threads(threads)
 
@@ -205,9 +210,9 @@ def test_what_would_help(
 def test_exact_scales_are_named_only_where_they_are_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("binarize.runtime.kernel_support.resolve", lambda: "avx512")
     spec = {"in_channels": 96, "out_channels": 96, "quantizer": DAB}
-    exact = " ".join(advice(_timed(4.0, {}), _layers(spec)))
-    assert "exact_scales=False (--approximate)" in exact
-    rounded = " ".join(advice(_timed(4.0, {}), _layers(spec, exact_scales=False)))
+    exact = " ".join(advice(_timed(4.0, {}), _layers(spec, exact_scales=True)))
+    assert "without exact_scales (--exact-scales) they are rounded" in exact
+    rounded = " ".join(advice(_timed(4.0, {}), _layers(spec)))
     assert "exact_scales" not in rounded
     assert "granularity=layer" in rounded
 
