@@ -51,6 +51,11 @@ class Program:
         self._offsets, self.bytes = plan(first.buffers, last, outputs)
         self._ready: list[_Instance] = [self._instance()]
 
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the inputs that are tensors."""
+        return tuple(tuple(given[0]) for given in self._strides if given is not None)
+
     def __call__(self, inputs: Sequence[Tensor | None], threads: int) -> Any:
         """What the network returns.
 
