@@ -22,6 +22,8 @@ def run_single(
     size: tuple[int, ...] | None,
     asked: Asked,
     out: Path | None,
+    *,
+    fusions: bool,
     as_json: bool,
 ) -> None:
     """Time one network, print a table, and write files if `out` is given.
@@ -32,9 +34,11 @@ def run_single(
         size: (H, W) or (C, H, W) of the image; as trained or converted if None.
         asked: the other options.
         out: the files' name without ending.
+        fusions: also report what was fused.
         as_json: print JSON in place of the table.
     """
     from binarize import bench as measure
+    from binarize import runtime
     from binarize.files import write_bytes
 
     against = DEFAULT_AGAINST if asked.against is None else asked.against
@@ -48,6 +52,9 @@ def run_single(
     document = {**found.as_dict(), **setting(packed)}
     document["differences"] = {v.name: v.difference for v in timed if v.difference is not None}
     document |= {"slower_than": measure.slower_than(found), "advice": measure.advice(found, packed)}
+    fused = runtime.fusions(packed) if fusions else None
+    if fused is not None:
+        document["fusions"] = fused.as_dict()
     if out is not None:
         for_programs, for_people = output_files(out)
         write_bytes(for_programs, (json.dumps(document, indent=2) + "\n").encode())
@@ -56,6 +63,8 @@ def run_single(
         print_json(document)
     else:
         print_single(found, document)
+        if fused is not None:
+            console().print(fused)
 
 
 def print_single(found: Bench, document: dict[str, Any]) -> None:

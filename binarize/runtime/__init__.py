@@ -2,6 +2,7 @@
 
 from binarize.runtime import earlier
 from binarize.runtime.deploy import configure, deploy, deployed_layers, with_packed_layers
+from binarize.runtime.fusions import FusionReport, fusions
 from binarize.runtime.lower import Refusal, describe, lower
 from binarize.runtime.memory import keep_memory
 from binarize.runtime.onnx import to_onnx
@@ -14,6 +15,7 @@ earlier.register()
 
 __all__ = [
     "DeployReport",
+    "FusionReport",
     "LayerReport",
     "PackedLayer",
     "PackedSpec",
@@ -25,6 +27,7 @@ __all__ = [
     "deploy",
     "deployed_layers",
     "describe",
+    "fusions",
     "keep_memory",
     "lower",
     "report",
