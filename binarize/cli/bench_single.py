@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from binarize.cli.bench_networks import Asked, images, networks, output_files, setting, setting_lines
 from binarize.cli.output import console, counted, print_json, progress, say, tell
-from binarize.tables import BINARY, FLOAT, SLOWER
+from binarize.tables import BINARY, FLOAT, SLOWER, Name
 
 if TYPE_CHECKING:
     from binarize.bench import Bench
 
 DEFAULT_AGAINST = ("eager", "channels_last")
+_LONGEST = 5
 
 
 def run_single(
@@ -64,6 +65,7 @@ def run_single(
     else:
         print_single(found, document)
         if fused is not None:
+            say()
             console().print(fused)
 
 
@@ -99,16 +101,7 @@ def print_single(found: Bench, document: dict[str, Any]) -> None:
         for text in document["advice"]:
             tell(f"- {text}")
     say()
-    kinds = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    kinds.add_column("inside the packed network")
-    for head in ("ms", "G MAC/s", "of peak"):
-        kinds.add_column(head, justify="right")
-    rates = found.rates()
-    for kind, spent in list(found.kinds.items())[:10]:
-        rate = rates.get(kind)
-        of_peak = f"{rate / found.peak:.0%}" if rate and found.peak else ""
-        kinds.add_row(kind, f"{spent:.1f}", f"{rate / 1e9:.0f}" if rate else "", of_peak)
-    console().print(kinds)
+    _print_parts(found)
     if found.peak:
         peak = f"{found.peak / 1e9:.0f} G/s"
         tell(
@@ -119,3 +112,32 @@ def print_single(found: Bench, document: dict[str, Any]) -> None:
         tell("Not measured: torch.compile (--against compile), the strongest float baseline.")
     if found.threads == 1 and "eager" in found.times:
         tell("On one thread, some versions of torch run 1x1 convolutions slowly in `eager`.")
+
+
+def _print_parts(found: Bench) -> None:
+    """Where the packed network's time goes: by kind, and its longest steps."""
+    from rich.table import Table
+
+    if found.no_program:
+        tell(f"The network runs as modules, not as a program: {found.no_program}.", SLOWER)
+    kinds = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    kinds.add_column("steps of the program" if found.steps else "modules of the packed network")
+    for head in ("ms", "G MAC/s", "of peak"):
+        kinds.add_column(head, justify="right")
+    rates = found.rates()
+    for kind, spent in list(found.kinds.items())[:10]:
+        rate = rates.get(kind)
+        of_peak = f"{rate / found.peak:.0%}" if rate and found.peak else ""
+        kinds.add_row(kind, f"{spent:.1f}", f"{rate / 1e9:.0f}" if rate else "", of_peak)
+    console().print(kinds)
+    if not found.steps:
+        return
+    longest = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    longest.add_column("longest steps")
+    longest.add_column("kind", no_wrap=True)
+    longest.add_column("ms", justify="right", no_wrap=True)
+    for step in found.steps[:_LONGEST]:
+        longest.add_row(Name(step.place), step.kind, f"{1e3 * step.seconds:.1f}")
+    say()
+    console().print(longest)
+    tell("Each step was run and timed alone; in a pass, one call runs all steps that follow each other.")
