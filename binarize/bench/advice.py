@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from binarize.bench.measure import BETWEEN, PACKED, Bench
+from binarize.bench.measure import AROUND, BETWEEN, Bench
 from binarize.native.library import available
 from binarize.runtime import PackedLayer, deployed_layers
 from binarize.runtime.kernel_support import is_depthwise, per_channel, why_not, why_not_per_channel
+from binarize.runtime.program.timing import PACKED
 
 _WORD = 64
 """Signs in a word of the kernels: fewer channels fill a part of it."""
@@ -60,7 +61,7 @@ def _scales(layers: list[PackedLayer]) -> Iterator[str]:
         return
     text = f"{len(found)} of {len(layers)} packed layers have a scale per channel inside their sums: "
     if any(layer.options.exact_scales for layer in found):
-        text += "exact_scales=False (--approximate) rounds the scales and takes about half the time; "
+        text += "without exact_scales (--exact-scales) they are rounded and take about half the time; "
     yield text + "a scale per layer (granularity=layer, then train) is the fastest."
 
 
@@ -85,7 +86,9 @@ def _float_parts(found: Bench) -> Iterator[str]:
     if not total:
         return
     between = found.kinds.get(BETWEEN, 0.0)
-    left = {kind: ms for kind, ms in found.kinds.items() if not kind.startswith(PACKED) and kind != BETWEEN}
+    around = found.kinds.get(AROUND, 0.0)
+    rest = (BETWEEN, AROUND)
+    left = {kind: ms for kind, ms in found.kinds.items() if not kind.startswith(PACKED) and kind not in rest}
     if sum(left.values()) > _MUCH * total:
         parts = ", ".join(f"{kind} {ms:.1f} ms" for kind, ms in list(left.items())[:3])
         share = sum(left.values()) / total
@@ -94,4 +97,9 @@ def _float_parts(found: Bench) -> Iterator[str]:
         yield (
             f"{between / total:.0%} of its time is Python between the modules, which does not depend on the "
             "image: a larger image, or several at once (--batch), hides it."
+        )
+    if around > _MUCH * total:
+        yield (
+            f"{around / total:.0%} of its time is spent around the steps of its program, mostly in Python: a "
+            "larger image, or several at once (--batch), hides it."
         )

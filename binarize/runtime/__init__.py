@@ -1,7 +1,8 @@
 """Binary networks for inference: one bit per binary weight, everything else folded or kept as it is."""
 
 from binarize.runtime import earlier
-from binarize.runtime.deploy import deploy, deployed_layers, with_packed_layers
+from binarize.runtime.deploy import configure, deploy, deployed_layers, with_packed_layers
+from binarize.runtime.fusions import FusionReport, fusions
 from binarize.runtime.lower import Refusal, describe, lower
 from binarize.runtime.memory import keep_memory
 from binarize.runtime.onnx import to_onnx
@@ -14,6 +15,7 @@ earlier.register()
 
 __all__ = [
     "DeployReport",
+    "FusionReport",
     "LayerReport",
     "PackedLayer",
     "PackedSpec",
@@ -21,9 +23,11 @@ __all__ = [
     "Refusal",
     "RuntimeOptions",
     "Stored",
+    "configure",
     "deploy",
     "deployed_layers",
     "describe",
+    "fusions",
     "keep_memory",
     "lower",
     "report",

@@ -51,19 +51,17 @@ def deploy(
         model: converted, on the CPU; of one in a wrapper (torch.compile, data parallelism), the model inside.
         threads: of native kernels, None for as many as torch has. The torch reference, which computes where
             there is no kernel, uses torch's own.
-        exact_scales: False lets native kernels round scales that stand inside a sum (bidense per channel, on
-            AVX-512; error in `docs/kernels.md`), which takes about half the time.
+        exact_scales: True keeps native kernels from rounding scales that stand inside a sum (bidense per
+            channel, on AVX-512). Rounded ones take about half the time; `docs/kernels.md` states the error.
+            `configure` sets it for a network that `load` gave.
 
     Raises:
         ConfigError: a model without binary layers, on another device, or one that cannot be copied.
     """
-    whole = isinstance(threads, int) and not isinstance(threads, bool)
-    if threads is not None and not (whole and 1 <= threads <= MOST_THREADS):
-        raise ConfigError(f"deploy: threads={threads!r}, expected a number from 1 to {MOST_THREADS} or None.")
+    options = _options("deploy", threads, exact_scales)
     model = unwrapped(model)
     _check(model)
     refuse(model)
-    options = RuntimeOptions(threads=threads, exact_scales=bool(exact_scales))
     memo: dict[int, Any] = {}
     refused: dict[str, str] = {}
     bits: dict[Any, PackedLayer] = {}
@@ -81,6 +79,38 @@ def deploy(
         memo[id(layer)] = packed
     result = copied(model, memo)  # latent weights of packed layers are never copied
     return finished(result, refused)
+
+
+def configure(model: nn.Module, *, threads: int | None = None, exact_scales: bool = False) -> nn.Module:
+    """Set how the kernels of a deployed network work, in place; what is left out becomes the default.
+
+    A packed file does not hold them: this is for what `binarize.load` gives.
+
+    Args:
+        model: deployed.
+        threads: see `deploy`.
+        exact_scales: see `deploy`.
+
+    Returns:
+        `model`.
+
+    Raises:
+        ConfigError: a model that is not deployed, or such a number of threads.
+    """
+    layers = deployed_layers(model)
+    if not layers:
+        raise ConfigError(f"{type(model).__name__} is not deployed: binarize.deploy(model) first.")
+    options = _options("configure", threads, exact_scales)
+    for layer in layers.values():
+        layer.options = options
+    return model
+
+
+def _options(what: str, threads: int | None, exact_scales: bool) -> RuntimeOptions:
+    whole = isinstance(threads, int) and not isinstance(threads, bool)
+    if threads is not None and not (whole and 1 <= threads <= MOST_THREADS):
+        raise ConfigError(f"{what}: threads={threads!r}, expected a number from 1 to {MOST_THREADS} or None.")
+    return RuntimeOptions(threads=threads, exact_scales=bool(exact_scales))
 
 
 def finished(model: nn.Module, refused: Mapping[str, str]) -> nn.Module:

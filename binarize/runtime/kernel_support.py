@@ -19,6 +19,10 @@ from binarize.runtime.spec import PackedSpec
 _TAPS = 255  # of a depthwise kernel, which counts in bytes
 _PIECE = 5  # channels of one table of scales per channel
 _TABLES = 2047  # tables of one position
+_STEPS = 1092  # of rounded tables, in the largest sum of five scales
+
+LARGEST_ERROR = 0.025
+"""What rounded scales may do to a layer's sums at most, see `rounding_error`; else they are not rounded."""
 
 
 def why_not(layer: LayerData) -> str | None:
@@ -50,6 +54,27 @@ def why_not_per_channel(spec: PackedSpec) -> str | None:
         if spec.groups * math.ceil(pieces / 3) * 3 > _TABLES:
             return "more channels than the tables of scales per channel can hold"
     return "a transposed convolution with a scale per channel" if spec.kind == "transposed" else None
+
+
+def rounding_error(spec: PackedSpec) -> float:
+    """The largest error of sums of rounded scales, relative to the sums; root mean squares of both.
+
+    For one group, signs that do not depend on each other, and scales of any sizes. A step is S / 1092, S
+    being the largest sum of five scales a, and an entry is off by half a step at most. Over the taps and
+    C / 5 tables of a position this is at most S / 2184 sqrt(taps C / 5). The sums have sqrt(taps sum a^2),
+    at least S sqrt(taps / 5). Together: sqrt(C) / 2184. Scales of similar sizes give a fifth of it with 64
+    channels, and less with more (`docs/kernels.md`).
+    """
+    return math.sqrt(spec.in_channels // spec.groups) / (2 * _STEPS)
+
+
+def why_exact(spec: PackedSpec) -> str | None:
+    """Why the scales per channel of a layer are not rounded, even if they may be; None if they are."""
+    if spec.groups > 1:
+        return "the groups of channels share the step of rounding: one of small scales could lose all of them"
+    if rounding_error(spec) > LARGEST_ERROR:
+        return f"so many channels that rounding could change the sums by more than {LARGEST_ERROR:.1%}"
+    return None
 
 
 def activation_of(module: nn.Module | None) -> Activation | None:

@@ -31,7 +31,7 @@ from binarize.runtime.kernel_arguments import (
     scale_and_shift,
     steps_of,
 )
-from binarize.runtime.kernel_support import is_depthwise, per_channel
+from binarize.runtime.kernel_support import is_depthwise, per_channel, why_exact
 from binarize.runtime.layer_data import LayerData
 from binarize.runtime.shapes import extra_of
 
@@ -85,17 +85,19 @@ class NativeLayer:
     Args:
         data: of a layer for which `kernel_support.why_not` is None; its tensors are copied.
         threads: of the kernels; None for as many as torch has.
-        exact_scales: see `RuntimeOptions`.
+        exact_scales: see `RuntimeOptions`; tables are exact anyhow where `kernel_support.why_exact` says why.
 
     Attributes:
         data: see above.
+        exact: whether scales per channel, if there are any, are not rounded.
         direct: whether the bypass takes the input as it is.
         whole: whether the kernels do all of the layer; else torch goes on behind scale and shift.
     """
 
     def __init__(self, data: LayerData, *, threads: int | None = None, exact_scales: bool = True) -> None:
         spec = data.spec
-        self.data, self.threads, self.exact = data, threads, exact_scales
+        self.data, self.threads = data, threads
+        self.exact = exact_scales or why_exact(spec) is not None
         self.linear = spec.kind == "linear"
         bypass = data.bypass
         self.direct = bypass is not None and (not bypass.stride or bypass.keeps_positions)
@@ -112,6 +114,11 @@ class NativeLayer:
         self.epilogue = epilogue.owned()
         self._known: BoundedCache[Any, Prepared] = BoundedCache(_SHAPES)
         self._pack_weights()
+
+    @property
+    def rounded(self) -> bool:
+        """Whether sums come from rounded tables (`kernel_support.rounding_error`)."""
+        return self.scaled and not self.exact
 
     def _pack_weights(self) -> None:
         data, spec = self.data, self.data.spec

@@ -16,7 +16,7 @@ from binarize.layers.base import finish
 from binarize.native.library import available, warn_missing
 from binarize.runtime import ops
 from binarize.runtime.earlier import own_activations
-from binarize.runtime.kernel_support import activation_of, why_not
+from binarize.runtime.kernel_support import activation_of, rounding_error, why_not
 from binarize.runtime.layer_data import LayerData, make_bypass, text_of_spec
 from binarize.runtime.made_of import Mark, current, marks_of, place_of
 from binarize.runtime.native_layer import NativeLayer
@@ -34,12 +34,13 @@ class RuntimeOptions:
 
     Attributes:
         threads: of native kernels; None for as many as torch has.
-        exact_scales: False lets native kernels approximate scales that stand inside a sum (a DAB per
-            channel).
+        exact_scales: True keeps native kernels from rounding scales that stand inside a sum (a DAB per
+            channel). Rounded ones are twice as fast; `kernel_support.rounding_error` bounds the error, and
+            where it could be too large, scales are exact anyhow.
     """
 
     threads: int | None = None
-    exact_scales: bool = True
+    exact_scales: bool = False
 
 
 @dataclass
@@ -184,6 +185,11 @@ class PackedLayer(StandsForLayer):
     def options(self, options: RuntimeOptions) -> None:
         self._options = options
         self._made.native_of = None
+
+    def tolerance(self) -> float:
+        """What rounded scales may change, relative to the layer's sums (root mean square); 0 if none are."""
+        native = self.native_layer()
+        return rounding_error(self.spec) if native is not None and native.rounded else 0.0
 
     def native_layer(self) -> NativeLayer | None:
         """What the kernels need of this layer, for its tensors as they are now; None if torch computes it."""

@@ -33,6 +33,11 @@ ON_THRESHOLDS = (
     "do: there the last digit turns signs."
 )
 
+ROUNDED = (
+    "The layers agree within what rounded scales may change; the networks differ because that turns signs. "
+    "With exact scales (exact_scales=True, --exact-scales) it does not happen."
+)
+
 
 @dataclass
 class LayerError:
@@ -42,8 +47,9 @@ class LayerError:
         name: dotted path.
         worst: largest abs(difference) / largest abs(output) over all inputs.
         median: of abs(difference) / largest abs(output), mean over inputs.
-        beyond: share of values further off than `CLOSE`: an input that lies on a threshold to the last digit
-            can fall to either side, and moves the sums that it enters by a whole step.
+        beyond: share of values further off than `allowed`: an input that lies on a threshold to the last
+            digit can fall to either side, and moves the sums that it enters by a whole step.
+        allowed: `CLOSE`, and what rounding of scales may add (`binarize.runtime.kernel_support`).
     """
 
     name: str
@@ -51,6 +57,12 @@ class LayerError:
     median: float = 0.0
     beyond: float = 0.0
     inputs: int = field(default=0, repr=False)
+    allowed: float = CLOSE
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the layer does what the trained one does, but for single values."""
+        return self.median <= self.allowed
 
     def add(self, ours: Tensor, trained: Tensor) -> None:
         """Count an output."""
@@ -59,7 +71,7 @@ class LayerError:
         self.worst = max(self.worst, off.max().item())
         old, new = self.inputs, self.inputs + 1
         self.median = (self.median * old + off.median().item()) / new
-        self.beyond = (self.beyond * old + (off > CLOSE).float().mean().item()) / new
+        self.beyond = (self.beyond * old + (off > self.allowed).float().mean().item()) / new
         self.inputs = new
 
 
@@ -126,12 +138,13 @@ class Verification:
     @property
     def remark(self) -> str:
         """Why networks differ whose layers agree; empty if that is not so."""
-        agree = all(error.median <= CLOSE for error in self.layers)
-        return ON_THRESHOLDS if agree and not self.difference <= APART else ""
+        if self.difference <= APART or not all(error.agrees for error in self.layers):
+            return ""
+        return ROUNDED if any(error.allowed > CLOSE for error in self.layers) else ON_THRESHOLDS
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        names = ("name", "worst", "median", "beyond")
+        names = ("name", "worst", "median", "beyond", "allowed")
         layers = [{name: _json(getattr(error, name)) for name in names} for error in self.layers]
         return {
             "inputs": self.inputs,
@@ -157,14 +170,19 @@ class Verification:
             lines.append(Text(self.remark))
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("layer", min_width=widest_part(error.name for error in self.layers))
-        for head in ("worst", "median", f"beyond {CLOSE:g}"):
+        rounded = sum(e.allowed > CLOSE for e in self.layers)
+        heads = ("allowed", "beyond") if rounded else (f"beyond {CLOSE:g}",)
+        for head in ("worst", "median", *heads):
             table.add_column(head, justify="right", no_wrap=True)
         for e in self.layers:
-            numbers = (f"{e.worst:.1e}", f"{e.median:.1e}", f"{100 * e.beyond:.3g} %")
+            allowed = (f"{e.allowed:.1e}",) if rounded else ()
+            numbers = (f"{e.worst:.1e}", f"{e.median:.1e}", *allowed, f"{100 * e.beyond:.3g} %")
             # a sign that turned is rounding at work; a layer that is off in the middle is wrong
-            style = WORSE if not e.median <= CLOSE else FLOAT
+            style = FLOAT if e.agrees else WORSE
             table.add_row(Name(e.name or "(model)"), *numbers, style=style)
-        return Group(*lines, table)
+        if not rounded:
+            return Group(*lines, table)
+        return Group(*lines, table, Text(f"scales are rounded in {rounded} of {len(self.layers)} layers"))
 
 
 def verify(trained: nn.Module, packed: nn.Module, inputs: Iterable[Tensor]) -> Verification:
@@ -185,7 +203,7 @@ def verify(trained: nn.Module, packed: nn.Module, inputs: Iterable[Tensor]) -> V
     pairs = {name: (layers[name], ours) for name, ours in deployed_layers(packed).items() if name in layers}
     if not pairs:
         raise ConfigError("verify: no layer of the packed network is a binary one of the trained network.")
-    errors = {name: LayerError(name) for name in pairs}
+    errors = {name: LayerError(name, allowed=CLOSE + ours.tolerance()) for name, (_, ours) in pairs.items()}
     outputs: dict[str, OutputError] = {}
     count = 0
     modes = {module: module.training for module in trained.modules()}

@@ -20,7 +20,7 @@ from binarize.files.build_contexts import WithoutStartValues
 from binarize.files.header import PackedHeader
 from binarize.graph import execute
 from binarize.layers import BinaryConv2d, BinaryLayer
-from binarize.runtime import PackedLayer, deploy, report
+from binarize.runtime import PackedLayer, RuntimeOptions, configure, deploy, report
 
 NETWORKS = [
     ("test_resnet", "bidense", {}),
@@ -70,7 +70,7 @@ def test_networks(tmp_path: Path, name: str, method: str, options: dict[str, Any
     assert not any(isinstance(module, BinaryLayer) for module in deployed.modules())
     assert type(deployed) is type(model)
     x = torch.rand(1, 3, *((160, 160) if name == "test_vit" else (64, 64)))
-    _same_layers(model, deployed, x)
+    _same_layers(model, deploy(model, exact_scales=True), x)
     path = save(model, tmp_path / "m.safetensors", packed=True)
     rng = torch.get_rng_state()
     loaded = load(path)
@@ -305,8 +305,15 @@ def test_what_cannot_be_deployed():
     with pytest.raises(ConfigError, match="no binary layer to deploy: convert it first"):
         deploy(SmallNet())
     model = binarize.apply(SmallNet(), "bnn")
-    deployed = deploy(model, threads=2, exact_scales=False)
-    assert all(m.options.threads == 2 for m in deployed.modules() if isinstance(m, PackedLayer))
+    deployed = deploy(model, threads=2, exact_scales=True)
+    layers = [m for m in deployed.modules() if isinstance(m, PackedLayer)]
+    assert {m.options for m in layers} == {RuntimeOptions(threads=2, exact_scales=True)}
+    assert configure(deployed, threads=3) is deployed
+    assert {m.options for m in layers} == {RuntimeOptions(threads=3, exact_scales=False)}
+    with pytest.raises(ConfigError, match="configure: threads=0"):
+        configure(deployed, threads=0)
+    with pytest.raises(ConfigError, match="SmallNet is not deployed"):
+        configure(SmallNet())
     with pytest.raises(ConfigError, match="is deployed already"):
         deploy(deployed)
     with pytest.raises(ConfigError, match="threads=0"):

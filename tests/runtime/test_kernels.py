@@ -28,6 +28,7 @@ pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are 
 def packed(layer: nn.Module, method: str = "bidense", **options: Any) -> PackedLayer:
     found = lower(binarize.binary_layer(layer, method, **options).eval())
     assert isinstance(found, PackedLayer)
+    found.options = RuntimeOptions(exact_scales=True)
     return found
 
 
@@ -102,7 +103,7 @@ def test_options_and_threads_are_heeded_after_the_first_call() -> None:
         nn.Conv1d(33, 130, 5, padding="same"),
     ],
 )
-def test_scales_per_channel_are_exact_unless_told_otherwise(layer: nn.Module) -> None:
+def test_exact_scales_per_channel(layer: nn.Module) -> None:
     torch.manual_seed(0)
     found = packed(layer)
     found.vector("a").normal_()
@@ -263,7 +264,7 @@ def test_two_values_like_the_reference(
     layer = PackedLayer(spec)
     layer.bits.random_(256)
     layer.vectors.normal_()
-    layer.options = RuntimeOptions(threads=threads)
+    layer.options = RuntimeOptions(threads=threads, exact_scales=True)
     x = torch.randn(2, 5, spec.in_channels) if not spec.kernel else torch.randn(2, spec.in_channels, 9, 10)
     try:
         native.set_isa(isa)

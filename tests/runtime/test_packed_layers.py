@@ -19,7 +19,7 @@ from binarize.errors import BinarizeError, ConfigError, TrainingError
 from binarize.layers import BinaryConv2d, BinaryLayer
 from binarize.methods.standardization import WeightStandardization
 from binarize.native import library
-from binarize.runtime import PackedLayer, Refusal, describe, lower
+from binarize.runtime import PackedLayer, Refusal, RuntimeOptions, describe, lower
 from binarize.runtime.bits import pack_signs, unpack_signs
 from binarize.runtime.reference import product
 from binarize.runtime.thresholds import quantized, thresholds_of
@@ -95,6 +95,7 @@ def check(layer: nn.Module, x: Tensor, **call: Any) -> list[PackedLayer]:
     for module, given in seen:
         packed = lower(module)
         assert isinstance(packed, PackedLayer), packed
+        packed.options = RuntimeOptions(exact_scales=True)
         expected, got = module(given.clone(), **call), packed(given.clone(), **call)
         assert got.shape == expected.shape
         assert got.dtype == expected.dtype
@@ -234,7 +235,7 @@ def test_without_the_kernels_torch_computes_and_a_warning_says_so_once(monkeypat
     net = nn.Sequential(*stem, nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 4, 1))
     x = torch.randn(2, 3, 10, 8)
     model = binarize.apply(net.eval(), "bidense", example_inputs=x)
-    wanted = binarize.deploy(away_from_start(model.eval()))(x)
+    wanted = binarize.deploy(away_from_start(model.eval()), exact_scales=True)(x)
     monkeypatch.setattr(library, "_load", lambda: (None, None, "not built"))
     library.warn_missing.cache_clear()
     with warnings.catch_warnings(record=True) as caught:

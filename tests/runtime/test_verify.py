@@ -22,7 +22,7 @@ from binarize.runtime.verify import LayerError, Verification, verify
 
 def test_a_good_and_a_broken_network() -> None:
     model = binarize.apply(create_timm("test_resnet", num_classes=7), "bidense").eval()
-    packed = binarize.deploy(model)
+    packed = binarize.deploy(model, exact_scales=True)
     x = [torch.rand(2, 3, 64, 64) for _ in range(2)]
     good = verify(model, packed, x)
     assert {e.name for e in good.layers} == set(deployed_layers(packed))

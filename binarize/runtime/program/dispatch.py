@@ -8,8 +8,9 @@ and calls of submodules.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from binarize.runtime.program.executor import NotFiniteError, Program
 from binarize.runtime.program.graph import ProgramGraph
 from binarize.runtime.program.passes import run_passes
 from binarize.runtime.program.state import State
+from binarize.runtime.program.timing import StepTime
 from binarize.runtime.tracing import is_recorded, is_traced
 
 PROGRAMS = 8
@@ -51,6 +53,7 @@ class Programs:
         self._known: BoundedCache[Any, Program | str | None] = BoundedCache(PROGRAMS)
         self._state: State | None = None
         self._lock = threading.Lock()
+        self._timed: list[tuple[Program, list[float]]] | None = None
         self._model.__dict__["_compiled_call_impl"] = self  # torch does not copy or pickle what is there
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -74,12 +77,32 @@ class Programs:
             return self._modules(args, kwargs)
         if found is None:
             return self._second(key, leaves, args, kwargs)
-        if isinstance(found, str) or self._state is None or self._state.learns():
+        if not isinstance(found, Program) or self._state is None or self._state.learns():
             return self._modules(args, kwargs)
+        timed = self._timed
+        seconds: list[float] | None = None if timed is None else []
         try:
-            return found(_tensors(leaves), torch.get_num_threads())
+            result = found(_tensors(leaves), torch.get_num_threads(), seconds)
         except NotFiniteError:
             return self._modules(args, kwargs)
+        if timed is not None and seconds is not None:
+            timed.append((found, seconds))
+        return result
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[list[StepTime]]:
+        """While this is open, programs run step by step; afterwards, the list has the steps of all calls.
+
+        It stays empty if the modules run.
+        """
+        times: list[StepTime] = []
+        self._timed = timed = []
+        try:
+            yield times
+        finally:
+            self._timed = None
+            for program, seconds in timed:
+                times += program.step_times(seconds)
 
     def reasons(self) -> tuple[str, ...]:
         """Why there is no program, for the signatures of which that is known."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from binarize.runtime.program.lowering import Lowering, NativeStep, TorchStep, p
 from binarize.runtime.program.operators import lower_node
 from binarize.runtime.program.operators.views import WRITE_NOTHING
 from binarize.runtime.program.placement import place
+from binarize.runtime.program.timing import StepTime, step_times
 
 
 class NotFiniteError(Exception):
@@ -50,13 +52,22 @@ class Program:
         last, outputs = self._uses(values, first)
         self._offsets, self.bytes = plan(first.buffers, last, outputs)
         self._ready: list[_Instance] = [self._instance()]
+        self._steps = self._ready[0].steps
 
-    def __call__(self, inputs: Sequence[Tensor | None], threads: int) -> Any:
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the inputs that are tensors."""
+        return tuple(tuple(given[0]) for given in self._strides if given is not None)
+
+    def __call__(
+        self, inputs: Sequence[Tensor | None], threads: int, seconds: list[float] | None = None
+    ) -> Any:
         """What the network returns.
 
         Args:
             inputs: as prepared.
             threads: of the kernels.
+            seconds: gets the time of each step (`step_times`), which is then run alone.
 
         Raises:
             NotFiniteError: the network has to run as modules.
@@ -67,10 +78,14 @@ class Program:
         except IndexError:
             instance = self._instance()
         try:
-            leaves = instance.run(inputs, threads)
+            leaves = instance.run(inputs, threads, seconds)
         finally:
             self._ready.append(instance)
         return tree_unflatten(leaves, self.graph.out_spec)
+
+    def step_times(self, seconds: Sequence[float]) -> list[StepTime]:
+        """What the times of one call are of."""
+        return step_times(self.graph.graph, self._steps, seconds)
 
     def _instance(self) -> _Instance:
         arena = torch.empty(self.bytes, dtype=torch.uint8)
@@ -122,8 +137,15 @@ class _Instance:
         self._isa = number_of(resolve())
         self._run = required().bz_run
 
-    def run(self, inputs: Sequence[Tensor | None], threads: int) -> list[Any]:
-        """The leaves of the result, in new memory."""
+    @property
+    def steps(self) -> Sequence[NativeStep | TorchStep]:
+        """In their order."""
+        return self._held.steps
+
+    def run(
+        self, inputs: Sequence[Tensor | None], threads: int, seconds: list[float] | None = None
+    ) -> list[Any]:
+        """The leaves of the result, in new memory; `seconds` gets the time of each step, run alone."""
         bases = [x for x in inputs if x is not None]
         bases += [torch.empty_strided(s, t, dtype=d) for s, t, d in self._outputs]
         addresses = [x.data_ptr() for x in bases]
@@ -139,7 +161,8 @@ class _Instance:
             start = tensor.storage_offset() + base.storage_offset()
             return base.as_strided(tensor.shape, tensor.stride(), start)
 
-        for segment in self._segments:
+        for segment in self._segments if seconds is None else _single(self._segments):
+            began = 0.0 if seconds is None else time.perf_counter()
             if callable(segment):
                 segment(at)
             else:
@@ -147,6 +170,8 @@ class _Instance:
                 if status == structs.NOT_FINITE:
                     raise NotFiniteError
                 check(status, "program")
+            if seconds is not None:
+                seconds.append(time.perf_counter() - began)
         made: dict[int, Tensor] = {}
         return [made.setdefault(id(x), at(x)) if isinstance(x, Tensor) else x for x in self._leaves]
 
@@ -158,6 +183,19 @@ def tensors_in(value: Any) -> Sequence[Tensor]:
     if isinstance(value, (tuple, list)):
         return [t for part in value for t in tensors_in(part)]
     return ()
+
+
+def _single(segments: Sequence[Any]) -> list[Any]:
+    """The same with one step each."""
+    size = ctypes.sizeof(structs.Step)
+    found: list[Any] = []
+    for segment in segments:
+        if callable(segment):
+            found.append(segment)
+        else:
+            count, array = segment
+            found += [(1, ctypes.byref(array, i * size)) for i in range(count)]
+    return found
 
 
 def _segments(

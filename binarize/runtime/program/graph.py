@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,9 @@ from torch import Tensor, fx
 from binarize.runtime import ops
 from binarize.runtime.program.capture import Captured
 
+_MODULES = "nn_module_stack"
+"""What torch.export notes for a node: path and class of the modules that called each other, by name."""
+
 
 @dataclass(frozen=True)
 class Chance:
@@ -20,8 +24,8 @@ class Chance:
 
     Attributes:
         fusion: name of the pass.
-        place: name of the node that would take the other one in.
-        reason: why it did not; empty if it did.
+        place: path of the module whose operator is, or would be, fused; the node's name if it has none.
+        reason: why it is not fused; empty if it is.
     """
 
     fusion: str
@@ -48,6 +52,7 @@ class ProgramGraph:
     inputs: tuple[fx.Node | None, ...]
     out_spec: Any
     chances: list[Chance] = field(default_factory=list)
+    _found: list[tuple[str, fx.Node, str]] = field(default_factory=list, repr=False)
 
     @classmethod
     def of(cls, captured: Captured) -> ProgramGraph:
@@ -77,19 +82,24 @@ class ProgramGraph:
 
     def replace(self, node: fx.Node, by: fx.Node) -> None:
         """Let `by` take the place of `node`, which goes."""
+        for made in (by, *(by.all_input_nodes if by.target is operator.getitem else ())):
+            if _MODULES in node.meta:
+                made.meta.setdefault(_MODULES, node.meta[_MODULES])
         node.replace_all_uses_with(by)
         self.graph.erase_node(node)
 
     def taken(self, fusion: str, node: fx.Node) -> None:
-        """Note that a pass did something at this node."""
-        self.chances.append(Chance(fusion, node.name))
+        """Note that a pass fused this node, or something with it."""
+        self._found.append((fusion, node, ""))
 
     def missed(self, fusion: str, node: fx.Node, reason: str) -> None:
-        """Note that a pass could not do something at this node, and why."""
-        self.chances.append(Chance(fusion, node.name, reason))
+        """Note that a pass could not fuse this node, and why: users of the network read it."""
+        self._found.append((fusion, node, reason))
 
     def tidy(self) -> None:
         """Drop nodes without users and check the graph."""
+        self.chances += [Chance(fusion, place_of(node), reason) for fusion, node, reason in self._found]
+        self._found.clear()
         for node in reversed(list(self.graph.nodes)):
             if node.op in ("call_function", "placeholder") and not node.users and node not in self.inputs:
                 if node.op == "call_function" and _has_effects(node):
@@ -97,6 +107,21 @@ class ProgramGraph:
                 self.graph.erase_node(node)
                 self.constants.pop(node, None)
         self.graph.lint()
+
+
+def place_of(node: fx.Node) -> str:
+    """Path of the module that a node belongs to; its name if that is not known.
+
+    A node that a pass made belongs to the module of what it took the place of.
+    """
+    held = node.meta.get(_MODULES)
+    path = str(list(held.values())[-1][0]) if held else ""
+    return re.sub(r"@\d+$", "", path) or node.name  # a module's second call has a number
+
+
+def operator_name(node: fx.Node) -> str:
+    """What a node calls, without namespace and overload."""
+    return str(node.target).partition(".")[2].partition(".")[0]
 
 
 def value_of(node: Any) -> Any:

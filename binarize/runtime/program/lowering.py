@@ -35,10 +35,11 @@ class Patch:
 
 @dataclass
 class NativeStep:
-    """One step of the library (`bz_step`)."""
+    """One step of the library (`bz_step`), of the node with this index."""
 
     kind: int
     arguments: ctypes.Structure
+    index: int
 
 
 @dataclass
@@ -47,6 +48,7 @@ class TorchStep:
 
     run: Callable[[Callable[[Tensor], Tensor]], None]
     what: str = ""
+    index: int = 0
 
 
 @dataclass
@@ -160,7 +162,7 @@ class Lowering:
     def native(self, kind: str, arguments: ctypes.Structure) -> None:
         """Add a step of the library."""
         self._held.append(arguments)
-        self.steps.append(NativeStep(structs.STEPS[kind], arguments))
+        self.steps.append(NativeStep(structs.STEPS[kind], arguments, self.index))
 
     def torch(
         self,
@@ -188,7 +190,7 @@ class Lowering:
                 if place is not None:
                     at(place).copy_(part)
 
-        self.steps.append(TorchStep(run, what))
+        self.steps.append(TorchStep(run, what, self.index))
 
     def point(self, structure: ctypes.Structure, name: str, tensor: Tensor | None) -> None:
         """Let a field of a structure be the address of a tensor, now or at each call."""

@@ -120,16 +120,12 @@ def nearest_exact(
     return _resize(lowering, node, x, "nearest_exact", scales)
 
 
-def _resize(
-    lowering: Lowering, node: fx.Node, x: Tensor, mode: str, scales: Sequence[float] | None
-) -> Any:
+def _resize(lowering: Lowering, node: fx.Node, x: Tensor, mode: str, scales: Sequence[float] | None) -> Any:
     if not is_map(x):
         return NotImplemented
     out = lowering.placed_or_empty(node, node.meta["val"].shape)
     n, c, h, w = x.shape
-    step = structs.ResizeStep(
-        images=n, channels=c, height=h, width=w, out_h=out.shape[2], out_w=out.shape[3]
-    )
+    step = structs.ResizeStep(images=n, channels=c, height=h, width=w, out_h=out.shape[2], out_w=out.shape[3])
     step.mode = structs.RESIZE_MODES[mode]
     if scales is not None:
         step.step_h, step.step_w = (1 / scale for scale in scales)

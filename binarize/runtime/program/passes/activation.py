@@ -10,9 +10,27 @@ from torch import Tensor, fx
 from binarize.runtime import ops
 from binarize.runtime.layer_data import spec_of_text
 from binarize.runtime.program.arguments import HARDTANH, arguments, source_of
-from binarize.runtime.program.graph import ProgramGraph, is_float, made_by, only_user, shape_of
+from binarize.runtime.program.graph import (
+    ProgramGraph,
+    is_float,
+    made_by,
+    only_user,
+    operator_name,
+    shape_of,
+)
 
 aten = torch.ops.aten
+_OTHERS = (
+    aten.gelu.default,
+    aten.silu.default,
+    aten.hardswish.default,
+    aten.hardsigmoid.default,
+    aten.sigmoid.default,
+    aten.tanh.default,
+    aten.elu.default,
+    aten.leaky_relu.default,
+)
+"""Activations that are steps of their own behind a packed layer."""
 
 
 def name_activations(program: ProgramGraph) -> None:
@@ -26,27 +44,29 @@ def name_activations(program: ProgramGraph) -> None:
 def layer_activations(program: ProgramGraph) -> None:
     """An activation that only reads the result of a packed layer, or of its norm, becomes a part of it."""
     targets = (ops.piecewise, aten.relu.default, aten.hardtanh.default, aten.relu6.default)
-    for node in program.calls(*targets):
+    for node in program.calls(*targets, *_OTHERS):
         source, result = made_by(node.args[0], ops.layer, ops.normed)
         if source is None or result is None:
             continue
         reason = _why_not(node, source, result)
         if reason:
-            program.missed("activation", source, reason)
+            program.missed("activation", node, reason)
             continue
         arrays, bounds = _arguments(node)
         given = {"bounds": bounds} if bounds else {}
         source.args = (*source.args[:5], arrays, *source.args[6:])
         source.kwargs = {**source.kwargs, **given}
-        program.taken("activation", source)
+        program.taken("activation", node)
         program.replace(node, result)
 
 
 def _why_not(node: fx.Node, layer: fx.Node, result: fx.Node) -> str:
+    if node.target in _OTHERS:
+        return f"packed layers do not compute {operator_name(node)}, only piecewise linear functions"
     if only_user(result) is not node:
-        return "its result is read by others, too"
+        return "others read the packed layer's result, too"
     if layer.args[5] or any(layer.kwargs.get(k) for k in ("bounds", "residual", "tail_weight", "with_sums")):
-        return "it does something behind its bypass already"
+        return "the packed layer in front has another activation, a sum or a classifier behind it already"
     if node.target is ops.piecewise and _dim_of(layer, result) != arguments(node)[5] % len(shape_of(node)):
         return "the activation has its channels in another dim"
     return ""

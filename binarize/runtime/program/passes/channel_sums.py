@@ -35,13 +35,17 @@ def channel_sums(program: ProgramGraph) -> None:
             node.args = (node.args[0], _sums_of(program, maker, result))
             program.taken("channel_sums", node)
     for node in program.calls(ops.layer):
-        if not wants_means(spec_of_text(str(node.args[3]))) or node.kwargs.get("resize"):
+        if not wants_means(spec_of_text(str(node.args[3]))):
+            continue
+        if node.kwargs.get("resize"):
+            program.missed("channel_sums", node, "it reads a resized map, whose means are others")
             continue
         maker, result = _maker(node)
         if maker is None or result is None:
+            program.missed("channel_sums", node, "no packed layer, stem or elementwise step makes its input")
             continue
         if not _can_sum(maker):
-            program.missed("channel_sums", node, "what makes its input has a tail")
+            program.missed("channel_sums", node, "the packed layer in front has a classifier behind it")
             continue
         maker.kwargs = {**maker.kwargs, "with_sums": True}
         sums = _sums_of(program, maker, result)

@@ -62,16 +62,32 @@ def pointwise(program: ProgramGraph) -> None:
         chain = _Chain({node: step})
         for source in dict.fromkeys(step.inputs):
             before = chains.get(source)
-            if before is None or set(source.users) != {node} or shape_of(source) != shape_of(node):
+            if before is None:
                 continue
-            joined = _Chain({**before.steps, **chain.steps})
-            if _fits(joined) and _same_dim(before, chain):
-                chain = joined
-                del chains[source]
+            if reason := _why_not(node, source, before, chain):
+                program.missed("pointwise", node, reason)
+                continue
+            chain = _Chain({**before.steps, **chain.steps})
+            del chains[source]
         chains[node] = chain
     made: dict[fx.Node, fx.Node] = {}  # by the node that a chain's result took the place of
     for node, chain in chains.items():
         made[node] = _replace(program, node, chain, made)
+
+
+def _why_not(node: fx.Node, source: fx.Node, before: _Chain, chain: _Chain) -> str:
+    """Why the chain that ends at `source` is not continued by that of `node`; empty if it is."""
+    if set(source.users) != {node}:
+        return "others read the elementwise result in front of it, too"
+    if shape_of(source) != shape_of(node):
+        return "its shape is another one than that of the elementwise result in front of it"
+    if not _same_dim(before, chain):
+        return "its channels are in another dim than those of the elementwise operators in front of it"
+    if not _fits(_Chain({**before.steps, **chain.steps})):
+        return (
+            f"more operands or instructions than a step takes ({REGISTERS} registers, {_MOST} instructions)"
+        )
+    return ""
 
 
 def _same_dim(a: _Chain, b: _Chain) -> bool:

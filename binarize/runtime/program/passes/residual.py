@@ -9,6 +9,7 @@ from binarize.runtime import ops
 from binarize.runtime.program.graph import ProgramGraph, is_float, made_by, only_user, shape_of
 
 aten = torch.ops.aten
+_NO_LAYER = "no term is a packed layer's own result: something stands in between, or the layers are float"
 
 
 def residual(program: ProgramGraph) -> None:
@@ -20,32 +21,40 @@ def residual(program: ProgramGraph) -> None:
         order = {n: i for i, n in enumerate(program.graph.nodes)}
         # the later term first: it needs not be moved
         late, early = sorted(terms, key=order.__getitem__, reverse=True)
-        if not _add(program, node, late, early):
-            _add(program, node, early, late)
+        reason = _add(program, node, late, early)
+        if not reason:
+            continue
+        other = _add(program, node, early, late)
+        if other and not (reason == other == _NO_LAYER and _is_no_sum(program, node, terms)):
+            program.missed("residual", node, other if reason == _NO_LAYER else reason)
 
 
-def _add(program: ProgramGraph, node: fx.Node, term: fx.Node, other: fx.Node) -> bool:
-    """Let the layer that makes a term of the sum `node` add the other one; False if it cannot."""
+def _add(program: ProgramGraph, node: fx.Node, term: fx.Node, other: fx.Node) -> str:
+    """Let the layer that makes a term of the sum `node` add the other one; why not, if it cannot."""
     layer, result = made_by(term, ops.layer, ops.normed)
     if layer is None or result is None:
-        return False
+        return _NO_LAYER
     if reason := _why_not(program, node, layer, result, other):
-        program.missed("residual", layer, reason)
-        return False
+        return reason
     # the sum alone reads the result, so the layer may wait until both terms are there
     node.prepend(layer)
     node.prepend(result)
     layer.kwargs = {**layer.kwargs, "residual": other}
-    program.taken("residual", layer)
+    program.taken("residual", node)
     program.replace(node, result)
-    return True
+    return ""
+
+
+def _is_no_sum(program: ProgramGraph, node: fx.Node, terms: list[fx.Node]) -> bool:
+    """Whether something else is added than a map: a vector or a constant."""
+    return any(t in program.constants or shape_of(t) != shape_of(node) for t in terms) or not is_float(node)
 
 
 def _why_not(program: ProgramGraph, node: fx.Node, layer: fx.Node, result: fx.Node, other: fx.Node) -> str:
     if set(layer.users) != {result} or only_user(result) is not node or other is result:
-        return "its result is read by others, too"
+        return "others read the packed layer's result, too"
     if any(layer.kwargs.get(name) is not None for name in ("residual", "tail_weight")):
-        return "it adds something or has a tail already"
+        return "the packed layer adds another map or has a classifier behind it already"
     if shape_of(other) != shape_of(result) or not is_float(other):
-        return "the other term has another shape"
+        return "the other term has another shape, or is not float32"
     return "the other term is a constant" if other in program.constants else ""

@@ -12,7 +12,7 @@ from torch import fx
 
 from binarize.runtime import ops
 from binarize.runtime.program.arguments import CONV, arguments
-from binarize.runtime.program.graph import ProgramGraph, is_float, only_user, shape_of
+from binarize.runtime.program.graph import ProgramGraph, is_float, only_user, operator_name, shape_of
 
 aten = torch.ops.aten
 _POOLS = (aten.mean.dim, aten.adaptive_avg_pool2d.default)
@@ -24,6 +24,7 @@ _ACTIVATIONS: dict[Any, str] = {
     aten.hardswish.default: "hardswish",
     aten.tanh.default: "tanh",
 }
+_OTHERS = (aten.gelu.default, aten.elu.default, aten.leaky_relu.default, aten.relu6.default)
 
 
 def squeeze_excite(program: ProgramGraph) -> None:
@@ -74,5 +75,8 @@ def _take_activation(program: ProgramGraph, node: fx.Node) -> None:
         made = program.graph.call_function(ops.linear, (*node.args[:2], bias, op, 0.0, 0.0))
     made.meta["val"] = last.meta["val"]
     if last is not node:
-        program.taken("squeeze_excite", made)
+        program.taken("squeeze_excite", node)
+    elif user is not None and user.target in _OTHERS:
+        reason = f"small layers do not compute {operator_name(user)}: it is a step of its own"
+        program.missed("squeeze_excite", node, reason)
     program.replace(last, made)

@@ -27,21 +27,28 @@ def stem(program: ProgramGraph) -> None:
     times with a pool, 0.75 to 1.3 times without one; slower in portable C++.
     """
     isa = resolve()
-    if isa not in ("avx2", "avx512"):
-        return
     for node in program.calls(aten.conv2d.default):
         reason = _why_not(program, node)
         if reason is None:
             continue
         last, norm, eps, activation, bounds, pool = _behind(program, node)
-        if not reason and not pool and (last is node or isa != "avx512"):
-            reason = "without a pool behind it, torch's convolution is as fast"
+        reason = reason or _why_slower(isa, last is node, bool(pool))
         if reason:
             program.missed("stem", node, reason)
             continue
         x, weight, bias, stride, padding, _, _ = arguments(node, CONV)
         args = (x, weight, bias, norm, eps, activation, bounds, stride, padding, pool)
+        program.taken("stem", node)
         _replace(program, last, args)
+
+
+def _why_slower(isa: str, alone: bool, pool: bool) -> str:
+    """Why torch's convolution is not slower on this processor; empty if it is."""
+    if isa not in ("avx2", "avx512"):
+        return "without AVX2, torch's convolution is faster"
+    if alone:
+        return "no norm, activation or max-pool that its kernel knows is behind it: torch's is as fast"
+    return "" if pool or isa == "avx512" else "without a max-pool behind it, torch's is as fast on AVX2"
 
 
 def _replace(program: ProgramGraph, last: fx.Node, args: tuple[Any, ...]) -> None:
@@ -51,7 +58,6 @@ def _replace(program: ProgramGraph, last: fx.Node, args: tuple[Any, ...]) -> Non
         result = program.graph.call_function(operator.getitem, (fused, 0))
     val = last.meta["val"]
     fused.meta["val"], result.meta["val"] = (val, val.new_empty(0)), val
-    program.taken("stem", fused)
     program.replace(last, result)
 
 
@@ -64,7 +70,7 @@ def _why_not(program: ProgramGraph, node: fx.Node) -> str | None:
     if tuple(tensor.shape[2:]) == (1, 1) or min(shape_of(node)) < 1:
         return None
     if any(d != 1 for d in dilation) or isinstance(padding, str):
-        return "it is dilated"
+        return "it is dilated, or its padding is a word"
     if tensor.numel() > _WEIGHTS or tensor.dtype != torch.float32:
         return "it has too many weights"
     return "" if bias is None or program.tensor(bias) is not None else "its bias is computed"
