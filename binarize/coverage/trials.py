@@ -16,6 +16,7 @@ from binarize.coverage.subjects import Subject, tensors
 from binarize.files import load, save
 from binarize.layers import BinaryLayer
 from binarize.runtime import deploy, report
+from binarize.runtime.program.capture import NoProgramError
 from binarize.runtime.verify import verify
 
 MOST_BEYOND, MOST_OFF = 0.01, 0.01
@@ -135,7 +136,23 @@ def packing(model: nn.Module, subject: Subject, images: Tensor, folder: str) -> 
     )
     if not same(ours, loaded):
         raise CheckError("the loaded packed model gives another output than the saved one")
+    _program(packed, given)
     return dict(report(packed).refused)
+
+
+def _program(packed: nn.Module, given: Given) -> None:
+    """Check the operators of the program that a packed network runs for an input, if it has one."""
+    args, kwargs = ((), given) if isinstance(given, dict) else (given, {})
+    try:
+        steps = packed.binarize_programs.compared(*args, **kwargs)  # type: ignore[operator, union-attr]
+    except NoProgramError:
+        return
+    for step in steps:
+        if step.beyond > MOST_BEYOND and step.worst > MOST_OFF:
+            raise CheckError(
+                f"the program's {step.operator} of {step.place} differs in {step.beyond:.1%} of its values, "
+                f"by {step.worst:.1e} at most"
+            )
 
 
 class _Fed(nn.Module):

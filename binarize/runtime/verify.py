@@ -20,6 +20,9 @@ from binarize.graph.trace.call_signature import named_tensors
 from binarize.layers import BinaryLayer
 from binarize.runtime.deploy import deployed_layers
 from binarize.runtime.packed import PackedLayer
+from binarize.runtime.program.capture import NoProgramError
+from binarize.runtime.program.compare import StepError
+from binarize.runtime.program.dispatch import Programs
 from binarize.tables import FLOAT, WORSE, Name, plain, widest_part
 
 CLOSE = 1e-5
@@ -27,6 +30,9 @@ CLOSE = 1e-5
 
 APART = 1e-2
 """Relative to the mean of an output: from here on, the networks are said to differ."""
+
+FEW = 1e-2
+"""Share of a result's values that may lie on thresholds."""
 
 ON_THRESHOLDS = (
     "The layers agree; the networks differ because inputs lie on thresholds, as those of untrained networks "
@@ -127,6 +133,9 @@ class Verification:
             largest.
         inputs: how many batches were looked at.
         outputs: each tensor that the networks return.
+        steps: each operator of the program that the packed network runs for inputs such as the first one,
+            against its definition; none if it runs as modules.
+        no_program: why it runs as modules; empty if it has a program.
     """
 
     layers: tuple[LayerError, ...]
@@ -134,6 +143,8 @@ class Verification:
     difference: float
     inputs: int
     outputs: tuple[OutputError, ...] = ()
+    steps: tuple[StepError, ...] = ()
+    no_program: str = ""
 
     @property
     def remark(self) -> str:
@@ -156,6 +167,16 @@ class Verification:
                 for e in self.outputs
             ],
             "layers": layers,
+            "steps": [
+                {
+                    "operator": e.operator,
+                    "place": e.place,
+                    "worst": _json(e.worst),
+                    "beyond": _json(e.beyond),
+                }
+                for e in self.steps
+            ],
+            "no_program": self.no_program,
         }
 
     def __str__(self) -> str:
@@ -168,6 +189,7 @@ class Verification:
             lines += [Text(f"  {e.name}: {_figures(e.difference, e.agreement)}") for e in self.outputs]
         if self.remark:
             lines.append(Text(self.remark))
+        lines.append(self._program())
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("layer", min_width=widest_part(error.name for error in self.layers))
         rounded = sum(e.allowed > CLOSE for e in self.layers)
@@ -184,9 +206,26 @@ class Verification:
             return Group(*lines, table)
         return Group(*lines, table, Text(f"scales are rounded in {rounded} of {len(self.layers)} layers"))
 
+    def _program(self) -> Text:
+        if not self.steps:
+            return Text(f"runs as modules: {self.no_program}")
+        worst = max(self.steps, key=lambda e: (e.beyond, e.worst))
+        text = (
+            f"program of {len(self.steps)} operators: each agrees with its definition, to {worst.worst:.1e}"
+        )
+        if not worst.beyond:
+            return Text(text)
+        where = f"{worst.operator} of {worst.place}"
+        text = f"program of {len(self.steps)} operators: {where} differs from its definition in "
+        few = worst.beyond <= FEW
+        return Text(f"{text}{100 * worst.beyond:.3g} % of its values", style="" if few else WORSE)
+
 
 def verify(trained: nn.Module, packed: nn.Module, inputs: Iterable[Tensor]) -> Verification:
     """Run both networks; each packed layer also sees what its trained counterpart sees.
+
+    What the packed network runs when it is called again with inputs such as the first ones, its program, is
+    compared operator by operator, too.
 
     A network of signs amplifies rounding: the last digit of a statistic can turn a sign, which moves what
     follows by whole steps. So layers are compared on equal inputs, and whole networks by what they decide.
@@ -205,12 +244,13 @@ def verify(trained: nn.Module, packed: nn.Module, inputs: Iterable[Tensor]) -> V
         raise ConfigError("verify: no layer of the packed network is a binary one of the trained network.")
     errors = {name: LayerError(name, allowed=CLOSE + ours.tolerance()) for name, (_, ours) in pairs.items()}
     outputs: dict[str, OutputError] = {}
-    count = 0
+    count, first = 0, torch.empty(0)
     modes = {module: module.training for module in trained.modules()}
     trained.eval()
     try:
         with torch.no_grad(), _compared(pairs, errors):
             for batch in inputs:
+                first = batch if count == 0 else first
                 _compare_outputs(outputs, packed(batch), trained(batch))
                 count += 1
     finally:
@@ -218,6 +258,7 @@ def verify(trained: nn.Module, packed: nn.Module, inputs: Iterable[Tensor]) -> V
             module.training = mode
     if not count:
         raise ConfigError("verify: no inputs.")
+    steps, no_program = _compare_program(packed, first)
     agreements = [e.agreement for e in outputs.values() if e.agreement is not None]
     return Verification(
         layers=tuple(errors.values()),
@@ -225,7 +266,19 @@ def verify(trained: nn.Module, packed: nn.Module, inputs: Iterable[Tensor]) -> V
         difference=max(e.difference for e in outputs.values()),
         inputs=count,
         outputs=tuple(outputs.values()),
+        steps=steps,
+        no_program=no_program,
     )
+
+
+def _compare_program(packed: nn.Module, batch: Any) -> tuple[tuple[StepError, ...], str]:
+    programs = getattr(packed, "binarize_programs", None)
+    if not isinstance(programs, Programs):
+        return (), "it was deployed before programs existed"
+    try:
+        return tuple(programs.compared(batch)), ""
+    except NoProgramError as error:
+        return (), str(error)
 
 
 def _compare_outputs(found: dict[str, OutputError], packed: Any, trained: Any) -> None:

@@ -24,6 +24,7 @@ from binarize.native.library import available
 from binarize.runtime.memory import return_memory
 from binarize.runtime.packed import PackedLayer
 from binarize.runtime.program.capture import NoProgramError, capture
+from binarize.runtime.program.compare import StepError, compare
 from binarize.runtime.program.executor import NotFiniteError, Program
 from binarize.runtime.program.graph import ProgramGraph
 from binarize.runtime.program.passes import run_passes
@@ -111,6 +112,26 @@ class Programs:
     def programs(self) -> tuple[Program, ...]:
         """The programs that there are."""
         return tuple(found for found in self._known.values() if isinstance(found, Program))
+
+    def compared(self, *args: Any, **kwargs: Any) -> list[StepError]:
+        """Each operator of the program for these inputs, which is made if need be, against its definition.
+
+        Raises:
+            NoProgramError: there is none; the message says why.
+        """
+        leaves, spec = tree_flatten((args, kwargs))
+        key = _signature(leaves, spec)
+        with torch.no_grad():
+            for _ in range(2):
+                if not isinstance(self._known.get(key, None), Program):
+                    self(*args, **kwargs)
+            found = None if key is None else self._known.get(key, None)
+            if not isinstance(found, Program):
+                raise NoProgramError(found or "such inputs, or this way to call it, get the modules")
+            try:
+                return compare(found, _tensors(leaves), torch.get_num_threads())
+            except NotFiniteError as error:
+                raise NoProgramError("scales that are not finite") from error
 
     def _modules(self, args: Any, kwargs: Any) -> Any:
         return self._model._call_impl(*args, **kwargs)

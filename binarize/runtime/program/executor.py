@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,11 +16,13 @@ from binarize.native.instruction_set import number_of, resolve
 from binarize.native.library import check, required
 from binarize.runtime.program.arguments import arguments
 from binarize.runtime.program.graph import ProgramGraph, nodes_in
-from binarize.runtime.program.lowering import Lowering, NativeStep, TorchStep, plan, storage_of
+from binarize.runtime.program.lowering import Lowering, NativeStep, TorchStep, at_call, plan, storage_of
 from binarize.runtime.program.operators import lower_node
 from binarize.runtime.program.operators.views import WRITE_NOTHING
 from binarize.runtime.program.placement import place
 from binarize.runtime.program.timing import StepTime, step_times
+
+ValueOf = Callable[[fx.Node], Any]
 
 
 class NotFiniteError(Exception):
@@ -87,13 +89,35 @@ class Program:
         """What the times of one call are of."""
         return step_times(self.graph.graph, self._steps, seconds)
 
+    def walk(self, inputs: Sequence[Tensor | None], threads: int) -> Iterator[tuple[fx.Node, ValueOf]]:
+        """A call in which each operator is done alone, and then looked at.
+
+        Yields:
+            Each operator's node when it is done, and a function that gives the value of a node: of this one
+            and of those that it reads.
+        """
+        instance = self._instance()
+        at = instance.bind(inputs)
+        todo = list(_single(instance.segments))[::-1]
+        numbers = [step.index for step in instance.steps][::-1]
+
+        def value_of(node: fx.Node) -> Any:
+            return at_call(instance.values[node], at)
+
+        for index, node in enumerate(self.graph.graph.nodes):
+            while numbers and numbers[-1] == index:
+                numbers.pop()
+                instance.do(todo.pop(), at, threads)
+            if node.op == "call_function":
+                yield node, value_of
+
     def _instance(self) -> _Instance:
         arena = torch.empty(self.bytes, dtype=torch.uint8)
         lowering = Lowering(self._placement, self._offsets, arena)
         values = self._lower(lowering)
         (outputs,) = arguments(self.graph.output)
         leaves = [values[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in outputs]
-        return _Instance(lowering, leaves, sum(x is not None for x in self._strides))
+        return _Instance(lowering, values, leaves, sum(x is not None for x in self._strides))
 
     def _lower(self, lowering: Lowering) -> dict[fx.Node, Any]:
         values: dict[fx.Node, Any] = dict(self.graph.constants)
@@ -125,15 +149,23 @@ class Program:
 
 
 class _Instance:
-    """A program's steps on memory of their own."""
+    """A program's steps on memory of their own.
 
-    def __init__(self, lowering: Lowering, leaves: Sequence[Any], inputs: int) -> None:
+    Attributes:
+        values: of the graph's nodes: tensors in this memory, and on the meta device for inputs and outputs.
+        segments: what is run one after the other.
+    """
+
+    def __init__(
+        self, lowering: Lowering, values: dict[fx.Node, Any], leaves: Sequence[Any], inputs: int
+    ) -> None:
         self._held = lowering
+        self.values = values
         self._inputs, self._leaves = inputs, leaves
         roots = lowering.outside.roots
         self._outputs = [(t.shape, t.stride(), t.dtype) for t in roots[inputs:]]
         self._patches = [(patch.field, patch.root, patch.offset) for patch in lowering.patches]
-        self._segments = _segments(lowering.steps)
+        self.segments = _segments(lowering.steps)
         self._isa = number_of(resolve())
         self._run = required().bz_run
 
@@ -142,10 +174,12 @@ class _Instance:
         """In their order."""
         return self._held.steps
 
-    def run(
-        self, inputs: Sequence[Tensor | None], threads: int, seconds: list[float] | None = None
-    ) -> list[Any]:
-        """The leaves of the result, in new memory; `seconds` gets the time of each step, run alone."""
+    def bind(self, inputs: Sequence[Tensor | None]) -> Callable[[Tensor], Tensor]:
+        """Let the steps read these inputs and write new outputs.
+
+        Returns:
+            A function that gives the memory of a tensor at this call.
+        """
         bases = [x for x in inputs if x is not None]
         bases += [torch.empty_strided(s, t, dtype=d) for s, t, d in self._outputs]
         addresses = [x.data_ptr() for x in bases]
@@ -161,15 +195,26 @@ class _Instance:
             start = tensor.storage_offset() + base.storage_offset()
             return base.as_strided(tensor.shape, tensor.stride(), start)
 
-        for segment in self._segments if seconds is None else _single(self._segments):
+        return at
+
+    def do(self, segment: Any, at: Callable[[Tensor], Tensor], threads: int) -> None:
+        """Run one of `segments`, or a part of one."""
+        if callable(segment):
+            segment(at)
+            return
+        status = self._run(self._isa, threads, *segment, None)
+        if status == structs.NOT_FINITE:
+            raise NotFiniteError
+        check(status, "program")
+
+    def run(
+        self, inputs: Sequence[Tensor | None], threads: int, seconds: list[float] | None = None
+    ) -> list[Any]:
+        """The leaves of the result, in new memory; `seconds` gets the time of each step, run alone."""
+        at = self.bind(inputs)
+        for segment in self.segments if seconds is None else _single(self.segments):
             began = 0.0 if seconds is None else time.perf_counter()
-            if callable(segment):
-                segment(at)
-            else:
-                status = self._run(self._isa, threads, *segment, None)
-                if status == structs.NOT_FINITE:
-                    raise NotFiniteError
-                check(status, "program")
+            self.do(segment, at, threads)
             if seconds is not None:
                 seconds.append(time.perf_counter() - began)
         made: dict[int, Tensor] = {}

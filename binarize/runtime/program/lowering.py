@@ -183,7 +183,7 @@ class Lowering:
         """
 
         def run(at: Callable[[Tensor], Tensor]) -> None:
-            given, named = _at_call(args, at), _at_call(kwargs, at)
+            given, named = at_call(args, at), at_call(kwargs, at)
             made = function(*given, **named)
             parts = made if isinstance(made, (tuple, list)) else (made,)
             for part, place in zip(parts, results, strict=True):
@@ -252,11 +252,12 @@ def plan(buffers: Sequence[tuple[Tensor, int, int]], last: dict[int, int], outpu
     return placed, total
 
 
-def _at_call(value: Any, at: Callable[[Tensor], Tensor]) -> Any:
+def at_call(value: Any, at: Callable[[Tensor], Tensor]) -> Any:
+    """A value with each of its tensors as `at` gives it, whatever lists they are in."""
     if isinstance(value, Tensor):
         return at(value)
     if isinstance(value, (list, tuple)):
-        return type(value)(_at_call(v, at) for v in value)
+        return type(value)(at_call(v, at) for v in value)
     if isinstance(value, dict):
-        return {k: _at_call(v, at) for k, v in value.items()}
+        return {k: at_call(v, at) for k, v in value.items()}
     return value
