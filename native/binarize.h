@@ -16,9 +16,10 @@
  *
  * Floats. All maps have their channels next to each other (channels-last); strides are in floats.
  *
- * num_threads: threads of the process's OpenMP runtime (at least 1); results do not depend on it, nor (tails and stems
- * aside) on the instruction set. isa: BZ_ISA_AUTO or one that bz_isa_available() confirms; packed weights of bz_pack_weights have
- * a layout per instruction set and must be used with the one they were packed for.
+ * num_threads: threads of the process's OpenMP runtime (at least 1); results do not depend on it, nor on the instruction
+ * set but for the last digits of tails, stems, linear layers, and sums over channels or positions. isa: BZ_ISA_AUTO or
+ * one that bz_isa_available() confirms; packed weights of bz_pack_weights have a layout per instruction set and must be
+ * used with the one they were packed for.
  *
  * Every int function returns a bz_status.
  */
@@ -145,7 +146,7 @@ typedef struct bz_epilogue {
 
 /* ---- what this library and processor can do ---- */
 BZ_API int bz_abi_version(void);
-BZ_API const char* bz_build_info(void);   /* "compiler=...;flags=...;version=...;openmp=0|1" */
+BZ_API const char* bz_build_info(void);   /* "compiler=...;flags=...;version=...;openmp=0|1[;emulated=avx512]" */
 BZ_API const char* bz_cpu_features(void); /* space separated, those that matter here */
 BZ_API int bz_isa_available(int isa);     /* 1 or 0 */
 BZ_API int bz_set_isa(int isa);           /* what BZ_ISA_AUTO means from now on; BZ_ISA_AUTO: the best again */

@@ -117,6 +117,25 @@ def test_scaled_sums(isa: Any, exact: bool, layer: dict[str, Any]):
     assert (y - wanted).abs().max() <= bound
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("outputs", [16, 17, 32, 48, 64, 70, 130])
+def test_tiles_of_all_sizes(isa: Any, outputs: int):
+    """Every number of positions and of blocks of outputs that stay in registers together."""
+    random = torch.Generator().manual_seed(outputs)
+    weight = torch.randn(outputs, 35, 1, 2, generator=random)
+    alpha = torch.rand(1, 35, generator=random) + 0.5
+    packed, scaled = native.pack_weights(weight, isa=isa), native.pack_scaled(weight, isa=isa)
+    for width in range(1, 15):
+        x = torch.randn(1, 35, 2, width + 1, generator=random)
+        plane = native.pack(x, isa=isa)
+        sums = native.conv_int(plane, packed).double()
+        assert torch.equal(sums, F.conv2d(signs(x), signs(weight))), width
+        wanted = F.conv2d(signs(x) * alpha[:, :, None, None].double(), signs(weight))
+        for exact, bound in ((True, 1e-4), (False, 0.06)):  # half of 7.5 / 1092 in each of 14 look-ups
+            y = native.conv_scaled(plane, scaled, alpha, exact=exact)
+            assert (y - wanted).abs().max() <= bound, (width, exact)
+
+
 def test_error_of_scaled_sums_is_small():
     x, weight, alpha = (
         torch.randn(1, 192, 20, 20),
