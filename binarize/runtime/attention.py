@@ -1,4 +1,4 @@
-"""`torch.ops.binarize.attention`: attention as one operator of a program. Importing this module registers it."""
+"""`torch.ops.binarize.attention`: one operator of programs. Importing this module registers it."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def expected(q: Tensor, k: Tensor, v: Tensor, bias: tuple[Tensor | None, ...], f
 
 
 def tokens(parts: int, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """Parts (images, windows, heads, rows, floats) as views of one tensor (images, windows, rows, parts, ...)."""
+    """Parts (images, windows, heads, rows, floats) as views of one tensor."""
     n, w, h, rows, floats = shape
     return torch.randn(n, w, rows, parts, h, floats).permute(3, 0, 1, 4, 2, 5).unbind(0)
 
@@ -72,9 +72,7 @@ def test_attention(isa: str, length: int, floats: int) -> None:
     q, k, v = tokens(3, shape)
     out = result(shape)
     must("attention", attention(q, k, v, out, factor=floats**-0.5), isa)
-    torch.testing.assert_close(
-        out.double(), expected(q, k, v, (), floats**-0.5), rtol=1e-5, atol=1e-6
-    )
+    torch.testing.assert_close(out.double(), expected(q, k, v, (), floats**-0.5), rtol=1e-5, atol=1e-6)
     assert out._base is not None
     assert out._base[..., floats:].isnan().all()
 
@@ -110,9 +108,7 @@ def test_biases(isa: str, kind: str) -> None:
         if b is not None:
             b[b > 3] = -INF
     must("attention", attention(q, k, v, out, (first, second), factor=0.3), isa)
-    torch.testing.assert_close(
-        out.double(), expected(q, k, v, (first, second), 0.3), rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(out.double(), expected(q, k, v, (first, second), 0.3), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("isa", ISAS)

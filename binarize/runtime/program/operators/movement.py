@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from binarize.native import structs
 from binarize.runtime.program.lowering import Lowering
-from binarize.runtime.program.operators.registry import is_dense, lowers
+from binarize.runtime.program.operators.registry import lowers, strides_like
 from binarize.runtime.program.operators.views import copy
 
 aten = torch.ops.aten
@@ -22,9 +22,9 @@ def roll(
 ) -> Any:
     """Each dim is cut into two parts, which change places."""
     sizes = [x.shape[d] for d in dims]
-    if not dims or len(set(d % x.dim() for d in dims)) != len(dims) or 0 in sizes or not _copies(x):
+    if not dims or len({d % x.dim() for d in dims}) != len(dims) or 0 in sizes or not _copies(x):
         return NotImplemented
-    out = _like(lowering, x, x.shape)
+    out = lowering.strided(x.shape, strides_like(x, x.shape))
     parts = [(x, out)]
     for dim, size, shift in zip(dims, sizes, shifts, strict=True):
         at = shift % size  # where the first value goes
@@ -50,7 +50,7 @@ def pad(
     shape = tuple(node.meta["val"].shape)
     if named.get("mode", mode) != "constant" or not _copies(x) or 0 in shape:
         return NotImplemented
-    out = _like(lowering, x, shape)
+    out = lowering.strided(shape, strides_like(x, shape))
     inside, source = out, x
     for i, (before, behind) in enumerate(zip(amounts[::2], amounts[1::2], strict=True)):
         dim = x.dim() - 1 - i
@@ -76,12 +76,3 @@ def fill(lowering: Lowering, out: Tensor, value: float) -> None:
 
 def _copies(x: Tensor) -> bool:
     return x.dtype == torch.float32 and 0 < x.dim() <= structs.COPY_DIMS and x.numel() > 0
-
-
-def _like(lowering: Lowering, x: Tensor, shape: Sequence[int]) -> Tensor:
-    """Memory whose dims lie in the order of those of `x`."""
-    order = sorted(range(x.dim()), key=lambda d: (-x.stride(d), d)) if is_dense(x) else list(range(x.dim()))
-    strides, step = [0] * x.dim(), 1
-    for d in reversed(order):
-        strides[d], step = step, step * shape[d]
-    return lowering.strided(tuple(shape), strides)

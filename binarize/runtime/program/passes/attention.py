@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from binarize.runtime import attention as operator
 from binarize.runtime.program.arguments import arguments
-from binarize.runtime.program.graph import ProgramGraph, is_float, only_user, shape_of, value_of
+from binarize.runtime.program.graph import ProgramGraph, is_float, shape_of, value_of
 from binarize.runtime.program.passes.attention_scores import NotOneError, Scores, following, scores_of
 
 aten = torch.ops.aten
@@ -27,6 +27,8 @@ def attention(program: ProgramGraph) -> None:
         last, views = following(node)
         if last is not None and last.target in _PRODUCTS and last.args[0] is views[-1]:
             _rewrite(program, last, node, _of_several)
+        elif any(n.target in _PRODUCTS and n.args[0] is views[-1] for n in views[-1].users):
+            program.missed("attention", node, "its weights are read by others, too")
 
 
 def _rewrite(program: ProgramGraph, node: fx.Node, where: fx.Node, read: Any) -> None:
@@ -59,7 +61,12 @@ def _check(known: Scores, node: fx.Node, v: fx.Node) -> None:
         raise NotOneError("there are more than two biases")
     q, k, shape, given = (shape_of(n) for n in (known.q, known.k, node, v))
     lead, wanted = shape[:-2], math.prod(known.shape[:-2])
-    if not lead or q[:-2] != k[:-2] or given[:-2] != lead or not math.prod(q[:-2]) == math.prod(lead) == wanted:
+    if (
+        not lead
+        or q[:-2] != k[:-2]
+        or given[:-2] != lead
+        or not math.prod(q[:-2]) == math.prod(lead) == wanted
+    ):
         raise NotOneError("queries, keys and values have other heads, or are repeated")
     if q[-1] != k[-1] or k[-2] != given[-2] or 0 in (*q, *k, *given):
         raise NotOneError("queries, keys and values do not fit")
@@ -100,8 +107,6 @@ def _of_several(program: ProgramGraph, node: fx.Node, where: fx.Node) -> Scores:
     rank = len(shape_of(where))
     if dim % rank != rank - 1 or dtype not in (None, False, torch.float32):
         raise NotOneError("its softmax is over another dim, or in another dtype")
-    if only_user(where) is None:
-        raise NotOneError("its weights are read by others, too")
     return scores_of(program, source, node)
 
 

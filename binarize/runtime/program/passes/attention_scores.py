@@ -1,4 +1,4 @@
-"""Scores of attention as networks write them: queries times keys, numbers, biases, masks, and views of heads."""
+"""Scores of attention as networks write them: products with keys, numbers, biases, views of heads."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def _per_head(node: fx.Node) -> fx.Node:
 
 def _terms(node: fx.Node) -> tuple[fx.Node, fx.Node]:
     """The scores and the bias of a sum."""
-    terms = node.args[:2]
+    terms: tuple[Any, ...] = node.args[:2]
     if node.kwargs.get("alpha", 1) == 1:
         for inner, bias in (terms, terms[::-1]):
             both = isinstance(inner, fx.Node) and isinstance(bias, fx.Node)
@@ -160,7 +160,11 @@ def _is_product(node: Any) -> bool:
 
 
 def _product(
-    program: ProgramGraph, node: fx.Node, factor: float, tensors: list[tuple[fx.Node, tuple[int, ...]]], shape: tuple[int, ...]
+    program: ProgramGraph,
+    node: fx.Node,
+    factor: float,
+    tensors: list[tuple[fx.Node, tuple[int, ...]]],
+    shape: tuple[int, ...],
 ) -> Scores:
     q, transposed = (n for n in node.args[:2] if isinstance(n, fx.Node))
     while q.target in _SCALES and (scale := _number(q)) is not None:
@@ -179,9 +183,7 @@ def _product(
     return Scores(q=q, k=k, factor=factor, shape=shape)
 
 
-def _brought(
-    program: ProgramGraph, bias: fx.Node, shape: tuple[int, ...], lead: tuple[int, ...]
-) -> fx.Node:
+def _brought(program: ProgramGraph, bias: fx.Node, shape: tuple[int, ...], lead: tuple[int, ...]) -> fx.Node:
     """A bias of scores of one shape as a bias of scores with other leading dims."""
     own = (1,) * (len(shape) - len(shape_of(bias))) + shape_of(bias)
     groups = regrouped(shape[:-2], lead)

@@ -1,4 +1,4 @@
-"""What is computed from constants alone is computed once: tables of position biases, masks, normalized weights.
+"""What is computed from constants alone is computed once: tables of biases, masks, weights.
 
 A program is made anew when a parameter or buffer changes, so that these stay what they would be.
 """
@@ -12,9 +12,21 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
-from binarize.runtime.program.graph import ProgramGraph, nodes_in
+from binarize.runtime.program.graph import ProgramGraph, nodes_in, value_of
 from binarize.runtime.program.lowering import storage_of
 
+aten = torch.ops.aten
+_OF_SHAPES = {
+    aten.new_zeros.default,
+    aten.new_ones.default,
+    aten.new_full.default,
+    aten.new_empty.default,
+    aten.zeros_like.default,
+    aten.ones_like.default,
+    aten.full_like.default,
+    aten.empty_like.default,
+}
+"""They read no values of their first argument."""
 _MOST = 1 << 26
 """Bytes of a tensor that is kept instead of computed."""
 
@@ -36,6 +48,21 @@ def constants(program: ProgramGraph) -> None:
         for reader in readers:
             reader.replace_input_with(node, made)
         program.taken("constants", made)
+    _drop(program, found, order)
+
+
+def _drop(program: ProgramGraph, values: dict[fx.Node, Any], order: list[fx.Node]) -> None:
+    """Drop what is not needed any more, with its writes; what the network returns it makes at each call."""
+    returned = {
+        storage_of(t)
+        for node in nodes_in(program.output.args)
+        for t in tree_leaves(values.get(node))
+        if isinstance(t, Tensor)
+    }
+    for node in reversed(order):
+        held = {storage_of(t) for t in tree_leaves(values[node]) if isinstance(t, Tensor)}
+        if not node.users and not held & returned:
+            program.graph.erase_node(node)
 
 
 class _Folding:
@@ -59,7 +86,8 @@ class _Folding:
             if node.op != "call_function":
                 continue
             sources = list(nodes_in((node.args, node.kwargs)))
-            known = all(n in self._values or n in self._program.constants for n in sources)
+            read = sources[1:] if node.target in _OF_SHAPES else sources
+            known = all(n in self._values or n in self._program.constants for n in read)
             written = self._written(node)
             if not known or not self._may_fold(node, written):
                 if not self._leave(sources, written):
@@ -73,6 +101,12 @@ class _Folding:
 
     def _value(self, node: fx.Node) -> Any:
         return self._values[node] if node in self._values else self._program.constants[node]
+
+    def _value_or_blank(self, node: fx.Node) -> Any:
+        if node in self._values or node in self._program.constants:
+            return self._value(node)
+        val = value_of(node)
+        return torch.empty_strided(val.shape, val.stride(), dtype=val.dtype)
 
     def _written(self, node: fx.Node) -> int | None:
         """The memory of a constant that an operator writes to."""
@@ -99,11 +133,13 @@ class _Folding:
             return False
         for source in sources:
             if source in self._values:
-                self._read |= {storage_of(t) for t in tree_leaves(self._values[source]) if isinstance(t, Tensor)}
+                self._read |= {
+                    storage_of(t) for t in tree_leaves(self._values[source]) if isinstance(t, Tensor)
+                }
         return True
 
     def _compute(self, node: fx.Node) -> None:
-        args, kwargs = map_arg((node.args, node.kwargs), self._value)
+        args, kwargs = map_arg((node.args, node.kwargs), self._value_or_blank)
         function: Any = node.target
         value = function(*args, **kwargs)
         self._values[node] = value
