@@ -101,9 +101,14 @@ TAKEN: dict[str, Callable[..., Any]] = {
         F.scaled_dot_product_attention(q, k[:, :, ::3], v[:, :, ::3].flip(3))
     ),
 }
-BY_TORCH = {f"aten.{name}" for name in (
-    "linear.default", "flip.default", "mean.dim", "linalg_vector_norm.default", "clamp_min.default", "expand_as.default"
-)}  # fmt: skip
+BY_TORCH = {
+    "aten.linear.default",
+    "aten.flip.default",
+    "aten.mean.dim",
+    "aten.linalg_vector_norm.default",
+    "aten.clamp_min.default",
+    "aten.expand_as.default",
+}
 
 
 def program_of(net: nn.Module, x: Tensor) -> tuple[ProgramGraph, Program]:

@@ -78,9 +78,9 @@ def _of_one_call(program: ProgramGraph, node: fx.Node, where: fx.Node) -> Scores
         raise NotOneError("it has dropout")
     if node.kwargs.get("enable_gqa"):
         raise NotOneError("heads share keys")
-    mask = node.kwargs.get("attn_mask", mask)
+    mask: Any = node.kwargs.get("attn_mask", mask)
     causal = node.kwargs.get("is_causal", causal)
-    scale = node.kwargs.get("scale")
+    scale: Any = node.kwargs.get("scale")
     length, columns = shape_of(q)[-2], shape_of(k)[-2]
     factor = shape_of(q)[-1] ** -0.5 if scale is None else float(scale)
     found = Scores(q=q, k=k, factor=factor, shape=(*shape_of(q)[:-1], columns), masked_is_zero=True)
