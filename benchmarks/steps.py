@@ -126,6 +126,28 @@ def row_cases() -> Iterator[Case]:
     yield "softmax 2364x197", "softmax", step, lambda: (x * 0.125).softmax(1), 8 * x.numel()
 
 
+def attention_cases() -> Iterator[Case]:
+    """Heads of a ViT, and windows of a Swin with a bias for each head."""
+    for n, heads, length, depth, biased in (
+        (1, 6, 197, 64, False),
+        (64, 3, 49, 32, True),
+        (4, 12, 49, 32, True),
+    ):
+        q, k, v = torch.randn(n, length, 3, heads, depth).permute(2, 0, 3, 1, 4).unbind(0)
+        out = torch.empty(n, length, heads, depth).transpose(1, 2)
+        bias = torch.randn(heads, length, length)
+        step = structs.AttentionStep(1, n, heads, length, length, depth, depth, 0, depth**-0.5)
+        for place, t in ((step.q, q), (step.k, k), (step.v, v), (step.out, out)):
+            place.data, place.window, place.head, place.row = address(t), *t.stride()[:3]
+        if biased:
+            step.bias[0] = structs.Heads(address(bias), 0, 0, length * length, length)
+        step.held = (q, k, v, out, bias)  # type: ignore[attr-defined]
+        given = bias[None] if biased else None
+        call = lambda q=q, k=k, v=v, b=given: F.scaled_dot_product_attention(q, k, v, b)  # noqa: E731
+        moved = 16 * q.numel()
+        yield f"attention {n}x{heads}x{length}x{depth}", "attention", step, call, moved
+
+
 def position_cases() -> Iterator[Case]:
     """Steps over positions."""
     x, out = last(1, 64, 112, 112), last(1, 64, 56, 56)
@@ -207,7 +229,7 @@ def main() -> None:
     torch.set_num_threads(1)
     lib, step = required(), (structs.Step * 1)()
     cases = [c for sizes in ((64, 112), (256, 14), (3, 224)) for c in pointwise_cases(*sizes)]
-    cases += [*row_cases(), *position_cases(), *linear_cases(), *copy_cases()]
+    cases += [*row_cases(), *attention_cases(), *position_cases(), *linear_cases(), *copy_cases()]
     print(f"{'step':36} {'ms':>9} {'torch ms':>9} {'times':>6} {'':>9}")
     for name, kind, arguments, call, work in cases:
         if options.only not in name:

@@ -280,7 +280,8 @@ typedef enum bz_step_kind {
     BZ_STEP_LINEAR = 6,
     BZ_STEP_COPY = 7,
     BZ_STEP_RESIZE = 8,
-    BZ_STEP_SOFTMAX = 9
+    BZ_STEP_SOFTMAX = 9,
+    BZ_STEP_ATTENTION = 10
 } bz_step_kind;
 
 typedef struct bz_step {
@@ -461,6 +462,25 @@ typedef struct bz_softmax_step {
     float* y;
     int64_t y_row;
 } bz_softmax_step;
+
+/* Rows of floats of each head of each window of each image: element e of row i is data[n * image + w * window +
+ * h * head + i * row + e]. Strides are not negative; those of what is read may be 0. */
+typedef struct bz_heads {
+    float* data;
+    int64_t image, window, head, row;
+} bz_heads;
+
+/* out = softmax(factor * q k^T + bias[0] + bias[1]) v in each head. A bias is [rows][columns], or not there (data null).
+ * masked_is_zero: a row whose scores are all -inf gives the sum of 0 * v instead of NaN. Each score and each result is
+ * one chain of fused multiply-adds (portable: of multiplications and additions). At most 2^28 floats of scratch. */
+typedef struct bz_attention_step {
+    int32_t images, windows, heads;
+    int32_t rows, columns; /* queries, keys */
+    int32_t depth, values; /* floats of a query or key; of a value */
+    int32_t masked_is_zero;
+    float factor;
+    bz_heads q, k, v, bias[2], out;
+} bz_attention_step;
 
 /* Runs the steps one after the other up to the first whose status is not BZ_OK; returns that, and writes its index to
  * `failed` (or null). BZ_NOT_FINITE: a layer's scales are not finite; its result was not written. */

@@ -29,6 +29,7 @@ int run_step(int isa, int threads, const StepKernels& k, const bz_step& step) {
         case BZ_STEP_COPY: return run_checked(threads, k.copy, step.arguments);
         case BZ_STEP_RESIZE: return run_checked(threads, k.resize, step.arguments);
         case BZ_STEP_SOFTMAX: return run_checked(threads, k.softmax, step.arguments);
+        case BZ_STEP_ATTENTION: return run_checked(threads, k.attention, step.arguments);
         default: return BZ_BAD_ARGUMENT;
     }
 }

@@ -26,6 +26,8 @@ bool windows(int32_t out, int32_t kernel, int32_t stride, int32_t pad, int32_t i
     return size(out) && size(kernel) && size(stride) && pad >= 0 && pad < kernel && int64_t(out - 1) * stride - pad < in;
 }
 
+bool good_heads(const bz_heads& m) { return m.data && m.image >= 0 && m.window >= 0 && m.head >= 0 && m.row >= 0; }
+
 bool good_register(int32_t r) { return r >= 0 && r < BZ_REGISTERS; }
 
 bool reads_two(int32_t op) { return op <= BZ_OP_MAX; }
@@ -107,6 +109,17 @@ bool good_step(const bz_resize_step* s) {
 bool good_step(const bz_softmax_step* s) {
     return s && s->rows >= 1 && size(s->length) && s->x && s->y && s->x_row >= 0 &&
            (s->rows == 1 || s->y_row >= s->length);
+}
+
+bool good_step(const bz_attention_step* s) {
+    if (!s || !sizes(s->images, s->windows, s->heads, s->rows) || !sizes(s->columns, s->depth, s->values, 1)) return false;
+    if (int64_t(s->images) * s->windows > kLargest) return false;
+    for (const bz_heads& bias : s->bias)
+        if (bias.data && !good_heads(bias)) return false;
+    const bz_heads& out = s->out;
+    const auto apart = [&](int32_t count, int64_t stride) { return count == 1 || stride >= s->values; };
+    return good_heads(s->q) && good_heads(s->k) && good_heads(s->v) && good_heads(out) && apart(s->rows, out.row) &&
+           apart(s->heads, out.head) && apart(s->windows, out.window) && apart(s->images, out.image);
 }
 
 }  // namespace bz

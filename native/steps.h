@@ -14,6 +14,7 @@ struct StepKernels {
     int (*copy)(int threads, const bz_copy_step& s);
     int (*resize)(int threads, const bz_resize_step& s);
     int (*softmax)(int threads, const bz_softmax_step& s);
+    int (*attention)(int threads, const bz_attention_step& s);
 };
 
 extern const StepKernels portable_steps;
@@ -31,5 +32,6 @@ bool good_step(const bz_linear_step* s);
 bool good_step(const bz_copy_step* s);
 bool good_step(const bz_resize_step* s);
 bool good_step(const bz_softmax_step* s);
+bool good_step(const bz_attention_step* s);
 
 }  // namespace bz

@@ -21,7 +21,7 @@ COPY_DIMS = 6
 STEPS = {
     name: number
     for number, name in enumerate(
-        "layer stem pointwise layer_norm pool mean linear copy resize softmax".split()  # noqa: SIM905
+        "layer stem pointwise layer_norm pool mean linear copy resize softmax attention".split()  # noqa: SIM905
     )
 }
 OPS = {
@@ -303,6 +303,24 @@ class SoftmaxStep(ctypes.Structure):
         ("x_row", c_int64),
         ("y", c_void_p),
         ("y_row", c_int64),
+    ]
+
+
+class Heads(ctypes.Structure):
+    """`bz_heads`."""
+
+    _fields_ = [("data", c_void_p), *((n, c_int64) for n in ("image", "window", "head", "row"))]
+
+
+class AttentionStep(ctypes.Structure):
+    """`bz_attention_step`."""
+
+    _fields_ = [
+        *((n, c_int32) for n in "images windows heads rows columns depth values masked_is_zero".split()),  # noqa: SIM905
+        ("factor", c_float),
+        *((n, Heads) for n in "qkv"),
+        ("bias", Heads * 2),
+        ("out", Heads),
     ]
 
 

@@ -303,6 +303,38 @@ static void row_steps(int isa) {
     }
 }
 
+// Queries, keys and values side by side in one tensor, and a bias that all windows share.
+static void attention_steps(int isa) {
+    const int n = between(1, 2), w = between(1, 2), heads = between(1, 3), length = between(1, 60), depth = between(1, 40);
+    const size_t row = size_t(3 * heads) * size_t(depth), window = size_t(length) * row;
+    std::vector<float> x = normal(size_t(n * w) * window), bias = normal(size_t(heads) * length * length);
+    std::vector<float> out(size_t(n * w * heads) * length * depth);
+    const bz_heads q = {x.data(), int64_t(w * window), int64_t(window), depth, int64_t(row)};
+    bz_heads k = q, v = q;
+    k.data += heads * depth, v.data += 2 * heads * depth;
+    const int64_t own = int64_t(heads) * length * depth;
+    const bz_heads to = {out.data(), w * own, own, depth, heads * depth};
+    const bz_heads first = {bias.data(), 0, 0, int64_t(length) * length, length};
+    const bz_attention_step s = {n, w, heads, length, length, depth, depth, 0, 0.3f, q, k, v, {first, {}}, to};
+    must_run(isa, BZ_STEP_ATTENTION, &s, "attention");
+    for (int item = 0; item < n * w * heads; ++item) {
+        const size_t at = size_t(item / heads) * window + size_t(item % heads * depth), head = size_t(item % heads);
+        for (int i = 0; i < length; ++i) {
+            std::vector<double> weights(static_cast<size_t>(length));
+            double total = 0, sum = 0;
+            for (int j = 0; j < length; ++j) {
+                double score = bias[(head * size_t(length) + size_t(i)) * size_t(length) + size_t(j)];
+                for (int c = 0; c < depth; ++c)
+                    score += 0.3 * x[at + size_t(i) * row + size_t(c)] * k.data[at + size_t(j) * row + size_t(c)];
+                total += weights[size_t(j)] = exp(score);
+            }
+            for (int j = 0; j < length; ++j) sum += weights[size_t(j)] / total * v.data[at + size_t(j) * row];
+            must_be(out[size_t(item / heads) * size_t(own) + size_t(i * heads * depth) + head * size_t(depth)], sum, 1e-3,
+                    "attention");
+        }
+    }
+}
+
 static void position_steps(int isa) {
     const int n = between(1, 2), h = between(1, 9), w = between(1, 9), c = between(1, 70);
     std::vector<float> x = normal(size_t(n) * h * w * c), sums(size_t(n) * c);
@@ -413,6 +445,7 @@ static void bits(int isa) {
 static void steps(int isa) {
     pointwise_step(isa);
     row_steps(isa);
+    attention_steps(isa);
     position_steps(isa);
     linear_step(isa);
     copy_step(isa);

@@ -512,6 +512,9 @@ def arguments() -> dict[str, ctypes.Structure]:
         "resize": structs.ResizeStep(1, 8, 4, 4, 2, 2, 0, 0, 0, m, out),
         "softmax": structs.SoftmaxStep(4, 8, 1.0, x.data_ptr(), 8, y.data_ptr(), 8),
     }
+    h, to = structs.Heads(x.data_ptr(), 512, 256, 128, 8), structs.Heads(y.data_ptr(), 512, 256, 128, 8)
+    sizes = (2, 2, 2, 4, 4, 8, 8, 0)
+    made["attention"] = structs.AttentionStep(*sizes, 1.0, h, h, h, (structs.Heads * 2)(h), to)
     for each in made.values():
         each.memory = (x, y)  # type: ignore[attr-defined]
     return made
@@ -571,6 +574,22 @@ WRONG = {
     "copy": ["dims=7", "dims=-1", "y=0"],
     "resize": ["out_h=0", "mode=4", "mode=-1", "step_h=-1", "x.data=0", "out.pixel=0", "channels=0"],
     "softmax": ["rows=0", "length=0", "x=0", "y=0", "y_row=7", "x_row=-1"],
+    "attention": [
+        "images=0",
+        "windows=16777216",
+        "heads=0",
+        "rows=-1",
+        "columns=0",
+        "depth=0",
+        "values=0",
+        "q.data=0",
+        "k.row=-8",
+        "v.image=-1",
+        "out.data=0",
+        "out.row=7",
+        "out.head=7",
+        "out.window=0",
+    ],
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import module as of_torch
 
 from binarize.layers.normed import normed_input
@@ -31,9 +31,9 @@ class State:
         self._tensors = [
             held
             for module in self._modules
-            for table in (module._parameters, module._buffers)
+            for table in (module._parameters, module._buffers, module.__dict__)
             for held in table.values()
-            if held is not None
+            if isinstance(held, Tensor)
         ]
         self._dicts = [held for module in self._modules for held in _dicts(module)]
         self._before = [dict(held) for held in self._dicts]

@@ -14,7 +14,7 @@ from binarize.native import structs
 from binarize.runtime import ops
 from binarize.runtime.pointwise_code import Code
 from binarize.runtime.program.lowering import Lowering
-from binarize.runtime.program.operators.registry import is_dense, lowers
+from binarize.runtime.program.operators.registry import lowers, strides_like
 
 _DIMS = 4  # image, row, pixel, channel
 
@@ -34,8 +34,9 @@ def pointwise(
     out = lowering.placed(node)
     if out is None:
         like = operands[known.like]
-        dense = tuple(like.shape) == shape and is_dense(like)
-        out = lowering.strided(shape, like.stride()) if dense else lowering.empty(shape)
+        # also of a slice, if it repeats nothing: its dims have an order
+        alike = tuple(like.shape) == shape and _distinct(like)
+        out = lowering.strided(shape, strides_like(like, shape)) if alike else lowering.empty(shape)
     channel = known.dim % len(shape) if vectors or with_sums else None
     maps = as_maps([*operands, out], shape, channel, keep_images=with_sums)
     if maps is None or any(t.dtype != torch.float32 for t in operands):

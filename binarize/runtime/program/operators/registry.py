@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -112,6 +112,14 @@ def is_dense(x: Tensor) -> bool:
             return False
         step *= size
     return True
+
+
+def strides_like(x: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides of a dense tensor whose dims lie in the order of those of `x`, which has as many."""
+    strides, step = [0] * x.dim(), 1
+    for d in sorted(range(x.dim()), key=lambda d: (x.stride(d), -d)):
+        strides[d], step = step, step * shape[d]
+    return tuple(strides)
 
 
 def same_memory(a: Tensor, b: Tensor) -> bool:

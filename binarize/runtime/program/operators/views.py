@@ -22,6 +22,8 @@ VIEWS = (
     aten.permute.default,
     aten.transpose.int,
     aten.t.default,
+    aten.mT.default,
+    aten.adjoint.default,
     aten.movedim.int,
     aten.movedim.intlist,
     aten.flatten.using_ints,

@@ -11,8 +11,10 @@ from collections.abc import Callable
 
 from binarize.runtime.program.graph import ProgramGraph
 from binarize.runtime.program.passes.activation import layer_activations, name_activations
+from binarize.runtime.program.passes.attention import attention
 from binarize.runtime.program.passes.channel_sums import channel_sums
 from binarize.runtime.program.passes.classifier import classifier
+from binarize.runtime.program.passes.constants import constants
 from binarize.runtime.program.passes.functional import functional
 from binarize.runtime.program.passes.norms import norms
 from binarize.runtime.program.passes.pointwise import pointwise
@@ -25,7 +27,8 @@ from binarize.runtime.program.passes.stem import stem
 Pass = Callable[[ProgramGraph], None]
 
 PASSES: tuple[Pass, ...] = (
-    functional,  # first: no other pass has to think of writes
+    constants,  # first: writes to memory that it made are done then
+    functional,  # no other pass has to think of writes
     simplify,  # then nothing stands between an operator and its neighbour that does nothing
     name_activations,  # several small operators become one activation: the next two take it
     stem,  # before `pointwise`, which would take its norm and activation
@@ -35,6 +38,7 @@ PASSES: tuple[Pass, ...] = (
     resize,  # a layer reads the small map
     residual,  # after activations, which stand in front of the sum
     squeeze_excite,  # before `pointwise`, which would take the activations of its layers
+    attention,  # before `pointwise`, which would take its scales, biases and masks
     pointwise,  # what elementwise operators are left
     channel_sums,  # last: who makes a map is known now
 )

@@ -29,11 +29,14 @@ _SAME = {
     aten.flatten.using_ints,
     aten.slice.Tensor,
     aten.permute.default,
+    aten.pad.default,
+    aten.constant_pad_nd.default,
+    aten.roll.default,
 }
 
 
 def simplify(program: ProgramGraph) -> None:
-    """Drop dropout, copies and conversions that keep dtype, shape and values."""
+    """Drop dropout, copies, conversions and padding that keep dtype, shape and values."""
     for node in program.calls(*_SAME):
         source = node.args[0]
         if isinstance(source, fx.Node) and _changes_nothing(node, source):
@@ -48,6 +51,8 @@ def _changes_nothing(node: fx.Node, source: fx.Node) -> bool:
         return not node.args[2]
     if node.target is aten.permute.default:
         return list(arguments(node)[1]) == list(range(now.dim()))
+    if node.target in (aten.pad.default, aten.constant_pad_nd.default, aten.roll.default):
+        return not any(arguments(node)[1])
     if node.target is aten.slice.Tensor:
         return arguments(node, (None, 0, None, None, 1))[4] == 1
     return True
