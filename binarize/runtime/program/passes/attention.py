@@ -50,7 +50,7 @@ def _rewrite(program: ProgramGraph, node: fx.Node, where: fx.Node, read: Any) ->
         val = value_of(node)
         made.meta["val"] = val.new_empty((*lead, *val.shape[-2:]))
         result = _viewed(program, made, tuple(val.shape[:-2]))
-    program.taken("attention", made)
+    program.taken("attention", where)
     program.replace(node, result)
 
 

@@ -47,7 +47,7 @@ def constants(program: ProgramGraph) -> None:
         made.meta["val"] = node.meta["val"]
         for reader in readers:
             reader.replace_input_with(node, made)
-        program.taken("constants", made)
+        program.taken("constants", node)
     _drop(program, found, order)
 
 
