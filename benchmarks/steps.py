@@ -193,11 +193,11 @@ def linear_cases() -> Iterator[Case]:
         (3136, 96, 384),
     ):
         x, w, y = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.empty(rows, outputs)
-        packed = F.pad(w, (0, 0, 0, -outputs % 16)).view(-1, 16, inputs).transpose(1, 2).contiguous()
-        add = torch.zeros(packed.shape[0] * 16)
+        add = torch.zeros(outputs)
         step = structs.LinearStep(rows, inputs, outputs, structs.OPS["copy"], address(x), inputs)
-        step.weights, step.add, step.y, step.y_row = address(packed), address(add), address(y), outputs
-        call = lambda x=x, w=w, b=add[:outputs]: F.linear(x, w, b)  # noqa: E731
+        step.weights, step.weights_row, step.add = address(w), inputs, address(add)
+        step.y, step.y_row = address(y), outputs
+        call = lambda x=x, w=w, b=add: F.linear(x, w, b)  # noqa: E731
         yield f"linear {rows}x{inputs} to {outputs}", "linear", step, call, 2.0 * rows * inputs * outputs
 
 

@@ -411,15 +411,15 @@ typedef struct bz_mean_step {
 } bz_mean_step;
 
 /* y[r][o] = op(add[o] + sum over i of x[r][i] * w[o][i]), one chain of fused multiply-adds per output (portable: of
- * multiplications and additions). weights: [ceil(outputs / 16)][inputs][16], zeros behind the last output. op: one
- * that reads only a, p and q; COPY for none. */
+ * multiplications and additions). op: one that reads only a, p and q; COPY for none. */
 typedef struct bz_linear_step {
     int32_t rows, inputs, outputs;
     int32_t op;
     const float* x;
     int64_t x_row; /* floats from one row to the next */
-    const float* weights;
-    const float* add; /* [outputs padded to 16] or null = 0 */
+    const float* weights; /* [outputs][inputs], rows weights_row floats apart */
+    int64_t weights_row;
+    const float* add; /* [outputs] or null = 0 */
     float p, q;
     float* y;
     int64_t y_row;

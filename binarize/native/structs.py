@@ -259,6 +259,7 @@ class LinearStep(ctypes.Structure):
         ("x", c_void_p),
         ("x_row", c_int64),
         ("weights", c_void_p),
+        ("weights_row", c_int64),
         ("add", c_void_p),
         ("p", c_float),
         ("q", c_float),

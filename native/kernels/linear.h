@@ -1,13 +1,14 @@
 // Float linear layers: tiles of rows times outputs in registers, one chain of multiply-adds per output.
 //
-// Many rows: a block of them passes a piece of their inputs at a time, which stays in the second cache while all
-// weights of that piece stream past; sums wait in the result meanwhile, so chains are the same as in one piece. Few rows
-// are bound by the reading of weights: several blocks of outputs are read side by side.
+// Weights are read where their owner keeps them, [outputs][inputs], who may change them between two calls: each piece is
+// transposed into the first cache, which hides behind the reading of memory. Sums wait in the result between two pieces
+// of the inputs, so chains are the same as in one piece.
 #pragma once
 
 #include "ops.h"
 #include "products.h"
 #include "runs.h"
+#include "transpose.h"
 
 namespace bz {
 namespace BZ_NS {
@@ -19,7 +20,7 @@ constexpr int kLinearRows = 6, kLinearSixteens = 4;  // of a single row; of more
 #else
 constexpr int kLinearRows = 2, kLinearSixteens = 1;
 #endif
-constexpr int64_t kLinearBlock = 120, kLinearPiece = 256;  // rows, inputs
+constexpr int64_t kLinearBlock = 120, kLinearPiece = 128;  // rows, inputs
 
 BZ_INLINE int sixteens_of(int64_t rows) {
     if (BZ_VEC_BYTES != 32) return kLinearSixteens;
@@ -30,6 +31,7 @@ struct LinearPart {
     const bz_linear_step& s;
     int64_t row, rows, first, inputs;  // inputs [first, first + inputs)
     bool begins, ends;                 // with the first and the last input
+    float* weights;                    // scratch: blocks of 16 outputs, [inputs][16] each
 };
 
 template <int J>
@@ -53,13 +55,14 @@ static void linear_tile(const LinearPart& part, int64_t row, int64_t block) {
     if (!part.begins) {
         BZ_UNROLL for (int p = 0; p < P; ++p) load_first(sum[p], y + p * s.y_row, count);
     } else {
+        Floats first[J] = {};
+        if (s.add) load_first(first, s.add + o, count);
         BZ_UNROLL for (int j = 0; j < J; ++j) {
-            const Floats first = s.add ? load<Floats>(s.add + o + j * kLanes) : Floats{};
-            BZ_UNROLL for (int p = 0; p < P; ++p) sum[p][j] = first;
+            BZ_UNROLL for (int p = 0; p < P; ++p) sum[p][j] = first[j];
         }
     }
     add_products<P, S>(sum, s.x + row * s.x_row + part.first, s.x_row, part.inputs,
-                       s.weights + (block * s.inputs + part.first) * 16, int64_t(s.inputs) * 16);
+                       part.weights, part.inputs * 16);
     if (part.ends && s.op != BZ_OP_COPY) {
         alignas(64) float made[P][S * 16];
         BZ_UNROLL for (int p = 0; p < P; ++p)
@@ -93,11 +96,23 @@ static const LinearTile kLinearTiles[kLinearRows][kLinearSixteens] = {
 };
 #undef BZ_ROW
 
+// Weights of `count` blocks of 16 outputs from `block` on, zeros behind the last output.
+static void take_weights(const LinearPart& part, int64_t block, int64_t count) {
+    const bz_linear_step& s = part.s;
+    for (int64_t b = block; b < block + count; ++b) {
+        float* const to = part.weights + (b - block) * part.inputs * 16;
+        const int64_t some = s.outputs - b * 16 < 16 ? s.outputs - b * 16 : 16;
+        if (some < 16) memset(to, 0, sizeof(float) * size_t(part.inputs) * 16);
+        transpose(s.weights + b * 16 * s.weights_row + part.first, s.weights_row, to, 16, part.inputs, some);
+    }
+}
+
 // Blocks [begin, end) of 16 outputs.
 static void linear_part(const LinearPart& part, int64_t begin, int64_t end) {
     const int64_t tiles = (part.rows + kLinearRows - 1) / kLinearRows, most = sixteens_of(part.rows);
     for (int64_t b = begin; b < end; b += most) {
         const int64_t some = end - b < most ? end - b : most;
+        take_weights(part, b, some);
         for (int64_t t = 0; t < tiles; ++t) {
             const int64_t first = part.rows * t / tiles, last = part.rows * (t + 1) / tiles;
             kLinearTiles[last - first - 1][some - 1](part, part.row + first, b);
@@ -108,8 +123,6 @@ static void linear_part(const LinearPart& part, int64_t begin, int64_t end) {
 static int linear(int threads, const bz_linear_step& s) {
     const int64_t sixteens = bz_ceil_div(s.outputs, 16), most = sixteens_of(s.rows);
     const int64_t blocks = (s.rows + kLinearBlock - 1) / kLinearBlock;
-    // sums that wait are read and written again: only of long chains
-    const int64_t piece = s.rows < 2 * kLinearRows || s.inputs <= 4 * kLinearPiece ? s.inputs : kLinearPiece;
     const int some = threads_for(threads, int64_t(s.inputs) * s.outputs);
     const int64_t groups = (sixteens + most - 1) / most;
     int64_t parts = some > 1 && blocks < 4 * some ? 4 * some / blocks : 1;  // few rows: outputs are shared out, too
@@ -119,9 +132,10 @@ static int linear(int threads, const bz_linear_step& s) {
         const int64_t block = item / parts, part = item % parts;
         const int64_t row = s.rows * block / blocks, rows = s.rows * (block + 1) / blocks - row;
         const int64_t begin = groups * part / parts * most, end = groups * (part + 1) / parts * most;
-        for (int64_t first = 0; first < s.inputs; first += piece) {
-            const int64_t inputs = s.inputs - first < piece ? s.inputs - first : piece;
-            linear_part({s, row, rows, first, inputs, first == 0, first + inputs == s.inputs}, begin,
+        alignas(64) float weights[kLinearSixteens * 16 * kLinearPiece];
+        for (int64_t first = 0; first < s.inputs; first += kLinearPiece) {
+            const int64_t inputs = s.inputs - first < kLinearPiece ? s.inputs - first : kLinearPiece;
+            linear_part({s, row, rows, first, inputs, first == 0, first + inputs == s.inputs, weights}, begin,
                         end < sixteens ? end : sixteens);
         }
     }

@@ -373,17 +373,16 @@ static void position_steps(int isa) {
 
 static void linear_step(int isa) {
     const int rows = between(1, between(0, 1) ? 3 : 150), inputs = between(1, between(0, 5) ? 90 : 1200);
-    const int outputs = between(1, 70), blocks = (outputs + 15) / 16;
-    std::vector<float> x = normal(size_t(rows) * inputs), y(size_t(rows) * outputs), add = normal(size_t(blocks) * 16);
-    std::vector<float> weights = normal(size_t(blocks) * inputs * 16);
-    const bz_linear_step s = {rows, inputs, outputs, BZ_OP_RELU, x.data(), inputs, weights.data(), add.data(), 0, 0,
-                              y.data(), outputs};
+    const int outputs = between(1, 70);
+    std::vector<float> x = normal(size_t(rows) * inputs), y(size_t(rows) * outputs), add = normal(size_t(outputs));
+    std::vector<float> weights = normal(size_t(outputs) * inputs);
+    const bz_linear_step s = {rows, inputs, outputs, BZ_OP_RELU, x.data(), inputs, weights.data(), inputs, add.data(),
+                              0, 0, y.data(), outputs};
     must_run(isa, BZ_STEP_LINEAR, &s, "linear");
     for (int i = 0; i < rows * outputs; ++i) {
         const int r = i / outputs, o = i % outputs;
         double sum = add[size_t(o)];
-        for (int k = 0; k < inputs; ++k)
-            sum += double(x[size_t(r) * inputs + k]) * weights[(size_t(o / 16) * inputs + k) * 16 + o % 16];
+        for (int k = 0; k < inputs; ++k) sum += double(x[size_t(r) * inputs + k]) * weights[size_t(o) * inputs + k];
         must_be(y[size_t(i)], sum < 0 ? 0 : sum, 1e-4, "linear");
     }
 }

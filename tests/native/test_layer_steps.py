@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from native.steps import blank, last, map_of, must, run, sliced, whole
-from native.test_program import packed
 from torch import Tensor
 from torch.nn import functional as F
 
 from binarize import native
 from binarize.native import structs
+from binarize.native.epilogue import Tail
 from binarize.native.layer import PreparedLayer
 from binarize.native.library import load
 from binarize.native.prepared import PreparedConv, PreparedPack
@@ -115,9 +115,12 @@ def test_a_tail(isa: Any, kind: str) -> None:
     y = layer(x)
     assert y is not None
     weight, bias = torch.randn(21, y.shape[1]), torch.randn(21)
-    rows, add, z = packed(weight), F.pad(bias, (0, 11)), blank(y.shape[0], 21, *y.shape[2:], sliced=True)
+    tail, z = (
+        Tail(weight=weight, bias=bias).packed(y.shape[1]),
+        blank(y.shape[0], 21, *y.shape[2:], sliced=True),
+    )
     step = step_of(layer, x, None)
-    step.tail = structs.Tail(rows.data_ptr(), add.data_ptr(), 21, map_of(z))
+    step.tail = tail.struct(z)
     must("layer", step, isa)
     torch.testing.assert_close(z, F.conv2d(y, weight[:, :, None, None], bias), rtol=1e-4, atol=1e-3)
     assert whole(z).isnan().all()

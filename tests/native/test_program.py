@@ -359,12 +359,6 @@ def test_means(isa: str, channels: int, kind: str) -> None:
     assert torch.equal(out, sums / 135)
 
 
-def packed(weight: Tensor) -> Tensor:
-    """(out, in) as [ceil(out / 16)][in][16]."""
-    rows = F.pad(weight, (0, 0, 0, -weight.shape[0] % 16))
-    return rows.view(-1, 16, weight.shape[1]).transpose(1, 2).contiguous()
-
-
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize(
     "shape", [(1, 7, 3), (1, 512, 1000), (2, 100, 40), (5, 33, 17), (13, 64, 100), (250, 1100, 90)]
@@ -373,13 +367,14 @@ def test_linear(isa: str, shape: tuple[int, int, int]) -> None:
     rows, inputs, outputs = shape
     torch.manual_seed(rows)
     x, weight, bias = torch.randn(rows, inputs + 3), torch.randn(outputs, inputs), torch.randn(outputs)
-    weights, add = packed(weight), F.pad(bias, (0, -outputs % 16))
+    wide = torch.full((outputs, inputs + 2), NAN)
+    wide[:, :inputs] = weight
     scale = inputs**0.5
     for op, function in (("copy", lambda y: y), ("relu", torch.relu), ("gelu", F.gelu)):
-        for b in (None, add):
+        for b in (None, bias):
             y = torch.full((rows, outputs + 5), NAN)
             step = structs.LinearStep(rows, inputs, outputs, structs.OPS[op], x.data_ptr(), inputs + 3)
-            step.weights, step.add = weights.data_ptr(), None if b is None else b.data_ptr()
+            step.weights, step.weights_row, step.add = wide.data_ptr(), inputs + 2, address(b)
             step.y, step.y_row = y.data_ptr(), outputs + 5
             must("linear", step, isa, threads=2)
             expected = function(
@@ -507,7 +502,9 @@ def arguments() -> dict[str, ctypes.Structure]:
         ),
         "pool": structs.PoolStep(1, 8, 4, 4, structs.Pool(2, 2, 2, 2, 0, 0, 2, 2), 1, 0, 0, 0, m, out),
         "mean": structs.MeanStep(1, 4, 4, 8, m, None, y.data_ptr()),
-        "linear": structs.LinearStep(2, 8, 5, 28, x.data_ptr(), 8, x.data_ptr(), None, 0, 0, y.data_ptr(), 5),
+        "linear": structs.LinearStep(
+            2, 8, 5, 28, x.data_ptr(), 8, x.data_ptr(), 8, None, 0, 0, y.data_ptr(), 5
+        ),
         "copy": copy_step(x.view(8, 512), y.view(8, 512)),
         "resize": structs.ResizeStep(1, 8, 4, 4, 2, 2, 0, 0, 0, m, out),
         "softmax": structs.SoftmaxStep(4, 8, 1.0, x.data_ptr(), 8, y.data_ptr(), 8),
@@ -570,6 +567,7 @@ WRONG = {
         "weights=0",
         "y=0",
         "y_row=4",
+        "weights_row=-1",
     ],
     "copy": ["dims=7", "dims=-1", "y=0"],
     "resize": ["out_h=0", "mode=4", "mode=-1", "step_h=-1", "x.data=0", "out.pixel=0", "channels=0"],
@@ -646,7 +644,7 @@ def test_the_number_of_threads_does_not_matter() -> None:
     """Maps that are large enough for several threads."""
     torch.manual_seed(0)
     x = last(torch.randn(2, 48, 60, 50))
-    weight = packed(torch.randn(100, 48))
+    weight = torch.randn(100, 48)
     results: list[list[Tensor]] = []
     for threads in (1, 2, 3):
         out, sums = [blank(2, 48, 60, 50) for _ in range(3)], [torch.empty(2, 48) for _ in range(5)]
@@ -683,7 +681,7 @@ def test_the_number_of_threads_does_not_matter() -> None:
             (
                 "linear",
                 structs.LinearStep(
-                    6000, 48, 100, 28, address(x), 48, address(weight), None, 0, 0, address(y), 100
+                    6000, 48, 100, 28, address(x), 48, address(weight), 48, None, 0, 0, address(y), 100
                 ),
             ),
             ("copy", copy_step(x, turned)),

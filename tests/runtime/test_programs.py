@@ -254,6 +254,26 @@ def test_changes_of_an_activation_that_a_layer_took_over_are_seen(how: str) -> N
     assert programs(packed)
 
 
+@pytest.mark.parametrize("where", ["classifier", "linear"])
+def test_float_weights_are_read_at_each_call(where: str) -> None:
+    """Changes that torch does not count, by NumPy or `.data`, are seen, too."""
+
+    class Classifier(Net):
+        def __init__(self) -> None:
+            super().__init__(lambda net, x: net.fc(front(net, x).mean((2, 3))))
+            self.fc = nn.Linear(70, 21)
+
+    _, packed = pair(Classifier() if where == "linear" else Net(plain))
+    head = packed.fc if where == "linear" else packed.head
+    x = torch.rand(1, 3, 32, 40)
+    y = third(packed, x)
+    assert programs(packed)
+    head.weight.data.mul_(2)
+    head.bias.detach().numpy()[:] *= 2
+    assert torch.allclose(third(packed, x), 2 * y, rtol=1e-5, atol=1e-5)
+    assert len(programs(packed)) == 1
+
+
 def test_training_mode_and_gradients_get_the_modules() -> None:
     _, packed = pair(Net(lambda net, x: torch.dropout(plain(net, x), 0.5, net.training)))
     x = torch.rand(2, 3, 40, 56)

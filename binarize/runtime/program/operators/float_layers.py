@@ -8,7 +8,6 @@ from torch import Tensor, fx
 
 from binarize.native import structs
 from binarize.runtime import ops
-from binarize.runtime.operator_arguments import tail_of_arguments
 from binarize.runtime.program.lowering import Lowering
 from binarize.runtime.program.operators.registry import lowers
 
@@ -33,19 +32,19 @@ def linear(
     x = x.movedim(1, -1) if maps else x
     count = x.numel() // max(inputs, 1)
     flat = as_rows(x, count, inputs)
-    if flat is None or count > _ROWS or not count:
+    dense = weight.stride(1) == 1 and (bias is None or bias.stride(0) == 1)
+    if flat is None or count > _ROWS or not count or not dense:
         return NotImplemented
     shape = tuple(node.meta["val"].shape)
     out = lowering.empty(shape) if maps else lowering.rows(shape)
     made = as_rows(out.movedim(1, -1) if maps else out, count, outputs)
     if made is None:
         return NotImplemented
-    tail = tail_of_arguments(weight, bias).packed(inputs)
+    # read where they lie at each call: who changes a weight past torch (NumPy, `.data`) is not told of copies
     step = structs.LinearStep(rows=count, inputs=inputs, outputs=outputs, op=structs.OPS[op], p=p, q=q)
-    step.x_row, step.y_row = flat.stride(0), made.stride(0)
-    step.weights = tail.rows.data_ptr()
-    step.add = None if tail.shifts is None else tail.shifts.data_ptr()
-    lowering.hold(tail)
+    step.x_row, step.y_row, step.weights_row = flat.stride(0), made.stride(0), weight.stride(0)
+    lowering.point(step, "weights", weight.detach())
+    lowering.point(step, "add", None if bias is None else bias.detach())
     lowering.point(step, "x", flat)
     lowering.point(step, "y", made)
     lowering.native("linear", step)

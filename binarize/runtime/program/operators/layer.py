@@ -17,9 +17,9 @@ from binarize.runtime.native_layer import Extras, NativeLayer, Prepared
 from binarize.runtime.operator_arguments import (
     activation_of_arguments,
     resize_of_arguments,
-    tail_of_arguments,
 )
 from binarize.runtime.program.lowering import Lowering
+from binarize.runtime.program.operators.movement import fill
 from binarize.runtime.program.operators.registry import lowers
 from binarize.runtime.program.operators.resampling import is_map, pool
 from binarize.runtime.program.operators.views import copy
@@ -157,10 +157,26 @@ class _Step:
         if weight is None:
             lowering.point(step, "out", result)
             return
-        tail = tail_of_arguments(weight, given.get("tail_bias")).packed(self.native.data.spec.out_channels)
-        step.tail = tail.struct(torch.empty(1, 1, 1, 1))
-        lowering.hold(tail)
+        self._tail(step, weight.detach().flatten(1), given.get("tail_bias"))
         lowering.map(step.tail.out, result)
+
+    def _tail(self, step: structs.LayerStep, weight: Tensor, bias: Tensor | None) -> None:
+        """Weights and bias in the kernels' layout, put there at each call: their owner may change them."""
+        lowering, (outputs, inputs) = self.lowering, weight.shape
+        whole, rest = divmod(outputs, 16)
+        step.tail.channels = outputs
+        rows = lowering.rows((whole + bool(rest), inputs, 16))
+        if whole:
+            copy(lowering, weight[: 16 * whole].unflatten(0, (whole, 16)), rows[:whole].transpose(1, 2))
+        if rest:
+            fill(lowering, rows[whole], 0.0)
+            copy(lowering, weight[16 * whole :], rows[whole, :, :rest].t())
+        lowering.point(step.tail, "weights", rows)
+        if bias is not None:
+            shifts = lowering.rows((rows.shape[0] * 16,))
+            fill(lowering, shifts, 0.0)
+            copy(lowering, bias.detach(), shifts[:outputs])
+            lowering.point(step.tail, "add", shifts)
 
 
 def _is_mean_pool(bypass: Bypass | None) -> bool:
