@@ -20,7 +20,7 @@ from binarize.runtime.kernel_support import activation_of, rounding_error, why_n
 from binarize.runtime.layer_data import LayerData, make_bypass, text_of_spec
 from binarize.runtime.made_of import Mark, current, marks_of, place_of
 from binarize.runtime.native_layer import NativeLayer
-from binarize.runtime.operator_arguments import arguments_of_activation
+from binarize.runtime.ops.arguments import arguments_of_activation
 from binarize.runtime.packed_weights import native_layer
 from binarize.runtime.reference import reference, weight_of
 from binarize.runtime.shapes import extra_of, result_shape
