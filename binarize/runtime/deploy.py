@@ -18,8 +18,8 @@ from binarize.layers import BinaryLayer
 from binarize.model_info import plan_of
 from binarize.runtime.kernel_support import why_not
 from binarize.runtime.layer import PackedLayer, RuntimeOptions
+from binarize.runtime.lower import empty_packed, lower
 from binarize.runtime.packing.describe import Refusal, describe
-from binarize.runtime.packing.lower import empty_packed, lower
 from binarize.runtime.program.dispatch import Programs
 from binarize.runtime.report import DeployReport, LayerReport
 from binarize.runtime.spec import PackedSpec

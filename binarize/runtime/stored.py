@@ -13,8 +13,8 @@ from binarize.earlier_names import earlier_arguments
 from binarize.graph.model_copy import copied
 from binarize.layers import BinaryLayer
 from binarize.runtime.layer import PackedLayer
+from binarize.runtime.lower import empty_packed
 from binarize.runtime.packing.describe import Refusal, describe
-from binarize.runtime.packing.lower import empty_packed
 from binarize.runtime.spec import PackedSpec
 
 

@@ -7,7 +7,7 @@ import torch
 
 from binarize.layers import BinaryConv2d
 from binarize.runtime.layer import PackedLayer
-from binarize.runtime.packing.lower import lower
+from binarize.runtime.lower import lower
 
 
 @pytest.mark.parametrize("granularity", ["channel", "layer"])

@@ -1,1 +1,1 @@
-"""From a trained binary layer to a packed one: what it is, its numbers, and its weights as bits."""
+"""A trained binary layer as data: what its packed form is, its numbers, and its weights as bits."""

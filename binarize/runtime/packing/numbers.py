@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from binarize.functional import Geometry
-from binarize.graph.hooks import take_hooks
-from binarize.runtime.layer import PackedLayer
 from binarize.runtime.packing.bits import pack_signs
-from binarize.runtime.packing.describe import Refusal, describe, folds
+from binarize.runtime.packing.describe import Refusal, folds
 from binarize.runtime.spec import PackedSpec
 
 _PARAMETERS = {
@@ -24,8 +21,8 @@ _PARAMETERS = {
 }
 
 
-def lower(layer: nn.Module) -> PackedLayer | Refusal:
-    """The packed form of `layer` in evaluation mode; the layer is left untouched.
+def numbers_of(layer: Any, spec: PackedSpec) -> tuple[Tensor, Tensor] | Refusal:
+    """The bits and vectors of a packed layer.
 
     BatchNorm, bias and weight scale are folded in float64: with W = m S + o per filter, S the signs, and
     BatchNorm g (y - mean) / sqrt(var + eps) + c, f = g / sqrt(var + eps), the layer gets scale = m f,
@@ -33,48 +30,28 @@ def lower(layer: nn.Module) -> PackedLayer | Refusal:
 
     Args:
         layer: a `BinaryLayer` on the CPU.
+        spec: what `describe` says of it.
+
+    Returns:
+        (ceil(weights / 8),) uint8 and (sum of `spec.vectors()`,), see `LayerData`.
     """
-    spec = describe(layer)
-    if isinstance(spec, Refusal):
-        return spec
-    known: Any = layer
-    levels = _levels(_filters(known, spec), centred=not spec.offset)
+    levels = _levels(_filters(layer, spec), centred=not spec.offset)
     if isinstance(levels, Refusal):
         return levels
     positive, scale, offset = levels
-    shift = torch.zeros_like(scale) if known.own_bias is None else known.own_bias.detach().double()
-    if known.norm is not None and folds(known.norm):
-        factor, constant = _affine(known.norm)
+    shift = torch.zeros_like(scale) if layer.own_bias is None else layer.own_bias.detach().double()
+    if layer.norm is not None and folds(layer.norm):
+        factor, constant = _affine(layer.norm)
         scale, offset, shift = scale * factor, offset * factor, shift * factor + constant
-    vectors = {
-        "scale": scale,
-        "offset": offset,
-        "shift": shift,
-        **_quantizer_vectors(known.quantizer, spec.quantizer.kind),
-    }
+    quantizer = _quantizer_vectors(layer.quantizer, spec.quantizer.kind)
+    vectors = {"scale": scale, "offset": offset, "shift": shift, **quantizer}
     flat = torch.cat([vectors[name].detach().reshape(-1).double() for name in spec.vectors()])
-    flat = flat.to(known.weight.dtype)
+    flat = flat.to(layer.weight.dtype)
     if not bool(torch.isfinite(flat).all()):
         return Refusal("its scales, norm or quantizer hold numbers that are not finite")
     if spec.quantizer.kind == "adabin" and not float(vectors["alpha"].detach()):
         return Refusal("alpha_a of its quantizer is 0: its input would be lost")
-    packed = empty_packed(layer, spec)
-    packed.bits, packed.vectors = pack_signs(positive), flat
-    take_hooks(packed, layer)
-    return packed
-
-
-def empty_packed(layer: nn.Module, spec: PackedSpec) -> PackedLayer:
-    """The packed layer of that spec, its numbers still to come, with a copy of what `layer` keeps."""
-    known: Any = layer
-    packed = PackedLayer(
-        spec,
-        norm=copy.deepcopy(known.norm) if spec.norm is not None else None,
-        inner=copy.deepcopy(known.inner) if spec.inner is not None else None,
-        dtype=known.vectors.dtype if isinstance(layer, PackedLayer) else known.weight.dtype,
-    )
-    packed.float_bias = known.float_bias
-    return packed
+    return pack_signs(positive), flat
 
 
 def _filters(layer: Any, spec: PackedSpec) -> Tensor:
