@@ -47,7 +47,7 @@ typedef enum bz_status {
     BZ_NO_MEMORY = 2,    /* scratch could not be allocated; nothing useful was written */
     BZ_UNSUPPORTED = 3,  /* more taps or channels than the kernel can count */
     BZ_NO_ISA = 4,       /* this processor or build lacks the instruction set */
-    BZ_NOT_FINITE = 5    /* scales of bz_layer_run that tables of whole numbers cannot hold; nothing was written */
+    BZ_NOT_FINITE = 5    /* a layer's scales that tables of whole numbers cannot hold; its step wrote nothing */
 } bz_status;
 
 typedef enum bz_isa {
@@ -223,8 +223,7 @@ BZ_API int bz_conv_scaled(int isa, int num_threads, const bz_conv_shape* shape, 
 /* ---- a whole layer: from floats to signs, and from those to floats ---- */
 typedef enum bz_layer_kind { BZ_LAYER_CONV = 0, BZ_LAYER_DEPTHWISE = 1, BZ_LAYER_SCALED = 2 } bz_layer_kind;
 
-/* What stays the same from call to call. Between the two steps a caller of the functions above has to do things that
- * take longer than the work on a small map. */
+/* What stays the same from call to call: the constants of a bz_layer_step. */
 typedef struct bz_layer {
     bz_conv_shape conv; /* of a depthwise layer: see bz_depthwise */
     int32_t kind;       /* of bz_layer_kind: which of the convolutions */
@@ -234,13 +233,10 @@ typedef struct bz_layer {
     const bz_dab* dab;     /* or null: */
     const float *mul, *add; /* of bz_pack, [channels] or null */
     bz_map x;              /* its strides */
-    /* its constants. Of bypass and out the strides; there is no tail, and sample_scale and sums are not read. A dab's
+    /* its constants. Of bypass and out the strides; sample_scale, sums, residual, tail and bits are not read. A dab's
      * scales become sample_scale (per layer), alpha (scaled) or a factor of mul and offset (depthwise, one image). */
     bz_epilogue epilogue;
 } bz_layer;
-/* sums_of_x: as sums of bz_pack_dab. bypass, sums: as in bz_epilogue, or null. */
-BZ_API int bz_layer_run(int isa, int num_threads, const bz_layer* layer, const float* x, const float* sums_of_x,
-                        const float* bypass, float* out, float* sums);
 
 /* ---- float convolution of few input channels ---- */
 /* A max-pool as torch's: output position y is the largest of kernel_h lines from y * stride_h - pad_h on, as far as they
@@ -290,12 +286,11 @@ typedef struct bz_step {
     const void* arguments; /* the structure of that kind: bz_layer_step, bz_stem_step, ... */
 } bz_step;
 
-/* bz_layer_run, and what it lacks. Strides of bypass and out are those of layer->epilogue; its residual, tail
- * and bits are replaced by those here. */
+/* Strides of bypass and out are those of layer->epilogue. */
 typedef struct bz_layer_step {
     const bz_layer* layer;
     const float* x;         /* not read if there is a plane */
-    const float* sums_of_x; /* or null */
+    const float* sums_of_x; /* as sums of bz_pack_dab, or null */
     const float* bypass;    /* or null */
     float* out;             /* null: no float map, but a tail or bits */
     float* sums;            /* or null */

@@ -1,4 +1,4 @@
-// A layer in one call, alone or as a step of a program.
+// A layer as a step of a program.
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,7 +43,7 @@ void scale_depthwise(bz_epilogue& e, const float* scales, int64_t channels, floa
     if (e.offset) e.offset = offset;
 }
 
-int run(int isa, int threads, const bz_layer_step& s, const bz_epilogue& given, uint32_t* memory) {
+int run(int isa, int threads, const bz_layer_step& s, uint32_t* memory) {
     const bz_layer& layer = *s.layer;
     const bz_plane_shape& in = layer.conv.input;
     const bz_dab* const dab = layer.dab;
@@ -59,10 +59,13 @@ int run(int isa, int threads, const bz_layer_step& s, const bz_epilogue& given, 
         status = dab ? bz_pack_dab(isa, threads, &in, &map, resize, dab, s.sums_of_x, memory, scratch, scales)
                      : bz_pack(isa, threads, &in, &map, resize, layer.mul, layer.add, 0, memory, nullptr);
 
-    bz_epilogue e = given;
+    bz_epilogue e = layer.epilogue;
     e.bypass.data = const_cast<float*>(s.bypass);
+    e.residual = s.residual;
     e.out.data = s.out;
     e.sums = s.sums;
+    e.tail = s.tail;
+    e.bits = s.bits;
     e.sample_scale = scaled && !per_channel ? scales : nullptr;
     if (status == BZ_OK && layer.kind == BZ_LAYER_SCALED && !finite(scales, channels)) status = BZ_NOT_FINITE;
     if (status == BZ_OK && layer.kind == BZ_LAYER_DEPTHWISE && per_channel)
@@ -70,7 +73,13 @@ int run(int isa, int threads, const bz_layer_step& s, const bz_epilogue& given, 
     return status == BZ_OK ? convolve(isa, threads, layer, s.plane ? s.plane : memory, scales, e) : status;
 }
 
-int run_checked(int isa, int threads, const bz_layer_step& s, const bz_epilogue& e) {
+}  // namespace
+
+namespace bz {
+
+int layer_step(int isa, int threads, const bz_layer_step* step) {
+    if (!step) return BZ_BAD_ARGUMENT;
+    const bz_layer_step& s = *step;
     const bz_layer* const layer = s.layer;
     if (!layer || layer->kind < BZ_LAYER_CONV || layer->kind > BZ_LAYER_SCALED) return BZ_BAD_ARGUMENT;
     const bz_plane_shape& in = layer->conv.input;
@@ -80,43 +89,17 @@ int run_checked(int isa, int threads, const bz_layer_step& s, const bz_epilogue&
     const bool scaled = dab && (dab->a || dab->plain), per_channel = scaled && !dab->layer;
     if ((layer->kind == BZ_LAYER_SCALED) != (per_channel && layer->kind != BZ_LAYER_DEPTHWISE)) return BZ_BAD_ARGUMENT;
     if (per_channel && layer->kind == BZ_LAYER_DEPTHWISE && in.images != 1) return BZ_BAD_ARGUMENT;
-    if (s.scratch || s.plane) return run(isa, threads, s, e, static_cast<uint32_t*>(s.scratch));
+    if (s.scratch || s.plane) return run(isa, threads, s, static_cast<uint32_t*>(s.scratch));
     uint32_t* const memory = static_cast<uint32_t*>(malloc(sizeof(uint32_t) * size_t(words)));
     if (!memory) return BZ_NO_MEMORY;
-    const int status = run(isa, threads, s, e, memory);
+    const int status = run(isa, threads, s, memory);
     free(memory);
     return status;
 }
 
-}  // namespace
-
-namespace bz {
-
-int layer_step(int isa, int threads, const bz_layer_step* s) {
-    if (!s || !s->layer) return BZ_BAD_ARGUMENT;
-    bz_epilogue e = s->layer->epilogue;
-    e.residual = s->residual;
-    e.tail = s->tail;
-    e.bits = s->bits;
-    return run_checked(isa, threads, *s, e);
-}
-
 }  // namespace bz
 
-extern "C" {
-
-int64_t bz_layer_scratch(const bz_layer* layer) {
+extern "C" int64_t bz_layer_scratch(const bz_layer* layer) {
     const int64_t words = layer ? scratch_words(layer->conv.input) : -1;
     return words < 0 ? -1 : words * int64_t(sizeof(uint32_t));
 }
-
-int bz_layer_run(int isa, int threads, const bz_layer* layer, const float* x, const float* sums_of_x,
-                 const float* bypass, float* out, float* sums) {
-    if (!layer) return BZ_BAD_ARGUMENT;
-    bz_layer_step s = {};
-    s.layer = layer, s.x = x, s.sums_of_x = sums_of_x, s.bypass = bypass, s.out = out, s.sums = sums;
-    return run_checked(isa, threads, s, layer->epilogue);
-}
-
-}  // extern "C"
-

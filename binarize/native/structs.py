@@ -355,7 +355,6 @@ SIGNATURES = {
     "bz_scaled_words": (c_int64, [_CONV]),
     "bz_pack_scaled": (_INT, [_CONV, c_void_p, c_void_p]),
     "bz_conv_scaled": (_INT, [_INT, _INT, _CONV, c_void_p, c_void_p, c_void_p, _INT, _EPILOGUE]),
-    "bz_layer_run": (_INT, [_INT, _INT, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p]),
     "bz_layer_scratch": (c_int64, [c_void_p]),
     "bz_run": (_INT, [_INT, _INT, c_int64, c_void_p, POINTER(c_int64)]),
     "bz_stem": (_INT, [_INT, _INT, _CONV, _MAP, c_void_p, POINTER(Norm), POINTER(Pool), _EPILOGUE]),

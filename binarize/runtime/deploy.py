@@ -17,8 +17,9 @@ from binarize.graph.wrappers import unwrapped
 from binarize.layers import BinaryLayer
 from binarize.model_info import plan_of
 from binarize.runtime.kernel_support import why_not
-from binarize.runtime.lower import Refusal, describe, empty_packed, lower
-from binarize.runtime.packed import PackedLayer, RuntimeOptions
+from binarize.runtime.layer import PackedLayer, RuntimeOptions
+from binarize.runtime.lower import empty_packed, lower
+from binarize.runtime.packing.describe import Refusal, describe
 from binarize.runtime.program.dispatch import Programs
 from binarize.runtime.report import DeployReport, LayerReport
 from binarize.runtime.spec import PackedSpec

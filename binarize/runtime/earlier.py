@@ -57,11 +57,8 @@ def register() -> None:
 def own_activations(state: dict[str, Any]) -> dict[str, Any]:
     """The state of a packed layer, whose network gets back the activations that are still in it."""
     names = ("_signs", "_signs_of", "_kernels", "_quick", "_lazy", "sums_for", "sums_from", "_after")
-    taken = state.get("_after", [])
     kept = {key: value for key, value in state.items() if key not in names}
-    lost = [module for module in taken if not isinstance(module, (BiasPReLU, Maxout))]
-    for module in taken:
-        module.__dict__.pop("done_before", None)
+    lost = [module for module in state.get("_after", []) if not isinstance(module, (BiasPReLU, Maxout))]
     if lost:  # an Identity took its place
         kept["_behind"] = lost
     return kept

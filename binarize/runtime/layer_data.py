@@ -12,7 +12,7 @@ from torch import Tensor
 from binarize.errors import ConfigError
 from binarize.layers import Bypass
 from binarize.native.epilogue import Activation
-from binarize.runtime.bits import unpack_signs
+from binarize.runtime.packing.bits import unpack_signs
 from binarize.runtime.spec import PackedSpec
 
 
@@ -22,7 +22,7 @@ class LayerData:
 
     Attributes:
         spec: everything but the numbers.
-        bits: (ceil(weights / 8),) uint8: the weights' signs, output filters first (`binarize.runtime.bits`).
+        bits: (ceil(weights / 8),) uint8: the weights' signs, output filters first (see `packing.bits`).
         vectors: (sum of `spec.vectors()`,): scale, offset, shift and the quantizer's parameters.
         inner: the activation in front of the bypass in the kernels' form; None where there is none, or a
             module computes it.

@@ -123,13 +123,8 @@ _TORCH: dict[str, Callable[..., Any]] = {
     "mul_scalar": lambda a, p, q: a * p,
     "copy": lambda a, p, q: a,
 }
-SINGLE = frozenset(
-    "neg abs relu clamp sigmoid silu tanh gelu gelu_tanh hardsigmoid hardswish exp sqrt rsqrt square elu "  # noqa: SIM905
-    "softplus leaky add_scalar mul_scalar copy".split()
-)
-"""Operations that read one register and numbers only."""
 
 
 def apply(op: str, x: Tensor, p: float = 0.0, q: float = 0.0) -> Tensor:
-    """One of `SINGLE` in torch."""
+    """One of the operations that read one register and numbers only, in torch."""
     return _TORCH[op](x, p, q)

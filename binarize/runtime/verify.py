@@ -19,7 +19,7 @@ from binarize.errors import ConfigError
 from binarize.graph.trace.call_signature import named_tensors
 from binarize.layers import BinaryLayer
 from binarize.runtime.deploy import deployed_layers
-from binarize.runtime.packed import PackedLayer
+from binarize.runtime.layer import PackedLayer
 from binarize.runtime.program.capture import NoProgramError
 from binarize.runtime.program.compare import StepError
 from binarize.runtime.program.dispatch import Programs

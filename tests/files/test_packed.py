@@ -208,11 +208,12 @@ def test_networks_written_by_hand_and_single_layers(tmp_path: Path):
     assert torch.equal(loaded(x), deployed(x))
     assert torch.equal(load(tmp_path / "m.safetensors", model=deploy(make()))(x), loaded(x))
     layer = unlike_fresh(binarize.binary_layer(nn.Linear(8, 8), "bidense")).eval()
-    path = save(layer, tmp_path / "l.safetensors", packed=True)
     x = torch.rand(2, 8)
-    assert torch.equal(
-        load(path, model=binarize.binary_layer(nn.Linear(8, 8), "bidense"))(x), deploy(layer)(x)
-    )
+    earlier = {"source": "custom", "class": "binarize.runtime.packed.PackedLayer"}
+    for source in (None, earlier):
+        path = save(layer, tmp_path / "l.safetensors", packed=True, source=source)
+        like = binarize.binary_layer(nn.Linear(8, 8), "bidense")
+        assert torch.equal(load(path, model=like)(x), deploy(layer)(x))
 
 
 def test_shared_layers_and_tied_weights(tmp_path: Path):

@@ -16,7 +16,7 @@ import binarize
 from binarize.errors import ConfigError, FormatError
 from binarize.graph import Plan, Swap
 from binarize.methods import BNN, ActivationSite, Method
-from binarize.runtime import report, stored
+from binarize.runtime import PackedLayer, configure, report, stored
 
 EARLIER = Path(__file__).parents[1] / "golden" / "earlier.pkl"  # its README says what is in it
 
@@ -58,6 +58,20 @@ def test_models_pickled_with_the_paths_of_earlier_versions() -> None:
         assert now in old
         old = old.replace(now, before)
     torch.testing.assert_close(pickle.loads(old)(x), binary(x), rtol=0, atol=0)
+
+
+def test_deployed_networks_pickled_with_the_path_of_earlier_versions() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 2, 1))
+    x = torch.randn(1, 3, 8, 8)
+    deployed = configure(binarize.deploy(binarize.apply(net, "bidense", example_inputs=x)), threads=1)
+    written = pickle.dumps(deployed, protocol=0)
+    old = written.replace(b"binarize.runtime.layer\n", b"binarize.runtime.packed\n")
+    for name in (b"PackedLayer", b"RuntimeOptions", b"_Made"):
+        assert b"binarize.runtime.packed\n" + name in old
+    read = pickle.loads(old)
+    assert type(read[1]) is PackedLayer
+    assert torch.equal(read(x), deployed(x))
+    assert read[1].options.threads == 1
 
 
 def test_policies_pickled_with_the_path_of_earlier_versions() -> None:

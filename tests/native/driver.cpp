@@ -169,7 +169,7 @@ static void stem(int isa) {
     }
 }
 
-// One call against the calls that it stands for: the same bits.
+// A step against the calls that it stands for: the same bits.
 void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<float>& weights, int threads) {
     bz_conv_shape s = shape;
     const bool depthwise = kind == BZ_LAYER_DEPTHWISE, per_channel = kind == BZ_LAYER_SCALED || between(0, 1);
@@ -209,7 +209,11 @@ void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<floa
     e.out = {nullptr, int64_t(s.out_h) * s.out_w * s.out_channels, int64_t(s.out_w) * s.out_channels, s.out_channels, 1};
     const float* const way = between(0, 1) ? bypass.data() : nullptr;
     const bool summed = between(0, 1);
-    must(bz_layer_run(isa, threads, &l, x.data(), nullptr, way, out.data(), summed ? sums.data() : nullptr), "layer");
+    bz_layer_step given = {};
+    given.layer = &l, given.x = x.data(), given.bypass = way, given.out = out.data();
+    given.sums = summed ? sums.data() : nullptr;
+    const bz_step step = {BZ_STEP_LAYER, 0, &given};
+    must(bz_run(isa, threads, 1, &step, nullptr), "layer");
 
     std::vector<uint32_t> plane(size_t(bz_plane_words(&in)));
     std::vector<float> scratch(2 * all), scales(all);
@@ -241,7 +245,8 @@ void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<floa
     x[0] = NAN;
     e.bypass.data = e.out.data = nullptr;
     e.sums = nullptr;
-    if (bz_layer_run(isa, threads, &l, x.data(), nullptr, way, out.data(), nullptr) != BZ_NOT_FINITE) {
+    given.sums = nullptr;
+    if (bz_run(isa, threads, 1, &step, nullptr) != BZ_NOT_FINITE) {
         fprintf(stderr, "layer: scales that are not finite were taken\n");
         exit(1);
     }

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from binarize.native import structs
 from binarize.native.library import load
+from binarize.native.prepared import PreparedConv, PreparedPack
 
 CHANNELS = (1, 3, 16, 17, 64, 100)
 
@@ -89,4 +90,35 @@ def pointwise(
     made = [structs.Result(source, 0, map_of(out), address(sums)) for source, out, sums in results]
     step.result = (structs.Result * len(made))(*made)
     step.held = results  # type: ignore[attr-defined]
+    return step
+
+
+def layer_of(pack: PreparedPack, conv: PreparedConv, x: Tensor) -> structs.Layer:
+    """A layer of single calls as programs describe it, for maps like x; valid while all three live."""
+    return structs.Layer(
+        conv=conv.geometry,
+        kind=("conv", "depthwise", "scaled").index(conv.weights.kind),
+        exact=conv.exact,
+        words=conv.weights.words.data_ptr(),
+        counts=conv.weights.counts.data_ptr(),
+        dab=None if pack.dab is None else ctypes.pointer(pack.dab),
+        mul=pack.mul,
+        add=pack.add,
+        x=map_of(x),
+        epilogue=conv.template,
+    )
+
+
+def layer_step(
+    layer: structs.Layer,
+    x: Tensor,
+    out: Tensor | None,
+    *,
+    bypass: Tensor | None = None,
+    sums: Tensor | None = None,
+) -> structs.LayerStep:
+    """The step of a layer; where it writes a map, the layer gets that map's strides."""
+    step = structs.LayerStep(layer=ctypes.pointer(layer), x=x.data_ptr(), bypass=address(bypass))
+    step.out, step.sums = address(out), address(sums)
+    layer.epilogue.out = structs.Map() if out is None else map_of(out)
     return step

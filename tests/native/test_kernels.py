@@ -15,13 +15,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native.reference import finish, signs
+from native.steps import blank, layer_of, layer_step, map_of, must
 from torch import Tensor
 from torch.nn import functional as F
 
 from binarize import native
 from binarize.errors import NativeError
 from binarize.native import instruction_set, library
-from binarize.native.layer import PreparedLayer
 from binarize.native.prepared import PreparedConv, PreparedPack
 from native import reference
 
@@ -502,7 +502,7 @@ def test_transposed(isa: Any, kernel: Any, stride: Any, dilation: Any, padding: 
 @pytest.mark.parametrize("isa", ISAS)
 def test_linear_layer_is_a_pointwise_convolution(isa: Any):
     x, weight = torch.randn(3, 50, 40), torch.randn(24, 40)
-    plane = native.pack(native.tokens_to_map(x), isa=isa)
+    plane = native.pack(x.movedim(-1, 1).unsqueeze(2), isa=isa)
     y = native.conv(plane, native.pack_weights(weight[:, :, None, None], isa=isa))
     assert torch.equal(y.squeeze(2).movedim(1, -1).double(), F.linear(signs(x), signs(weight)))
 
@@ -529,7 +529,10 @@ def test_prepared_calls_give_the_same_bits(kind: str, exact: bool):
     else:
         wanted = native.conv(plane, weights, e)
         assert torch.equal(conv(words, bypass=x, sums=sums[1]), wanted)
-        assert torch.equal(PreparedLayer(pack, conv, x, bypass=True)(x), wanted)
+        layer, out = layer_of(pack, conv, x), blank(2, 40, 7, 6)
+        layer.epilogue.bypass, layer.epilogue.bypass_channels = map_of(x), 40
+        must("layer", layer_step(layer, x, out, bypass=x), "auto")
+        assert torch.equal(out, wanted)
     assert torch.equal(*sums)
 
 

@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from native.steps import blank, last, map_of, must, run, sliced, whole
+from native.steps import blank, last, layer_of, layer_step, map_of, must, run, sliced, whole
 from torch import Tensor
 from torch.nn import functional as F
 
 from binarize import native
 from binarize.native import structs
 from binarize.native.epilogue import Tail
-from binarize.native.layer import PreparedLayer
 from binarize.native.library import load
 from binarize.native.prepared import PreparedConv, PreparedPack
 from binarize.native.types import Dab
@@ -31,9 +30,21 @@ def isa(request: pytest.FixtureRequest) -> Iterator[Any]:
     native.set_isa("auto")
 
 
+class Layer:
+    """A layer as two single calls, and as the structure of a step."""
+
+    def __init__(self, pack: PreparedPack, conv: PreparedConv, x: Tensor) -> None:
+        self.pack, self.conv, self.shape = pack, conv, conv.shape
+        self.struct = layer_of(pack, conv, x)
+
+    def __call__(self, x: Tensor, sums_of_x: Tensor | None = None, sums: Tensor | None = None) -> Tensor:
+        words, alpha = self.pack(x, sums_of_x)
+        return self.conv(words, alpha=alpha, sums=sums)
+
+
 def prepared(
     kind: str, images: int, channels: int, outputs: int, size: tuple[int, int]
-) -> tuple[PreparedLayer, Tensor]:
+) -> tuple[Layer, Tensor]:
     """A layer and a map for it."""
     random = torch.Generator().manual_seed(channels)
     k, stride = 1 if kind == "pointwise" else 3, 2 if kind == "strided" else 1
@@ -58,20 +69,7 @@ def prepared(
     )
     out = [(s - 1) // stride + 1 for s in size]
     conv = PreparedConv(weights, pack.plane, epilogue, out, exact=True)
-    return PreparedLayer(pack, conv, x), x
-
-
-def step_of(
-    layer: PreparedLayer, x: Tensor, out: Tensor | None, sums: Tensor | None = None
-) -> structs.LayerStep:
-    step = structs.LayerStep(layer=ctypes.pointer(layer._layer), x=x.data_ptr())
-    if out is not None:
-        step.out = out.data_ptr()
-        data = map_of(out)
-        layer._layer.epilogue.out = data
-    if sums is not None:
-        step.sums = sums.data_ptr()
-    return step
+    return Layer(pack, conv, x), x
 
 
 SHAPES = [(1, 40, 24, (7, 9)), (2, 64, 100, (6, 5)), (2, 33, 17, (3, 50))]
@@ -81,14 +79,13 @@ SHAPES = [(1, 40, 24, (7, 9)), (2, 64, 100, (6, 5)), (2, 33, 17, (3, 50))]
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_layer_is_the_single_call(isa: Any, kind: str, shape: Any) -> None:
     layer, x = prepared(kind, *shape)
-    wanted_sums = torch.empty(layer._shape[:2])
+    wanted_sums = torch.empty(layer.shape[:2])
     wanted = layer(x, sums=wanted_sums)
-    assert wanted is not None
-    scratch = torch.empty(load().bz_layer_scratch(ctypes.addressof(layer._layer)) // 4)  # type: ignore[union-attr]
+    scratch = torch.empty(load().bz_layer_scratch(ctypes.addressof(layer.struct)) // 4)  # type: ignore[union-attr]
     for memory in (None, scratch):
         for threads in (1, 2):
-            out, sums = blank(*layer._shape, sliced=True), torch.empty(layer._shape[:2])
-            step = step_of(layer, x, out, sums)
+            out, sums = blank(*layer.shape, sliced=True), torch.empty(layer.shape[:2])
+            step = layer_step(layer.struct, x, out, sums=sums)
             step.scratch = None if memory is None else memory.data_ptr()
             must("layer", step, isa, threads)
             assert torch.equal(out, wanted)
@@ -101,9 +98,8 @@ def test_a_layer_is_the_single_call(isa: Any, kind: str, shape: Any) -> None:
 def test_a_residual_is_a_slice(isa: Any, kind: str, shape: Any) -> None:
     layer, x = prepared(kind, *shape)
     wanted = layer(x)
-    assert wanted is not None
-    other, out = sliced(torch.randn(layer._shape)), blank(*layer._shape)
-    step = step_of(layer, x, out)
+    other, out = sliced(torch.randn(layer.shape)), blank(*layer.shape)
+    step = layer_step(layer.struct, x, out)
     step.residual = map_of(other)
     must("layer", step, isa)
     assert torch.equal(out, wanted + other)
@@ -113,13 +109,10 @@ def test_a_residual_is_a_slice(isa: Any, kind: str, shape: Any) -> None:
 def test_a_tail(isa: Any, kind: str) -> None:
     layer, x = prepared(kind, *SHAPES[1])
     y = layer(x)
-    assert y is not None
     weight, bias = torch.randn(21, y.shape[1]), torch.randn(21)
-    tail, z = (
-        Tail(weight=weight, bias=bias).packed(y.shape[1]),
-        blank(y.shape[0], 21, *y.shape[2:], sliced=True),
-    )
-    step = step_of(layer, x, None)
+    tail = Tail(weight=weight, bias=bias).packed(y.shape[1])
+    z = blank(y.shape[0], 21, *y.shape[2:], sliced=True)
+    step = layer_step(layer.struct, x, None)
     step.tail = tail.struct(z)
     must("layer", step, isa)
     torch.testing.assert_close(z, F.conv2d(y, weight[:, :, None, None], bias), rtol=1e-4, atol=1e-3)
@@ -139,12 +132,11 @@ def test_an_input_of_another_size(isa: Any, kind: str, aligned: bool) -> None:
     must("resize", structs.ResizeStep(n, c, 4, 3, h, w, mode, 0, 0, map_of(small), map_of(large)), isa)
     sums = large.double().sum((2, 3)).float()
     wanted = layer(large, sums)
-    out = blank(*layer._shape)
-    step = step_of(layer, small, out)
-    layer._layer.x = map_of(small)
+    out = blank(*layer.shape)
+    step = layer_step(layer.struct, small, out)
+    layer.struct.x = map_of(small)
     step.resize, step.sums_of_x = native_resize, sums.data_ptr()
     must("layer", step, isa)
-    assert wanted is not None
     assert torch.equal(out, wanted)
 
 
@@ -154,7 +146,6 @@ def test_an_input_of_another_size(isa: Any, kind: str, aligned: bool) -> None:
 def test_bits_of_the_result(isa: Any, kind: str, shape: Any, groups: int) -> None:
     layer, x = prepared(kind, *shape)
     wanted = layer(x)
-    assert wanted is not None
     n, c, h, w = wanted.shape
     groups = groups if c % groups == 0 else 1
     arrays = torch.randn(2, c)
@@ -166,10 +157,8 @@ def test_bits_of_the_result(isa: Any, kind: str, shape: Any, groups: int) -> Non
         bits.add = None if add is None else add.data_ptr()
         for to, threads in ((out, 1), (None, 2)):
             words.fill_(-1)
-            step = step_of(layer, x, to, sums)
+            step = layer_step(layer.struct, x, to, sums=sums)
             step.bits = ctypes.pointer(bits)
-            if to is None:
-                layer._layer.epilogue.out = structs.Map()
             must("layer", step, isa, threads)
             assert torch.equal(words, plane.words)
             torch.testing.assert_close(sums, wanted.sum((2, 3)), rtol=1e-4, atol=1e-2)
@@ -179,22 +168,24 @@ def test_bits_of_the_result(isa: Any, kind: str, shape: Any, groups: int) -> Non
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "scaled"])
 def test_bits_of_the_input(isa: Any, kind: str) -> None:
     layer, x = prepared(kind, *SHAPES[1])
-    wanted, out = layer(x), blank(*layer._shape)
-    pack = layer._held[0]
+    wanted, out = layer(x), blank(*layer.shape)
+    pack = layer.pack
     words, _ = pack(x)
-    step = step_of(layer, x, out)
+    step = layer_step(layer.struct, x, out)
     step.x, step.plane = None, words.data_ptr()
     must("layer", step, isa)
-    assert wanted is not None
     assert torch.equal(out, wanted)
 
 
 def test_scales_that_are_not_finite_stop_the_program(isa: Any) -> None:
     layer, x = prepared("scaled", *SHAPES[0])
-    out, second = blank(*layer._shape), blank(*layer._shape)
+    out, second = blank(*layer.shape), blank(*layer.shape)
     x[0, 0, 0, 0] = float("nan")
-    first = step_of(layer, x, out)
-    assert run(("layer", first), ("layer", step_of(layer, x, second)), isa=isa) == (structs.NOT_FINITE, 0)
+    first = layer_step(layer.struct, x, out)
+    assert run(("layer", first), ("layer", layer_step(layer.struct, x, second)), isa=isa) == (
+        structs.NOT_FINITE,
+        0,
+    )
     assert out.isnan().all()
 
 
@@ -215,11 +206,11 @@ def test_a_stem(isa: Any) -> None:
 
 def test_layers_that_do_not_fit() -> None:
     layer, x = prepared("conv", *SHAPES[0])
-    n, c, h, w = layer._shape
+    n, c, h, w = layer.shape
     out = blank(n, c, h, w)
 
     def status(change: Any) -> int:
-        step = step_of(layer, x, out)
+        step = layer_step(layer.struct, x, out)
         change(step)
         return run(("layer", step))[0]
 

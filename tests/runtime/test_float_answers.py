@@ -15,7 +15,7 @@ from binarize.errors import ConfigError, TrainingError
 from binarize.layers import AbsentTensor, DroppedBias
 from binarize.methods.bisrnet import BiSRUnits
 from binarize.runtime import configure
-from binarize.runtime.packed import PackedLayer
+from binarize.runtime.layer import PackedLayer
 
 METHODS = ["adabin", "bidense", "bisrnet", "bnn", "reactnet"]
 

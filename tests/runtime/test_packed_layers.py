@@ -20,7 +20,7 @@ from binarize.layers import BinaryConv2d, BinaryLayer
 from binarize.methods.standardization import WeightStandardization
 from binarize.native import library
 from binarize.runtime import PackedLayer, Refusal, RuntimeOptions, describe, lower
-from binarize.runtime.bits import pack_signs, unpack_signs
+from binarize.runtime.packing.bits import pack_signs, unpack_signs
 from binarize.runtime.reference import product
 from binarize.runtime.thresholds import quantized, thresholds_of
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from binarize.native.library import available
 from binarize.native.structs import STEPS
-from binarize.runtime.attention import attention
+from binarize.runtime.ops import attention
 from binarize.runtime.program.capture import capture
 from binarize.runtime.program.executor import Program
 from binarize.runtime.program.graph import ProgramGraph

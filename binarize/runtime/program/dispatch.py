@@ -21,8 +21,8 @@ from binarize.bounded_cache import BoundedCache
 from binarize.errors import NativeError
 from binarize.graph.trace.preserve_state import Snapshot
 from binarize.native.library import available
+from binarize.runtime.layer import PackedLayer
 from binarize.runtime.memory import return_memory
-from binarize.runtime.packed import PackedLayer
 from binarize.runtime.program.capture import NoProgramError, capture
 from binarize.runtime.program.compare import StepError, compare
 from binarize.runtime.program.executor import NotFiniteError, Program

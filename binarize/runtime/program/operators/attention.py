@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from binarize.native import structs
-from binarize.runtime import attention as operator
+from binarize.runtime import ops
 from binarize.runtime.program.lowering import Lowering, rows
 from binarize.runtime.program.operators.registry import lowers
 from binarize.runtime.program.operators.views import copy
@@ -19,7 +19,7 @@ _DIMS = 3  # image, window, head
 _SCRATCH = 1 << 28  # floats that the library takes at most
 
 
-@lowers(operator.attention)
+@lowers(ops.attention)
 def attention(
     lowering: Lowering,
     node: fx.Node,

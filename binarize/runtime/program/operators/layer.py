@@ -14,7 +14,7 @@ from binarize.runtime import ops
 from binarize.runtime.kernel_arguments import as_maps
 from binarize.runtime.kernel_support import per_channel
 from binarize.runtime.native_layer import Extras, NativeLayer, Prepared
-from binarize.runtime.operator_arguments import (
+from binarize.runtime.ops.arguments import (
     activation_of_arguments,
     resize_of_arguments,
 )

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from binarize.native import structs
 from binarize.native.epilogue import Activation
 from binarize.runtime import ops
-from binarize.runtime.operator_arguments import activation_of_arguments
+from binarize.runtime.ops.arguments import activation_of_arguments
 from binarize.runtime.program.lowering import Lowering
 from binarize.runtime.program.operators.registry import lowers
 

@@ -14,7 +14,7 @@ from binarize.native import structs
 from binarize.native.epilogue import Epilogue
 from binarize.native.tensors import address
 from binarize.runtime import ops
-from binarize.runtime.operator_arguments import activation_of_arguments
+from binarize.runtime.ops.arguments import activation_of_arguments
 from binarize.runtime.program.lowering import Lowering
 from binarize.runtime.program.operators.registry import lowers
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from binarize.runtime import attention as operator
+from binarize.runtime import ops
 from binarize.runtime.program.arguments import arguments
 from binarize.runtime.program.graph import ProgramGraph, is_float, shape_of, value_of
 from binarize.runtime.program.passes.attention_scores import NotOneError, Scores, following, scores_of
@@ -44,9 +44,7 @@ def _rewrite(program: ProgramGraph, node: fx.Node, where: fx.Node, read: Any) ->
     with program.graph.inserting_before(node):
         q, k, v = (_viewed(program, x, lead) for x in (known.q, known.k, v))
         bias = [_of_rows(program, b) for b in known.bias]
-        made = program.graph.call_function(
-            operator.attention, (q, k, v, bias, known.factor, known.masked_is_zero)
-        )
+        made = program.graph.call_function(ops.attention, (q, k, v, bias, known.factor, known.masked_is_zero))
         val = value_of(node)
         made.meta["val"] = val.new_empty((*lead, *val.shape[-2:]))
         result = _viewed(program, made, tuple(val.shape[:-2]))

@@ -40,7 +40,7 @@ class Scores:
         k: (..., S, D).
         factor: see above.
         shape: (..., L, S), with the leading dims that q, k and the biases are brought to.
-        masked_is_zero: see `binarize.runtime.attention`.
+        masked_is_zero: see `binarize.runtime.ops.attention`.
         bias: each broadcasts to `shape`.
     """
 
