@@ -9,9 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import _get_current_function_mode_stack as _modes_of_functions
+from torch.utils._device import DeviceContext
 
 _functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 _is_jit_tracing = torch.jit.is_tracing  # pyright: ignore[reportPrivateImportUsage]
+_function_modes: Any = torch._C._len_torch_function_stack  # pyright: ignore[reportAttributeAccessIssue]
 _is_compiling = torch.compiler.is_compiling
 _dispatch_modes: Any = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -32,6 +36,16 @@ def is_traced(x: Tensor) -> bool:
     """Whether what is done with `x` is being written down or transformed: kernels would not be seen."""
     watched = is_recorded() or _dispatch_modes() > 0
     return watched or _functorch.is_functorch_wrapped_tensor(x)
+
+
+def is_watched() -> bool:
+    """Whether anything on this thread sees or transforms what torch does: a program would hide it."""
+    if is_recorded() or _dispatch_modes() > 0 or _functorch.peek_interpreter_stack() is not None:
+        return True
+    if forward_ad._current_level >= 0:
+        return True
+    # the mode of a default device changes nothing that a network does with its tensors
+    return _function_modes() > 0 and any(type(mode) is not DeviceContext for mode in _modes_of_functions())
 
 
 @contextlib.contextmanager

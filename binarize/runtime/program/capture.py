@@ -17,14 +17,18 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves
 
 from binarize.graph.trace.outside_state import outside_kept
-from binarize.graph.trace.preserve_state import untouched
+from binarize.graph.trace.preserve_state import same_random_state
+from binarize.runtime.program.reasons import NoProgramError
+from binarize.runtime.program.twin import twin
 from binarize.runtime.tracing import as_operators
 
+__all__ = ["Captured", "NoProgramError", "capture"]
 
-class NoProgramError(Exception):
-    """A network on these inputs has no program; the message says why."""
+
+_LOGGERS = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch.fx.experimental.recording")
 
 
 @dataclass(frozen=True)
@@ -63,22 +67,23 @@ class Captured:
 
 
 def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
-    """The graph of one run of `model`, which is left as it was.
+    """The graph of one run of `model`, which other threads may call meanwhile.
 
     Raises:
         NoProgramError: there is no such graph.
     """
-    with untouched(model), outside_kept(model.modules()):
-        return _taken_apart(_export(model, args, kwargs))
+    recorded = twin(model)
+    with same_random_state(), outside_kept(recorded.modules()):
+        return _taken_apart(_export(recorded, args, kwargs))
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    logger = logging.getLogger("torch.export")
-    level = logger.level
+    loggers = [(logger, logger.level) for logger in map(logging.getLogger, _LOGGERS)]
     try:
         with torch.no_grad(), as_operators(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about its own exporter
-            logger.setLevel(logging.ERROR)
+            for logger, _ in loggers:
+                logger.setLevel(logging.CRITICAL)  # what fails is a reason, and no event
             return torch.export.export(model, args, kwargs, strict=False)
     except Exception as error:  # whatever code of a network, or the exporter, raises
         text = str(error).strip().splitlines()
@@ -86,11 +91,14 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             f"torch.export: {type(error).__name__}: {text[0][:200] if text else ''}"
         ) from error
     finally:
-        logger.setLevel(level)
+        for logger, level in loggers:
+            logger.setLevel(level)
 
 
 def _taken_apart(program: Any) -> Captured:
     graph: fx.Graph = program.graph
+    for node in graph.nodes:
+        _check(node)
     placeholders = {node.name: node for node in graph.nodes if node.op == "placeholder"}
     constants: dict[fx.Node, Tensor] = {}
     inputs: list[fx.Node | None] = []
@@ -110,3 +118,12 @@ def _taken_apart(program: Any) -> Captured:
             raise NoProgramError(f"its forward writes to {spec.target}")
     (last,) = (node for node in graph.nodes if node.op == "output")
     return Captured(graph, constants, tuple(inputs), program.call_spec.out_spec, tuple(last.args[0]))
+
+
+def _check(node: fx.Node) -> None:
+    if node.op not in ("placeholder", "call_function", "output"):
+        raise NoProgramError(f"its forward has a block that torch.export records as a graph: {node.name}")
+    for value in tree_leaves(node.meta.get("val")):
+        sizes = value.shape if isinstance(value, Tensor) else (value,)
+        if any(isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)) for size in sizes):
+            raise NoProgramError(f"sizes depend on values of tensors: {node.name}")

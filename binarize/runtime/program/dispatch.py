@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import warnings
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from binarize.bounded_cache import BoundedCache
-from binarize.errors import NativeError
+from binarize.errors import BinarizeWarning, NativeError
+from binarize.graph.trace.outside_state import Outside
 from binarize.graph.trace.preserve_state import Snapshot
 from binarize.native.library import available
 from binarize.runtime.layer import PackedLayer
@@ -27,13 +29,12 @@ from binarize.runtime.program.capture import NoProgramError, capture
 from binarize.runtime.program.compare import StepError, compare
 from binarize.runtime.program.executor import NotFiniteError, Program
 from binarize.runtime.program.graph import ProgramGraph
+from binarize.runtime.program.known import PATIENCE, Known
 from binarize.runtime.program.passes import run_passes
-from binarize.runtime.program.state import State
+from binarize.runtime.program.state import State, calls_noted
 from binarize.runtime.program.timing import StepTime
-from binarize.runtime.tracing import is_recorded, is_traced
+from binarize.runtime.tracing import is_watched
 
-PROGRAMS = 8
-"""Signatures that a network remembers."""
 FAR = 1e-3
 """Median difference of a recorded run's result from the modules', relative to the largest value, from which
 on there is no program. The operators are the same; only the last digits of float layers may differ."""
@@ -47,24 +48,30 @@ class Programs:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._start()
+        self._start(model)
 
-    def _start(self) -> None:
-        self._known: BoundedCache[Any, Program | str | None] = BoundedCache(PROGRAMS)
+    def _start(self, model: nn.Module) -> None:
+        self._of = weakref.ref(model)  # the model holds this: it has to go when its user drops it
+        self._known = Known()
         self._state: State | None = None
         self._lock = threading.Lock()
         self._timed: list[tuple[Program, list[float]]] | None = None
-        self._model.__dict__["_compiled_call_impl"] = self  # torch does not copy or pickle what is there
+        model.__dict__["_compiled_call_impl"] = self  # torch does not copy or pickle what is there
+
+    @property
+    def _model(self) -> nn.Module:
+        model = self._of()
+        if model is None:
+            raise RuntimeError("the network of these programs is gone")
+        return model
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As a call of the model."""
-        if not self._usual():
+        if not _usual():
             return self._modules(args, kwargs)
         leaves, spec = tree_flatten((args, kwargs))
         key = _signature(leaves, spec)
-        first = leaves[0] if leaves and isinstance(leaves[0], Tensor) else torch.empty(0)
-        if key is None or is_traced(first):
+        if key is None:
             return self._modules(args, kwargs)
         if (state := self._state) is not None:
             if state.occupied():
@@ -72,18 +79,17 @@ class Programs:
             if not state.same():
                 self._known.clear()
                 self._state = None
-        found = self._known.get(key, self)
-        if found is self:  # first sight
-            self._known.keep(key, None)
-            return self._modules(args, kwargs)
+        found = self._known.get(key)
         if found is None:
-            return self._second(key, leaves, args, kwargs)
+            if self._known.wanted(key):
+                return self._make(key, leaves, args, kwargs)
+            return self._modules(args, kwargs)
         if not isinstance(found, Program) or self._state is None or self._state.learns():
             return self._modules(args, kwargs)
         timed = self._timed
         seconds: list[float] | None = None if timed is None else []
         try:
-            result = found(_tensors(leaves), torch.get_num_threads(), seconds)
+            result = found(_tensors(leaves), found.threads or torch.get_num_threads(), seconds)
         except NotFiniteError:
             return self._modules(args, kwargs)
         if timed is not None and seconds is not None:
@@ -122,10 +128,11 @@ class Programs:
         leaves, spec = tree_flatten((args, kwargs))
         key = _signature(leaves, spec)
         with torch.no_grad():
-            for _ in range(2):
-                if not isinstance(self._known.get(key, None), Program):
+            found = self._known.get(key)
+            for _ in range(PATIENCE):
+                if found is None:
                     self(*args, **kwargs)
-            found = None if key is None else self._known.get(key, None)
+                    found = self._known.get(key)
             if not isinstance(found, Program):
                 raise NoProgramError(found or "such inputs, or this way to call it, get the modules")
             try:
@@ -136,29 +143,44 @@ class Programs:
     def _modules(self, args: Any, kwargs: Any) -> Any:
         return self._model._call_impl(*args, **kwargs)
 
-    def _usual(self) -> bool:
-        """Whether nothing is asked for that only modules can do."""
-        return not torch.is_autocast_enabled("cpu") and not is_recorded() and available()
+    def _make(self, key: Any, leaves: Sequence[Any], args: Any, kwargs: Any) -> Any:
+        """Run the modules once more, watching what they change, and make the program.
 
-    def _second(self, key: Any, leaves: Sequence[Any], args: Any, kwargs: Any) -> Any:
-        """Run the modules once more, watching what they change, and make the program."""
-        with self._lock:
-            state = self._state = self._state or State(self._model)
-            if state.occupied():
-                return self._modules(args, kwargs)
-            snapshot = Snapshot(self._model)
-            result = self._modules(args, kwargs)
-            place = snapshot.changed_place()
+        Only one thread makes programs; the others, and forwards that call their network, get the modules.
+        """
+        if not self._lock.acquire(blocking=False):
+            return self._modules(args, kwargs)
+        try:
+            model = self._model
             try:
-                if place is not None and not isinstance(place.holder, PackedLayer):
-                    raise NoProgramError(f"its forward changes {place.name}")
-                if name := state.replaced_forward():
-                    raise NoProgramError(f"the forward of a {name} was replaced on the instance")
-                self._known.keep(key, self._program(leaves, args, kwargs, result))
+                state = self._state = self._state or State(model)
             except NoProgramError as error:
                 self._known.keep(key, str(error))
+                return self._modules(args, kwargs)
+            if state.occupied() or self._known.get(key) is not None:
+                return self._modules(args, kwargs)
+            snapshot, outside = Snapshot(model), Outside(model.modules())
+            with calls_noted(threading.get_ident()) as called:
+                result = self._modules(args, kwargs)
+            try:
+                _check_changes(snapshot.changed_place(), outside.changed())
+                _check_calls(state, called)
+                found: Program | str = self._program(leaves, args, kwargs, result)
+            except NoProgramError as error:
+                found = str(error)
+            except Exception as error:  # a fault of ours must not be one of the user's call
+                found = f"internal error: {type(error).__name__}: {error}"
+                warnings.warn(
+                    f"{type(model).__name__} has no program for these inputs and runs as modules, which is "
+                    f"slower: {found}. Please report it.",
+                    BinarizeWarning,
+                    stacklevel=3,
+                )
+            self._known.keep(key, found)
             return_memory()
-        return result
+            return result
+        finally:
+            self._lock.release()
 
     def _program(self, leaves: Sequence[Any], args: Any, kwargs: Any, expected: Any) -> Program:
         """The program for these inputs, of a graph that gives what the modules gave."""
@@ -182,8 +204,36 @@ class Programs:
         return {"_model": self._model}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._start()
+        self._start(state["_model"])
+
+
+def _usual() -> bool:
+    """Whether nothing is asked for that only modules can do."""
+    return available() and not torch.is_autocast_enabled("cpu") and not is_watched()
+
+
+def _check_changes(inside: Any, outside: str) -> None:
+    """Refuse networks whose forward changes something.
+
+    Raises:
+        NoProgramError: it does.
+    """
+    if inside is not None and not isinstance(inside.holder, PackedLayer):
+        raise NoProgramError(f"its forward changes {inside.name}")
+    if outside:
+        raise NoProgramError(f"its forward changes {outside}, outside of the network")
+
+
+def _check_calls(state: State, called: Sequence[nn.Module]) -> None:
+    """Refuse networks that run what the state does not cover.
+
+    Raises:
+        NoProgramError: they do.
+    """
+    if name := state.replaced_forward():
+        raise NoProgramError(f"the forward of a {name} was replaced on the instance")
+    if name := state.strangers(called):
+        raise NoProgramError(f"it calls a {name} that is not one of its submodules")
 
 
 def _signature(leaves: Sequence[Any], spec: Any) -> Any:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_unflatten
 from binarize.native import structs
 from binarize.native.instruction_set import number_of, resolve
 from binarize.native.library import check, required
+from binarize.runtime import ops
 from binarize.runtime.program.arguments import arguments
 from binarize.runtime.program.graph import ProgramGraph, nodes_in
 from binarize.runtime.program.lowering import Lowering, NativeStep, TorchStep, at_call, plan, storage_of
@@ -39,6 +40,7 @@ class Program:
     Attributes:
         graph: see above.
         bytes: of the arena.
+        threads: of the kernels, as the layers ask for; 0 for as many as torch has.
 
     Raises:
         NoProgramError: an operator gives something else than tensors.
@@ -55,6 +57,8 @@ class Program:
         self._offsets, self.bytes = plan(first.buffers, last, outputs)
         self._ready: list[_Instance] = [self._instance()]
         self._steps = self._ready[0].steps
+        asked = [node.kwargs.get("threads") for node in graph.calls(ops.layer)]
+        self.threads: Any = next((n for n in asked if n), 0)
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
