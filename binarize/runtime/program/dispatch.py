@@ -193,7 +193,7 @@ class Programs:
         run_passes(graph)
         try:
             program = Program(graph, given)
-            program(given, torch.get_num_threads())
+            program(given, program.threads or torch.get_num_threads())
         except NotFiniteError:
             pass
         except NativeError as error:

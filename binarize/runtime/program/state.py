@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from binarize.layers import Bypass
 from binarize.layers.normed import normed_input
 from binarize.runtime.program.reasons import NoProgramError
 
+_OWN = ("_compiled_call_impl", "binarize_programs")
 _CONTAINERS = (list, dict, set)
 
 
@@ -32,15 +34,17 @@ class State:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = list(model.modules())
-        tables = [t for m in self._modules for t in (m._forward_hooks, m._forward_pre_hooks)]
+        self._model = weakref.ref(model)  # it holds this, by its programs
+        self._parts = [module for module in model.modules() if module is not model]
+        modules = [model, *self._parts]
+        tables = [t for m in modules for t in (m._forward_hooks, m._forward_pre_hooks)]
         # a norm in front of a layer is a hook of our own, which is recorded with the layer
         self._norms = [t for t in tables if t and set(t.values()) == {normed_input}]
         self._norms_before = [dict(t) for t in self._norms]
         self._hooks = [t for t in tables if not any(t is own for own in self._norms)]
         self._tensors = [
             held
-            for module in self._modules
+            for module in modules
             for table in (module._parameters, module._buffers, module.__dict__)
             for held in table.values()
             if isinstance(held, Tensor)
@@ -53,24 +57,34 @@ class State:
             self._places = self._now()
         except (RuntimeError, NotImplementedError) as error:
             raise NoProgramError(f"a tensor of it has no memory: {error}") from error
-        self._dicts = [held for module in self._modules for held in _dicts(module)]
+        self._dicts = [held for module in self._parts for held in _dicts(module)]
+        self._dicts += _dicts(model)[1:]
         self._before = [dict(held) for held in self._dicts]
-        self._contents = [held for m in self._modules for held in _containers(m)]
+        self._attributes = _attributes(model)
+        self._contents = [held for m in modules for held in _containers(m)]
         self._contents_before = [held.copy() for held in self._contents]
-        self._classes = [(cls, cls.forward) for cls in {type(m) for m in self._modules}]
+        self._classes = [(cls, cls.forward) for cls in {type(m) for m in modules}]
+
+    @property
+    def _root(self) -> nn.Module:
+        model = self._model()
+        if model is None:
+            raise RuntimeError("the network is gone")
+        return model
 
     def occupied(self) -> bool:
         """Whether the modules have to run for now: they have hooks, or some of them are in training mode."""
         hooked = any(self._hooks) or self._norms != self._norms_before
         hooked = hooked or of_torch._global_forward_hooks or of_torch._global_forward_pre_hooks
         # a list is faster than a generator: this runs at each call
-        return bool(hooked) or True in [module.training for module in self._modules]
+        return bool(hooked) or self._root.training or True in [module.training for module in self._parts]
 
     def same(self) -> bool:
         """Whether the network is what it was."""
         try:  # equal objects are found equal by identity; arrays that are not the same have no truth value
             return (
                 self._dicts == self._before
+                and _attributes(self._root) == self._attributes
                 and self._now() == self._places
                 and self._contents == self._contents_before
                 and all([cls.forward is forward for cls, forward in self._classes])  # noqa: C419 - each call
@@ -80,7 +94,8 @@ class State:
 
     def replaced_forward(self) -> str:
         """The class of a module whose forward was replaced on the instance; nothing if there is none."""
-        return next((type(m).__name__ for m in self._modules if "forward" in m.__dict__), "")
+        modules = (self._root, *self._parts)
+        return next((type(m).__name__ for m in modules if "forward" in m.__dict__), "")
 
     def learns(self) -> bool:
         """Whether a call would be recorded for gradients of the network's own tensors."""
@@ -88,7 +103,7 @@ class State:
 
     def strangers(self, called: Iterable[nn.Module]) -> str:
         """The class of a module that was called and is no part of the network; nothing if there is none."""
-        own = {id(module) for module in self._modules}
+        own = {id(module) for module in (self._root, *self._parts)}
         # layers of one geometry share their bypass, which has no state
         return next((type(m).__name__ for m in called if id(m) not in own and type(m) is not Bypass), "")
 
@@ -110,6 +125,11 @@ def calls_noted(thread: int) -> Iterator[list[nn.Module]]:
         yield found
     finally:
         handle.remove()
+
+
+def _attributes(model: nn.Module) -> dict[str, Any]:
+    """Those of a deployed network itself, but for its programs."""
+    return {name: held for name, held in vars(model).items() if name not in _OWN}
 
 
 def _dicts(module: nn.Module) -> tuple[dict[str, Any], ...]:

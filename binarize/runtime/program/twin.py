@@ -1,4 +1,4 @@
-"""A copy of a network that shares its tensors: torch's exporter puts its own into the modules that it runs."""
+"""A copy of a network that shares its tensors: torch's exporter puts its own into the modules it runs."""
 
 from __future__ import annotations
 
