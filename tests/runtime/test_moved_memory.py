@@ -106,8 +106,15 @@ def fill_freed_memory() -> list[Tensor]:
     ]
 
 
-@pytest.mark.parametrize("move", list(MOVES))
-@pytest.mark.parametrize("method", ["bidense", pytest.param("adabin", marks=pytest.mark.slow)])
+FAST = ("assigned", "by descriptor", "pickled")
+CASES = [
+    pytest.param(method, move, marks=() if method == "bidense" and move in FAST else pytest.mark.slow)
+    for method in ("bidense", "adabin")
+    for move in MOVES
+]
+
+
+@pytest.mark.parametrize(("method", "move"), CASES)
 def test_results_stay_when_memory_moves(method: str, move: str) -> None:
     options = {"granularity": "layer"} if method == "bidense" else {}
     _, packed = deployed(method, **options)

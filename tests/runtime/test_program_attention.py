@@ -256,7 +256,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n.startswith("transformers") else n for n in NETWORKS]
+    "name", [n if n == "timm's Swin" else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS]
 )
 @torch.no_grad()
 def test_networks_of_libraries(name: str) -> None:

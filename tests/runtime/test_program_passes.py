@@ -80,7 +80,7 @@ NETS = {
 
 
 @pytest.mark.parametrize("fusion", list(NETS))
-@pytest.mark.parametrize("method", ["bidense", "reactnet"])
+@pytest.mark.parametrize("method", ["bidense", pytest.param("reactnet", marks=pytest.mark.slow)])
 def test_each_pass_keeps_what_the_graph_computes(fusion: str, method: str) -> None:
     model, packed = pair(Wider(NETS[fusion]), method)
     x = torch.rand(2, 3, 48, 40)

@@ -76,8 +76,19 @@ FORWARDS = [plain, read_elsewhere, called_twice, by_size, by_batch, in_place, he
             raw_stem, weight_read, from_a_part]  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["bidense", "bnn", "reactnet", "adabin", "bisrnet"])
-@pytest.mark.parametrize("forward", FORWARDS, ids=lambda f: f.__name__)
+CASES = [
+    pytest.param(
+        forward,
+        method,
+        id=f"{forward.__name__}-{method}",
+        marks=() if forward is plain or method == "bidense" else pytest.mark.slow,
+    )
+    for forward in FORWARDS
+    for method in ("bidense", "bnn", "reactnet", "adabin", "bisrnet")
+]
+
+
+@pytest.mark.parametrize(("forward", "method"), CASES)
 def test_results_are_those_of_the_modules(forward: Any, method: str) -> None:
     model, packed = pair(Net(forward), method)
     for shape in ((2, 3, 64, 64), (1, 3, 41, 70), (2, 3, 96, 96)):
