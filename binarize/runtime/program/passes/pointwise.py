@@ -129,8 +129,7 @@ def _replace(
             vectors += [] if vector is None else [vector]
         instructions.append(Instruction(step.op, registers[made], a, b, step.p, step.q, tuple(held)))
     like = next((i for i, n in enumerate(operands) if shape_of(n) == shape_of(node)), 0)
-    rank = len(shape_of(node))
-    dim = chain.dim if chain.dim is not None else _channel_dim(operands[like], rank)
+    dim = -1 if chain.dim is None else chain.dim  # of no vectors: who asks for sums chooses it
     code = Code(tuple(instructions), registers[node], dim, like)
     constants = [program.constant(vector) for vector in vectors]
     with program.graph.inserting_after(node):
@@ -144,14 +143,6 @@ def _replace(
         program.taken("pointwise", fused)
     program.replace(node, result)
     return result
-
-
-def _channel_dim(operand: fx.Node, rank: int) -> int:
-    """Where the channels of a map or of tokens are, by what made it."""
-    if rank != 4:
-        return rank - 1
-    val = operand.meta["val"]
-    return 1 if val.stride(1) == 1 or val.is_contiguous() else 3
 
 
 def _step_of(program: ProgramGraph, node: fx.Node) -> _Step | None:

@@ -1,0 +1,149 @@
+"""Programs of small graphs give what their modules give, whatever dims, views and arguments they have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from program_nets import programs, same, third
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import binarize
+from binarize.native.library import available
+from binarize.runtime.ops.common import channel_sums
+from binarize.runtime.program.capture import NoProgramError, capture
+from binarize.runtime.program.executor import Program
+from binarize.runtime.program.graph import ProgramGraph
+from binarize.runtime.program.passes import run_passes
+
+pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")
+Forward = Callable[..., Any]
+
+
+class Held(nn.Module):
+    """A forward with some tensors of its own."""
+
+    def __init__(self, forward: Forward) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(8, 3, 3, 3))
+        self.vector = nn.Parameter(torch.randn(8))
+        self.register_buffer("mean", torch.randn(8))
+        self.register_buffer("variance", torch.rand(8) + 0.5)
+        self._forward = forward
+
+    def forward(self, *args: Any) -> Any:
+        return self._forward(self, *args)
+
+
+def made(forward: Forward, *args: Tensor) -> tuple[list[Tensor], list[Tensor], ProgramGraph]:
+    """What the program gives, what the modules give, and the graph behind all passes."""
+    net = Held(forward).eval()
+    with torch.no_grad():
+        graph = ProgramGraph.of(capture(net, args, {}))
+        run_passes(graph)
+        program = Program(graph, list(args))
+        results = torch.utils._pytree.tree_leaves(program(list(args), 1))
+        return results, torch.utils._pytree.tree_leaves(net(*args)), graph
+
+
+def agree(forward: Forward, *args: Tensor) -> ProgramGraph:
+    """The graph of a program whose results are those of the modules."""
+    results, wanted, graph = made(forward, *args)
+    for y, expected in zip(results, wanted, strict=True):
+        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    return graph
+
+
+def missed(graph: ProgramGraph, fusion: str) -> list[str]:
+    """Why a pass did not fuse."""
+    return [c.reason for c in graph.chances if c.fusion == fusion and c.reason]
+
+
+def taken(graph: ProgramGraph) -> list[str]:
+    """What was fused."""
+    return [c.fusion for c in graph.chances if not c.reason]
+
+
+def image(*shape: int) -> Tensor:
+    torch.manual_seed(3)
+    return torch.randn(*(shape or (2, 8, 6, 6)))
+
+
+SUMMED: dict[str, tuple[Forward, tuple[int, ...], bool]] = {
+    "crop": (lambda n, x: _gated(x[:, :, 1:-1, 1:-2].relu() * 2), (2, 8, 7, 7), True),
+    "channels-last crop": (
+        lambda n, x: _gated(x.permute(0, 3, 1, 2)[:, :, 1:-1].relu() * 2),
+        (2, 7, 6, 8),
+        True,
+    ),
+    "permuted": (lambda n, x: _gated((x.relu() * 2).permute(0, 3, 1, 2)), (2, 6, 6, 6), True),
+    "images moved": (lambda n, x: _gated((x.relu() * 2).transpose(0, 1)), (6, 6, 6, 6), False),
+    "layer norm": (lambda n, x: _gated(F.layer_norm(x, (6,))), (2, 6, 6, 6), False),
+    "layer norm of tokens": (
+        lambda n, x: _gated(F.layer_norm(x, (6,)).transpose(1, 2).unflatten(2, (2, 3))),
+        (2, 6, 6),
+        True,
+    ),
+    "channels split": (lambda n, x: _gated((x.relu() * 2).view(2, 4, 12, 6)), (2, 8, 6, 6), False),
+    "channels merged": (lambda n, x: _gated(F.layer_norm(x, (4,)).reshape(2, 4, 4, 1)), (2, 4, 1, 4), False),
+    "twice": (lambda n, x: (lambda y: (_gated(y), _gated(y.transpose(1, 3))))(x.relu() * 2), (2, 6, 6, 6), True),
+    "batch norm": (
+        lambda n, x: _gated((F.batch_norm(x, n.mean, n.variance) * 2).transpose(1, 2)),
+        (2, 8, 8, 8),
+        False,
+    ),
+}
+
+
+def _gated(y: Tensor) -> Tensor:
+    return y * torch.sigmoid(y.mean((2, 3), keepdim=True))
+
+
+@pytest.mark.parametrize("name", SUMMED)
+def test_means_take_sums_of_their_own_dim(name: str) -> None:
+    forward, shape, fuses = SUMMED[name]
+    assert ("channel_sums" in taken(agree(forward, image(*shape)))) == fuses
+
+
+class _Turned(nn.Module):
+    """Layers over channels, columns and rows, all of the same size."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        layer: Any = nn.Linear if kind == "rows" else (lambda a, b: nn.Conv2d(a, b, 3, padding=1))
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.a, self.b, self.c = layer(16, 16), layer(16, 16), layer(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        if self.kind == "rows":  # over columns, rows and channels in turn
+            y = self.a(F.relu(y) + torch.arange(16.0)[:, None, None] / 8)
+            return self.c(self.b(y.transpose(2, 3)).permute(0, 3, 2, 1)) * 2
+        return self.c(self.b(self.a(y).transpose(1, 2)).transpose(1, 3)) * 2
+
+
+@pytest.mark.parametrize("kind", ["rows", "maps"])
+def test_layers_take_sums_of_their_own_dim(kind: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 16, 16)
+    net = binarize.apply(_Turned(kind), "bidense", granularity="layer", example_inputs=x).eval()
+    for name, parameter in net.named_parameters():
+        if "quantizer" in name:
+            nn.init.normal_(parameter, std=0.7)
+    packed: Any = binarize.deploy(net)
+    result = third(packed, x)
+    assert programs(packed), packed.binarize_programs.reasons()
+    with torch.no_grad():
+        assert same(result, packed._call_impl(x))
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 3, 0, 4), (2, 3), (0, 3)])
+def test_sums_of_nothing(shape: tuple[int, ...]) -> None:
+    x = torch.ones(shape)
+    expected = x.sum((2, 3)) if len(shape) == 4 else x
+    assert torch.equal(channel_sums(x), expected)
