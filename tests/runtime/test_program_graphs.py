@@ -147,3 +147,71 @@ def test_sums_of_nothing(shape: tuple[int, ...]) -> None:
     x = torch.ones(shape)
     expected = x.sum((2, 3)) if len(shape) == 4 else x
     assert torch.equal(channel_sums(x), expected)
+
+
+def _written(view: Callable[[Tensor], Tensor]) -> Forward:
+    """A map is written to by another name, and then read by its own."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        y = x * 2
+        view(y).mul_(3.0)
+        return y + 1
+
+    return forward
+
+
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "swapaxes": lambda y: y.swapaxes(2, 3),
+    "diagonal": lambda y: y.diagonal(dim1=2, dim2=3),
+    "unfold": lambda y: y.unfold(3, 2, 2),
+    "view_as": lambda y: y.view_as(y),
+    "expand_as": lambda y: y.expand_as(y),
+    "ravel": lambda y: y.ravel(),
+    "split": lambda y: y.split([2, 6], 1)[1],
+    "hsplit": lambda y: y.hsplit(2)[0],
+    "dtype": lambda y: y.view(torch.int32).view(torch.float32),
+    "as_strided": lambda y: y.as_strided((2, 3), (1, 2)),
+    "pixels": lambda y: y.select(2, 1).unsqueeze(0),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_writes_by_another_name_are_seen_or_refused(name: str) -> None:
+    with pytest.raises(NoProgramError, match="read later"):
+        agree(_written(VIEWS[name]), image())
+
+
+def _chained(net: Any, x: Tensor) -> Tensor:
+    y = (x * 2).relu_().mul_(0.5).clamp_(-1, 0.25)
+    return y.unsqueeze_(0) + 1
+
+
+def _copied(net: Any, x: Tensor) -> Tensor:
+    y = x * 2
+    z = y.transpose(2, 3).reshape(2, -1)  # a copy of these strides
+    return z.add_(1) @ y.reshape(2, -1).t()
+
+
+def _parts(net: Any, x: Tensor) -> Tensor:
+    a, b = (x + 1).chunk(2, 1)
+    return a.mul_(2) + b
+
+
+@pytest.mark.parametrize("forward", [_chained, _copied])
+def test_writes_that_nobody_else_sees(forward: Forward) -> None:
+    agree(forward, image())
+
+
+@pytest.mark.parametrize(
+    ("forward", "match"),
+    [
+        (lambda n, x: x.swapaxes(0, 1).add_(1.0), "an input or a parameter"),
+        (lambda n, x: n.vector.detach().ravel().add_(1.0) + x[0, :, 0, 0], "an input or a parameter"),
+        (lambda n, x: torch.add(x, 1.0, out=torch.empty_like(x)) * 2, "something else"),
+        (lambda n, x: torch.zeros(2, 8, 6, 6).add_(x.double()) * 2, "no form"),
+        (_parts, "read later"),
+    ],
+)
+def test_writes_that_have_no_program(forward: Forward, match: str) -> None:
+    with pytest.raises(NoProgramError, match=match):
+        agree(forward, image())
