@@ -54,7 +54,7 @@ def agree(forward: Forward, *args: Tensor) -> ProgramGraph:
     """The graph of a program whose results are those of the modules."""
     results, wanted, graph = made(forward, *args)
     for y, expected in zip(results, wanted, strict=True):
-        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
     return graph
 
 
@@ -90,7 +90,11 @@ SUMMED: dict[str, tuple[Forward, tuple[int, ...], bool]] = {
     ),
     "channels split": (lambda n, x: _gated((x.relu() * 2).view(2, 4, 12, 6)), (2, 8, 6, 6), False),
     "channels merged": (lambda n, x: _gated(F.layer_norm(x, (4,)).reshape(2, 4, 4, 1)), (2, 4, 1, 4), False),
-    "twice": (lambda n, x: (lambda y: (_gated(y), _gated(y.transpose(1, 3))))(x.relu() * 2), (2, 6, 6, 6), True),
+    "twice": (
+        lambda n, x: (lambda y: (_gated(y), _gated(y.transpose(1, 3))))(x.relu() * 2),
+        (2, 6, 6, 6),
+        True,
+    ),
     "batch norm": (
         lambda n, x: _gated((F.batch_norm(x, n.mean, n.variance) * 2).transpose(1, 2)),
         (2, 8, 8, 8),
@@ -215,3 +219,104 @@ def test_writes_that_nobody_else_sees(forward: Forward) -> None:
 def test_writes_that_have_no_program(forward: Forward, match: str) -> None:
     with pytest.raises(NoProgramError, match=match):
         agree(forward, image())
+
+
+def _norm(n: Any, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    return F.batch_norm(x, n.mean, n.variance, weight, bias)
+
+
+def _of_stem(n: Any, x: Tensor, weight: Tensor | None) -> Tensor:
+    return F.max_pool2d(F.relu(_norm(n, F.conv2d(x[:, :3], n.weight), weight)), 2)
+
+
+COMPUTED: dict[str, tuple[str, Forward]] = {
+    "batch norm, input": ("pointwise", lambda n, x, w: _norm(n, x, w) * 2),
+    "batch norm, bias": ("pointwise", lambda n, x, w: _norm(n, x, n.vector, w * 2) * 2),
+    "batch norm, means": (
+        "pointwise",
+        lambda n, x, w: F.batch_norm(x, x.mean((0, 2, 3)), n.variance, n.vector) * 2,
+    ),
+    "batch norm, training": ("pointwise", lambda n, x, w: F.batch_norm(x, None, None, w, training=True) * 2),
+    "layer norm, input": ("norms", lambda n, x, w: F.layer_norm(x, (8,), w, n.vector)),
+    "layer norm, computed": ("norms", lambda n, x, w: F.layer_norm(x, (8,), None, w.exp())),
+    "stem, norm": ("stem", lambda n, x, w: _of_stem(n, x, w)),
+    "stem, bias": ("stem", lambda n, x, w: F.conv2d(x[:, :3], n.weight, w).relu()),
+    "prelu": ("activation", lambda n, x, w: F.prelu(x * 2, w.sigmoid())),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_vectors_that_are_computed_or_inputs(name: str) -> None:
+    fusion, forward = COMPUTED[name]
+    graph = agree(forward, image(2, 8, 8, 8), image(8) * 3)
+    assert any("computed" in reason or "means" in reason for reason in missed(graph, fusion))
+
+
+def _maxout(vector: Tensor, x: Tensor) -> Tensor:
+    return vector * F.relu(x) - (vector + 1) * F.relu(-x)
+
+
+RANKS: dict[str, tuple[Forward, tuple[int, ...]]] = {
+    "conv of one row": (lambda n, x: F.conv2d(x, n.weight[:, :, :1, :1]) * 2, (3, 1, 9)),
+    "conv of one column": (lambda n, x: F.conv2d(x, n.weight[:, :, :1, :1]).sigmoid(), (3, 9, 1)),
+    "stem": (lambda n, x: F.max_pool2d(F.conv2d(x, n.weight).relu(), 2), (3, 12, 12)),
+    "mean": (lambda n, x: _gated(x[None])[0] + x.mean((1, 2), keepdim=True), (8, 6, 6)),
+    "mean of all": (lambda n, x: x * x.mean(dim=None, keepdim=True), (2, 8, 6, 6)),
+    "mean of none": (lambda n, x: x * x.mean((), keepdim=True), (2, 8, 6, 6)),
+    "pool": (lambda n, x: F.adaptive_avg_pool2d(x.relu() * 2, 1), (8, 6, 6)),
+    "layer norm": (lambda n, x: F.layer_norm(x * 2, (8,), n.vector), (8,)),
+    "batch norm": (lambda n, x: _norm(n, x, n.vector).relu(), (5, 8)),
+    "batch norm of signals": (lambda n, x: _norm(n, x, n.vector).relu(), (2, 8, 7)),
+    "linear": (lambda n, x: F.linear(x, n.weight[:, 0, 0]).relu(), (3,)),
+    "maxout of a vector": (lambda n, x: _maxout(n.vector, x), (8,)),
+    "maxout of rows": (lambda n, x: _maxout(n.vector, x), (4, 8)),
+    "maxout of one channel": (lambda n, x: _maxout(n.vector[:, None, None], x[:, :1]), (2, 8, 6, 6)),
+    "prelu of rows": (lambda n, x: F.prelu(x * 2, n.vector), (4, 8)),
+    "empty": (lambda n, x: _gated(x.relu() * 2), (0, 8, 6, 6)),
+    "no positions": (lambda n, x: x.relu().mean((2, 3), keepdim=True).nan_to_num(3.0), (2, 8, 0, 6)),
+    "number": (lambda n, x: x.sum() * 2 + 1, (2, 8)),
+}
+
+
+@pytest.mark.parametrize("name", RANKS)
+def test_ranks_and_empty_maps(name: str) -> None:
+    forward, shape = RANKS[name]
+    agree(forward, image(*shape))
+
+
+def test_a_number_per_head_that_is_made_behind_the_product() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        scores = x @ x.transpose(-2, -1)
+        scale = x.mean((-2, -1), keepdim=True).sigmoid()
+        return (scores * scale).softmax(-1) @ x
+
+    assert "attention" in taken(agree(forward, image(2, 4, 5, 8)))
+
+
+ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
+    "div": lambda x: x / 3.0,
+    "div by 4": lambda x: x / -4,
+    "div by 0": lambda x: x / 0,
+    "div by little": lambda x: x / 2.0**-140,
+    "div by Scalar": lambda x: torch.ops.aten.div.Scalar(x, 7.0),
+    "div rounded": lambda x: torch.div(x, 0.7, rounding_mode="floor"),
+    "sub.Scalar": lambda x: torch.ops.aten.sub.Scalar(x, 7.0),
+    "alpha": lambda x: torch.add(x, 2.0, alpha=3) - torch.sub(x, x.neg(), alpha=2),
+    "elu": lambda x: F.elu(x, 0.7),
+    "selu": lambda x: F.selu(x),
+    "celu": lambda x: F.celu(x, 0.7),
+}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_elementwise_operators(name: str) -> None:
+    x = image() * 3
+    x[0, 0, 0] = torch.tensor([0.0, -0.0, 1e30, -1e30, 1e-30, -100.0])
+    graph = agree(lambda net, x: ELEMENTWISE[name](x).relu() * 2, x)
+    assert ("pointwise" in taken(graph)) and (len(missed(graph, "pointwise")) == 0)
+
+
+def test_quotients_are_those_of_torch() -> None:
+    for by in (3.0, -0.25, 1e-3):
+        results, wanted, _ = made(lambda net, x, by=by: x.neg() / by, image())
+        assert torch.equal(results[0], wanted[0])

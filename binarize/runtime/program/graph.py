@@ -18,6 +18,9 @@ _MODULES = "nn_module_stack"
 """What torch.export notes for a node: path and class of the modules that called each other, by name."""
 
 
+COMPUTED = "its weights are computed at each call, or are inputs"
+
+
 @dataclass(frozen=True)
 class Chance:
     """A place where a pass could fuse something.
@@ -79,6 +82,11 @@ class ProgramGraph:
     def tensor(self, value: Any) -> Tensor | None:
         """The constant that a node stands for; None for anything else."""
         return self.constants.get(value) if isinstance(value, fx.Node) else None
+
+    def known(self, *values: Any) -> bool:
+        """Whether optional arguments are float32 constants or not there: not computed, and no inputs."""
+        held = [(value, self.tensor(value)) for value in values]
+        return all(v is None or (t is not None and t.dtype == torch.float32) for v, t in held)
 
     def replace(self, node: fx.Node, by: fx.Node) -> None:
         """Let `by` take the place of `node`, which goes."""
