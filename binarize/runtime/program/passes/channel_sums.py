@@ -128,12 +128,9 @@ def _asked(program: ProgramGraph, maker: fx.Node, result: fx.Node, dim: int) -> 
 
 def _dim(maker: fx.Node, result: fx.Node) -> int:
     """Where the channels of a result are."""
-    dim = 1
-    if maker.target is ops.normed:
-        dim = -1
-    elif maker.target is ops.layer and spec_of_text(str(maker.args[3])).kind == "linear":
-        dim = -1
-    elif maker.target is ops.pointwise:
+    linear = maker.target is ops.layer and spec_of_text(str(maker.args[3])).kind == "linear"
+    dim = -1 if linear or maker.target is ops.normed else 1
+    if maker.target is ops.pointwise:
         dim = Code.of_text(str(maker.args[2])).dim
     return dim % len(shape_of(result))
 

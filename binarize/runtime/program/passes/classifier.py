@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import fx
-from torch import fx
 
 from binarize.runtime.kernel_support import is_depthwise
 from binarize.runtime.layer_data import spec_of_text

@@ -10,7 +10,7 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
 from binarize.runtime.program.capture import NoProgramError
-from binarize.runtime.program.graph import ProgramGraph, nodes_in, value_of
+from binarize.runtime.program.graph import ProgramGraph, nodes_in, value_of, written_by
 from binarize.runtime.program.lowering import storage_of
 
 
@@ -20,7 +20,7 @@ def functional(program: ProgramGraph) -> None:
     Raises:
         NoProgramError: what is written to is read by another name later, or comes from outside.
     """
-    if not any(_in_place(node) for node in program.graph.nodes):
+    if not any(written_by(node) for node in program.graph.nodes):
         return
     order = {node: i for i, node in enumerate(program.graph.nodes)}
     sharing: dict[int, list[fx.Node]] = {}  # by memory, as the run on fake tensors had it
@@ -28,7 +28,7 @@ def functional(program: ProgramGraph) -> None:
         for memory in _memory(node):
             sharing.setdefault(memory, []).append(node)
     for node in list(program.graph.nodes):
-        if not _in_place(node):
+        if not written_by(node):
             continue
         written = _written(node)
         names = [other for memory in _memory(written) for other in sharing.get(memory, ())]
@@ -41,11 +41,6 @@ def functional(program: ProgramGraph) -> None:
         _replace(node, written, order)
 
 
-def _in_place(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return node.op == "call_function" and schema is not None and schema.is_mutable
-
-
 def _memory(node: fx.Node) -> set[int]:
     """Where the tensors of a node lie."""
     if node.op not in ("call_function", "placeholder"):
@@ -54,11 +49,9 @@ def _memory(node: fx.Node) -> set[int]:
 
 
 def _written(node: fx.Node) -> fx.Node:
-    """What an operator writes to."""
-    schema: Any = getattr(node.target, "_schema", None)
-    writes = [a.name for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-    first: Any = node.args[0] if node.args else None
-    if writes != [schema.arguments[0].name] or not isinstance(first, fx.Node):
+    """What an operator writes to: its first argument."""
+    (first, *others) = written_by(node)
+    if others or not node.args or node.args[0] is not first:
         raise NoProgramError(f"{node.target} writes to something else than its first argument")
     return first
 

@@ -52,8 +52,7 @@ def _is_mean(node: fx.Node) -> bool:
 
 def _is_linear(program: ProgramGraph, node: fx.Node) -> bool:
     """Whether a layer is a product with a constant matrix."""
-    _, weight, bias = arguments(node, CONV[:3])[:3]
-    weight = program.tensor(weight)
+    weight = program.tensor(node.args[1])
     if weight is None or not program.known(*node.args[1:3]) or not is_float(node):
         return False
     if node.target is aten.linear.default:
