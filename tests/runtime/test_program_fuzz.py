@@ -158,10 +158,10 @@ def _differences(seed: int) -> list[float] | None:
             run_passes(graph)
             program = Program(graph, [x, w])
         except NoProgramError as error:
-            assert "read later" in str(error)
+            if "read later" not in str(error):
+                raise
             return None
         results: Any = program([x, w], 1)
-    assert [y.shape for y in results] == [y.shape for y in wanted]
     return [
         float((y - z).abs().max() / z.abs().max().clamp_min(1e-3))
         for y, z in zip(results, wanted, strict=True)

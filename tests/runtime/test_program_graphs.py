@@ -11,6 +11,7 @@ import torch
 from program_nets import programs, same, third
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 import binarize
 from binarize.native.library import available
@@ -48,8 +49,8 @@ def made(forward: Forward, *args: Tensor) -> tuple[list[Tensor], list[Tensor], P
         graph = ProgramGraph.of(capture(net, args, {}))
         run_passes(graph)
         program = Program(graph, list(args))
-        results = torch.utils._pytree.tree_leaves(program(list(args), 1))
-        return results, torch.utils._pytree.tree_leaves(net(*args)), graph
+        results = tree_leaves(program(list(args), 1))
+        return results, tree_leaves(net(*args)), graph
 
 
 def agree(forward: Forward, *args: Tensor) -> ProgramGraph:

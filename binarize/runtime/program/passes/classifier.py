@@ -33,8 +33,9 @@ def classifier(program: ProgramGraph) -> None:
 
 def _is_pointwise(node: fx.Node) -> bool:
     weight = node.args[1]
-    maps = isinstance(weight, fx.Node) and len(shape_of(node)) == 4
-    return maps and is_float(node) and tuple(shape_of(weight)[2:]) == (1, 1)
+    if not isinstance(weight, fx.Node) or len(shape_of(node)) != 4:
+        return False
+    return is_float(node) and shape_of(weight)[2:] == (1, 1)
 
 
 def _why_not(program: ProgramGraph, node: fx.Node, layer: fx.Node, result: fx.Node) -> str:

@@ -54,7 +54,7 @@ def _why_slower(isa: str, alone: bool, pool: bool) -> str:
 def _not_all(program: ProgramGraph, last: fx.Node) -> str:
     """Why a norm or activation behind it is not taken, if its vectors are the reason."""
     user = only_user(last)
-    places = {
+    places: dict[Any, slice] = {
         aten.batch_norm.default: slice(1, 5),
         ops.piecewise: slice(1, 5),
         aten.prelu.default: slice(1, 2),
