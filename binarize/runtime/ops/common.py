@@ -30,5 +30,4 @@ def register(
 
 def channel_sums(y: Tensor, dim: int = 1) -> Tensor:
     """(N, C): sums over positions of (N, C, ...) or, with dim -1, (N, ..., C)."""
-    y = y.movedim(dim, 1)
-    return y.reshape(*y.shape[:2], -1).sum(2)
+    return y.movedim(dim, 1).unsqueeze(-1).flatten(2).sum(2)  # also of no images, and of no positions

@@ -18,6 +18,9 @@ _MODULES = "nn_module_stack"
 """What torch.export notes for a node: path and class of the modules that called each other, by name."""
 
 
+COMPUTED = "its weights are computed at each call, or are inputs"
+
+
 @dataclass(frozen=True)
 class Chance:
     """A place where a pass could fuse something.
@@ -80,6 +83,11 @@ class ProgramGraph:
         """The constant that a node stands for; None for anything else."""
         return self.constants.get(value) if isinstance(value, fx.Node) else None
 
+    def known(self, *values: Any) -> bool:
+        """Whether optional arguments are float32 constants or not there: not computed, and no inputs."""
+        held = [(value, self.tensor(value)) for value in values]
+        return all(v is None or (t is not None and t.dtype == torch.float32) for v, t in held)
+
     def replace(self, node: fx.Node, by: fx.Node) -> None:
         """Let `by` take the place of `node`, which goes."""
         for made in (by, *(by.all_input_nodes if by.target is operator.getitem else ())):
@@ -102,7 +110,7 @@ class ProgramGraph:
         self._found.clear()
         for node in reversed(list(self.graph.nodes)):
             if node.op in ("call_function", "placeholder") and not node.users and node not in self.inputs:
-                if node.op == "call_function" and _has_effects(node):
+                if written_by(node):
                     continue
                 self.graph.erase_node(node)
                 self.constants.pop(node, None)
@@ -170,6 +178,14 @@ def nodes_in(value: Any) -> Iterable[fx.Node]:
         yield from nodes_in(list(value.values()))
 
 
-def _has_effects(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
+def written_by(node: fx.Node) -> list[fx.Node]:
+    """The arguments that an operator writes to, as its schema says."""
+    schema: Any = getattr(node.target, "_schema", None)
+    if node.op != "call_function" or schema is None or not schema.is_mutable:
+        return []
+    found: list[fx.Node] = []
+    for i, argument in enumerate(schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
+            found += nodes_in(given)
+    return found

@@ -11,6 +11,7 @@ from binarize.runtime import ops
 from binarize.runtime.layer_data import spec_of_text
 from binarize.runtime.program.arguments import HARDTANH, arguments, source_of
 from binarize.runtime.program.graph import (
+    COMPUTED,
     ProgramGraph,
     is_float,
     made_by,
@@ -48,7 +49,7 @@ def layer_activations(program: ProgramGraph) -> None:
         source, result = made_by(node.args[0], ops.layer, ops.normed)
         if source is None or result is None:
             continue
-        reason = _why_not(node, source, result)
+        reason = _why_not(program, node, source, result)
         if reason:
             program.missed("activation", node, reason)
             continue
@@ -60,13 +61,15 @@ def layer_activations(program: ProgramGraph) -> None:
         program.replace(node, result)
 
 
-def _why_not(node: fx.Node, layer: fx.Node, result: fx.Node) -> str:
+def _why_not(program: ProgramGraph, node: fx.Node, layer: fx.Node, result: fx.Node) -> str:
     if node.target in _OTHERS:
         return f"packed layers do not compute {operator_name(node)}, only piecewise linear functions"
     if only_user(result) is not node:
         return "others read the packed layer's result, too"
     if layer.args[5] or any(layer.kwargs.get(k) for k in ("bounds", "residual", "tail_weight", "with_sums")):
         return "the packed layer in front has another activation, a sum or a classifier behind it already"
+    if node.target is ops.piecewise and not program.known(*node.args[1:5]):
+        return COMPUTED
     if node.target is ops.piecewise and _dim_of(layer, result) != arguments(node)[5] % len(shape_of(node)):
         return "the activation has its channels in another dim"
     return ""
@@ -92,7 +95,10 @@ def _name_prelu(program: ProgramGraph, node: fx.Node) -> None:
     x, slope = arguments(node)
     weight = program.tensor(slope)
     rank = len(shape_of(node))
-    if not isinstance(x, fx.Node) or weight is None or not is_float(node) or rank < 2:
+    if not isinstance(x, fx.Node) or not is_float(node) or rank < 2:
+        return
+    if weight is None or not program.known(slope):
+        program.missed("activation", node, COMPUTED)
         return
     first, last, dim = x, node, 1
     if x.target is aten.movedim.int and only_user(x) is node:
@@ -163,7 +169,9 @@ def _name_maxout(program: ProgramGraph, node: fx.Node) -> None:
     if not (isinstance(minus, fx.Node) and minus.target is aten.neg.default and minus.args[0] is x):
         return
     rank = len(shape_of(node))
-    for dim in (1, rank - 1):
+    if rank < 2 or shape_of(x) != shape_of(node) or not is_float(node):
+        return
+    for dim in dict.fromkeys((1, rank - 1)):
         channels = shape_of(node)[dim]
         positive, negative = (_vector(program, v, channels, dim, rank) for v in (p, q))
         if positive is not None and negative is not None:

@@ -108,7 +108,9 @@ def scores_of(program: ProgramGraph, node: fx.Node, last: fx.Node) -> Scores:
     lead = common(shapes)
     if len(node.users) != 1 or lead is None:
         raise NotOneError("its scores are read by others, too, or regrouped in a way that is not known")
-    found = _product(program, node, factor, tensors, (*lead, *shape_of(last)[-2:-1], shape_of(node)[-1]))
+    found = _product(
+        program, node, last, factor, tensors, (*lead, *shape_of(last)[-2:-1], shape_of(node)[-1])
+    )
     with program.graph.inserting_before(last):
         found.bias += [_brought(program, bias, shape, lead) for bias, shape in reversed(biases)]
     return found
@@ -162,6 +164,7 @@ def _is_product(node: Any) -> bool:
 def _product(
     program: ProgramGraph,
     node: fx.Node,
+    last: fx.Node,
     factor: float,
     tensors: list[tuple[fx.Node, tuple[int, ...]]],
     shape: tuple[int, ...],
@@ -171,7 +174,7 @@ def _product(
         q, factor = _source(q), factor * scale
     while transposed.target in _SCALES and (scale := _number(transposed)) is not None:
         transposed, factor = _source(transposed), factor * scale
-    with program.graph.inserting_before(node):
+    with program.graph.inserting_before(last):  # where all that the scores are multiplied with is there
         for tensor, lead in tensors:
             if lead != shape_of(q)[:-2]:
                 raise NotOneError("its scores are multiplied with a map")

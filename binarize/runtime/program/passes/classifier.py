@@ -8,7 +8,7 @@ from torch import fx
 from binarize.runtime.kernel_support import is_depthwise
 from binarize.runtime.layer_data import spec_of_text
 from binarize.runtime.program.arguments import CONV, arguments
-from binarize.runtime.program.graph import ProgramGraph, is_float, layer_of, only_user, shape_of
+from binarize.runtime.program.graph import COMPUTED, ProgramGraph, is_float, layer_of, only_user, shape_of
 
 aten = torch.ops.aten
 
@@ -32,7 +32,10 @@ def classifier(program: ProgramGraph) -> None:
 
 
 def _is_pointwise(node: fx.Node) -> bool:
-    return is_float(node) and tuple(shape_of(node.all_input_nodes[1])[2:]) == (1, 1)
+    weight = node.args[1]
+    if not isinstance(weight, fx.Node) or len(shape_of(node)) != 4:
+        return False
+    return is_float(node) and shape_of(weight)[2:] == (1, 1)
 
 
 def _why_not(program: ProgramGraph, node: fx.Node, layer: fx.Node, result: fx.Node) -> str:
@@ -40,8 +43,8 @@ def _why_not(program: ProgramGraph, node: fx.Node, layer: fx.Node, result: fx.No
     spec = spec_of_text(str(layer.args[3]))
     if any(s != 1 for s in stride) or isinstance(padding, str) or any(padding) or groups != 1:
         return "it has a stride, padding or groups"
-    if program.tensor(weight) is None or (bias is not None and program.tensor(bias) is None):
-        return "its weights are computed"
+    if weight is None or not program.known(weight, bias):
+        return COMPUTED
     if only_user(result) is not node:
         return "the layer's result is read by others, too"
     if spec.kind == "linear" or len(spec.kernel) != 2 or is_depthwise(spec):

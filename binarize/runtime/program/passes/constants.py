@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
-from binarize.runtime.program.graph import ProgramGraph, nodes_in, value_of
+from binarize.runtime.program.graph import ProgramGraph, nodes_in, value_of, written_by
 from binarize.runtime.program.lowering import storage_of
 
 aten = torch.ops.aten
@@ -93,8 +93,8 @@ class _Folding:
                 if not self._leave(sources, written):
                     return None
                 continue
-            if written is not None and written in self._read:
-                self._excluded.add(self._makers[written])
+            if written & self._read:
+                self._excluded |= {self._makers[memory] for memory in written & self._read}
                 return None
             self._compute(node)
         return self._values
@@ -108,28 +108,22 @@ class _Folding:
         val = value_of(node)
         return torch.empty_strided(val.shape, val.stride(), dtype=val.dtype)
 
-    def _written(self, node: fx.Node) -> int | None:
-        """The memory of a constant that an operator writes to."""
-        schema = getattr(node.target, "_schema", None)
-        if schema is None or not schema.is_mutable:
-            return None
-        target = next(iter(nodes_in(node.args)), None)
-        if target is None or (target not in self._values and target not in self._program.constants):
-            return None
-        value = self._value(target)
-        return storage_of(value) if isinstance(value, Tensor) else None
+    def _written(self, node: fx.Node) -> set[int]:
+        """The memory of constants that an operator writes to."""
+        targets = [n for n in written_by(node) if n in self._values or n in self._program.constants]
+        return {storage_of(t) for n in targets for t in tree_leaves(self._value(n)) if isinstance(t, Tensor)}
 
-    def _may_fold(self, node: fx.Node, written: int | None) -> bool:
+    def _may_fold(self, node: fx.Node, written: set[int]) -> bool:
         tags = getattr(node.target, "tags", ())
-        if node in self._excluded or written in self._given or torch.Tag.nondeterministic_seeded in tags:
+        if node in self._excluded or written & self._given or torch.Tag.nondeterministic_seeded in tags:
             return False
         made = [t for t in tree_leaves(node.meta.get("val")) if isinstance(t, Tensor)]
         return bool(made) and sum(t.numel() * t.element_size() for t in made) <= _MOST
 
-    def _leave(self, sources: list[fx.Node], written: int | None) -> bool:
+    def _leave(self, sources: list[fx.Node], written: set[int]) -> bool:
         """Note what a node that stays reads; False if it writes to what was computed here."""
-        if written is not None and written in self._makers:
-            self._excluded.add(self._makers[written])
+        if made := written & self._makers.keys():
+            self._excluded |= {self._makers[memory] for memory in made}
             return False
         for source in sources:
             if source in self._values:

@@ -8,7 +8,7 @@ import torch
 
 from binarize.runtime import ops
 from binarize.runtime.program.arguments import arguments
-from binarize.runtime.program.graph import ProgramGraph, is_float, shape_of
+from binarize.runtime.program.graph import COMPUTED, ProgramGraph, is_float, shape_of
 
 aten = torch.ops.aten
 _DEFAULTS = (None, None, None, None, 1e-5)
@@ -20,6 +20,9 @@ def norms(program: ProgramGraph) -> None:
         x, shape, weight, bias, eps = arguments(node, _DEFAULTS)[:5]
         if len(shape) != 1 or len(shape_of(node)) < 2 or not is_float(node) or not is_float(x):
             program.missed("norms", node, "it is over several dims, or not in float32")
+            continue
+        if not program.known(weight, bias):
+            program.missed("norms", node, COMPUTED)
             continue
         with program.graph.inserting_after(node):
             made = program.graph.call_function(ops.normed, (x, None, weight, bias, [], [], float(eps)))

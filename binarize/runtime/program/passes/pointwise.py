@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from torch import Tensor, fx
 from binarize.runtime import ops
 from binarize.runtime.pointwise_code import REGISTERS, Code, Instruction
 from binarize.runtime.program.arguments import HARDTANH, arguments, source_of
-from binarize.runtime.program.graph import ProgramGraph, is_float, shape_of
+from binarize.runtime.program.graph import COMPUTED, ProgramGraph, is_float, shape_of
 
 aten = torch.ops.aten
 _MOST = 24  # instructions of one chain
@@ -129,8 +130,7 @@ def _replace(
             vectors += [] if vector is None else [vector]
         instructions.append(Instruction(step.op, registers[made], a, b, step.p, step.q, tuple(held)))
     like = next((i for i, n in enumerate(operands) if shape_of(n) == shape_of(node)), 0)
-    rank = len(shape_of(node))
-    dim = chain.dim if chain.dim is not None else _channel_dim(operands[like], rank)
+    dim = -1 if chain.dim is None else chain.dim  # of no vectors: who asks for sums chooses it
     code = Code(tuple(instructions), registers[node], dim, like)
     constants = [program.constant(vector) for vector in vectors]
     with program.graph.inserting_after(node):
@@ -146,18 +146,10 @@ def _replace(
     return result
 
 
-def _channel_dim(operand: fx.Node, rank: int) -> int:
-    """Where the channels of a map or of tokens are, by what made it."""
-    if rank != 4:
-        return rank - 1
-    val = operand.meta["val"]
-    return 1 if val.stride(1) == 1 or val.is_contiguous() else 3
-
-
 def _step_of(program: ProgramGraph, node: fx.Node) -> _Step | None:
-    """What an operator is as a step; None for those that are not elementwise, or not in float32."""
+    """What an operator is as a step; None for what is not elementwise, not in float32, a number or empty."""
     make = _STEPS.get(node.target)
-    if make is None or not is_float(node) or not shape_of(node):
+    if make is None or not is_float(node) or not shape_of(node) or 0 in shape_of(node):
         return None
     step = make(program, node)
     if step is None or not all(is_float(n) for n in step.inputs):
@@ -176,16 +168,32 @@ def _single(op: str) -> Callable[[ProgramGraph, fx.Node], _Step | None]:
 def _pair(op: str) -> Callable[[ProgramGraph, fx.Node], _Step | None]:
     def make(program: ProgramGraph, node: fx.Node) -> _Step | None:
         a, b = node.args[:2]
-        if node.kwargs.get("alpha", 1) != 1 or len(node.args) > 2 or not isinstance(a, fx.Node):
+        plain = not node.kwargs or list(node.kwargs.items()) == [("alpha", 1)]
+        if not plain or len(node.args) > 2 or not isinstance(a, fx.Node):
             return None
         if isinstance(b, fx.Node):
             return _Step(op, (a, b))
         if not isinstance(b, (int, float)):
             return None
+        if op == "div":
+            return _quotient(program, a, float(b))
         scalar = {"add": ("add_scalar", b), "sub": ("add_scalar", -b), "mul": ("mul_scalar", b)}
         return _Step(scalar[op][0], (a,), float(scalar[op][1])) if op in scalar else None
 
     return make
+
+
+def _quotient(program: ProgramGraph, x: fx.Node, by: float) -> _Step:
+    """A product where it gives the same number: for powers of two whose inverse is no subnormal."""
+    mantissa, exponent = math.frexp(by)
+    if abs(mantissa) == 0.5 and abs(exponent) < 120:
+        return _Step("mul_scalar", (x,), 1 / by)
+    return _Step("div", (x, program.constant(torch.tensor(by, dtype=torch.float32))))
+
+
+def _elu(program: ProgramGraph, node: fx.Node) -> _Step | None:
+    x, alpha, scale, input_scale = arguments(node, (None, 1.0, 1.0, 1.0))
+    return _Step("elu", (x,), float(alpha)) if scale == input_scale == 1 else None
 
 
 def _clamp(program: ProgramGraph, node: fx.Node) -> _Step | None:
@@ -220,15 +228,20 @@ def _numbers(op: str, *usual: float) -> Callable[[ProgramGraph, fx.Node], _Step 
 
 def _piecewise(program: ProgramGraph, node: fx.Node) -> _Step | None:
     x, *arrays, dim = arguments(node)
+    if not program.known(*arrays):
+        program.missed("pointwise", node, COMPUTED)
+        return None
     vectors = tuple(program.tensor(a) for a in arrays)
     return _Step("piecewise", (x,), vectors=vectors, dim=int(dim))
 
 
 def _batch_norm(program: ProgramGraph, node: fx.Node) -> _Step | None:
-    x, weight, bias, mean, variance, training, _, eps, *_ = arguments(node)
-    tensors = [program.tensor(t) for t in (weight, bias, mean, variance)]
-    factor, constant, centre, spread = tensors
-    if training or centre is None or spread is None or centre.dtype != torch.float32:
+    x, *given, training, _, eps, _ = arguments(node)
+    if training or not program.known(*given):
+        program.missed("pointwise", node, "it takes means of its input" if training else COMPUTED)
+        return None
+    factor, constant, centre, spread = (program.tensor(t) for t in given)
+    if centre is None or spread is None:
         return None
     scale = (spread + float(eps)).rsqrt()
     scale = scale if factor is None else scale * factor.detach()
@@ -244,6 +257,8 @@ _STEPS: dict[Any, Callable[[ProgramGraph, fx.Node], _Step | None]] = {
     aten.div.Tensor: _pair("div"),
     aten.mul.Scalar: _pair("mul"),
     aten.add.Scalar: _pair("add"),
+    aten.sub.Scalar: _pair("sub"),
+    aten.div.Scalar: _pair("div"),
     aten.minimum.default: _pair("min"),
     aten.maximum.default: _pair("max"),
     aten.relu.default: _single("relu"),
@@ -259,6 +274,7 @@ _STEPS: dict[Any, Callable[[ProgramGraph, fx.Node], _Step | None]] = {
     aten.neg.default: _single("neg"),
     aten.abs.default: _single("abs"),
     aten.gelu.default: _gelu,
+    aten.elu.default: _elu,
     aten.clamp.default: _clamp,
     aten.hardtanh.default: _clamp,
     aten.relu6.default: _relu6,

@@ -14,23 +14,28 @@ _NO_LAYER = "no term is a packed layer's own result: something stands in between
 
 def residual(program: ProgramGraph) -> None:
     """Let y = layer(x) + z become a part of the layer, where z has the same shape."""
+    order: dict[fx.Node, float] = {n: i for i, n in enumerate(program.graph.nodes)}
     for node in program.calls(aten.add.Tensor):
         terms = [t for t in node.args[:2] if isinstance(t, fx.Node)]
         if len(terms) != 2 or node.kwargs.get("alpha", 1) != 1:
             continue
-        order = {n: i for i, n in enumerate(program.graph.nodes)}
         # the later term first: it needs not be moved
         late, early = sorted(terms, key=order.__getitem__, reverse=True)
-        reason = _add(program, node, late, early)
+        reason = _add(program, node, late, early, order)
         if not reason:
             continue
-        other = _add(program, node, early, late)
+        other = _add(program, node, early, late, order)
         if other and not (reason == other == _NO_LAYER and _is_no_sum(program, node, terms)):
             program.missed("residual", node, other if reason == _NO_LAYER else reason)
 
 
-def _add(program: ProgramGraph, node: fx.Node, term: fx.Node, other: fx.Node) -> str:
-    """Let the layer that makes a term of the sum `node` add the other one; why not, if it cannot."""
+def _add(
+    program: ProgramGraph, node: fx.Node, term: fx.Node, other: fx.Node, order: dict[fx.Node, float]
+) -> str:
+    """Let the layer that makes a term of the sum `node` add the other one; why not, if it cannot.
+
+    Where the nodes stand is noted in `order`.
+    """
     layer, result = made_by(term, ops.layer, ops.normed)
     if layer is None or result is None:
         return _NO_LAYER
@@ -39,6 +44,7 @@ def _add(program: ProgramGraph, node: fx.Node, term: fx.Node, other: fx.Node) ->
     # the sum alone reads the result, so the layer may wait until both terms are there
     node.prepend(layer)
     node.prepend(result)
+    order[layer], order[result] = order[node] - 0.5, order[node]
     layer.kwargs = {**layer.kwargs, "residual": other}
     program.taken("residual", node)
     program.replace(node, result)

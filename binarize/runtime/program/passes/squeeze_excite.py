@@ -42,25 +42,23 @@ def squeeze_excite(program: ProgramGraph) -> None:
 
 def _is_mean(node: fx.Node) -> bool:
     source: Any = node.args[0]
-    if not is_float(node) or len(shape_of(source)) != 4 or node.kwargs:
+    if not is_float(node) or len(shape_of(source)) != 4 or 0 in shape_of(source) or node.kwargs:
         return False
     if node.target is aten.adaptive_avg_pool2d.default:
         return tuple(arguments(node)[1]) == (1, 1)
     _, dims, keep = arguments(node, (None, None, False))
-    return sorted(d % 4 for d in dims) == [2, 3] and bool(keep)
+    return bool(dims) and sorted(d % 4 for d in dims) == [2, 3] and bool(keep)
 
 
 def _is_linear(program: ProgramGraph, node: fx.Node) -> bool:
     """Whether a layer is a product with a constant matrix."""
-    _, weight, bias = arguments(node, CONV[:3])[:3]
-    weight = program.tensor(weight)
-    known = bias is None or program.tensor(bias) is not None
-    if weight is None or weight.dtype != torch.float32 or not is_float(node) or not known:
+    weight = program.tensor(node.args[1])
+    if weight is None or not program.known(*node.args[1:3]) or not is_float(node):
         return False
     if node.target is aten.linear.default:
         return weight.dim() == 2
     _, _, _, stride, padding, _, groups = arguments(node, CONV)
-    plain = all(s == 1 for s in stride) and groups == 1
+    plain = all(s == 1 for s in stride) and groups == 1 and len(shape_of(node)) == 4
     inside = not isinstance(padding, str) and not any(padding)
     return plain and inside and tuple(weight.shape[2:]) == (1, 1)
 

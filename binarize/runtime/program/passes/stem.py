@@ -11,7 +11,7 @@ from torch import fx
 from binarize.native.instruction_set import resolve
 from binarize.runtime import ops
 from binarize.runtime.program.arguments import CONV, HARDTANH, POOL, arguments
-from binarize.runtime.program.graph import ProgramGraph, is_float, only_user, shape_of
+from binarize.runtime.program.graph import COMPUTED, ProgramGraph, is_float, only_user, shape_of
 
 aten = torch.ops.aten
 _CHANNELS = 16  # most input channels: there a stem gains 2 to 5 %, and less with more
@@ -32,7 +32,7 @@ def stem(program: ProgramGraph) -> None:
         if reason is None:
             continue
         last, norm, eps, activation, bounds, pool = _behind(program, node)
-        reason = reason or _why_slower(isa, last is node, bool(pool))
+        reason = reason or _not_all(program, last) or _why_slower(isa, last is node, bool(pool))
         if reason:
             program.missed("stem", node, reason)
             continue
@@ -51,6 +51,18 @@ def _why_slower(isa: str, alone: bool, pool: bool) -> str:
     return "" if pool or isa == "avx512" else "without a max-pool behind it, torch's is as fast on AVX2"
 
 
+def _not_all(program: ProgramGraph, last: fx.Node) -> str:
+    """Why a norm or activation behind it is not taken, if its vectors are the reason."""
+    user = only_user(last)
+    places: dict[Any, slice] = {
+        aten.batch_norm.default: slice(1, 5),
+        ops.piecewise: slice(1, 5),
+        aten.prelu.default: slice(1, 2),
+    }
+    vectors = user.args[places[user.target]] if user is not None and user.target in places else ()
+    return "" if program.known(*vectors) else f"{COMPUTED}: those of what is behind it"
+
+
 def _replace(program: ProgramGraph, last: fx.Node, args: tuple[Any, ...]) -> None:
     with program.graph.inserting_after(last):
         fused = program.graph.call_function(ops.stem, args)
@@ -67,13 +79,13 @@ def _why_not(program: ProgramGraph, node: fx.Node) -> str | None:
     tensor = program.tensor(weight)
     if tensor is None or not is_float(node) or tensor.shape[1] > _CHANNELS or groups != 1:
         return None
-    if tuple(tensor.shape[2:]) == (1, 1) or min(shape_of(node)) < 1:
+    if tuple(tensor.shape[2:]) == (1, 1) or min(shape_of(node)) < 1 or len(shape_of(node)) != 4:
         return None
     if any(d != 1 for d in dilation) or isinstance(padding, str):
         return "it is dilated, or its padding is a word"
     if tensor.numel() > _WEIGHTS or tensor.dtype != torch.float32:
         return "it has too many weights"
-    return "" if bias is None or program.tensor(bias) is not None else "its bias is computed"
+    return "" if program.known(bias) else COMPUTED
 
 
 def _behind(
@@ -86,13 +98,15 @@ def _behind(
     bounds: list[float] = []
     pool: list[int] = []
     user = only_user(last)
-    if user is not None and user.target is aten.batch_norm.default and not user.args[5] and user.args[3]:
-        _, weight, bias, mean, variance, _, _, eps = arguments(user)[:8]
+    if user is not None and user.target is aten.batch_norm.default and user.args[0] is last:
+        _, weight, bias, mean, variance, training, _, eps = arguments(user)[:8]
+        if training or None in (mean, variance) or not program.known(mean, variance, weight, bias):
+            return last, norm, 0.0, activation, bounds, pool
         last, norm, user = user, [mean, variance, weight, bias], only_user(user)
     if user is not None and user.args[0] is last:
         if user.target is aten.relu.default:
             last, activation, user = user, [None] * 4, only_user(user)
-        elif user.target is ops.piecewise and user.args[5] == 1:
+        elif user.target is ops.piecewise and user.args[5] == 1 and program.known(*user.args[1:5]):
             last, activation, user = user, list(user.args[1:5]), only_user(user)
         elif user.target is aten.relu6.default:
             last, bounds, user = user, [0.0, 6.0], only_user(user)
