@@ -27,58 +27,62 @@ def _(x: Tensor) -> Tensor:
     return x.new_empty(x.numel())
 
 
-def _contiguous_as_strided(net: Any, x: Tensor) -> Tensor:
-    return plain(net, x).contiguous().as_strided((2, 4), (9, 2), 3)
+def _contiguous_as_strided(y: Tensor) -> Tensor:
+    return y.contiguous().as_strided((2, 4), (9, 2), 3)
 
 
-def _part_as_strided(net: Any, x: Tensor) -> Tensor:
-    return plain(net, x).contiguous()[1:].as_strided((3, 4), (9, 2))
+def _part_as_strided(y: Tensor) -> Tensor:
+    return y.contiguous()[1:].as_strided((3, 4), (9, 2))
 
 
-def _around_as_strided(net: Any, x: Tensor) -> Tensor:
-    return plain(net, x).contiguous()[:, :2].as_strided((2, 5, 8), (320, 64, 1))
+def _around_as_strided(y: Tensor) -> Tensor:
+    return y.contiguous()[:, :2].as_strided((2, 5, 8), (320, 64, 1))
 
 
-def _as_strided_in_place(net: Any, x: Tensor) -> Tensor:
-    return plain(net, x).contiguous().as_strided_((2, 4), (9, 2))
+def _as_strided_in_place(y: Tensor) -> Tensor:
+    return y.clone(memory_format=torch.contiguous_format).as_strided_((2, 4), (9, 2))
 
 
-def _complex(net: Any, x: Tensor) -> Tensor:
-    y = plain(net, x).permute(0, 2, 3, 1)[..., :4].contiguous().view(2, -1, 2)
+def _complex(y: Tensor) -> Tensor:
+    y = y.permute(0, 2, 3, 1)[..., :4].contiguous().view(2, -1, 2)
     return torch.view_as_real(torch.view_as_complex(y) * (1 + 2j))
 
 
-def _complex_of_maps(net: Any, x: Tensor) -> Tensor:
-    y = plain(net, x).contiguous().unflatten(3, (4, 2))
+def _complex_of_maps(y: Tensor) -> Tensor:
+    y = y.contiguous().unflatten(3, (4, 2))
     return torch.view_as_real(torch.view_as_complex(y).sum(1))
 
 
-def _other_dtype(net: Any, x: Tensor) -> Tensor:
-    return plain(net, x).contiguous().view(torch.int32) // 2**20
+def _other_dtype(y: Tensor) -> Tensor:
+    return y.contiguous().view(torch.int32) // 2**20
 
 
-def _alias(net: Any, x: Tensor) -> Tensor:
-    return torch.ops.aten._reshape_alias(plain(net, x).contiguous(), (2, 40, 8), (320, 8, 1)).cumsum(1)
+def _alias(y: Tensor) -> Tensor:
+    return torch.ops.aten._reshape_alias(y.contiguous(), (2, 40, 8), (320, 8, 1)).cumsum(1)
 
 
-def _foreign(net: Any, x: Tensor) -> Tensor:
-    return rows_in_memory(plain(net, x).contiguous())
+def _foreign(y: Tensor) -> Tensor:
+    return rows_in_memory(y.contiguous())
 
 
-def _bool_view(net: Any, x: Tensor) -> Tensor:
-    return (plain(net, x) > 0).contiguous().view(2, -1)
+def _bool_view(y: Tensor) -> Tensor:
+    return (y > 0).contiguous().view(2, -1)
 
 
-def _int_flatten(net: Any, x: Tensor) -> Tensor:
-    return (plain(net, x) * 100).long().contiguous().flatten(1).unflatten(1, (8, 40))
+def _int_flatten(y: Tensor) -> Tensor:
+    return (y * 100).long().contiguous().flatten(1).unflatten(1, (8, 40))
 
 
-def _double(net: Any, x: Tensor) -> Tensor:
-    return plain(net, x).double().contiguous().view(2, 40, 8).cumsum(1).float()
+def _double(y: Tensor) -> Tensor:
+    return y.double().contiguous().view(2, 40, 8).cumsum(1).float()
 
 
 STRIDED = [_contiguous_as_strided, _part_as_strided, _as_strided_in_place, _complex, _complex_of_maps,
            _other_dtype, _alias, _foreign, _bool_view, _int_flatten, _double]  # fmt: skip
+
+
+def _all(y: Tensor) -> list[Tensor]:
+    return [forward(y) for forward in STRIDED]
 
 
 def _packed(forward: Any) -> Any:
@@ -95,7 +99,7 @@ def _check(packed: Any, *inputs: Any) -> None:
 
 
 def test_operators_that_look_at_strides_see_those_of_the_modules() -> None:
-    packed = _packed(lambda net, x: [forward(net, x) for forward in STRIDED])
+    packed = _packed(lambda net, x: _all(plain(net, x)))
     _check(packed, torch.rand(IMAGE))
     assert len(programs(packed)) == 1
     errors = packed.binarize_programs.compared(torch.rand(IMAGE))
@@ -103,7 +107,7 @@ def test_operators_that_look_at_strides_see_those_of_the_modules() -> None:
 
 
 def test_memory_around_a_tensor_is_not_read() -> None:
-    packed = _packed(_around_as_strided)
+    packed = _packed(lambda net, x: _around_as_strided(plain(net, x)))
     _check(packed, torch.rand(IMAGE))
     assert not programs(packed)
     assert "around its argument" in packed.binarize_programs.reasons()[0]
