@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from program_nets import Net, pair, plain, programs, same, third
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from binarize.native.library import available
@@ -111,3 +112,69 @@ def test_memory_around_a_tensor_is_not_read() -> None:
     _check(packed, torch.rand(IMAGE))
     assert not programs(packed)
     assert "around its argument" in packed.binarize_programs.reasons()[0]
+
+
+class Normed(nn.Module):
+    """Tokens through two binary layers, with norms, activations and weights that are inputs or computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 24, 3, padding=1)
+        self.a = nn.Linear(24, 24)
+        self.b = nn.Linear(24, 24)
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor, w: Tensor, k: Tensor) -> Any:
+        own = w * 2 - 0.3
+        maps = F.max_pool2d(F.batch_norm(self.stem(x), w, own**2 + 1, own, w).relu(), 2)
+        foreign = F.max_pool2d(F.conv2d(x, k, w, padding=1).relu(), 2)
+        tall = F.max_pool2d(F.conv2d(x, k.flip(0).mT, own).relu(), 2)
+        y = F.layer_norm(self.b(self.a(maps.flatten(2).mT)), (24,), w, own)
+        y = F.layer_norm(y, (24,), own)
+        maps = F.prelu(maps, own) * own[:, None, None] + w[:, None, None]
+        return self.head(y), F.linear(y[:, 0], own[None]), maps, foreign, tall
+
+
+def test_vectors_that_are_inputs_or_computed_are_read_at_each_call() -> None:
+    def given() -> tuple[Tensor, ...]:
+        return torch.rand(IMAGE), torch.randn(24), torch.randn(24, 3, 3, 3)
+
+    packed = pair(Normed(), example_inputs=given())[1]
+    for _ in range(2):
+        _check(packed, *given())
+    assert len(programs(packed)) == 1
+
+
+class Windows(nn.Module):
+    """Binary linear layers on windows of maps: tokens of five dims, whose rows are not evenly spaced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 24, 1)
+        self.a = nn.Linear(24, 24)
+        self.b = nn.Linear(24, 24)
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x).unflatten(3, (4, 4)).unflatten(2, (4, 4)).permute(0, 2, 4, 3, 5, 1)
+        return self.head(self.b(self.a(y)) + y)
+
+
+def test_tokens_of_many_dims_are_read_at_each_call() -> None:
+    packed = pair(Windows(), example_inputs=torch.rand(IMAGE))[1]
+    for _ in range(2):
+        _check(packed, torch.rand(IMAGE))
+    assert len(programs(packed)) == 1
+
+
+def test_constants_with_other_strides_are_read_in_their_order() -> None:
+    net = Net(lambda net, x: net.head(net.b(net.a(F.max_pool2d(net.norm(net.stem(x)).relu(), 2)))))
+    packed = pair(net, example_inputs=torch.rand(IMAGE))[1]
+    packed.stem.to(memory_format=torch.channels_last)
+    packed.norm.weight.data = torch.rand(80)[::2]
+    x = torch.rand(IMAGE)
+    _check(packed, x)
+    with torch.no_grad():
+        packed.stem.weight.data[:] = torch.randn(40, 3, 3, 3)  # past torch: it is read at each call
+        assert same(packed(x), packed._call_impl(x))
+    assert programs(packed)

@@ -15,6 +15,7 @@ from binarize.runtime import ops
 from binarize.runtime.pointwise_code import Code
 from binarize.runtime.program.lowering import Lowering
 from binarize.runtime.program.operators.registry import lowers, strides_like
+from binarize.runtime.program.operators.views import dense
 
 _DIMS = 4  # image, row, pixel, channel
 
@@ -39,7 +40,7 @@ def pointwise(
         out = lowering.strided(shape, strides_like(like, shape)) if alike else lowering.empty(shape)
     channel = known.dim % len(shape) if vectors or with_sums else None
     maps = as_maps([*operands, out], shape, channel, keep_images=with_sums)
-    if maps is None or any(t.dtype != torch.float32 for t in operands):
+    if maps is None or any(t.dtype != torch.float32 for t in (*operands, *vectors)):
         return NotImplemented
     size = maps[0].shape
     step = structs.PointwiseStep(*size)
@@ -126,5 +127,5 @@ def _instructions(
         structure.b, structure.p, structure.q = max(step.b, 0), step.p, step.q
         for i, vector in enumerate(step.vectors):
             if vector >= 0:
-                structure.v[i] = vectors[vector].data_ptr()
+                lowering.point(structure, "v", dense(lowering, vectors[vector]), i)
     return made
