@@ -90,12 +90,16 @@ def _packed(forward: Any) -> Any:
     return pair(Net(forward), example_inputs=torch.rand(IMAGE))[1]
 
 
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x.double()
+
+
 def _check(packed: Any, *inputs: Any) -> None:
     """Whether the third call gives what the modules give."""
     with torch.no_grad():
         expected = packed._call_impl(*inputs)
     pairs = zip(tree_leaves(third(packed, *inputs)), tree_leaves(expected), strict=True)
-    off = [i for i, (a, b) in enumerate(pairs) if a.dtype != b.dtype or not same(a.double(), b.double())]
+    off = [i for i, (a, b) in enumerate(pairs) if a.dtype != b.dtype or not same(_real(a), _real(b))]
     assert not off
 
 
@@ -178,3 +182,108 @@ def test_constants_with_other_strides_are_read_in_their_order() -> None:
         packed.stem.weight.data[:] = torch.randn(40, 3, 3, 3)  # past torch: it is read at each call
         assert same(packed(x), packed._call_impl(x))
     assert programs(packed)
+
+
+def test_calls_in_inference_mode_and_outside_of_it_alternate() -> None:
+    net = Net(lambda net, x: plain(net, x).cumsum(1) + torch.linspace(-1, 1, 16).cos())
+    packed, x = pair(net, example_inputs=torch.rand(1, 3, 32, 32))[1], torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        expected = [packed(x).clone() for _ in range(3)][-1]
+    with torch.no_grad():
+        assert same(packed(x), expected)
+    packed.requires_grad_(False)
+    assert same(third(packed, x), expected)
+    assert same((packed(x) * torch.ones(1, requires_grad=True)).detach(), expected)
+    assert programs(packed)
+
+
+def test_results_lie_on_the_cpu_whatever_the_default_device_is() -> None:
+    packed, x = _packed(plain), torch.rand(IMAGE)
+    expected = third(packed, x)
+    program = programs(packed)[0]
+    program._ready.clear()  # as for a call that runs at the same time as another one
+    with torch.no_grad(), torch.device("meta"):
+        y = program([x], 1)
+    assert y.device.type == "cpu"
+    assert same(y, expected)
+
+
+def _lying(leaves: list[Tensor], x: Tensor, packed: Any) -> list[Any]:
+    """What users can see of the memory of results: strides, and with what they share it."""
+    known = {x.untyped_storage().data_ptr(): "x", packed.head.bias.untyped_storage().data_ptr(): "bias"}
+    found: list[Any] = []
+    for i, leaf in enumerate(leaves):
+        place = leaf.untyped_storage().data_ptr()
+        name = known.setdefault(place, str(i)) if leaf.numel() else "empty"
+        itself = [leaf is x, leaf is packed.head.bias, [leaf is y for y in leaves]]
+        start = leaf.data_ptr() - leaves[int(name)].data_ptr() if name.isdigit() else leaf.storage_offset()
+        found.append((tuple(leaf.shape), leaf.stride(), leaf.dtype, name, itself, start))
+    return found
+
+
+def _strides(net: Any, x: Tensor) -> list[Tensor]:
+    y = plain(net, x)
+    tokens = y.flatten(2).mT
+    return [y.contiguous(), y.clone(memory_format=torch.contiguous_format).relu() * 2, tokens.contiguous(),
+            y.permute(0, 2, 3, 1).contiguous(), y.argmax(1), (y > 0).contiguous(), y.double().contiguous(),
+            y.transpose(2, 3).contiguous().sigmoid(), y[:, :3, ::2].contiguous(), y.cumsum(1).contiguous()]  # fmt: skip
+
+
+def _aliases(net: Any, x: Tensor) -> list[Tensor]:
+    y = plain(net, x)
+    return [x.clone(), x, x[:, 1:], x.detach(), x.contiguous(), x.mT.contiguous(), net.head.bias,
+            net.head.bias.clone(), net.head.bias[1:].detach(), y, y.clone(), y, y[:, 1:], y.view(2, -1)
+            if y.is_contiguous() else y.permute(0, 2, 3, 1)]  # fmt: skip
+
+
+def _parts(net: Any, x: Tensor) -> list[Tensor]:
+    a = net.r(net.norm(net.a(net.stem(x))))
+    b = net.r(net.stem(x))
+    both = torch.cat([a, b], 1)
+    more = torch.cat([both, a + 1], 1)
+    return [a, both, more, more[:, 3:50], b.split(20, 1)[1], b.split(20, 1)[0], plain(net, x)]
+
+
+def _odd(net: Any, x: Tensor) -> list[Tensor]:
+    y = plain(net, x)
+    return [y[:, :0], y[:0].clone(), y.mean(1, keepdim=True).expand(-1, 4, -1, -1), x.unfold(3, 4, 2), x.new_zeros(0),
+            y.sum(), x.expand(3, -1, -1, -1, -1), torch.arange(6).view(2, 3), y[0, :, 1], y[1].clone()]  # fmt: skip
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels-last"])
+@pytest.mark.parametrize("forward", [_strides, _aliases, _parts, _odd], ids=lambda f: f.__name__)
+def test_results_lie_as_those_of_the_modules(forward: Any, last: bool) -> None:
+    packed = _packed(forward)
+    for _ in range(2):
+        x = torch.rand(IMAGE)
+        x = x.contiguous(memory_format=torch.channels_last) if last else x
+        with torch.no_grad():
+            expected = packed._call_impl(x)
+        got = third(packed, x)
+        assert _lying(got, x, packed) == _lying(expected, x, packed)
+        assert all(same(a.double(), b.double()) for a, b in zip(got, expected, strict=True) if a.numel())
+    assert len(programs(packed)) == 1
+
+
+@pytest.mark.parametrize(("forward", "reason"), [
+    (lambda net, x: [y := plain(net, x), y.view(torch.int32)], "several dtypes"),
+    (lambda net, x: [plain(net, x), x.view(torch.int32)], "another dtype"),
+    (lambda net, x: plain(net, x).unfold(3, 4, 2), "overlap"),
+    (lambda net, x: torch.complex(plain(net, x), net.head.bias[:, None, None]).conj(), "conjugate"),
+], ids=["dtypes", "input", "overlap", "conj"])  # fmt: skip
+def test_results_that_a_program_cannot_give_are_the_modules(forward: Any, reason: str) -> None:
+    packed = _packed(forward)
+    _check(packed, torch.rand(IMAGE))
+    assert reason in packed.binarize_programs.reasons()[0]
+
+
+def test_inputs_that_share_memory_are_not_taken_for_each_other() -> None:
+    packed, x, z = (
+        _packed(lambda net, x, y=None: [plain(net, x), x if y is None else y]),
+        *torch.rand(2, *IMAGE),
+    )
+    with torch.no_grad():
+        for _ in range(3):
+            packed(x, y=x)
+        assert packed(x, y=z)[1] is z
+        assert packed(z, y=x)[1] is x

@@ -23,6 +23,7 @@ from binarize.native.library import required
 from binarize.runtime.program.capture import NoProgramError
 from binarize.runtime.program.memory import Buffer, plan_offsets
 from binarize.runtime.program.placement import Placement
+from binarize.runtime.program.recorded import storage_of
 
 
 class Patch:
@@ -85,6 +86,7 @@ class Lowering:
         offsets: place in the arena of each buffer, in the order in which they are asked for; None for
             outputs. Without them (the first time) all memory is on the meta device.
         arena: (bytes,) uint8.
+        strides: that results of nodes should have; others are copied at the end.
 
     Attributes:
         steps: so far.
@@ -98,6 +100,7 @@ class Lowering:
         placement: Placement,
         offsets: Sequence[int | None] | None = None,
         arena: Tensor | None = None,
+        strides: dict[fx.Node, tuple[int, ...]] | None = None,
     ) -> None:
         self.steps: list[NativeStep | TorchStep] = []
         self.patches: list[Patch] = []
@@ -106,6 +109,7 @@ class Lowering:
         self.index = 0
         self.library = required()
         self.placement = placement
+        self.wanted = strides or {}
         self._joined: dict[fx.Node, Tensor] = {}
         self._offsets, self._arena = offsets, arena
         self._count = 0
@@ -250,11 +254,6 @@ def strides_of(shape: Sequence[int]) -> tuple[int, ...]:
 def rows(shape: Sequence[int]) -> tuple[int, ...]:
     """Contiguous strides: the last dim lies side by side."""
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
-
-
-def storage_of(tensor: Tensor) -> int:
-    """The number of the memory that a tensor lies in."""
-    return tensor.untyped_storage()._cdata
 
 
 def plan(buffers: Sequence[tuple[Tensor, int, int]], last: dict[int, int], outputs: set[int]) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from binarize.runtime.program.capture import NoProgramError
 
@@ -70,7 +70,7 @@ def definition(node: fx.Node) -> Callable[..., Any]:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         vals = iter(recorded)
-        args, kwargs = tree_map(lambda x: _laid(x, next(vals)) if isinstance(x, Tensor) else x, (args, kwargs))
+        args, kwargs = tree_map_only(Tensor, lambda x: _laid(x, next(vals)), (args, kwargs))
         if offset is None:
             return target(*args, **kwargs)
         x, size, stride = args[:3]
@@ -124,6 +124,11 @@ def _offset(node: fx.Node, given: Any) -> int:
     if made.numel() and not (inside and is_dense(given)):
         raise NoProgramError(f"{node.target} reads memory around its argument")
     return start
+
+
+def storage_of(tensor: Tensor) -> int:
+    """The number of the memory that a tensor lies in."""
+    return tensor.untyped_storage()._cdata
 
 
 def extent(x: Tensor) -> int:

@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from binarize.runtime.program.capture import NoProgramError
 from binarize.runtime.program.graph import value_of
-from binarize.runtime.program.lowering import Lowering, rows, storage_of
-from binarize.runtime.program.recorded import definition, is_dense
+from binarize.runtime.program.lowering import Lowering, rows
+from binarize.runtime.program.recorded import definition, is_dense, storage_of
 
 Lower = Callable[..., Any]
 """(lowering, node, *args, **kwargs) -> tensors of the result; `NotImplemented` leaves the node to torch."""
@@ -90,6 +90,8 @@ def by_torch(lowering: Lowering, node: fx.Node, args: Any, kwargs: Any) -> Any:
     made = [_like(lowering, tuple(part.shape), part.dtype, given, of_maps) for part in parts]
     if (place := lowering.placed(node)) is not None:
         made[0] = place
+    elif (strides := lowering.wanted.get(node)) is not None:
+        made[0] = lowering.strided(tuple(parts[0].shape), strides, parts[0].dtype)
     lowering.torch(function, args, kwargs, made, str(node.target))
     return tuple(made) if several else made[0]
 

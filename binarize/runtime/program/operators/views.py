@@ -110,7 +110,7 @@ def copy(lowering: Lowering, x: Tensor, out: Tensor) -> bool:
 
 
 def dense(lowering: Lowering, x: Tensor) -> Tensor | None:
-    """A tensor with contiguous strides and its values at each call: itself or a copy; None if not in float32."""
+    """A tensor with contiguous strides, or a copy that each call makes; None if it is not in float32."""
     if x.dtype == torch.float32 and x.is_contiguous():
         return x.detach()
     out = lowering.rows(tuple(x.shape))
