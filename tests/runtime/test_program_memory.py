@@ -246,8 +246,9 @@ def _parts(net: Any, x: Tensor) -> list[Tensor]:
 
 def _odd(net: Any, x: Tensor) -> list[Tensor]:
     y = plain(net, x)
-    return [y[:, :0], y[:0].clone(), y.mean(1, keepdim=True).expand(-1, 4, -1, -1), x.unfold(3, 4, 2), x.new_zeros(0),
-            y.sum(), x.expand(3, -1, -1, -1, -1), torch.arange(6).view(2, 3), y[0, :, 1], y[1].clone()]  # fmt: skip
+    wide = y.mean(1, keepdim=True).expand(-1, 4, -1, -1)
+    return [y[:, :0], y[:0].clone(), wide, x.unfold(3, 4, 2), x.new_zeros(0), y.sum(),
+            x.expand(3, -1, -1, -1, -1), torch.arange(6).view(2, 3), y[0, :, 1], y[1].clone()]  # fmt: skip
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels-last"])

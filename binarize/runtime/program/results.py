@@ -80,7 +80,7 @@ def described(
         first = next(j for j, y in tensors if y is x)
         number = numbers[key] if source is None else -1
         found[i] = Result(
-            tuple(x.shape), x.stride(), x.dtype, source, same, x.storage_offset() - start, number, first
+            tuple(x.shape), x.stride(), x.dtype, source, same, int(x.storage_offset() - start), number, first
         )
     return tuple(found)
 
@@ -103,7 +103,7 @@ def _source(x: Tensor, given: Sequence[Tensor], held: Tensor | None) -> tuple[in
     source = given[near[0]] if isinstance(near[0], int) else near[0]
     if source.dtype != x.dtype:
         raise NoProgramError("it returns the memory of an input or a constant with another dtype")
-    return near[0], source.storage_offset()
+    return near[0], int(source.storage_offset())
 
 
 def returned_directly(
