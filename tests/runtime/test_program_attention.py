@@ -19,8 +19,8 @@ from binarize.runtime.program.executor import Program
 from binarize.runtime.program.graph import ProgramGraph
 from binarize.runtime.program.lowering import TorchStep
 from binarize.runtime.program.passes import run_passes
-from binarize.runtime.program.results import described
 from binarize.runtime.program.passes.attention_dims import common, regrouped
+from binarize.runtime.program.results import described
 
 pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")
 INF = float("inf")

@@ -226,7 +226,8 @@ def _strides(net: Any, x: Tensor) -> list[Tensor]:
     tokens = y.flatten(2).mT
     return [y.contiguous(), y.clone(memory_format=torch.contiguous_format).relu() * 2, tokens.contiguous(),
             y.permute(0, 2, 3, 1).contiguous(), y.argmax(1), (y > 0).contiguous(), y.double().contiguous(),
-            y.transpose(2, 3).contiguous().sigmoid(), y[:, :3, ::2].contiguous(), y.cumsum(1).contiguous()]  # fmt: skip
+            y.transpose(2, 3).contiguous().sigmoid(), y[:, :3, ::2].contiguous(),
+            y.cumsum(1).contiguous()]  # fmt: skip
 
 
 def _aliases(net: Any, x: Tensor) -> list[Tensor]:
