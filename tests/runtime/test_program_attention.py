@@ -20,6 +20,7 @@ from binarize.runtime.program.graph import ProgramGraph
 from binarize.runtime.program.lowering import TorchStep
 from binarize.runtime.program.passes import run_passes
 from binarize.runtime.program.passes.attention_dims import common, regrouped
+from binarize.runtime.program.results import described
 
 pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")
 INF = float("inf")
@@ -113,9 +114,11 @@ BY_TORCH = {
 
 def program_of(net: nn.Module, x: Tensor) -> tuple[ProgramGraph, Program]:
     with torch.no_grad():
-        graph = ProgramGraph.of(capture(net, (x,), {}))
+        captured = capture(net, (x,), {})
+        results = described(captured.run([x]), [x], captured.constants.values())
+        graph = ProgramGraph.of(captured)
         run_passes(graph)
-        return graph, Program(graph, [x])
+        return graph, Program(graph, [x], results)
 
 
 def close(a: Tensor, b: Tensor) -> bool:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.fx.node import map_arg
 
 from binarize.runtime.program.executor import Program, tensors_in
 from binarize.runtime.program.graph import operator_name, place_of
+from binarize.runtime.program.recorded import definition
 
 CLOSE = 1e-5
 """Relative to the largest value of a result: what the order of sums explains."""
@@ -55,17 +55,12 @@ def compare(program: Program, inputs: Sequence[Tensor | None], threads: int = 1)
         if node.target is operator.getitem:
             continue
         args, kwargs = map_arg((node.args, node.kwargs), value_of)
-        expected = tensors_in(_definition(node)(*args, **kwargs))
+        expected = tensors_in(definition(node)(*args, **kwargs))
         pairs = zip(tensors_in(value_of(node)), expected, strict=True)
         errors = [_error(ours, wanted) for ours, wanted in pairs]
         worst, beyond = (max((error[i] for error in errors), default=0.0) for i in (0, 1))
         found.append(StepError(operator_name(node), place_of(node), worst, beyond))
     return found
-
-
-def _definition(node: fx.Node) -> Any:
-    """What a node calls; its maps may have other strides here, which `view` does not take."""
-    return torch.ops.aten.reshape.default if node.target is torch.ops.aten.view.default else node.target
 
 
 def _error(ours: Tensor, wanted: Tensor) -> tuple[float, float]:

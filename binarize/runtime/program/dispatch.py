@@ -27,10 +27,11 @@ from binarize.runtime.layer import PackedLayer
 from binarize.runtime.memory import return_memory
 from binarize.runtime.program.capture import NoProgramError, capture
 from binarize.runtime.program.compare import StepError, compare
-from binarize.runtime.program.executor import NotFiniteError, Program
+from binarize.runtime.program.executor import NotFiniteError, Program, memory_that_counts
 from binarize.runtime.program.graph import ProgramGraph
 from binarize.runtime.program.known import PATIENCE, Known
 from binarize.runtime.program.passes import run_passes
+from binarize.runtime.program.results import described
 from binarize.runtime.program.state import State, calls_noted
 from binarize.runtime.program.timing import StepTime
 from binarize.runtime.tracing import is_watched
@@ -189,10 +190,12 @@ class Programs:
         made = captured.run([x.clone() if x is not None else None for x in given])
         if spec != captured.out_spec or any(_far(a, b) for a, b in zip(wanted, made, strict=True)):
             raise NoProgramError("what torch.export recorded gives another result than the modules")
-        graph = ProgramGraph.of(captured)
-        run_passes(graph)
+        results = described(wanted, given, captured.constants.values())
+        with memory_that_counts():
+            graph = ProgramGraph.of(captured)
+            run_passes(graph)
         try:
-            program = Program(graph, given)
+            program = Program(graph, given, results)
             program(given, program.threads or torch.get_num_threads())
         except NotFiniteError:
             pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +18,12 @@ from binarize.native.library import check, required
 from binarize.runtime import ops
 from binarize.runtime.program.arguments import arguments
 from binarize.runtime.program.graph import ProgramGraph, nodes_in
-from binarize.runtime.program.lowering import Lowering, NativeStep, TorchStep, at_call, plan, storage_of
+from binarize.runtime.program.lowering import Lowering, NativeStep, TorchStep, at_call, plan
 from binarize.runtime.program.operators import lower_node
 from binarize.runtime.program.operators.views import WRITE_NOTHING
-from binarize.runtime.program.placement import place
+from binarize.runtime.program.placement import maker, place
+from binarize.runtime.program.recorded import is_dense, storage_of
+from binarize.runtime.program.results import Result, Returned, returned_directly
 from binarize.runtime.program.timing import StepTime, step_times
 
 ValueOf = Callable[[fx.Node], Any]
@@ -36,6 +39,7 @@ class Program:
     Args:
         graph: after all passes.
         inputs: tensors of the shapes and strides that all calls have; None where an argument is no tensor.
+        results: how the leaves of its result have to lie (`results.described`).
 
     Attributes:
         graph: see above.
@@ -47,18 +51,34 @@ class Program:
         NativeError: the library is missing, or does not take a layer.
     """
 
-    def __init__(self, graph: ProgramGraph, inputs: Sequence[Tensor | None]) -> None:
-        self.graph = graph
+    def __init__(
+        self, graph: ProgramGraph, inputs: Sequence[Tensor | None], results: Sequence[Result | None]
+    ) -> None:
+        self.graph, self._results = graph, results
         self._strides = [None if x is None else (x.shape, x.stride(), x.dtype) for x in inputs]
-        self._placement = place(graph.graph, WRITE_NOTHING)
-        first = Lowering(self._placement)
-        values = self._lower(first)
-        last, outputs = self._uses(values, first)
-        self._offsets, self.bytes = plan(first.buffers, last, outputs)
+        (leaves,) = arguments(graph.output)
+        returned = {leaf for leaf in leaves if isinstance(leaf, fx.Node)}
+        self._placement = place(graph.graph, WRITE_NOTHING, returned)
+        self._wanted = _wanted(results, leaves)
+        with memory_that_counts():
+            self._plan()
         self._ready: list[_Instance] = [self._instance()]
         self._steps = self._ready[0].steps
         asked = [node.kwargs.get("threads") for node in graph.calls(ops.layer)]
         self.threads: Any = next((n for n in asked if n), 0)
+
+    def _plan(self) -> None:
+        """Places of all buffers, found by lowering without memory."""
+        first = Lowering(self._placement, strides=self._wanted)
+        values = self._lower(first)
+        leaves, made = self._leaves(values), {storage_of(t) for t, _, _ in first.buffers}
+        self._direct = returned_directly(self._results, leaves, lambda t: storage_of(t) in made)
+        outputs = {storage_of(leaves[i]) for i in self._direct}
+        self._offsets, self.bytes = plan(first.buffers, self._last_reads(values), outputs)
+
+    def _leaves(self, values: dict[fx.Node, Any]) -> list[Any]:
+        (leaves,) = arguments(self.graph.output)
+        return [values[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in leaves]
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -116,12 +136,12 @@ class Program:
                 yield node, value_of
 
     def _instance(self) -> _Instance:
-        arena = torch.empty(self.bytes, dtype=torch.uint8)
-        lowering = Lowering(self._placement, self._offsets, arena)
-        values = self._lower(lowering)
-        (outputs,) = arguments(self.graph.output)
-        leaves = [values[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in outputs]
-        return _Instance(lowering, values, leaves, sum(x is not None for x in self._strides))
+        with memory_that_counts():
+            arena = torch.empty(self.bytes, dtype=torch.uint8, device="cpu")
+            lowering = Lowering(self._placement, self._offsets, arena, self._wanted)
+            values = self._lower(lowering)
+            returned = Returned(self._results, self._leaves(values), self._direct)
+        return _Instance(lowering, values, returned, sum(x is not None for x in self._strides))
 
     def _lower(self, lowering: Lowering) -> dict[fx.Node, Any]:
         values: dict[fx.Node, Any] = dict(self.graph.constants)
@@ -137,19 +157,16 @@ class Program:
                 values[node] = lower_node(lowering, node, values)
         return values
 
-    def _uses(self, values: dict[fx.Node, Any], lowering: Lowering) -> tuple[dict[int, int], set[int]]:
-        """Index of the last node that reads each memory, and the memories that are returned."""
+    def _last_reads(self, values: dict[fx.Node, Any]) -> dict[int, int]:
+        """Index of the last node that reads each memory."""
         last: dict[int, int] = {}
-        outputs: set[int] = set()
         for index, node in enumerate(self.graph.graph.nodes):
             for read in nodes_in((node.args, node.kwargs)):
                 for tensor in tensors_in(values.get(read)):
                     last[storage_of(tensor)] = index
-                    if node.op == "output":
-                        outputs.add(storage_of(tensor))
             for tensor in tensors_in(values.get(node)):
                 last[storage_of(tensor)] = max(last.get(storage_of(tensor), 0), index)
-        return last, outputs
+        return last
 
 
 class _Instance:
@@ -161,11 +178,11 @@ class _Instance:
     """
 
     def __init__(
-        self, lowering: Lowering, values: dict[fx.Node, Any], leaves: Sequence[Any], inputs: int
+        self, lowering: Lowering, values: dict[fx.Node, Any], returned: Returned, inputs: int
     ) -> None:
         self._held = lowering
         self.values = values
-        self._inputs, self._leaves = inputs, leaves
+        self._returned = returned
         roots = lowering.outside.roots
         self._outputs = [(t.shape, t.stride(), t.dtype) for t in roots[inputs:]]
         self._patches = [(patch.field, patch.root, patch.offset) for patch in lowering.patches]
@@ -185,7 +202,7 @@ class _Instance:
             A function that gives the memory of a tensor at this call.
         """
         bases = [x for x in inputs if x is not None]
-        bases += [torch.empty_strided(s, t, dtype=d) for s, t, d in self._outputs]
+        bases += [torch.empty_strided(s, t, dtype=d, device="cpu") for s, t, d in self._outputs]
         addresses = [x.data_ptr() for x in bases]
         for field, root, offset in self._patches:
             field.value = addresses[root] + offset
@@ -221,8 +238,26 @@ class _Instance:
             self.do(segment, at, threads)
             if seconds is not None:
                 seconds.append(time.perf_counter() - began)
-        made: dict[int, Tensor] = {}
-        return [made.setdefault(id(x), at(x)) if isinstance(x, Tensor) else x for x in self._leaves]
+        return self._returned([x for x in inputs if x is not None], at)
+
+
+@contextlib.contextmanager
+def memory_that_counts() -> Iterator[None]:
+    """Memory that is made in here is no inference tensor: later calls, made in any mode, write to it."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def _wanted(results: Sequence[Result | None], leaves: Sequence[Any]) -> dict[fx.Node, tuple[int, ...]]:
+    """Strides that a step may give to what the network returns, by the node that makes it."""
+    found: dict[fx.Node, tuple[int, ...]] = {}
+    for want, leaf in zip(results, leaves, strict=True):
+        if want is None or want.source is not None or not isinstance(leaf, fx.Node):
+            continue
+        like = torch.empty_strided(want.shape, want.strides, dtype=want.dtype, device="meta")
+        if is_dense(like) and want.shape == tuple(leaf.meta["val"].shape):
+            found.setdefault(maker(leaf), want.strides)
+    return found
 
 
 def tensors_in(value: Any) -> Sequence[Tensor]:

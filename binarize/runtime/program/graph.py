@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from binarize.runtime import ops
 from binarize.runtime.program.capture import Captured
+from binarize.runtime.program.recorded import note_strides
 
 _MODULES = "nn_module_stack"
 """What torch.export notes for a node: path and class of the modules that called each other, by name."""
@@ -60,6 +61,7 @@ class ProgramGraph:
     @classmethod
     def of(cls, captured: Captured) -> ProgramGraph:
         """The graph of a run, before any pass."""
+        note_strides(captured.graph)
         return cls(captured.graph, dict(captured.constants), captured.inputs, captured.out_spec)
 
     @property

@@ -16,11 +16,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 
 from binarize.native import structs
 from binarize.native.library import required
+from binarize.runtime.program.capture import NoProgramError
 from binarize.runtime.program.memory import Buffer, plan_offsets
 from binarize.runtime.program.placement import Placement
+from binarize.runtime.program.recorded import storage_of
 
 
 class Patch:
@@ -83,6 +86,7 @@ class Lowering:
         offsets: place in the arena of each buffer, in the order in which they are asked for; None for
             outputs. Without them (the first time) all memory is on the meta device.
         arena: (bytes,) uint8.
+        strides: that results of nodes should have; others are copied at the end.
 
     Attributes:
         steps: so far.
@@ -96,6 +100,7 @@ class Lowering:
         placement: Placement,
         offsets: Sequence[int | None] | None = None,
         arena: Tensor | None = None,
+        strides: dict[fx.Node, tuple[int, ...]] | None = None,
     ) -> None:
         self.steps: list[NativeStep | TorchStep] = []
         self.patches: list[Patch] = []
@@ -104,6 +109,7 @@ class Lowering:
         self.index = 0
         self.library = required()
         self.placement = placement
+        self.wanted = strides or {}
         self._joined: dict[fx.Node, Tensor] = {}
         self._offsets, self._arena = offsets, arena
         self._count = 0
@@ -192,20 +198,42 @@ class Lowering:
 
         self.steps.append(TorchStep(run, what, self.index))
 
-    def point(self, structure: ctypes.Structure, name: str, tensor: Tensor | None) -> None:
-        """Let a field of a structure be the address of a tensor, now or at each call."""
+    def point(self, structure: ctypes.Structure, name: str, tensor: Tensor | None, index: int = 0) -> None:
+        """Let a field of a structure be the address of a tensor, now or at each call.
+
+        Args:
+            structure: of the library.
+            name: of a field that is a pointer, or an array of them.
+            tensor: of the program; None for a null pointer.
+            index: in the array.
+
+        Raises:
+            NoProgramError: the tensor has no memory, in no call.
+        """
+        address = ctypes.addressof(structure) + getattr(type(structure), name).offset
+        address += index * ctypes.sizeof(ctypes.c_void_p)
+        self._held.append(structure)
         if tensor is None:
-            setattr(structure, name, None)
+            ctypes.c_void_p.from_address(address).value = None
             return
         root = self.outside.number_of(tensor)
         if root is not None:
-            address = ctypes.addressof(structure) + getattr(type(structure), name).offset
             offset = int(tensor.storage_offset()) * tensor.element_size()
             self.patches.append(Patch(address, root, offset))
-            self._held.append(structure)
         elif not tensor.is_meta:
-            setattr(structure, name, tensor.data_ptr())
+            ctypes.c_void_p.from_address(address).value = tensor.data_ptr()
             self._held.append(tensor)
+        elif self._offsets is not None:
+            raise NoProgramError(f"the place of {name} is not known")
+
+    def is_constant(self, *values: Any) -> bool:
+        """Whether all tensors in these values lie where they did when the program was made.
+
+        What is an input, an output or computed has no values yet: no structure may be made of them.
+        """
+        arena = None if self._arena is None else storage_of(self._arena)
+        tensors = [t for t in tree_leaves(values) if isinstance(t, Tensor)]
+        return not any(t.is_meta or storage_of(t) == arena for t in tensors)
 
     def map(self, structure: structs.Map, maps: Tensor) -> None:
         """Let a `bz_map` be a tensor (N, C, H, W) whose channels are next to each other."""
@@ -226,11 +254,6 @@ def strides_of(shape: Sequence[int]) -> tuple[int, ...]:
 def rows(shape: Sequence[int]) -> tuple[int, ...]:
     """Contiguous strides: the last dim lies side by side."""
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
-
-
-def storage_of(tensor: Tensor) -> int:
-    """The number of the memory that a tensor lies in."""
-    return tensor.untyped_storage()._cdata
 
 
 def plan(buffers: Sequence[tuple[Tensor, int, int]], last: dict[int, int], outputs: set[int]) -> Any:

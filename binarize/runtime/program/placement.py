@@ -51,7 +51,7 @@ def maker(node: fx.Node) -> fx.Node:
     return node
 
 
-def place(graph: fx.Graph, views: set[object]) -> Placement:
+def place(graph: fx.Graph, views: set[object], returned: set[fx.Node]) -> Placement:
     """Places for the parts of all concatenations of a graph, the last concatenation first.
 
     A dense block's concatenations are the beginnings of its last one: they become parts of it and cost
@@ -60,15 +60,16 @@ def place(graph: fx.Graph, views: set[object]) -> Placement:
     Args:
         graph: of a program.
         views: operators that write nothing.
+        returned: nodes that the network returns: they have memory of their own.
     """
     found = Placement()
     for node in reversed(list(graph.nodes)):
         if node.target is _CAT and is_float(node):
-            _place_parts(node, found, views)
+            _place_parts(node, found, views, returned)
     return found
 
 
-def _place_parts(node: fx.Node, found: Placement, views: set[object]) -> None:
+def _place_parts(node: fx.Node, found: Placement, views: set[object], returned: set[fx.Node]) -> None:
     named: Any = node.kwargs.get("dim", 0)
     parts, dim = arguments(node, (None, named))
     dim %= len(shape_of(node))
@@ -76,7 +77,7 @@ def _place_parts(node: fx.Node, found: Placement, views: set[object]) -> None:
         return
     if node in found.places:
         return
-    if (inside := _inside(node, parts, dim, found)) is not None:
+    if node not in returned and (inside := _inside(node, parts, dim, found)) is not None:
         found.places[node] = inside
         return
     found.places[node] = Place(node, dim, 0, shape_of(node)[dim])
@@ -85,6 +86,7 @@ def _place_parts(node: fx.Node, found: Placement, views: set[object]) -> None:
         size, made = shape_of(part)[dim], maker(part)
         val = part.meta["val"]
         free = made.op == "call_function" and made.target not in views and isinstance(val, Tensor)
+        free = free and part not in returned
         if free and made not in found.places and is_float(part) and parts.count(part) == 1:
             found.places[made] = Place(node, dim, start, size)
         start += size

@@ -20,7 +20,7 @@ from binarize.runtime.ops.arguments import (
 )
 from binarize.runtime.program.lowering import Lowering
 from binarize.runtime.program.operators.movement import fill
-from binarize.runtime.program.operators.registry import lowers
+from binarize.runtime.program.operators.registry import lowers, same_memory
 from binarize.runtime.program.operators.resampling import is_map, pool
 from binarize.runtime.program.operators.views import copy
 
@@ -40,16 +40,23 @@ def layer(
     **given: Any,
 ) -> Any:
     """One step, with everything that the passes put around the layer."""
+    operands = [x, *(t for t in given.values() if isinstance(t, Tensor))]
+    floats = all(t.dtype == torch.float32 for t in operands)
+    if not floats or not lowering.is_constant(bits, vectors, inner, activation):
+        return NotImplemented
     native = ops.native_of(bits, vectors, spec, inner, given)
     extras = Extras(
         resize=resize_of_arguments(given.get("resize", ())),
         second=activation_of_arguments(activation, given.get("bounds", ())),
     )
-    if native is None or not x.numel() or x.dtype != torch.float32:
+    if native is None or not x.numel():
         return NotImplemented
     prepared = native.prepared(tuple(x.shape), given.get("output_size"), extras)
     one_by_one = native.depthwise and per_channel(native.data.spec) and len(x) > 1
-    maps = as_maps(x, linear=native.linear)
+    residual = given.get("residual")
+    maps, added = (_maps(lowering, t, linear=native.linear) for t in (x, residual))
+    if maps is None or (residual is not None and added is None):
+        return NotImplemented
     if prepared.conv is None or native.doubled is not None or one_by_one:
         return NotImplemented
     channels = (
@@ -57,7 +64,15 @@ def layer(
     )
     shape = _result_shape(native, prepared, x, channels)
     out = _memory(lowering, node, shape, linear=native.linear)
-    return _Step(lowering, native, prepared, maps, given).add(x, out)
+    return _Step(lowering, native, prepared, maps, given | {"residual": added}).add(x, out)
+
+
+def _maps(lowering: Lowering, x: Tensor | None, *, linear: bool) -> Tensor | None:
+    """`as_maps`, or that of a copy in the program's memory; None where the library cannot copy."""
+    if x is None or same_memory(maps := as_maps(x, linear=linear), x):
+        return None if x is None else maps
+    out = lowering.rows(tuple(x.shape))
+    return as_maps(out, linear=linear) if copy(lowering, x, out) else None
 
 
 def _memory(lowering: Lowering, node: fx.Node, shape: tuple[int, ...], *, linear: bool) -> Tensor:
@@ -150,7 +165,7 @@ class _Step:
     def _around(self, step: structs.LayerStep, described: structs.Layer, result: Tensor) -> None:
         lowering, given = self.lowering, self.given
         if (residual := given.get("residual")) is not None:
-            lowering.map(step.residual, as_maps(residual, linear=self.native.linear))
+            lowering.map(step.residual, residual)
         if (sums := given.get("sums_of_x")) is not None:
             lowering.point(step, "sums_of_x", sums)
         weight = given.get("tail_weight")

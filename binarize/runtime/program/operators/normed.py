@@ -13,6 +13,7 @@ from binarize.runtime import ops
 from binarize.runtime.ops.arguments import activation_of_arguments
 from binarize.runtime.program.lowering import Lowering
 from binarize.runtime.program.operators.registry import lowers
+from binarize.runtime.program.operators.views import dense
 
 
 @lowers(ops.normed)
@@ -35,6 +36,9 @@ def normed(
     tokens = {name: _tokens(t) for name, t in maps.items() if t is not None}
     if y.dtype != torch.float32 or not y.numel() or any(t is None for t in tokens.values()):
         return NotImplemented
+    vectors = [t for t in (weight, bias) if t is not None]
+    if not lowering.is_constant(inner, activation) or any(t.dtype != torch.float32 for t in vectors):
+        return NotImplemented
     images, positions, channels = y.shape[0] if y.dim() > 2 else 1, y.numel() // y.shape[-1], y.shape[-1]
     step = structs.LayerNormStep(
         images=images, height=1, width=positions // images, channels=channels, eps=eps
@@ -48,7 +52,7 @@ def normed(
         step.bypass_channels = x.shape[-1]
     for name, vector in (("weight", weight), ("bias", bias)):
         if vector is not None:
-            setattr(step, name, _held(lowering, vector))
+            lowering.point(step, name, dense(lowering, vector))
     step.first = _activation(lowering, activation_of_arguments(inner), channels)
     second = activation_of_arguments(activation, given.get("bounds", ()))
     step.second = _activation(lowering, second, channels)
@@ -67,12 +71,6 @@ def _tokens(x: Tensor) -> Tensor | None:
         return x.view(x.shape[0] if x.dim() > 2 else 1, -1, x.shape[-1])
     except RuntimeError:
         return None
-
-
-def _held(lowering: Lowering, vector: Tensor) -> int:
-    held = vector.detach().float().contiguous()
-    lowering.hold(held)
-    return held.data_ptr()
 
 
 def _activation(lowering: Lowering, activation: Activation | None, channels: int) -> structs.Activation:

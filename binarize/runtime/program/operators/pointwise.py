@@ -13,8 +13,9 @@ from torch import Tensor, fx
 from binarize.native import structs
 from binarize.runtime import ops
 from binarize.runtime.pointwise_code import Code
-from binarize.runtime.program.lowering import Lowering
+from binarize.runtime.program.lowering import Lowering, strides_of
 from binarize.runtime.program.operators.registry import lowers, strides_like
+from binarize.runtime.program.operators.views import dense
 
 _DIMS = 4  # image, row, pixel, channel
 
@@ -31,15 +32,20 @@ def pointwise(
     """One step where all operands can be seen as maps of one shape with channels side by side."""
     known = Code.of_text(code)
     shape = tuple(node.meta["val"][0].shape)
+    channel = known.dim % len(shape) if vectors or with_sums else None
     out = lowering.placed(node)
     if out is None:
         like = operands[known.like]
         # also of a slice, if it repeats nothing: its dims have an order
         alike = tuple(like.shape) == shape and _distinct(like)
-        out = lowering.strided(shape, strides_like(like, shape)) if alike else lowering.empty(shape)
-    channel = known.dim % len(shape) if vectors or with_sums else None
+        strides = strides_like(like, shape) if alike else strides_of(shape)
+        if (wanted := lowering.wanted.get(node)) is not None:
+            made = torch.empty_strided(shape, wanted, device="meta")
+            fits = as_maps([*operands, made], shape, channel, keep_images=with_sums) is not None
+            strides = wanted if fits else strides
+        out = lowering.strided(shape, strides)
     maps = as_maps([*operands, out], shape, channel, keep_images=with_sums)
-    if maps is None or any(t.dtype != torch.float32 for t in operands):
+    if maps is None or any(t.dtype != torch.float32 for t in (*operands, *vectors)):
         return NotImplemented
     size = maps[0].shape
     step = structs.PointwiseStep(*size)
@@ -126,5 +132,5 @@ def _instructions(
         structure.b, structure.p, structure.q = max(step.b, 0), step.p, step.q
         for i, vector in enumerate(step.vectors):
             if vector >= 0:
-                structure.v[i] = vectors[vector].data_ptr()
+                lowering.point(structure, "v", dense(lowering, vectors[vector]), i)
     return made

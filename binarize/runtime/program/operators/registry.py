@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from binarize.runtime.program.capture import NoProgramError
 from binarize.runtime.program.graph import value_of
-from binarize.runtime.program.lowering import Lowering, rows, storage_of
+from binarize.runtime.program.lowering import Lowering, rows
+from binarize.runtime.program.recorded import definition, is_dense, storage_of
 
 Lower = Callable[..., Any]
 """(lowering, node, *args, **kwargs) -> tensors of the result; `NotImplemented` leaves the node to torch."""
@@ -77,9 +78,9 @@ def by_torch(lowering: Lowering, node: fx.Node, args: Any, kwargs: Any) -> Any:
     """A call of torch, its results copied to memory of the program.
 
     Raises:
-        NoProgramError: it gives something else than tensors.
+        NoProgramError: it gives something else than tensors, or depends on strides that are not known.
     """
-    val, function = value_of(node), callable_of(node)
+    val, function = value_of(node), definition(node)
     several = isinstance(val, (list, tuple))
     parts: list[Any] = list(val) if several else [val]
     if not all(isinstance(part, Tensor) for part in parts):
@@ -89,6 +90,8 @@ def by_torch(lowering: Lowering, node: fx.Node, args: Any, kwargs: Any) -> Any:
     made = [_like(lowering, tuple(part.shape), part.dtype, given, of_maps) for part in parts]
     if (place := lowering.placed(node)) is not None:
         made[0] = place
+    elif (strides := lowering.wanted.get(node)) is not None:
+        made[0] = lowering.strided(tuple(parts[0].shape), strides, parts[0].dtype)
     lowering.torch(function, args, kwargs, made, str(node.target))
     return tuple(made) if several else made[0]
 
@@ -102,16 +105,6 @@ def _like(
             return lowering.strided(shape, operand.stride(), dtype)
     last = of_maps or any(t.dim() == 4 and t.shape[1] > 1 and t.stride(1) == 1 for t in given)
     return lowering.empty(shape, dtype) if last else lowering.strided(shape, rows(shape), dtype)
-
-
-def is_dense(x: Tensor) -> bool:
-    """Whether a tensor's values fill a piece of memory, each once, in some order of its dims."""
-    step = 1
-    for stride, size in sorted((s, n) for s, n in zip(x.stride(), x.shape, strict=True) if n > 1):
-        if stride != step:
-            return False
-        step *= size
-    return True
 
 
 def strides_like(x: Tensor, shape: Sequence[int]) -> tuple[int, ...]:

@@ -12,11 +12,11 @@ from torch import Tensor, fx
 from binarize.conv_sizes import conv_size
 from binarize.native import structs
 from binarize.native.epilogue import Epilogue
-from binarize.native.tensors import address
 from binarize.runtime import ops
 from binarize.runtime.ops.arguments import activation_of_arguments
 from binarize.runtime.program.lowering import Lowering
 from binarize.runtime.program.operators.registry import lowers
+from binarize.runtime.program.operators.views import dense
 
 
 @lowers(ops.stem)
@@ -36,6 +36,9 @@ def stem(
     with_sums: bool = False,
 ) -> Any:
     """One step; tensors are read where they lie."""
+    given = [x, weight, *(t for t in (bias, *norm) if t is not None)]
+    if not lowering.is_constant(activation) or any(t.dtype != torch.float32 for t in given):
+        return NotImplemented
     shape = tuple(node.meta["val"][0].shape)
     outputs, _, kh, kw = weight.shape
     pads = tuple((p, p) for p in padding)
@@ -43,19 +46,22 @@ def stem(
     plane = structs.PlaneShape(len(x), *x.shape[2:], x.shape[1], 1, *padding)
     geometry = structs.ConvShape(plane, outputs, kh, kw, *stride, *padding, 1, 1, *size)
     second = activation_of_arguments(activation, bounds)
-    epilogue = Epilogue(add=bias) if second is None else Epilogue(add=bias, first=second)
+    epilogue = Epilogue() if second is None else Epilogue(first=second)
     epilogue = epilogue.checked(len(x), outputs, size)
     out = lowering.placed_or_empty(node, shape)
-    described = epilogue.struct(torch.empty(1, 1, 1, 1))
-    weight = weight.detach().contiguous()
-    step = structs.StemStep(shape=ctypes.pointer(geometry), weights=weight.data_ptr())
+    described = epilogue.struct(torch.empty(1, 1, 1, 1, device="cpu"))
+    if bias is not None:
+        lowering.point(described, "add", dense(lowering, bias))
+    step = structs.StemStep(shape=ctypes.pointer(geometry))
+    lowering.point(step, "weights", dense(lowering, weight))
     n, c, h, w = x.stride()
     step.x = structs.Map(None, n, h, w, c)
     lowering.point(step.x, "data", x)
     if norm:
-        vectors = [None if t is None else t.detach().contiguous() for t in norm]
-        step.norm = ctypes.pointer(structs.Norm(*(address(t) for t in vectors), eps))
-        lowering.hold(vectors)
+        described_norm = structs.Norm(eps=eps)
+        for name, vector in zip(("mean", "variance", "weight", "bias"), norm, strict=True):
+            lowering.point(described_norm, name, None if vector is None else dense(lowering, vector))
+        step.norm = ctypes.pointer(described_norm)
     if pool:
         step.pool = ctypes.pointer(structs.Pool(*pool, *shape[2:]))
     lowering.map(described.out, out)
@@ -63,6 +69,6 @@ def stem(
     if with_sums:
         lowering.point(described, "sums", sums)
     step.epilogue = ctypes.pointer(described)
-    lowering.hold(geometry, epilogue, described, weight)
+    lowering.hold(geometry, epilogue, described)
     lowering.native("stem", step)
     return out, sums

@@ -109,6 +109,14 @@ def copy(lowering: Lowering, x: Tensor, out: Tensor) -> bool:
     return True
 
 
+def dense(lowering: Lowering, x: Tensor) -> Tensor | None:
+    """A tensor with contiguous strides, or a copy that each call makes; None if it is not in float32."""
+    if x.dtype == torch.float32 and x.is_contiguous():
+        return x.detach()
+    out = lowering.rows(tuple(x.shape))
+    return out if copy(lowering, x.detach(), out) else None
+
+
 @lowers(aten.cat.default)
 def cat(lowering: Lowering, node: fx.Node, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     """Parts that were not written in place are copied to it."""
