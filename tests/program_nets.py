@@ -13,7 +13,8 @@ from binarize.layers import BiasPReLU, Maxout
 from binarize.runtime.program.capture import capture
 from binarize.runtime.program.executor import Program
 from binarize.runtime.program.graph import ProgramGraph
-from binarize.runtime.program.passes import PASSES
+from binarize.runtime.program.passes import PASSES, run_passes
+from binarize.runtime.program.results import described
 
 
 class Net(nn.Module):
@@ -90,6 +91,16 @@ def same(y: Tensor, expected: Tensor, share: float = 0.98) -> bool:
     """Whether nearly all values are equal up to rounding: one that lies on a threshold may turn a sign."""
     close = torch.isclose(y, expected, rtol=1e-4, atol=1e-4 * max(float(expected.abs().max()), 1.0))
     return y.shape == expected.shape and float(close.float().mean()) >= share
+
+
+def program_of(net: nn.Module, *inputs: Tensor) -> Program:
+    """The program of a network, without the calls that a deployed one needs before it makes it."""
+    with torch.no_grad():
+        captured = capture(net, inputs, {})
+        results = described(captured.run(list(inputs)), list(inputs), captured.constants.values())
+        graph = ProgramGraph.of(captured)
+        run_passes(graph)
+        return Program(graph, list(inputs), results)
 
 
 def interpreted(program: ProgramGraph, inputs: Sequence[Tensor]) -> list[Any]:

@@ -7,20 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from program_nets import Net, fused, pair, plain, programs, same, third, through_passes
+from program_nets import Net, fused, pair, plain, program_of, programs, same, third, through_passes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binarize.native.library import available
 from binarize.native.structs import STEPS
 from binarize.runtime.ops import attention
-from binarize.runtime.program.capture import capture
 from binarize.runtime.program.executor import Program
 from binarize.runtime.program.graph import ProgramGraph
 from binarize.runtime.program.lowering import TorchStep
-from binarize.runtime.program.passes import run_passes
 from binarize.runtime.program.passes.attention_dims import common, regrouped
-from binarize.runtime.program.results import described
 
 pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")
 INF = float("inf")
@@ -112,15 +109,6 @@ BY_TORCH = {
 }
 
 
-def program_of(net: nn.Module, x: Tensor) -> tuple[ProgramGraph, Program]:
-    with torch.no_grad():
-        captured = capture(net, (x,), {})
-        results = described(captured.run([x]), [x], captured.constants.values())
-        graph = ProgramGraph.of(captured)
-        run_passes(graph)
-        return graph, Program(graph, [x], results)
-
-
 def close(a: Tensor, b: Tensor) -> bool:
     return float((a - b).abs().max() / b.abs().max()) < 1e-5
 
@@ -143,7 +131,8 @@ def test_attention_is_one_step(kind: str) -> None:
     net, x = Tokens(TAKEN[kind]).eval(), torch.randn(4 if kind == "windows" else 2, 12, 24)
     for name, off in through_passes(net, x):
         assert off < 1e-5, name
-    graph, program = program_of(net, x)
+    program = program_of(net, x)
+    graph = program.graph
     assert found(graph) == [""]
     native, by_torch = kinds(program)
     assert native.count(STEPS["attention"]) == 1
@@ -197,7 +186,8 @@ MISSED: dict[str, tuple[Callable[..., Any], str]] = {
 def test_reasons_why_attention_stays(kind: str) -> None:
     forward, reason = MISSED[kind]
     net, x = Tokens(forward).eval(), torch.randn(2, 12, 24)
-    graph, program = program_of(net, x)
+    program = program_of(net, x)
+    graph = program.graph
     (given,) = found(graph)
     assert reason in given
     made, expected = program([x], 1), net(x)
@@ -266,7 +256,8 @@ def test_networks_of_libraries(name: str) -> None:
     make, size, count = NETWORKS[name]
     torch.manual_seed(0)
     net, x = make().eval(), torch.randn(2, 3, size, size)
-    graph, program = program_of(net, x)
+    program = program_of(net, x)
+    graph = program.graph
     assert found(graph) == [""] * count
     native, by_torch = kinds(program)
     assert native.count(STEPS["attention"]) == count
@@ -315,7 +306,7 @@ MOVES: dict[str, Callable[[Tensor], Tensor]] = {
 @torch.no_grad()
 def test_values_that_only_move_are_copies(kind: str) -> None:
     net, x = Moves(lambda x: MOVES[kind](x * 2) + 1).eval(), torch.randn(2, 7, 6, 5)
-    _, program = program_of(net, x)
+    program = program_of(net, x)
     assert not kinds(program)[1]
     assert torch.equal(program([x], 1), net(x))
 
@@ -323,10 +314,10 @@ def test_values_that_only_move_are_copies(kind: str) -> None:
 @torch.no_grad()
 def test_padding_and_rolls_of_nothing_are_dropped() -> None:
     net = Moves(lambda x: torch.roll(F.pad(x * 2, (0, 0, 0, 0)), (0, 0), (1, 2)).relu())
-    _, program = program_of(net, x := torch.randn(2, 7, 6, 5))
+    program = program_of(net, x := torch.randn(2, 7, 6, 5))
     assert len(kinds(program)[0]) == 1
     shifted = Moves(lambda x: F.pad(x * 2, (1, -1)))  # the same shape, other values
-    assert torch.equal(program_of(shifted, x)[1]([x], 1), shifted(x))
+    assert torch.equal(program_of(shifted, x)([x], 1), shifted(x))
 
 
 class Constants(nn.Module):
@@ -368,7 +359,8 @@ def test_constants_are_computed_once(kind: str) -> None:
     forward, folded = CONSTANTS[kind]
     net, x = Constants(forward).eval(), torch.randn(3, 5)
     before = net.weight.clone()
-    graph, program = program_of(net, x)
+    program = program_of(net, x)
+    graph = program.graph
     assert bool(found(graph, "constants")) == folded
     if folded:
         assert not kinds(program)[1]

@@ -203,7 +203,11 @@ def chosen(net: Any, x: Tensor) -> Tensor:
     return net.head(y) * y[y > 0.1].mean()
 
 
-@pytest.mark.parametrize("forward", [without_autocast, chosen])
+def asserting(net: Any, x: Tensor) -> Tensor:
+    return plain(net, x) * (2 if bool((x >= 0).all()) else 1)
+
+
+@pytest.mark.parametrize("forward", [without_autocast, chosen, asserting])
 def test_blocks_and_sizes_that_no_graph_holds(forward: Any, capfd: pytest.CaptureFixture[str]) -> None:
     _, packed = pair(Net(forward))
     x = torch.rand(1, 3, 32, 32)

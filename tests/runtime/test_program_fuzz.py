@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from program_nets import program_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binarize.native.library import available
-from binarize.runtime.program.capture import NoProgramError, capture
-from binarize.runtime.program.executor import Program
-from binarize.runtime.program.graph import ProgramGraph
-from binarize.runtime.program.passes import run_passes
+from binarize.runtime.program.capture import NoProgramError
 
 pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")
 Draw = random.Random
@@ -154,9 +152,7 @@ def _differences(seed: int) -> list[float] | None:
     with torch.no_grad():
         wanted = net(x, w)
         try:
-            graph = ProgramGraph.of(capture(net, (x, w), {}))
-            run_passes(graph)
-            program = Program(graph, [x, w])
+            program = program_of(net, x, w)
         except NoProgramError as error:
             if "read later" not in str(error):
                 raise

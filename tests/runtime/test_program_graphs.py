@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from program_nets import programs, same, third
+from program_nets import program_of, programs, same, third
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
@@ -17,10 +17,8 @@ import binarize
 from binarize.native.library import available
 from binarize.runtime import ops
 from binarize.runtime.ops.common import channel_sums
-from binarize.runtime.program.capture import NoProgramError, capture
-from binarize.runtime.program.executor import Program
+from binarize.runtime.program.capture import NoProgramError
 from binarize.runtime.program.graph import ProgramGraph
-from binarize.runtime.program.passes import run_passes
 
 pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")
 Forward = Callable[..., Any]
@@ -46,11 +44,8 @@ def made(forward: Forward, *args: Tensor) -> tuple[list[Tensor], list[Tensor], P
     """What the program gives, what the modules give, and the graph behind all passes."""
     net = Held(forward).eval()
     with torch.no_grad():
-        graph = ProgramGraph.of(capture(net, args, {}))
-        run_passes(graph)
-        program = Program(graph, list(args))
-        results = tree_leaves(program(list(args), 1))
-        return results, tree_leaves(net(*args)), graph
+        program = program_of(net, *args)
+        return tree_leaves(program(list(args), 1)), tree_leaves(net(*args)), program.graph
 
 
 def agree(forward: Forward, *args: Tensor) -> ProgramGraph:

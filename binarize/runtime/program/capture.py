@@ -7,7 +7,10 @@ changes) has no program, and runs as modules.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +83,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     loggers = [(logger, logger.level) for logger in map(logging.getLogger, _LOGGERS)]
     try:
-        with torch.no_grad(), as_operators(), warnings.catch_warnings():
+        with torch.no_grad(), as_operators(), warnings.catch_warnings(), _silent():
             warnings.simplefilter("ignore")  # of torch about its own exporter
             for logger, _ in loggers:
                 logger.setLevel(logging.CRITICAL)  # what fails is a reason, and no event
@@ -93,6 +96,24 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     finally:
         for logger, level in loggers:
             logger.setLevel(level)
+
+
+class _Others:
+    """sys.stderr for all threads but one."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._silent = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._silent else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _silent() -> contextlib.redirect_stderr[Any]:
+    """Meanwhile this thread writes nothing to sys.stderr: the exporter prints the graph where it fails."""
+    return contextlib.redirect_stderr(_Others(sys.stderr))
 
 
 def _taken_apart(program: Any) -> Captured:
