@@ -54,7 +54,7 @@ def test_every_family_passes(tmp_path: Path) -> None:
 
     def jobs() -> Iterator[pool.Job]:
         yield from pool.jobs_for(chosen, ["bidense"])
-        for subject, (use, method) in zip(chosen[::2], itertools.cycle(OTHERS), strict=False):
+        for subject, (use, method) in zip(chosen[::3], itertools.cycle(OTHERS), strict=False):
             yield from pool.jobs_for([Subject(name=subject.name, use=use)], [method])
 
     memory = int(0.8 * pool.available_memory())
@@ -68,7 +68,7 @@ def test_every_family_passes(tmp_path: Path) -> None:
     assert failures == []
     models = [r for r in found if (r.use, r.method) == ("model", "bidense")]
     assert {r.family for r in models} == set(FAMILIES)
-    assert {r.family for r in found if r not in models} == set(FAMILIES[::2])
+    assert {r.family for r in found if r not in models} == set(FAMILIES[::3])
     converted = sum(r.convs_converted for r in models)
     missed = sum(len(r.convs_missed) for r in models)
     assert converted > 3000
