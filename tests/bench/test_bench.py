@@ -153,6 +153,7 @@ def test_modules_are_timed_where_there_is_no_program(capsys: pytest.CaptureFixtu
     assert "modules of the packed network" in printed
 
 
+@pytest.mark.slow
 def test_without_options_it_times_what_deploy_ships(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,33 +10,20 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from families import FAMILIES, SMALLEST, smallest
 from pass_through import PassThrough
 from torch import nn
 
 import binarize
 from binarize.coverage import Subject, pool, subjects
 
-FAMILIES = sorted({timm.model_entrypoint(name).__module__.rpartition(".")[2] for name in timm.list_models()})
 # All families with all of them, and all as encoders, take hours: `binarize coverage --smallest`.
 OTHERS = [
     (use, method)
     for other in ("adabin", "bnn", "reactnet", "bisrnet")
     for use, method in (("upernet", "bidense"), ("model", other))
 ]
-SMALLEST = dict(
-    line.split()
-    for line in Path(__file__).with_name("smallest.txt").read_text().splitlines()
-    if not line.startswith("#")
-)
 FEW = ["convnext_atto", "resnet10t", "vit_tiny_patch16_224"]
-
-
-def smallest(family: str) -> Subject:
-    """As `smallest.txt` says; found out if the family is not there."""
-    known = Subject(name=SMALLEST.get(family, ""))
-    if known.name in timm.list_models():
-        return known
-    return subjects.smallest_per_family(s for s in subjects.subjects() if s.family == family)[0]
 
 
 def test_the_list_of_the_smallest_models_is_one_of_families() -> None:
