@@ -1,4 +1,4 @@
-"""What a model records about itself: its plan, and the size of its input images."""
+"""What a model says about itself: its class, its plan, and the size of its input images."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ DEFAULT_SIZE = (3, 224, 224)
 """(C, H, W) of the images of a model that records no size."""
 
 ImageSize = tuple[int, int, int]
+
+
+def qualified_name(model: nn.Module) -> str:
+    """Module and name of the model's class."""
+    return f"{type(model).__module__}.{type(model).__qualname__}"
 
 
 def plan_of(model: nn.Module) -> Any:

@@ -16,9 +16,10 @@
  *
  * Floats. All maps have their channels next to each other (channels-last); strides are in floats.
  *
- * num_threads: threads of the process's OpenMP runtime (at least 1); results do not depend on it, nor (tails and stems
- * aside) on the instruction set. isa: BZ_ISA_AUTO or one that bz_isa_available() confirms; packed weights of bz_pack_weights have
- * a layout per instruction set and must be used with the one they were packed for.
+ * num_threads: threads of the process's OpenMP runtime (at least 1); results do not depend on it, nor on the instruction
+ * set but for the last digits of tails, stems, linear layers, and sums over channels or positions. isa: BZ_ISA_AUTO or
+ * one that bz_isa_available() confirms; packed weights of bz_pack_weights have a layout per instruction set and must be
+ * used with the one they were packed for.
  *
  * Every int function returns a bz_status.
  */
@@ -37,7 +38,7 @@
 extern "C" {
 #endif
 
-#define BZ_ABI_VERSION 6
+#define BZ_ABI_VERSION 7
 #define BZ_SLACK 16 /* words behind a bit plane that kernels may read */
 
 typedef enum bz_status {
@@ -46,7 +47,7 @@ typedef enum bz_status {
     BZ_NO_MEMORY = 2,    /* scratch could not be allocated; nothing useful was written */
     BZ_UNSUPPORTED = 3,  /* more taps or channels than the kernel can count */
     BZ_NO_ISA = 4,       /* this processor or build lacks the instruction set */
-    BZ_NOT_FINITE = 5    /* scales of bz_layer_run that tables of whole numbers cannot hold; nothing was written */
+    BZ_NOT_FINITE = 5    /* a layer's scales that tables of whole numbers cannot hold; its step wrote nothing */
 } bz_status;
 
 typedef enum bz_isa {
@@ -106,6 +107,14 @@ typedef struct bz_tail {
     bz_map out;
 } bz_tail;
 
+/* The bits that a result has as the next layer's input: the plane that bz_pack makes of it, with border and slack. It is
+ * made while the values are still in the cache. shape: images, height, width and channels are the result's. */
+typedef struct bz_bits {
+    uint32_t* plane;
+    bz_plane_shape shape;
+    const float *mul, *add; /* [channels] or null, as of bz_pack */
+} bz_bits;
+
 /* What is done to each sum before it is stored, in this order:
  *   y = sum * mul[o] * sample_scale[n] + add[o];  first;  y += bypass;  second;  y += residual
  * With an offset or a midpoint, weights are mul[o] * (+-1) + offset[o] and activations (+-1) + midpoint (not of
@@ -129,14 +138,15 @@ typedef struct bz_epilogue {
     int32_t bypass_channels;
     bz_resize bypass_resize; /* height 0: the bypass has the output's size. Not of a depthwise convolution */
     bz_map residual; /* data null: none */
-    bz_map out; /* not used if there is a tail */
+    bz_map out; /* not used if there is a tail; data may be null if there are bits */
     float* sums; /* [images][out_channels] of the values y over all positions, or null */
     bz_tail tail; /* not behind a depthwise convolution */
+    const bz_bits* bits; /* or null; not with a tail, and not of a stem */
 } bz_epilogue;
 
 /* ---- what this library and processor can do ---- */
 BZ_API int bz_abi_version(void);
-BZ_API const char* bz_build_info(void);   /* "compiler=...;flags=...;version=...;openmp=0|1" */
+BZ_API const char* bz_build_info(void);   /* "compiler=...;flags=...;version=...;openmp=0|1[;emulated=avx512]" */
 BZ_API const char* bz_cpu_features(void); /* space separated, those that matter here */
 BZ_API int bz_isa_available(int isa);     /* 1 or 0 */
 BZ_API int bz_set_isa(int isa);           /* what BZ_ISA_AUTO means from now on; BZ_ISA_AUTO: the best again */
@@ -213,8 +223,7 @@ BZ_API int bz_conv_scaled(int isa, int num_threads, const bz_conv_shape* shape, 
 /* ---- a whole layer: from floats to signs, and from those to floats ---- */
 typedef enum bz_layer_kind { BZ_LAYER_CONV = 0, BZ_LAYER_DEPTHWISE = 1, BZ_LAYER_SCALED = 2 } bz_layer_kind;
 
-/* What stays the same from call to call. Between the two steps a caller of the functions above has to do things that
- * take longer than the work on a small map. */
+/* What stays the same from call to call: the constants of a bz_layer_step. */
 typedef struct bz_layer {
     bz_conv_shape conv; /* of a depthwise layer: see bz_depthwise */
     int32_t kind;       /* of bz_layer_kind: which of the convolutions */
@@ -224,13 +233,10 @@ typedef struct bz_layer {
     const bz_dab* dab;     /* or null: */
     const float *mul, *add; /* of bz_pack, [channels] or null */
     bz_map x;              /* its strides */
-    /* its constants. Of bypass and out the strides; there is no tail, and sample_scale and sums are not read. A dab's
+    /* its constants. Of bypass and out the strides; sample_scale, sums, residual, tail and bits are not read. A dab's
      * scales become sample_scale (per layer), alpha (scaled) or a factor of mul and offset (depthwise, one image). */
     bz_epilogue epilogue;
 } bz_layer;
-/* sums_of_x: as sums of bz_pack_dab. bypass, sums: as in bz_epilogue, or null. */
-BZ_API int bz_layer_run(int isa, int num_threads, const bz_layer* layer, const float* x, const float* sums_of_x,
-                        const float* bypass, float* out, float* sums);
 
 /* ---- float convolution of few input channels ---- */
 /* A max-pool as torch's: output position y is the largest of kernel_h lines from y * stride_h - pad_h on, as far as they
@@ -254,6 +260,226 @@ typedef struct bz_norm {
  * additions) by line, column and channel. */
 BZ_API int bz_stem(int isa, int num_threads, const bz_conv_shape* shape, const bz_map* x, const float* weights,
                    const bz_norm* norm, const bz_pool* pool, const bz_epilogue* epilogue);
+
+/* ---- programs: steps on memory that was planned beforehand ---- */
+/* A network of one input shape is a list of steps whose addresses lie in memory of the caller. Sizes are those of the
+ * result unless said otherwise. A map (bz_map) has channel 1; its other strides are any that are not negative, so it
+ * may be a slice of a wider map. `sums`: [images][channels] of the result over its positions as bz_channel_sums gives
+ * them, or null. Results and maps read may not overlap, except where a step says "in place". */
+typedef enum bz_step_kind {
+    BZ_STEP_LAYER = 0,
+    BZ_STEP_STEM = 1,
+    BZ_STEP_POINTWISE = 2,
+    BZ_STEP_LAYER_NORM = 3,
+    BZ_STEP_POOL = 4,
+    BZ_STEP_MEAN = 5,
+    BZ_STEP_LINEAR = 6,
+    BZ_STEP_COPY = 7,
+    BZ_STEP_RESIZE = 8,
+    BZ_STEP_SOFTMAX = 9,
+    BZ_STEP_ATTENTION = 10
+} bz_step_kind;
+
+typedef struct bz_step {
+    int32_t kind; /* of bz_step_kind */
+    int32_t reserved; /* 0 */
+    const void* arguments; /* the structure of that kind: bz_layer_step, bz_stem_step, ... */
+} bz_step;
+
+/* Strides of bypass and out are those of layer->epilogue. */
+typedef struct bz_layer_step {
+    const bz_layer* layer;
+    const float* x;         /* not read if there is a plane */
+    const float* sums_of_x; /* as sums of bz_pack_dab, or null */
+    const float* bypass;    /* or null */
+    float* out;             /* null: no float map, but a tail or bits */
+    float* sums;            /* or null */
+    void* scratch;          /* bz_layer_scratch() bytes at a multiple of 64, or null: allocated by the call */
+    bz_map residual;        /* data null: none */
+    bz_tail tail;           /* channels 0: none */
+    bz_resize resize;       /* of x, as of bz_pack; height 0: x has the size of the layer's input */
+    const uint32_t* plane;  /* bits of x that the layer in front has made (only of layers without a dab), or null */
+    const bz_bits* bits;    /* or null; not with a tail */
+} bz_layer_step;
+BZ_API int64_t bz_layer_scratch(const bz_layer* layer); /* -1 for a bad layer */
+
+typedef struct bz_stem_step { /* the arguments of bz_stem */
+    const bz_conv_shape* shape;
+    bz_map x;
+    const float* weights;
+    const bz_norm* norm;
+    const bz_pool* pool;
+    const bz_epilogue* epilogue;
+} bz_stem_step;
+
+/* a, b: registers; v[0] to v[3]: [channels]. NaN, infinities and -0.0 as torch's functions of the same name. */
+typedef enum bz_op {
+    BZ_OP_ADD = 0,
+    BZ_OP_SUB = 1,
+    BZ_OP_MUL = 2,
+    BZ_OP_DIV = 3,
+    BZ_OP_MIN = 4, /* a NaN wins */
+    BZ_OP_MAX = 5, /* a NaN wins */
+    BZ_OP_NEG = 6,
+    BZ_OP_ABS = 7,
+    BZ_OP_RELU = 8,
+    BZ_OP_CLAMP = 9,      /* min(max(a, p), q) */
+    BZ_OP_PIECEWISE = 10, /* bz_activation with v = before, negative, positive, after, each or null */
+    BZ_OP_SIGMOID = 11,
+    BZ_OP_SILU = 12,
+    BZ_OP_TANH = 13,
+    BZ_OP_GELU = 14,      /* by erf */
+    BZ_OP_GELU_TANH = 15, /* its approximation by tanh */
+    BZ_OP_HARDSIGMOID = 16,
+    BZ_OP_HARDSWISH = 17,
+    BZ_OP_EXP = 18,
+    BZ_OP_SQRT = 19,
+    BZ_OP_RSQRT = 20,
+    BZ_OP_SQUARE = 21,
+    BZ_OP_ELU = 22,      /* p = alpha */
+    BZ_OP_SOFTPLUS = 23, /* p = beta; a where a * p > q */
+    BZ_OP_LEAKY = 24,    /* a < 0 ? p * a : a */
+    BZ_OP_AFFINE = 25,   /* v[0] * a + v[1], rounded as two operations; null for 1, 0 */
+    BZ_OP_ADD_SCALAR = 26, /* a + p */
+    BZ_OP_MUL_SCALAR = 27, /* a * p */
+    BZ_OP_COPY = 28
+} bz_op;
+
+typedef struct bz_instruction {
+    int32_t op, to, a, b; /* b: of ADD to DIV, MIN and MAX */
+    float p, q;
+    const float* v[4];
+} bz_instruction;
+
+typedef struct bz_result {
+    int32_t source; /* register */
+    int32_t reserved; /* 0 */
+    bz_map out;
+    float* sums; /* or null */
+} bz_result;
+
+/* Instructions in their order on registers, one element at a time. Registers 0 to operands - 1 are the operands, those
+ * up to BZ_REGISTERS - 1 are free; any may be written. Operands' strides may be 0: a vector of channels (image, row and
+ * pixel 0), one per image (row and pixel 0), a number per position (channel 0), one number (all 0). In place: an
+ * operand may be the map of a result, with the same strides. */
+#define BZ_REGISTERS 16
+typedef struct bz_pointwise_step {
+    int32_t images, height, width, channels;
+    int32_t operands, instructions, results; /* numbers of them */
+    int32_t reserved; /* 0 */
+    const bz_map* operand;
+    const bz_instruction* instruction;
+    const bz_result* result;
+} bz_pointwise_step;
+
+/* y = (x - mean) / sqrt(variance + eps) * weight[c] + bias[c] over the channels of each position;  first;
+ * + bypass, as in bz_epilogue;  second;  + residual. out may be x or residual. */
+typedef struct bz_layer_norm_step {
+    int32_t images, height, width, channels;
+    bz_map x, out;
+    const float *weight, *bias; /* [channels] or null for 1, 0 */
+    double eps;
+    float* sums;
+    bz_activation first, second;
+    bz_map bypass; /* data null for none */
+    int32_t bypass_channels;
+    bz_map residual; /* data null for none */
+} bz_layer_norm_step;
+
+/* Largest or mean value of each window. average: the sum is divided by `divisor`, or if that is 0 by the window's
+ * positions: inside the map, or with count_include_pad inside the map and its padding. adaptive: window i of n along
+ * an axis of size s is [floor(i s / n), ceil((i + 1) s / n)); only out_h and out_w of the geometry are read. */
+typedef struct bz_pool_step {
+    int32_t images, channels, height, width; /* height, width: of x */
+    bz_pool geometry;
+    int32_t average, count_include_pad, divisor, adaptive;
+    bz_map x, out;
+    float* sums;
+} bz_pool_step;
+
+/* Means over positions. sums: of x, if somebody has them (x is not read then), or null. */
+typedef struct bz_mean_step {
+    int32_t images, height, width, channels; /* of x */
+    bz_map x;
+    const float* sums;
+    float* out; /* [images][channels] */
+} bz_mean_step;
+
+/* y[r][o] = op(add[o] + sum over i of x[r][i] * w[o][i]), one chain of fused multiply-adds per output (portable: of
+ * multiplications and additions). op: one that reads only a, p and q; COPY for none. */
+typedef struct bz_linear_step {
+    int32_t rows, inputs, outputs;
+    int32_t op;
+    const float* x;
+    int64_t x_row; /* floats from one row to the next */
+    const float* weights; /* [outputs][inputs], rows weights_row floats apart */
+    int64_t weights_row;
+    const float* add; /* [outputs] or null = 0 */
+    float p, q;
+    float* y;
+    int64_t y_row;
+} bz_linear_step;
+
+/* y[i . to] = x[i . from] for all i below size. x null: `value` instead (from is not read). */
+#define BZ_COPY_DIMS 6
+typedef struct bz_copy_step {
+    int32_t dims; /* at most BZ_COPY_DIMS */
+    float value;
+    int64_t size[BZ_COPY_DIMS], from[BZ_COPY_DIMS], to[BZ_COPY_DIMS];
+    const float* x;
+    float* y;
+} bz_copy_step;
+
+typedef enum bz_resize_mode {
+    BZ_RESIZE_BILINEAR = 0,
+    BZ_RESIZE_BILINEAR_ALIGNED = 1, /* align_corners */
+    BZ_RESIZE_NEAREST = 2,
+    BZ_RESIZE_NEAREST_EXACT = 3
+} bz_resize_mode;
+
+typedef struct bz_resize_step {
+    int32_t images, channels;
+    int32_t height, width; /* of x */
+    int32_t out_h, out_w;
+    int32_t mode; /* of bz_resize_mode */
+    float step_h, step_w; /* positions of x per position of out (1 / scale_factor); 0: height / out_h, width / out_w */
+    bz_map x, out;
+    float* sums;
+} bz_resize_step;
+
+/* y[r] = softmax of factor * x[r]. In place. */
+typedef struct bz_softmax_step {
+    int64_t rows;
+    int32_t length;
+    float factor;
+    const float* x;
+    int64_t x_row; /* floats from one row to the next */
+    float* y;
+    int64_t y_row;
+} bz_softmax_step;
+
+/* Rows of floats of each head of each window of each image: element e of row i is data[n * image + w * window +
+ * h * head + i * row + e]. Strides are not negative; those of what is read may be 0. */
+typedef struct bz_heads {
+    float* data;
+    int64_t image, window, head, row;
+} bz_heads;
+
+/* out = softmax(factor * q k^T + bias[0] + bias[1]) v in each head. A bias is [rows][columns], or not there (data null).
+ * masked_is_zero: a row whose scores are all -inf gives the sum of 0 * v instead of NaN. Each score and each result is
+ * one chain of fused multiply-adds (portable: of multiplications and additions). At most 2^28 floats of scratch. */
+typedef struct bz_attention_step {
+    int32_t images, windows, heads;
+    int32_t rows, columns; /* queries, keys */
+    int32_t depth, values; /* floats of a query or key; of a value */
+    int32_t masked_is_zero;
+    float factor;
+    bz_heads q, k, v, bias[2], out;
+} bz_attention_step;
+
+/* Runs the steps one after the other up to the first whose status is not BZ_OK; returns that, and writes its index to
+ * `failed` (or null). BZ_NOT_FINITE: a layer's scales are not finite; its result was not written. */
+BZ_API int bz_run(int isa, int num_threads, int64_t count, const bz_step* steps, int64_t* failed);
 
 #ifdef __cplusplus
 }

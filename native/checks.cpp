@@ -18,7 +18,12 @@ bool good_map(const bz_map& m) { return m.channel == 1 && m.image >= 0 && m.row 
 
 bool good_tail(const bz_tail& t) { return t.channels == 0 || (size(t.channels, 1) && t.channels < 1 << 20 && t.weights); }
 
-bool good_activation(const bz_activation& a) { return a.kind >= BZ_ACT_NONE && a.kind <= BZ_ACT_CLAMP; }
+bool good_bits(const bz_bits* b, const bz_conv_shape& s) {
+    if (!b) return true;
+    const bz_plane_shape& to = b->shape;
+    return b->plane && good_plane(&to) && to.images == s.input.images && to.height == s.out_h && to.width == s.out_w &&
+           to.channels == s.out_channels;
+}
 
 // Each window of a max-pool holds at least one of `in` positions.
 bool windows(int32_t out, int32_t kernel, int32_t stride, int32_t pad, int32_t in) {
@@ -27,6 +32,8 @@ bool windows(int32_t out, int32_t kernel, int32_t stride, int32_t pad, int32_t i
 }
 
 }  // namespace
+
+bool good_activation(const bz_activation& a) { return a.kind >= BZ_ACT_NONE && a.kind <= BZ_ACT_CLAMP; }
 
 bool good_plane(const bz_plane_shape* s) {
     return s && size(s->images, 1) && size(s->height, 1) && size(s->width, 1) && size(s->channels, 1) &&
@@ -53,8 +60,9 @@ bool good_resize(const bz_resize* r) { return !r || (size(r->height, 1) && size(
 bool good_epilogue(const bz_conv_shape& s, const bz_epilogue* e) {
     if (!e || !good_tail(e->tail)) return false;
     const bz_map& out = e->tail.channels ? e->tail.out : e->out;
-    if (!out.data || !good_map(out) || !good_activation(e->first) || !good_activation(e->second))
-        return false;
+    if (!good_bits(e->bits, s) || (e->bits && e->tail.channels)) return false;
+    if (out.data ? !good_map(out) : !e->bits) return false;
+    if (!good_activation(e->first) || !good_activation(e->second)) return false;
     if (e->bypass_resize.height && !good_resize(&e->bypass_resize)) return false;
     if (e->bypass.data && (!good_map(e->bypass) || !size(e->bypass_channels, 1))) return false;
     if (e->residual.data && !good_map(e->residual)) return false;
@@ -69,7 +77,7 @@ bool good_stem(const bz_conv_shape* s, const bz_map* x, const bz_pool* pool, con
                  !windows(pool->out_w, pool->kernel_w, pool->stride_w, pool->pad_w, s->out_w)))
         return false;
     if (!good_epilogue(*s, e) || e->sample_scale || e->offset || e->midpoint != 0) return false;
-    return !e->bypass.data && !e->residual.data && !e->tail.channels;
+    return !e->bypass.data && !e->residual.data && !e->tail.channels && !e->bits;
 }
 
 }  // namespace bz

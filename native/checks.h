@@ -5,6 +5,7 @@
 
 namespace bz {
 
+bool good_activation(const bz_activation& a);
 bool good_plane(const bz_plane_shape* s);
 bool good_conv(const bz_conv_shape* s);       // every position read lies within the plane and its border
 bool good_depthwise(const bz_conv_shape* s);  // the same, one filter per channel

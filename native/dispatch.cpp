@@ -14,6 +14,11 @@
 #else
 #define BZ_OPENMP "0"
 #endif
+#ifdef BZ_EMULATE_AVX512
+#define BZ_EMULATED ";emulated=avx512"
+#else
+#define BZ_EMULATED ""
+#endif
 #if defined(__clang__)
 #define BZ_COMPILER "clang " __VERSION__
 #else
@@ -33,6 +38,9 @@ bool supported(int isa) {
     const bool avx2 =
         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
     if (isa == BZ_ISA_AVX2) return avx2;
+#if defined(BZ_EMULATE_AVX512)
+    if (isa == BZ_ISA_AVX512) return avx2;
+#endif
     if (isa == BZ_ISA_AVX512)
         return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
@@ -68,7 +76,7 @@ extern "C" {
 int bz_abi_version(void) { return BZ_ABI_VERSION; }
 
 const char* bz_build_info(void) {
-    return "compiler=" BZ_COMPILER ";flags=" BZ_FLAGS ";version=" BZ_VERSION ";openmp=" BZ_OPENMP;
+    return "compiler=" BZ_COMPILER ";flags=" BZ_FLAGS ";version=" BZ_VERSION ";openmp=" BZ_OPENMP BZ_EMULATED;
 }
 
 const char* bz_cpu_features(void) {

@@ -8,6 +8,8 @@
 
 namespace bz {
 
+struct StepKernels;  // steps.h
+
 struct Kernels {
     // resize: null if x is a map of the plane's height and width itself
     int (*sums)(int threads, const bz_plane_shape& s, const bz_map& x, const bz_resize* resize, float* sums);
@@ -24,6 +26,7 @@ struct Kernels {
                 const bz_pool* pool, const bz_epilogue& epilogue);
     double (*peak)(int64_t rounds);  // multiply-accumulates done
     bool byte_rows;                  // weights in the AVX2 layout
+    const StepKernels* steps;
 };
 
 extern const Kernels portable_kernels;
@@ -33,6 +36,7 @@ extern const Kernels avx512_kernels;
 #endif
 
 const Kernels* kernels_of(int isa);  // null if not available
+int layer_step(int isa, int threads, const bz_layer_step* s);
 
 }  // namespace bz
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from binarize.bench.measure import BETWEEN, PACKED, Bench
+from binarize.bench.measure import AROUND, BETWEEN, Bench
 from binarize.native.library import available
 from binarize.runtime import PackedLayer, deployed_layers
-from binarize.runtime.questions import is_depthwise, per_channel, why_not, why_not_per_channel
+from binarize.runtime.kernel_support import is_depthwise, per_channel, why_not, why_not_per_channel
+from binarize.runtime.program.timing import PACKED
 
 _WORD = 64
 """Signs in a word of the kernels: fewer channels fill a part of it."""
@@ -43,8 +44,8 @@ def advice(found: Bench, packed: nn.Module) -> list[str]:
 
 
 def _computed_by_torch(layers: list[PackedLayer]) -> Iterator[str]:
-    reasons = Counter(reason for layer in layers if (reason := why_not(layer)))
-    by_scales = {why_not_per_channel(layer) for layer in layers} if available() else set()
+    reasons = Counter(reason for layer in layers if (reason := why_not(layer.data())))
+    by_scales = {why_not_per_channel(layer.spec) for layer in layers} if available() else set()
     for reason, count in reasons.most_common(2):
         text = f"{count} of {len(layers)} packed layers are computed by torch, not by the kernels: {reason}."
         if not available():
@@ -55,23 +56,23 @@ def _computed_by_torch(layers: list[PackedLayer]) -> Iterator[str]:
 
 
 def _scales(layers: list[PackedLayer]) -> Iterator[str]:
-    found = [layer for layer in layers if per_channel(layer) and why_not(layer) is None]
+    found = [layer for layer in layers if per_channel(layer.spec) and why_not(layer.data()) is None]
     if not found:
         return
     text = f"{len(found)} of {len(layers)} packed layers have a scale per channel inside their sums: "
     if any(layer.options.exact_scales for layer in found):
-        text += "exact_scales=False (--approximate) rounds the scales and takes about half the time; "
+        text += "without exact_scales (--exact-scales) they are rounded and take about half the time; "
     yield text + "a scale per layer (granularity=layer, then train) is the fastest."
 
 
 def _shapes(layers: list[PackedLayer]) -> Iterator[str]:
-    alone = sum(map(is_depthwise, layers))
+    alone = sum(is_depthwise(layer.spec) for layer in layers)
     if alone > _MUCH * len(layers):
         yield (
             f"{alone} of {len(layers)} packed layers are depthwise: they have few products, and one bit "
             "hardly makes them faster. Keep them in float (--keep)."
         )
-    dense = [layer.spec for layer in layers if not is_depthwise(layer)]
+    dense = [layer.spec for layer in layers if not is_depthwise(layer.spec)]
     narrow = sum(spec.in_channels // spec.groups < _WORD for spec in dense)
     if dense and narrow > len(dense) / 2:
         yield (
@@ -85,7 +86,9 @@ def _float_parts(found: Bench) -> Iterator[str]:
     if not total:
         return
     between = found.kinds.get(BETWEEN, 0.0)
-    left = {kind: ms for kind, ms in found.kinds.items() if not kind.startswith(PACKED) and kind != BETWEEN}
+    around = found.kinds.get(AROUND, 0.0)
+    rest = (BETWEEN, AROUND)
+    left = {kind: ms for kind, ms in found.kinds.items() if not kind.startswith(PACKED) and kind not in rest}
     if sum(left.values()) > _MUCH * total:
         parts = ", ".join(f"{kind} {ms:.1f} ms" for kind, ms in list(left.items())[:3])
         share = sum(left.values()) / total
@@ -94,4 +97,9 @@ def _float_parts(found: Bench) -> Iterator[str]:
         yield (
             f"{between / total:.0%} of its time is Python between the modules, which does not depend on the "
             "image: a larger image, or several at once (--batch), hides it."
+        )
+    if around > _MUCH * total:
+        yield (
+            f"{around / total:.0%} of its time is spent around the steps of its program, mostly in Python: a "
+            "larger image, or several at once (--batch), hides it."
         )

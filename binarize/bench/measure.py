@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import platform
 import statistics
@@ -19,12 +20,14 @@ from torch import nn
 from binarize.graph.trace.roles import known_class
 from binarize.native.instruction_set import peak as run_peak
 from binarize.native.library import available, features
-from binarize.runtime import PackedLayer
+from binarize.runtime import PackedLayer, deployed_layers
+from binarize.runtime.program.dispatch import Programs
+from binarize.runtime.program.timing import PACKED, StepTime, binary_macs, kind_of_layer
 
-PACKED = "packed "
-"""Prefix of the kinds of packed layers in `Bench.kinds`."""
 BETWEEN = "between modules"
-"""The kind of time that is spent in no module."""
+"""The kind of time that is spent in no module, if modules are timed."""
+AROUND = "around the steps"
+"""The kind of time that is spent in no step of a program, if those are timed."""
 _PEAK_ROUNDS = 1 << 20
 _TURN = 0.05  # seconds of the first variant
 _MOST = 20  # passes of a turn
@@ -54,13 +57,16 @@ class Bench:
     Attributes:
         times: seconds of every pass by variant, in their order.
         passes: of a turn.
-        kinds: milliseconds of the first variant's parts by kind, per pass, mean of a turn.
+        kinds: milliseconds of the first variant's parts by kind, per pass: of its program's steps, each run
+            alone, or of its modules if no program ran; mean of a turn.
         macs: multiply-accumulates of one bit in that pass, by kind; only kinds that have some.
         peak: the most of those per second: measured with a loop on registers only on one thread, times the
             threads; None without kernels.
         machine: where it ran.
         threads: of torch and of the kernels.
         shape: of the input.
+        steps: of the first variant's program, the longest ones first; empty if none ran.
+        no_program: why none ran, if that is known.
     """
 
     times: dict[str, list[float]]
@@ -71,6 +77,8 @@ class Bench:
     machine: dict[str, str]
     threads: int
     shape: tuple[int, ...]
+    steps: tuple[StepTime, ...] = ()
+    no_program: str = ""
 
     def median(self, name: str) -> float:
         """Seconds."""
@@ -99,7 +107,12 @@ class Bench:
                 }
                 for name, times in self.times.items()
             ],
+            "parts": "steps" if self.steps else "modules",
+            "no_program": self.no_program,
             "kinds_ms": self.kinds,
+            "steps": [
+                {"kind": step.kind, "module": step.place, "ms": 1e3 * step.seconds} for step in self.steps
+            ],
             "kinds_gmacs_per_s": {kind: rate / 1e9 for kind, rate in self.rates().items()},
             "binary_gmacs": sum(self.macs.values()) / 1e9,
             "peak_gmacs_per_s": None if self.peak is None else self.peak / 1e9,
@@ -139,7 +152,8 @@ def bench(
         for _ in range(rounds):
             for variant in variants:
                 times[variant.name] += [_seconds(variant) for _ in range(passes)]
-        kinds, macs = _kinds(variants[0], passes)
+        steps, total = _steps(variants[0], passes)
+        kinds, macs = _kinds_of_steps(steps, total) if steps else _kinds(variants[0], passes)
     return Bench(
         times=times,
         passes=passes,
@@ -149,7 +163,59 @@ def bench(
         machine={**machine(), "memory_kept": "yes" if memory_kept else "no"},
         threads=torch.get_num_threads(),
         shape=tuple(shape),
+        steps=steps,
+        no_program=_no_program(variants[0].model) if not steps else "",
     )
+
+
+def _steps(variant: Variant, passes: int) -> tuple[tuple[StepTime, ...], float]:
+    """The steps of its program, the longest first, and seconds of a pass: means; no steps without one."""
+    programs = getattr(variant.model, "binarize_programs", None)
+    if not isinstance(programs, Programs) or not programs.programs():
+        return (), 0.0
+    totals: list[float] = []
+    runs: list[list[StepTime]] = []
+    for _ in range(passes):
+        with programs.timed() as times:
+            totals.append(_seconds(variant))
+        runs.append(times)
+    if len({len(run) for run in runs}) != 1:
+        return (), 0.0  # scales that are not finite: some calls were left to the modules
+    found = [
+        dataclasses.replace(same[0], seconds=statistics.fmean(step.seconds for step in same))
+        for same in zip(*runs, strict=True)
+    ]
+    found = sorted(_of_layers(found, variant.model), key=lambda step: -step.seconds)
+    return tuple(found), statistics.fmean(totals)  # means, so that parts and the rest add up
+
+
+def _of_layers(steps: Sequence[StepTime], model: nn.Module) -> list[StepTime]:
+    """The steps, where those of a packed layer that torch computes, as several operators, have its kind."""
+    layers = deployed_layers(model)
+    native = {step.place for step in steps if step.kind.startswith(PACKED)}
+    return [
+        dataclasses.replace(step, kind=f"{kind_of_layer(layers[step.place].spec)}, torch")
+        if step.place in layers and step.place not in native
+        else step
+        for step in steps
+    ]
+
+
+def _kinds_of_steps(steps: Sequence[StepTime], total: float) -> tuple[dict[str, float], dict[str, int]]:
+    """Milliseconds by kind of step, and the rest of a pass; multiply-accumulates of one bit."""
+    spent: dict[str, float] = defaultdict(float)
+    macs: dict[str, int] = defaultdict(int)
+    for step in steps:
+        spent[step.kind] += 1e3 * step.seconds
+        if step.macs:
+            macs[step.kind] += step.macs
+    spent[AROUND] = max(0.0, 1e3 * total - sum(spent.values()))
+    return dict(sorted(spent.items(), key=lambda item: -item[1])), dict(macs)
+
+
+def _no_program(model: nn.Module) -> str:
+    programs = getattr(model, "binarize_programs", None)
+    return "; ".join(dict.fromkeys(programs.reasons())) if isinstance(programs, Programs) else ""
 
 
 def _peak(threads: int) -> float | None:
@@ -187,26 +253,19 @@ def _timed(model: nn.Module, spent: dict[str, float], macs: dict[str, int]) -> I
     stack: list[float] = []
     handles = []
     packed = {id(m): m for m in model.modules() if isinstance(m, PackedLayer)}
-    # work that a layer leaves to the convolution behind it is counted there
-    joined = {id(m.reader): f"{_kind(m)} with 1x1 Conv2d" for m in packed.values() if m.lazy == "behind"}
     inner = {id(part) for m in packed.values() for part in m.modules()} - packed.keys()
     for module in model.modules():
         if id(module) in inner or (id(module) not in packed and any(True for _ in module.children())):
             continue
-        kind = joined.get(id(module)) or _kind(module)
+        kind = _kind(module)
         handles.append(module.register_forward_pre_hook(lambda *_: stack.append(time.perf_counter())))
 
-        layer = packed.get(id(module))
-        # a result that is computed later is work of the convolution behind
-        works = kind if layer is None or layer.lazy != "behind" else joined[id(layer.reader)]
-
-        def end(
-            module: nn.Module, args: Any, kwargs: Any, out: Any, kind: str = kind, works: str = works
-        ) -> None:
+        def end(module: nn.Module, args: Any, kwargs: Any, out: Any, kind: str = kind) -> None:
             spent[kind] += 1e3 * (time.perf_counter() - stack.pop())
             if isinstance(module, PackedLayer):
                 given = args[0] if args else kwargs["input"]
-                macs[works] += _macs(module, given.shape, out.shape)
+                channels = out.shape[module.spec.dim]
+                macs[kind] += binary_macs(module.spec, given.shape, out.numel() // max(channels, 1))
 
         handles.append(module.register_forward_hook(end, with_kwargs=True))
     try:
@@ -216,25 +275,10 @@ def _timed(model: nn.Module, spent: dict[str, float], macs: dict[str, int]) -> I
             handle.remove()
 
 
-def _macs(layer: PackedLayer, given: Sequence[int], made: Sequence[int]) -> int:
-    """Products of one call, from the shapes of its input and output; padded positions count too."""
-    spec = layer.spec
-    taps = math.prod(spec.kernel)
-    if spec.kind == "transposed":
-        return math.prod(given) * spec.out_channels // spec.groups * taps
-    return math.prod(made) * spec.in_channels // spec.groups * taps
-
-
 def _kind(module: nn.Module) -> str:
     if not isinstance(module, PackedLayer):
         return known_class(module).__name__
-    spec = module.spec
-    if not spec.kernel:
-        return f"{PACKED}linear"
-    size = "x".join(map(str, spec.kernel))
-    alone = spec.groups == spec.in_channels == spec.out_channels
-    grouped = "" if spec.groups == 1 else "depthwise " if alone else "grouped "
-    return f"{PACKED}{grouped}{size}"
+    return kind_of_layer(module.spec)
 
 
 def machine() -> dict[str, str]:

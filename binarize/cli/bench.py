@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from binarize.cli.bench_networks import Asked, output_files
-from binarize.cli.options import DEFAULT_METHOD, InputSize, out_option
+from binarize.cli.options import DEFAULT_METHOD, InputSize, exact_scales_option, out_option
 from binarize.cli.speed import importing
 from binarize.cli.speed import threads as torch_threads
 from binarize.errors import ConfigError
@@ -47,11 +47,8 @@ from binarize.errors import ConfigError
 @click.option(
     "--passes", type=click.IntRange(1), help="Passes per turn.  [default: what the packed one does in 50 ms]"
 )
-@click.option(
-    "--exact/--approximate",
-    default=None,
-    help="Scales per channel in float, or from tables of 16 bits.  [default: as deploy]",
-)
+@exact_scales_option
+@click.option("--fusions", is_flag=True, help="Print which layers were fused, and why others were not.")
 @click.option("--fresh-memory", is_flag=True, help="Use the C library's memory defaults.")
 @out_option("Also write OUT.json and OUT.png.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -69,7 +66,8 @@ def bench(
     against: str | None,
     rounds: int,
     passes: int | None,
-    exact: bool | None,
+    exact: bool,
+    fusions: bool,
     fresh_memory: bool,
     out: Path | None,
     as_json: bool,
@@ -91,7 +89,7 @@ def bench(
     --suite times 13 networks, each packed as by default and, if no --set is given, with one scale per layer.
     With --out, a suite that was stopped continues. Exit status 1 if a part of it fails.
     """
-    _check(model, suite, only_suite=bool(patterns or fresh), only_one=bool(custom or size))
+    _check(model, suite, only_suite=bool(patterns or fresh), only_one=bool(custom or size or fusions))
     with importing():
         from binarize.cli.bench_single import run_single
         from binarize.cli.bench_suite import run_suite
@@ -114,7 +112,7 @@ def bench(
     with torch_threads(threads):
         if model is None:
             return run_suite(asked, patterns, out, fresh=fresh, as_json=as_json)
-        run_single(model, custom, size, asked, out, as_json=as_json)
+        run_single(model, custom, size, asked, out, fusions=fusions, as_json=as_json)
     return 0
 
 
@@ -123,6 +121,6 @@ def _check(model: str | None, suite: bool, *, only_suite: bool, only_one: bool) 
     if suite == (model is not None):
         raise ConfigError("bench: give a MODEL, or --suite for a fixed list of networks; not both.")
     if suite and only_one:
-        raise ConfigError("bench: --model and --size are for one MODEL; --suite has its own.")
+        raise ConfigError("bench: --model, --size and --fusions are for one MODEL.")
     if not suite and only_suite:
         raise ConfigError("bench: --pattern and --fresh are for --suite.")

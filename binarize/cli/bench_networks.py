@@ -32,7 +32,7 @@ class Asked:
         against: names of baselines; the default ones if None.
         rounds: as of `binarize.bench.bench`.
         passes: as of `binarize.bench.bench`.
-        exact: `deploy`'s exact_scales; as `deploy` does if None.
+        exact: `deploy`'s exact_scales.
         memory_kept: as of `binarize.bench.bench`.
     """
 
@@ -43,7 +43,7 @@ class Asked:
     against: tuple[str, ...] | None
     rounds: int
     passes: int | None
-    exact: bool | None
+    exact: bool
     memory_kept: bool
 
     @property
@@ -92,13 +92,11 @@ def networks(model: str, custom: str | None, asked: Asked) -> tuple[nn.Module, n
         raise ConfigError(f"{model} takes inputs of {plan.inputs}; bench is for networks that take images.")
     if trained is not None:
         shape = (shape[0], *trained)
-    chosen_scales = {} if asked.exact is None else {"exact_scales": asked.exact}
+    options: dict[str, Any] = {"threads": asked.threads, "exact_scales": asked.exact}
     if runtime.deployed_layers(converted):
-        packed = converted
-        for layer in runtime.deployed_layers(packed).values():
-            layer.options = dataclasses.replace(layer.options, threads=asked.threads, **chosen_scales)
+        packed = runtime.configure(converted, **options)
     else:
-        packed = runtime.deploy(converted, threads=asked.threads, **chosen_scales)
+        packed = runtime.deploy(converted, **options)
     return packed, plain.eval(), shape
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from binarize.cli import scale_notes
 from binarize.cli.options import DEFAULT_METHOD, InputSize, configure, default_out, out_option
 from binarize.cli.output import console, print_json, say, size, tell
 from binarize.cli.speed import Clock, importing
@@ -73,6 +74,9 @@ def convert(
       convnext_tiny, 'resnet18?num_classes=10'    a timm model
       'upernet:convnext_tiny?num_classes=19'      a dense-prediction network
       path/to/file.py:callable                    returns an nn.Module
+
+    Speed: bidense has one scale per channel by default. It stands inside the sum, which makes packed kernels
+    slower; --set granularity=layer has one scale per layer and is the fast one (docs/performance.md).
     """  # noqa: D301 - \b tells click to leave the lines as they are
     if pretrained and checkpoint is not None:
         raise click.UsageError("--pretrained and --checkpoint cannot be used together.")
@@ -136,6 +140,7 @@ def _planned(
         "checkpoint": loaded,
         "plan": plan.as_dict(),
         "summary": None,
+        "scales": "",
         "file": None,
     }
 
@@ -175,6 +180,7 @@ def _written(
         counted = counted.of_file(files.deployed_size(written, converted))
     images = files.read_preprocessing(written)
     return {
+        "scales": scale_notes.note(converted),
         "summary": counted.as_dict(),
         "float_bytes": baseline,
         "file": str(written),
@@ -218,6 +224,8 @@ def _finish(
     say(f"         ({size(document['bytes'])}: latent weights, for training)")
     if images:
         tell(f"images   {images}")
+    if document["scales"]:
+        tell(document["scales"])
     if remark:
         tell(f"weights  {remark}", SLOWER)
     say()

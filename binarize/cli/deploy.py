@@ -11,13 +11,34 @@ from binarize.cli.packing import packing_options, write_packed
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--fusions", is_flag=True, help="Print what runs fused on an image, and why other layers do not."
+)
 @packing_options
 def deploy(
-    file: Path, float_dtype: str, out: Path | None, force: bool, custom: str | None, as_json: bool
+    file: Path,
+    fusions: bool,
+    float_dtype: str,
+    out: Path | None,
+    force: bool,
+    custom: str | None,
+    as_json: bool,
 ) -> None:
     """Write the binary network in FILE with one bit per binary weight.
 
     The same as `export FILE --packed`. binarize.load gives a network that runs on the bits; `predict`,
     `evaluate` and `bench` take the file too.
+
+    Layers with one scale per channel (bidense unless converted with --set granularity=layer) are slower: the
+    scale stands inside the sum. Kernels round such scales by default; the file holds them as they are, and
+    binarize.runtime.configure(network, exact_scales=True) switches rounding off.
     """
-    write_packed(file, float_dtype=float_dtype, out=out, force=force, custom=custom, as_json=as_json)
+    write_packed(
+        file,
+        float_dtype=float_dtype,
+        out=out,
+        force=force,
+        custom=custom,
+        with_fusions=fusions,
+        as_json=as_json,
+    )

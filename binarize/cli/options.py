@@ -53,6 +53,29 @@ def out_option(help: str, *, file_okay: bool = True, **settings: Any) -> Callabl
     return click.option("--out", "--output", "-o", "out", type=kind, help=help, **settings)
 
 
+def exact_scales_option(command: Command) -> Command:
+    """The option `exact`: scales per channel that are not rounded; False where it is not given."""
+
+    def note(context: click.Context, param: click.Parameter, given: bool) -> None:
+        if given:
+            click.echo(
+                "Note: --approximate is the default now; --exact-scales is the other choice.", err=True
+            )
+
+    for option in (
+        click.option("--approximate", is_flag=True, hidden=True, expose_value=False, callback=note),
+        click.option(
+            "--exact-scales",
+            "--exact",
+            "exact",
+            is_flag=True,
+            help="Do not round scales per channel (only AVX-512 does). It takes twice as long.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def configure(name: str, settings: Sequence[str]) -> Method:
     """The method `name` with the options given as `option=value` texts.
 

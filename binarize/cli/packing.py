@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from binarize.cli import scale_notes
 from binarize.cli.options import out_option
 from binarize.cli.output import console, print_json, progress, say, tell
 from binarize.cli.output import size as _size
 from binarize.cli.speed import importing, one_thread
 from binarize.cli.targets import check_output
 from binarize.errors import ConfigError
+from binarize.model_info import converted_size
 from binarize.tables import SLOWER
 
 if TYPE_CHECKING:
     from torch import nn
 
     from binarize.preprocessing import Preprocessing
+    from binarize.runtime.fusions import FusionReport
     from binarize.runtime.report import DeployReport
 
 _OPTIONS = (
@@ -49,9 +52,18 @@ def packing_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def write_packed(
-    file: Path, *, float_dtype: str, out: Path | None, force: bool, custom: str | None, as_json: bool
+    file: Path,
+    *,
+    float_dtype: str,
+    out: Path | None,
+    force: bool,
+    custom: str | None,
+    as_json: bool,
+    with_fusions: bool = False,
 ) -> None:
     """Write the packed file of the network in `file`, and print which layers were packed.
+
+    With `with_fusions`, also what was fused in the program for an image.
 
     Raises:
         ConfigError: there is no such file, it is packed or not of a binary network, or the target cannot be
@@ -82,6 +94,7 @@ def write_packed(
         )
     with progress("packing"):
         deployed = deploy(model)
+        fused = _fusions(deployed) if with_fusions else None
         written = files.save(
             deployed,
             target,
@@ -90,6 +103,7 @@ def write_packed(
             packed=True,
             float_dtype=float_dtype,
         )
+    scales = scale_notes.note(deployed)
     made, images = report(deployed), files.read_preprocessing(written)
     if as_json:
         print_json(
@@ -99,12 +113,34 @@ def write_packed(
                 "from": str(source),
                 "from_bytes": source.stat().st_size,
                 "leftovers": float_dtype,
+                "scales": scales,
                 "preprocessing": None if images is None else images.as_dict(),
                 "report": made.as_dict(),
+                **({} if fused is None else {"fusions": fused.as_dict()}),
             }
         )
     else:
         _print(made, source, written, images)
+        if scales:
+            tell(scales)
+        if fused is not None:
+            say()
+            console().print(fused)
+
+
+def _fusions(deployed: nn.Module) -> FusionReport:
+    """What is fused on an image of the size that the network was converted on.
+
+    Raises:
+        ConfigError: the network takes no images.
+    """
+    from binarize.bench.random_images import random_images
+    from binarize.runtime import fusions
+
+    shape = converted_size(deployed)
+    if shape is None:
+        raise ConfigError("deploy: --fusions is for networks that take images.")
+    return fusions(deployed, random_images((1, *shape), 0))
 
 
 def _print(made: DeployReport, source: Path, written: Path, images: Preprocessing | None) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from binarize.cli.options import exact_scales_option
 from binarize.cli.output import console, print_json, progress, say
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @click.option(
     "--packed", "packed_file", type=click.Path(path_type=Path), help="Its packed form.  [default: from FILE]"
 )
-@click.option("--approximate", is_flag=True, help="Kernels approximate scales per channel.")
+@exact_scales_option
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set to measure on.")
 @click.option("--split", help="Part of the data set.  [default: the recipe's test]")
 @click.option(
@@ -41,7 +42,7 @@ def verify(
     file: Path,
     images: tuple[str, ...],
     packed_file: Path | None,
-    approximate: bool,
+    exact: bool,
     root: Path | None,
     split: str | None,
     count: int,
@@ -53,6 +54,9 @@ def verify(
     Layer by layer on the same inputs, then as a whole: on IMAGES, or on images of the data set that it was
     trained for, and on all of those by their figures. A file that `train` did not write needs IMAGES; they
     are resized to the size of its conversion. All tensors that the network returns are compared.
+
+    Layers agree to about 1e-5; where kernels round scales per channel, to what the column `allowed` says.
+    --exact-scales compares without rounding.
 
     Where every layer agrees and the outputs do not, inputs lie on thresholds: the last digit of a number then
     turns a sign, and what follows moves by whole steps. That is so for untrained networks, whose new norms
@@ -67,7 +71,7 @@ def verify(
         raise ConfigError(f"{file} was not written by `binarize train` and names no data set: give IMAGES.")
     if recipe is None and (root is not None or split is not None):
         raise ConfigError(f"{file} names no data set, so --data and --split cannot be used.")
-    packed = _packed(file, model, packed_file, custom, approximate)
+    packed = _packed(file, model, packed_file, custom, exact)
     data, where = None, ""
     if not images and recipe is not None:
         part = split or recipe.data.test
@@ -88,7 +92,7 @@ def verify(
 
 
 def _packed(
-    file: Path, model: nn.Module, packed_file: Path | None, custom: str | None, approximate: bool
+    file: Path, model: nn.Module, packed_file: Path | None, custom: str | None, exact: bool
 ) -> nn.Module:
     """The packed form of the model: read from its file, or made here."""
     from binarize import runtime
@@ -100,11 +104,9 @@ def _packed(
         )
     with progress("packing"):
         if packed_file is None:
-            return runtime.deploy(model, exact_scales=not approximate)
+            return runtime.deploy(model, exact_scales=exact)
         packed = _read(packed_file, custom)[1]
-    for layer in runtime.deployed_layers(packed).values():
-        layer.options = runtime.RuntimeOptions(exact_scales=not approximate)
-    return packed
+    return runtime.configure(packed, exact_scales=exact)
 
 
 def _inputs(images: tuple[str, ...], settings: Evaluation) -> Iterator[Tensor]:

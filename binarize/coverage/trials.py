@@ -16,6 +16,7 @@ from binarize.coverage.subjects import Subject, tensors
 from binarize.files import load, save
 from binarize.layers import BinaryLayer
 from binarize.runtime import deploy, report
+from binarize.runtime.program.capture import NoProgramError
 from binarize.runtime.verify import verify
 
 MOST_BEYOND, MOST_OFF = 0.01, 0.01
@@ -122,6 +123,7 @@ def packing(model: nn.Module, subject: Subject, images: Tensor, folder: str) -> 
         The layers that cannot be packed, and why.
     """
     packed = deploy(model)
+    ours = tensors(evaluate(packed, subject, images))  # by the modules, as the loaded one's first call
     given = subject.feed(images, False)
     for layer in verify(_Fed(model), _Fed(packed), [given]).layers:  # type: ignore[list-item]
         if layer.inputs and layer.beyond > MOST_BEYOND and layer.worst > MOST_OFF:
@@ -130,12 +132,26 @@ def packing(model: nn.Module, subject: Subject, images: Tensor, folder: str) -> 
                 f"packed, {name} differs in {layer.beyond:.1%} of its values, by {layer.worst:.1e} at most"
             )
     path = save(packed, Path(folder) / "packed.safetensors", packed=True)
-    ours, loaded = (
-        tensors(evaluate(net, subject, images)) for net in (packed, load(path, subject.rebuilt()))
-    )
+    loaded = tensors(evaluate(load(path, subject.rebuilt()), subject, images))
     if not same(ours, loaded):
         raise CheckError("the loaded packed model gives another output than the saved one")
+    _program(packed, given)
     return dict(report(packed).refused)
+
+
+def _program(packed: nn.Module, given: Given) -> None:
+    """Check the operators of the program that a packed network runs for an input, if it has one."""
+    args, kwargs = ((), given) if isinstance(given, dict) else (given, {})
+    try:
+        steps = packed.binarize_programs.compared(*args, **kwargs)  # type: ignore[operator, union-attr]
+    except NoProgramError:
+        return
+    for step in steps:
+        if step.beyond > MOST_BEYOND and step.worst > MOST_OFF:
+            raise CheckError(
+                f"the program's {step.operator} of {step.place} differs in {step.beyond:.1%} of its values, "
+                f"by {step.worst:.1e} at most"
+            )
 
 
 class _Fed(nn.Module):

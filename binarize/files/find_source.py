@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from binarize.errors import warn
-from binarize.files.float_source import build, building_on, qualified_name
-from binarize.model_info import DEFAULT_SIZE
+from binarize.files.float_source import build, building_on
+from binarize.model_info import DEFAULT_SIZE, qualified_name
 
 _RUNTIME = {"training", "grad_checkpointing"}  # attributes that are not part of an architecture
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")

@@ -10,12 +10,15 @@ from torch import nn
 
 from binarize.errors import ConfigError, FormatError
 from binarize.files.build_contexts import BoundedMemory, TooLargeError, WithoutStartValues, memory_bound
-from binarize.files.float_source import build, building_on, qualified_name
+from binarize.files.float_source import build, building_on
 from binarize.files.header import Header
 from binarize.layers import BinaryLayer
+from binarize.model_info import qualified_name
 
-_SINGLE = "binarize.runtime.packed.PackedLayer"
-"""Class of the model in a packed file of one layer: whichever layer it was, its geometry is in the file."""
+_SINGLE = ("binarize.runtime.layer.PackedLayer", "binarize.runtime.packed.PackedLayer")
+"""Class of the model in a packed file of one layer, today's and the earlier name: whichever layer it was, its
+geometry is in the file.
+"""
 
 _LARGEST = 1_000_000
 """No argument of a network (classes, widths, depths) is larger: a list of 10^8 blocks takes all memory."""
@@ -48,7 +51,7 @@ def float_network(
         )
     network = _built(source, held, where, on_meta=on_meta) if model is None else _copy(model, on_meta)
     expected = str(source.get("class", ""))
-    if custom and type(network).__name__ != expected.rpartition(".")[2] and expected != _SINGLE:
+    if custom and type(network).__name__ != expected.rpartition(".")[2] and expected not in _SINGLE:
         raise FormatError(
             f"{where} holds a model of class {expected}, not of the given {qualified_name(network)}."
         )

@@ -76,11 +76,6 @@ def building_on(device: str) -> Iterator[None]:
         yield
 
 
-def qualified_name(model: nn.Module) -> str:
-    """Module and name of the model's class."""
-    return f"{type(model).__module__}.{type(model).__qualname__}"
-
-
 def _build(source: Mapping[str, Any]) -> nn.Module:
     name, kwargs = source["name"], dict(source["kwargs"])
     check_arguments(name, kwargs)  # first of all: a file must not be able to ask for a download

@@ -18,12 +18,12 @@ from binarize.files.checksum import verify
 from binarize.files.container import read, read_metadata
 from binarize.files.difference import difference
 from binarize.files.float_network import float_network
-from binarize.files.float_source import qualified_name
 from binarize.files.header import Header, PackedHeader, dtype_of, loads
 from binarize.files.packed import PackedLayers, widened
 from binarize.files.state import assign, laid_out, shapes, transient_buffers, with_aliases
 from binarize.files.stored_plan import apply_plan, stored_plan
 from binarize.files.zoo import PREFIX, locate
+from binarize.model_info import qualified_name
 from binarize.preprocessing import Preprocessing
 
 if TYPE_CHECKING:

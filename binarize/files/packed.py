@@ -203,11 +203,8 @@ def _narrowed(name: str, tensor: Tensor, float_dtype: str) -> Tensor:
 def _packed_shell(shell: nn.Module, plan: Plan | None, specs: Mapping[str, PackedSpec]) -> nn.Module:
     """The float model `shell` converted by `plan`, with empty packed layers."""
     from binarize.runtime.deploy import with_packed_layers
-    from binarize.runtime.fuse import fuse
 
-    shell = with_packed_layers(executed(plan, shell), specs, "the model").eval()
-    fuse(shell)  # as was done to the network that this is compared with
-    return shell
+    return with_packed_layers(executed(plan, shell), specs, "the model").eval()
 
 
 def _check_tensors(name: str, spec: PackedSpec, tensors: Mapping[str, Tensor], where: str) -> None:

@@ -8,9 +8,9 @@ from torch import nn
 
 from binarize.errors import BinarizeError, ConfigError, FormatError
 from binarize.files.build_contexts import BoundedMemory, memory_bound
-from binarize.files.float_source import qualified_name
 from binarize.files.header import Header
 from binarize.layers import BinaryLayer
+from binarize.model_info import qualified_name
 
 if TYPE_CHECKING:
     from binarize.graph import Plan

@@ -29,20 +29,8 @@ class BiasPReLU(nn.Module):
         self.b0 = nn.Parameter(torch.zeros(channel_shape(channels, dim, spatial)))
         self.weight = nn.Parameter(torch.full((channels,), 0.25))
 
-    done_before = False
-    """True if the layer in front computes it (`binarize.runtime.fuse`): the forward returns its input."""
-
-    @property
-    def of_maps(self) -> bool:
-        """Whether it takes (N, C, H, W)."""
-        return self._dim == 1 and self.b0.dim() == 4
-
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) or (N, ..., C) -> the same shape."""
-        return x if self.done_before else self.activate(x)
-
-    def activate(self, x: Tensor) -> Tensor:
-        """The activation itself."""
         return _prelu(x + self.b0, self.weight, self._dim)
 
 
@@ -53,9 +41,9 @@ class RPReLU(BiasPReLU):
         super().__init__(channels, dim=dim, spatial=spatial)
         self.b1 = nn.Parameter(torch.zeros(channel_shape(channels, dim, spatial)))
 
-    def activate(self, x: Tensor) -> Tensor:
-        """The activation itself."""
-        return super().activate(x) + self.b1
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, ...) or (N, ..., C) -> the same shape."""
+        return super().forward(x) + self.b1
 
 
 class Maxout(nn.Module):
@@ -73,18 +61,6 @@ class Maxout(nn.Module):
         self.p = nn.Parameter(torch.ones(channels))
         self.q = nn.Parameter(torch.full((channels,), 0.25))
 
-    done_before = False
-    """See `BiasPReLU`."""
-
-    @property
-    def of_maps(self) -> bool:
-        """Whether it takes (N, C, H, W)."""
-        return len(self._shape) == 4
-
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) or (N, ..., C) -> the same shape."""
-        return x if self.done_before else self.activate(x)
-
-    def activate(self, x: Tensor) -> Tensor:
-        """The activation itself."""
         return self.p.view(self._shape) * F.relu(x) - self.q.view(self._shape) * F.relu(-x)

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
         pack_depthwise,
         pack_scaled,
         pack_weights,
-        tokens_to_map,
         unpack,
     )
     from binarize.native.stem import conv_stem
@@ -46,7 +45,6 @@ _MODULES = {
         "pack_depthwise",
         "pack_scaled",
         "pack_weights",
-        "tokens_to_map",
         "unpack",
     ),
     "stem": ("conv_stem",),
@@ -81,7 +79,6 @@ __all__ = [
     "pack_weights",
     "peak",
     "set_isa",
-    "tokens_to_map",
     "unpack",
 ]
 

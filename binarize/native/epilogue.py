@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -47,6 +48,37 @@ class Activation:
         """See `Epilogue.owned`."""
         names = ("before", "negative", "positive", "after")
         return replace(self, **{name: _owned(getattr(self, name)) for name in names})
+
+    def checked(self, channels: int) -> Activation:
+        """The same with arrays in the form that the kernels need.
+
+        Raises:
+            NativeError: an array of another shape or dtype.
+        """
+        names = ("before", "negative", "positive", "after")
+        arrays = {n: vector(f"Activation.{n}", getattr(self, n), channels) for n in names}
+        return replace(self, **arrays)
+
+    def struct(self) -> structs.Activation:
+        """The library's structure, of a checked activation; valid while that lives."""
+        arrays = (address(x) for x in (self.before, self.negative, self.positive, self.after))
+        return structs.Activation(_KINDS[self.kind], self.low, self.high, *arrays)
+
+    def __call__(self, x: Tensor, dim: int = 1) -> Tensor:
+        """The same by torch, of (N, C, ...) or, with dim -1, (..., C)."""
+        if self.kind == "none":
+            return x
+        if self.kind == "clamp":
+            return x.clamp(self.low, self.high)
+
+        def lined_up(t: Tensor) -> Tensor:
+            return t if dim == -1 else t.view(1, -1, *(1,) * (x.dim() - 2))
+
+        t = x if self.before is None else x + lined_up(self.before)
+        below = torch.zeros_like(t) if self.negative is None else t * lined_up(self.negative)
+        above = t if self.positive is None else t * lined_up(self.positive)
+        y = torch.where(t < 0, below, above)
+        return y if self.after is None else y + lined_up(self.after)
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -176,8 +208,8 @@ class Epilogue:
             sample_scale=vector("Epilogue.sample_scale", self.sample_scale, images),
             offset=vector("Epilogue.offset", self.offset, channels),
             midpoint=self.midpoint,
-            first=_checked_activation(self.first, channels),
-            second=_checked_activation(self.second, channels),
+            first=self.first.checked(channels),
+            second=self.second.checked(channels),
             bypass=None if bypass is None else channels_last(bypass),
             resize=self.resize,
             residual=None if residual is None else channels_last(residual),
@@ -203,8 +235,8 @@ class Epilogue:
             address(self.sample_scale),
             address(self.offset),
             self.midpoint,
-            _activation_struct(self.first),
-            _activation_struct(self.second),
+            self.first.struct(),
+            self.second.struct(),
             map_of(bypass),
             0 if bypass is None else bypass.shape[1],
             structs.Resize()
@@ -219,14 +251,3 @@ class Epilogue:
 
 def _owned(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.detach().clone()
-
-
-def _checked_activation(a: Activation, channels: int) -> Activation:
-    names = ("before", "negative", "positive", "after")
-    arrays = {n: vector(f"Activation.{n}", getattr(a, n), channels) for n in names}
-    return Activation(kind=a.kind, low=a.low, high=a.high, **arrays)
-
-
-def _activation_struct(a: Activation) -> structs.Activation:
-    arrays = (address(x) for x in (a.before, a.negative, a.positive, a.after))
-    return structs.Activation(_KINDS[a.kind], a.low, a.high, *arrays)

@@ -133,14 +133,6 @@ def channel_sums(x: Tensor, *, threads: int | None = None, isa: Isa = "auto") ->
     return sums
 
 
-def tokens_to_map(x: Tensor) -> Tensor:
-    """(L, C) or (N, L, C) as a map (N, C, 1, L), without a copy: a linear layer is a 1x1 convolution.
-
-    `y.squeeze(2).movedim(1, -1)` undoes it. For tests: packed layers take any number of dimensions.
-    """
-    return (x[None] if x.dim() == 2 else x).movedim(-1, 1).unsqueeze(2)
-
-
 def pack_weights(
     weight: Tensor,
     *,

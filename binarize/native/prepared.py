@@ -123,12 +123,6 @@ class PreparedPack:
         """The address of `add`, or None."""
         return address(self._add)
 
-    def fits(self, x: Tensor) -> bool:
-        """Whether maps of the shape and strides of `x` are read in place, without a copy."""
-        last = x.shape[1] == 1 or x.stride(1) == 1
-        shape = (*self._sizes, self.plane.height, self.plane.width)
-        return self._resize is None and x.shape == shape and (last or (self.dab is None and x.stride(3) == 1))
-
     def _resize_of(self, x: Tensor) -> Any:
         return None if self._resize is None else ctypes.byref(self._resize.struct(x))
 
@@ -150,9 +144,6 @@ class PreparedConv:
         weights: see above.
         geometry: the library's structure of the convolution.
         exact: see above, 0 or 1.
-        library: the library of the kernels.
-        isa: the library's number of the instruction set.
-        threads: see above.
 
     Raises:
         NativeError: the library is missing, or weights, planes and epilogue do not fit together.
@@ -186,14 +177,9 @@ class PreparedConv:
         self.weights = weights
         self.geometry = weights.struct(plane, out_size)
         self.exact = int(exact)
-        self.library, self.isa, self.threads = library, number_of(weights.isa), threads
-        self._common = (self.isa, threads_or_default(threads), ctypes.byref(self.geometry))
+        self._common = (number_of(weights.isa), threads_or_default(threads), ctypes.byref(self.geometry))
         self._scaled = library.bz_conv_scaled if weights.kind == "scaled" else None
         self._plain = library.bz_depthwise if weights.kind == "depthwise" else library.bz_conv
-
-    def follows(self, pack: PreparedPack) -> bool:
-        """Whether its planes are those of `pack`."""
-        return bytes(self.geometry.input) == bytes(pack.plane)
 
     def __call__(
         self,
@@ -205,6 +191,7 @@ class PreparedConv:
         offset: Tensor | None = None,
         bypass: Tensor | None = None,
         resize: Resize | None = None,
+        residual: Tensor | None = None,
         tail: Tail | None = None,
         sums: Tensor | None = None,
     ) -> Tensor:
@@ -218,6 +205,7 @@ class PreparedConv:
             offset: (Cout,) in place of the epilogue's.
             bypass: (N, C, Hout, Wout) float32.
             resize: brings the bypass to that size.
+            residual: (N, Cout, Hout, Wout) float32, added last.
             tail: of the result; not of a depthwise convolution.
             sums: (N, Cout), is overwritten by the sums of the result over positions; not with a tail. The
                 result is then never an inference tensor, so that torch counts its changes.
@@ -243,6 +231,9 @@ class PreparedConv:
             described.bypass, described.bypass_channels = map_of(bypass), bypass.shape[1]
             if resize is not None:
                 described.bypass_resize = resize.struct(bypass)
+        if residual is not None:
+            residual = channels_last(residual)
+            described.residual = map_of(residual)
         if sums is not None:
             described.sums = sums.data_ptr()
         self._run(words, alpha, described)

@@ -14,8 +14,24 @@ STATUS = {
     NOT_FINITE: "scales that are not finite",
 }
 ISAS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3}
-ABI_VERSION = 6
+ABI_VERSION = 7
 SLACK = 16
+REGISTERS = 16  # of a pointwise step
+COPY_DIMS = 6
+STEPS = {
+    name: number
+    for number, name in enumerate(
+        "layer stem pointwise layer_norm pool mean linear copy resize softmax attention".split()  # noqa: SIM905
+    )
+}
+OPS = {
+    name: number
+    for number, name in enumerate(
+        "add sub mul div min max neg abs relu clamp piecewise sigmoid silu tanh gelu gelu_tanh hardsigmoid "  # noqa: SIM905
+        "hardswish exp sqrt rsqrt square elu softplus leaky affine add_scalar mul_scalar copy".split()
+    )
+}
+RESIZE_MODES = {"bilinear": 0, "bilinear_aligned": 1, "nearest": 2, "nearest_exact": 3}
 
 
 class PlaneShape(ctypes.Structure):
@@ -69,6 +85,12 @@ class Tail(ctypes.Structure):
     _fields_ = [("weights", c_void_p), ("add", c_void_p), ("channels", c_int32), ("out", Map)]
 
 
+class Bits(ctypes.Structure):
+    """`bz_bits`."""
+
+    _fields_ = [("plane", c_void_p), ("shape", PlaneShape), ("mul", c_void_p), ("add", c_void_p)]
+
+
 class Epilogue(ctypes.Structure):
     """`bz_epilogue`."""
 
@@ -87,6 +109,7 @@ class Epilogue(ctypes.Structure):
         ("out", Map),
         ("sums", c_void_p),
         ("tail", Tail),
+        ("bits", POINTER(Bits)),
     ]
 
 
@@ -125,6 +148,183 @@ class Pool(ctypes.Structure):
     _fields_ = [(f"{n}_{axis}", c_int32) for n in ("kernel", "stride", "pad", "out") for axis in "hw"]
 
 
+class Step(ctypes.Structure):
+    """`bz_step`."""
+
+    _fields_ = [("kind", c_int32), ("reserved", c_int32), ("arguments", c_void_p)]
+
+
+class LayerStep(ctypes.Structure):
+    """`bz_layer_step`."""
+
+    _fields_ = [
+        ("layer", POINTER(Layer)),
+        *((n, c_void_p) for n in ("x", "sums_of_x", "bypass", "out", "sums", "scratch")),
+        ("residual", Map),
+        ("tail", Tail),
+        ("resize", Resize),
+        ("plane", c_void_p),
+        ("bits", POINTER(Bits)),
+    ]
+
+
+class StemStep(ctypes.Structure):
+    """`bz_stem_step`."""
+
+    _fields_ = [
+        ("shape", POINTER(ConvShape)),
+        ("x", Map),
+        ("weights", c_void_p),
+        ("norm", POINTER(Norm)),
+        ("pool", POINTER(Pool)),
+        ("epilogue", POINTER(Epilogue)),
+    ]
+
+
+class Instruction(ctypes.Structure):
+    """`bz_instruction`."""
+
+    _fields_ = [
+        *((n, c_int32) for n in ("op", "to", "a", "b")),
+        ("p", c_float),
+        ("q", c_float),
+        ("v", c_void_p * 4),
+    ]
+
+
+class Result(ctypes.Structure):
+    """`bz_result`."""
+
+    _fields_ = [("source", c_int32), ("reserved", c_int32), ("out", Map), ("sums", c_void_p)]
+
+
+_SIZES = [(n, c_int32) for n in ("images", "height", "width", "channels")]
+
+
+class PointwiseStep(ctypes.Structure):
+    """`bz_pointwise_step`."""
+
+    _fields_ = [
+        *_SIZES,
+        *((n, c_int32) for n in ("operands", "instructions", "results", "reserved")),
+        ("operand", POINTER(Map)),
+        ("instruction", POINTER(Instruction)),
+        ("result", POINTER(Result)),
+    ]
+
+
+class LayerNormStep(ctypes.Structure):
+    """`bz_layer_norm_step`."""
+
+    _fields_ = [
+        *_SIZES,
+        ("x", Map),
+        ("out", Map),
+        ("weight", c_void_p),
+        ("bias", c_void_p),
+        ("eps", ctypes.c_double),
+        ("sums", c_void_p),
+        ("first", Activation),
+        ("second", Activation),
+        ("bypass", Map),
+        ("bypass_channels", c_int32),
+        ("residual", Map),
+    ]
+
+
+class PoolStep(ctypes.Structure):
+    """`bz_pool_step`."""
+
+    _fields_ = [
+        *((n, c_int32) for n in ("images", "channels", "height", "width")),
+        ("geometry", Pool),
+        *((n, c_int32) for n in ("average", "count_include_pad", "divisor", "adaptive")),
+        ("x", Map),
+        ("out", Map),
+        ("sums", c_void_p),
+    ]
+
+
+class MeanStep(ctypes.Structure):
+    """`bz_mean_step`."""
+
+    _fields_ = [*_SIZES, ("x", Map), ("sums", c_void_p), ("out", c_void_p)]
+
+
+class LinearStep(ctypes.Structure):
+    """`bz_linear_step`."""
+
+    _fields_ = [
+        *((n, c_int32) for n in ("rows", "inputs", "outputs", "op")),
+        ("x", c_void_p),
+        ("x_row", c_int64),
+        ("weights", c_void_p),
+        ("weights_row", c_int64),
+        ("add", c_void_p),
+        ("p", c_float),
+        ("q", c_float),
+        ("y", c_void_p),
+        ("y_row", c_int64),
+    ]
+
+
+class CopyStep(ctypes.Structure):
+    """`bz_copy_step`; `from_` is its `from`."""
+
+    _fields_ = [
+        ("dims", c_int32),
+        ("value", c_float),
+        *((n, c_int64 * COPY_DIMS) for n in ("size", "from_", "to")),
+        ("x", c_void_p),
+        ("y", c_void_p),
+    ]
+
+
+class ResizeStep(ctypes.Structure):
+    """`bz_resize_step`."""
+
+    _fields_ = [
+        *((n, c_int32) for n in ("images", "channels", "height", "width", "out_h", "out_w", "mode")),
+        ("step_h", c_float),
+        ("step_w", c_float),
+        ("x", Map),
+        ("out", Map),
+        ("sums", c_void_p),
+    ]
+
+
+class SoftmaxStep(ctypes.Structure):
+    """`bz_softmax_step`."""
+
+    _fields_ = [
+        ("rows", c_int64),
+        ("length", c_int32),
+        ("factor", c_float),
+        ("x", c_void_p),
+        ("x_row", c_int64),
+        ("y", c_void_p),
+        ("y_row", c_int64),
+    ]
+
+
+class Heads(ctypes.Structure):
+    """`bz_heads`."""
+
+    _fields_ = [("data", c_void_p), *((n, c_int64) for n in ("image", "window", "head", "row"))]
+
+
+class AttentionStep(ctypes.Structure):
+    """`bz_attention_step`."""
+
+    _fields_ = [
+        *((n, c_int32) for n in "images windows heads rows columns depth values masked_is_zero".split()),  # noqa: SIM905
+        ("factor", c_float),
+        *((n, Heads) for n in "qkv"),
+        ("bias", Heads * 2),
+        ("out", Heads),
+    ]
+
+
 _PLANE, _CONV, _MAP, _EPILOGUE = POINTER(PlaneShape), POINTER(ConvShape), POINTER(Map), POINTER(Epilogue)
 _INT, _RESIZE = ctypes.c_int, POINTER(Resize)
 SIGNATURES = {
@@ -155,6 +355,7 @@ SIGNATURES = {
     "bz_scaled_words": (c_int64, [_CONV]),
     "bz_pack_scaled": (_INT, [_CONV, c_void_p, c_void_p]),
     "bz_conv_scaled": (_INT, [_INT, _INT, _CONV, c_void_p, c_void_p, c_void_p, _INT, _EPILOGUE]),
-    "bz_layer_run": (_INT, [_INT, _INT, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p]),
+    "bz_layer_scratch": (c_int64, [c_void_p]),
+    "bz_run": (_INT, [_INT, _INT, c_int64, c_void_p, POINTER(c_int64)]),
     "bz_stem": (_INT, [_INT, _INT, _CONV, _MAP, c_void_p, POINTER(Norm), POINTER(Pool), _EPILOGUE]),
 }

@@ -16,13 +16,13 @@ from binarize.graph.unsupported import refuse
 from binarize.graph.wrappers import unwrapped
 from binarize.layers import BinaryLayer
 from binarize.model_info import plan_of
-from binarize.runtime.fuse import fuse
-from binarize.runtime.lower import Refusal, describe, empty_packed, lower
-from binarize.runtime.packed import PackedLayer, RuntimeOptions
-from binarize.runtime.questions import why_not
+from binarize.runtime.kernel_support import why_not
+from binarize.runtime.layer import PackedLayer, RuntimeOptions
+from binarize.runtime.lower import empty_packed, lower
+from binarize.runtime.packing.describe import Refusal, describe
+from binarize.runtime.program.dispatch import Programs
 from binarize.runtime.report import DeployReport, LayerReport
 from binarize.runtime.spec import PackedSpec
-from binarize.runtime.stem import StemConv2d
 
 _LAYERS = (
     nn.Conv1d,
@@ -52,19 +52,17 @@ def deploy(
         model: converted, on the CPU; of one in a wrapper (torch.compile, data parallelism), the model inside.
         threads: of native kernels, None for as many as torch has. The torch reference, which computes where
             there is no kernel, uses torch's own.
-        exact_scales: False lets native kernels round scales that stand inside a sum (bidense per channel, on
-            AVX-512; error in `docs/kernels.md`), which takes about half the time.
+        exact_scales: True keeps native kernels from rounding scales that stand inside a sum (bidense per
+            channel, on AVX-512). Rounded ones take about half the time; `docs/kernels.md` states the error.
+            `configure` sets it for a network that `load` gave.
 
     Raises:
         ConfigError: a model without binary layers, on another device, or one that cannot be copied.
     """
-    whole = isinstance(threads, int) and not isinstance(threads, bool)
-    if threads is not None and not (whole and 1 <= threads <= MOST_THREADS):
-        raise ConfigError(f"deploy: threads={threads!r}, expected a number from 1 to {MOST_THREADS} or None.")
+    options = _options("deploy", threads, exact_scales)
     model = unwrapped(model)
     _check(model)
     refuse(model)
-    options = RuntimeOptions(threads=threads, exact_scales=bool(exact_scales))
     memo: dict[int, Any] = {}
     refused: dict[str, str] = {}
     bits: dict[Any, PackedLayer] = {}
@@ -84,12 +82,44 @@ def deploy(
     return finished(result, refused)
 
 
+def configure(model: nn.Module, *, threads: int | None = None, exact_scales: bool = False) -> nn.Module:
+    """Set how the kernels of a deployed network work, in place; what is left out becomes the default.
+
+    A packed file does not hold them: this is for what `binarize.load` gives.
+
+    Args:
+        model: deployed.
+        threads: see `deploy`.
+        exact_scales: see `deploy`.
+
+    Returns:
+        `model`.
+
+    Raises:
+        ConfigError: a model that is not deployed, or such a number of threads.
+    """
+    layers = deployed_layers(model)
+    if not layers:
+        raise ConfigError(f"{type(model).__name__} is not deployed: binarize.deploy(model) first.")
+    options = _options("configure", threads, exact_scales)
+    for layer in layers.values():
+        layer.options = options
+    return model
+
+
+def _options(what: str, threads: int | None, exact_scales: bool) -> RuntimeOptions:
+    whole = isinstance(threads, int) and not isinstance(threads, bool)
+    if threads is not None and not (whole and 1 <= threads <= MOST_THREADS):
+        raise ConfigError(f"{what}: threads={threads!r}, expected a number from 1 to {MOST_THREADS} or None.")
+    return RuntimeOptions(threads=threads, exact_scales=bool(exact_scales))
+
+
 def finished(model: nn.Module, refused: Mapping[str, str]) -> nn.Module:
     """`model` in evaluation mode without a gradient, and with its report."""
     model.requires_grad_(False)
     model.eval()
-    fuse(model)
     model.deploy_report = _report(model, refused)  # type: ignore[assignment]
+    model.binarize_programs = Programs(model)  # type: ignore[assignment]
     return model
 
 
@@ -162,15 +192,12 @@ def _report(model: nn.Module, refused: Mapping[str, str]) -> DeployReport:
             size = module.bits.numel() + sum(
                 t.numel() * t.element_size() for name, t in module.named_buffers() if name != "bits"
             )
-            kind, why, weights = module.spec.kind, why_not(module) or "", module.spec.weights
+            kind, why, weights = module.spec.kind, why_not(module.data()) or "", module.spec.weights
         elif isinstance(module, _LAYERS):
             bias = module.own_bias if isinstance(module, BinaryLayer) else module.bias
             own = [t for t in (module.weight, bias) if isinstance(t, Tensor)]
             size = sum(t.numel() * t.element_size() for t in own)
             why = refused.get(path) or kept.get(path) or "is float in the given model"
-            if isinstance(module, StemConv2d):
-                taken = ", ".join(known_class(part).__name__ for part in module.parts.there)
-                why = f"{why}; one kernel with {taken} behind it"
             kind = known_class(module).__name__
             weights = own[0].numel() if own else 0
             if isinstance(module, BinaryLayer):

@@ -7,27 +7,41 @@ torch has counted no change. What is done to values past torch (`.data`, NumPy) 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
-from torch import Tensor
-
-if TYPE_CHECKING:
-    from binarize.runtime.packed import PackedLayer
+from torch import Tensor, nn
 
 Mark = tuple[dict[str, Any], str, int, int | None]
 """Where a tensor is registered, its name there, its address and its version."""
 
 
-def made_of(layer: PackedLayer) -> tuple[Mark, ...]:
-    """Marks of the tensors that kernels are made of: bits, vectors and those of the activations."""
-    found: list[tuple[dict[str, Any], str]] = [(layer._buffers, name) for name in ("bits", "vectors")]
-    for module in (layer.inner, layer.after):
-        for part in () if module is None else module.modules():
-            tables: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
-            found += [(table, name) for table in tables for name, t in table.items() if t is not None]
+def marks_of(places: Iterable[tuple[dict[str, Any], str]], modules: Iterable[nn.Module]) -> tuple[Mark, ...]:
+    """Marks of tensors.
+
+    Args:
+        places: tables in which tensors are registered, with their names there.
+        modules: of which all own parameters and buffers are marked.
+    """
+    found = list(places)
+    for module in modules:
+        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        found += [(table, name) for table in tables for name, t in table.items() if t is not None]
     return tuple((table, name, *place_of(table[name])) for table, name in found)
 
 
 def place_of(tensor: Tensor) -> tuple[int, int | None]:
     """Address and version; of inference tensors, whose changes torch does not count, None."""
     return tensor.data_ptr(), None if tensor.is_inference() else tensor._version
+
+
+def current(marks: tuple[Mark, ...]) -> bool:
+    """Whether the marked tensors are where and what they were."""
+    try:
+        for table, name, place, version in marks:
+            tensor = table[name]
+            if tensor.data_ptr() != place or (version is not None and tensor._version != version):
+                return False
+    except (KeyError, AttributeError, RuntimeError):  # another kind of tensor, or none
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from rich.table import Table
 from torch import nn
 
 from binarize.errors import ConfigError
+from binarize.runtime.fusions import FusionReport, fusions
 from binarize.tables import BINARY, FLOAT, SLOWER, Name, plain, widest_part
 
 
@@ -44,11 +46,14 @@ class DeployReport:
         model: its class.
         layers: convolutions and linear layers.
         refused: the binary layers that stayed float by path, and why.
+        fusions: of the model's programs, when `report` was called; None in the model's own `deploy_report`,
+            as programs are made later.
     """
 
     model: str
     layers: tuple[LayerReport, ...]
     refused: Mapping[str, str] = field(default_factory=dict)
+    fusions: FusionReport | None = field(default=None, compare=False, repr=False)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -96,7 +101,7 @@ class DeployReport:
 
 
 def report(model: nn.Module) -> DeployReport:
-    """What `deploy`, or `load` of a packed file, made of the layers of `model`.
+    """What `deploy`, or `load` of a packed file, made of the layers of `model`; and the fusions up to now.
 
     Raises:
         ConfigError: the model is not deployed.
@@ -107,4 +112,5 @@ def report(model: nn.Module) -> DeployReport:
             f"{type(model).__name__} is not deployed: there is a report on what binarize.deploy and "
             "binarize.load (of a packed file) return."
         )
-    return found
+    programs = getattr(model, "binarize_programs", None)  # not there if an earlier version deployed it
+    return found if programs is None else dataclasses.replace(found, fusions=fusions(model))

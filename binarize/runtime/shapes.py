@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from binarize.conv_sizes import Pads, conv_size, same_pads, transposed_size
+from binarize.errors import ConfigError
 from binarize.runtime.spec import PackedSpec
 
 
@@ -30,3 +31,26 @@ def result_shape(spec: PackedSpec, shape: Sequence[int], extra: Sequence[int] = 
     sides = (size, spec.kernel, spec.stride, pads_of(spec, size), spec.dilation)
     result = transposed_size(*sides, extra) if spec.kind == "transposed" else conv_size(*sides)
     return (shape[0], spec.out_channels, *result) if min(result) > 0 else None
+
+
+def extra_of(spec: PackedSpec, output_size: Sequence[int] | None, size: Sequence[int]) -> tuple[int, ...]:
+    """Output padding of a transposed convolution that makes `output_size` of a map of this size.
+
+    Args:
+        spec: of the layer.
+        output_size: as in nn.ConvTranspose2d; None for the layer's own output padding.
+        size: of the input, one number per spatial dim.
+
+    Raises:
+        ConfigError: a size that no output padding makes.
+    """
+    if output_size is None:
+        return spec.output_padding
+    sides = (size, spec.kernel, spec.stride, spec.padding, spec.dilation)
+    least = transposed_size(*sides, (0,) * len(spec.kernel))
+    wanted = list(output_size)[-len(least) :]
+    extra = tuple(want - low for want, low in zip(wanted, least, strict=True))
+    if any(not 0 <= e < s for e, s in zip(extra, spec.stride, strict=True)):
+        most = [low + s - 1 for low, s in zip(least, spec.stride, strict=True)]
+        raise ConfigError(f"output_size={list(output_size)}: expected sizes from {list(least)} to {most}.")
+    return extra

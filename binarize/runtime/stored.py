@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from binarize.earlier_names import earlier_arguments
 from binarize.graph.model_copy import copied
 from binarize.layers import BinaryLayer
-from binarize.runtime.lower import Refusal, describe, empty_packed
-from binarize.runtime.packed import PackedLayer
+from binarize.runtime.layer import PackedLayer
+from binarize.runtime.lower import empty_packed
+from binarize.runtime.packing.describe import Refusal, describe
 from binarize.runtime.spec import PackedSpec
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from binarize.functional import sign
 from binarize.functional.dab import limited, scale_of
-from binarize.runtime.pointwise import is_traced
-
-if TYPE_CHECKING:
-    from binarize.runtime.packed import PackedLayer
+from binarize.runtime.layer_data import LayerData
+from binarize.runtime.tracing import is_traced
 
 
 class Thresholds(NamedTuple):
@@ -37,7 +35,7 @@ class Thresholds(NamedTuple):
     steps: tuple[tuple[int, int], ...] = ()
 
 
-def thresholds_of(layer: PackedLayer, x: Tensor) -> Thresholds:
+def thresholds_of(layer: LayerData, x: Tensor) -> Thresholds:
     """Thresholds and magnitudes for this input: statistics of it and the quantizer's parameters."""
     kind = layer.spec.quantizer.kind
     if kind == "sign":
@@ -50,12 +48,12 @@ def thresholds_of(layer: PackedLayer, x: Tensor) -> Thresholds:
         return Thresholds(mul=layer.channels("k", x), add=layer.channels("b", x))
     if kind == "adabin":
         alpha, beta = layer.vector("alpha"), layer.vector("beta")
-        way = torch.sign(alpha)  # dividing by alpha turns the comparison around where it is negative
-        return Thresholds(mul=way, add=-way * beta, midpoint=beta, sample_scale=alpha)
+        turn = torch.sign(alpha)  # dividing by alpha turns the comparison around where it is negative
+        return Thresholds(mul=turn, add=-turn * beta, midpoint=beta, sample_scale=alpha)
     return _dab(layer, x)
 
 
-def _dab(layer: PackedLayer, x: Tensor) -> Thresholds:
+def _dab(layer: LayerData, x: Tensor) -> Thresholds:
     """Those of the DAB (`binarize.functional.dab`): xs = x - (k mean(x) + b), M = mean(abs(xs))."""
     quantizer = layer.spec.quantizer
     last = layer.spec.kind == "linear"

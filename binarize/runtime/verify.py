@@ -19,7 +19,10 @@ from binarize.errors import ConfigError
 from binarize.graph.trace.call_signature import named_tensors
 from binarize.layers import BinaryLayer
 from binarize.runtime.deploy import deployed_layers
-from binarize.runtime.packed import PackedLayer
+from binarize.runtime.layer import PackedLayer
+from binarize.runtime.program.capture import NoProgramError
+from binarize.runtime.program.compare import StepError
+from binarize.runtime.program.dispatch import Programs
 from binarize.tables import FLOAT, WORSE, Name, plain, widest_part
 
 CLOSE = 1e-5
@@ -28,9 +31,17 @@ CLOSE = 1e-5
 APART = 1e-2
 """Relative to the mean of an output: from here on, the networks are said to differ."""
 
+FEW = 1e-2
+"""Share of a result's values that may lie on thresholds."""
+
 ON_THRESHOLDS = (
     "The layers agree; the networks differ because inputs lie on thresholds, as those of untrained networks "
     "do: there the last digit turns signs."
+)
+
+ROUNDED = (
+    "The layers agree within what rounded scales may change; the networks differ because that turns signs. "
+    "With exact scales (exact_scales=True, --exact-scales) it does not happen."
 )
 
 
@@ -42,8 +53,9 @@ class LayerError:
         name: dotted path.
         worst: largest abs(difference) / largest abs(output) over all inputs.
         median: of abs(difference) / largest abs(output), mean over inputs.
-        beyond: share of values further off than `CLOSE`: an input that lies on a threshold to the last digit
-            can fall to either side, and moves the sums that it enters by a whole step.
+        beyond: share of values further off than `allowed`: an input that lies on a threshold to the last
+            digit can fall to either side, and moves the sums that it enters by a whole step.
+        allowed: `CLOSE`, and what rounding of scales may add (`binarize.runtime.kernel_support`).
     """
 
     name: str
@@ -51,6 +63,12 @@ class LayerError:
     median: float = 0.0
     beyond: float = 0.0
     inputs: int = field(default=0, repr=False)
+    allowed: float = CLOSE
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the layer does what the trained one does, but for single values."""
+        return self.median <= self.allowed
 
     def add(self, ours: Tensor, trained: Tensor) -> None:
         """Count an output."""
@@ -59,7 +77,7 @@ class LayerError:
         self.worst = max(self.worst, off.max().item())
         old, new = self.inputs, self.inputs + 1
         self.median = (self.median * old + off.median().item()) / new
-        self.beyond = (self.beyond * old + (off > CLOSE).float().mean().item()) / new
+        self.beyond = (self.beyond * old + (off > self.allowed).float().mean().item()) / new
         self.inputs = new
 
 
@@ -115,6 +133,9 @@ class Verification:
             largest.
         inputs: how many batches were looked at.
         outputs: each tensor that the networks return.
+        steps: each operator of the program that the packed network runs for inputs such as the first one,
+            against its definition; none if it runs as modules.
+        no_program: why it runs as modules; empty if it has a program.
     """
 
     layers: tuple[LayerError, ...]
@@ -122,16 +143,19 @@ class Verification:
     difference: float
     inputs: int
     outputs: tuple[OutputError, ...] = ()
+    steps: tuple[StepError, ...] = ()
+    no_program: str = ""
 
     @property
     def remark(self) -> str:
         """Why networks differ whose layers agree; empty if that is not so."""
-        agree = all(error.median <= CLOSE for error in self.layers)
-        return ON_THRESHOLDS if agree and not self.difference <= APART else ""
+        if self.difference <= APART or not all(error.agrees for error in self.layers):
+            return ""
+        return ROUNDED if any(error.allowed > CLOSE for error in self.layers) else ON_THRESHOLDS
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        names = ("name", "worst", "median", "beyond")
+        names = ("name", "worst", "median", "beyond", "allowed")
         layers = [{name: _json(getattr(error, name)) for name in names} for error in self.layers]
         return {
             "inputs": self.inputs,
@@ -143,6 +167,16 @@ class Verification:
                 for e in self.outputs
             ],
             "layers": layers,
+            "steps": [
+                {
+                    "operator": e.operator,
+                    "place": e.place,
+                    "worst": _json(e.worst),
+                    "beyond": _json(e.beyond),
+                }
+                for e in self.steps
+            ],
+            "no_program": self.no_program,
         }
 
     def __str__(self) -> str:
@@ -155,20 +189,43 @@ class Verification:
             lines += [Text(f"  {e.name}: {_figures(e.difference, e.agreement)}") for e in self.outputs]
         if self.remark:
             lines.append(Text(self.remark))
+        lines.append(self._program())
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("layer", min_width=widest_part(error.name for error in self.layers))
-        for head in ("worst", "median", f"beyond {CLOSE:g}"):
+        rounded = sum(e.allowed > CLOSE for e in self.layers)
+        heads = ("allowed", "beyond") if rounded else (f"beyond {CLOSE:g}",)
+        for head in ("worst", "median", *heads):
             table.add_column(head, justify="right", no_wrap=True)
         for e in self.layers:
-            numbers = (f"{e.worst:.1e}", f"{e.median:.1e}", f"{100 * e.beyond:.3g} %")
+            allowed = (f"{e.allowed:.1e}",) if rounded else ()
+            numbers = (f"{e.worst:.1e}", f"{e.median:.1e}", *allowed, f"{100 * e.beyond:.3g} %")
             # a sign that turned is rounding at work; a layer that is off in the middle is wrong
-            style = WORSE if not e.median <= CLOSE else FLOAT
+            style = FLOAT if e.agrees else WORSE
             table.add_row(Name(e.name or "(model)"), *numbers, style=style)
-        return Group(*lines, table)
+        if not rounded:
+            return Group(*lines, table)
+        return Group(*lines, table, Text(f"scales are rounded in {rounded} of {len(self.layers)} layers"))
+
+    def _program(self) -> Text:
+        if not self.steps:
+            return Text(f"runs as modules: {self.no_program}")
+        worst = max(self.steps, key=lambda e: (e.beyond, e.worst))
+        text = (
+            f"program of {len(self.steps)} operators: each agrees with its definition, to {worst.worst:.1e}"
+        )
+        if not worst.beyond:
+            return Text(text)
+        where = f"{worst.operator} of {worst.place}"
+        text = f"program of {len(self.steps)} operators: {where} differs from its definition in "
+        few = worst.beyond <= FEW
+        return Text(f"{text}{100 * worst.beyond:.3g} % of its values", style="" if few else WORSE)
 
 
 def verify(trained: nn.Module, packed: nn.Module, inputs: Iterable[Tensor]) -> Verification:
     """Run both networks; each packed layer also sees what its trained counterpart sees.
+
+    What the packed network runs when it is called again with inputs such as the first ones, its program, is
+    compared operator by operator, too.
 
     A network of signs amplifies rounding: the last digit of a statistic can turn a sign, which moves what
     follows by whole steps. So layers are compared on equal inputs, and whole networks by what they decide.
@@ -185,14 +242,18 @@ def verify(trained: nn.Module, packed: nn.Module, inputs: Iterable[Tensor]) -> V
     pairs = {name: (layers[name], ours) for name, ours in deployed_layers(packed).items() if name in layers}
     if not pairs:
         raise ConfigError("verify: no layer of the packed network is a binary one of the trained network.")
-    errors = {name: LayerError(name) for name in pairs}
+    errors = {name: LayerError(name, allowed=CLOSE + ours.tolerance()) for name, (_, ours) in pairs.items()}
     outputs: dict[str, OutputError] = {}
-    count = 0
+    count, first = 0, torch.empty(0)
     modes = {module: module.training for module in trained.modules()}
     trained.eval()
     try:
         with torch.no_grad(), _compared(pairs, errors):
             for batch in inputs:
+                if count == 0:
+                    first = batch
+                    for _ in range(2):  # then the program of such inputs is there: it is what is compared
+                        packed(batch)
                 _compare_outputs(outputs, packed(batch), trained(batch))
                 count += 1
     finally:
@@ -200,6 +261,7 @@ def verify(trained: nn.Module, packed: nn.Module, inputs: Iterable[Tensor]) -> V
             module.training = mode
     if not count:
         raise ConfigError("verify: no inputs.")
+    steps, no_program = _compare_program(packed, first)
     agreements = [e.agreement for e in outputs.values() if e.agreement is not None]
     return Verification(
         layers=tuple(errors.values()),
@@ -207,7 +269,19 @@ def verify(trained: nn.Module, packed: nn.Module, inputs: Iterable[Tensor]) -> V
         difference=max(e.difference for e in outputs.values()),
         inputs=count,
         outputs=tuple(outputs.values()),
+        steps=steps,
+        no_program=no_program,
     )
+
+
+def _compare_program(packed: nn.Module, batch: Any) -> tuple[tuple[StepError, ...], str]:
+    programs = getattr(packed, "binarize_programs", None)
+    if not isinstance(programs, Programs):
+        return (), "it was deployed before programs existed"
+    try:
+        return tuple(programs.compared(batch)), ""
+    except NoProgramError as error:
+        return (), str(error)
 
 
 def _compare_outputs(found: dict[str, OutputError], packed: Any, trained: Any) -> None:
@@ -247,7 +321,7 @@ def _compared(
             name: str = name,
         ) -> None:
             # a packed layer may do what is behind it too
-            errors[name].add(ours(*args, **kwargs), ours.followed(output.clone()))
+            errors[name].add(ours(*args, **kwargs), output.clone())
 
         handles.append(layer.register_forward_hook(compare, with_kwargs=True))
     try:

@@ -1,4 +1,5 @@
 #define BZ_NS avx2
 #define BZ_VEC_BYTES 32
 #define BZ_KERNELS avx2_kernels
+#define BZ_STEPS avx2_steps
 #include "all.h"

@@ -1,4 +1,5 @@
 #define BZ_NS avx512
 #define BZ_VEC_BYTES 64
 #define BZ_KERNELS avx512_kernels
+#define BZ_STEPS avx512_steps
 #include "all.h"

@@ -43,22 +43,42 @@ struct Tiles {
     int64_t begin(int64_t t) const { return piece.begin + (piece.end - piece.begin) * t / count; }
 };
 
+// The mismatches of tiles [first, last) of a piece in one block of outputs.
+template <class Count>
+BZ_INLINE void count_tiles(const ConvPlan& p, const Tiles& tiles, int64_t first, int64_t last, int b,
+                           Count (*counts)[kOutputs]) {
+    const bz_conv_shape& s = p.s;
+    const int64_t x0 = tiles.begin(first);
+    const Channels& channels = p.channels[b];
+    for (int64_t t = first; t < last; ++t) {
+        const int64_t x = tiles.begin(t);
+        count_mismatches(int(tiles.begin(t + 1) - x), (channels.count + 15) / 16,
+                         p.plane + first_tap(s, tiles.piece.image, tiles.piece.line, x) +
+                             int64_t(b / p.blocks) * bz_group_words(s.input),
+                         int64_t(s.stride_w) * bz_pixel_words(s.input), p.offsets, p.length,
+                         p.words + channels.at * p.length, counts + (x - x0));
+    }
+}
+
 // Tiles [first, last) of a piece, at most kTogetherTiles, times one block of outputs.
 static void conv_tiles(const ConvPlan& p, const bz_epilogue* e, const Tiles& tiles, int64_t item, int64_t first,
                        int64_t last, int b) {
     const bz_conv_shape& s = p.s;
     const int64_t n = tiles.piece.image, y = tiles.piece.line, x0 = tiles.begin(first), x1 = tiles.begin(last);
     const Channels& channels = p.channels[b];
-    alignas(64) int32_t counts[kTogetherTiles * kTile][kOutputs];
-    for (int64_t t = first; t < last; ++t) {
-        const int64_t x = tiles.begin(t);
-        count_mismatches(int(tiles.begin(t + 1) - x), (channels.count + 15) / 16,
-                         p.plane + first_tap(s, n, y, x) + int64_t(b / p.blocks) * bz_group_words(s.input),
-                         int64_t(s.stride_w) * bz_pixel_words(s.input), p.offsets, p.length,
-                         p.words + channels.at * p.length, counts + (x - x0));
-    }
     const int64_t all = int64_t(s.input.groups) * p.parameters.padded;
     float* const sums = p.partial ? p.partial + item * all + channels.at : nullptr;
+#if BZ_VEC_BYTES == 32
+    if (p.length <= kBatch && e && !p.values.used) {
+        alignas(64) uint8_t few[kTogetherTiles * kTile][kOutputs];
+        count_tiles(p, tiles, first, last, b, few);
+        finish(p.features, channels, p.parameters, s, *e,
+               SumsOfLine<uint8_t>{p.border, y, channels.at, few[0], x0, kOutputs}, n, y, x0, x1, sums);
+        return;
+    }
+#endif
+    alignas(64) int32_t counts[kTogetherTiles * kTile][kOutputs];
+    count_tiles(p, tiles, first, last, b, counts);
     const SumsOfLine<int32_t> of_line = {p.border, y, channels.at, counts[0], x0, kOutputs};
     if (p.values.used) {
         const int64_t group = b / p.blocks, line = (n * p.lines.lines + y) * p.lines.width;
@@ -146,6 +166,7 @@ static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, cons
         for (int b = 0; b < blocks; ++b)
             channels[b] = channels_of(p.parameters, s, e, b / p.blocks, b % p.blocks * kOutputs, kOutputs);
         p.channels = channels;
+        if (e && e->bits) clear_border(*e->bits);
         const bool whole = e && is_staged(*e);  // a position's outputs and bypass are made once
         const int64_t parts = items < 4 * int64_t(threads) && threads > 1 && !whole ? blocks : 1;
         int failed = 0;

@@ -131,8 +131,13 @@ static int depthwise_row(const DepthwisePlan& p, int64_t item) {
     const bool gathered = s.stride_w > 1;
     const size_t row = size_t(length + BZ_SLACK), copies = gathered ? row * size_t(count) : 0;
     const size_t counts = p.values.used ? 2 : 1;
-    uint32_t* memory = static_cast<uint32_t*>(malloc((row * 8 * counts + copies) * sizeof(uint32_t)));
+    // values that only become bits
+    const int64_t line = p.e && !p.e->out.data ? s.out_w * int64_t(p.parameters.padded) : 0;
+    uint32_t* memory = static_cast<uint32_t*>(malloc((row * 8 * counts + copies + size_t(line)) * sizeof(uint32_t)));
     if (!memory) return BZ_NO_MEMORY;
+    bz_epilogue e = {};
+    if (p.e) e = *p.e;
+    if (line) e.out = {reinterpret_cast<float*>(memory + row * 8 * counts + copies), 0, 0, p.parameters.padded, 1};
     uint8_t* const bytes = reinterpret_cast<uint8_t*>(memory);
     uint8_t* const ones = bytes + (counts - 1) * row * 32;
     Taps taps;
@@ -170,13 +175,13 @@ static int depthwise_row(const DepthwisePlan& p, int64_t item) {
                 if (p.values.used) {
                     const WindowSumsOfChannels window_sums = {ones + x0 * pixel * 32 + first, p.border.taps, x0,
                                                               pixel * 32};
-                    finish(p.features, block, p.parameters, s, *p.e,
+                    finish(p.features, block, p.parameters, s, e,
                            ValueSumsOfLine<uint8_t, WindowSumOfChannels, WindowSumsOfChannels>{of_line, p.values,
                                                                                                window_sums},
                            n, y, x0, x1, sums);
                     continue;
                 }
-                finish(p.features, block, p.parameters, s, *p.e, of_line, n, y, x0, x1, sums);
+                finish(p.features, block, p.parameters, s, e, of_line, n, y, x0, x1, sums);
                 continue;
             }
             int32_t* out = p.out_int + ((n * s.out_h + y) * s.out_w + x0) * channels + first;
@@ -185,6 +190,7 @@ static int depthwise_row(const DepthwisePlan& p, int64_t item) {
                 for (int i = 0; i < block.count; ++i) out[i] = of_position.base[i] - 2 * of_position.mismatches[i];
             }
         }
+    if (e.bits) put_bits(*e.bits, {n, y, 0, s.out_w}, at(e.out, n, y, 0), e.out.pixel);
     free(memory);
     return BZ_OK;
 }
@@ -207,6 +213,7 @@ static int depthwise(int threads, const bz_conv_shape& s, const uint32_t* plane,
     const bool summed = e && e->sums;
     if (summed) p.partial = static_cast<float*>(calloc(size_t(items) * size_t(padded), sizeof(float)));
     if (status == BZ_OK && (!summed || p.partial)) {
+        if (e && e->bits) clear_border(*e->bits);
 #pragma omp parallel for schedule(static) num_threads(threads) reduction(max : status) if (threads > 1)
         for (int64_t item = 0; item < items; ++item) {
             const int done = depthwise_row(p, item);

@@ -1,7 +1,9 @@
 // From sums to stored floats: scale, shift, activation, bypass, activation, residual, channel sums.
 #pragma once
 
-#include "simd.h"
+#include "activate.h"
+#include "bypass.h"
+#include "walk.h"
 
 namespace bz {
 namespace BZ_NS {
@@ -9,12 +11,6 @@ namespace BZ_NS {
 constexpr int kBlock = 128;  // most channels of one block
 constexpr int kArrays = 10;
 constexpr int64_t kPast = 16 << 20;  // bytes of a result that no cache will hold until somebody reads it
-
-struct Activation {
-    int kind;
-    float low, high;
-    const float *before, *negative, *positive, *after;
-};
 
 // The epilogue's arrays in the order of padded outputs: each group's channels are followed by zeros up to `padded`, so
 // that whole vectors can be read. Where there is nothing to pad they are the caller's own arrays.
@@ -38,7 +34,7 @@ static bool goes_past(const bz_conv_shape& s, const bz_epilogue& e) {
     const int64_t floats = int64_t(s.input.images) * s.out_h * s.out_w * s.out_channels;
     const int64_t steps = out.image | out.row | out.pixel | bz_group_outputs(s);
     const bool aligned = steps % kLanes == 0 && uintptr_t(out.data) % BZ_VEC_BYTES == 0;
-    return BZ_VEC_BYTES >= 32 && floats * 4 >= kPast && aligned && !e.tail.channels;
+    return BZ_VEC_BYTES >= 32 && floats * 4 >= kPast && aligned && !e.tail.channels && !e.bits;
 }
 
 static int take_parameters(Parameters& p, const bz_conv_shape& s, const bz_epilogue* e, int padded) {
@@ -87,88 +83,6 @@ static Channels channels_of(const Parameters& p, const bz_conv_shape& s, const b
         if (c.first + count <= copied && whole) c.bypass = c.first % in;
     }
     return c;
-}
-
-// An activation's numbers for the channels of one vector.
-struct Lanes {
-    int kind;
-    bool bends, grows, moves;  // negative, positive, after are given
-    Floats low, high, before, negative, positive, after;
-};
-
-BZ_INLINE Floats load_or_zero(const float* p, int j) { return p ? load<Floats>(p + j) : Floats{}; }
-
-BZ_INLINE void take_lanes(Lanes& l, const Activation& a, int j) {
-    l.kind = a.kind;
-    if (a.kind == BZ_ACT_CLAMP) {
-        l.low = splat(a.low), l.high = splat(a.high);
-    } else if (a.kind == BZ_ACT_PIECEWISE) {
-        l.bends = a.negative, l.grows = a.positive, l.moves = a.after;
-        l.before = load_or_zero(a.before, j), l.negative = load_or_zero(a.negative, j);
-        l.positive = load_or_zero(a.positive, j), l.after = load_or_zero(a.after, j);
-    }
-}
-
-BZ_INLINE Floats activate(const Lanes& l, Floats t) {
-    if (l.kind == BZ_ACT_NONE) return t;
-    if (l.kind == BZ_ACT_CLAMP) {
-        t = t < l.low ? l.low : t;
-        return t > l.high ? l.high : t;
-    }
-    t += l.before;
-    const Floats below = l.bends ? t * l.negative : Floats{};
-    const Floats above = l.grows ? t * l.positive : t;
-    t = t < Floats{} ? below : above;
-    return l.moves ? t + l.after : t;
-}
-
-// Means over `size` strided groups of channels: to[i] = (x[i] + x[i + step] + ...) / size.
-static void merge(const float* x, int64_t step, int size, int count, float* to) {
-    const bool halves = (size & (size - 1)) == 0;  // a product is as exact, and faster
-    const Floats divisor = splat(float(size)), factor = splat(1.0f / float(size));
-    int i = 0;
-    for (; i + kLanes <= count; i += kLanes) {
-        Floats sum = load<Floats>(x + i);
-        for (int t = 1; t < size; ++t) sum += load<Floats>(x + i + t * step);
-        store(to + i, halves ? sum * factor : sum / divisor);
-    }
-    for (; i < count; ++i) {
-        float sum = x[i];
-        for (int t = 1; t < size; ++t) sum += x[i + t * step];
-        to[i] = sum / float(size);
-    }
-}
-
-// Channels [first, first + count) of the bypass of one position, written to `spare` and followed by zeros.
-static void bypass_part(const float* x, int in, int out, int first, int count, int padded, float* spare) {
-    const int copied = out / in * in;
-    const int end = first + count, merged = out - copied;
-    float* to = spare;
-    int o = first;
-    for (int run; o < end && o < copied; o += run, to += run) {
-        run = in - o % in;
-        if (run > end - o) run = end - o;
-        memcpy(to, x + o % in, sizeof(float) * size_t(run));
-    }
-    if (o < end) {
-        const int size = in / merged, strided = size * (merged - 1);
-        const int j = o - copied;
-        if (j < merged - 1) {
-            const int run = merged - 1 - j < end - o ? merged - 1 - j : end - o;
-            merge(x + j, merged - 1, size, run, to);
-            o += run, to += run;
-        }
-        if (o < end) {
-            float sum = 0;
-            for (int c = strided; c < in; ++c) sum += x[c];
-            *to = sum / float(in - strided);
-        }
-    }
-    memset(spare + count, 0, sizeof(float) * size_t(padded - count));
-}
-
-BZ_INLINE float* at(const bz_map& m, int64_t n, int64_t y, int64_t x) {
-    return m.data + n * m.image + y * m.row + x * m.pixel;
 }
 
 // What an epilogue has, known when its loop is compiled.

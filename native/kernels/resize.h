@@ -30,8 +30,8 @@ static void find_neighbours(Neighbours* to, int32_t out, int32_t in, bool aligne
 }
 
 // Returns a bz_status; free(r.rows) later.
-static int make_resizer(Resizer& r, const bz_map& source, const bz_resize& z, int32_t channels, int32_t height,
-                        int32_t width) {
+[[maybe_unused]] static int make_resizer(Resizer& r, const bz_map& source, const bz_resize& z, int32_t channels,
+                                         int32_t height, int32_t width) {
     r = {source, channels, height, width, nullptr, nullptr};
     r.rows = static_cast<Neighbours*>(malloc(size_t(int64_t(height) + width) * sizeof(Neighbours)));
     if (!r.rows) return BZ_NO_MEMORY;
@@ -62,7 +62,7 @@ static void resize_run(const Resizer& r, int64_t n, int64_t y, int64_t x0, int64
 }
 
 // Sums over all positions of the larger map: those of the smaller one, each as often as it is asked for.
-static int resized_sums(const Resizer& r, const bz_resize& z, int32_t images, float* sums) {
+[[maybe_unused]] static int resized_sums(const Resizer& r, const bz_resize& z, int32_t images, float* sums) {
     double* const memory =
         static_cast<double*>(calloc(size_t(int64_t(z.height) + z.width + r.channels), sizeof(double)));
     float* const line = static_cast<float*>(malloc(size_t(r.channels) * sizeof(float)));

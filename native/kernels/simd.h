@@ -17,10 +17,15 @@
 
 #define BZ_INLINE static inline __attribute__((always_inline))
 #define BZ_UNROLL _Pragma("GCC unroll 16")
+#if defined(BZ_EMULATE_AVX512) && BZ_VEC_BYTES == 64
+#define BZ_REGISTER "m"  // wider than the processor's
+#else
+#define BZ_REGISTER "v"
+#endif
 // Keeps a sum in its register and its additions in their order: GCC otherwise collects the terms of an unrolled loop
 // and spills them.
 #if defined(__x86_64__)
-#define BZ_KEEP(v) asm("" : "+v"(v))
+#define BZ_KEEP(v) asm("" : "+" BZ_REGISTER(v))
 #else
 #define BZ_KEEP(v)
 #endif

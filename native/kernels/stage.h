@@ -1,13 +1,14 @@
-// A piece's epilogue where its bypass is made on the way, or its values go on to a tail instead of being stored.
+// A piece's epilogue where its bypass is made on the way, or its values go on to a tail or become bits.
 #pragma once
 
+#include "bits.h"
 #include "resize.h"
 #include "tail.h"
 
 namespace bz {
 namespace BZ_NS {
 
-static bool is_staged(const bz_epilogue& e) { return e.tail.channels || e.bypass_resize.height; }
+static bool is_staged(const bz_epilogue& e) { return e.tail.channels || e.bypass_resize.height || e.bits; }
 
 // What all pieces of a convolution share. Returns a bz_status; free(r.rows) later.
 static int make_bypass_resizer(Resizer& r, const bz_conv_shape& s, const bz_epilogue* e) {
@@ -28,7 +29,8 @@ static int staged(const bz_epilogue& e, const bz_conv_shape& s, const Resizer& r
     const int64_t positions = piece.end - piece.begin;
     float *values = nullptr, *bypass = nullptr;
     // in maps of one piece, positions count from the beginning of the line
-    if (e.tail.channels) {
+    const bool kept = e.tail.channels || !e.out.data;
+    if (kept) {
         const int64_t pixel = (s.out_channels + 15) / 16 * 16;
         values = lines_for(positions, pixel);
         inner.out = {values - piece.begin * pixel, 0, 0, pixel, 1};
@@ -39,10 +41,11 @@ static int staged(const bz_epilogue& e, const bz_conv_shape& s, const Resizer& r
         if (bypass) resize_run(r, piece.image, piece.line, piece.begin, piece.end, bypass, pixel);
         inner.bypass = {bypass - piece.begin * pixel, 0, 0, pixel, 1};
     }
-    const bool enough = (values || !e.tail.channels) && (bypass || !r.rows);
+    const bool enough = (values || !kept) && (bypass || !r.rows);
     if (enough) {
         compute(inner);
         if (e.tail.channels) run_tail(e.tail, s.out_channels, values, inner.out.pixel, piece);
+        if (e.bits) put_bits(*e.bits, piece, at(inner.out, piece.image, piece.line, piece.begin), inner.out.pixel);
     }
     free(values);
     free(bypass);

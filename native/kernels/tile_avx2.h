@@ -29,46 +29,56 @@ constexpr Tables make_tables() {
 
 static constexpr Tables kTables = make_tables();
 
-// J pairs of sixteens; without the second of the last pair its place is filled by the first.
+// Mismatches of words [begin, end), at most kBatch of them, as bytes. J pairs of sixteens; without the second of the last
+// pair its place is filled by the first.
 template <int P, int J>
-static void count_tile(bool odd, const uint32_t* a, int64_t step, const int64_t* offsets, int64_t length,
-                       const uint32_t* words, int32_t (*counts)[64]) {
+BZ_INLINE void count_batch(__m256i (&sum)[P][J], const uint32_t* a, int64_t step, const int64_t* offsets,
+                           const uint8_t* const (&rows)[2 * J], int64_t begin, int64_t end) {
     const __m256i low = _mm256_set1_epi8(15);
-    const int64_t block = length * 64;
-    const uint8_t* const bytes = reinterpret_cast<const uint8_t*>(words);
-    const uint8_t* rows[2 * J];
-    for (int j = 0; j < 2 * J; ++j) rows[j] = bytes + (odd && j == 2 * J - 1 ? j - 1 : j) * block;
-    for (int p = 0; p < P; ++p) memset(counts[p], 0, sizeof(int32_t) * 32 * J);
-    for (int64_t begin = 0; begin < length; begin += kBatch) {
-        const int64_t end = begin + kBatch < length ? begin + kBatch : length;
-        __m256i sum[P][J];
-        BZ_UNROLL for (int p = 0; p < P; ++p)
-            BZ_UNROLL for (int j = 0; j < J; ++j) sum[p][j] = _mm256_setzero_si256();
-        for (int64_t k = begin; k < end; ++k) {
-            const uint8_t* at = reinterpret_cast<const uint8_t*>(a + offsets[k]);
-            BZ_UNROLL for (int i = 0; i < 4; ++i) {
-                __m256i first[J], second[J];
+    BZ_UNROLL for (int p = 0; p < P; ++p)
+        BZ_UNROLL for (int j = 0; j < J; ++j) sum[p][j] = _mm256_setzero_si256();
+    for (int64_t k = begin; k < end; ++k) {
+        const uint8_t* at = reinterpret_cast<const uint8_t*>(a + offsets[k]);
+        BZ_UNROLL for (int i = 0; i < 4; ++i) {
+            __m256i first[J], second[J];
+            BZ_UNROLL for (int j = 0; j < J; ++j) {
+                const int64_t row = k * 64 + i * 16;
+                const __m256i w = _mm256_inserti128_si256(
+                    _mm256_castsi128_si256(_mm_loadu_si128((const __m128i*)(rows[2 * j] + row))),
+                    _mm_loadu_si128((const __m128i*)(rows[2 * j + 1] + row)), 1);
+                first[j] = _mm256_and_si256(w, low);
+                second[j] = _mm256_and_si256(_mm256_srli_epi16(w, 4), low);
+            }
+            BZ_UNROLL for (int p = 0; p < P; ++p) {
+                const uint8_t(*table)[16] = kTables.of[at[p * step * 4 + i]];
+                const __m256i t0 = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i*)table[0]));
+                const __m256i t1 = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i*)table[1]));
                 BZ_UNROLL for (int j = 0; j < J; ++j) {
-                    const int64_t row = k * 64 + i * 16;
-                    const __m256i w = _mm256_inserti128_si256(
-                        _mm256_castsi128_si256(_mm_loadu_si128((const __m128i*)(rows[2 * j] + row))),
-                        _mm_loadu_si128((const __m128i*)(rows[2 * j + 1] + row)), 1);
-                    first[j] = _mm256_and_si256(w, low);
-                    second[j] = _mm256_and_si256(_mm256_srli_epi16(w, 4), low);
-                }
-                BZ_UNROLL for (int p = 0; p < P; ++p) {
-                    const uint8_t(*table)[16] = kTables.of[at[p * step * 4 + i]];
-                    const __m256i t0 = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i*)table[0]));
-                    const __m256i t1 = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i*)table[1]));
-                    BZ_UNROLL for (int j = 0; j < J; ++j) {
-                        sum[p][j] = _mm256_add_epi8(sum[p][j], _mm256_shuffle_epi8(t0, first[j]));
-                        BZ_KEEP(sum[p][j]);
-                        sum[p][j] = _mm256_add_epi8(sum[p][j], _mm256_shuffle_epi8(t1, second[j]));
-                        BZ_KEEP(sum[p][j]);
-                    }
+                    sum[p][j] = _mm256_add_epi8(sum[p][j], _mm256_shuffle_epi8(t0, first[j]));
+                    BZ_KEEP(sum[p][j]);
+                    sum[p][j] = _mm256_add_epi8(sum[p][j], _mm256_shuffle_epi8(t1, second[j]));
+                    BZ_KEEP(sum[p][j]);
                 }
             }
         }
+    }
+}
+
+template <int J>
+BZ_INLINE void rows_of(const uint8_t* (&rows)[2 * J], bool odd, const uint32_t* words, int64_t length) {
+    const uint8_t* const bytes = reinterpret_cast<const uint8_t*>(words);
+    for (int j = 0; j < 2 * J; ++j) rows[j] = bytes + (odd && j == 2 * J - 1 ? j - 1 : j) * length * 64;
+}
+
+template <int P, int J>
+static void count_tile(bool odd, const uint32_t* a, int64_t step, const int64_t* offsets, int64_t length,
+                       const uint32_t* words, int32_t (*counts)[64]) {
+    const uint8_t* rows[2 * J];
+    rows_of<J>(rows, odd, words, length);
+    for (int p = 0; p < P; ++p) memset(counts[p], 0, sizeof(int32_t) * 32 * J);
+    for (int64_t begin = 0; begin < length; begin += kBatch) {
+        __m256i sum[P][J];
+        count_batch<P, J>(sum, a, step, offsets, rows, begin, begin + kBatch < length ? begin + kBatch : length);
         BZ_FENCE;
         BZ_UNROLL for (int p = 0; p < P; ++p)
             BZ_UNROLL for (int j = 0; j < J; ++j) {
@@ -83,6 +93,18 @@ static void count_tile(bool odd, const uint32_t* a, int64_t step, const int64_t*
     }
 }
 
+// The same for few words, left as bytes.
+template <int P, int J>
+static void count_few(bool odd, const uint32_t* a, int64_t step, const int64_t* offsets, int64_t length,
+                      const uint32_t* words, uint8_t (*counts)[64]) {
+    const uint8_t* rows[2 * J];
+    rows_of<J>(rows, odd, words, length);
+    __m256i sum[P][J];
+    count_batch<P, J>(sum, a, step, offsets, rows, 0, length);
+    BZ_UNROLL for (int p = 0; p < P; ++p)
+        BZ_UNROLL for (int j = 0; j < J; ++j) _mm256_storeu_si256((__m256i*)(counts[p] + 32 * j), sum[p][j]);
+}
+
 typedef void (*CountTile)(bool, const uint32_t*, int64_t, const int64_t*, int64_t, const uint32_t*, int32_t (*)[64]);
 
 static const CountTile kCountTiles[kTile][2] = {{count_tile<1, 1>, count_tile<1, 2>},
@@ -93,6 +115,20 @@ static const CountTile kCountTiles[kTile][2] = {{count_tile<1, 1>, count_tile<1,
 BZ_INLINE void count_mismatches(int positions, int sixteens, const uint32_t* a, int64_t step, const int64_t* offsets,
                                 int64_t length, const uint32_t* words, int32_t (*counts)[64]) {
     const CountTile tile = kCountTiles[positions - 1][(sixteens - 1) / 2];
+    tile(sixteens % 2, a, step, offsets, length, words, counts);
+}
+
+typedef void (*CountFew)(bool, const uint32_t*, int64_t, const int64_t*, int64_t, const uint32_t*, uint8_t (*)[64]);
+
+static const CountFew kCountFew[kTile][2] = {{count_few<1, 1>, count_few<1, 2>},
+                                             {count_few<2, 1>, count_few<2, 2>},
+                                             {count_few<3, 1>, count_few<3, 2>},
+                                             {count_few<4, 1>, count_few<4, 2>}};
+
+// Up to kBatch words: an epilogue widens bytes as it reads them.
+BZ_INLINE void count_mismatches(int positions, int sixteens, const uint32_t* a, int64_t step, const int64_t* offsets,
+                                int64_t length, const uint32_t* words, uint8_t (*counts)[64]) {
+    const CountFew tile = kCountFew[positions - 1][(sixteens - 1) / 2];
     tile(sixteens % 2, a, step, offsets, length, words, counts);
 }
 

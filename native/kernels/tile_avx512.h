@@ -49,13 +49,13 @@ static double peak(int64_t rounds) {
     }
     BZ_UNROLL for (int j = 0; j < 4; ++j) w[j] = _mm512_set1_epi32(j * 0x7654321);
     for (int64_t r = 0; r < rounds; ++r) {
-        BZ_UNROLL for (int j = 0; j < 4; ++j) asm volatile("" : "+v"(w[j]));
+        BZ_UNROLL for (int j = 0; j < 4; ++j) asm volatile("" : "+" BZ_REGISTER(w[j]));
         BZ_UNROLL for (int p = 0; p < 5; ++p)
             BZ_UNROLL for (int j = 0; j < 4; ++j)
                 sum[p][j] = _mm512_add_epi32(sum[p][j], _mm512_popcnt_epi32(_mm512_xor_si512(x[p], w[j])));
     }
     BZ_UNROLL for (int p = 0; p < 5; ++p)
-        BZ_UNROLL for (int j = 0; j < 4; ++j) asm volatile("" : : "v"(sum[p][j]));
+        BZ_UNROLL for (int j = 0; j < 4; ++j) asm volatile("" : : BZ_REGISTER(sum[p][j]));
     return double(rounds) * 5 * 4 * 512;
 }
 

@@ -8,6 +8,10 @@ namespace BZ_NS {
 
 constexpr int kChunk = 96;  // positions per piece of work: weights of a block stay in the first cache meanwhile
 
+BZ_INLINE float* at(const bz_map& m, int64_t n, int64_t y, int64_t x) {
+    return m.data + n * m.image + y * m.row + x * m.pixel;
+}
+
 // Lines of positions that lie evenly spaced in plane and maps. A pointwise convolution's image is one line.
 struct Lines {
     int64_t images, lines, width, chunks;
@@ -25,7 +29,7 @@ BZ_INLINE bool gapless_images(const bz_map& m, const bz_conv_shape& s) {
     return !m.data || m.image == s.out_h * m.row;
 }
 
-static Lines lines_of(const bz_conv_shape& s, const bz_epilogue* e) {
+[[maybe_unused]] static Lines lines_of(const bz_conv_shape& s, const bz_epilogue* e) {
     const bz_plane_shape& in = s.input;
     Lines l = {in.images, s.out_h, s.out_w, 1};
     const bool pointwise = bz_taps(s) == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_top == 0 &&
@@ -99,7 +103,8 @@ static int32_t classify(int32_t out, int32_t kernel, int32_t stride, int32_t pad
 }
 
 // length 0: without the table `base`. Returns a bz_status; free(border.memory) later.
-static int make_border(Border& b, const bz_conv_shape& s, const int32_t* counts, int32_t channels, int64_t length) {
+[[maybe_unused]] static int make_border(Border& b, const bz_conv_shape& s, const int32_t* counts, int32_t channels,
+                                        int64_t length) {
     const bz_plane_shape& in = s.input;
     b.length = length;
     const size_t outs = size_t(s.out_h) + size_t(s.out_w);

@@ -206,6 +206,7 @@ def test_small_numbers_at_the_resolution_of_the_image_are_no_layer() -> None:
     assert {n.name: n.float_macs for n in result.layers if n.float_macs} == {"": 64 * 8, "stem": 5 * 3 * 64}
 
 
+@pytest.mark.slow
 def test_slips_are_those_of_upernet_only() -> None:
     # a ConvNeXt block outside UPerNet: both norms behind pointwise layers, 2 for the activation in a block
     with torch.device("meta"):

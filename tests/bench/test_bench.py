@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from program_nets import Net, pair, plain
 from torch import Tensor, nn
 
 import binarize
@@ -47,6 +48,7 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert [v["name"] for v in found["variants"]] == ["packed", "eager", "bf16"]
         assert found["shape"] == [1, 3, 64, 64]
         assert any(kind.startswith("packed ") for kind in found["kinds_ms"])
+        assert found["parts"] == ("steps" if available() else "modules")
         assert (found["peak_gmacs_per_s"] is not None) is available()
         assert found["kinds_gmacs_per_s"].keys() <= found["kinds_ms"].keys()
         with Image.open(tmp_path / "b.png") as picture:
@@ -95,10 +97,10 @@ def test_multiply_accumulates_of_one_bit() -> None:
         "packed grouped 3x3": 2 * 8 * 8 * 12 * (8 // 4) * 9,
         "packed 2x2": 2 * 8 * 8 * 12 * 20 * 4,
         "packed linear": 2 * 16 * 16 * 20 * 7,
-        "packed 3x3 with 1x1 Conv2d": 2 * 16 * 16 * 7 * 9 * 9,
+        "packed 3x3": 2 * 16 * 16 * 7 * 9 * 9,
     }
     if not available():
-        wanted["packed 3x3"] = wanted.pop("packed 3x3 with 1x1 Conv2d")
+        wanted["packed 3x3"] = wanted.pop("packed 3x3")
     assert found.macs == wanted
     assert found.as_dict()["binary_gmacs"] == sum(wanted.values()) / 1e9
     for kind, rate in found.rates().items():
@@ -108,6 +110,50 @@ def test_multiply_accumulates_of_one_bit() -> None:
         assert found.peak > 1e9
 
 
+@pytest.mark.skipif(not available(), reason="needs the kernels")
+def test_steps_of_the_program_are_timed() -> None:
+    _, packed = pair(Net(plain))
+    x = torch.rand(1, 3, 40, 32)
+    found = bench([Variant("packed", packed, lambda: packed(x))], x.shape, rounds=1, passes=3)
+    (program,) = packed.binarize_programs.programs()
+    assert len(found.steps) == len(program._ready[0].steps)
+    places = {step.place: step.kind for step in found.steps if step.macs}
+    assert places["a"] == "packed 3x3"
+    assert places["b"] == "packed 1x1"
+    assert found.macs == {"packed 3x3": 16 * 20 * 40 * 40 * 9, "packed 1x1": 16 * 20 * 40 * 70}
+    by_kind: dict[str, float] = {}
+    for step in found.steps:
+        assert step.seconds > 0
+        by_kind[step.kind] = by_kind.get(step.kind, 0.0) + 1e3 * step.seconds
+    assert {k: v for k, v in found.kinds.items() if k != "around the steps"} == pytest.approx(by_kind)
+    assert found.kinds["around the steps"] >= 0
+    assert list(found.steps) == sorted(found.steps, key=lambda step: -step.seconds)
+    with torch.inference_mode(), packed.binarize_programs.timed() as times:
+        y = packed(x)
+    assert len(times) == len(found.steps)
+    with torch.inference_mode():
+        assert torch.equal(packed(x), y)
+    assert len(times) == len(found.steps)  # later calls are not timed
+
+
+@pytest.mark.skipif(not available(), reason="needs the kernels")
+def test_modules_are_timed_where_there_is_no_program(capsys: pytest.CaptureFixture[str]) -> None:
+    from binarize.cli.bench_single import _print_parts
+
+    _, packed = pair(Net(lambda net, x: plain(net, x) * float(x.mean())))
+    x = torch.rand(1, 3, 40, 32)
+    found = bench([Variant("packed", packed, lambda: packed(x))], x.shape, rounds=1, passes=2)
+    assert not found.steps
+    assert "between modules" in found.kinds
+    assert found.as_dict()["parts"] == "modules"
+    assert "torch.export" in found.no_program
+    _print_parts(found)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "The network runs as modules, not as a program: torch.export" in printed
+    assert "modules of the packed network" in printed
+
+
+@pytest.mark.slow
 def test_without_options_it_times_what_deploy_ships(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,14 +165,18 @@ def test_without_options_it_times_what_deploy_ships(
         shipped = binarize.load("m-packed.safetensors")
         capsys.readouterr()
         short = ["--rounds", "1", "--passes", "1", "--size", "32", "--against", "eager", "--json"]
-        for model in ("test_resnet", "m.safetensors", "m-packed.safetensors"):
+        for model in ("test_resnet", "m-packed.safetensors"):
             assert run(["bench", model, *short]) == 0
             found = json.loads(capsys.readouterr().out)
             assert found["method"] == shipped.binarize_plan.method
-            assert found["exact_scales"] is RuntimeOptions().exact_scales is True
+            assert found["exact_scales"] is RuntimeOptions().exact_scales is False
             assert isinstance(found["slower_than"], list)
+        assert run(["bench", "m-packed.safetensors", *short, "--exact"]) == 0  # the earlier name
+        assert json.loads(capsys.readouterr().out)["exact_scales"] is True
         assert run(["bench", "m-packed.safetensors", *short, "--approximate"]) == 0
-        assert json.loads(capsys.readouterr().out)["exact_scales"] is False
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["exact_scales"] is False
+        assert "--approximate is the default now" in printed.err
     finally:
         torch.set_num_threads(threads)
 
@@ -185,6 +235,12 @@ SIGN = QuantizerSpec(kind="sign")
             {"packed 3x3": 1.0, "between modules": 2.0},
             "67% of its time is Python between the modules",
         ),
+        (
+            {"in_channels": 96, "out_channels": 96, "quantizer": SIGN},
+            {},
+            {"packed 3x3": 1.0, "around the steps": 1.0},
+            "50% of its time is spent around the steps of its program",
+        ),
         ({"in_channels": 96, "out_channels": 96, "quantizer": SIGN}, {}, {}, "a larger image"),
     ],
 )
@@ -203,11 +259,11 @@ def test_what_would_help(
 
 @pytest.mark.skipif(not available(), reason="needs the kernels")
 def test_exact_scales_are_named_only_where_they_are_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("binarize.runtime.questions.resolve", lambda: "avx512")
+    monkeypatch.setattr("binarize.runtime.kernel_support.resolve", lambda: "avx512")
     spec = {"in_channels": 96, "out_channels": 96, "quantizer": DAB}
-    exact = " ".join(advice(_timed(4.0, {}), _layers(spec)))
-    assert "exact_scales=False (--approximate)" in exact
-    rounded = " ".join(advice(_timed(4.0, {}), _layers(spec, exact_scales=False)))
+    exact = " ".join(advice(_timed(4.0, {}), _layers(spec, exact_scales=True)))
+    assert "without exact_scales (--exact-scales) they are rounded" in exact
+    rounded = " ".join(advice(_timed(4.0, {}), _layers(spec)))
     assert "exact_scales" not in rounded
     assert "granularity=layer" in rounded
 

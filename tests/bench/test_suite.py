@@ -221,7 +221,7 @@ def test_picture_with_missing_values() -> None:
     [
         (["bench"], "give a MODEL, or --suite"),
         (["bench", "test_resnet", "--suite"], "not both"),
-        (["bench", "--suite", "--size", "32"], "--size are for one MODEL"),
+        (["bench", "--suite", "--size", "32"], "--fusions are for one MODEL"),
         (["bench", "test_resnet", "--fresh"], "--fresh are for --suite"),
         (["bench", "--suite", "--pattern", "resnot*"], "matches no network of the suite; it has nets.py:one"),
         (["bench", "--suite", "--set", "granularty=layer"], "granularity"),

@@ -152,8 +152,12 @@ def test_deploy_is_export_packed(converted: Path, tmp_path: Path, capsys: pytest
 
 
 def test_verify_of_a_file_without_a_recipe(
-    converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.chdir(tmp_path)
+    layer = ["--set", "granularity=layer", "--input-size", "32"]
+    assert run(["convert", "test_resnet", "--out", "m.safetensors", *layer]) == 0
+    capsys.readouterr()
     Image.new("RGB", (90, 70), (200, 30, 90)).save("image.png")
     assert run(["verify", "m.safetensors", "image.png", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -142,6 +142,7 @@ def test_exports_with_any_size() -> None:
     assert torch.allclose(program.module()(x), model(x), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", MAINLY)
 def test_compiles_whole_and_trains(method: str) -> None:
     model = apply(ResNetLike(), method, example_inputs=IMAGE).eval()

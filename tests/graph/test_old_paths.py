@@ -16,8 +16,7 @@ import binarize
 from binarize.errors import ConfigError, FormatError
 from binarize.graph import Plan, Swap
 from binarize.methods import BNN, ActivationSite, Method
-from binarize.runtime import report, stored
-from binarize.runtime.stem import StemConv2d
+from binarize.runtime import PackedLayer, configure, report, stored
 
 EARLIER = Path(__file__).parents[1] / "golden" / "earlier.pkl"  # its README says what is in it
 
@@ -61,6 +60,20 @@ def test_models_pickled_with_the_paths_of_earlier_versions() -> None:
     torch.testing.assert_close(pickle.loads(old)(x), binary(x), rtol=0, atol=0)
 
 
+def test_deployed_networks_pickled_with_the_path_of_earlier_versions() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 2, 1))
+    x = torch.randn(1, 3, 8, 8)
+    deployed = configure(binarize.deploy(binarize.apply(net, "bidense", example_inputs=x)), threads=1)
+    written = pickle.dumps(deployed, protocol=0)
+    old = written.replace(b"binarize.runtime.layer\n", b"binarize.runtime.packed\n")
+    for name in (b"PackedLayer", b"RuntimeOptions", b"_Made"):
+        assert b"binarize.runtime.packed\n" + name in old
+    read = pickle.loads(old)
+    assert type(read[1]) is PackedLayer
+    assert torch.equal(read(x), deployed(x))
+    assert read[1].options.threads == 1
+
+
 def test_policies_pickled_with_the_path_of_earlier_versions() -> None:
     given = binarize.Policy(keep=("head.*",), first=0)
     written = pickle.dumps(given, protocol=0)
@@ -85,7 +98,7 @@ def test_a_plan_that_an_earlier_version_pickled(earlier: dict[str, Any]) -> None
 
 def test_a_deployed_network_that_an_earlier_version_pickled(earlier: dict[str, Any], tmp_path: Path) -> None:
     deployed = earlier["deployed"]
-    assert isinstance(deployed[0], StemConv2d)
+    assert type(deployed[0]) is nn.Conv2d
     torch.testing.assert_close(deployed(earlier["x"]), earlier["y"], rtol=1e-5, atol=1e-5)
     made = report(deployed)
     assert made.refused == earlier["refused"]

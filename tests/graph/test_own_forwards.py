@@ -135,7 +135,7 @@ def test_binary_layers_of_that_form_keep_the_shape_and_pack(name: str, method: s
     built = binarize.binary_layer(layer, method).eval()
     y = built(x)
     assert y.shape == layer(x).shape
-    packed = binarize.deploy(nn.Sequential(built))
+    packed = binarize.deploy(nn.Sequential(built), exact_scales=True)
     torch.testing.assert_close(packed(x), y, rtol=1e-4, atol=1e-4)
 
 
@@ -345,7 +345,7 @@ def test_a_forward_that_does_more_is_converted_as_its_parts_are(
     assert torch.equal(pickle.loads(pickle.dumps(binary))(x), y)
     loaded = binarize.load(binarize.save(binary, tmp_path / "m.safetensors"), model=model)
     assert torch.equal(loaded(x), y)
-    packed = binarize.deploy(binary)
+    packed = binarize.deploy(binary, exact_scales=True)
     torch.testing.assert_close(packed(x), y, rtol=1e-4, atol=1e-4)
     path = binarize.save(packed, tmp_path / "p.safetensors", packed=True)
     torch.testing.assert_close(binarize.load(path, model=model)(x), packed(x), rtol=1e-4, atol=1e-5)

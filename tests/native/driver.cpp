@@ -169,7 +169,7 @@ static void stem(int isa) {
     }
 }
 
-// One call against the calls that it stands for: the same bits.
+// A step against the calls that it stands for: the same bits.
 void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<float>& weights, int threads) {
     bz_conv_shape s = shape;
     const bool depthwise = kind == BZ_LAYER_DEPTHWISE, per_channel = kind == BZ_LAYER_SCALED || between(0, 1);
@@ -209,7 +209,11 @@ void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<floa
     e.out = {nullptr, int64_t(s.out_h) * s.out_w * s.out_channels, int64_t(s.out_w) * s.out_channels, s.out_channels, 1};
     const float* const way = between(0, 1) ? bypass.data() : nullptr;
     const bool summed = between(0, 1);
-    must(bz_layer_run(isa, threads, &l, x.data(), nullptr, way, out.data(), summed ? sums.data() : nullptr), "layer");
+    bz_layer_step given = {};
+    given.layer = &l, given.x = x.data(), given.bypass = way, given.out = out.data();
+    given.sums = summed ? sums.data() : nullptr;
+    const bz_step step = {BZ_STEP_LAYER, 0, &given};
+    must(bz_run(isa, threads, 1, &step, nullptr), "layer");
 
     std::vector<uint32_t> plane(size_t(bz_plane_words(&in)));
     std::vector<float> scratch(2 * all), scales(all);
@@ -241,10 +245,214 @@ void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<floa
     x[0] = NAN;
     e.bypass.data = e.out.data = nullptr;
     e.sums = nullptr;
-    if (bz_layer_run(isa, threads, &l, x.data(), nullptr, way, out.data(), nullptr) != BZ_NOT_FINITE) {
+    given.sums = nullptr;
+    if (bz_run(isa, threads, 1, &step, nullptr) != BZ_NOT_FINITE) {
         fprintf(stderr, "layer: scales that are not finite were taken\n");
         exit(1);
     }
+}
+
+static bz_map map_of(std::vector<float>& x, int64_t height, int64_t width, int64_t pixel) {
+    return {x.data(), height * width * pixel, width * pixel, pixel, 1};
+}
+
+static void must_run(int isa, int kind, const void* arguments, const char* what) {
+    const bz_step step = {kind, 0, arguments};
+    must(bz_run(isa, between(1, 2), 1, &step, nullptr), what);
+}
+
+static void must_be(double got, double wanted, double slack, const char* what) {
+    if (fabs(got - wanted) > slack * (1 + fabs(wanted))) {
+        fprintf(stderr, "%s: got %g, expected %g\n", what, got, wanted);
+        exit(1);
+    }
+}
+
+// Steps on maps whose buffers end where the last number does.
+static void pointwise_step(int isa) {
+    const int n = between(1, 2), h = between(1, 9), w = between(1, 9), c = between(1, between(0, 1) ? 9 : 90);
+    const size_t count = size_t(n) * h * w * c;
+    std::vector<float> x = normal(count), y = normal(size_t(n) * c), v = normal(size_t(c)), u = normal(size_t(c));
+    std::vector<float> out(count), sums(size_t(n) * c), before = x;
+    const bool in_place = between(0, 1);
+    const bz_map operands[2] = {map_of(x, h, w, c), {y.data(), c, 0, 0, 1}};
+    const bz_instruction instructions[3] = {{BZ_OP_MUL, 2, 0, 1, 0, 0, {}},
+                                            {BZ_OP_AFFINE, 2, 2, 0, 0, 0, {v.data(), u.data()}},
+                                            {BZ_OP_SIGMOID, 3, 2, 0, 0, 0, {}}};
+    const bz_result result = {3, 0, in_place ? operands[0] : map_of(out, h, w, c), sums.data()};
+    const bz_pointwise_step s = {n, h, w, c, 2, 3, 1, 0, operands, instructions, &result};
+    must_run(isa, BZ_STEP_POINTWISE, &s, "pointwise");
+    for (size_t i = 0; i < count; ++i) {
+        const size_t channel = i % size_t(c), image = i / size_t(c) / size_t(h * w);
+        const double t = double(before[i]) * y[image * size_t(c) + channel] * v[channel] + u[channel];
+        must_be((in_place ? x : out)[i], 1 / (1 + exp(-t)), 1e-5, "pointwise");
+    }
+}
+
+static void row_steps(int isa) {
+    const int n = between(1, 2), h = between(1, 5), w = between(1, 9), c = between(1, 90);
+    const size_t count = size_t(n) * h * w * c;
+    std::vector<float> x = normal(count), out(count), soft(count), v = normal(size_t(c)), sums(size_t(n) * c);
+    const bz_layer_norm_step s = {n, h, w, c, map_of(x, h, w, c), map_of(out, h, w, c), v.data(), nullptr, 1e-5, sums.data()};
+    must_run(isa, BZ_STEP_LAYER_NORM, &s, "layer norm");
+    const bz_softmax_step t = {int64_t(n) * h * w, c, 0.5f, x.data(), c, soft.data(), c};
+    must_run(isa, BZ_STEP_SOFTMAX, &t, "softmax");
+    for (size_t i = 0; i < count; i += size_t(c)) {
+        double mean = 0, variance = 0, total = 0;
+        for (size_t k = i; k < i + size_t(c); ++k) mean += x[k] / double(c), total += exp(0.5 * x[k]);
+        for (size_t k = i; k < i + size_t(c); ++k) variance += (x[k] - mean) * (x[k] - mean) / double(c);
+        for (size_t k = i; k < i + size_t(c); ++k) {
+            must_be(out[k], (x[k] - mean) / sqrt(variance + 1e-5) * v[k - i], 1e-3, "layer norm");
+            must_be(soft[k], exp(0.5 * x[k]) / total, 1e-5, "softmax");
+        }
+    }
+}
+
+// Queries, keys and values side by side in one tensor, and a bias that all windows share.
+static void attention_steps(int isa) {
+    const int n = between(1, 2), w = between(1, 2), heads = between(1, 3), length = between(1, 60), depth = between(1, 40);
+    const size_t row = size_t(3 * heads) * size_t(depth), window = size_t(length) * row;
+    std::vector<float> x = normal(size_t(n * w) * window), bias = normal(size_t(heads) * length * length);
+    std::vector<float> out(size_t(n * w * heads) * length * depth);
+    const bz_heads q = {x.data(), int64_t(w * window), int64_t(window), depth, int64_t(row)};
+    bz_heads k = q, v = q;
+    k.data += heads * depth, v.data += 2 * heads * depth;
+    const int64_t own = int64_t(heads) * length * depth;
+    const bz_heads to = {out.data(), w * own, own, depth, heads * depth};
+    const bz_heads first = {bias.data(), 0, 0, int64_t(length) * length, length};
+    const bz_attention_step s = {n, w, heads, length, length, depth, depth, 0, 0.3f, q, k, v, {first, {}}, to};
+    must_run(isa, BZ_STEP_ATTENTION, &s, "attention");
+    for (int item = 0; item < n * w * heads; ++item) {
+        const size_t at = size_t(item / heads) * window + size_t(item % heads * depth), head = size_t(item % heads);
+        for (int i = 0; i < length; ++i) {
+            std::vector<double> weights(static_cast<size_t>(length));
+            double total = 0, sum = 0;
+            for (int j = 0; j < length; ++j) {
+                double score = bias[(head * size_t(length) + size_t(i)) * size_t(length) + size_t(j)];
+                for (int c = 0; c < depth; ++c)
+                    score += 0.3 * x[at + size_t(i) * row + size_t(c)] * k.data[at + size_t(j) * row + size_t(c)];
+                total += weights[size_t(j)] = exp(score);
+            }
+            for (int j = 0; j < length; ++j) sum += weights[size_t(j)] / total * v.data[at + size_t(j) * row];
+            must_be(out[size_t(item / heads) * size_t(own) + size_t(i * heads * depth) + head * size_t(depth)], sum, 1e-3,
+                    "attention");
+        }
+    }
+}
+
+static void position_steps(int isa) {
+    const int n = between(1, 2), h = between(1, 9), w = between(1, 9), c = between(1, 70);
+    std::vector<float> x = normal(size_t(n) * h * w * c), sums(size_t(n) * c);
+    bz_pool g = {between(1, 4), between(1, 4), between(1, 3), between(1, 3), 0, 0, 0, 0};
+    g.pad_h = between(0, g.kernel_h - 1), g.pad_w = between(0, g.kernel_w - 1);
+    g.out_h = between(1, (h - 1 + g.pad_h) / g.stride_h + 1), g.out_w = between(1, (w - 1 + g.pad_w) / g.stride_w + 1);
+    std::vector<float> out(size_t(n) * g.out_h * g.out_w * c);
+    const bool average = between(0, 1);
+    const bz_pool_step s = {n, c, h, w, g, average, 1, 7, between(0, 1), map_of(x, h, w, c),
+                            map_of(out, g.out_h, g.out_w, c), sums.data()};
+    must_run(isa, BZ_STEP_POOL, &s, "pool");
+    for (size_t i = 0; i < out.size() && !s.adaptive; ++i) {
+        const int channel = int(i) % c, ox = int(i) / c % g.out_w, oy = int(i) / c / g.out_w % g.out_h;
+        const int image = int(i) / c / g.out_w / g.out_h;
+        double sum = 0, most = -1e30;
+        for (int ky = 0; ky < g.kernel_h; ++ky)
+            for (int kx = 0; kx < g.kernel_w; ++kx) {
+                const int iy = oy * g.stride_h - g.pad_h + ky, ix = ox * g.stride_w - g.pad_w + kx;
+                if (iy < 0 || iy >= h || ix < 0 || ix >= w) continue;
+                const double v = x[((size_t(image) * h + iy) * w + ix) * c + channel];
+                sum += v, most = v > most ? v : most;
+            }
+        must_be(out[i], average ? sum / 7 : most, 1e-5, "pool");
+    }
+    std::vector<float> mean(size_t(n) * c), large(size_t(n) * 7 * 11 * c);
+    const bz_mean_step m = {n, h, w, c, map_of(x, h, w, c), nullptr, mean.data()};
+    must_run(isa, BZ_STEP_MEAN, &m, "mean");
+    double total = 0;
+    for (int i = 0; i < h * w; ++i) total += x[size_t(i) * c];
+    must_be(mean[0], total / (h * w), 1e-5, "mean");
+    for (int mode = BZ_RESIZE_BILINEAR; mode <= BZ_RESIZE_NEAREST_EXACT; ++mode) {
+        const bz_resize_step r = {n, c, h, w, 7, 11, mode, 0, 0, map_of(x, h, w, c), map_of(large, 7, 11, c), sums.data()};
+        must_run(isa, BZ_STEP_RESIZE, &r, "resize");
+    }
+}
+
+static void linear_step(int isa) {
+    const int rows = between(1, between(0, 1) ? 3 : 150), inputs = between(1, between(0, 5) ? 90 : 1200);
+    const int outputs = between(1, 70);
+    std::vector<float> x = normal(size_t(rows) * inputs), y(size_t(rows) * outputs), add = normal(size_t(outputs));
+    std::vector<float> weights = normal(size_t(outputs) * inputs);
+    const bz_linear_step s = {rows, inputs, outputs, BZ_OP_RELU, x.data(), inputs, weights.data(), inputs, add.data(),
+                              0, 0, y.data(), outputs};
+    must_run(isa, BZ_STEP_LINEAR, &s, "linear");
+    for (int i = 0; i < rows * outputs; ++i) {
+        const int r = i / outputs, o = i % outputs;
+        double sum = add[size_t(o)];
+        for (int k = 0; k < inputs; ++k) sum += double(x[size_t(r) * inputs + k]) * weights[size_t(o) * inputs + k];
+        must_be(y[size_t(i)], sum < 0 ? 0 : sum, 1e-4, "linear");
+    }
+}
+
+static void copy_step(int isa) {
+    bz_copy_step s = {};
+    s.dims = between(1, 5);
+    int order[5] = {0, 1, 2, 3, 4};
+    for (int i = s.dims - 1; i > 0; --i) {
+        const int j = between(0, i), kept = order[i];
+        order[i] = order[j], order[j] = kept;
+    }
+    int64_t count = 1, other = 1;
+    for (int i = s.dims - 1; i >= 0; --i) s.size[i] = between(1, 21 - 3 * s.dims), s.to[i] = count, count *= s.size[i];
+    for (int i = s.dims - 1; i >= 0; --i) s.from[order[i]] = other, other *= s.size[order[i]];
+    std::vector<float> x = normal(size_t(count)), y(static_cast<size_t>(count));
+    s.x = x.data(), s.y = y.data();
+    must_run(isa, BZ_STEP_COPY, &s, "copy");
+    for (int64_t i = 0; i < count; ++i) {
+        int64_t from = 0, to = 0, rest = i;
+        for (int d = s.dims - 1; d >= 0; rest /= s.size[d--]) from += rest % s.size[d] * s.from[d], to += rest % s.size[d] * s.to[d];
+        must_be(y[size_t(to)], x[size_t(from)], 0, "copy");
+    }
+}
+
+// Bits of a layer's result, with and without its float map, as input of another layer.
+static void bits(int isa) {
+    const bool depthwise = between(0, 1);
+    Layer l = random_layer(depthwise);
+    const bz_conv_shape& s = l.s;
+    const bz_plane_shape& in = s.input;
+    const bz_map x = map_of(l.x, in.height, in.width, in.channels);
+    std::vector<uint32_t> plane(size_t(bz_plane_words(&in)));
+    must(bz_pack(isa, 1, &in, &x, nullptr, nullptr, nullptr, 0, plane.data(), nullptr), "pack");
+    std::vector<uint32_t> words(size_t(depthwise ? bz_depthwise_words(&s) : bz_weight_words(&s)));
+    std::vector<int32_t> counts(size_t(depthwise ? bz_depthwise_counts(&s) : bz_weight_counts(&s)));
+    if (depthwise) must(bz_pack_depthwise(&s, l.weights.data(), words.data(), counts.data()), "pack");
+    else must(bz_pack_weights(isa, &s, l.weights.data(), words.data(), counts.data()), "pack");
+    std::vector<float> out(size_t(in.images) * s.out_h * s.out_w * s.out_channels);
+    const bz_plane_shape next = {in.images, s.out_h, s.out_w, s.out_channels, in.groups, between(0, 2), between(0, 2)};
+    std::vector<uint32_t> made(size_t(bz_plane_words(&next)), ~0u), wanted(made.size());
+    const bz_bits to = {made.data(), next, l.mul.data(), l.offset.data()};
+    bz_epilogue e = {};
+    e.bits = &to;
+    for (int with_out = 1; with_out >= 0; --with_out) {
+        e.out = with_out ? map_of(out, s.out_h, s.out_w, s.out_channels) : bz_map{};
+        must((depthwise ? bz_depthwise : bz_conv)(isa, between(1, 2), &s, plane.data(), words.data(), counts.data(), &e),
+             "bits");
+        const bz_map result = map_of(out, s.out_h, s.out_w, s.out_channels);
+        must(bz_pack(isa, 1, &next, &result, nullptr, to.mul, to.add, 0, wanted.data(), nullptr), "pack");
+        if (made != wanted) {
+            fprintf(stderr, "bits: other than those of the result\n");
+            exit(1);
+        }
+        made.assign(made.size(), ~0u);
+    }
+}
+
+static void steps(int isa) {
+    pointwise_step(isa);
+    row_steps(isa);
+    attention_steps(isa);
+    position_steps(isa);
+    linear_step(isa);
+    copy_step(isa);
 }
 
 int main(int argc, char** argv) {
@@ -253,6 +461,8 @@ int main(int argc, char** argv) {
         for (int isa = BZ_ISA_PORTABLE; isa <= BZ_ISA_AVX512; ++isa) {
             if (!bz_isa_available(isa)) continue;
             stem(isa);
+            steps(isa);
+            bits(isa);
             const bool depthwise = round % 3 == 0;
             Layer l = random_layer(depthwise);
             const bz_conv_shape& s = l.s;

@@ -15,13 +15,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native.reference import finish, signs
+from native.steps import blank, layer_of, layer_step, map_of, must
 from torch import Tensor
 from torch.nn import functional as F
 
 from binarize import native
 from binarize.errors import NativeError
 from binarize.native import instruction_set, library
-from binarize.native.layer import PreparedLayer
 from binarize.native.prepared import PreparedConv, PreparedPack
 from native import reference
 
@@ -115,6 +115,25 @@ def test_scaled_sums(isa: Any, exact: bool, layer: dict[str, Any]):
     inside, taps = layer["weight"].shape[1], layer["weight"][0, 0].numel()
     bound = 1e-5 * inside * taps if exact else taps * -(-inside // 5) * 0.5 * 7.5 / 1092 + 1e-3
     assert (y - wanted).abs().max() <= bound
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("outputs", [16, 17, 32, 48, 64, 70, 130])
+def test_tiles_of_all_sizes(isa: Any, outputs: int):
+    """Every number of positions and of blocks of outputs that stay in registers together."""
+    random = torch.Generator().manual_seed(outputs)
+    weight = torch.randn(outputs, 35, 1, 2, generator=random)
+    alpha = torch.rand(1, 35, generator=random) + 0.5
+    packed, scaled = native.pack_weights(weight, isa=isa), native.pack_scaled(weight, isa=isa)
+    for width in range(1, 15):
+        x = torch.randn(1, 35, 2, width + 1, generator=random)
+        plane = native.pack(x, isa=isa)
+        sums = native.conv_int(plane, packed).double()
+        assert torch.equal(sums, F.conv2d(signs(x), signs(weight))), width
+        wanted = F.conv2d(signs(x) * alpha[:, :, None, None].double(), signs(weight))
+        for exact, bound in ((True, 1e-4), (False, 0.06)):  # half of 7.5 / 1092 in each of 14 look-ups
+            y = native.conv_scaled(plane, scaled, alpha, exact=exact)
+            assert (y - wanted).abs().max() <= bound, (width, exact)
 
 
 def test_error_of_scaled_sums_is_small():
@@ -483,7 +502,7 @@ def test_transposed(isa: Any, kernel: Any, stride: Any, dilation: Any, padding: 
 @pytest.mark.parametrize("isa", ISAS)
 def test_linear_layer_is_a_pointwise_convolution(isa: Any):
     x, weight = torch.randn(3, 50, 40), torch.randn(24, 40)
-    plane = native.pack(native.tokens_to_map(x), isa=isa)
+    plane = native.pack(x.movedim(-1, 1).unsqueeze(2), isa=isa)
     y = native.conv(plane, native.pack_weights(weight[:, :, None, None], isa=isa))
     assert torch.equal(y.squeeze(2).movedim(1, -1).double(), F.linear(signs(x), signs(weight)))
 
@@ -510,7 +529,10 @@ def test_prepared_calls_give_the_same_bits(kind: str, exact: bool):
     else:
         wanted = native.conv(plane, weights, e)
         assert torch.equal(conv(words, bypass=x, sums=sums[1]), wanted)
-        assert torch.equal(PreparedLayer(pack, conv, x, bypass=True)(x), wanted)
+        layer, out = layer_of(pack, conv, x), blank(2, 40, 7, 6)
+        layer.epilogue.bypass, layer.epilogue.bypass_channels = map_of(x), 40
+        must("layer", layer_step(layer, x, out, bypass=x), "auto")
+        assert torch.equal(out, wanted)
     assert torch.equal(*sums)
 
 
@@ -565,40 +587,6 @@ def test_without_the_library_functions_say_so(monkeypatch: pytest.MonkeyPatch):
     found = native.features()
     assert not native.available()
     assert (found.available, found.isas, found.isa) == (False, (), None)
-
-
-def test_operators_agree_with_their_fakes():
-    from binarize.native import ops
-
-    x = torch.randn(2, 40, 6, 6).contiguous(memory_format=torch.channels_last)
-    torch.library.opcheck(ops.pack, (x, None, torch.randn(40), 1, [1, 1]), test_utils="test_faketensor")
-    plane = native.pack(x, border=1)
-    weights = native.pack_weights(torch.randn(8, 40, 3, 3), padding=1)
-    first = native.Activation()
-    arguments = (
-        plane.words,
-        [2, 6, 6, 40, 1, 1, 1],
-        weights.words,
-        weights.counts,
-        0,
-        weights.isa,
-        ops.geometry_of(weights),
-        None,
-        torch.rand(8),
-        None,
-        None,
-        [0, 0],
-        [0.0, 0.0, 0.0, 0.0],
-        ops.arrays_of(first, first),
-        None,
-        None,
-    )
-    torch.library.opcheck(ops.conv, arguments, test_utils="test_faketensor")
-    y, _ = ops.conv(*arguments)
-    assert torch.equal(y, native.conv(plane, weights, native.Epilogue(mul=arguments[8])))
-    y, _ = ops.conv(*arguments, offset=arguments[8], midpoint=0.5)
-    epilogue = native.Epilogue(mul=arguments[8], offset=arguments[8], midpoint=0.5)
-    assert torch.equal(y, native.conv(plane, weights, epilogue))
 
 
 @pytest.mark.slow

@@ -279,22 +279,3 @@ def test_the_result_of_an_inference_mode_counts_changes() -> None:
         before = y._version
         y.add_(1)
         assert y._version > before
-
-
-def test_the_operator_agrees_with_its_fake() -> None:
-    from binarize.native import ops
-
-    x, weight = torch.randn(2, 3, 12, 14), torch.randn(20, 3, 3, 5)
-    e = native.Epilogue(mul=torch.rand(20), first=native.Activation(kind="piecewise"))
-    arrays = ops.arrays_of(e.first, e.second)
-    for pool in ([], [3, 2, 2, 2, 1, 1]):
-        given = (x, weight, [2, 1], [1, 0], pool, e.mul, None, [1, 0], [0.0] * 4, arrays)
-        torch.library.opcheck(ops.stem, given, test_utils="test_faketensor")
-        last = native.MaxPool(kernel=(3, 2), stride=(2, 2), padding=(1, 1)) if pool else None
-        kept = torch.empty(2, 20)
-        y, sums = ops.stem(*given)
-        expected = native.conv_stem(x, weight, e, sums=kept, stride=(2, 1), padding=(1, 0), pool=last)
-        assert torch.equal(y, expected)
-        assert torch.equal(sums, kept)
-    with pytest.raises(NativeError, match="6 or none"):
-        ops.stem(x, weight, [2, 1], [1, 0], [3], e.mul, None, [1, 0], [0.0] * 4, arrays)

@@ -14,7 +14,8 @@ import binarize
 from binarize.errors import ConfigError, TrainingError
 from binarize.layers import AbsentTensor, DroppedBias
 from binarize.methods.bisrnet import BiSRUnits
-from binarize.runtime.packed import PackedLayer
+from binarize.runtime import configure
+from binarize.runtime.layer import PackedLayer
 
 METHODS = ["adabin", "bidense", "bisrnet", "bnn", "reactnet"]
 
@@ -78,14 +79,14 @@ def test_layers_answer_as_the_float_layer_did(method: str, tmp_path: Path) -> No
     binary(x).square().mean().backward()
     y = binary.eval()(x)
     assert y.shape == shape
-    packed: Any = binarize.deploy(binary)
+    packed: Any = binarize.deploy(binary, exact_scales=True)
     assert packed(x).shape == shape
     same_layers(packed, binary, x)
     loaded = binarize.load(binarize.save(binary, tmp_path / "m.safetensors"), model=model)
     assert loaded(x).shape == shape
     same_layers(loaded, binary, x)
     path = binarize.save(packed, tmp_path / "p.safetensors", packed=True)
-    read: Any = binarize.load(path, model=model)
+    read: Any = configure(binarize.load(path, model=model), exact_scales=True)
     same_layers(read, binary, x)
     assert read(x).shape == shape
     for deployed in (packed, read):
@@ -141,7 +142,7 @@ def test_a_bias_that_is_read_is_there(method: str) -> None:
     assert row.converted
     binary, x = binarize.apply(model, method, example_inputs=x).eval().double(), x.double()
     assert isinstance(binary.norm, nn.BatchNorm2d)  # its weight is asked for, so that it stays
-    torch.testing.assert_close(binarize.deploy(binary)(x), binary(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(binarize.deploy(binary, exact_scales=True)(x), binary(x), rtol=1e-4, atol=1e-4)
 
 
 class AsksForBias(nn.Module):
@@ -222,7 +223,7 @@ def test_layers_whose_weights_a_forward_computes_with_stay_float(method: str) ->
     assert rows["penalty"].reason.startswith("a forward computes with its weight")
     assert rows["shift"].reason.startswith("a forward computes with its bias")
     binary = binarize.apply(model, method, example_inputs=x).eval()
-    packed = binarize.deploy(binary)
+    packed = binarize.deploy(binary, exact_scales=True)
     torch.testing.assert_close(packed(x)[0], binary(x)[0], rtol=1e-4, atol=1e-4)
     assert packed(x)[1] == model(x)[1]
 
@@ -247,4 +248,4 @@ def test_layers_called_with_more_than_an_input() -> None:
     x = torch.randn(1, 3, 6, 6)
     binary: Any = binarize.apply(Net(), example_inputs=x).eval()
     assert type(binary.conv).__name__ == "OpenedLayer"
-    torch.testing.assert_close(binarize.deploy(binary)(x), binary(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(binarize.deploy(binary, exact_scales=True)(x), binary(x), rtol=1e-4, atol=1e-4)

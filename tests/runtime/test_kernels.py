@@ -16,11 +16,10 @@ from torch import nn
 import binarize
 from binarize import native
 from binarize.errors import ConfigError, TrainingError
-from binarize.layers import Maxout
 from binarize.native.library import available, features
 from binarize.runtime import PackedLayer, RuntimeOptions, lower
-from binarize.runtime.kernels import Kernels
-from binarize.runtime.questions import why_not
+from binarize.runtime.kernel_support import why_not
+from binarize.runtime.program.dispatch import Programs
 from binarize.runtime.spec import PackedSpec, QuantizerSpec
 
 pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")
@@ -29,6 +28,7 @@ pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are 
 def packed(layer: nn.Module, method: str = "bidense", **options: Any) -> PackedLayer:
     found = lower(binarize.binary_layer(layer, method, **options).eval())
     assert isinstance(found, PackedLayer)
+    found.options = RuntimeOptions(exact_scales=True)
     return found
 
 
@@ -103,11 +103,11 @@ def test_options_and_threads_are_heeded_after_the_first_call() -> None:
         nn.Conv1d(33, 130, 5, padding="same"),
     ],
 )
-def test_scales_per_channel_are_exact_unless_told_otherwise(layer: nn.Module) -> None:
+def test_exact_scales_per_channel(layer: nn.Module) -> None:
     torch.manual_seed(0)
     found = packed(layer)
     found.vector("a").normal_()
-    assert why_not(found) is None
+    assert why_not(found.data()) is None
     size = (50,) if isinstance(layer, nn.Conv1d) else (13, 17)
     x = torch.randn(2, found.spec.in_channels, *size)
     got, wanted = found(x), found.reference(x)
@@ -131,34 +131,26 @@ def test_scales_per_channel_are_exact_unless_told_otherwise(layer: nn.Module) ->
         (nn.Linear(40, 40), (5, 40)),
     ],
 )
-def test_one_call_gives_the_bits_of_two(method: str, layer: nn.Module, shape: tuple[int, ...]) -> None:
+def test_a_step_gives_the_bits_of_the_layer(method: str, layer: nn.Module, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     name, _, rest = method.partition(" ")
     found = packed(copy.deepcopy(layer), name, **({"granularity": "layer"} if rest else {}))
-    reason = why_not(found)
+    reason = why_not(found.data())
     if reason is not None:
         pytest.skip(reason)
     found.vectors += 0.1 * torch.rand(found.vectors.shape)
-    found.norm = None  # of linear layers
+    net: Any = nn.Sequential(found).eval()
+    alone = Programs(net)
     x = torch.randn(shape)
     x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
     with torch.inference_mode():
-        first, again = found(x), found(x)
-        kernels = found._kernels
-        assert isinstance(kernels, Kernels)
-        once = kernels.at_once(x)
-        dab, way = name == "bidense", found.bypass is not None
-        several = dab and not rest and kernels.depthwise and len(x) > 1  # images with scales of their own
-        pooled = way and not kernels.direct and kernels.depthwise  # by torch
-        positions = x.dim() == 3 and not kernels.linear and (dab or way)  # they lie next to each other
-        assert (once is None) == (not kernels.whole or several or pooled or positions)
-        kernels._halved = lambda *given: None  # type: ignore[method-assign]
-        kernels._known.clear()
-        kernels.at_once = lambda x: None  # type: ignore[method-assign]
-        twice = kernels(x)
-    assert first.equal(twice)
-    assert again.equal(twice)
-    assert first.stride() == twice.stride()
+        expected = found(x)
+        for _ in range(3):
+            got = net(x)
+    assert alone.programs()
+    if found.norm is None:
+        assert got.equal(expected)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_inputs_of_any_kind_after_the_first_one() -> None:
@@ -166,7 +158,6 @@ def test_inputs_of_any_kind_after_the_first_one() -> None:
     layer = packed(nn.Conv2d(32, 32, 3, padding=1), "reactnet")
     x = torch.randn(2, 32, 6, 6).contiguous(memory_format=torch.channels_last)
     expected = layer(x)
-    assert layer._quick is not None
     assert layer(x[:0]).shape == (0, 32, 6, 6)
     torch.testing.assert_close(layer(x.contiguous()), expected)
     torch.testing.assert_close(layer(x.double().float()[:, :, :5]), layer.reference(x[:, :, :5]))
@@ -214,7 +205,7 @@ def test_what_torch_computes_says_why(layer: nn.Module, method: str, reason: str
     found = packed(layer, method)
     if method == "bidense" and features().isa != "avx512":
         reason = "without AVX-512"
-    assert reason in (why_not(found) or "")
+    assert reason in (why_not(found.data()) or "")
     x = torch.randn(1, found.spec.in_channels, 8, 8)
     assert found(x).equal(found.reference(x))
 
@@ -273,15 +264,13 @@ def test_two_values_like_the_reference(
     layer = PackedLayer(spec)
     layer.bits.random_(256)
     layer.vectors.normal_()
-    layer.options = RuntimeOptions(threads=threads)
-    after = Maxout(spec.out_channels, dim=spec.dim)
-    layer.take_activation(after)
+    layer.options = RuntimeOptions(threads=threads, exact_scales=True)
     x = torch.randn(2, 5, spec.in_channels) if not spec.kernel else torch.randn(2, spec.in_channels, 9, 10)
     try:
         native.set_isa(isa)
-        reason = why_not(layer)
+        reason = why_not(layer.data())
         with torch.no_grad():
-            got, expected = layer(x), layer.followed(layer.reference(x))
+            got, expected = layer(x), layer.reference(x)
     finally:
         native.set_isa("auto")
     alone = spec.groups == spec.in_channels == spec.out_channels and spec.kind == "conv"
@@ -297,7 +286,7 @@ def test_values_of_a_turned_comparison() -> None:
         layer.vector("beta").fill_(0.25)
         again = copy.deepcopy(layer)  # has not looked at its vectors yet
         x = torch.tensor([-1.0, -0.0, 0.0, 0.25, 1.0]).repeat(40)[:200].view(1, 8, 5, 5)
-        assert why_not(again) is None
+        assert why_not(again.data()) is None
         torch.testing.assert_close(again(x), again.reference(x), rtol=1e-5, atol=1e-5)
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from binarize.layers import BinaryConv2d
+from binarize.runtime.layer import PackedLayer
 from binarize.runtime.lower import lower
-from binarize.runtime.packed import PackedLayer
 
 
 @pytest.mark.parametrize("granularity", ["channel", "layer"])

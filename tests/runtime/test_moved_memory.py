@@ -106,19 +106,27 @@ def fill_freed_memory() -> list[Tensor]:
     ]
 
 
-@pytest.mark.parametrize("move", list(MOVES))
-@pytest.mark.parametrize("method", ["bidense", pytest.param("adabin", marks=pytest.mark.slow)])
+FAST = ("assigned", "by descriptor", "pickled")
+CASES = [
+    pytest.param(method, move, marks=() if method == "bidense" and move in FAST else pytest.mark.slow)
+    for method in ("bidense", "adabin")
+    for move in MOVES
+]
+
+
+@pytest.mark.parametrize(("method", "move"), CASES)
 def test_results_stay_when_memory_moves(method: str, move: str) -> None:
     options = {"granularity": "layer"} if method == "bidense" else {}
     _, packed = deployed(method, **options)
     x = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         expected = packed(x)
-        packed(x)
+        for _ in range(2):
+            packed(x)  # by its program at last
         MOVES[move](packed)
         held = fill_freed_memory()
-        for _ in range(2):
-            assert torch.equal(packed(x), expected)
+        for _ in range(4):
+            torch.testing.assert_close(packed(x), expected, rtol=1e-5, atol=1e-6)
     assert held
 
 
@@ -141,29 +149,8 @@ def test_new_values_are_seen(name: str, how: str) -> None:
         else:
             setattr(layer, name, new)
         assert not torch.allclose(layer.reference(x), reference)
-        torch.testing.assert_close(layer(x), layer.followed(layer.reference(x)), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(layer(x), layer.reference(x), rtol=1e-5, atol=1e-5)
         assert not torch.allclose(layer(x), before)
-
-
-@pytest.mark.parametrize("how", ["data", "in place", "assigned"])
-def test_new_values_of_an_activation_that_was_taken_over(how: str) -> None:
-    _, packed = deployed("bidense", granularity="layer")
-    owner = next(
-        layer for layer in layers(packed) if layer.after is not None and list(layer.after.parameters())
-    )
-    x = torch.randn(1, 16, 8, 8)
-    with torch.no_grad():
-        before = owner(x)
-        state = {n: 3 * t for n, t in owner.after.state_dict().items()}
-        if how == "assigned":
-            owner.after.load_state_dict(state, assign=True)
-        for name, parameter in owner.after.named_parameters() if how != "assigned" else ():
-            if how == "data":
-                parameter.data = state[name]
-            else:
-                parameter.copy_(state[name])
-        assert not torch.allclose(owner(x), before)
-        torch.testing.assert_close(owner(x), owner.followed(owner.reference(x)), rtol=1e-5, atol=1e-5)
 
 
 def _answer(queue: Any, back: Any, threads: int) -> None:

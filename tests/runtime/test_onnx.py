@@ -36,7 +36,7 @@ def test_onnxruntime_gives_the_same(method: str, options: dict[str, Any], tmp_pa
     source = binarize.save(model, tmp_path / "m.safetensors")
     assert run(["export", str(source), "--onnx", str(tmp_path / "m.onnx"), "--size", "64x96"]) == 0
     session = runtime.InferenceSession(str(tmp_path / "m.onnx"))
-    packed = binarize.deploy(model)
+    packed = binarize.deploy(model, exact_scales=True)
     for count in (1, 3):
         x = torch.rand(count, 3, 64, 96)
         (got,) = session.run(None, {"image": x.numpy()})
@@ -57,7 +57,7 @@ def test_a_small_network() -> None:
     net = nn.Sequential(
         nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 4, 1)
     )
-    packed = binarize.deploy(binarize.apply(net, example_inputs=torch.zeros(1, 3, 32, 32)))
+    packed = binarize.deploy(binarize.apply(net, example_inputs=torch.zeros(1, 3, 32, 32)), exact_scales=True)
     session = runtime.InferenceSession(to_onnx(packed, (32, 32)))
     x = torch.rand(3, 3, 32, 32)
     (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})

@@ -18,7 +18,7 @@ from binarize.methods.build import build
 from binarize.methods.float_layer import site_of
 from binarize.native.library import features
 from binarize.runtime import PackedLayer, lower, to_onnx
-from binarize.runtime.questions import why_not
+from binarize.runtime.kernel_support import why_not
 from binarize.runtime.spec import PackedSpec
 from binarize.runtime.verify import verify
 
@@ -135,7 +135,7 @@ def test_a_network_with_both_kinds_of_layers(network: Any, tmp_path: Path) -> No
     for model, is_packed in ((net, False), (packed, True)):
         path = binarize.save(net, tmp_path / f"{is_packed}.safetensors", packed=is_packed)
         loaded = binarize.load(path, model=Net())
-        assert torch.equal(loaded(x), model(x))
+        torch.testing.assert_close(loaded(x), model(x), rtol=1e-5, atol=1e-5)  # one may run a program
         spec = packed.one[0].spec.quantizer  # type: ignore[union-attr, index]
         assert spec.ranges == ((12, 24),)
 

@@ -16,18 +16,23 @@ import binarize
 from binarize.cli import run
 from binarize.errors import ConfigError
 from binarize.files import create_timm
+from binarize.native.library import available
 from binarize.runtime import deployed_layers
 from binarize.runtime.verify import LayerError, Verification, verify
 
 
 def test_a_good_and_a_broken_network() -> None:
-    model = binarize.apply(create_timm("test_resnet", num_classes=7), "bidense").eval()
+    model = binarize.apply(create_timm("test_resnet", num_classes=7), "bidense", granularity="layer").eval()
     packed = binarize.deploy(model)
     x = [torch.rand(2, 3, 64, 64) for _ in range(2)]
     good = verify(model, packed, x)
     assert {e.name for e in good.layers} == set(deployed_layers(packed))
     assert max(e.worst for e in good.layers) < 1e-5
     assert good.agreement == 1.0
+    if available():
+        assert len(good.steps) > len(good.layers)
+        assert max(e.beyond for e in good.steps) < 0.01
+        assert f"program of {len(good.steps)} operators" in str(good)
     name, layer = next(iter(deployed_layers(packed).items()))
     layer.vector("scale").mul_(1.5)
     layer._load_from_state_dict({}, "", {}, False, [], [], [])  # the kernels' copies are made anew

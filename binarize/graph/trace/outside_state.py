@@ -42,6 +42,9 @@ class Outside:
         self._caches: dict[Any, int] = {}
         self._seen: set[int] = set()
         self._queue: list[tuple[Any, type]] = []
+        modules = list(modules)
+        held = ((value, type(module)) for module in modules for value in vars(module).values())
+        self._queue += [(value, cls) for value, cls in held if isinstance(value, types.FunctionType)]
         for cls in {type(module) for module in modules}:
             own = () if _is_foreign(cls) else vars(cls).keys() - {"__init__"}  # bases: what it uses
             self._class(cls, {"forward", *own})

@@ -1,0 +1,125 @@
+"""What the kernels support: of a packed layer, and of the activations around it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from binarize.graph.trace.roles import known_class
+from binarize.layers import BiasPReLU, Maxout, RPReLU
+from binarize.native.epilogue import Activation
+from binarize.native.instruction_set import resolve
+from binarize.native.library import available
+from binarize.runtime.layer_data import LayerData
+from binarize.runtime.spec import PackedSpec
+
+_TAPS = 255  # of a depthwise kernel, which counts in bytes
+_PIECE = 5  # channels of one table of scales per channel
+_TABLES = 2047  # tables of one position
+_STEPS = 1092  # of rounded tables, in the largest sum of five scales
+
+LARGEST_ERROR = 0.025
+"""What rounded scales may do to a layer's sums at most, see `rounding_error`; else they are not rounded."""
+
+
+def why_not(layer: LayerData) -> str | None:
+    """Why a packed layer is computed by torch instead, or None if the kernels do it."""
+    spec = layer.spec
+    if not available():
+        return "the native kernels are not installed"
+    if layer.vectors.dtype != torch.float32 or layer.vectors.device.type != "cpu":
+        return f"{layer.vectors.dtype} on {layer.vectors.device}: the kernels take float32 on the CPU"
+    if spec.quantizer.scale == "learned":
+        return "a learnt scale without statistics (an ablation)"
+    if spec.padding_mode != "zeros":
+        return f"padding_mode={spec.padding_mode}"
+    if spec.quantizer.ranges and (spec.groups > 1 or spec.offset):
+        return "activations of two sets in one layer with groups, or with weights that have an offset"
+    return why_not_per_channel(spec)
+
+
+def why_not_per_channel(spec: PackedSpec) -> str | None:
+    """Why the kernels cannot take the scales per channel of a layer; None if they can, or need not."""
+    if not per_channel(spec):
+        return None
+    if not is_depthwise(spec):
+        if spec.offset:
+            return "scales per channel with weights that have an offset, for which there are no tables"
+        if resolve() != "avx512":  # torch's convolution is the faster one
+            return "scales per channel on a processor without AVX-512 VPOPCNTDQ"
+        pieces = math.ceil(spec.in_channels // spec.groups / _PIECE)
+        if spec.groups * math.ceil(pieces / 3) * 3 > _TABLES:
+            return "more channels than the tables of scales per channel can hold"
+    return "a transposed convolution with a scale per channel" if spec.kind == "transposed" else None
+
+
+def rounding_error(spec: PackedSpec) -> float:
+    """The largest error of sums of rounded scales, relative to the sums; root mean squares of both.
+
+    For one group, signs that do not depend on each other, and scales of any sizes. A step is S / 1092, S
+    being the largest sum of five scales a, and an entry is off by half a step at most. Over the taps and
+    C / 5 tables of a position this is at most S / 2184 sqrt(taps C / 5). The sums have sqrt(taps sum a^2),
+    at least S sqrt(taps / 5). Together: sqrt(C) / 2184. Scales of similar sizes give a fifth of it with 64
+    channels, and less with more (`docs/kernels.md`).
+    """
+    return math.sqrt(spec.in_channels // spec.groups) / (2 * _STEPS)
+
+
+def why_exact(spec: PackedSpec) -> str | None:
+    """Why the scales per channel of a layer are not rounded, even if they may be; None if they are."""
+    if spec.groups > 1:
+        return "the groups of channels share the step of rounding: one of small scales could lose all of them"
+    if rounding_error(spec) > LARGEST_ERROR:
+        return f"so many channels that rounding could change the sums by more than {LARGEST_ERROR:.1%}"
+    return None
+
+
+def activation_of(module: nn.Module | None) -> Activation | None:
+    """The kernels' form of an activation module; None if they do not know it."""
+    kind = None if module is None else known_class(module)
+    if kind is None or kind is nn.Identity:
+        return Activation()
+    known: Any = module
+    if kind is BiasPReLU:
+        return Activation(kind="piecewise", before=_flat(known.b0), negative=_flat(known.weight))
+    if kind is RPReLU:
+        before, negative, after = _flat(known.b0), _flat(known.weight), _flat(known.b1)
+        return Activation(kind="piecewise", before=before, negative=negative, after=after)
+    if kind is Maxout:
+        return Activation(kind="piecewise", negative=_flat(known.q), positive=_flat(known.p))
+    if kind is nn.ReLU:
+        return Activation(kind="piecewise")
+    if kind is nn.Hardtanh:
+        return Activation(kind="clamp", low=float(known.min_val), high=float(known.max_val))
+    return None
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.detach().reshape(-1).float()
+
+
+def can_interpolate(spec: PackedSpec) -> bool:
+    """Whether the kernels can bring the layer's input to another size on the way."""
+    plain = spec.kind == "conv" and len(spec.kernel) == 2 and not spec.quantizer.ranges
+    return plain and not is_depthwise(spec)
+
+
+def wants_means(spec: PackedSpec) -> bool:
+    """Whether the layer's thresholds depend on the means of its input's channels."""
+    quantizer = spec.quantizer
+    return quantizer.kind == "dab" and quantizer.threshold in ("adaptive", "mean")
+
+
+def is_depthwise(spec: PackedSpec) -> bool:
+    """Whether the layer has one filter per channel, with few enough taps to be counted."""
+    alone = spec.groups == spec.in_channels == spec.out_channels
+    return spec.kind == "conv" and alone and math.prod(spec.kernel) <= _TAPS
+
+
+def per_channel(spec: PackedSpec) -> bool:
+    """Whether activations have a scale per channel, which stands inside the sum over input channels."""
+    quantizer = spec.quantizer
+    return quantizer.kind == "dab" and quantizer.granularity == "channel" and quantizer.scale != "none"

@@ -1,0 +1,56 @@
+"""Packed weights, made once for each layer: the layer's module, its programs and its operator share them."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from binarize.bounded_cache import BoundedCache
+from binarize.runtime.kernel_support import why_not
+from binarize.runtime.layer_data import LayerData
+from binarize.runtime.native_layer import NativeLayer
+
+_SINGLE = 256
+_shared: weakref.WeakValueDictionary[Any, NativeLayer] = weakref.WeakValueDictionary()
+_single: BoundedCache[Any, NativeLayer] = BoundedCache(_SINGLE)
+"""Those of operators that are called one by one, which nothing else would keep."""
+
+
+def native_layer(
+    data: LayerData, *, threads: int | None = None, exact_scales: bool = True, keep: bool = False
+) -> NativeLayer | None:
+    """What the kernels need of a layer, for its tensors as they are now; None if torch computes it.
+
+    Args:
+        data: the layer.
+        threads: of the kernels; None for as many as torch has.
+        exact_scales: see `RuntimeOptions`.
+        keep: hold the result for later calls; otherwise the caller does.
+    """
+    if why_not(data) is not None:
+        return None
+    marks = _marks(data)
+    key = (data.spec, marks, threads, exact_scales)
+    found = _shared.get(key)
+    # memory that a layer's tensors have left may hold another layer's by now
+    if found is None or _marks(found.data) != marks:
+        found = _shared[key] = NativeLayer(data, threads=threads, exact_scales=exact_scales)
+    return _single.keep(key, found) if keep else found
+
+
+def _tensors(data: LayerData) -> list[Tensor]:
+    inner = data.inner
+    arrays = () if inner is None else (inner.before, inner.negative, inner.positive, inner.after)
+    return [data.bits, data.vectors, *(t for t in arrays if t is not None)]
+
+
+def _marks(data: LayerData) -> tuple[Any, ...]:
+    return tuple(_mark(t) for t in _tensors(data))
+
+
+def _mark(tensor: Tensor) -> tuple[int, int, torch.dtype]:
+    """What changes when a tensor's values or memory do."""
+    return tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version, tensor.dtype

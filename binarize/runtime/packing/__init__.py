@@ -1,0 +1,1 @@
+"""A trained binary layer as data: what its packed form is, its numbers, and its weights as bits."""

@@ -1,0 +1,192 @@
+"""What the packed form of a trained layer is, apart from its numbers, or the reason why it has none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from binarize.functional import (
+    ApproxSign,
+    CentredScaledSign,
+    DabRule,
+    RedistributedSign,
+    ScaledSign,
+    ShiftedSign,
+    SteSign,
+    SteStep,
+)
+from binarize.functional.activations import AdaBinSet
+from binarize.graph.hooks import has_hooks
+from binarize.layers import (
+    DAB,
+    AdaBinSign,
+    ApproxSignQuantizer,
+    BiasPReLU,
+    BinaryConv1d,
+    BinaryConv2d,
+    BinaryConvTranspose2d,
+    BinaryLinear,
+    Bypass,
+    ChannelLastBatchNorm,
+    Maxout,
+    Redistribution,
+    RPReLU,
+    ShiftedSignQuantizer,
+    SignSTE,
+    StepSTE,
+    TokenSign,
+)
+from binarize.model_info import qualified_name
+from binarize.runtime.spec import PackedSpec, QuantizerSpec
+
+_KINDS: dict[type[nn.Module], str] = {
+    BinaryConv1d: "conv",
+    BinaryConv2d: "conv",
+    BinaryConvTranspose2d: "transposed",
+    BinaryLinear: "linear",
+}
+_QUANTIZERS: dict[type[nn.Module], tuple[str, type]] = {
+    SignSTE: ("sign", SteSign),
+    StepSTE: ("step", SteStep),
+    ApproxSignQuantizer: ("sign", ApproxSign),
+    ShiftedSignQuantizer: ("shifted", ShiftedSign),
+    TokenSign: ("shifted", ShiftedSign),
+    Redistribution: ("redistributed", RedistributedSign),
+    AdaBinSign: ("adabin", AdaBinSet),
+    DAB: ("dab", DabRule),
+}
+_CENTRED = (SteSign, ScaledSign, CentredScaledSign)
+"""Weight rules whose two values are +-scale, whatever the weights are."""
+_FOLDED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, ChannelLastBatchNorm)
+_INNER = {RPReLU: "rprelu", BiasPReLU: "bias_prelu", Maxout: "maxout"}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a layer cannot be packed."""
+
+    reason: str
+
+
+def describe(layer: nn.Module) -> PackedSpec | Refusal:
+    """What the packed form of `layer` is, apart from its numbers; it may be without data (meta device)."""
+    kind = _KINDS.get(type(layer))
+    if kind is None:
+        return Refusal(f"{type(layer).__name__} is no binary layer that the packed runtime knows")
+    known: Any = layer  # one of the four classes, all of which are a `BinaryLayer`
+    reason = _tampered(known)
+    if reason is not None:
+        return Refusal(reason)
+    quantizer = describe_quantizer(known.quantizer)
+    if isinstance(quantizer, Refusal):
+        return quantizer
+    if quantizer.ranges and known.quantizer.rule.dim != (-1 if kind == "linear" else 1):
+        return Refusal("its quantizer has the channels at another place than the layer")
+    norm = None if known.norm is None or folds(known.norm) else _describe_norm(known)
+    bypass = _describe_bypass(known, kind)
+    if isinstance(bypass, Refusal):
+        return bypass
+    return PackedSpec(
+        kind=kind,
+        quantizer=quantizer,
+        offset=type(known.weight_rule) not in _CENTRED,
+        norm=norm,
+        inner=None if known.inner is None else _describe_inner(known.inner),
+        bypass=bypass,
+        **_geometry(known, kind),
+    )
+
+
+def describe_quantizer(quantizer: nn.Module) -> QuantizerSpec | Refusal:
+    """Its kind and variant, if it is one of ours and nothing hangs on it."""
+    name = type(quantizer).__name__
+    kind, rule = _QUANTIZERS.get(type(quantizer), ("", object))
+    known: Any = quantizer
+    if not kind or type(known.rule) is not rule:
+        return Refusal(f"its quantizer {name} is none that the packed runtime knows")
+    if has_hooks(quantizer) or "forward" in quantizer.__dict__:
+        return Refusal(f"hooks or a forward of its own hang on its quantizer {name}: remove them first")
+    if kind == "step":
+        return QuantizerSpec(kind=kind, ranges=known.rule.ranges)
+    if kind != "dab":
+        return QuantizerSpec(kind=kind)
+    return QuantizerSpec(
+        kind=kind,
+        threshold=known.rule.threshold,
+        scale=known.rule.scale,
+        granularity=known.rule.granularity,
+    )
+
+
+def _tampered(layer: Any) -> str | None:
+    """What was done to a layer of a known class that its packed form would not do."""
+    if "forward" in layer.__dict__:
+        return "its forward was replaced on the instance: undo that first"
+    if parametrize.is_parametrized(layer):
+        return "it is parametrized: remove the parametrization (or fold it in) first"
+    for name in ("norm", "weight_transform"):
+        part = getattr(layer, name)
+        if part is not None and (name != "norm" or folds(part)) and has_hooks(part):
+            return f"hooks hang on its {name}, which is folded into the scales: remove them first"
+    if folds(layer.norm) and layer.norm.running_mean is None:
+        return "its BatchNorm has no running statistics, so that a result depends on the rest of its batch"
+    return None
+
+
+def folds(norm: nn.Module | None) -> bool:
+    """Whether a norm goes into the scales."""
+    return type(norm) in _FOLDED
+
+
+def _describe_norm(layer: Any) -> dict[str, Any]:
+    norm = layer.norm
+    if type(norm) is nn.LayerNorm and len(norm.normalized_shape) == 1 and isinstance(layer, BinaryLinear):
+        return {"kind": "layer", "eps": float(norm.eps)}
+    return {"kind": "module", "class": qualified_name(norm)}
+
+
+def _describe_inner(inner: nn.Module) -> dict[str, Any]:
+    kind = _INNER.get(type(inner))  # type: ignore[call-overload] - any class may be asked for
+    return {"kind": "module", "class": qualified_name(inner)} if kind is None else {"kind": kind}
+
+
+def _describe_bypass(layer: Any, kind: str) -> str | Refusal | None:
+    way = layer.bypass
+    if way is None:
+        return None
+    channels = (way.in_channels, way.out_channels) if type(way) is Bypass else ()
+    if channels != _channels_of(layer) or has_hooks(way):
+        return Refusal(f"its bypass {type(way).__name__} is not the one that its method builds")
+    stride = () if kind == "linear" else tuple(layer.stride)
+    if (way.stride, way.transposed, way.dim) != (stride, kind == "transposed", -1 if kind == "linear" else 1):
+        return Refusal("its bypass has another stride than the layer")
+    return way.fit
+
+
+def _channels_of(layer: Any) -> tuple[int, int]:
+    if isinstance(layer, BinaryLinear):
+        return layer.in_features, layer.out_features
+    return layer.in_channels, layer.out_channels
+
+
+def _geometry(layer: Any, kind: str) -> dict[str, Any]:
+    cin, cout = _channels_of(layer)
+    if kind == "linear":
+        return {"in_channels": cin, "out_channels": cout}
+    given: dict[str, Any] = {
+        "in_channels": cin,
+        "out_channels": cout,
+        "kernel": tuple(layer.kernel_size),
+        "stride": tuple(layer.stride),
+        "dilation": tuple(layer.dilation),
+        "groups": layer.groups,
+    }
+    if kind == "transposed":
+        padding = tuple((p, p) for p in layer.padding)
+        return {**given, "padding": padding, "output_padding": tuple(layer.output_padding)}
+    same = bool(layer.same_padding)
+    padding = ((0, 0),) * len(layer.kernel_size) if same else tuple(layer._static_pads())
+    return {**given, "padding": padding, "same": same, "padding_mode": layer.padding_mode}

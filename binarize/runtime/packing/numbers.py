@@ -1,0 +1,100 @@
+"""The numbers of a packed layer: signs as bits, and scale, offset and shift of each filter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from binarize.functional import Geometry
+from binarize.runtime.packing.bits import pack_signs
+from binarize.runtime.packing.describe import Refusal, folds
+from binarize.runtime.spec import PackedSpec
+
+_PARAMETERS = {
+    "sign": (),
+    "step": (),
+    "shifted": ("beta",),
+    "redistributed": ("k", "b"),
+    "adabin": ("alpha", "beta"),
+}
+
+
+def numbers_of(layer: Any, spec: PackedSpec) -> tuple[Tensor, Tensor] | Refusal:
+    """The bits and vectors of a packed layer.
+
+    BatchNorm, bias and weight scale are folded in float64: with W = m S + o per filter, S the signs, and
+    BatchNorm g (y - mean) / sqrt(var + eps) + c, f = g / sqrt(var + eps), the layer gets scale = m f,
+    offset = o f and shift = (bias - mean) f + c, then rounded to the dtype of the weights.
+
+    Args:
+        layer: a `BinaryLayer` on the CPU.
+        spec: what `describe` says of it.
+
+    Returns:
+        (ceil(weights / 8),) uint8 and (sum of `spec.vectors()`,), see `LayerData`.
+    """
+    levels = _levels(_filters(layer, spec), centred=not spec.offset)
+    if isinstance(levels, Refusal):
+        return levels
+    positive, scale, offset = levels
+    shift = torch.zeros_like(scale) if layer.own_bias is None else layer.own_bias.detach().double()
+    if layer.norm is not None and folds(layer.norm):
+        factor, constant = _affine(layer.norm)
+        scale, offset, shift = scale * factor, offset * factor, shift * factor + constant
+    quantizer = _quantizer_vectors(layer.quantizer, spec.quantizer.kind)
+    vectors = {"scale": scale, "offset": offset, "shift": shift, **quantizer}
+    flat = torch.cat([vectors[name].detach().reshape(-1).double() for name in spec.vectors()])
+    flat = flat.to(layer.weight.dtype)
+    if not bool(torch.isfinite(flat).all()):
+        return Refusal("its scales, norm or quantizer hold numbers that are not finite")
+    if spec.quantizer.kind == "adabin" and not float(vectors["alpha"].detach()):
+        return Refusal("alpha_a of its quantizer is 0: its input would be lost")
+    return pack_signs(positive), flat
+
+
+def _filters(layer: Any, spec: PackedSpec) -> Tensor:
+    """The weights that the layer computes with, output filters first, in their own dtype."""
+    with torch.no_grad():
+        weight = layer.weight if layer.weight_transform is None else layer.weight_transform(layer.weight)
+        if spec.kind == "transposed":
+            weight = Geometry((), (), (), spec.groups, True).filters_first(weight)
+        return layer.weight_rule.quantize(weight)[0]
+
+
+def _levels(weight: Tensor, *, centred: bool) -> tuple[Tensor, Tensor, Tensor] | Refusal:
+    """Signs (bool), scale and offset per filter (float64) with weight = scale * sign + offset.
+
+    Of a filter with one value only, that value is the scale (with its sign) and the offset is 0.
+    """
+    flat = weight.reshape(weight.shape[0], -1)
+    high, low = flat.amax(1, keepdim=True), flat.amin(1, keepdim=True)
+    top, bottom = high.double(), low.double()
+    if not bool(torch.isfinite(top - bottom).all()):
+        return Refusal("its weights hold numbers that are not finite")
+    upper = flat == high
+    if not bool(torch.where(upper, True, flat == low).all()):
+        return Refusal("its weight rule gives more than two values per filter")
+    single = top == bottom
+    positive = torch.where(single, flat >= 0, upper) if bool(single.any()) else upper
+    scale = torch.where(single, top.abs(), (top - bottom) / 2)
+    offset = torch.where(single, 0, (top + bottom) / 2)
+    if centred and bool(offset.any()):
+        return Refusal("its weights are not +-scale, as its rule promises")
+    return positive, scale.reshape(-1), offset.reshape(-1)
+
+
+def _affine(norm: Any) -> tuple[Tensor, Tensor]:
+    """Factor and constant of a batch norm in evaluation mode, float64."""
+    factor = torch.rsqrt(norm.running_var.double() + norm.eps)
+    if norm.weight is not None:
+        factor = factor * norm.weight.detach().double()
+    constant = -norm.running_mean.double() * factor
+    return factor, constant if norm.bias is None else constant + norm.bias.detach().double()
+
+
+def _quantizer_vectors(quantizer: Any, kind: str) -> dict[str, Tensor]:
+    if kind == "dab":
+        return {name: getattr(quantizer, name) for name in quantizer.rule.names()}
+    return dict(zip(_PARAMETERS[kind], quantizer.rule_parameters(), strict=False))

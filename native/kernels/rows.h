@@ -1,0 +1,165 @@
+// Steps over the channels of each position: layer norm with what stands behind it, and softmax.
+#pragma once
+
+#include "activate.h"
+#include "bypass.h"
+#include "ops.h"
+#include "runs.h"
+
+namespace bz {
+namespace BZ_NS {
+
+BZ_INLINE float sum_lanes(Floats v) {  // halves onto each other
+    alignas(64) float lanes[kLanes];
+    store(lanes, v);
+    BZ_UNROLL for (int half = kLanes / 2; half > 0; half /= 2)
+        BZ_UNROLL for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    return lanes[0];
+}
+
+// Sums f(x) in four chains of vectors, whose order does not depend on anything but `count`.
+template <class F>
+BZ_INLINE float sum_of(const float* x, int64_t count, const F& f) {
+    Floats sum[4] = {};
+    int64_t i = 0;
+    for (; i + 4 * kLanes <= count; i += 4 * kLanes)
+        BZ_UNROLL for (int q = 0; q < 4; ++q) sum[q] += f(load<Floats>(x + i + q * kLanes));
+    for (; i + kLanes <= count; i += kLanes) sum[0] += f(load<Floats>(x + i));
+    float total = sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    if (i < count) {
+        const Floats last = f(load_part(x + i, count - i));
+        for (int64_t k = 0; k < count - i; ++k) total += last[k];
+    }
+    return total;
+}
+
+constexpr int kRowsTogether = 4;  // positions for which the numbers of a channel are loaded once
+constexpr int kRowBlock = 128;    // channels of the bypass that are put together at a time
+
+struct NormRows {
+    const bz_layer_norm_step& s;
+    Activation first, second;
+    bool direct;  // the bypass of each vector lies side by side
+};
+
+static Activation activation_of(const bz_activation& a) {
+    return {a.kind, a.low, a.high, a.before, a.negative, a.positive, a.after};
+}
+
+static NormRows norm_rows(const bz_layer_norm_step& s) {
+    const bool direct = s.bypass.data && s.bypass_channels % kLanes == 0 && s.channels % s.bypass_channels == 0;
+    return {s, activation_of(s.first), activation_of(s.second), direct};
+}
+
+// One vector of channels, the first of them c, of some positions. load, save: whole vectors, or the last channels.
+template <class Load, class Save>
+BZ_INLINE void norm_vector(const NormRows& r, int64_t c, int count, const float* const* x, const float* const* bypass,
+                           const float* const* residual, float* const* to, const Floats* mean, const Floats* factor,
+                           const Load& load, const Save& save) {
+    const bz_layer_norm_step& s = r.s;
+    const auto get = [&](const float* p) { return load(p + c); };
+    const Floats weight = s.weight ? get(s.weight) : splat(1.0f), bias = s.bias ? get(s.bias) : Floats{};
+    Lanes first, second;
+    take_lanes_by(first, r.first, get);
+    take_lanes_by(second, r.second, get);
+    const int64_t from = r.direct ? c % s.bypass_channels : c % kRowBlock;
+    for (int i = 0; i < count; ++i) {
+        Floats v = (load(x[i] + c) - mean[i]) * factor[i];
+        v *= weight;
+        v += bias;
+        v = activate(first, v);
+        if (s.bypass.data) v += load(bypass[i] + from);
+        v = activate(second, v);
+        if (s.residual.data) v += load(residual[i] + c);
+        save(to[i] + c, v);
+    }
+}
+
+static void norm_some(const NormRows& r, int64_t n, int64_t y, int64_t x0, int count) {
+    const bz_layer_norm_step& s = r.s;
+    const int64_t channels = s.channels;
+    alignas(64) float spare[kRowsTogether][kRowBlock];
+    const float *x[kRowsTogether], *bypass[kRowsTogether], *residual[kRowsTogether];
+    float* to[kRowsTogether];
+    Floats mean[kRowsTogether], factor[kRowsTogether];
+    for (int i = 0; i < count; ++i) {
+        x[i] = at(s.x, n, y, x0 + i);
+        to[i] = at(s.out, n, y, x0 + i);
+        residual[i] = s.residual.data ? at(s.residual, n, y, x0 + i) : nullptr;
+        bypass[i] = r.direct ? at(s.bypass, n, y, x0 + i) : spare[i];
+        const float size = float(channels);
+        const Floats centre = splat(sum_of(x[i], channels, [](Floats v) { return v; }) / size);
+        const auto spread = [&](Floats v) { return (v - centre) * (v - centre); };
+        const double variance = sum_of(x[i], channels, spread) / size;
+        mean[i] = centre;
+        factor[i] = splat(float(1.0 / __builtin_sqrt(variance + s.eps)));
+    }
+    for (int64_t c = 0; c < channels; c += kLanes) {
+        if (s.bypass.data && !r.direct && c % kRowBlock == 0) {
+            const int some = int(channels - c < kRowBlock ? channels - c : kRowBlock);
+            for (int i = 0; i < count; ++i)
+                bypass_part(at(s.bypass, n, y, x0 + i), s.bypass_channels, s.channels, int(c), some, some, spare[i]);
+        }
+        const int64_t rest = channels - c;
+        if (rest >= kLanes)
+            norm_vector(r, c, count, x, bypass, residual, to, mean, factor,
+                        [](const float* p) { return load<Floats>(p); }, [](float* p, Floats v) { store(p, v); });
+        else
+            norm_vector(r, c, count, x, bypass, residual, to, mean, factor,
+                        [&](const float* p) { return load_part(p, rest); },
+                        [&](float* p, Floats v) { store_part(p, v, rest); });
+    }
+}
+
+static int layer_norm(int threads, const bz_layer_norm_step& s) {
+    const bz_map* maps[4] = {&s.x, &s.out};
+    int count = 2;
+    if (s.bypass.data) maps[count++] = &s.bypass;
+    if (s.residual.data) maps[count++] = &s.residual;
+    const Runs r = make_runs(s.images, s.height, s.width, maps, count, !s.sums, kStepRun);
+    const NormRows rows = norm_rows(s);
+    float* const partial = partial_sums(s.sums, r, s.channels);
+    if (s.sums && !partial) return BZ_NO_MEMORY;
+    const int some = threads_for(threads, int64_t(s.images) * s.height * s.width * s.channels);
+#pragma omp parallel for schedule(static) num_threads(some) if (some > 1)
+    for (int64_t item = 0; item < r.items(); ++item) {
+        const Piece piece = run_of(r, item);
+        for (int64_t x = piece.begin; x < piece.end; x += kRowsTogether) {
+            const int together = int(piece.end - x < kRowsTogether ? piece.end - x : kRowsTogether);
+            norm_some(rows, piece.image, piece.line, x, together);
+        }
+        if (partial)
+            add_positions(partial + item * s.channels, at(s.out, piece.image, piece.line, piece.begin), s.out.pixel,
+                          piece.end - piece.begin, s.channels);
+    }
+    if (partial) reduce(partial, r.images, r.lines * r.per_line, 1, s.channels, s.channels, s.sums);
+    free(partial);
+    return BZ_OK;
+}
+
+static void softmax_row(const float* x, float* y, int64_t length, float factor) {
+    const float lowest = -__builtin_inff();
+    Floats most = splat(lowest);
+    int64_t i = 0;
+    const auto larger = [](Floats a, Floats b) { return b > a || b != b ? b : a; };  // a NaN stays
+    for (; i + kLanes <= length; i += kLanes) most = larger(most, load<Floats>(x + i) * factor);
+    float top = lowest;
+    for (int k = 0; k < kLanes; ++k) top = most[k] > top || most[k] != most[k] ? most[k] : top;
+    for (; i < length; ++i) {
+        const float v = x[i] * factor;
+        top = v > top || v != v ? v : top;
+    }
+    map_one<1>(y, x, length, [&](Floats v) { return exponential(v * factor - top); });
+    const float sum = sum_of(y, length, [](Floats v) { return v; });
+    map_one<4>(y, y, length, [&](Floats v) { return v / sum; });
+}
+
+static int softmax(int threads, const bz_softmax_step& s) {
+    const int some = threads_for(threads, s.rows * s.length);
+#pragma omp parallel for schedule(static) num_threads(some) if (some > 1)
+    for (int64_t r = 0; r < s.rows; ++r) softmax_row(s.x + r * s.x_row, s.y + r * s.y_row, s.length, s.factor);
+    return BZ_OK;
+}
+
+}  // namespace BZ_NS
+}  // namespace bz
