@@ -65,7 +65,7 @@ class Extras:
     Attributes:
         resize: of the input, before anything else.
         second: activation behind the bypass.
-        residual: (N, Cout, H, W) that is added last.
+        residual: of the result's shape; is added last.
         sums_of_x: (N, Cin), the sums of the (resized) input over positions, for a DAB; None computes them.
         sums: (N, Cout), is overwritten by the sums of the result over positions.
         tail: 1x1 convolution of the result, which is not stored then.
@@ -215,7 +215,8 @@ class NativeLayer:
         bypass, resize = None, None
         if self.whole:
             bypass, resize = self.bypass_of(maps, prepared, lambda x: self.bypass_map(x, prepared))
-        given: dict[str, Any] = {"bypass": bypass, "residual": extras.residual, "tail": extras.tail}
+        residual = None if extras.residual is None else as_maps(extras.residual, linear=self.linear)
+        given: dict[str, Any] = {"bypass": bypass, "residual": residual, "tail": extras.tail}
         if conv is None:
             return self._transposed(maps, prepared, words, scales, given, extras)
         given |= {"resize": resize, "sums": extras.sums}

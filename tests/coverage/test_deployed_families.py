@@ -10,7 +10,7 @@ from families import FAMILIES, smallest
 
 import binarize
 from binarize.coverage import subjects
-from binarize.coverage.trials import MOST_BEYOND, MOST_OFF
+from binarize.coverage.trials import MOST_OFF
 from binarize.native.library import available
 from binarize.runtime.verify import verify
 
@@ -28,8 +28,8 @@ def test_a_family_runs_as_a_program(family: str) -> None:
     model = binarize.apply(net, "bidense", granularity="layer", example_inputs=x).eval()
     found = verify(model, binarize.deploy(model), [x])
     for layer in found.layers:
-        assert layer.beyond <= MOST_BEYOND or layer.worst <= MOST_OFF, layer
-    for step in found.steps:
-        assert step.beyond <= MOST_BEYOND or step.worst <= MOST_OFF, step
+        assert layer.agrees, layer
+    for step in found.steps:  # one position of a small map may lie on a threshold
+        assert step.beyond <= 0.1 or step.worst <= MOST_OFF, step
     assert found.steps or found.no_program
     assert "internal error" not in found.no_program

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -213,3 +214,14 @@ def test_the_layer_operator() -> None:
     torch.testing.assert_close(y, layer.reference(x), rtol=1e-4, atol=1e-4)
     compiled = torch.compile(lambda t: ops.layer(t, *given[1:])[0] * 2, backend="aot_eager")
     torch.testing.assert_close(compiled(x), 2 * y)
+
+
+@pytest.mark.parametrize("shape", [(5, 24), (2, 5, 24), (2, 3, 5, 24)])
+def test_the_operator_of_a_linear_layer_adds_maps_of_its_own_shape(shape: tuple[int, ...]) -> None:
+    _, packed = pair(Tokens(), example_inputs=torch.rand(2, 3, 32, 32))
+    layer = packed.mix
+    spec = text_of_spec(dataclasses.replace(layer.spec, norm=None, inner=None, bypass=None))
+    x, other = torch.randn(shape), torch.randn(shape)
+    alone = ops.layer(x, layer.bits, layer.vectors, spec, [], [])[0]
+    both = ops.layer(x, layer.bits, layer.vectors, spec, [], [], residual=other)[0]
+    assert torch.equal(both, alone + other)
