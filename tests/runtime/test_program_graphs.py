@@ -328,3 +328,10 @@ def test_quotients_are_those_of_torch() -> None:
     for by in (3.0, -0.25, 1e-3):
         results, wanted, _ = made(lambda net, x, by=by: x.neg() / by, image())
         assert torch.equal(results[0], wanted[0])
+
+
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "bilinear"])
+@pytest.mark.parametrize("to", [{"size": (11, 5)}, {"scale_factor": 1.75}])
+def test_resizes_are_those_of_torch(mode: str, to: dict[str, Any]) -> None:
+    x = torch.randn(2, 8, 6, 7).contiguous(memory_format=torch.channels_last)
+    agree(lambda net, x: F.interpolate(x.relu(), mode=mode, **to), x)

@@ -96,7 +96,7 @@ def bilinear(
     return _resize(lowering, node, x, "bilinear_aligned" if align_corners else "bilinear", scales)
 
 
-@lowers(aten.upsample_nearest2d.vec)
+@lowers(aten.upsample_nearest2d.vec, aten._upsample_nearest_exact2d.vec)
 def nearest(
     lowering: Lowering,
     node: fx.Node,
@@ -104,20 +104,9 @@ def nearest(
     size: Sequence[int] | None,
     scales: Sequence[float] | None = None,
 ) -> Any:
-    """Nearest neighbours as torch's mode `nearest` chooses them."""
-    return _resize(lowering, node, x, "nearest", scales)
-
-
-@lowers(aten._upsample_nearest_exact2d.vec)
-def nearest_exact(
-    lowering: Lowering,
-    node: fx.Node,
-    x: Tensor,
-    size: Sequence[int] | None,
-    scales: Sequence[float] | None = None,
-) -> Any:
-    """Nearest neighbours as torch's mode `nearest-exact` chooses them."""
-    return _resize(lowering, node, x, "nearest_exact", scales)
+    """Nearest neighbours as torch's modes `nearest` and `nearest-exact` choose them."""
+    exact = node.target is aten._upsample_nearest_exact2d.vec
+    return _resize(lowering, node, x, "nearest_exact" if exact else "nearest", scales)
 
 
 def _resize(lowering: Lowering, node: fx.Node, x: Tensor, mode: str, scales: Sequence[float] | None) -> Any:
