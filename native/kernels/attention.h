@@ -93,7 +93,8 @@ static void attention_products(const Products& g, int64_t rows) {
 BZ_INLINE float largest_lane(Floats v) {  // NaN aside
 #if BZ_VEC_BYTES >= 32
 #if BZ_VEC_BYTES == 64
-    const __m256 half = _mm256_max_ps(_mm512_castps512_ps256((__m512)v), _mm512_extractf32x8_ps((__m512)v, 1));
+    const __m256 half =
+        _mm256_max_ps(_mm512_castps512_ps256((__m512)v), (__m256)_mm512_extractf64x4_pd((__m512d)v, 1));
 #else
     const __m256 half = (__m256)v;
 #endif

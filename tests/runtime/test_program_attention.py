@@ -218,14 +218,12 @@ def torchvision_swin() -> nn.Module:
 
 
 def transformers_vit(way: str) -> nn.Module:
-    from transformers import ViTConfig, ViTForImageClassification
-
-    make: Any = ViTConfig
-    config = make(
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
         hidden_size=24, num_hidden_layers=1, num_attention_heads=3, intermediate_size=30, image_size=28,
         patch_size=7, num_labels=5, attn_implementation=way,
     )  # fmt: skip
-    net = ViTForImageClassification(config)
+    net = transformers.ViTForImageClassification(config)
 
     class Logits(nn.Module):
         def __init__(self) -> None:
