@@ -38,7 +38,7 @@
 extern "C" {
 #endif
 
-#define BZ_ABI_VERSION 7
+#define BZ_ABI_VERSION 8
 #define BZ_SLACK 16 /* words behind a bit plane that kernels may read */
 
 typedef enum bz_status {
@@ -213,10 +213,11 @@ BZ_API int bz_depthwise_int(int isa, int num_threads, const bz_conv_shape* shape
 
 /* ---- convolution with one activation scale per image and channel ---- */
 /* sum = sum over taps and channels of alpha[n][c] * activation * weight. exact 0: from tables of 16-bit sums of five
- * alphas each, exact 1: of float sums, at half the speed (slow without AVX-512). Words: [groups][ceil(out / groups / 32)]
- * [taps][ceil(ceil(channels per group / 5) / 3)][32] uint16_t, three 5-bit pieces each. The same for all isa. */
-BZ_API int64_t bz_scaled_words(const bz_conv_shape* shape);
-BZ_API int bz_pack_scaled(const bz_conv_shape* shape, const float* weights, uint16_t* words);
+ * alphas each (four on AVX2), exact 1: of float sums, at half the speed (slow without AVX-512). Words, as uint16_t, for
+ * one instruction set: [groups][ceil(out / groups / 32)][taps][ceil(ceil(channels per group / 5) / 3)][32], three 5-bit
+ * pieces each; AVX2: [...][taps][ceil(channels per group / 8)][32] bytes, two 4-bit pieces each. */
+BZ_API int64_t bz_scaled_words(int isa, const bz_conv_shape* shape);
+BZ_API int bz_pack_scaled(int isa, const bz_conv_shape* shape, const float* weights, uint16_t* words);
 BZ_API int bz_conv_scaled(int isa, int num_threads, const bz_conv_shape* shape, const uint32_t* plane,
                           const uint16_t* words, const float* alpha, int exact, const bz_epilogue* epilogue);
 

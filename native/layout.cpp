@@ -7,17 +7,20 @@ using namespace bz;
 
 namespace {
 
-constexpr int kPiece = 5, kPieces = 3;  // channels per table look-up, look-ups per 16-bit weight word
-
 bool bit_of(const float* weights, const bz_conv_shape& s, int out, int channel, int tap) {
     const int per_group = s.input.channels / s.input.groups;
     return weights[(int64_t(out) * per_group + channel) * bz_taps(s) + tap] >= 0;
 }
 
-int64_t scaled_entries(const bz_conv_shape& s) {
-    const int pieces = bz_ceil_div(s.input.channels / s.input.groups, kPiece);
-    return int64_t(bz_taps(s)) * bz_ceil_div(pieces, kPieces);
-}
+// Weights of scaled layers: rows of 32 outputs, for each tap and some neighbouring channels: three pieces of five
+// channels in 16 bits, or two of four in 8.
+struct ScaledRows {
+    int piece, channels, bytes;
+    int64_t per_tap, per_block;
+    ScaledRows(const Kernels& kernels, const bz_conv_shape& s)
+        : piece(kernels.piece), channels(piece == 4 ? 8 : 15), bytes(piece == 4 ? 1 : 2),
+          per_tap(bz_ceil_div(s.input.channels / s.input.groups, channels)), per_block(bz_taps(s) * per_tap) {}
+};
 
 }  // namespace
 
@@ -97,27 +100,37 @@ int bz_pack_depthwise(const bz_conv_shape* shape, const float* weights, uint32_t
     return BZ_OK;
 }
 
-int64_t bz_scaled_words(const bz_conv_shape* s) {
-    if (!good_conv(s)) return -1;
-    return int64_t(s->input.groups) * bz_ceil_div(bz_group_outputs(*s), 32) * 32 * scaled_entries(*s);
+int64_t bz_scaled_words(int isa, const bz_conv_shape* s) {
+    const Kernels* kernels = kernels_of(isa);
+    if (!good_conv(s) || !kernels) return -1;
+    const ScaledRows rows(*kernels, *s);
+    return int64_t(s->input.groups) * bz_ceil_div(bz_group_outputs(*s), 32) * 16 * rows.bytes * rows.per_block;
 }
 
-int bz_pack_scaled(const bz_conv_shape* shape, const float* weights, uint16_t* words) {
+int bz_pack_scaled(int isa, const bz_conv_shape* shape, const float* weights, uint16_t* words) {
     if (!good_conv(shape)) return BZ_BAD_ARGUMENT;
+    const Kernels* kernels = kernels_of(isa);
+    if (!kernels) return BZ_NO_ISA;
     const bz_conv_shape& s = *shape;
     if (bz_taps(s) == 0) return BZ_OK;
     if (!weights || !words) return BZ_BAD_ARGUMENT;
-    memset(words, 0, size_t(bz_scaled_words(shape)) * sizeof *words);
+    memset(words, 0, size_t(bz_scaled_words(isa, shape)) * sizeof *words);
+    uint8_t* const bytes = reinterpret_cast<uint8_t*>(words);
+    const ScaledRows rows(*kernels, s);
     const int outputs = bz_group_outputs(s), blocks = bz_ceil_div(outputs, 32);
-    const int per_group = s.input.channels / s.input.groups, triple = kPiece * kPieces;
-    const int per_tap = bz_ceil_div(bz_ceil_div(per_group, kPiece), kPieces);
+    const int per_group = s.input.channels / s.input.groups;
     for (int g = 0; g < s.input.groups; ++g)
         for (int o = 0; o < outputs; ++o)
             for (int tap = 0; tap < bz_taps(s); ++tap)
                 for (int c = 0; c < per_group; ++c)
                     if (bit_of(weights, s, g * outputs + o, c, tap)) {
-                        const int64_t entry = (int64_t(g) * blocks + o / 32) * scaled_entries(s) + tap * per_tap;
-                        words[(entry + c / triple) * 32 + o % 32] |= uint16_t(1u << (c % triple));
+                        const int64_t block = (int64_t(g) * blocks + o / 32) * rows.per_block;
+                        const int64_t at = (block + tap * rows.per_tap + c / rows.channels) * 32 + o % 32;
+                        const int bit = c % rows.channels;
+                        if (rows.bytes == 1)
+                            bytes[at] |= uint8_t(1u << bit);
+                        else
+                            words[at] |= uint16_t(1u << bit);
                     }
     return BZ_OK;
 }

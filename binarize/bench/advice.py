@@ -10,7 +10,7 @@ from torch import nn
 from binarize.bench.measure import AROUND, BETWEEN, Bench
 from binarize.native.library import available
 from binarize.runtime import PackedLayer, deployed_layers
-from binarize.runtime.kernel_support import is_depthwise, per_channel, why_not, why_not_per_channel
+from binarize.runtime.kernel_support import is_depthwise, per_channel, why_not_per_channel
 from binarize.runtime.program.timing import PACKED
 
 _WORD = 64
@@ -44,8 +44,10 @@ def advice(found: Bench, packed: nn.Module) -> list[str]:
 
 
 def _computed_by_torch(layers: list[PackedLayer]) -> Iterator[str]:
-    reasons = Counter(reason for layer in layers if (reason := why_not(layer.data())))
-    by_scales = {why_not_per_channel(layer.spec) for layer in layers} if available() else set()
+    reasons = Counter(reason for layer in layers if (reason := layer.why_by_torch()))
+    exact = {layer.options.exact_scales for layer in layers}
+    specs = {layer.spec for layer in layers} if available() else set()
+    by_scales = {why_not_per_channel(spec, exact_scales=e) for spec in specs for e in exact}
     for reason, count in reasons.most_common(2):
         text = f"{count} of {len(layers)} packed layers are computed by torch, not by the kernels: {reason}."
         if not available():
@@ -56,7 +58,7 @@ def _computed_by_torch(layers: list[PackedLayer]) -> Iterator[str]:
 
 
 def _scales(layers: list[PackedLayer]) -> Iterator[str]:
-    found = [layer for layer in layers if per_channel(layer.spec) and why_not(layer.data()) is None]
+    found = [layer for layer in layers if per_channel(layer.spec) and layer.why_by_torch() is None]
     if not found:
         return
     text = f"{len(found)} of {len(layers)} packed layers have a scale per channel inside their sums: "

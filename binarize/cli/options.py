@@ -69,7 +69,7 @@ def exact_scales_option(command: Command) -> Command:
             "--exact",
             "exact",
             is_flag=True,
-            help="Do not round scales per channel (only AVX-512 does). It takes twice as long.",
+            help="Do not round scales per channel. It takes twice as long, without AVX-512 more.",
         ),
     ):
         command = option(command)

@@ -204,8 +204,9 @@ def _pack_weights(
     weights = _geometry(kind, tuple(weight.shape), stride, padding, dilation, groups, isa)
     lib, shape = required(), ctypes.byref(_layout_of(weights))
     if kind == "scaled":
-        words = torch.empty(max(1, lib.bz_scaled_words(shape)), dtype=torch.int16, device="cpu")
-        check(lib.bz_pack_scaled(shape, address(weight), address(words)), where)
+        number = number_of(isa)
+        words = torch.empty(max(1, lib.bz_scaled_words(number, shape)), dtype=torch.int16, device="cpu")
+        check(lib.bz_pack_scaled(number, shape, address(weight), address(words)), where)
         return replace(weights, words=words)
     depthwise = kind == "depthwise"
     size = (lib.bz_depthwise_words if depthwise else lib.bz_weight_words)(shape)

@@ -14,7 +14,7 @@ STATUS = {
     NOT_FINITE: "scales that are not finite",
 }
 ISAS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3}
-ABI_VERSION = 7
+ABI_VERSION = 8
 SLACK = 16
 REGISTERS = 16  # of a pointwise step
 COPY_DIMS = 6
@@ -352,8 +352,8 @@ SIGNATURES = {
     "bz_pack_depthwise": (_INT, [_CONV, c_void_p, c_void_p, c_void_p]),
     "bz_depthwise": (_INT, [_INT, _INT, _CONV, c_void_p, c_void_p, c_void_p, _EPILOGUE]),
     "bz_depthwise_int": (_INT, [_INT, _INT, _CONV, c_void_p, c_void_p, c_void_p, c_void_p]),
-    "bz_scaled_words": (c_int64, [_CONV]),
-    "bz_pack_scaled": (_INT, [_CONV, c_void_p, c_void_p]),
+    "bz_scaled_words": (c_int64, [_INT, _CONV]),
+    "bz_pack_scaled": (_INT, [_INT, _CONV, c_void_p, c_void_p]),
     "bz_conv_scaled": (_INT, [_INT, _INT, _CONV, c_void_p, c_void_p, c_void_p, _INT, _EPILOGUE]),
     "bz_layer_scratch": (c_int64, [c_void_p]),
     "bz_run": (_INT, [_INT, _INT, c_int64, c_void_p, POINTER(c_int64)]),

@@ -16,7 +16,6 @@ from binarize.graph.unsupported import refuse
 from binarize.graph.wrappers import unwrapped
 from binarize.layers import BinaryLayer
 from binarize.model_info import plan_of
-from binarize.runtime.kernel_support import why_not
 from binarize.runtime.layer import PackedLayer, RuntimeOptions
 from binarize.runtime.lower import empty_packed, lower
 from binarize.runtime.packing.describe import Refusal, describe
@@ -192,7 +191,7 @@ def _report(model: nn.Module, refused: Mapping[str, str]) -> DeployReport:
             size = module.bits.numel() + sum(
                 t.numel() * t.element_size() for name, t in module.named_buffers() if name != "bits"
             )
-            kind, why, weights = module.spec.kind, why_not(module.data()) or "", module.spec.weights
+            kind, why, weights = module.spec.kind, module.why_by_torch() or "", module.spec.weights
         elif isinstance(module, _LAYERS):
             bias = module.own_bias if isinstance(module, BinaryLayer) else module.bias
             own = [t for t in (module.weight, bias) if isinstance(t, Tensor)]

@@ -17,16 +17,21 @@ from binarize.runtime.layer_data import LayerData
 from binarize.runtime.spec import PackedSpec
 
 _TAPS = 255  # of a depthwise kernel, which counts in bytes
-_PIECE = 5  # channels of one table of scales per channel
+_PIECE = 5  # channels of one table of scales per channel (AVX2: 4, with no limit to their number)
 _TABLES = 2047  # tables of one position
-_STEPS = 1092  # of rounded tables, in the largest sum of five scales
+_STEPS = 1092  # of rounded tables, in the largest sum of scales of one table
 
 LARGEST_ERROR = 0.025
 """What rounded scales may do to a layer's sums at most, see `rounding_error`; else they are not rounded."""
 
 
-def why_not(layer: LayerData) -> str | None:
-    """Why a packed layer is computed by torch instead, or None if the kernels do it."""
+def why_not(layer: LayerData, *, exact_scales: bool = False) -> str | None:
+    """Why a packed layer is computed by torch instead, or None if the kernels do it.
+
+    Args:
+        layer: the layer.
+        exact_scales: whether scales per channel may not be rounded (`RuntimeOptions`).
+    """
     spec = layer.spec
     if not available():
         return "the native kernels are not installed"
@@ -38,18 +43,22 @@ def why_not(layer: LayerData) -> str | None:
         return f"padding_mode={spec.padding_mode}"
     if spec.quantizer.ranges and (spec.groups > 1 or spec.offset):
         return "activations of two sets in one layer with groups, or with weights that have an offset"
-    return why_not_per_channel(spec)
+    return why_not_per_channel(spec, exact_scales=exact_scales)
 
 
-def why_not_per_channel(spec: PackedSpec) -> str | None:
+def why_not_per_channel(spec: PackedSpec, *, exact_scales: bool = False) -> str | None:
     """Why the kernels cannot take the scales per channel of a layer; None if they can, or need not."""
     if not per_channel(spec):
         return None
     if not is_depthwise(spec):
         if spec.offset:
             return "scales per channel with weights that have an offset, for which there are no tables"
-        if resolve() != "avx512":  # torch's convolution is the faster one
-            return "scales per channel on a processor without AVX-512 VPOPCNTDQ"
+        # where a table is not one or two registers, torch's convolution is the faster one
+        isa = resolve()
+        if isa == "portable":
+            return "scales per channel on a processor without AVX2"
+        if isa == "avx2" and (exact_scales or why_exact(spec)):
+            return "exact scales per channel on a processor without AVX-512 VPOPCNTDQ"
         pieces = math.ceil(spec.in_channels // spec.groups / _PIECE)
         if spec.groups * math.ceil(pieces / 3) * 3 > _TABLES:
             return "more channels than the tables of scales per channel can hold"
@@ -60,9 +69,9 @@ def rounding_error(spec: PackedSpec) -> float:
     """The largest error of sums of rounded scales, relative to the sums; root mean squares of both.
 
     For one group, signs that do not depend on each other, and scales of any sizes. A step is S / 1092, S
-    being the largest sum of five scales a, and an entry is off by half a step at most. Over the taps and
-    C / 5 tables of a position this is at most S / 2184 sqrt(taps C / 5). The sums have sqrt(taps sum a^2),
-    at least S sqrt(taps / 5). Together: sqrt(C) / 2184. Scales of similar sizes give a fifth of it with 64
+    being the largest sum of the five scales a of a table (AVX2: four), and an entry is off by half a step at
+    most. Over the taps and C / 5 tables of a position this is at most S / 2184 sqrt(taps C / 5). The sums
+    have sqrt(taps sum a^2), at least S sqrt(taps / 5). Together: sqrt(C) / 2184. Scales of similar sizes give a fifth of it with 64
     channels, and less with more (`docs/kernels.md`).
     """
     return math.sqrt(spec.in_channels // spec.groups) / (2 * _STEPS)

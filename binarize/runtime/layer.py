@@ -152,7 +152,7 @@ class PackedLayer(StandsForLayer):
 
     def _alone(self, input: Tensor, output_size: Sequence[int] | None) -> Tensor:
         if is_traced(input):
-            as_operator = operators_wanted() and why_not(self.data()) is None
+            as_operator = operators_wanted() and self.why_by_torch() is None
             return (self._operator if as_operator else self.reference)(input, output_size)
         if type(input) is Tensor and input.dtype == torch.float32 and input.is_cpu and input.numel():
             native = self.native_layer()
@@ -185,6 +185,10 @@ class PackedLayer(StandsForLayer):
     def options(self, options: RuntimeOptions) -> None:
         self._options = options
         self._made.native_of = None
+
+    def why_by_torch(self) -> str | None:
+        """Why torch computes this layer; None if the kernels do."""
+        return why_not(self.data(), exact_scales=self._options.exact_scales)
 
     def tolerance(self) -> float:
         """What rounded scales may change, relative to the layer's sums (root mean square); 0 if none are."""

@@ -30,7 +30,7 @@ def native_layer(
         exact_scales: see `RuntimeOptions`.
         keep: hold the result for later calls; otherwise the caller does.
     """
-    if why_not(data) is not None:
+    if why_not(data, exact_scales=exact_scales) is not None:
         return None
     marks = _marks(data)
     key = (data.spec, marks, threads, exact_scales)

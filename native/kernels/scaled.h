@@ -1,22 +1,23 @@
 // Convolution with one activation scale per image and channel: scales do not factor out of a popcount.
 //
-// Five channels at a time are looked up: for the five activation bits of a position, a table holds the sum of
-// +-alpha for each of the 32 values of five weight bits, T[a][w] = sum_c alpha_c * (a_c == w_c ? 1 : -1). Tables are
-// made per image, entries rounded to 16-bit integers of a common step such that 30 of them can be summed before they
-// are widened to 32 bits. A position in the border looks up zeros: its contribution is exactly 0.
+// A few channels (a piece) at a time are looked up: tables hold, for activation bits a and weight bits w of a piece, the
+// sum of +-alpha, T[a][w] = sum_c alpha_c * (a_c == w_c ? 1 : -1). Tables are made per image, entries rounded to 16-bit
+// integers of a common step such that 30 of them can be summed before they are widened to 32 bits. A position in the
+// border looks up zeros: its contribution is exactly 0. How many channels a piece has and how tables and weights lie is
+// up to the instruction set: scaled_avx512.h, scaled_avx2.h, scaled_portable.h.
 #pragma once
 
 #include "conv.h"
 #if BZ_VEC_BYTES == 64
 #include "scaled_avx512.h"
+#elif BZ_VEC_BYTES == 32
+#include "scaled_avx2.h"
 #else
 #include "scaled_portable.h"
 #endif
 
 namespace bz {
 namespace BZ_NS {
-
-constexpr int kPiece = 5, kPieces = 3;
 
 struct ScaledFloats {
     const float* sums;
@@ -49,12 +50,12 @@ struct ScaledPlan {
     int features;
     float* partial;
     Resizer resizer;
-    int triples;            // three pieces each, per group and tap
-    int64_t entries;        // taps * triples
-    int64_t pixel;          // indices per position: groups * triples * 3
-    uint16_t* indices;      // [plane positions of one image][pixel]: table numbers, 0 for zeros
-    int64_t* offsets;       // [entries]: of an entry's first index from that of a position's first tap
-    int16_t* tables;        // [1 + pixel * 32][32]
+    int64_t tap_rows;       // rows of weights per group and tap, `kPieces` pieces each
+    int64_t rows;           // taps * tap_rows
+    int64_t pixel;          // pieces per position: groups * tap_rows * kPieces
+    Index* indices;         // [plane positions of one image][pixel]
+    int64_t* offsets;       // [rows]: of a row's first index from that of a position's first tap
+    int16_t* tables;        // [pixel]
     float* float_tables;    // the same, exact
     float step;             // what one unit of the tables is
     bool exact;
@@ -65,30 +66,19 @@ struct ScaledPlan {
 static void index_row(const ScaledPlan& p, int64_t row) {
     const bz_plane_shape& in = p.s.input;
     const int64_t width = in.width + 2 * int64_t(in.border_w), pixel_words = bz_pixel_words(in);
-    const int group = in.channels / in.groups, group_words = bz_group_words(in), pieces = bz_ceil_div(group, kPiece);
-    uint16_t* to = p.indices + row * width * p.pixel;
+    const int channels = in.channels / in.groups, group_words = bz_group_words(in);
+    const int64_t of_group = p.tap_rows * kPieces;
+    Index* to = p.indices + row * width * p.pixel;
     const bool outside = row < in.border_h || row >= in.border_h + in.height;
     const uint32_t* from = p.plane + p.image * bz_image_words(in) + row * bz_row_words(in);
     for (int64_t x = 0; x < width; ++x, to += p.pixel) {
         if (outside || x < in.border_w || x >= in.border_w + in.width) {
-            memset(to, 0, size_t(p.pixel) * sizeof *to);
+            for (int64_t i = 0; i < p.pixel; ++i) to[i] = kOutside;
             continue;
         }
-        for (int g = 0; g < in.groups; ++g) {
-            const uint32_t* words = from + x * pixel_words + g * group_words;
-            uint16_t* of_group = to + g * p.triples * kPieces;
-            for (int i = 0; i < p.triples * kPieces; ++i) {
-                if (i >= pieces) {
-                    of_group[i] = 0;
-                    continue;
-                }
-                const int bit = i * kPiece, word = bit / 32, shift = bit % 32;
-                uint64_t pair = words[word];
-                if (word + 1 < group_words) pair |= uint64_t(words[word + 1]) << 32;
-                const int number = 1 + (g * p.triples * kPieces + i) * 32;
-                of_group[i] = uint16_t(number + int(pair >> shift & 31));
-            }
-        }
+        for (int g = 0; g < in.groups; ++g)
+            put_indices(to + g * of_group, g * of_group, from + x * pixel_words + g * group_words, channels,
+                        of_group);
     }
 }
 
@@ -96,7 +86,7 @@ static void make_tables(ScaledPlan& p, const float* alpha) {
     const bz_plane_shape& in = p.s.input;
     const int group = in.channels / in.groups;
     const auto scale_of = [&](int64_t piece, int c) {
-        const int64_t g = piece / (p.triples * kPieces), channel = piece % (p.triples * kPieces) * kPiece + c;
+        const int64_t g = piece / (p.tap_rows * kPieces), channel = piece % (p.tap_rows * kPieces) * kPiece + c;
         return channel < group ? alpha[p.image * in.channels + g * group + channel] : 0.0f;
     };
     float largest = 0;
@@ -108,24 +98,21 @@ static void make_tables(ScaledPlan& p, const float* alpha) {
     const float most = 32767 / (kScaledBatch * kPieces);
     p.step = largest > 0 ? largest / most : 1.0f;
     const float inverse = 1.0f / p.step;
+    constexpr int kMatches = 1 << kPiece;
     for (int64_t i = 0; i < p.pixel; ++i) {
-        float by_match[32];  // bit c set: channel c counts +alpha
-        for (int m = 0; m < 32; ++m) {
+        float by_match[kMatches];  // bit c set: channel c counts +alpha
+        int16_t rounded[kMatches];
+        for (int m = 0; m < kMatches; ++m) {
             float sum = 0;
             for (int c = 0; c < kPiece; ++c) sum += m >> c & 1 ? scale_of(i, c) : -scale_of(i, c);
             by_match[m] = sum;
+            const float units = sum * inverse;
+            rounded[m] = int16_t(int(units + (units < 0 ? -0.5f : 0.5f)));
         }
-        for (int a = 0; a < 32; ++a)
-            for (int w = 0; w < 32; ++w) {
-                const float sum = by_match[~(a ^ w) & 31];
-                const int64_t at = (1 + i * 32 + a) * 32 + w;
-                if (p.exact) {
-                    p.float_tables[at] = sum;
-                } else {
-                    const float units = sum * inverse;
-                    p.tables[at] = int16_t(int(units + (units < 0 ? -0.5f : 0.5f)));
-                }
-            }
+        if (p.exact)
+            put_table(p.float_tables, i, by_match);
+        else
+            put_table(p.tables, i, rounded);
     }
 }
 
@@ -143,18 +130,21 @@ static void scaled_tiles(const ScaledPlan& p, const bz_epilogue& e, const Piece&
     for (int64_t t = 0; t < tiles; ++t) {
         const int64_t width = piece.end - piece.begin;
         const int64_t x0 = piece.begin + width * t / tiles, x1 = piece.begin + width * (t + 1) / tiles;
-        const uint16_t* position = p.indices + (y * s.stride_h - s.pad_top + in.border_h) * row +
+        const Index* position = p.indices + (y * s.stride_h - s.pad_top + in.border_h) * row +
                                    (x0 * s.stride_w - s.pad_left + in.border_w) * p.pixel;
         for (int g = 0; g < in.groups; ++g)
             for (int first = 0; first < outputs; first += kBlock) {
                 const Channels channels = channels_of(p.parameters, s, &e, g, first, kBlock);
-                const uint16_t* words = p.words + (int64_t(g) * words_blocks + first / 32) * p.entries * 32;
-                const uint16_t* at = position + int64_t(g) * p.triples * kPieces;
+                const uint16_t* words = p.words + (int64_t(g) * words_blocks + first / 32) * p.rows * kRowWords;
+                const int64_t piece = int64_t(g) * p.tap_rows * kPieces;
+                const Index* at = position + piece;
                 const int blocks = (channels.count + 31) / 32;
                 if (p.exact)
-                    sum_scaled(int(x1 - x0), blocks, at, step, p.offsets, p.entries, words, p.float_tables, out.floats);
+                    sum_scaled(int(x1 - x0), blocks, at, step, p.offsets, p.rows, p.tap_rows, words,
+                               tables_of_group(p.float_tables, piece), out.floats);
                 else
-                    sum_scaled(int(x1 - x0), blocks, at, step, p.offsets, p.entries, words, p.tables, out.ints);
+                    sum_scaled(int(x1 - x0), blocks, at, step, p.offsets, p.rows, p.tap_rows, words,
+                               tables_of_group(p.tables, piece), out.ints);
                 float* const sums = p.partial ? p.partial + item * all + channels.at : nullptr;
                 if (p.exact)
                     finish(p.features, channels, p.parameters, s, e,
@@ -181,16 +171,17 @@ static int scaled(int threads, const bz_conv_shape& s, const uint32_t* plane, co
     const bz_plane_shape& in = s.input;
     ScaledPlan p = {};
     p.s = s, p.plane = plane, p.words = words, p.e = &e, p.exact = exact, p.features = features_of(e);
-    p.triples = bz_ceil_div(bz_ceil_div(in.channels / in.groups, kPiece), kPieces);
-    p.entries = int64_t(bz_taps(s)) * p.triples;
-    p.pixel = int64_t(in.groups) * p.triples * kPieces;
-    if (1 + p.pixel * 32 > 65536) return BZ_UNSUPPORTED;
+    p.tap_rows = bz_ceil_div(bz_ceil_div(in.channels / in.groups, kPiece), kPieces);
+    p.rows = int64_t(bz_taps(s)) * p.tap_rows;
+    p.pixel = int64_t(in.groups) * p.tap_rows * kPieces;
+    if (p.pixel > kMostPieces) return BZ_UNSUPPORTED;
     Lines lines = {1, s.out_h, s.out_w, (s.out_w + kChunk - 1) / kChunk};
     const int64_t rows = in.height + 2 * int64_t(in.border_h), width = in.width + 2 * int64_t(in.border_w);
-    const size_t table = size_t(1 + p.pixel * 32) * 32, entry = exact ? sizeof(float) : sizeof(int16_t);
-    p.indices = static_cast<uint16_t*>(malloc(size_t(rows * width * p.pixel) * sizeof(uint16_t)));
-    p.offsets = static_cast<int64_t*>(malloc(size_t(p.entries + 1) * sizeof(int64_t)));
-    void* tables = aligned_alloc(64, table * entry);  // a row is one vector of 16-bit entries
+    const size_t entry = exact ? sizeof(float) : sizeof(int16_t);
+    const size_t table_bytes = (size_t(table_entries(p.pixel)) * entry + 63) / 64 * 64;
+    p.indices = static_cast<Index*>(malloc(size_t(rows * width * p.pixel) * sizeof(Index)));
+    p.offsets = static_cast<int64_t*>(malloc(size_t(p.rows + 1) * sizeof(int64_t)));
+    void* tables = aligned_alloc(64, table_bytes);
     const int padded = bz_padded_outputs(s);
     const size_t partial = size_t(lines.items()) * size_t(in.groups) * size_t(padded) * sizeof(float);
     if (e.sums) p.partial = static_cast<float*>(malloc(partial));
@@ -198,14 +189,14 @@ static int scaled(int threads, const bz_conv_shape& s, const uint32_t* plane, co
     if (status == BZ_OK) status = make_bypass_resizer(p.resizer, s, &e);
     if (status == BZ_OK && !(p.indices && p.offsets && tables && (p.partial || !e.sums))) status = BZ_NO_MEMORY;
     if (status == BZ_OK) {
-        memset(tables, 0, 32 * entry);
+        memset(tables, 0, table_bytes);
         if (e.bits) clear_border(*e.bits);
         p.tables = static_cast<int16_t*>(tables);
         p.float_tables = static_cast<float*>(tables);
         int64_t k = 0;
         for (int ky = 0; ky < s.kernel_h; ++ky)
             for (int kx = 0; kx < s.kernel_w; ++kx)
-                for (int t = 0; t < p.triples; ++t)
+                for (int64_t t = 0; t < p.tap_rows; ++t)
                     p.offsets[k++] = (ky * s.dilation_h * width + int64_t(kx) * s.dilation_w) * p.pixel + t * kPieces;
         for (p.image = 0; p.image < in.images; ++p.image) {
             make_tables(p, alpha);

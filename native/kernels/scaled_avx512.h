@@ -8,7 +8,7 @@ namespace bz {
 namespace BZ_NS {
 
 template <int P, int J>
-static void scaled_tile(const uint16_t* at, int64_t step, const int64_t* offsets, int64_t entries,
+static void scaled_tile(const Index* at, int64_t step, const int64_t* offsets, int64_t entries,
                         const uint16_t* words, const int16_t* tables, int32_t (*sums)[128]) {
     for (int p = 0; p < P; ++p) memset(sums[p], 0, sizeof(int32_t) * 32 * J);
     for (int64_t begin = 0; begin < entries; begin += kScaledBatch) {
@@ -17,7 +17,7 @@ static void scaled_tile(const uint16_t* at, int64_t step, const int64_t* offsets
         BZ_UNROLL for (int p = 0; p < P; ++p)
             BZ_UNROLL for (int j = 0; j < J; ++j) sum[p][j] = _mm512_setzero_si512();
         for (int64_t k = begin; k < end; ++k) {
-            const uint16_t* index = at + offsets[k];
+            const Index* index = at + offsets[k];
             __m512i w[J];
             BZ_UNROLL for (int j = 0; j < J; ++j) w[j] = _mm512_loadu_si512(words + (j * entries + k) * 32);
             BZ_UNROLL for (int q = 0; q < 3; ++q) {
@@ -43,7 +43,7 @@ static void scaled_tile(const uint16_t* at, int64_t step, const int64_t* offsets
     }
 }
 
-typedef void (*ScaledTile)(const uint16_t*, int64_t, const int64_t*, int64_t, const uint16_t*, const int16_t*,
+typedef void (*ScaledTile)(const Index*, int64_t, const int64_t*, int64_t, const uint16_t*, const int16_t*,
                            int32_t (*)[128]);
 
 #define BZ_ROW(P) {scaled_tile<P, 1>, scaled_tile<P, 2>, scaled_tile<P, 3>, scaled_tile<P, 4>}
@@ -51,20 +51,21 @@ static const ScaledTile kScaledTiles[kScaledTile][4] = {BZ_ROW(1), BZ_ROW(2), BZ
                                                         BZ_ROW(4), BZ_ROW(5), BZ_ROW(6)};
 #undef BZ_ROW
 
-static void sum_scaled(int positions, int blocks, const uint16_t* at, int64_t step, const int64_t* offsets,
-                       int64_t entries, const uint16_t* words, const int16_t* tables, int32_t (*sums)[128]) {
+static void sum_scaled(int positions, int blocks, const Index* at, int64_t step, const int64_t* offsets,
+                       int64_t entries, int64_t, const uint16_t* words, const int16_t* tables,
+                       int32_t (*sums)[128]) {
     kScaledTiles[positions - 1][blocks - 1](at, step, offsets, entries, words, tables, sums);
 }
 
 // J: sixteens of outputs.
 template <int P, int J>
-static void exact_tile(const uint16_t* at, int64_t step, const int64_t* offsets, int64_t entries, const uint16_t* words,
+static void exact_tile(const Index* at, int64_t step, const int64_t* offsets, int64_t entries, const uint16_t* words,
                        const float* tables, float (*sums)[128]) {
     __m512 sum[P][J];
     BZ_UNROLL for (int p = 0; p < P; ++p)
         BZ_UNROLL for (int j = 0; j < J; ++j) sum[p][j] = _mm512_setzero_ps();
     for (int64_t k = 0; k < entries; ++k) {
-        const uint16_t* index = at + offsets[k];
+        const Index* index = at + offsets[k];
         __m512i w[J];
         BZ_UNROLL for (int j = 0; j < J; ++j) {
             const uint16_t* of_block = words + (j / 2 * entries + k) * 32 + j % 2 * 16;
@@ -86,15 +87,15 @@ static void exact_tile(const uint16_t* at, int64_t step, const int64_t* offsets,
         BZ_UNROLL for (int j = 0; j < J; ++j) _mm512_storeu_ps(sums[p] + 16 * j, sum[p][j]);
 }
 
-typedef void (*ExactTile)(const uint16_t*, int64_t, const int64_t*, int64_t, const uint16_t*, const float*,
+typedef void (*ExactTile)(const Index*, int64_t, const int64_t*, int64_t, const uint16_t*, const float*,
                           float (*)[128]);
 
 #define BZ_ROW(P) {exact_tile<P, 2>, exact_tile<P, 4>}
 static const ExactTile kExactTiles[kScaledTile][2] = {BZ_ROW(1), BZ_ROW(2), BZ_ROW(3), BZ_ROW(4), BZ_ROW(5), BZ_ROW(6)};
 #undef BZ_ROW
 
-static void sum_scaled(int positions, int blocks, const uint16_t* at, int64_t step, const int64_t* offsets,
-                       int64_t entries, const uint16_t* words, const float* tables, float (*sums)[128]) {
+static void sum_scaled(int positions, int blocks, const Index* at, int64_t step, const int64_t* offsets,
+                       int64_t entries, int64_t, const uint16_t* words, const float* tables, float (*sums)[128]) {
     for (int b = 0; b < blocks; b += 2) {
         const int some = blocks - b < 2 ? 1 : 2;
         kExactTiles[positions - 1][some - 1](at, step, offsets, entries, words + int64_t(b) * entries * 32, tables,

@@ -189,9 +189,9 @@ void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<floa
         size_t(depthwise ? bz_depthwise_words(&s) : kind == BZ_LAYER_CONV ? bz_weight_words(&s) : 1));
     std::vector<int32_t> counts(
         size_t(depthwise ? bz_depthwise_counts(&s) : kind == BZ_LAYER_CONV ? bz_weight_counts(&s) : 1));
-    std::vector<uint16_t> pieces(size_t(kind == BZ_LAYER_SCALED ? bz_scaled_words(&s) : 1));
+    std::vector<uint16_t> pieces(size_t(kind == BZ_LAYER_SCALED ? bz_scaled_words(isa, &s) : 1));
     if (depthwise) must(bz_pack_depthwise(&s, weights.data(), words.data(), counts.data()), "pack");
-    else if (kind == BZ_LAYER_SCALED) must(bz_pack_scaled(&s, weights.data(), pieces.data()), "pack");
+    else if (kind == BZ_LAYER_SCALED) must(bz_pack_scaled(isa, &s, weights.data(), pieces.data()), "pack");
     else must(bz_pack_weights(isa, &s, weights.data(), words.data(), counts.data()), "pack");
     l.words = kind == BZ_LAYER_SCALED ? static_cast<const void*>(pieces.data()) : words.data();
     l.counts = kind == BZ_LAYER_SCALED ? nullptr : counts.data();
@@ -539,8 +539,8 @@ int main(int argc, char** argv) {
             for (size_t i = 0; i < outputs; ++i) out[i] = float(ints[i]);
             check(l, depthwise, kPlain, out.data(), 0, "integers");
             if (depthwise) continue;
-            std::vector<uint16_t> pieces(size_t(bz_scaled_words(&s)));
-            must(bz_pack_scaled(&s, l.weights.data(), pieces.data()), "pack scaled");
+            std::vector<uint16_t> pieces(size_t(bz_scaled_words(isa, &s)));
+            must(bz_pack_scaled(isa, &s, l.weights.data(), pieces.data()), "pack scaled");
             for (int exact = 0; exact < 2; ++exact) {
                 must(bz_conv_scaled(isa, threads, &s, plane.data(), pieces.data(), l.alpha.data(), exact, &e), "scaled");
                 const double slack = exact ? 1e-2 : 0.01 * s.kernel_h * s.kernel_w * (in.channels / 5 + 1);

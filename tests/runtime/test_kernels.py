@@ -18,7 +18,6 @@ from binarize import native
 from binarize.errors import ConfigError, TrainingError
 from binarize.native.library import available, features
 from binarize.runtime import PackedLayer, RuntimeOptions, lower
-from binarize.runtime.kernel_support import why_not
 from binarize.runtime.program.dispatch import Programs
 from binarize.runtime.spec import PackedSpec, QuantizerSpec
 
@@ -107,14 +106,16 @@ def test_exact_scales_per_channel(layer: nn.Module) -> None:
     torch.manual_seed(0)
     found = packed(layer)
     found.vector("a").normal_()
-    assert why_not(found.data()) is None
+    assert found.why_by_torch() is None
     size = (50,) if isinstance(layer, nn.Conv1d) else (13, 17)
     x = torch.randn(2, found.spec.in_channels, *size)
     got, wanted = found(x), found.reference(x)
     assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
-@pytest.mark.parametrize("method", ["bnn", "reactnet", "adabin", "bidense", "bidense per layer"])
+@pytest.mark.parametrize(
+    "method", ["bnn", "reactnet", "adabin", "bidense", "bidense per layer", "bidense rounded"]
+)
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [
@@ -134,8 +135,10 @@ def test_exact_scales_per_channel(layer: nn.Module) -> None:
 def test_a_step_gives_the_bits_of_the_layer(method: str, layer: nn.Module, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     name, _, rest = method.partition(" ")
-    found = packed(copy.deepcopy(layer), name, **({"granularity": "layer"} if rest else {}))
-    reason = why_not(found.data())
+    found = packed(copy.deepcopy(layer), name, **({"granularity": "layer"} if rest == "per layer" else {}))
+    if rest == "rounded":
+        found.options = RuntimeOptions()
+    reason = found.why_by_torch()
     if reason is not None:
         pytest.skip(reason)
     found.vectors += 0.1 * torch.rand(found.vectors.shape)
@@ -205,7 +208,7 @@ def test_what_torch_computes_says_why(layer: nn.Module, method: str, reason: str
     found = packed(layer, method)
     if method == "bidense" and features().isa != "avx512":
         reason = "without AVX-512"
-    assert reason in (why_not(found.data()) or "")
+    assert reason in (found.why_by_torch() or "")
     x = torch.randn(1, found.spec.in_channels, 8, 8)
     assert found(x).equal(found.reference(x))
 
@@ -268,7 +271,7 @@ def test_two_values_like_the_reference(
     x = torch.randn(2, 5, spec.in_channels) if not spec.kernel else torch.randn(2, spec.in_channels, 9, 10)
     try:
         native.set_isa(isa)
-        reason = why_not(layer.data())
+        reason = layer.why_by_torch()
         with torch.no_grad():
             got, expected = layer(x), layer.reference(x)
     finally:
@@ -286,7 +289,7 @@ def test_values_of_a_turned_comparison() -> None:
         layer.vector("beta").fill_(0.25)
         again = copy.deepcopy(layer)  # has not looked at its vectors yet
         x = torch.tensor([-1.0, -0.0, 0.0, 0.25, 1.0]).repeat(40)[:200].view(1, 8, 5, 5)
-        assert why_not(again.data()) is None
+        assert again.why_by_torch() is None
         torch.testing.assert_close(again(x), again.reference(x), rtol=1e-5, atol=1e-5)
 
 

@@ -18,7 +18,6 @@ from binarize.methods.build import build
 from binarize.methods.float_layer import site_of
 from binarize.native.library import features
 from binarize.runtime import PackedLayer, lower, to_onnx
-from binarize.runtime.kernel_support import why_not
 from binarize.runtime.spec import PackedSpec
 from binarize.runtime.verify import verify
 
@@ -80,10 +79,10 @@ def test_the_kernels_take_them() -> None:
     for name in LAYERS:
         packed = lower(trained(name, WHOLE)[0])
         assert isinstance(packed, PackedLayer)
-        assert (why_not(packed) is None) == (name != "reflected")
+        assert (packed.why_by_torch() is None) == (name != "reflected")
     packed = lower(trained("conv", SOME)[0])
     assert isinstance(packed, PackedLayer)
-    assert why_not(packed) is None
+    assert packed.why_by_torch() is None
 
 
 @needs_kernels
