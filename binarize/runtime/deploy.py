@@ -52,7 +52,7 @@ def deploy(
         threads: of native kernels, None for as many as torch has. The torch reference, which computes where
             there is no kernel, uses torch's own.
         exact_scales: True keeps native kernels from rounding scales that stand inside a sum (bidense per
-            channel, on AVX-512). Rounded ones take about half the time; `docs/kernels.md` states the error.
+            channel). Rounded ones take half the time or less; `docs/kernels.md` states the error.
             `configure` sets it for a network that `load` gave.
 
     Raises:

@@ -19,7 +19,7 @@ from binarize.runtime.spec import PackedSpec
 _TAPS = 255  # of a depthwise kernel, which counts in bytes
 _PIECE = 5  # channels of one table of scales per channel (AVX2: 4, with no limit to their number)
 _TABLES = 2047  # tables of one position
-_STEPS = 1092  # of rounded tables, in the largest sum of scales of one table
+_STEPS = 1365  # of rounded tables, in the largest sum of scales of one table
 
 LARGEST_ERROR = 0.025
 """What rounded scales may do to a layer's sums at most, see `rounding_error`; else they are not rounded."""
@@ -68,11 +68,11 @@ def why_not_per_channel(spec: PackedSpec, *, exact_scales: bool = False) -> str 
 def rounding_error(spec: PackedSpec) -> float:
     """The largest error of sums of rounded scales, relative to the sums; root mean squares of both.
 
-    For one group, signs that do not depend on each other, and scales of any sizes. A step is S / 1092, S
+    For one group, signs that do not depend on each other, and scales of any sizes. A step is S / 1365, S
     being the largest sum of the five scales a of a table (AVX2: four), and an entry is off by half a step at
-    most. Over the taps and C / 5 tables of a position this is at most S / 2184 sqrt(taps C / 5). The sums
-    have sqrt(taps sum a^2), at least S sqrt(taps / 5). Together: sqrt(C) / 2184. Scales of similar sizes give a fifth of it with 64
-    channels, and less with more (`docs/kernels.md`).
+    most. Over the taps and C / 5 tables of a position this is at most S / 2730 sqrt(taps C / 5). The sums
+    have sqrt(taps sum a^2), at least S sqrt(taps / 5). Together: sqrt(C) / 2730. Scales of similar sizes give
+    a fifth of it with 64 channels, and less with more (`docs/kernels.md`).
     """
     return math.sqrt(spec.in_channels // spec.groups) / (2 * _STEPS)
 

@@ -2,7 +2,7 @@
 //
 // A few channels (a piece) at a time are looked up: tables hold, for activation bits a and weight bits w of a piece, the
 // sum of +-alpha, T[a][w] = sum_c alpha_c * (a_c == w_c ? 1 : -1). Tables are made per image, entries rounded to 16-bit
-// integers of a common step such that 30 of them can be summed before they are widened to 32 bits. A position in the
+// integers of a common step such that 24 of them can be summed before they are widened to 32 bits. A position in the
 // border looks up zeros: its contribution is exactly 0. How many channels a piece has and how tables and weights lie is
 // up to the instruction set: scaled_avx512.h, scaled_avx2.h, scaled_portable.h.
 #pragma once

@@ -12,7 +12,7 @@ namespace bz {
 namespace BZ_NS {
 
 constexpr int kPiece = 4, kPieces = 2, kScaledTile = 4;
-constexpr int kScaledBatch = 15;  // rows of weights whose entries a 16-bit sum can hold
+constexpr int kScaledBatch = 12;  // rows of weights whose entries a 16-bit sum can hold
 constexpr int kRowWords = 16;     // 16-bit words of a row of weights: 32 outputs
 constexpr int64_t kMostPieces = int64_t(1) << 40;
 

@@ -8,7 +8,7 @@ namespace bz {
 namespace BZ_NS {
 
 constexpr int kPiece = 5, kPieces = 3, kScaledTile = 6;
-constexpr int kScaledBatch = 10;  // rows of weights whose entries a 16-bit sum can hold
+constexpr int kScaledBatch = 8;   // rows of weights whose entries a 16-bit sum can hold
 constexpr int kRowWords = 32;     // 16-bit words of a row of weights: 32 outputs
 constexpr int64_t kMostPieces = 65535 / 32;
 
