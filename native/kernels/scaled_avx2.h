@@ -60,9 +60,8 @@ template <int P>
 static void scaled_tile(const Index* at, int64_t step, const int64_t* offsets, int64_t rows, int64_t tap_rows,
                         const uint16_t* words, const int16_t* tables, int32_t (*sums)[128]) {
     const __m256i four_bits = _mm256_set1_epi8(15);
-    for (int p = 0; p < P; ++p) memset(sums[p], 0, sizeof(int32_t) * 32);
-    int64_t row = 0;
-    for (int64_t begin = 0; begin < rows; begin += kScaledBatch) {
+    int64_t row = 0, begin = 0;
+    do {  // once where there are no taps, too
         const int64_t end = begin + kScaledBatch < rows ? begin + kScaledBatch : rows;
         __m256i pair[P], odd[P], high[P];
         BZ_UNROLL for (int p = 0; p < P; ++p) pair[p] = odd[p] = high[p] = _mm256_setzero_si256();
@@ -97,10 +96,12 @@ static void scaled_tile(const Index* at, int64_t step, const int64_t* offsets, i
                                       _mm256_extracti128_si256(first, 1), _mm256_extracti128_si256(second, 1)};
             BZ_UNROLL for (int i = 0; i < 4; ++i) {
                 __m256i* const to = reinterpret_cast<__m256i*>(sums[p] + 8 * i);
-                _mm256_store_si256(to, _mm256_add_epi32(_mm256_load_si256(to), _mm256_cvtepi16_epi32(eights[i])));
+                const __m256i wide = _mm256_cvtepi16_epi32(eights[i]);
+                _mm256_store_si256(to, begin ? _mm256_add_epi32(_mm256_load_si256(to), wide) : wide);
             }
         }
-    }
+        begin = end;
+    } while (begin < rows);
 }
 
 typedef void (*ScaledTile)(const Index*, int64_t, const int64_t*, int64_t, int64_t, const uint16_t*, const int16_t*,
