@@ -40,6 +40,15 @@ def limited(statistic: Tensor) -> Tensor:
     return statistic.clamp(-most, most)
 
 
+def mean_over(x: Tensor, dims: list[int]) -> Tensor:
+    """The mean over these dims, which stay with size 1; without dims `x` itself (torch: over all)."""
+    return x.mean(dims, keepdim=True) if dims else x
+
+
+def _sum_over(x: Tensor, dims: list[int]) -> Tensor:
+    return x.sum(dims, keepdim=True) if dims else x
+
+
 def largest_exponent(dtype: torch.dtype) -> float:
     """Limit of a scale's exponent: exp(limit)^2 times the size of a filter is finite in `dtype`."""
     return _LARGEST_HALF_EXPONENT if dtype == torch.float16 else LARGEST_EXPONENT
@@ -81,12 +90,12 @@ class DabRule(Rule):
 
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
         given = dict(zip(self.names(), params, strict=True))
-        mean = limited(x.mean(self._positions(x), keepdim=True)) if "k" in given else None
+        mean = limited(mean_over(x, self._positions(x))) if "k" in given else None
         threshold = _threshold(mean, given)
         xs = x if threshold is None else x - threshold
         deviation = None
         if self.scale in ("adaptive", "mad"):
-            deviation = limited(xs.abs().mean(self._scale_dims(x), keepdim=True))
+            deviation = limited(mean_over(xs.abs(), self._scale_dims(x)))
         known = _Known(mean, threshold, deviation, self._magnitude(deviation, given))
         return _signs(xs, x, known), known.saved()
 
@@ -104,7 +113,7 @@ class DabRule(Rule):
         if "a" in given and known.magnitude is not None:
             # y = A sign(xs), and both statistics are constant over positions: those are summed first.
             quantized = y if y is not None else sign(xs, known.magnitude, positive_zeros=xs is not x)
-            through = (grad * quantized).sum(self._positions(x), keepdim=True)
+            through = _sum_over(grad * quantized, self._positions(x))
             exponent = given["a"] if known.deviation is None else given["a"] * (known.deviation - 1)
             if known.deviation is not None:
                 through = through * (known.deviation - 1)
@@ -112,7 +121,7 @@ class DabRule(Rule):
             grads["a"] = sum_to(through, given["a"].shape)
         gx = approx_gradient(grad, xs, known.magnitude, owned=xs is not x)
         if "k" in given or "b" in given:
-            total = gx.sum(self._positions(x), keepdim=True)
+            total = _sum_over(gx, self._positions(x))
             if "k" in given and known.mean is not None:
                 grads["k"] = -sum_to(total * known.mean, given["k"].shape)
             if "b" in given:

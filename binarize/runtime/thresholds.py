@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from binarize.functional import sign
-from binarize.functional.dab import limited, scale_of
+from binarize.functional.dab import limited, mean_over, scale_of
 from binarize.runtime.layer_data import LayerData
 from binarize.runtime.tracing import is_traced
 
@@ -60,7 +60,7 @@ def _dab(layer: LayerData, x: Tensor) -> Thresholds:
     positions = list(range(1, x.dim() - 1)) if last else list(range(2, x.dim()))
     threshold: Tensor | None = None
     if quantizer.threshold in ("adaptive", "mean"):
-        threshold = layer.channels("k", x) * limited(x.mean(positions, keepdim=True))
+        threshold = layer.channels("k", x) * limited(mean_over(x, positions))
     if quantizer.threshold in ("adaptive", "b"):
         b = layer.channels("b", x)
         threshold = b if threshold is None else threshold + b
@@ -70,7 +70,7 @@ def _dab(layer: LayerData, x: Tensor) -> Thresholds:
     if quantizer.scale in ("adaptive", "mad"):
         shifted = x if add is None else x + add
         dims = list(range(1, x.dim())) if per_sample else positions
-        magnitude = limited(shifted.abs().mean(dims, keepdim=True))
+        magnitude = limited(mean_over(shifted.abs(), dims))
     if quantizer.scale == "adaptive" and magnitude is not None:
         magnitude = scale_of(layer.channels("a", x) * (magnitude - 1))
     elif quantizer.scale == "learned":

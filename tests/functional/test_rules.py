@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -129,6 +130,24 @@ for threshold in ("adaptive", "b", "mean", "none"):
                 CASES.append(
                     (f"dab {threshold} {scale_kind} {granularity} {dim}", rule, dab(rule), shape, shapes)
                 )
+
+
+@pytest.mark.parametrize("scale", ["adaptive", "mad"])
+@pytest.mark.parametrize("granularity", ["channel", "layer"])
+def test_an_input_without_positions_is_a_map_of_one_position(scale: Any, granularity: Any) -> None:
+    rule = DabRule("adaptive", scale, granularity, -1)
+    x = torch.randn(4, 6, dtype=torch.double, requires_grad=True)
+    params = [
+        torch.rand(1 if name == "a" and granularity == "layer" else 6, dtype=torch.double, requires_grad=True)
+        for name in rule.names()
+    ]
+    upstream = torch.randn(4, 6, dtype=torch.double)
+    alone = quantize(rule, x, *params)
+    as_map = quantize(rule, x[:, None], *params)[:, 0]
+    assert torch.equal(alone, as_map)
+    ours = torch.autograd.grad((alone * upstream).sum(), [x, *params])
+    for a, b in zip(ours, torch.autograd.grad((as_map * upstream).sum(), [x, *params]), strict=True):
+        assert torch.allclose(a, b)
 
 
 @pytest.mark.parametrize(

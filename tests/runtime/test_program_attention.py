@@ -297,6 +297,7 @@ MOVES: dict[str, Callable[[Tensor], Tensor]] = {
     "padded": lambda x: F.pad(x, (0, 0, 1, 2, 0, 3)),
     "padded with a number": lambda x: F.pad(x.permute(0, 3, 1, 2), (1, 0, 0, 2), value=-1.5),
     "cut": lambda x: F.pad(x, (-1, 2, 0, 0, 3, -2)),
+    "cut away": lambda x: F.pad(x, (1, 0, -6, 3), value=2.0),
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from program_nets import Net, front, fused, pair, plain, programs, same, third, through_passes
+from program_nets import Net, front, fused, pair, plain, program_of, programs, same, third, through_passes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -214,6 +214,33 @@ def test_the_layer_operator() -> None:
     torch.testing.assert_close(y, layer.reference(x), rtol=1e-4, atol=1e-4)
     compiled = torch.compile(lambda t: ops.layer(t, *given[1:])[0] * 2, backend="aot_eager")
     torch.testing.assert_close(compiled(x), 2 * y)
+
+
+@pytest.mark.parametrize("shape", [(4, 24), (2, 5, 24), (2, 3, 5, 24)])
+@torch.no_grad()
+def test_a_layer_norm_gives_sums_of_each_image(shape: tuple[int, ...]) -> None:
+    weight = torch.rand(24)
+
+    class Sums(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return ops.normed(x * 2, None, weight, None, [], [], 1e-5, with_sums=True)
+
+    x = torch.randn(shape)
+    program = program_of(Sums(), x)
+    y, sums = program([x], 1)
+    assert STEPS["layer_norm"] in [getattr(step, "kind", None) for step in program._ready[0]._held.steps]
+    torch.testing.assert_close(y, torch.nn.functional.layer_norm(x * 2, (24,), weight), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(sums, y.flatten(1, -2).sum(1) if x.dim() > 2 else y, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_chains_of_empty_maps() -> None:
+    class Empty(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x[:, :, :0] * 2 + 1).relu()
+
+    x = torch.randn(2, 3, 4, 5)
+    assert program_of(Empty(), x)([x], 1).shape == (2, 3, 0, 5)
 
 
 @pytest.mark.parametrize("shape", [(5, 24), (2, 5, 24), (2, 3, 5, 24)])

@@ -51,16 +51,20 @@ def pad(
     if named.get("mode", mode) != "constant" or not _copies(x) or 0 in shape:
         return NotImplemented
     out = lowering.strided(shape, strides_like(x, shape))
+    sides = list(zip(amounts[::2], amounts[1::2], strict=True))
+    kept = [x.shape[-1 - i] - max(-before, 0) - max(-behind, 0) for i, (before, behind) in enumerate(sides)]
+    if min(kept, default=1) <= 0:  # nothing of the map is left
+        fill(lowering, out, float(value or 0))
+        return out
     inside, source = out, x
-    for i, (before, behind) in enumerate(zip(amounts[::2], amounts[1::2], strict=True)):
+    for i, (before, behind) in enumerate(sides):
         dim = x.dim() - 1 - i
         size = inside.shape[dim]
         for start, length in ((0, before), (size - behind, behind)):
             if length > 0:
                 fill(lowering, inside.narrow(dim, start, length), float(value or 0))
-        kept = source.shape[dim] - max(-before, 0) - max(-behind, 0)
-        source = source.narrow(dim, max(-before, 0), kept)
-        inside = inside.narrow(dim, max(before, 0), kept)
+        source = source.narrow(dim, max(-before, 0), kept[i])
+        inside = inside.narrow(dim, max(before, 0), kept[i])
     copy(lowering, source, inside)
     return out
 

@@ -33,16 +33,16 @@ def normed(
     residual: Tensor | None = given.get("residual")
     out = lowering.rows(tuple(y.shape))
     maps = {"x": y, "out": out, "bypass": x, "residual": residual}
-    tokens = {name: _tokens(t) for name, t in maps.items() if t is not None}
+    channels = y.shape[-1]
+    images = y.shape[0] if y.dim() > 2 or given.get("with_sums") else 1
+    tokens = {name: _tokens(t, images) for name, t in maps.items() if t is not None}
     if y.dtype != torch.float32 or not y.numel() or any(t is None for t in tokens.values()):
         return NotImplemented
     vectors = [t for t in (weight, bias) if t is not None]
     if not lowering.is_constant(inner, activation) or any(t.dtype != torch.float32 for t in vectors):
         return NotImplemented
-    images, positions, channels = y.shape[0] if y.dim() > 2 else 1, y.numel() // y.shape[-1], y.shape[-1]
-    step = structs.LayerNormStep(
-        images=images, height=1, width=positions // images, channels=channels, eps=eps
-    )
+    width = y.numel() // channels // images
+    step = structs.LayerNormStep(images=images, height=1, width=width, channels=channels, eps=eps)
     for name, t in tokens.items():
         if t is not None:
             part = getattr(step, name)
@@ -63,12 +63,12 @@ def normed(
     return out, sums
 
 
-def _tokens(x: Tensor) -> Tensor | None:
+def _tokens(x: Tensor, images: int) -> Tensor | None:
     """(images, positions, channels) as a view; None where that does not go."""
     if x.stride(-1) != 1 and x.shape[-1] > 1:
         return None
     try:
-        return x.view(x.shape[0] if x.dim() > 2 else 1, -1, x.shape[-1])
+        return x.view(images, -1, x.shape[-1])
     except RuntimeError:
         return None
 

@@ -32,6 +32,8 @@ def pointwise(
     """One step where all operands can be seen as maps of one shape with channels side by side."""
     known = Code.of_text(code)
     shape = tuple(node.meta["val"][0].shape)
+    if 0 in shape:
+        return NotImplemented
     channel = known.dim % len(shape) if vectors or with_sums else None
     out = lowering.placed(node)
     if out is None:
