@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from binarize.cli.bench_networks import Asked, output_files
-from binarize.cli.options import DEFAULT_METHOD, InputSize, exact_scales_option, out_option
+from binarize.cli.options import DEFAULT_METHOD, InputSize, exact_scales_option, listed, out_option
 from binarize.cli.speed import importing
 from binarize.cli.speed import threads as torch_threads
 from binarize.errors import ConfigError
@@ -38,6 +38,8 @@ from binarize.errors import ConfigError
 )
 @click.option(
     "--against",
+    multiple=True,
+    callback=listed,
     metavar="NAME,...",
     help="Some of eager,channels_last,compile,bf16, onnxruntime,onnxruntime-int8, "
     "openvino,openvino-bf16,openvino-int8.  [default: eager,channels_last; of the suite: compile and "
@@ -63,7 +65,7 @@ def bench(
     size: tuple[int, ...] | None,
     batch: int,
     threads: int,
-    against: str | None,
+    against: tuple[str, ...],
     rounds: int,
     passes: int | None,
     exact: bool,
@@ -103,7 +105,7 @@ def bench(
         settings=settings,
         batch=batch,
         threads=threads,
-        against=None if against is None else tuple(dict.fromkeys(n for n in against.split(",") if n)),
+        against=against or None,
         rounds=rounds,
         passes=passes,
         exact=exact,

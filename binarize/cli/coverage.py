@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.options import DEFAULT_METHOD
+from binarize.cli.options import DEFAULT_METHOD, listed
 from binarize.cli.output import console, print_json, say
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError
@@ -23,11 +23,6 @@ INCOMPLETE = 1
 """Exit status if a model failed."""
 
 
-def _listed(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    """An option that can be repeated, or take several values with commas between, or both."""
-    return tuple(dict.fromkeys(part.strip() for text in value for part in text.split(",")))
-
-
 @click.command()
 @click.option(
     "--library",
@@ -35,7 +30,7 @@ def _listed(context: click.Context, parameter: click.Parameter, value: tuple[str
     multiple=True,
     default=("timm",),
     show_default=True,
-    callback=_listed,
+    callback=listed,
     metavar="NAME,...",
     help="timm; smp, torchvision, transformers: about 15 networks of each, mostly dense prediction.",
 )

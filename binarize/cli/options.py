@@ -76,6 +76,11 @@ def exact_scales_option(command: Command) -> Command:
     return command
 
 
+def listed(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """An option that can be repeated, or take several values with commas between, or both."""
+    return tuple(dict.fromkeys(part.strip() for text in value for part in text.split(",") if part.strip()))
+
+
 def configure(name: str, settings: Sequence[str]) -> Method:
     """The method `name` with the options given as `option=value` texts.
 
