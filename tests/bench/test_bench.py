@@ -41,7 +41,18 @@ def test_variants_take_turns() -> None:
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     threads = torch.get_num_threads()
     try:
-        command = ["bench", "test_resnet", "--rounds", "2", "--size", "64", "--against", "eager", "--against", "bf16"]
+        command = [
+            "bench",
+            "test_resnet",
+            "--rounds",
+            "2",
+            "--size",
+            "64",
+            "--against",
+            "eager",
+            "--against",
+            "bf16",
+        ]
         assert run([*command, "--out", str(tmp_path / "b")]) == 0
         assert max(map(len, capsys.readouterr().out.splitlines()[1:])) <= 80
         found = json.loads((tmp_path / "b.json").read_text())
