@@ -38,7 +38,7 @@
 extern "C" {
 #endif
 
-#define BZ_ABI_VERSION 8
+#define BZ_ABI_VERSION 9
 #define BZ_SLACK 16 /* words behind a bit plane that kernels may read */
 
 typedef enum bz_status {
@@ -72,6 +72,10 @@ typedef struct bz_conv_shape {
     int32_t out_channels; /* of all groups; divisible by input.groups */
     int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
     int32_t out_h, out_w;
+    /* Above 1: activations have a scale for each of so many groups of neighbouring channels, whose sums are scaled
+     * before they are added (only of bz_conv, without groups of the convolution). Of the W words of a position, group g
+     * has those from W * g / scale_groups on: at most W groups. */
+    int32_t scale_groups;
 } bz_conv_shape;
 
 /* A float map: element (n, y, x, c) is data[n * image + y * row + x * pixel + c * channel]. Channel is 1 everywhere
@@ -117,6 +121,8 @@ typedef struct bz_bits {
 
 /* What is done to each sum before it is stored, in this order:
  *   y = sum * mul[o] * sample_scale[n] + add[o];  first;  y += bypass;  second;  y += residual
+ * With scale_groups sum is already scaled: sum over g of sample_scale[n][g] * (sum over the channels of g), instead of
+ * the factor sample_scale[n]; there is no offset and no midpoint then.
  * With an offset or a midpoint, weights are mul[o] * (+-1) + offset[o] and activations (+-1) + midpoint (not of
  * bz_conv_scaled): with the sums over the taps inside, and the channels of o's group,
  *   y = (sum of weight * activation) * sample_scale[n] + add[o];  first;  ...
@@ -130,7 +136,7 @@ typedef struct bz_bits {
 typedef struct bz_epilogue {
     const float* mul;          /* [out_channels] or null = 1 */
     const float* add;          /* [out_channels] or null = 0 */
-    const float* sample_scale; /* [images] or null = 1 */
+    const float* sample_scale; /* [images] or null = 1; [images][scale_groups] if there are any */
     const float* offset;       /* [out_channels] or null = 0 */
     float midpoint;
     bz_activation first, second;
@@ -175,8 +181,9 @@ BZ_API int bz_pack(int isa, int num_threads, const bz_plane_shape* shape, const 
  * mean(x) and M are limited to +-1e18, the exponent to 22: finite maps give finite scales. */
 typedef struct bz_dab {
     const float *k, *b; /* [channels] or null = 0 */
-    const float* a;     /* [channels], [1] if layer, or null: no scale */
-    int32_t layer;      /* M is the mean over all channels, scales are [images] instead of [images][channels] */
+    const float* a;     /* [channels], [groups] if there are any, or null: no scale */
+    int32_t groups;     /* above 0: M is the mean over a group's channels (1: over all), scales are [images][groups]
+                         * instead of [images][channels]; the groups are those of bz_conv_shape.scale_groups */
     int32_t plain;      /* the scale is M; a is not read */
 } bz_dab;
 /* x: channels next to each other; resize as for bz_pack. sums: those of bz_channel_sums (of the resized x), if somebody
@@ -187,7 +194,8 @@ BZ_API int bz_pack_dab(int isa, int num_threads, const bz_plane_shape* shape, co
 
 /* ---- convolution: sums of +-1 products ---- */
 /* Weights: [groups][ceil(out / groups / 16)][kernel_h * kernel_w * words per group][16] words; in the AVX2 layout the
- * 64 bytes of a row are [4 bytes of the word][16 outputs]. Counts: [kernel_h * kernel_w][groups * out padded to 16]. */
+ * 64 bytes of a row are [4 bytes of the word][16 outputs]. Counts: [kernel_h * kernel_w][groups * out padded to 16].
+ * With scale_groups these layouts have them as groups, each with all outputs and its own number of words. */
 BZ_API int64_t bz_weight_words(const bz_conv_shape* shape);
 BZ_API int64_t bz_weight_counts(const bz_conv_shape* shape);
 /* weights: [out][channels / groups][kernel_h][kernel_w] floats, contiguous; >= 0 is +1. */

@@ -46,13 +46,15 @@ bool good_conv(const bz_conv_shape* s) {
     if (!size(s->dilation_h, 1) || !size(s->dilation_w, 1) || !size(s->out_h, 1) || !size(s->out_w, 1)) return false;
     if (int64_t(s->kernel_h) * s->kernel_w > kLargest) return false;
     const bz_plane_shape& in = s->input;
+    const int32_t scales = s->scale_groups;
+    if (scales < 0 || (scales > 1 && (in.groups > 1 || scales > bz_group_words(in)))) return false;
     if (s->kernel_h == 0 || s->kernel_w == 0) return true;
     return reaches(s->out_h, s->kernel_h, s->stride_h, s->pad_top, s->dilation_h, in.height, in.border_h) &&
            reaches(s->out_w, s->kernel_w, s->stride_w, s->pad_left, s->dilation_w, in.width, in.border_w);
 }
 
 bool good_depthwise(const bz_conv_shape* s) {
-    return good_conv(s) && s->input.groups == 1 && s->out_channels == s->input.channels;
+    return good_conv(s) && s->input.groups == 1 && s->out_channels == s->input.channels && bz_scale_groups(*s) == 1;
 }
 
 bool good_resize(const bz_resize* r) { return !r || (size(r->height, 1) && size(r->width, 1)); }
@@ -66,11 +68,12 @@ bool good_epilogue(const bz_conv_shape& s, const bz_epilogue* e) {
     if (e->bypass_resize.height && !good_resize(&e->bypass_resize)) return false;
     if (e->bypass.data && (!good_map(e->bypass) || !size(e->bypass_channels, 1))) return false;
     if (e->residual.data && !good_map(e->residual)) return false;
+    if (bz_scale_groups(s) > 1 && (!e->sample_scale || e->offset || e->midpoint != 0)) return false;
     return s.out_channels >= 1;
 }
 
 bool good_stem(const bz_conv_shape* s, const bz_map* x, const bz_pool* pool, const bz_epilogue* e) {
-    if (!good_conv(s) || bz_taps(*s) == 0 || s->input.groups != 1) return false;
+    if (!good_conv(s) || bz_taps(*s) == 0 || s->input.groups != 1 || bz_scale_groups(*s) > 1) return false;
     if (s->dilation_h != 1 || s->dilation_w != 1) return false;
     if (!x || !x->data || x->image < 0 || x->row < 0 || x->pixel < 0 || x->channel < 0) return false;
     if (pool && (!windows(pool->out_h, pool->kernel_h, pool->stride_h, pool->pad_h, s->out_h) ||

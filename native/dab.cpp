@@ -31,12 +31,23 @@ float mean_of(const bz_plane_shape& shape, const bz_map& x, int64_t n, int64_t c
 
 }  // namespace
 
+namespace bz {
+
+int64_t scale_group_begin(const bz_plane_shape& shape, int32_t groups, int32_t g) {
+    return g == groups ? shape.channels : int64_t(32) * bz_scale_word(bz_ceil_div(shape.channels, 32), groups, g);
+}
+
+}  // namespace bz
+
 extern "C" int bz_pack_dab(int isa, int threads, const bz_plane_shape* shape, const bz_map* x,
                            const bz_resize* resize, const bz_dab* dab, const float* sums, uint32_t* plane,
                            float* scratch, float* scales) {
     if (threads < 1 || !good_plane(shape) || !x || !x->data || x->channel != 1 || !good_resize(resize))
         return BZ_BAD_ARGUMENT;
     if (!dab || !plane || !scratch || ((dab->a || dab->plain) && !scales)) return BZ_BAD_ARGUMENT;
+    const bool grouped = dab->groups > 1;
+    if (dab->groups < 0 || (grouped && (shape->groups > 1 || dab->groups > bz_ceil_div(shape->channels, 32))))
+        return BZ_BAD_ARGUMENT;
     const Kernels* kernels = kernels_of(isa);
     if (!kernels) return BZ_NO_ISA;
     const int64_t channels = shape->channels, images = shape->images;
@@ -60,17 +71,19 @@ extern "C" int bz_pack_dab(int isa, int threads, const bz_plane_shape* shape, co
                                      scaled ? deviation : nullptr);
     if (status != BZ_OK || !scaled) return status;
     for (int64_t n = 0; n < images; ++n) {
-        double whole = 0.0;
-        for (int64_t c = 0; c < channels; ++c) {
-            const float mean = deviation[n * channels + c] / positions;
-            if (dab->layer)
-                whole += mean;
-            else
-                scales[n * channels + c] = dab->plain ? limited(mean) : scale_of(dab->a[c] * (limited(mean) - 1.0f));
-        }
-        if (dab->layer) {
-            const float mean = limited(float(whole / double(channels)));
-            scales[n] = dab->plain ? mean : scale_of(dab->a[0] * (mean - 1.0f));
+        const float* const sums_of = deviation + n * channels;
+        const auto scale = [&](float mean, int64_t i) {
+            mean = limited(mean);
+            return dab->plain ? mean : scale_of(dab->a[i] * (mean - 1.0f));
+        };
+        if (!dab->groups)
+            for (int64_t c = 0; c < channels; ++c) scales[n * channels + c] = scale(sums_of[c] / positions, c);
+        for (int32_t g = 0; g < dab->groups; ++g) {
+            const int64_t first = scale_group_begin(*shape, dab->groups, g);
+            const int64_t end = scale_group_begin(*shape, dab->groups, g + 1);
+            double whole = 0.0;
+            for (int64_t c = first; c < end; ++c) whole += sums_of[c] / positions;
+            scales[n * dab->groups + g] = scale(float(whole / double(end - first)), g);
         }
     }
     return BZ_OK;

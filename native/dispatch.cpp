@@ -140,7 +140,7 @@ static int run_conv(int isa, int threads, const bz_conv_shape* shape, const uint
                     const int32_t* counts, const bz_epilogue* epilogue, int32_t* out, bool depthwise) {
     if (threads < 1 || !(depthwise ? good_depthwise(shape) : good_conv(shape)) || !plane) return BZ_BAD_ARGUMENT;
     if (bz_taps(*shape) > 0 && (!words || !counts)) return BZ_BAD_ARGUMENT;
-    if (out ? epilogue != nullptr : !good_epilogue(*shape, epilogue)) return BZ_BAD_ARGUMENT;
+    if (out ? epilogue || bz_scale_groups(*shape) > 1 : !good_epilogue(*shape, epilogue)) return BZ_BAD_ARGUMENT;
     if (depthwise && epilogue && (epilogue->tail.channels || epilogue->bypass_resize.height)) return BZ_BAD_ARGUMENT;
     const Kernels* kernels = kernels_of(isa);
     if (!kernels) return BZ_NO_ISA;
@@ -172,7 +172,7 @@ int bz_depthwise_int(int isa, int threads, const bz_conv_shape* shape, const uin
 
 int bz_conv_scaled(int isa, int threads, const bz_conv_shape* shape, const uint32_t* plane, const uint16_t* words,
                    const float* alpha, int exact, const bz_epilogue* epilogue) {
-    if (threads < 1 || !good_conv(shape) || !plane || !alpha) return BZ_BAD_ARGUMENT;
+    if (threads < 1 || !good_conv(shape) || !plane || !alpha || bz_scale_groups(*shape) > 1) return BZ_BAD_ARGUMENT;
     if ((bz_taps(*shape) > 0 && !words) || !good_epilogue(*shape, epilogue)) return BZ_BAD_ARGUMENT;
     if (epilogue->offset || epilogue->midpoint != 0) return BZ_BAD_ARGUMENT;
     const Kernels* kernels = kernels_of(isa);

@@ -38,6 +38,8 @@ extern const Kernels avx512_kernels;
 
 const Kernels* kernels_of(int isa);  // null if not available
 int layer_step(int isa, int threads, const bz_layer_step* s);
+// The first channel of a group of scales; of the one behind the last, the number of channels.
+int64_t scale_group_begin(const bz_plane_shape& shape, int32_t groups, int32_t g);
 
 }  // namespace bz
 
@@ -53,6 +55,14 @@ static inline int64_t bz_image_words(const bz_plane_shape& s) {
 }
 static inline int32_t bz_taps(const bz_conv_shape& s) { return s.kernel_h * s.kernel_w; }
 static inline int32_t bz_group_outputs(const bz_conv_shape& s) { return s.out_channels / s.input.groups; }
+// Groups of neighbouring channels with a scale each: whole words.
+static inline int32_t bz_scale_groups(const bz_conv_shape& s) { return s.scale_groups > 1 ? s.scale_groups : 1; }
+static inline int32_t bz_scale_word(int32_t words, int32_t groups, int32_t g) {  // the first one of group g
+    return int32_t(int64_t(words) * g / groups);
+}
+static inline int32_t bz_scale_word(const bz_conv_shape& s, int32_t g) {
+    return bz_scale_word(bz_group_words(s.input), bz_scale_groups(s), g);
+}
 static inline int32_t bz_padded_outputs(const bz_conv_shape& s) {
     return bz_ceil_div(bz_group_outputs(s), 16) * 16;
 }

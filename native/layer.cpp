@@ -43,12 +43,20 @@ void scale_depthwise(bz_epilogue& e, const float* scales, int64_t channels, floa
     if (e.offset) e.offset = offset;
 }
 
+// Of one image, from those of groups.
+const float* channel_scales(const bz_plane_shape& in, int32_t groups, const float* scales, float* to) {
+    for (int32_t g = 0; g < groups; ++g)
+        for (int64_t c = scale_group_begin(in, groups, g); c < scale_group_begin(in, groups, g + 1); ++c)
+            to[c] = scales[g];
+    return to;
+}
+
 int run(int isa, int threads, const bz_layer_step& s, uint32_t* memory) {
     const bz_layer& layer = *s.layer;
     const bz_plane_shape& in = layer.conv.input;
     const bz_dab* const dab = layer.dab;
     const int64_t channels = int64_t(in.images) * in.channels;
-    const bool scaled = dab && (dab->a || dab->plain), per_channel = scaled && !dab->layer;
+    const bool scaled = dab && (dab->a || dab->plain), per_channel = scaled && !dab->groups;
     float* const scratch = reinterpret_cast<float*>(memory + bz_plane_words(&in));
     float* const scales = scratch + 2 * channels;
     bz_map map = layer.x;
@@ -68,8 +76,12 @@ int run(int isa, int threads, const bz_layer_step& s, uint32_t* memory) {
     e.bits = s.bits;
     e.sample_scale = scaled && !per_channel ? scales : nullptr;
     if (status == BZ_OK && layer.kind == BZ_LAYER_SCALED && !finite(scales, channels)) status = BZ_NOT_FINITE;
-    if (status == BZ_OK && layer.kind == BZ_LAYER_DEPTHWISE && per_channel)
-        scale_depthwise(e, scales, channels, scales + channels);
+    if (status == BZ_OK && layer.kind == BZ_LAYER_DEPTHWISE && scaled && dab->groups != 1) {
+        const float* of_channels = scales;
+        if (dab->groups) of_channels = channel_scales(in, dab->groups, scales, scratch);
+        scale_depthwise(e, of_channels, channels, scales + channels);
+        e.sample_scale = nullptr;
+    }
     return status == BZ_OK ? convolve(isa, threads, layer, s.plane ? s.plane : memory, scales, e) : status;
 }
 
@@ -86,9 +98,12 @@ int layer_step(int isa, int threads, const bz_layer_step* step) {
     const bz_dab* const dab = layer->dab;
     const int64_t words = scratch_words(in);
     if (words < 0 || (s.plane && dab)) return BZ_BAD_ARGUMENT;
-    const bool scaled = dab && (dab->a || dab->plain), per_channel = scaled && !dab->layer;
+    const bool scaled = dab && (dab->a || dab->plain), per_channel = scaled && !dab->groups;
     if ((layer->kind == BZ_LAYER_SCALED) != (per_channel && layer->kind != BZ_LAYER_DEPTHWISE)) return BZ_BAD_ARGUMENT;
-    if (per_channel && layer->kind == BZ_LAYER_DEPTHWISE && in.images != 1) return BZ_BAD_ARGUMENT;
+    const bool several = scaled && dab->groups != 1;  // scales per image
+    if (several && layer->kind == BZ_LAYER_DEPTHWISE && in.images != 1) return BZ_BAD_ARGUMENT;
+    const int32_t groups = several && layer->kind == BZ_LAYER_CONV ? dab->groups : 1;
+    if (bz_scale_groups(layer->conv) != groups) return BZ_BAD_ARGUMENT;
     if (s.scratch || s.plane) return run(isa, threads, s, static_cast<uint32_t*>(s.scratch));
     uint32_t* const memory = static_cast<uint32_t*>(malloc(sizeof(uint32_t) * size_t(words)));
     if (!memory) return BZ_NO_MEMORY;

@@ -12,6 +12,12 @@ bool bit_of(const float* weights, const bz_conv_shape& s, int out, int channel, 
     return weights[(int64_t(out) * per_group + channel) * bz_taps(s) + tap] >= 0;
 }
 
+int scale_group_of(const bz_conv_shape& s, int word) {
+    int g = 0;
+    while (bz_scale_word(s, g + 1) <= word) ++g;
+    return g;
+}
+
 // Weights of scaled layers: rows of 32 outputs, for each tap and some neighbouring channels: three pieces of five
 // channels in 16 bits, or two of four in 8.
 struct ScaledRows {
@@ -38,7 +44,7 @@ int64_t bz_weight_words(const bz_conv_shape* s) {
 
 int64_t bz_weight_counts(const bz_conv_shape* s) {
     if (!good_conv(s)) return -1;
-    return int64_t(bz_taps(*s)) * s->input.groups * bz_padded_outputs(*s);
+    return int64_t(bz_taps(*s)) * s->input.groups * bz_scale_groups(*s) * bz_padded_outputs(*s);
 }
 
 int bz_pack_weights(int isa, const bz_conv_shape* shape, const float* weights, uint32_t* words, int32_t* counts) {
@@ -50,22 +56,26 @@ int bz_pack_weights(int isa, const bz_conv_shape* shape, const float* weights, u
     if (!weights || !words || !counts) return BZ_BAD_ARGUMENT;
     memset(words, 0, size_t(bz_weight_words(shape)) * sizeof *words);
     memset(counts, 0, size_t(bz_weight_counts(shape)) * sizeof *counts);
-    const int outputs = bz_group_outputs(s), padded = bz_padded_outputs(s), group_words = bz_group_words(s.input);
-    const int per_group = s.input.channels / s.input.groups, all = s.input.groups * padded;
-    const int64_t length = int64_t(bz_taps(s)) * group_words;  // rows of a block of 16 outputs
+    const int outputs = bz_group_outputs(s), padded = bz_padded_outputs(s), taps = bz_taps(s);
+    const int per_group = s.input.channels / s.input.groups, parts = s.input.groups * bz_scale_groups(s);
+    const int64_t blocks = padded / 16;
     for (int g = 0; g < s.input.groups; ++g)
         for (int o = 0; o < outputs; ++o)
-            for (int tap = 0; tap < bz_taps(s); ++tap)
+            for (int tap = 0; tap < taps; ++tap)
                 for (int c = 0; c < per_group; ++c) {
                     if (!bit_of(weights, s, g * outputs + o, c, tap)) continue;
-                    const int64_t row = (int64_t(g) * (padded / 16) + o / 16) * length + tap * group_words + c / 32;
+                    const int q = scale_group_of(s, c / 32), part = g * bz_scale_groups(s) + q;
+                    const int first = bz_scale_word(s, q), words_of = bz_scale_word(s, q + 1) - first;
+                    const int64_t before = int64_t(g) * bz_group_words(s.input) + first;  // words of earlier parts
+                    const int64_t row =
+                        taps * (before * blocks + o / 16 * int64_t(words_of)) + tap * words_of + c / 32 - first;
                     if (kernels->byte_rows) {
                         uint8_t* bytes = reinterpret_cast<uint8_t*>(words + row * 16);
                         bytes[(c % 32) / 8 * 16 + o % 16] |= uint8_t(1u << (c % 8));
                     } else {
                         words[row * 16 + o % 16] |= 1u << (c % 32);
                     }
-                    ++counts[int64_t(tap) * all + g * padded + o];
+                    ++counts[(int64_t(tap) * parts + part) * padded + o];
                 }
     return BZ_OK;
 }

@@ -15,6 +15,7 @@ inputs have finite results and gradients. Where the exponent is at its limit, da
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -26,12 +27,47 @@ from binarize.functional.sign import approx_gradient, sign, sign_, to_subtract
 
 Threshold = Literal["adaptive", "b", "mean", "none"]
 Scale = Literal["adaptive", "mad", "learned", "none"]
-Granularity = Literal["channel", "layer"]
+Granularity = Literal["channel", "group", "layer"]
 
 
 LARGEST_STATISTIC = 1e18
 LARGEST_EXPONENT = 22.0
 _LARGEST_HALF_EXPONENT = 5.5
+
+
+WORD = 32
+"""Groups of channels with a scale each are whole words of so many signs, see `group_bounds`."""
+
+
+def group_bounds(channels: int, groups: int) -> tuple[int, ...]:
+    """Where groups of neighbouring channels begin, and `channels` behind the last.
+
+    There are at most `groups` of them, each of whole words of 32 channels but for the last word: what a
+    popcount takes at a time. Of W words, group g has those from W * g // G on, G = min(groups, W).
+
+    Args:
+        channels: at least 1.
+        groups: at least 1.
+    """
+    words = -(-channels // WORD)
+    count = min(groups, words)
+    return (*(words * g // count * WORD for g in range(count)), channels)
+
+
+def _sizes(channels: int, groups: int) -> list[int]:
+    return [end - start for start, end in itertools.pairwise(group_bounds(channels, groups))]
+
+
+def groups_to_channels(values: Tensor, channels: int, groups: int, dim: int) -> Tensor:
+    """Values per group, in `dim`, as values per channel there; `groups` as of `group_bounds`."""
+    sizes = torch.tensor(_sizes(channels, groups), device=values.device)
+    return values.repeat_interleave(sizes, dim, output_size=channels)
+
+
+def mean_of_groups(values: Tensor, groups: int, dim: int) -> Tensor:
+    """Values per channel, in `dim`, each replaced by the mean over its group."""
+    parts = values.split(_sizes(values.shape[dim], groups), dim)
+    return torch.cat([part.mean(dim, keepdim=True).expand_as(part) for part in parts], dim)
 
 
 def limited(statistic: Tensor) -> Tensor:
@@ -67,15 +103,19 @@ class DabRule(Rule):
         threshold: `adaptive` k mean(x) + b; `b`; `mean`: k mean(x); `none`: 0 (Table 4, rows 3-5).
         scale: `adaptive` exp(a (M - 1)); `mad`: M; `learned`: exp(a), positive whatever a is;
             `none`: 1 (Table 4, rows 6-8).
-        granularity: M and a per channel, or one of each per layer (M per sample in both). Thresholds
-            are per channel in both: they are not inside the sum over input channels.
+        granularity: M and a per channel, one of each per layer, or one of each per group of neighbouring
+            channels (M per sample in all). Thresholds are per channel in all: they are not inside the sum
+            over input channels.
         dim: the channel dimension, 1 or -1.
+        groups: with granularity `group`, how many groups there are at most (`group_bounds`). Departure: the
+            paper has no groups.
     """
 
     threshold: Threshold = "adaptive"
     scale: Scale = "adaptive"
     granularity: Granularity = "channel"
     dim: int = 1
+    groups: int = 4
 
     def names(self) -> tuple[str, ...]:
         """The learnable parameters that this variant has, in the order in which they are passed."""
@@ -95,8 +135,11 @@ class DabRule(Rule):
         xs = x if threshold is None else x - threshold
         deviation = None
         if self.scale in ("adaptive", "mad"):
-            deviation = limited(mean_over(xs.abs(), self._scale_dims(x)))
-        known = _Known(mean, threshold, deviation, self._magnitude(deviation, given))
+            deviation = mean_over(xs.abs(), self._scale_dims(x))
+            if self.granularity == "group":
+                deviation = mean_of_groups(deviation, self.groups, self.dim)
+            deviation = limited(deviation)
+        known = _Known(mean, threshold, deviation, self._magnitude(deviation, given, x))
         return _signs(xs, x, known), known.saved()
 
     def rebuild(self, x: Tensor, stats: Stats, *params: Tensor) -> Tensor:
@@ -114,10 +157,14 @@ class DabRule(Rule):
             # y = A sign(xs), and both statistics are constant over positions: those are summed first.
             quantized = y if y is not None else sign(xs, known.magnitude, positive_zeros=xs is not x)
             through = _sum_over(grad * quantized, self._positions(x))
-            exponent = given["a"] if known.deviation is None else given["a"] * (known.deviation - 1)
+            a = self._of_channels(given["a"], x)
+            exponent = a if known.deviation is None else a * (known.deviation - 1)
             if known.deviation is not None:
                 through = through * (known.deviation - 1)
             through = through.masked_fill(exponent > largest_exponent(exponent.dtype), 0)
+            if self.granularity == "group":
+                parts = sum_to(through, a.shape).split(_sizes(a.shape[self.dim], self.groups), self.dim)
+                through = torch.cat([part.sum(self.dim, keepdim=True) for part in parts], self.dim)
             grads["a"] = sum_to(through, given["a"].shape)
         gx = approx_gradient(grad, xs, known.magnitude, owned=xs is not x)
         if "k" in given or "b" in given:
@@ -143,12 +190,19 @@ class DabRule(Rule):
         return list(range(2, x.dim())) if self.dim == 1 else list(range(1, x.dim() - 1))
 
     def _scale_dims(self, x: Tensor) -> list[int]:
-        return self._positions(x) if self.granularity == "channel" else list(range(1, x.dim()))
+        return list(range(1, x.dim())) if self.granularity == "layer" else self._positions(x)
 
-    def _magnitude(self, deviation: Tensor | None, given: dict[str, Tensor]) -> Tensor | None:
+    def _magnitude(self, deviation: Tensor | None, given: dict[str, Tensor], x: Tensor) -> Tensor | None:
+        if self.scale == "learned":
+            return scale_of(self._of_channels(given["a"], x))
         if self.scale == "mad" or deviation is None:
-            return scale_of(given["a"]) if self.scale == "learned" else deviation
-        return scale_of(given["a"] * (deviation - 1))
+            return deviation
+        return scale_of(self._of_channels(given["a"], x) * (deviation - 1))
+
+    def _of_channels(self, a: Tensor, x: Tensor) -> Tensor:
+        """Of an `a` per group one per channel; another as it is."""
+        grouped = self.granularity == "group"
+        return groups_to_channels(a, x.shape[self.dim], self.groups, self.dim) if grouped else a
 
 
 class _Known(NamedTuple):

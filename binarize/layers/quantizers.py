@@ -20,7 +20,7 @@ from binarize.functional import (
     SteStep,
     quantize,
 )
-from binarize.functional.dab import Granularity, Scale, Threshold
+from binarize.functional.dab import Granularity, Scale, Threshold, group_bounds
 
 
 def channel_shape(channels: int, dim: int, spatial: int) -> tuple[int, ...]:
@@ -190,16 +190,19 @@ class DAB(Quantizer):
     """The distribution-adaptive binarizer of BiDense; formulas in `binarize.functional.dab`.
 
     Parameters `a`, `k` and `b`, of which a variant has those that its formula holds: one value per
-    channel, or with `granularity="layer"` a single `a`. `a` and `k` start from N(0, 1e-3), `b` from 0.
+    channel, or with `granularity="layer"` a single `a`, with `group` one per group. `a` and `k` start from
+    N(0, 1e-3), `b` from 0.
 
     Args:
         channels: input channels C.
         granularity: `channel`: a scale per sample and channel (the authors' code); `layer`: one per
-            sample (the paper's text; only then is the convolution an XNOR and a popcount).
+            sample (the paper's text; only then is the convolution one XNOR and popcount); `group`: one per
+            sample and group of neighbouring channels (a popcount for each group).
         threshold: see `DabRule`.
         scale: see `DabRule`.
         dim: channel dimension.
         spatial: number of spatial dims.
+        groups: with granularity `group`, how many groups there are at most; `group_bounds` says which.
     """
 
     rule: DabRule
@@ -216,11 +219,13 @@ class DAB(Quantizer):
         scale: Scale = "adaptive",
         dim: int = 1,
         spatial: int = 2,
+        groups: int = 4,
     ) -> None:
         super().__init__()
-        self.rule = DabRule(threshold, scale, granularity, dim)
+        self.rule = DabRule(threshold, scale, granularity, dim, groups)
         shape = channel_shape(channels, dim, spatial)
-        scale_shape = channel_shape(1, dim, spatial) if granularity == "layer" else shape
+        scales = {"channel": channels, "layer": 1, "group": len(group_bounds(channels, groups)) - 1}
+        scale_shape = channel_shape(scales[granularity], dim, spatial)
         for name in self.rule.names():
             value = torch.zeros(scale_shape if name == "a" else shape)
             if name != "b" and not value.is_meta:  # on meta it takes milliseconds and draws nothing

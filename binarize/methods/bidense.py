@@ -7,7 +7,8 @@ Block: conv without bias -> BN -> + CFB(x) (`binarize.functional.channel_bypass`
 Linear layers on tokens: sign(x + move), weights sign(w - mean(w)) * mean(abs(w)) per row, bias,
 LayerNorm(1e-6), + CFB over channels.
 Departures: the paper's text has one `a` per layer, the authors' code and the printed parameter counts one per
-channel: `granularity` offers both. "table" form: learnable bias and PReLU as in Table 1's networks.
+channel: `granularity` offers both, and one per group of channels between them. "table" form: learnable bias
+and PReLU as in Table 1's networks.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ class BiDense(Method):
     Attributes:
         form: `table` builds the network of Table 1.
         residual: `drop` removes the outer add around branches of bypassed layers.
-        granularity: the DAB's scale per `channel` or per `layer`; only `layer` is an XNOR-popcount.
+        granularity: the DAB's scale per `channel`, per `layer`, or per `group` of neighbouring channels;
+            `layer` is one XNOR-popcount, `group` one for each group.
+        groups: how many groups there are at most, with granularity `group`: each is a multiple of 32
+            channels, but for the last channels (`binarize.functional.dab.group_bounds`).
         binarizer: `dab`, or `sign` without threshold and scale.
         bypass: `cfb`, or `identity` for a bypass only where shapes agree.
         threshold: of the DAB: `adaptive` k mean(x) + b, `b`, `mean` (k mean(x)) or `none`.
@@ -67,8 +71,11 @@ class BiDense(Method):
     threshold: Threshold = "adaptive"
     scale: Scale = "adaptive"
     ablation: int = 0
+    groups: int = 4
 
     def __post_init__(self) -> None:
+        if self.groups < 1:
+            raise ConfigError(f"bidense: groups={self.groups}, expected at least 1.")
         if self.ablation not in ABLATIONS:
             raise ConfigError(f"bidense: ablation={self.ablation}, expected a row of Table 4, 0 to 8.")
         defaults = {field.name: field.default for field in fields(self)}
@@ -122,4 +129,5 @@ class BiDense(Method):
             scale=self.scale,
             dim=site.dim,
             spatial=site.spatial,
+            groups=self.groups,
         )

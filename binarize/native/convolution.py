@@ -47,6 +47,12 @@ def conv(
     """
     if weights.kind == "scaled":
         raise NativeError("conv: weights of pack_scaled; use conv_scaled, or pack them with pack_weights.")
+    given = epilogue or Epilogue()
+    if weights.scale_groups > 1 and (given.sample_scale is None or not given.plain):
+        raise NativeError(
+            f"conv: weights of {weights.scale_groups} scale groups; expected an epilogue with sample_scale "
+            f"({plane.images}, {weights.scale_groups}), and without offset and midpoint."
+        )
     return _run(plane, weights, epilogue, out_size, out, threads, None, exact=False)
 
 
@@ -107,6 +113,8 @@ def conv_int(
     size = _checked_size(plane, weights, out_size)
     if weights.kind == "scaled":
         raise NativeError("conv_int: weights of pack_scaled, whose sums are not integers.")
+    if weights.scale_groups > 1:
+        raise NativeError("conv_int: weights with scale groups, whose sums are not integers.")
     lib = required()
     out = torch.empty(plane.images, *size, weights.out_channels, dtype=torch.int32, device="cpu")
     function = lib.bz_depthwise_int if weights.kind == "depthwise" else lib.bz_conv_int
@@ -136,7 +144,7 @@ def _run(
 ) -> Tensor:
     size = _checked_size(plane, weights, out_size)
     channels = weights.out_channels
-    last = (epilogue or Epilogue()).checked(plane.images, channels, size)
+    last = (epilogue or Epilogue()).checked(plane.images, channels, size, scale_groups=weights.scale_groups)
     if weights.kind == "depthwise" and (last.tail is not None or last.resize is not None):
         raise NativeError("conv: a depthwise convolution has neither a tail nor a bypass of another size.")
     shape = (plane.images, last.out_channels(channels), *size)

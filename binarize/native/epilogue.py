@@ -148,7 +148,7 @@ class Epilogue:
     Attributes:
         mul: (Cout,) float32, or None for 1.
         add: (Cout,), or None for 0.
-        sample_scale: (N,), or None for 1.
+        sample_scale: (N,), or None for 1; (N, G) where weights have G scale groups.
         offset: (Cout,), or None for 0: the middle of the weights' two values.
         midpoint: the middle of the activations' two values.
         first: activation before the bypass.
@@ -188,7 +188,7 @@ class Epilogue:
         """Whether activations are 0 and +-2: sums are then whole numbers until they are multiplied by mul."""
         return self.offset is None and self.midpoint in (1.0, -1.0)
 
-    def checked(self, images: int, channels: int, size: Sequence[int]) -> Epilogue:
+    def checked(self, images: int, channels: int, size: Sequence[int], *, scale_groups: int = 1) -> Epilogue:
         """The same with tensors in the form that the kernels need.
 
         Raises:
@@ -202,10 +202,15 @@ class Epilogue:
             bypass = checked("Epilogue.bypass", bypass, shape, contiguous=False)
         if residual is not None:
             residual = checked("Epilogue.residual", residual, (images, channels, *size), contiguous=False)
+        scale = self.sample_scale
+        if scale is not None and scale_groups > 1:
+            scale = checked("Epilogue.sample_scale", scale, (images, scale_groups))
+        else:
+            scale = vector("Epilogue.sample_scale", scale, images)
         return Epilogue(
             mul=vector("Epilogue.mul", self.mul, channels),
             add=vector("Epilogue.add", self.add, channels),
-            sample_scale=vector("Epilogue.sample_scale", self.sample_scale, images),
+            sample_scale=scale,
             offset=vector("Epilogue.offset", self.offset, channels),
             midpoint=self.midpoint,
             first=self.first.checked(channels),

@@ -140,6 +140,7 @@ def pack_weights(
     padding: int | Sequence[int] = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
+    scale_groups: int = 1,
     isa: Isa = "auto",
 ) -> PackedWeights:
     """Weights of a convolution of +-1 sums; of a linear layer as (Cout, Cin, 1, 1).
@@ -150,12 +151,14 @@ def pack_weights(
         padding: zeros: one number, (h, w), or (top, left, bottom, right).
         dilation: as in torch.
         groups: as in torch.
+        scale_groups: groups of neighbouring input channels (`binarize.functional.dab.group_bounds`) whose
+            activations have a scale each: an epilogue's `sample_scale` is then (N, scale_groups).
         isa: the instruction set that the layer will run on.
 
     Raises:
         NativeError: an argument that does not fit, a missing instruction set or library.
     """
-    return _pack_weights("conv", weight, stride, padding, dilation, groups, resolve(isa))
+    return _pack_weights("conv", weight, stride, padding, dilation, groups, resolve(isa), scale_groups)
 
 
 def pack_depthwise(
@@ -198,10 +201,19 @@ def _pack_weights(
     dilation: int | Sequence[int],
     groups: int,
     isa: str,
+    scale_groups: int = 1,
 ) -> PackedWeights:
     where = f"weights of {kind}"
     weight = checked(where, weight, (None,) * 4)
     weights = _geometry(kind, tuple(weight.shape), stride, padding, dilation, groups, isa)
+    if scale_groups != 1:
+        words = -(-weights.in_channels // 32)
+        if groups != 1 or not 1 < scale_groups <= words:
+            raise NativeError(
+                f"{where}: scale_groups={scale_groups} with groups={groups} and {weights.in_channels} input "
+                f"channels; expected 1, or up to one for each 32 channels ({words}) and groups=1."
+            )
+        weights = replace(weights, scale_groups=scale_groups)
     lib, shape = required(), ctypes.byref(_layout_of(weights))
     if kind == "scaled":
         number = number_of(isa)
@@ -270,4 +282,5 @@ def _layout_of(weights: PackedWeights) -> ConvShape:
     border = [d * k for d, k in zip(weights.dilation, weights.kernel, strict=True)]
     groups = 1 if weights.kind == "depthwise" else weights.groups
     plane = PlaneShape(1, 1, 1, weights.in_channels, groups, *border)
-    return ConvShape(plane, weights.out_channels, *weights.kernel, 1, 1, 0, 0, *weights.dilation, 1, 1)
+    kernel = (*weights.kernel, 1, 1, 0, 0, *weights.dilation)
+    return ConvShape(plane, weights.out_channels, *kernel, 1, 1, weights.scale_groups)

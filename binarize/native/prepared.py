@@ -76,14 +76,15 @@ class PreparedPack:
             self._held = (
                 own_vector("Dab.k", dab.k, channels),
                 own_vector("Dab.b", dab.b, channels),
-                own_vector("Dab.a", dab.a, 1 if dab.layer else channels),
+                own_vector("Dab.a", dab.a, dab.groups or channels),
             )
-            self.dab = structs.Dab(*(address(x) for x in self._held), dab.layer, dab.plain)
+            self.dab = structs.Dab(*(address(x) for x in self._held), dab.groups, dab.plain)
             if dab.scaled:
-                self._scales = (images,) if dab.layer else (images, channels)
+                each = () if dab.groups == 1 else (dab.groups or channels,)
+                self._scales = (images, *each)
 
     def __call__(self, x: Tensor, sums: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """The plane's words (with scratch memory behind them), and the scales of a `dab`: (N,) or (N, C).
+        """The plane's words, scratch memory behind them, and the scales of a `dab`: (N,), (N, G) or (N, C).
 
         Args:
             x: float32 of the shape that was prepared, or that `resize` brings to it.
@@ -166,9 +167,9 @@ class PreparedConv:
                 f"PreparedConv: planes of {plane.channels} channels in {plane.groups} groups; expected "
                 f"{weights.in_channels} in {groups}."
             )
-        if weights.kind == "scaled" and not epilogue.plain:
+        if (weights.kind == "scaled" or weights.scale_groups > 1) and not epilogue.plain:
             raise NativeError(
-                "PreparedConv: scales per channel with an offset or a midpoint; expected neither."
+                "PreparedConv: scales per channel or group with an offset or a midpoint; expected neither."
             )
         self.shape = (plane.images, weights.out_channels, *out_size)
         self._constants = epilogue.checked(plane.images, weights.out_channels, out_size).owned()
@@ -200,7 +201,7 @@ class PreparedConv:
         Args:
             words: of the plane.
             alpha: (N, Cin), for weights of `pack_scaled`.
-            sample_scale: (N,).
+            sample_scale: (N,), or (N, G) for weights with G scale groups.
             mul: (Cout,) in place of the epilogue's.
             offset: (Cout,) in place of the epilogue's.
             bypass: (N, C, Hout, Wout) float32.

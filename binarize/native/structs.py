@@ -14,7 +14,7 @@ STATUS = {
     NOT_FINITE: "scales that are not finite",
 }
 ISAS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3}
-ABI_VERSION = 8
+ABI_VERSION = 9
 SLACK = 16
 REGISTERS = 16  # of a pointwise step
 COPY_DIMS = 6
@@ -53,6 +53,7 @@ class ConvShape(ctypes.Structure):
         ("dilation_w", c_int32),
         ("out_h", c_int32),
         ("out_w", c_int32),
+        ("scale_groups", c_int32),
     ]
 
 
@@ -116,7 +117,7 @@ class Epilogue(ctypes.Structure):
 class Dab(ctypes.Structure):
     """`bz_dab`."""
 
-    _fields_ = [*((n, c_void_p) for n in "kba"), ("layer", c_int32), ("plain", c_int32)]
+    _fields_ = [*((n, c_void_p) for n in "kba"), ("groups", c_int32), ("plain", c_int32)]
 
 
 class Layer(ctypes.Structure):

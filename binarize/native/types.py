@@ -107,6 +107,7 @@ class PackedWeights:
         padding: (top, left, bottom, right); negative where the kernel starts inside.
         dilation: (h, w).
         groups: Cin of a depthwise convolution.
+        scale_groups: groups of neighbouring input channels whose activations have a scale each; 1 for none.
         isa: the instruction set that they were packed for.
     """
 
@@ -120,6 +121,7 @@ class PackedWeights:
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    scale_groups: int = 1
     isa: str
 
     @property
@@ -146,6 +148,7 @@ class PackedWeights:
             self.padding[1],
             *self.dilation,
             *out_size,
+            self.scale_groups,
         )
 
 
@@ -200,15 +203,16 @@ class Dab:
     Attributes:
         k: (C,) or None.
         b: (C,) or None.
-        a: (C,), (1,) if `layer`, or None for no scale.
-        layer: one scale per image instead of one per channel.
+        a: (C,), (G,) with G groups, or None for no scale.
+        groups: scales per image, one for each of so many groups of neighbouring channels (1: one for all;
+            the groups are those of `binarize.functional.dab.group_bounds`); 0 for one per channel.
         plain: the scale is the mean absolute deviation itself, without `a`.
     """
 
     k: Tensor | None = None
     b: Tensor | None = None
     a: Tensor | None = None
-    layer: bool = False
+    groups: int = 0
     plain: bool = False
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -75,7 +77,7 @@ def dab_of(layer: LayerData) -> Dab:
         k=layer.vector("k") if quantizer.threshold in ("adaptive", "mean") else None,
         b=layer.vector("b") if quantizer.threshold in ("adaptive", "b") else None,
         a=a,
-        layer=quantizer.granularity == "layer",
+        groups=quantizer.scale_groups(layer.spec.in_channels),
         plain=quantizer.scale == "mad",
     )
 
@@ -103,13 +105,13 @@ def is_finite(x: Tensor) -> bool:
 
 
 def as_maps(x: Tensor, *, linear: bool) -> Tensor:
-    """(N, C, H, W), a view where that is possible."""
+    """(N, C, H, W), a view where that is possible; rows (N, C) are images of one position."""
     if not linear:
         return x.unsqueeze(2) if x.dim() == 3 else x
     if x.dim() == 4:
         return x.movedim(-1, 1)
-    flat = x.reshape(1, 1, -1, x.shape[-1]) if x.dim() < 3 else x.reshape(x.shape[0], 1, -1, x.shape[-1])
-    return flat.movedim(-1, 1)
+    images = x.shape[0] if x.dim() > 1 else 1
+    return x.reshape(images, 1, math.prod(x.shape[1:-1]), x.shape[-1]).movedim(-1, 1)
 
 
 def back(y: Tensor, x: Tensor, *, linear: bool) -> Tensor:

@@ -43,6 +43,13 @@ def why_not(layer: LayerData, *, exact_scales: bool = False) -> str | None:
         return f"padding_mode={spec.padding_mode}"
     if spec.quantizer.ranges and (spec.groups > 1 or spec.offset):
         return "activations of two sets in one layer with groups, or with weights that have an offset"
+    if scale_groups(spec) > 1:
+        if spec.offset:
+            return "scales per group of channels with weights that have an offset"
+        if spec.groups > 1:
+            return "scales per group of channels in a convolution with groups"
+        if spec.kind == "transposed":
+            return "a transposed convolution with scales per group of channels"
     return why_not_per_channel(spec, exact_scales=exact_scales)
 
 
@@ -126,6 +133,20 @@ def is_depthwise(spec: PackedSpec) -> bool:
     """Whether the layer has one filter per channel, with few enough taps to be counted."""
     alone = spec.groups == spec.in_channels == spec.out_channels
     return spec.kind == "conv" and alone and math.prod(spec.kernel) <= _TAPS
+
+
+def scale_groups(spec: PackedSpec) -> int:
+    """Groups of input channels whose sums are scaled one by one; 1 for none (and of depthwise layers)."""
+    quantizer = spec.quantizer
+    scaled = quantizer.kind == "dab" and quantizer.scale != "none" and not is_depthwise(spec)
+    return max(1, quantizer.scale_groups(spec.in_channels)) if scaled else 1
+
+
+def scales_differ(spec: PackedSpec) -> bool:
+    """Whether channels of an image have different scales: of a depthwise layer, factors of its outputs."""
+    quantizer = spec.quantizer
+    scaled = quantizer.kind == "dab" and quantizer.scale != "none"
+    return scaled and quantizer.scale_groups(spec.in_channels) != 1
 
 
 def per_channel(spec: PackedSpec) -> bool:

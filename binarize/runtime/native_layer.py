@@ -16,6 +16,7 @@ from torch import Tensor
 from binarize.bounded_cache import BoundedCache
 from binarize.conv_sizes import same_pads
 from binarize.functional import Geometry
+from binarize.functional.dab import groups_to_channels
 from binarize.native.epilogue import Activation, Epilogue, Tail
 from binarize.native.packing import pack_depthwise, pack_scaled, pack_weights
 from binarize.native.prepared import PreparedConv, PreparedPack
@@ -31,7 +32,7 @@ from binarize.runtime.kernel_arguments import (
     scale_and_shift,
     steps_of,
 )
-from binarize.runtime.kernel_support import is_depthwise, per_channel, why_exact
+from binarize.runtime.kernel_support import is_depthwise, per_channel, scale_groups, scales_differ, why_exact
 from binarize.runtime.layer_data import LayerData
 from binarize.runtime.shapes import extra_of
 
@@ -146,7 +147,8 @@ class NativeLayer:
             self.scaled = True
             self.weights = pack_scaled(signs, padding=padding, groups=spec.groups, **shape)
         else:
-            self.weights = pack_weights(signs, padding=padding, groups=spec.groups, **shape)
+            given = {"groups": spec.groups, "scale_groups": scale_groups(spec)}
+            self.weights = pack_weights(signs, padding=padding, **given, **shape)
 
     def __call__(
         self, x: Tensor, output_size: Sequence[int] | None = None, extras: Extras | None = None
@@ -161,7 +163,7 @@ class NativeLayer:
             extras: only of a layer that is `whole`.
         """
         extras = extras or Extras()
-        if self.depthwise and per_channel(self.data.spec) and len(x) > 1 and x.dim() > 2:
+        if self.depthwise and scales_differ(self.data.spec) and len(x) > 1 and x.dim() > 2:
             # a scale per input channel is one per output channel here, but it differs between images
             return self._one_by_one(x, extras)
         prepared = self.prepared(x.shape, output_size, extras)
@@ -222,7 +224,9 @@ class NativeLayer:
         given |= {"resize": resize, "sums": extras.sums}
         if self.scaled:
             return conv(words, alpha=scales, **given)
-        if self.depthwise and scales is not None and per_channel(data.spec):
+        if self.depthwise and scales is not None and scales_differ(data.spec):
+            if data.spec.quantizer.groups:
+                scales = groups_to_channels(scales, maps.shape[1], data.spec.quantizer.groups, 1)
             given = {name: given[name] for name in ("bypass", "residual", "sums")}
             offset = data.vector("offset") * scales[0] if data.spec.offset else None
             return conv(words, mul=self.epilogue_mul() * scales[0], offset=offset, **given)

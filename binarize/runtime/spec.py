@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from binarize.errors import FormatError
+from binarize.functional.dab import group_bounds
 
 KINDS = ("conv", "transposed", "linear")
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -16,7 +17,7 @@ FITS = ("floor", "ceil", "crop")
 QUANTIZERS = ("sign", "step", "shifted", "redistributed", "adabin", "dab")
 THRESHOLDS = ("adaptive", "b", "mean", "none")
 SCALES = ("adaptive", "mad", "learned", "none")
-GRANULARITIES = ("channel", "layer")
+GRANULARITIES = ("channel", "group", "layer")
 _LARGEST = 2**31 - 1
 
 
@@ -29,6 +30,7 @@ class QuantizerSpec:
         threshold: of a `dab`.
         scale: of a `dab`.
         granularity: of a `dab`.
+        groups: of a `dab` with granularity `group`: how many groups there are at most; else 0.
         ranges: of a `step`: channels [start, stop) that it is for, the others having signs; empty for all.
     """
 
@@ -36,7 +38,14 @@ class QuantizerSpec:
     threshold: str = ""
     scale: str = ""
     granularity: str = ""
+    groups: int = 0
     ranges: tuple[tuple[int, int], ...] = ()
+
+    def scale_groups(self, channels: int) -> int:
+        """Groups of a `dab`'s channels with one scale each: 1 for one scale; 0 for one per channel."""
+        if self.granularity == "group":
+            return len(group_bounds(channels, self.groups)) - 1
+        return 1 if self.granularity == "layer" else 0
 
     def parameters(self, channels: int) -> dict[str, int]:
         """Name and length of each vector of parameters, in the order in which they are stored."""
@@ -48,7 +57,7 @@ class QuantizerSpec:
             return {"alpha": 1, "beta": 1}
         lengths: dict[str, int] = {}
         if self.scale in ("adaptive", "learned"):
-            lengths["a"] = 1 if self.granularity == "layer" else channels
+            lengths["a"] = self.scale_groups(channels) or channels
         if self.threshold in ("adaptive", "mean"):
             lengths["k"] = channels
         if self.threshold in ("adaptive", "b"):
@@ -219,7 +228,8 @@ class _Reader:
                 kind=kind,
                 threshold=inner._choice("threshold", THRESHOLDS),
                 scale=inner._choice("scale", SCALES),
-                granularity=inner._choice("granularity", GRANULARITIES),
+                granularity=(granularity := inner._choice("granularity", GRANULARITIES)),
+                groups=inner._number("groups", least=1) if granularity == "group" else 0,
             )
         for name in inner._given:
             self._fail(f"quantizer.{name}", inner._given[name], "nothing of that name")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from binarize.functional import sign
-from binarize.functional.dab import limited, mean_over, scale_of
+from binarize.functional.dab import groups_to_channels, limited, mean_of_groups, mean_over, scale_of
 from binarize.runtime.layer_data import LayerData
 from binarize.runtime.tracing import is_traced
 
@@ -70,11 +70,15 @@ def _dab(layer: LayerData, x: Tensor) -> Thresholds:
     if quantizer.scale in ("adaptive", "mad"):
         shifted = x if add is None else x + add
         dims = list(range(1, x.dim())) if per_sample else positions
-        magnitude = limited(mean_over(shifted.abs(), dims))
-    if quantizer.scale == "adaptive" and magnitude is not None:
-        magnitude = scale_of(layer.channels("a", x) * (magnitude - 1))
-    elif quantizer.scale == "learned":
-        magnitude = scale_of(layer.channels("a", x))
+        magnitude = mean_over(shifted.abs(), dims)
+        if quantizer.granularity == "group":
+            magnitude = mean_of_groups(magnitude, quantizer.groups, layer.spec.dim)
+        magnitude = limited(magnitude)
+    if quantizer.scale in ("adaptive", "learned"):
+        a = layer.channels("a", x)
+        if quantizer.granularity == "group":
+            a = groups_to_channels(a, layer.spec.in_channels, quantizer.groups, layer.spec.dim)
+        magnitude = scale_of(a if magnitude is None else a * (magnitude - 1))
     if per_sample:
         return Thresholds(add=add, sample_scale=magnitude)
     return Thresholds(add=add, channel=magnitude)

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "epilogue.h"
+#include "scale_groups.h"
 #include "stage.h"
 #include "sums.h"
 #include "tile.h"
@@ -34,7 +35,22 @@ struct ConvPlan {
     Values values;
     const int32_t* window_sums;  // [positions][groups] if there are values
     Resizer resizer;       // of the bypass, if that is of another size
+    ScaleGroups scales;
 };
+
+// What is counted together: all words of a position, or those of a group of scales.
+struct WordList {
+    const int64_t* offsets;
+    int64_t length;
+    const uint32_t* weights;
+};
+
+static WordList all_words(const ConvPlan& p) { return {p.offsets, p.length, p.words}; }
+
+static WordList words_of_group(const ConvPlan& p, int g) {
+    const int64_t taps = bz_taps(p.s), first = taps * bz_scale_word(p.s, g);
+    return {p.offsets + first, taps * bz_scale_word(p.s, g + 1) - first, p.words + first * p.scales.padded};
+}
 
 // The tiles of a piece: positions of almost equal number.
 struct Tiles {
@@ -45,8 +61,8 @@ struct Tiles {
 
 // The mismatches of tiles [first, last) of a piece in one block of outputs.
 template <class Count>
-BZ_INLINE void count_tiles(const ConvPlan& p, const Tiles& tiles, int64_t first, int64_t last, int b,
-                           Count (*counts)[kOutputs]) {
+BZ_INLINE void count_tiles(const ConvPlan& p, const WordList& words, const Tiles& tiles, int64_t first, int64_t last,
+                           int b, Count (*counts)[kOutputs]) {
     const bz_conv_shape& s = p.s;
     const int64_t x0 = tiles.begin(first);
     const Channels& channels = p.channels[b];
@@ -55,8 +71,36 @@ BZ_INLINE void count_tiles(const ConvPlan& p, const Tiles& tiles, int64_t first,
         count_mismatches(int(tiles.begin(t + 1) - x), (channels.count + 15) / 16,
                          p.plane + first_tap(s, tiles.piece.image, tiles.piece.line, x) +
                              int64_t(b / p.blocks) * bz_group_words(s.input),
-                         int64_t(s.stride_w) * bz_pixel_words(s.input), p.offsets, p.length,
-                         p.words + channels.at * p.length, counts + (x - x0));
+                         int64_t(s.stride_w) * bz_pixel_words(s.input), words.offsets, words.length,
+                         words.weights + channels.at * words.length, counts + (x - x0));
+    }
+}
+
+// The sums of tiles in one block of outputs, each group of channels with its scale.
+static void sum_groups(const ConvPlan& p, const Tiles& tiles, int64_t first, int64_t last, int b,
+                       float (*sums)[kOutputs]) {
+    const Border& border = p.border;
+    const int64_t n = tiles.piece.image, y = tiles.piece.line, x0 = tiles.begin(first), x1 = tiles.begin(last);
+    const Channels& channels = p.channels[b];
+    for (int64_t x = x0; x < x1; ++x) {
+        const int64_t row = n * border.classes + border.class_of(y, x);
+        const float* const base = p.scales.base + row * p.scales.padded + channels.at;
+        memcpy(sums[x - x0], base, sizeof(float) * size_t(channels.padded));
+    }
+    alignas(64) int32_t counts[kTogetherTiles * kTile][kOutputs];
+    for (int g = 0; g < p.scales.count; ++g) {
+        const WordList words = words_of_group(p, g);
+        const float scale = p.scales.scales[n * p.scales.count + g];
+#if BZ_VEC_BYTES == 32
+        if (words.length <= kBatch) {
+            alignas(64) uint8_t few[kTogetherTiles * kTile][kOutputs];
+            count_tiles(p, words, tiles, first, last, b, few);
+            for (int64_t i = 0; i < x1 - x0; ++i) subtract_scaled(sums[i], few[i], scale, channels.padded);
+            continue;
+        }
+#endif
+        count_tiles(p, words, tiles, first, last, b, counts);
+        for (int64_t i = 0; i < x1 - x0; ++i) subtract_scaled(sums[i], counts[i], scale, channels.padded);
     }
 }
 
@@ -68,17 +112,23 @@ static void conv_tiles(const ConvPlan& p, const bz_epilogue* e, const Tiles& til
     const Channels& channels = p.channels[b];
     const int64_t all = int64_t(s.input.groups) * p.parameters.padded;
     float* const sums = p.partial ? p.partial + item * all + channels.at : nullptr;
+    if (p.scales.count) {
+        alignas(64) float scaled[kTogetherTiles * kTile][kOutputs];
+        sum_groups(p, tiles, first, last, b, scaled);
+        finish(p.features, channels, p.parameters, s, *e, ScaledSumsOfLine<kOutputs>{scaled, x0}, n, y, x0, x1, sums);
+        return;
+    }
 #if BZ_VEC_BYTES == 32
     if (p.length <= kBatch && e && !p.values.used) {
         alignas(64) uint8_t few[kTogetherTiles * kTile][kOutputs];
-        count_tiles(p, tiles, first, last, b, few);
+        count_tiles(p, all_words(p), tiles, first, last, b, few);
         finish(p.features, channels, p.parameters, s, *e,
                SumsOfLine<uint8_t>{p.border, y, channels.at, few[0], x0, kOutputs}, n, y, x0, x1, sums);
         return;
     }
 #endif
     alignas(64) int32_t counts[kTogetherTiles * kTile][kOutputs];
-    count_tiles(p, tiles, first, last, b, counts);
+    count_tiles(p, all_words(p), tiles, first, last, b, counts);
     const SumsOfLine<int32_t> of_line = {p.border, y, channels.at, counts[0], x0, kOutputs};
     if (p.values.used) {
         const int64_t group = b / p.blocks, line = (n * p.lines.lines + y) * p.lines.width;
@@ -133,13 +183,22 @@ static int conv_piece(const ConvPlan& p, int64_t item, int block_begin, int bloc
 static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, const uint32_t* words,
                 const int32_t* counts, const bz_epilogue* e, int32_t* out_int) {
     ConvPlan p = {s, plane, words, e, out_int, {}, nullptr, e ? features_of(*e) : 0, nullptr, nullptr, 0, {},
-                  lines_of(s, e), 0, {}, nullptr, {}};
+                  lines_of(s, e), 0, {}, nullptr, {}, {}};
     const bz_plane_shape& in = s.input;
     const int group_words = bz_group_words(in);
     p.length = int64_t(bz_taps(s)) * group_words;
     p.blocks = bz_ceil_div(bz_group_outputs(s), kOutputs);
     const int64_t padded = int64_t(in.groups) * bz_padded_outputs(s);
-    int status = make_border(p.border, s, counts, in.channels / in.groups, padded);
+    const bool grouped = bz_scale_groups(s) > 1;
+    bz_epilogue unscaled;  // groups have had their scales
+    int status = make_border(p.border, s, counts, in.channels / in.groups, grouped ? 0 : padded);
+    if (status == BZ_OK && grouped) status = take_scale_groups(p.scales, s, e->sample_scale, counts, padded);
+    if (grouped) {
+        unscaled = *e;
+        unscaled.sample_scale = nullptr;
+        p.e = e = &unscaled;
+        p.features = features_of(*e);
+    }
     if (status == BZ_OK) status = take_parameters(p.parameters, s, e, bz_padded_outputs(s));
     int32_t* window_sums = nullptr;
     if (status == BZ_OK && is_step(e)) midpoint_base(p.border, s, *e, counts);
@@ -157,11 +216,13 @@ static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, cons
     if (summed) p.partial = static_cast<float*>(calloc(size_t(items) * size_t(padded), sizeof(float)));
     if (status == BZ_OK && offsets && channels && (p.partial || !summed)) {
         int64_t k = 0;
-        for (int ky = 0; ky < s.kernel_h; ++ky)
-            for (int kx = 0; kx < s.kernel_w; ++kx)
-                for (int w = 0; w < group_words; ++w)
+        for (int g = 0; g < bz_scale_groups(s); ++g)
+            for (int tap = 0; tap < bz_taps(s); ++tap) {
+                const int ky = tap / s.kernel_w, kx = tap % s.kernel_w;
+                for (int w = bz_scale_word(s, g); w < bz_scale_word(s, g + 1); ++w)
                     offsets[k++] = ky * s.dilation_h * bz_row_words(in) +
                                    int64_t(kx) * s.dilation_w * bz_pixel_words(in) + w;
+            }
         p.offsets = offsets;
         for (int b = 0; b < blocks; ++b)
             channels[b] = channels_of(p.parameters, s, e, b / p.blocks, b % p.blocks * kOutputs, kOutputs);
@@ -191,6 +252,7 @@ static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, cons
     free(channels);
     free(offsets);
     free(p.border.memory);
+    free(p.scales.base);
     return status;
 }
 

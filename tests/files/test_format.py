@@ -18,6 +18,7 @@ import binarize
 from binarize import binary_layer
 from binarize.files import packed
 from binarize.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, StepSTE
+from binarize.runtime import configure
 
 
 def test_the_bytes_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -124,7 +125,9 @@ class Decoder:
             lengths |= {"alpha": 1, "beta": 1}
         elif kind == "dab":
             if quantizer["scale"] in ("adaptive", "learned"):
-                lengths["a"] = 1 if quantizer["granularity"] == "layer" else cin
+                words = -(-cin // 32)
+                grouped = {"layer": 1, "channel": cin, "group": min(quantizer.get("groups", 0), words)}
+                lengths["a"] = grouped[quantizer["granularity"]]
             if quantizer["threshold"] in ("adaptive", "mean"):
                 lengths["k"] = cin
             if quantizer["threshold"] in ("adaptive", "b"):
@@ -160,6 +163,15 @@ class Decoder:
         }[quantizer["threshold"]]()
         layer = quantizer["granularity"] == "layer"
         m = np.abs(x - threshold).mean((1, 2, 3) if layer else (2, 3), keepdims=True)
+        if quantizer["granularity"] == "group":
+            words = -(-x.shape[1] // 32)
+            count = min(quantizer["groups"], words)
+            starts = [32 * (words * g // count) for g in range(count)]
+            group = np.searchsorted(starts, np.arange(x.shape[1]), side="right") - 1
+            for g in range(count):
+                m[:, group == g] = m[:, group == g].mean(1, keepdims=True)
+            if "a" in vectors:
+                given["a"] = given["a"][:, group]
         factor = {
             "adaptive": lambda: np.exp(given["a"] * (m - 1)),
             "learned": lambda: np.exp(given["a"]),
@@ -251,6 +263,7 @@ def test_a_decoder_made_from_the_document(tmp_path: Path, float_dtype: str):
         {
             "dab": conv(6, 15, 3, 2, 1, method="bidense"),
             "dab_layer": conv(6, 4, 3, padding=1, method="bidense", granularity="layer"),
+            "grouped": conv(70, 6, 3, padding=1, method="bidense", granularity="group", groups=2),
             "mad": conv(6, 6, 5, padding=2, groups=6, method="bidense", ablation=7),
             "learned": conv(6, 6, 1, method="bidense", granularity="layer", scale="learned", threshold="b"),
             "same": conv(6, 6, 3, 2, method="bidense", threshold="mean", scale="none"),
@@ -270,11 +283,12 @@ def test_a_decoder_made_from_the_document(tmp_path: Path, float_dtype: str):
     net["two_sets"].quantizer = StepSTE(((1, 2), (4, 6)))
     unlike_fresh(net).eval()
     path = binarize.save(net, tmp_path / "m.safetensors", packed=True, float_dtype=float_dtype)
-    loaded = binarize.load(path, model=net)
+    loaded = configure(binarize.load(path, model=net), exact_scales=True)
     decoder = Decoder(path.read_bytes())
     assert set(decoder.entry["layers"]) == set(net)
     for name, layer in loaded.named_children():
-        shape = {"tokens": (2, 5, 6), "pointwise": (2, 5, 3, 6)}.get(name, (2, 6, 8, 6))
+        shapes = {"tokens": (2, 5, 6), "pointwise": (2, 5, 3, 6), "grouped": (2, 70, 4, 3)}
+        shape = shapes.get(name, (2, 6, 8, 6))
         x = torch.randn(shape)
         expected = layer(x).numpy()
         found = decoder.run(name, x.numpy())

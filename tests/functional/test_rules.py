@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from binarize.functional import (
@@ -25,6 +29,7 @@ from binarize.functional import (
     quantize,
     sign,
 )
+from binarize.functional.dab import group_bounds
 
 Formula = Callable[..., Tensor]
 
@@ -62,6 +67,26 @@ def dab(rule: DabRule) -> Formula:
             "none": lambda: torch.ones((), dtype=x.dtype),
         }[rule.scale]()
         return scale * quadratic(xs)
+
+    return formula
+
+
+def dab_of_two_groups(rule: DabRule) -> Formula:
+    """Of 70 channels in groups of 32 and 38: two DABs with one scale each, side by side."""
+    alone = dab(dataclasses.replace(rule, granularity="layer"))
+
+    def formula(x: Tensor, *params: Tensor) -> Tensor:
+        given = dict(zip(rule.names(), params, strict=True))
+        parts = []
+        for g, channels in enumerate((slice(0, 32), slice(32, 70))):
+            cut: list[Any] = [slice(None)] * (4 if rule.dim == 1 else 1)
+            cut[1 if rule.dim == 1 else 0] = channels
+            own = [
+                p.narrow(1 if rule.dim == 1 else 0, g, 1) if name == "a" else p[tuple(cut)]
+                for name, p in given.items()
+            ]
+            parts.append(alone(x[:, channels] if rule.dim == 1 else x[..., channels], *own))
+        return torch.cat(parts, rule.dim)
 
     return formula
 
@@ -132,13 +157,40 @@ for threshold in ("adaptive", "b", "mean", "none"):
                 )
 
 
+for threshold in ("adaptive", "none"):
+    for scale_kind in ("adaptive", "mad", "learned", "none"):
+        for dim in (1, -1):
+            rule = DabRule(threshold, scale_kind, "group", dim, groups=2)  # type: ignore[arg-type]
+            shape = (3, 70, 4, 6) if dim == 1 else (3, 4, 6, 70)
+            # 70 channels are three words of 32: the first group has one, the second two
+            sizes = {"a": (1, 2, 1, 1), "k": (1, 70, 1, 1), "b": (1, 70, 1, 1)}
+            shapes = [sizes[name] if dim == 1 else (max(sizes[name]),) for name in rule.names()]
+            CASES.append(
+                (f"dab {threshold} {scale_kind} group {dim}", rule, dab_of_two_groups(rule), shape, shapes)
+            )
+
+
+@given(channels=st.integers(1, 2000), groups=st.integers(1, 40))
+def test_groups_are_whole_words(channels: int, groups: int) -> None:
+    bounds = group_bounds(channels, groups)
+    assert (bounds[0], bounds[-1]) == (0, channels)
+    assert 1 <= len(bounds) - 1 <= groups
+    assert all(start % 32 == 0 for start in bounds[:-1])
+    words = [-(-(end - start) // 32) for start, end in itertools.pairwise(bounds)]
+    assert min(words) >= 1
+    assert max(words) - min(words) <= 1
+    assert len(words) == min(groups, sum(words))
+
+
 @pytest.mark.parametrize("scale", ["adaptive", "mad"])
-@pytest.mark.parametrize("granularity", ["channel", "layer"])
+@pytest.mark.parametrize("granularity", ["channel", "group", "layer"])
 def test_an_input_without_positions_is_a_map_of_one_position(scale: Any, granularity: Any) -> None:
     rule = DabRule("adaptive", scale, granularity, -1)
     x = torch.randn(4, 6, dtype=torch.double, requires_grad=True)
     params = [
-        torch.rand(1 if name == "a" and granularity == "layer" else 6, dtype=torch.double, requires_grad=True)
+        torch.rand(
+            1 if name == "a" and granularity != "channel" else 6, dtype=torch.double, requires_grad=True
+        )
         for name in rule.names()
     ]
     upstream = torch.randn(4, 6, dtype=torch.double)

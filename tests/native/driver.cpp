@@ -181,7 +181,7 @@ void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<floa
     const std::vector<float> mul = normal(size_t(s.out_channels)), offset = normal(size_t(s.out_channels));
     bz_dab dab = {k.data(), between(0, 1) ? b.data() : nullptr, a.data(), !per_channel, 0};
     const bool plain = kind != BZ_LAYER_SCALED && between(0, 1);
-    if (!plain && kind == BZ_LAYER_CONV) dab.layer = 1;
+    if (!plain && kind == BZ_LAYER_CONV) dab.groups = 1;
     bz_layer l = {};
     l.conv = s, l.kind = kind, l.exact = between(0, 1);
     l.x = {nullptr, int64_t(in.height) * in.width * in.channels, int64_t(in.width) * in.channels, in.channels, 1};
@@ -227,8 +227,8 @@ void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<floa
     e.out.data = wanted.data();
     e.sums = summed ? wanted_sums.data() : nullptr;
     std::vector<float> mul_of = mul, offset_of = offset;
-    if (!plain && dab.layer) e.sample_scale = scales.data();
-    if (!plain && depthwise && !dab.layer) {
+    if (!plain && dab.groups) e.sample_scale = scales.data();
+    if (!plain && depthwise && !dab.groups) {
         for (size_t c = 0; c < channels; ++c) mul_of[c] *= scales[c], offset_of[c] *= scales[c];
         e.mul = mul_of.data(), e.offset = offset_of.data();
     }
@@ -532,6 +532,18 @@ int main(int argc, char** argv) {
                 must(bz_conv(isa, threads, &s, plane.data(), words.data(), counts.data(), &values), "values");
                 check(l, depthwise, kValues, out.data(), values_slack, "values");
                 must(bz_conv(isa, threads, &s, plane.data(), words.data(), counts.data(), &e), "conv");
+            }
+            if (!depthwise && in.groups == 1 && in.channels > 32) {
+                bz_conv_shape grouped = s;
+                grouped.scale_groups = between(2, bz_ceil_div(in.channels, 32));
+                const std::vector<float> scales = normal(size_t(in.images * grouped.scale_groups));
+                std::vector<uint32_t> words(size_t(bz_weight_words(&grouped)));
+                std::vector<int32_t> counts(size_t(bz_weight_counts(&grouped)));
+                must(bz_pack_weights(isa, &grouped, l.weights.data(), words.data(), counts.data()), "pack groups");
+                for (bz_epilogue scaled : {e, full, tailed}) {
+                    scaled.sample_scale = scales.data();
+                    must(bz_conv(isa, threads, &grouped, plane.data(), words.data(), counts.data(), &scaled), "groups");
+                }
             }
             layer(isa, s, depthwise ? BZ_LAYER_DEPTHWISE : round % 2 ? BZ_LAYER_SCALED : BZ_LAYER_CONV, l.weights,
                   threads);

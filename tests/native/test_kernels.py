@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 
 from binarize import native
 from binarize.errors import NativeError
+from binarize.functional.dab import group_bounds
 from binarize.native import instruction_set, library
 from binarize.native.prepared import PreparedConv, PreparedPack
 from native import reference
@@ -116,6 +118,39 @@ def test_scaled_sums(isa: Any, exact: bool, layer: dict[str, Any]):
     inside, taps = layer["weight"].shape[1], layer["weight"][0, 0].numel()
     bound = 1e-5 * inside * taps if exact else taps * -(-inside // piece) * 0.5 * 1.5 * piece / 1365 + 1e-3
     assert (y - wanted).abs().max() <= bound
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@given(layer=layers(grouped=False), channels=st.sampled_from([33, 64, 70, 250]), groups=st.integers(2, 8))
+@QUICK
+def test_sums_of_groups_with_scales(isa: Any, layer: dict[str, Any], channels: int, groups: int):
+    random, (n, _, h, w) = layer["random"], layer["x"].shape
+    layer["x"] = torch.randn(n, channels, h, w, generator=random)
+    layer["weight"] = torch.randn(
+        layer["weight"].shape[0], channels, *layer["weight"].shape[2:], generator=random
+    )
+    bounds = group_bounds(channels, groups)
+    scale = torch.randn(n, len(bounds) - 1, generator=random).exp()
+    plane = native.pack(layer["x"], border=layer["geometry"]["padding"], isa=isa)
+    weights = native.pack_weights(layer["weight"], scale_groups=len(bounds) - 1, isa=isa, **layer["geometry"])
+    y = native.conv(plane, weights, native.Epilogue(sample_scale=scale), threads=layer["threads"])
+    sizes = torch.tensor([end - start for start, end in itertools.pairwise(bounds)])
+    alpha = scale.double().repeat_interleave(sizes, 1)[:, :, None, None]
+    wanted = sums_of(layer, signs(layer["x"]) * alpha)
+    assert (y - wanted).abs().max() <= 1e-5 * float(alpha.max()) * layer["weight"][0].numel()
+
+
+def test_scale_groups_that_do_not_fit_are_refused():
+    weight = torch.randn(4, 64, 1, 1)
+    for wrong in ({"scale_groups": 3}, {"scale_groups": 0}, {"scale_groups": 2, "groups": 2}):
+        with pytest.raises(NativeError, match="scale_groups="):
+            native.pack_weights(weight, **wrong)
+    plane, weights = native.pack(torch.randn(2, 64, 3, 3)), native.pack_weights(weight, scale_groups=2)
+    for epilogue in (None, native.Epilogue(sample_scale=torch.ones(2)), native.Epilogue(midpoint=1.0)):
+        with pytest.raises(NativeError, match="sample_scale"):
+            native.conv(plane, weights, epilogue)
+    with pytest.raises(NativeError, match="scale groups"):
+        native.conv_int(plane, weights)
 
 
 @pytest.mark.parametrize("isa", ISAS)

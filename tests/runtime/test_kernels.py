@@ -114,7 +114,8 @@ def test_exact_scales_per_channel(layer: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", ["bnn", "reactnet", "adabin", "bidense", "bidense per layer", "bidense rounded"]
+    "method",
+    ["bnn", "reactnet", "adabin", "bidense", "bidense per layer", "bidense per group", "bidense rounded"],
 )
 @pytest.mark.parametrize(
     ("layer", "shape"),
@@ -135,7 +136,8 @@ def test_exact_scales_per_channel(layer: nn.Module) -> None:
 def test_a_step_gives_the_bits_of_the_layer(method: str, layer: nn.Module, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     name, _, rest = method.partition(" ")
-    found = packed(copy.deepcopy(layer), name, **({"granularity": "layer"} if rest == "per layer" else {}))
+    options = {"granularity": rest.removeprefix("per ")} if rest.startswith("per ") else {}
+    found = packed(copy.deepcopy(layer), name, **options)
     if rest == "rounded":
         found.options = RuntimeOptions()
     reason = found.why_by_torch()

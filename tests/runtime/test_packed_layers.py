@@ -33,11 +33,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "bisrnet table": {"method": "bisrnet", "form": "table"},
     "bidense": {"method": "bidense"},
     "bidense layer": {"method": "bidense", "granularity": "layer"},
+    "bidense group": {"method": "bidense", "granularity": "group", "groups": 2},
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     **{f"row {row}": {"method": "bidense", "ablation": row} for row in range(1, 9)},
     "table": {"method": "bidense", "form": "table"},
     "layer mad": {"method": "bidense", "granularity": "layer", "scale": "mad"},
+    "group mad": {"method": "bidense", "granularity": "group", "scale": "mad"},
+    "group learned": {"method": "bidense", "granularity": "group", "groups": 3, "scale": "learned"},
     "layer learned": {"method": "bidense", "granularity": "layer", "scale": "learned"},
     "reactnet table": {"method": "reactnet", "form": "table"},
 }
@@ -64,6 +67,8 @@ LAYERS: dict[str, tuple[Make, tuple[int, ...]]] = {
         lambda: nn.ConvTranspose2d(8, 12, 3, 2, 1, output_padding=1, groups=2),
         (2, 8, 5, 4),
     ),
+    "three words": (lambda: nn.Conv2d(70, 6, 2, padding=1), (2, 70, 4, 3)),
+    "wide depthwise": (lambda: nn.Conv2d(70, 70, 3, padding=1, groups=70), (2, 70, 4, 3)),
     "tokens": (lambda: nn.Linear(8, 32), (2, 6, 8)),
     "vectors": (lambda: nn.Linear(8, 12), (5, 8)),
 }
@@ -124,7 +129,7 @@ def test_like_the_layer(method: str):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants(variant: str):
-    for name in ("3x3", "stride", "depthwise", "vectors"):
+    for name in ("3x3", "stride", "depthwise", "vectors", "three words"):
         make, shape = LAYERS[name]
         layer = binarize.binary_layer(make(), **VARIANTS[variant])
         check(away_from_start(layer), torch.randn(shape))

@@ -118,6 +118,7 @@ def describe_quantizer(quantizer: nn.Module) -> QuantizerSpec | Refusal:
         threshold=known.rule.threshold,
         scale=known.rule.scale,
         granularity=known.rule.granularity,
+        groups=known.rule.groups if known.rule.granularity == "group" else 0,
     )
 
 

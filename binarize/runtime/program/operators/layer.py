@@ -12,7 +12,7 @@ from binarize.layers import Bypass
 from binarize.native import structs
 from binarize.runtime import ops
 from binarize.runtime.kernel_arguments import as_maps
-from binarize.runtime.kernel_support import per_channel
+from binarize.runtime.kernel_support import scales_differ
 from binarize.runtime.native_layer import Extras, NativeLayer, Prepared
 from binarize.runtime.ops.arguments import (
     activation_of_arguments,
@@ -52,7 +52,7 @@ def layer(
     if native is None or not x.numel():
         return NotImplemented
     prepared = native.prepared(tuple(x.shape), given.get("output_size"), extras)
-    one_by_one = native.depthwise and per_channel(native.data.spec) and len(x) > 1
+    one_by_one = native.depthwise and scales_differ(native.data.spec) and len(x) > 1
     residual = given.get("residual")
     maps, added = (_maps(lowering, t, linear=native.linear) for t in (x, residual))
     if maps is None or (residual is not None and added is None):
