@@ -76,7 +76,8 @@ def convert(
       path/to/file.py:callable                    returns an nn.Module
 
     Speed: bidense has one scale per channel by default. It stands inside the sum, which makes packed kernels
-    slower; --set granularity=layer has one scale per layer and is the fast one (docs/performance.md).
+    slower; --set granularity=layer has one scale per layer and is the fast one, --set granularity=group has
+    a few per layer and is nearly as fast (docs/performance.md).
     """  # noqa: D301 - \b tells click to leave the lines as they are
     if pretrained and checkpoint is not None:
         raise click.UsageError("--pretrained and --checkpoint cannot be used together.")

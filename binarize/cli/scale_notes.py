@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-REMEDY = "--set granularity=layer of `convert`, then train"
+REMEDY = "--set granularity=layer or group of `convert`, then train"
 
 
 def note(model: nn.Module) -> str:
@@ -26,7 +26,7 @@ def note(model: nn.Module) -> str:
         return ""
     return (
         f"scales   one per channel in {slow} of {len(layers)} binary layers. It stands inside the sum, so "
-        f"packed kernels are slower than with one scale per layer ({REMEDY}): they look up sums of rounded "
+        f"packed kernels are slower than with one scale per layer or group ({REMEDY}): they look up sums of rounded "
         "scales (exact_scales=True: of exact ones, slower still, and without AVX-512 by torch). "
         "Times: docs/performance.md; error: docs/kernels.md."
     )

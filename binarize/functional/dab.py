@@ -60,8 +60,8 @@ def _sizes(channels: int, groups: int) -> list[int]:
 
 def groups_to_channels(values: Tensor, channels: int, groups: int, dim: int) -> Tensor:
     """Values per group, in `dim`, as values per channel there; `groups` as of `group_bounds`."""
-    sizes = torch.tensor(_sizes(channels, groups), device=values.device)
-    return values.repeat_interleave(sizes, dim, output_size=channels)
+    parts = zip(values.split(1, dim), _sizes(channels, groups), strict=True)
+    return torch.cat([part.repeat_interleave(size, dim) for part, size in parts], dim)
 
 
 def mean_of_groups(values: Tensor, groups: int, dim: int) -> Tensor:

@@ -24,7 +24,7 @@ def test_registered_methods_keep_the_contract(name: str) -> None:
 
 
 @pytest.mark.parametrize("ablation", range(1, 9))
-@pytest.mark.parametrize("granularity", ["channel", "layer"])
+@pytest.mark.parametrize("granularity", ["channel", "group", "layer"])
 def test_ablations_keep_the_contract(ablation: int, granularity: str) -> None:
     check_method(BiDense.create(ablation=ablation, granularity=granularity))
 

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporter's own packa
     [
         pytest.param("bidense", {}, marks=pytest.mark.slow),
         pytest.param("bidense", {"granularity": "layer"}, marks=pytest.mark.slow),
+        pytest.param("bidense", {"granularity": "group", "groups": 2}, marks=pytest.mark.slow),
         pytest.param("adabin", {}, marks=pytest.mark.slow),
         pytest.param("bisrnet", {}, marks=pytest.mark.slow),
     ],

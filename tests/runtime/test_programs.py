@@ -352,8 +352,8 @@ def test_results_are_not_overwritten_by_later_calls() -> None:
 
 
 def test_a_batch_does_not_change_its_images() -> None:
-    for options in ({"granularity": "layer"}, {"granularity": "channel"}):
-        _, packed = pair(Net(plain), **options)
+    for granularity in ("layer", "group", "channel"):
+        _, packed = pair(Net(plain), granularity=granularity)
         x = torch.rand(3, 3, 40, 56)
         batch = third(packed, x)
         for i in range(3):
@@ -391,8 +391,8 @@ def test_arguments_and_results_of_every_kind() -> None:
 
 
 def test_not_a_number_is_what_the_modules_make_of_it() -> None:
-    for options in ({"granularity": "layer"}, {"granularity": "channel"}):
-        _, packed = pair(Net(plain), **options)
+    for granularity in ("layer", "group", "channel"):
+        _, packed = pair(Net(plain), granularity=granularity)
         x = torch.rand(1, 3, 32, 32)
         third(packed, x)
         x[0, 0, 5, 5] = torch.nan
