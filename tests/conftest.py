@@ -16,6 +16,18 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on the network; read wh
 os.environ["ACCELERATE_USE_CPU"] = "1"  # the same bits again are promised there only
 
 
+# Tests of minutes come first, or the last of them would run alone.
+LONGEST = {
+    "test_every_family_passes",
+    "test_kernels_under_sanitizers",
+    "test_kernels_of_avx512_on_avx2",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.name not in LONGEST)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _two_threads() -> Iterator[None]:
     """Small tensors gain nothing from many threads, and tests may run beside each other."""

@@ -1,11 +1,13 @@
-"""What each process of a sharded training does; arguments: folder of the run, recipe as JSON, and how."""
+"""What each process of sharded trainings does; argument: as JSON, a list of runs, one after the other."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import last_threads
 import small_net
@@ -16,12 +18,15 @@ from binarize import recipes
 from binarize.training import setup
 from binarize.training.loop import Event, StoppedError, train
 
+WATCH = setup.LatentWatch
 
-def main(out: str, values: str, how: str) -> None:
+
+def run(out: str, values: dict[str, Any], how: str, environment: dict[str, str]) -> None:
+    """Train one recipe into the folder `out`."""
+    os.environ.update(environment)
     seen: list[float] = []
-    watch = setup.LatentWatch
 
-    class Watch(watch):
+    class Watch(WATCH):
         def __init__(self, net: torch.nn.Module) -> None:
             super().__init__(net)
             parameters = list(net.parameters())
@@ -35,7 +40,7 @@ def main(out: str, values: str, how: str) -> None:
         if how == "stop" and (event.epoch, event.step) == (1, 1):
             signal.raise_signal(signal.SIGINT)
 
-    recipe = recipes.validate(json.loads(values), "a test")
+    recipe = recipes.validate(values, "a test")
     try:
         train(recipe, Path(out), resume=how == "resume", report=press)
     except StoppedError:
@@ -49,4 +54,5 @@ def main(out: str, values: str, how: str) -> None:
 if __name__ == "__main__":
     assert small_net.values
     last_threads.watch()
-    main(*sys.argv[1:])
+    for each in json.loads(sys.argv[1]):
+        run(**each)

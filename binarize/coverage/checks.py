@@ -30,6 +30,7 @@ MOST_PACKED = 40
 
 _SMALL, _SMALL_BATCH = 96, 16  # images whose last maps have few positions, and the batch that makes up for it
 _LARGE = 384  # one image of this size has enough positions
+_SMALL_MODEL = 1_000_000  # parameters; to look for what it left takes longer than its check
 _COPIES = 3  # float model and copy; then copy and gradients; then copy, loaded copy and the file's tensors
 _OVERHEAD = 2 << 30  # activations, code, allocator
 
@@ -50,13 +51,14 @@ def check(
     """Convert one model and check the result; never raises because of the model.
 
     Plan, at the model's own image size, and convert. Then, at the smallest image that the float model takes,
-    two images per batch (sixteen of up to 96 pixels, or BatchNorm would have no variance; one from 384 on):
-    forward and backward in training mode with a finite gradient in every latent weight; in evaluation mode,
-    with that batch's statistics in the BatchNorms, each image's output is the same, bit for bit, in every
-    batch; a file gives the same tensors and the same output, bit for bit; another image size where the float
-    model takes one. For a network of a catalogue moreover: the final layers are exactly those of its source;
-    the output's structure is that of the float network; if it has up to `MOST_PACKED` binary layers, packed
-    layers give the same results as trained ones, and a packed file gives the same output, bit for bit.
+    two images per batch (sixteen if the network sees up to 96 pixels, or BatchNorm would have no variance;
+    one from 384 on): forward and backward in training mode with a finite gradient in every latent weight; in
+    evaluation mode, with that batch's statistics in the BatchNorms, each image's output is the same, bit for
+    bit, in every batch; a file gives the same tensors and the same output, bit for bit; another image size
+    where the float model takes one. For a network of a catalogue moreover: the final layers are exactly those
+    of its source; the output's structure is that of the float network; if it has up to `MOST_PACKED` binary
+    layers, packed layers give the same results as trained ones, and a packed file gives the same output, bit
+    for bit.
 
     Args:
         subject: the model and its use.
@@ -113,7 +115,8 @@ class _Check:
             reason = f"{kind}{lines[0][:300] if lines else 'no message'}"
             self.note(status="fail", failed=self.step_name, reason=reason)
         self.note(seconds={**self.record.seconds, "total": round(time.perf_counter() - start, 3)})
-        gc.collect()
+        if self.record.params > _SMALL_MODEL:
+            gc.collect()
 
     def steps(self, memory: int | None) -> None:
         with self.step("build"):
@@ -203,8 +206,7 @@ class _Check:
         return False
 
     def _train(self, model: nn.Module, size: tuple[int, ...]) -> None:
-        batch = _SMALL_BATCH if max(size) <= _SMALL else BATCH if max(size) < _LARGE else 1
-        batch = min(batch, self.subject.most)
+        batch = min(_training_batch(model, size), self.subject.most)
         with self.step("forward"), saved_in_files(self.activations, self.folder):
             outputs = trials.train(model, self.subject, torch.randn(batch, *size))
         with self.step("backward"):
@@ -218,6 +220,13 @@ class _Check:
             with self.step("pack"), tempfile.TemporaryDirectory(dir=self.folder) as folder:
                 refused = trials.packing(model, self.subject, images, folder)
                 self.note(not_packed=tuple(f"{name}: {reason}" for name, reason in refused.items()))
+
+
+def _training_batch(model: nn.Module, size: tuple[int, ...]) -> int:
+    """How many images of a size make a batch: many of those whose last maps have few positions."""
+    info = getattr(model, "encoder_info", None)  # of UPerNet, which resizes images for some encoders
+    edge = max(*size, *((info.fixed_size if info is not None else None) or ()))
+    return _SMALL_BATCH if edge <= _SMALL else BATCH if edge < _LARGE else 1
 
 
 def _tally(made: Plan) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import binarize
 from binarize.accounting import summary
+from binarize.accounting.record import record
 from binarize.errors import ConfigError, TraceError
 from binarize.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear
 
@@ -295,3 +296,26 @@ def test_float_upernet() -> None:
     assert by_name["head.conv"].float_macs == 480 * 480 * 128 * 128 * 9
     assert by_name["fpn.smooth"].float_macs == (120**2 + 60**2 + 30**2) * 96 * 96 * 9
     assert result.uncounted == ()
+
+
+class Views(nn.Module):
+    """A parameter that is a part of another one's memory, and a layer of another name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat, self.unused = nn.Parameter(torch.rand(80)), nn.Parameter(torch.rand(8))
+        self.part = nn.Parameter(self.flat.detach()[:64].view(8, 8).t())
+        self.layer = self.again = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.again(x @ self.part)
+
+
+@pytest.mark.parametrize("meta", [False, True])
+def test_parts_of_other_tensors_layers_of_two_names_and_the_meta_device(meta: bool) -> None:
+    net = Views()
+    net.layer.to("meta" if meta else "cpu")
+    recording = record(net, lambda: (torch.rand(2, 8),))
+    assert recording.used == {"part", "layer.weight", "layer.bias"}
+    assert net.layer.weight.is_meta == meta
+    assert [event.work.kind for event in recording.events if event.work is not None] == ["linear", "linear"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -30,10 +32,18 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@functools.cache
+def _file() -> bytes:
+    model = binarize.apply(create_timm("test_resnet", num_classes=3), "bidense")
+    with tempfile.TemporaryDirectory() as folder:
+        return binarize.save(model, Path(folder) / "m.safetensors").read_bytes()
+
+
 @pytest.fixture
 def converted(tmp_path: Path) -> Path:
-    model = binarize.apply(create_timm("test_resnet", num_classes=3), "bidense")
-    return binarize.save(model, tmp_path / "m.safetensors")
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(_file())
+    return path
 
 
 def test_export(converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -208,6 +218,7 @@ def test_bench_of_files_and_runs(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_exported_names_the_cause(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -67,8 +67,7 @@ def _with_entry(path: Path, change: Any) -> Path:
         ("test_convnext", "bidense"),
         ("test_vit", "bidense"),
         ("test_efficientnet", "reactnet"),
-        ("test_resnet", "bisrnet"),
-        *(pytest.param("test_resnet", m, marks=pytest.mark.slow) for m in ("adabin", "bnn")),
+        *(pytest.param("test_resnet", m, marks=pytest.mark.slow) for m in ("bisrnet", "adabin", "bnn")),
     ],
 )
 def test_converted_timm_models(tmp_path: Path, name: str, method: str):

@@ -26,8 +26,8 @@ NETWORKS = [
     ("test_resnet", "bidense", {}),
     ("test_convnext", "bidense", {"form": "table", "granularity": "layer"}),
     ("test_vit", "bidense", {}),
-    ("test_resnet", "adabin", {}),
-    ("test_resnet", "bisrnet", {"form": "table"}),
+    pytest.param("test_resnet", "adabin", {}, marks=pytest.mark.slow),
+    pytest.param("test_resnet", "bisrnet", {"form": "table"}, marks=pytest.mark.slow),
 ]
 
 

@@ -1,6 +1,8 @@
-"""Twenty timm families, five methods: finite gradients in every latent weight."""
+"""Twenty timm families by bidense and another method each: finite gradients in every latent weight."""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 import timm
@@ -33,9 +35,12 @@ MODELS = [
 ]
 
 
+OTHERS = [method for method in binarize.methods.names() if method != "bidense"]
+CASES = [*((name, "bidense") for name in MODELS), *zip(MODELS, itertools.cycle(OTHERS), strict=False)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("method", binarize.methods.names())
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "method"), CASES)
 def test_model_trains(name: str, method: str) -> None:
     net = timm.create_model(name)
     fixed = net.pretrained_cfg.get("fixed_input_size") or "vit" in name or "coat" in name

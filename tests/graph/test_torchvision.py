@@ -42,21 +42,15 @@ CLASSIFIERS = {
     "vgg11_bn": 64,
     "vit_b_16": 224,
 }
-SEGMENTERS = (
-    "deeplabv3_mobilenet_v3_large",
-    "deeplabv3_resnet50",
-    "deeplabv3_resnet101",
-    "fcn_resnet50",
-    "fcn_resnet101",
-    "lraspp_mobilenet_v3_large",
+SEGMENTERS = (  # name, and whether it has an auxiliary head
+    ("deeplabv3_mobilenet_v3_large", True),
+    ("deeplabv3_resnet50", True),
+    ("fcn_resnet50", True),
+    ("fcn_resnet50", False),
+    ("lraspp_mobilenet_v3_large", False),
 )
 QUICK = {"resnet18"}
 EDGE = 64  # of the images for segmenters: their last maps have several positions then
-
-
-def slow_but(quick: set[str], names: Any) -> list[Any]:
-    """Parameters, all but the quick ones marked as slow."""
-    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
 def classifier(name: str) -> nn.Module:
@@ -105,7 +99,9 @@ def check_pass_through(net: nn.Module, x: Tensor) -> None:
         assert relative_difference(b, a) < 1e-5
 
 
-@pytest.mark.parametrize("name", slow_but(QUICK, CLASSIFIERS))
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CLASSIFIERS]
+)
 def test_classifier(name: str) -> None:
     net = classifier(name)
     edge = CLASSIFIERS[name]
@@ -117,11 +113,9 @@ def test_classifier(name: str) -> None:
     check_pass_through(net, x[:2])
 
 
-@pytest.mark.parametrize("name", slow_but(QUICK, SEGMENTERS))
-@pytest.mark.parametrize("aux_loss", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "aux_loss"), SEGMENTERS)
 def test_segmenter(name: str, aux_loss: bool) -> None:
-    if aux_loss and name.startswith("lraspp"):
-        pytest.skip("it has no auxiliary head")
     net = segmenter(name, aux_loss)
     x = torch.randn(4, 3, EDGE, EDGE)
     model = binarize.apply(net, "bidense", example_inputs=x[:1])

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from binarize import plan
 from binarize.errors import TraceError
 from binarize.graph.trace.module_graph import _ModuleTracer
+from binarize.graph.trace.recorder import record
 
 
 class Block(nn.Module):
@@ -74,3 +77,29 @@ def test_the_only_module_being_untraceable_is_a_note() -> None:
     made = plan(Untraceable(), example_inputs=torch.randn(2, 3, 32, 32))
     assert any("converted part by part" in note for note in made.notes)
     assert any(row.converted for row in made.rows)
+
+
+class OnNumbers(BatchNormAct2d):
+    """Runs on real tensors only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if type(x) is FakeTensor:
+            raise ValueError("no numbers")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("act", "channels"),
+    [(nn.ReLU(inplace=True), 8), (nn.Identity(), 8), (nn.GLU(1), 4)],
+    ids=["relu", "identity", "glu"],
+)
+def test_norms_with_an_activation_are_run_only_if_that_may_change_the_shape(
+    act: nn.Module, channels: int
+) -> None:
+    norm = OnNumbers(8)
+    norm.act = act
+    net, x = nn.Sequential(nn.Conv2d(3, 8, 3), norm).eval(), torch.zeros(2, 3, 6, 5)
+    recording = record(net, (x,))
+    assert recording.fake == (channels == 8)  # else recorded again, on real tensors
+    (result,) = recording.graph.output_node().args[0]
+    assert result.meta["shape"] == (2, channels, 4, 3) == tuple(net(x).shape)

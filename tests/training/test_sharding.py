@@ -30,22 +30,30 @@ TESTS = Path(__file__).parents[1]
 WISH = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 
 
-def two_processes(
-    out: Path, values: dict[str, Any], how: str = "split", **environment: str
-) -> list[dict[str, Any]]:
-    """The figures of all epochs."""
+def split(out: Path, values: dict[str, Any], how: str = "split", **environment: str) -> dict[str, Any]:
+    """A run for `two_processes`; `how` is split, unsplit, stop or resume."""
+    wish = "false" if how == "unsplit" else "true"
+    return {
+        "out": str(out),
+        "values": values,
+        "how": how,
+        "environment": {"ACCELERATE_USE_FSDP": wish, "FSDP_RESHARD_AFTER_FORWARD": "true", **environment},
+    }
+
+
+def two_processes(*runs: dict[str, Any]) -> None:
+    """Train them one after the other: processes that start take longer than small networks that train."""
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-         str(TESTS / "sharded_run.py"), str(out), json.dumps(values), how],
-        env={**os.environ, **WISH, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", **environment},
+         str(TESTS / "sharded_run.py"), json.dumps(runs)],
+        env={**os.environ, **WISH, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count(f"{LEFT} 0") == 2, done.stderr[-3000:]
     assert "returned a view" not in done.stderr  # FSDP's warning of gradients that may be lost
-    return history(out) if (out / "log.jsonl").exists() else []
 
 
 def history(out: Path) -> list[dict[str, Any]]:
@@ -66,67 +74,91 @@ def agree(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> None:
         assert one["val"]["miou"] == pytest.approx(two["val"]["miou"], abs=0.02)
 
 
-@pytest.mark.slow
-def test_a_split_network_learns_the_same_as_a_whole_one(tmp_path: Path) -> None:
-    values = small_net.dropping(ema=0.5, clip=0.5, activations_first=0.5, channels_last=True)
-    agree(
-        train(recipes.validate(values, "a test"), tmp_path / "one"), two_processes(tmp_path / "two", values)
+DROPPING = small_net.dropping(ema=0.5, clip=0.5, activations_first=0.5, channels_last=True)
+IN_PARTS = small_net.values(accumulate=2, clip=0.5)
+STOPPED = small_net.values(ema=0.5)
+METHODS = (None, "bnn", "reactnet", "adabin", "bisrnet")
+CASES = {f"{name}, {method}": (name, method) for name in ("small", "small-tied") for method in METHODS}
+
+
+def of_case(case: str) -> dict[str, Any]:
+    values = small_net.values(epochs=1, ema=0.5, clip=0.5)
+    values["network"]["name"], method = CASES[case]
+    values["method"] = None if method is None else {"name": method}
+    return values
+
+
+def taught(teacher: Path) -> dict[str, Any]:
+    """A recipe with a teacher, which is trained."""
+    values = small_net.values(epochs=1, lr=1e-9)  # a sign that flips would hide what is compared
+    values["network"] = {"encoder": "test_convnext", "options": {"width": 16}}  # a file tells of it
+    values["data"]["options"]["size"] = values["data"]["augmentation"]["size"] = [64, 64]
+    train(recipes.validate({**values, "method": None}, "a test"), teacher)
+    values["training"]["distillation"] = {"teacher": str(teacher / MODEL), "features": 1.0}
+    return values
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of what two processes trained."""
+    root = tmp_path_factory.mktemp("runs")
+    values = taught(root / "teacher")
+    (root / "taught.json").write_text(json.dumps(values))
+    two_processes(
+        split(root / "dropping", DROPPING),
+        *(split(root / case, of_case(case)) for case in CASES),
+        split(root / "taught", values),
+        split(root / "taught, whole", values, "unsplit"),
+        split(root / "in parts", IN_PARTS, FSDP_RESHARD_AFTER_FORWARD="false"),
+        split(root / "in parts, whole", IN_PARTS, "unsplit"),
+        split(root / "stopped", STOPPED, "stop"),
     )
-    one, two = (load_file(tmp_path / name / STATE) for name in ("one", "two"))
+    return root
+
+
+@pytest.mark.slow
+def test_a_split_network_learns_the_same_as_a_whole_one(runs: Path, tmp_path: Path) -> None:
+    agree(train(recipes.validate(DROPPING, "a test"), tmp_path / "one"), history(runs / "dropping"))
+    one, two = (load_file(folder / STATE) for folder in (tmp_path / "one", runs / "dropping"))
     assert {n: (t.shape, t.dtype) for n, t in one.items()} == {n: (t.shape, t.dtype) for n, t in two.items()}
     # the files are those of whole networks
-    one, two = (load(tmp_path / name)[1] for name in ("one", "two"))
+    one, two = (load(folder)[1] for folder in (tmp_path / "one", runs / "dropping"))
     assert {n: type(m) for n, m in one.named_modules()} == {n: type(m) for n, m in two.named_modules()}
-    average = {n.removeprefix("average/"): t for n, t in load_file(tmp_path / "two" / STATE).items()}
+    average = {n.removeprefix("average/"): t for n, t in load_file(runs / "dropping" / STATE).items()}
     assert all(torch.equal(p, average[n]) for n, p in two.named_parameters())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [None, "bnn", "reactnet", "adabin", "bisrnet"])
-@pytest.mark.parametrize("network", ["small", "small-tied"])
-def test_any_network_can_be_split(tmp_path: Path, method: str | None, network: str) -> None:
-    values = small_net.values(epochs=1, ema=0.5, clip=0.5)
-    values["network"]["name"] = network
-    values["method"] = None if method is None else {"name": method}
-    agree(
-        train(recipes.validate(values, "a test"), tmp_path / "one"), two_processes(tmp_path / "two", values)
-    )
-    one, two = (load(tmp_path / name)[1].state_dict() for name in ("one", "two"))
+@pytest.mark.parametrize("case", CASES)
+def test_any_network_can_be_split(case: str, runs: Path, tmp_path: Path) -> None:
+    agree(train(recipes.validate(of_case(case), "a test"), tmp_path / "one"), history(runs / case))
+    one, two = (load(folder)[1].state_dict() for folder in (tmp_path / "one", runs / case))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-3, msg=name)
 
 
 @pytest.mark.slow
-def test_two_processes_learn_from_a_teacher_as_one(tmp_path: Path) -> None:
-    values = small_net.values(epochs=1, lr=1e-9)  # a sign that flips would hide what is compared
-    values["network"] = {"encoder": "test_convnext", "options": {"width": 16}}  # a file tells of it
-    values["data"]["options"]["size"] = values["data"]["augmentation"]["size"] = [64, 64]
-    train(recipes.validate({**values, "method": None}, "a test"), tmp_path / "teacher")
-    teacher = {"teacher": str(tmp_path / "teacher" / MODEL), "features": 1.0}
-    values["training"]["distillation"] = teacher
+def test_two_processes_learn_from_a_teacher_as_one(runs: Path, tmp_path: Path) -> None:
+    values = json.loads((runs / "taught.json").read_text())
     one = train(recipes.validate(values, "a test"), tmp_path / "one")
-    agree(one, two_processes(tmp_path / "whole", values, "unsplit", ACCELERATE_USE_FSDP="false"))
-    agree(one, two_processes(tmp_path / "split", values))
+    agree(one, history(runs / "taught, whole"))
+    agree(one, history(runs / "taught"))
 
 
 @pytest.mark.slow
-def test_a_stopped_split_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    values = small_net.values(ema=0.5)
-    two_processes(tmp_path / "whole", values)
-    two_processes(tmp_path / "parts", values, "stop")
-    shutil.copytree(tmp_path / "parts", tmp_path / "alone")
-    two_processes(tmp_path / "parts", values, "resume")
+def test_a_stopped_split_training_goes_on_to_the_same_bits(runs: Path, tmp_path: Path) -> None:
+    for name in ("parts", "alone"):
+        shutil.copytree(runs / "stopped", tmp_path / name)
+    two_processes(split(tmp_path / "parts", STOPPED, "resume"), split(tmp_path / "whole", STOPPED))
     assert same(tmp_path / "whole" / STATE, tmp_path / "parts" / STATE)
     assert same(tmp_path / "whole" / MODEL, tmp_path / "parts" / MODEL)
-    alone = train(recipes.validate(values, "a test"), tmp_path / "alone", resume=True)
+    alone = train(recipes.validate(STOPPED, "a test"), tmp_path / "alone", resume=True)
     agree(alone, history(tmp_path / "whole"))
 
 
 @pytest.mark.slow
-def test_gradients_of_parts_add_up_as_in_processes_with_whole_networks(tmp_path: Path) -> None:
-    values = small_net.values(accumulate=2, clip=0.5)
-    split = two_processes(tmp_path / "split", values, FSDP_RESHARD_AFTER_FORWARD="false")
-    agree(two_processes(tmp_path / "whole", values, "unsplit", ACCELERATE_USE_FSDP="false"), split)
+def test_gradients_of_parts_add_up_as_in_processes_with_whole_networks(runs: Path) -> None:
+    agree(history(runs / "in parts, whole"), history(runs / "in parts"))
 
 
 @pytest.mark.parametrize(

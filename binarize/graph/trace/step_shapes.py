@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from binarize.conv_sizes import conv_size
-from binarize.graph.trace.roles import Role
+from binarize.graph.trace.roles import Role, module_role
 
 
 def result_of(fake: bool, role: Role, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -24,11 +24,15 @@ def result_of(fake: bool, role: Role, original: Any, args: tuple[Any, ...], kwar
             return x.new_empty((*x.shape[:-1], module.out_features))
         if (shape := _convolved(module, x)) is not None:
             return x.new_empty(shape)
-        fused = isinstance(getattr(module, "act", None), nn.Module)
-        plain = role in ("norm", "act", "drop", "scale") and not fused
-        if plain and not getattr(module, "inplace", False):
+        kept = role in ("norm", "act", "drop", "scale") and _keeps_shape(getattr(module, "act", None))
+        if kept and not getattr(module, "inplace", False):
             return torch.empty_like(x)
     return original(*args, **kwargs)
+
+
+def _keeps_shape(fused: Any) -> bool:
+    """Whether what a norm holds beside itself, timm's `act`, is no module or leaves the shape as it is."""
+    return not isinstance(fused, nn.Module) or module_role(fused) in ("act", "identity")
 
 
 def _convolved(module: Any, x: Tensor) -> tuple[int, ...] | None:
