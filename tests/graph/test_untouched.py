@@ -349,7 +349,7 @@ def test_activations_in_containers_are_copied(method: str, tmp_path: Any) -> Non
         binarize.apply(net, method, policy=binarize.Policy(only=["a"]), example_inputs=IMAGE)
     )
     assert again.a.weight.shape == net.a.weight.shape
-    packed = binarize.deploy(model)
+    packed = binarize.deploy(model, exact_scales=True)
     torch.testing.assert_close(packed(IMAGE), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(copy.deepcopy(packed)(IMAGE), expected, rtol=1e-4, atol=1e-4)
     path = binarize.save(model, tmp_path / "m.safetensors", source={"source": "custom", "class": "t.Keeping"})
