@@ -77,7 +77,7 @@ def agree(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> None:
 DROPPING = small_net.dropping(ema=0.5, clip=0.5, activations_first=0.5, channels_last=True)
 IN_PARTS = small_net.values(accumulate=2, clip=0.5)
 STOPPED = small_net.values(ema=0.5)
-METHODS = (None, "bnn", "reactnet", "adabin", "bisrnet")
+METHODS = (None, "bnn", "reactnet", "adabin", "bisrnet", "xnor", "rbnn", "recu", "bit")
 CASES = {f"{name}, {method}": (name, method) for name in ("small", "small-tied") for method in METHODS}
 
 
