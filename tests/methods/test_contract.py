@@ -221,7 +221,7 @@ def test_options_are_checked() -> None:
 
 def test_options_of_method_objects_are_checked_where_they_are_used() -> None:
     wrong: Any = "blocks"
-    with pytest.raises(ConfigError, match="expected one of 'channel', 'layer'"):
+    with pytest.raises(ConfigError, match="expected one of 'channel', 'group', 'layer'"):
         binarize.binary_layer(nn.Conv2d(4, 4, 1), BiDense(granularity=wrong))
 
 
