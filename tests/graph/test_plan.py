@@ -138,7 +138,7 @@ def test_unknown_method_and_option() -> None:
         plan(ResNetLike(), "bidens")
     with pytest.raises(ConfigError, match="did you mean 'granularity'"):
         plan(ResNetLike(), "bidense", granularty="layer")
-    with pytest.raises(ConfigError, match="one of 'channel', 'layer'"):
+    with pytest.raises(ConfigError, match="one of 'channel', 'group', 'layer'"):
         plan(ResNetLike(), "bidense", granularity="pixel")
 
 
