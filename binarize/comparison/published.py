@@ -61,7 +61,10 @@ REMARKS = {
 
 def published(recipe: TrainingRecipe) -> dict[str, float]:
     """The printed figures of a recipe's row, fractions and metres; empty if the paper has no such row."""
-    if recipe.data.name not in _TABLES or recipe.network.encoder != "convnext_tiny":
+    network = recipe.network
+    if recipe.data.name not in _TABLES or (network.name, network.encoder) != ("upernet", "convnext_tiny"):
+        return {}
+    if network.options.get("head", "full") != "full":
         return {}
     method = recipe.method
     if method is None:

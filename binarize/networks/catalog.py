@@ -9,6 +9,10 @@ from typing import Any
 from torch import nn
 
 from binarize.errors import ConfigError, unknown_name
+from binarize.networks.deeplab import deeplabv3plus
+from binarize.networks.dpt import dpt
+from binarize.networks.fcn import fcn8s, fcn32s
+from binarize.networks.segformer import segformer
 from binarize.networks.upernet import upernet
 from binarize.option_texts import parse_kwargs
 from binarize.registry import Registry
@@ -16,7 +20,8 @@ from binarize.registry import Registry
 NETWORKS: Registry[Callable[..., nn.Module]] = Registry("network", group="binarize.networks")
 """Functions that build a network; the first argument is the name of a timm encoder."""
 
-NETWORKS.add("upernet", upernet)
+for _function in (deeplabv3plus, dpt, fcn8s, fcn32s, segformer, upernet):
+    NETWORKS.add(_function.__name__, _function)
 
 
 def names() -> list[str]:

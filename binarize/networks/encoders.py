@@ -65,7 +65,12 @@ class EncoderInfo:
 
 
 def create_encoder(
-    name: str, *, pretrained: bool = False, levels: int = 4, img_size: int | Sequence[int] | None = None
+    name: str,
+    *,
+    pretrained: bool = False,
+    levels: int = 4,
+    img_size: int | Sequence[int] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, EncoderInfo]:
     """The timm network `name` as a feature extractor, and a description of its maps.
 
@@ -75,12 +80,13 @@ def create_encoder(
         levels: how many maps to use at most, counted from the coarsest.
         img_size: size (H, W) that an encoder with a fixed input size is built for. By default an encoder is
             built so that it takes as many sizes as it can.
+        options: further ones of `timm.create_model`: `output_stride`, `out_indices`.
 
     Raises:
-        ConfigError: if timm has no such model or tag, it gives fewer than two maps of a known layout, or its
-            weights cannot be loaded.
+        ConfigError: if timm has no such model or tag, it gives fewer than two maps of a known layout, it does
+            not take an option, or its weights cannot be loaded.
     """
-    info = examine_encoder(name, levels=levels, img_size=img_size)
+    info = examine_encoder(name, levels=levels, img_size=img_size, options=options)
     try:
         with readable_numbers():
             return timm.create_model(name, features_only=True, pretrained=pretrained, **info.options), info
@@ -91,22 +97,25 @@ def create_encoder(
 
 
 def examine_encoder(
-    name: str, *, levels: int = 4, img_size: int | Sequence[int] | None = None
+    name: str,
+    *,
+    levels: int = 4,
+    img_size: int | Sequence[int] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> EncoderInfo:
     """What `create_encoder` would build, determined without its weights.
 
     Raises:
         ConfigError: as `create_encoder`.
     """
-    if not timm.is_model(name):
-        raise ConfigError(unknown_name("encoder", name, timm.list_models(), "binarize models"))
+    check_name(name)
     size = tuple(img_size) if isinstance(img_size, Sequence) else img_size
     trials = _ANY_SIZE if size is None else ({"img_size": size},)
     best: EncoderInfo | None = None
     reason = ""
-    for options in trials:
+    for trial in trials:
         try:
-            info = _examine(name, options, levels)
+            info = _examine(name, {**(options or {}), **trial}, levels)
         except _REFUSALS as error:
             reason = reason or f"{type(error).__name__}: {error}"
             continue
@@ -117,6 +126,30 @@ def examine_encoder(
     if best is None:
         raise ConfigError(f"encoder {name!r} cannot be used ({reason}). Choose another model or img_size.")
     return best
+
+
+def check_name(name: str) -> None:
+    """Refuse an encoder that timm does not have.
+
+    Raises:
+        ConfigError: with near names.
+    """
+    if not timm.is_model(name):
+        raise ConfigError(unknown_name("encoder", name, timm.list_models(), "binarize models"))
+
+
+def block_strides(name: str) -> list[int]:
+    """Input pixels per map pixel behind each block (vision transformers) or stage (other models) of a model.
+
+    Raises:
+        ConfigError: if timm has no such model, or the model does not say it.
+    """
+    check_name(name)
+    try:
+        shell: Any = _shell("meta", name, {})
+        return [int(block["reduction"]) for block in shell.feature_info]
+    except _REFUSALS as error:
+        raise ConfigError(f"encoder {name!r} does not say which maps it has ({error}).") from error
 
 
 def _examine(name: str, options: Mapping[str, Any], levels: int) -> EncoderInfo:
@@ -130,11 +163,7 @@ def _examine(name: str, options: Mapping[str, Any], levels: int) -> EncoderInfo:
 
 
 def _examine_on(device: str, name: str, options: Mapping[str, Any], levels: int) -> EncoderInfo:
-    # Some initialisers warn that they do nothing on the meta device; elsewhere they draw random numbers.
-    with torch.device(device), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")
-        with readable_numbers():
-            shell: Any = timm.create_model(name, features_only=True, **options).eval()
+    shell = _shell(device, name, {"features_only": True, **options})
     widths = [int(c) for c in shell.feature_info.channels()]
     strides = [int(s) for s in shell.feature_info.reduction()]
     if len(widths) < 2:
@@ -150,6 +179,15 @@ def _examine_on(device: str, name: str, options: Mapping[str, Any], levels: int)
         fixed_size=fixed,
         options=dict(options),
     )
+
+
+def _shell(device: str, name: str, options: Mapping[str, Any]) -> Any:
+    """A model without useful weights, in evaluation mode; the random state stays as it is."""
+    # Some initialisers warn that they do nothing on the meta device; elsewhere they draw random numbers.
+    with torch.device(device), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        with readable_numbers():
+            return timm.create_model(name, **options).eval()
 
 
 def _run(

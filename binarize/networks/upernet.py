@@ -8,38 +8,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from binarize.errors import ConfigError, unknown_name
+from binarize.networks.blocks import conv_norm_act, resize, sequential
+from binarize.networks.dense import DenseNetwork, Task, dense_network
 from binarize.networks.encoders import EncoderInfo, create_encoder
-
-Task = Literal["segmentation", "depth"]
-TASKS = ("segmentation", "depth")
+from binarize.networks.heads import DepthHead, SegmentationHead
 
 PSP_BINS = (1, 2, 4, 6)
 OUT_WIDTH = 128
-DEPTH_CHANNELS = 32
-
-
-def resize(x: Tensor, like: Tensor) -> Tensor:
-    """`x` (N, C, h, w) resized bilinearly to the height and width of `like` (N, *, H, W): (N, C, H, W)."""
-    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=True)
-
-
-def _conv_norm_act(cin: int, cout: int, kernel: int) -> list[tuple[str, nn.Module]]:
-    conv = nn.Conv2d(cin, cout, kernel, padding=kernel // 2, bias=False)
-    return [("conv", conv), ("norm", nn.BatchNorm2d(cout)), ("act", nn.ReLU())]
-
-
-def _sequential(*steps: tuple[str, nn.Module]) -> nn.Sequential:
-    block = nn.Sequential()
-    for name, module in steps:
-        block.add_module(name, module)
-    return block
+HEADS = ("full", "quarter")
 
 
 class PSP(nn.Module):
@@ -57,10 +39,10 @@ class PSP(nn.Module):
         super().__init__()
         width = channels // len(bins)
         self.branches = nn.ModuleList(
-            _sequential(("pool", nn.AdaptiveAvgPool2d(b)), *_conv_norm_act(channels, width, 1)) for b in bins
+            sequential(("pool", nn.AdaptiveAvgPool2d(b)), *conv_norm_act(channels, width, 1)) for b in bins
         )
-        self.bottleneck = _sequential(
-            *_conv_norm_act(channels + width * len(bins), channels, 3), ("drop", nn.Dropout2d(dropout))
+        self.bottleneck = sequential(
+            *conv_norm_act(channels + width * len(bins), channels, 3), ("drop", nn.Dropout2d(dropout))
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,7 +65,7 @@ class FPN(nn.Module):
         width = channels[0]
         self.laterals = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels[1:])
         self.smooth = nn.Conv2d(width, width, 3, padding=1)
-        self.fusion = _sequential(*_conv_norm_act(width * len(channels), width, 3))
+        self.fusion = sequential(*conv_norm_act(width * len(channels), width, 3))
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Maps (N, channels[i], H_i, W_i), finest first -> (N, channels[0], H_0, W_0)."""
@@ -96,96 +78,51 @@ class FPN(nn.Module):
         return self.fusion(torch.cat([pyramid[0], *(resize(p, pyramid[0]) for p in pyramid[1:])], dim=1))
 
 
-class SegmentationHead(nn.Module):
-    """conv 3x3, BN, ReLU, conv 1x1: (N, C, H, W) -> logits (N, num_classes, H, W)."""
-
-    def __init__(self, channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(channels)
-        self.act = nn.ReLU()
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, num_classes, H, W)."""
-        return self.classifier(self.act(self.norm(self.conv(x))))
-
-
-class DepthHead(nn.Module):
-    """conv 3x3, ReLU, conv 1x1, sigmoid: (N, C, H, W) -> depth (N, 1, H, W) in (0, max_depth)."""
-
-    def __init__(self, channels: int, max_depth: float) -> None:
-        super().__init__()
-        self.max_depth = max_depth
-        self.conv = nn.Conv2d(channels, DEPTH_CHANNELS, 3, padding=1)
-        self.act = nn.ReLU()
-        self.classifier = nn.Conv2d(DEPTH_CHANNELS, 1, 1)
-        self.gate = nn.Sigmoid()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, 1, H, W)."""
-        return self.gate(self.classifier(self.act(self.conv(x)))) * self.max_depth
-
-
-class UPerNet(nn.Module):
-    """An encoder, then PSP on its coarsest map, FPN over all, a conv 3x3 and a head at the input's size.
-
-    Encoders restrict their input in two ways. One that needs multiples of a number sees the image padded
-    with zeros at the right and the bottom, and the output is cropped. One that takes a single size sees the
-    image resized to it: give `img_size` to `upernet` to build it for the size that it will be used at.
+class UPerNet(DenseNetwork):
+    """An encoder, then PSP on its coarsest map, FPN over all, a conv 3x3 and a head; see `DenseNetwork`.
 
     Args:
         encoder: gives the maps, finest first.
         info: their widths and layout.
-        head: works on (N, width, H, W) at the size of the input.
+        head: works on (N, width, H, W) at the size of the input, or of the finest map.
         width: channels of the map that the head sees.
+        quarter: whether the head works at the size of the finest map (a quarter of the input's for most
+            encoders), and its output is resized; or at the size of the input.
     """
 
+    quarter = False  # pickles of earlier versions do not hold it
+
     def __init__(
-        self, encoder: nn.Module, info: EncoderInfo, head: nn.Module, width: int = OUT_WIDTH
+        self,
+        encoder: nn.Module,
+        info: EncoderInfo,
+        head: nn.Module,
+        width: int = OUT_WIDTH,
+        quarter: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(encoder, info)
         if info.channels[-1] < len(PSP_BINS):
             raise ConfigError(
                 f"upernet: the encoder's last map has {info.channels[-1]} channels, pyramid pooling over "
                 f"{len(PSP_BINS)} bins needs at least {len(PSP_BINS)}; choose a wider encoder."
             )
-        self.encoder_info = info
-        self.encoder = encoder
+        self.quarter = quarter
         self.psp = PSP(info.channels[-1])
         self.fpn = FPN(info.channels)
         self.out = nn.Conv2d(info.channels[0], width, 3, padding=1)
         self.head = head
-        self.binarize_spec: dict[str, Any] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, 3, H, W) of any size -> (N, classes or 1, H, W)."""
         features = self._features(x)
         features[-1] = self.psp(features[-1])
-        return self.head(self._to_input(self.out(self.fpn(features)), x))
-
-    def _features(self, x: Tensor) -> list[Tensor]:
-        """The maps that are used, (N, C_i, H_i, W_i), of `x` brought to a size that the encoder takes."""
-        info = self.encoder_info
-        if info.fixed_size is not None:
-            x = F.interpolate(x, size=info.fixed_size, mode="bilinear", align_corners=True)
-        elif info.multiple > 1:
-            height, width = x.shape[-2:]
-            x = F.pad(x, (0, -width % info.multiple, 0, -height % info.multiple))
-        maps = self.encoder(x)
-        features = [maps[i] for i in info.indices]
-        return [f.permute(0, 3, 1, 2) for f in features] if info.channels_last else features
-
-    def _to_input(self, y: Tensor, x: Tensor) -> Tensor:
-        """`y` resized bilinearly to the size of `x`, without what `_features` padded."""
-        multiple = self.encoder_info.multiple
-        if multiple == 1:
-            return resize(y, x)
-        height, width = x.shape[-2:]
-        padded = (height + -height % multiple, width + -width % multiple)
-        return F.interpolate(y, size=padded, mode="bilinear", align_corners=True)[..., :height, :width]
+        y = self.out(self.fpn(features))
+        if self.quarter:
+            return self._to_input(self.head(y), x)
+        return self.head(self._to_input(y, x))
 
 
+@dense_network
 def upernet(
     encoder: str,
     task: Task = "segmentation",
@@ -194,10 +131,12 @@ def upernet(
     pretrained: bool = False,
     img_size: int | Sequence[int] | None = None,
     width: int = OUT_WIDTH,
+    head: Literal["full", "quarter"] = "full",
 ) -> UPerNet:
     """UPerNet on the timm model `encoder`, in float: (N, 3, H, W) -> (N, num_classes or 1, H, W).
 
-    With `convnext_tiny` and 151 classes: 39,850,551 trainable parameters, 69.33 G MACs at 480x480.
+    With `convnext_tiny` and 151 classes: 39,850,551 trainable parameters; 69.33 G MACs at 480x480, 33.31 G
+    with `head="quarter"`.
 
     Args:
         encoder: name of a timm model that gives at least two feature maps; its last four are used.
@@ -206,29 +145,18 @@ def upernet(
         max_depth: for depth, in the unit of the targets (NYUv2 10 m, KITTI 80 m).
         pretrained: whether the encoder starts from timm's pretrained weights.
         img_size: size (H, W) for an encoder that is built for one size; other encoders refuse it.
-        width: channels of the map at the input's size that the head works on, where most of a small
-            network's MACs are.
+        width: channels of the map that the head works on, where most of a small network's MACs are.
+        head: "full" resizes that map to the input's size and runs the head there, as the BiDense paper;
+            "quarter" runs the head on the finest map (a quarter of the input's height and width) and resizes
+            its output, as UPerNet is usually built (Xiao et al., ECCV 2018, Section 3.2). The parameters are
+            the same.
 
     Raises:
-        ConfigError: for an unknown encoder or task, or one that cannot be used.
+        ConfigError: for an unknown encoder, task or head, or one that cannot be used.
     """
-    if task not in TASKS:
-        raise ConfigError(unknown_name("task of upernet", task, TASKS))
-    if not isinstance(num_classes, int) or num_classes < 1:
-        raise ConfigError(f"upernet: num_classes={num_classes!r}; expected an integer of at least 1.")
-    if not isinstance(max_depth, (int, float)) or not max_depth > 0:
-        raise ConfigError(f"upernet: max_depth={max_depth!r}; expected a positive number.")
-    if not isinstance(width, int) or width < 1:
-        raise ConfigError(f"upernet: width={width!r}; expected an integer of at least 1.")
+    if head not in HEADS:
+        raise ConfigError(unknown_name("head of upernet", head, HEADS))
     body, info = create_encoder(encoder, pretrained=pretrained, img_size=img_size)
     is_depth = task == "depth"
-    head = DepthHead(width, max_depth) if is_depth else SegmentationHead(width, num_classes)
-    network = UPerNet(body, info, head, width)
-    kwargs: dict[str, Any] = {"encoder": encoder, "task": task}
-    kwargs |= {"max_depth": max_depth} if is_depth else {"num_classes": num_classes}
-    if img_size is not None:
-        kwargs["img_size"] = img_size
-    if width != OUT_WIDTH:
-        kwargs["width"] = width
-    network.binarize_spec = {"source": "networks", "name": "upernet", "kwargs": kwargs}
-    return network
+    last = DepthHead(width, max_depth) if is_depth else SegmentationHead(width, num_classes)
+    return UPerNet(body, info, last, width, head == "quarter")

@@ -9,9 +9,11 @@ import yaml
 
 from binarize import option_texts
 from binarize.errors import ConfigError
+from binarize.recipes.schema import Network
 from binarize.recipes.source import Place, Source, load_yaml
 
 _EXAMPLE = "training.lr=1e-3"
+_DEFAULT_NAMES = {"network": Network.model_fields["name"].default}
 
 
 def apply_settings(
@@ -86,8 +88,9 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         old = result.get(key)
         if isinstance(old, Mapping) and isinstance(value, Mapping):
-            renamed = "name" in value and "name" in old and value["name"] != old["name"]
-            if renamed:  # options are those of another method or data set
+            before = old.get("name", _DEFAULT_NAMES.get(key))
+            renamed = "name" in value and before is not None and value["name"] != before
+            if renamed:  # options are those of another network, method or data set
                 old = {k: v for k, v in old.items() if k != "options"}
             result[key] = merged(old, value)
         else:

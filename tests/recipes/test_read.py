@@ -186,6 +186,16 @@ def test_settings_in_any_order_are_one_recipe(order: tuple[int, ...], tmp_path: 
     assert recipe.model_dump_json() == expected.model_dump_json()  # as files hold it: keys in one order
 
 
+def test_a_recipe_that_names_another_network_has_its_options_only(tmp_path: Path) -> None:
+    text = BASE.replace("{encoder: convnext_atto}", "{encoder: convnext_atto, options: {width: 32}}")
+    write(tmp_path, text, "_base.yaml")  # which names no network: the default
+    other = write(tmp_path, "extends: _base.yaml\nnetwork: {name: fcn32s, encoder: resnet18}\n")
+    assert recipes.load(other).network.options == {}
+    assert recipes.load(tmp_path / "_base.yaml", ["network.name=fcn32s"]).network.options == {}
+    same = write(tmp_path, "extends: _base.yaml\nnetwork: {name: upernet}\n")
+    assert recipes.load(same).network.options == {"width": 32}
+
+
 def test_a_recipe_that_names_another_method_has_its_options_only(tmp_path: Path) -> None:
     write(tmp_path, BASE, "_base.yaml")
     path = write(tmp_path, "extends: _base.yaml\nmethod: {name: bnn, options: {form: table}}\n")

@@ -8,7 +8,8 @@ same signal again: 2 to the number of blocks. So, per sum (of two or more terms 
   last layers of the branch leave their bypass out instead: the sum is their bypass;
 - of two or more parallel layers that are summed (projection shortcuts), the deepest branch keeps its bypass;
 - a layer whose result is added to a signal of another origin leaves its bypass out, unless that signal or its
-  own result was upsampled to meet it (top-down pathways of dense prediction, merged once).
+  own result was upsampled to meet it (top-down pathways of dense prediction, merged once). A layer whose
+  result is that signal keeps it.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def _decide(draft: Draft, root: fx.Node, terms: list[tuple[fx.Node, fx.Node]]) -
     if not drops_residual(draft.method):
         return
     remaining = list(terms)
+    signals: set[fx.Node] = set()
     for shortcut, addition in terms:
         others = [term for term, _ in remaining if term is not shortcut]
         branch = next((term for term in others if _carries(draft, shortcut, term)), None)
@@ -66,6 +68,8 @@ def _decide(draft: Draft, root: fx.Node, terms: list[tuple[fx.Node, fx.Node]]) -
             continue
         if _drop(draft, shortcut, addition, branch):
             remaining.remove((shortcut, addition))
+            if not any(_carries(draft, shortcut, term) for term, _ in remaining if term is not branch):
+                signals.add(branch)  # it alone carries now what the sum added
             break
         for site in _last_sites(draft, shortcut, branch):
             site.residual = Statement(Code.SUM_STAYS, draft.why_not_editable(addition))
@@ -75,10 +79,11 @@ def _decide(draft: Draft, root: fx.Node, terms: list[tuple[fx.Node, fx.Node]]) -
         for branch in leaves:
             origin = _origin(draft, shortcut)
             if branch is not shortcut and _surrounds(draft, origin, branch, root):
+                signals.add(shortcut)
                 for site in _last_sites(draft, origin, branch):
                     site.residual = site.residual or Statement(Code.SUM_STAYS_PARTIAL)
                     site.lose_bypass(Code.SUM_IS_BYPASS)
-    _parallel(draft, leaves)
+    _parallel(draft, leaves, signals)
 
 
 def _carries(draft: Draft, start: fx.Node, end: fx.Node) -> bool:
@@ -172,8 +177,13 @@ def _last_sites(draft: Draft, start: fx.Node, end: fx.Node) -> list[SiteDraft]:
     return found
 
 
-def _parallel(draft: Draft, leaves: list[fx.Node]) -> None:
-    direct = {leaf: draft.direct_site(leaf) for leaf in leaves}
+def _parallel(draft: Draft, leaves: list[fx.Node], signals: set[fx.Node]) -> None:
+    """Which layers leave their bypass out because their sum has a signal without it.
+
+    A layer that makes one of `signals` (a patch embedding in front of a block, the last layer of a branch
+    whose outer sum was dropped) keeps its bypass: without it the signal would end there.
+    """
+    direct = {leaf: None if leaf in signals else draft.direct_site(leaf) for leaf in leaves}
     sites = [site for site in direct.values() if site is not None]
     trunks = [leaf for leaf, site in direct.items() if site is None]
     if trunks:
