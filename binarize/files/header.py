@@ -23,7 +23,8 @@ FORMAT_VERSION = 1
 PACKED_FORMAT = "binarize-packed"
 PACKED_VERSION = 2
 """The highest of packed files (`docs/format.md`); likewise. A file has the lowest that its layers need."""
-_SINCE = {"shifted_step": 2}  # quantizers that readers of version 1 do not know
+_SECOND = ({"kind": "shifted_step"}, {"granularity": "group"})
+"""Of quantizers: what readers of version 1 do not know."""
 
 _SOURCES: dict[str, dict[str, type]] = {
     "timm": {"name": str, "kwargs": dict},
@@ -94,8 +95,9 @@ class PackedHeader(Header):
     leftovers: str = "float32"
 
     def _fields(self) -> dict[str, Any]:
-        kinds = [layer.get("quantizer", {}).get("kind") for layer in self.layers.values()]
-        return {**super()._fields(), "version": max([1, *(_SINCE.get(kind, 1) for kind in kinds)])}
+        quantizers = [layer.get("quantizer", {}) for layer in self.layers.values()]
+        second = any(new.items() <= q.items() for q in quantizers for new in _SECOND)
+        return {**super()._fields(), "version": 2 if second else 1}
 
 
 _KINDS: dict[str, type[Header]] = {FORMAT: Header, PACKED_FORMAT: PackedHeader}

@@ -301,3 +301,12 @@ def test_a_decoder_made_from_the_document(tmp_path: Path, float_dtype: str):
         found = decoder.run(name, x.numpy())
         assert found.shape == expected.shape
         assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max(), name
+
+
+@pytest.mark.parametrize(("granularity", "version"), [("layer", 1), ("group", 2)])
+def test_a_file_has_the_lowest_version_that_its_layers_need(
+    tmp_path: Path, granularity: str, version: int
+) -> None:
+    net = nn.Sequential(BinaryConv2d(40, 8, 3, method="bidense", granularity=granularity)).eval()
+    path = binarize.save(net, tmp_path / "m.safetensors", packed=True)
+    assert Decoder(path.read_bytes()).entry["version"] == version
