@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from binarize.accounting import summary
     from binarize.files import load, save
     from binarize.graph import Policy, apply, plan
+    from binarize.layers import set_progress
     from binarize.methods import binary_layer, register_method
     from binarize.runtime import deploy
 
@@ -34,6 +35,7 @@ __all__ = [
     "register_method",
     "runtime",
     "save",
+    "set_progress",
     "summary",
     "testing",
 ]
@@ -48,6 +50,7 @@ _ORIGIN = {
     "plan": "binarize.graph",
     "register_method": "binarize.methods",
     "save": "binarize.files",
+    "set_progress": "binarize.layers",
     "summary": "binarize.accounting",
 }
 

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-FILE = Path(__file__).parent / "golden" / "layers.safetensors"
+FOLDER = Path(__file__).parent / "golden"
+FILES = (FOLDER / "layers.safetensors", FOLDER / "methods.safetensors")
 
 _GROUPS = {"param": "params", "buffer": "buffers", "grad": "grads", "buffer_after": "buffers_after"}
 
@@ -50,7 +51,7 @@ class GoldenCase:
 
 @cache
 def _tensors() -> dict[str, Tensor]:
-    return load_file(FILE)
+    return {name: tensor for file in FILES for name, tensor in load_file(file).items()}
 
 
 def case_names(prefix: str = "") -> list[str]:
@@ -73,7 +74,7 @@ def load_case(name: str) -> GoldenCase:
         else:
             single[kind] = value.clone()
     if not single:
-        raise KeyError(f"{name!r} is not in {FILE.name}; it holds {case_names()}")
+        raise KeyError(f"{name!r} is not in {[file.name for file in FILES]}; it holds {case_names()}")
     return GoldenCase(
         name=name, x=single["x"], y=single["y"], gy=single.get("gy"), gx=single.get("gx"), **grouped
     )

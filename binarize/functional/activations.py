@@ -7,6 +7,7 @@ Shapes: activations are (N, C, ...) with parameters of shape (1, C, 1, 1), or ch
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -17,6 +18,8 @@ from binarize.functional.sign import approx_gradient, clip_gradient, shift, sign
 @dataclass(frozen=True)
 class SteSign(Rule):
     """Forward sign(x), gradient 1 for abs(x) <= 1 else 0 (BinaryNet, arXiv 1602.02830, Eq. 4)."""
+
+    symmetric: ClassVar[bool] = True
 
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
         return sign(x), ()

@@ -101,16 +101,18 @@ class _BinaryDense(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
+        count: int,
         *params: Tensor,
     ) -> Tensor:
-        quantized, stats = input_rule.quantize(x, *params) if input_rule is not None else (x, ())
-        binary, weight_stats = weight_rule.quantize(weight)
+        of_input, of_weight = params[:count], params[count:]
+        quantized, stats = input_rule.quantize(x, *of_input) if input_rule is not None else (x, ())
+        binary, weight_stats = weight_rule.quantize(weight, *of_weight)
         kind = x.device.type
         # meta knows no autocast; torch 2.9 compiles no call of is_autocast_available
         cast = kind != "meta" and torch.is_autocast_enabled(kind)
         ctx.dtype = torch.get_autocast_dtype(kind) if cast else None
         ctx.rules = (geometry, input_rule, weight_rule)
-        ctx.counts = (len(stats), len(weight_stats))
+        ctx.counts = (len(stats), len(weight_stats), count)
         ctx.bias = bias is not None
         ctx.save_for_backward(x, weight, *stats, *weight_stats, *params)
         if ctx.dtype is not None:
@@ -123,12 +125,13 @@ class _BinaryDense(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         geometry, input_rule, weight_rule = ctx.rules
         x, weight, *rest = ctx.saved_tensors
-        end, weight_end = ctx.counts[0], sum(ctx.counts)
-        stats, weight_stats, params = tuple(rest[:end]), tuple(rest[end:weight_end]), rest[weight_end:]
-        inputs_wanted = ctx.needs_input_grad[3] or any(ctx.needs_input_grad[6:])
-        weight_wanted = ctx.needs_input_grad[4]
+        end, weight_end, split = ctx.counts[0], sum(ctx.counts[:2]), sum(ctx.counts)
+        stats, weight_stats = tuple(rest[:end]), tuple(rest[end:weight_end])
+        params, of_weight = rest[weight_end:split], rest[split:]
+        inputs_wanted = ctx.needs_input_grad[3] or any(ctx.needs_input_grad[7 : 7 + len(params)])
+        weight_wanted = ctx.needs_input_grad[4] or any(ctx.needs_input_grad[7 + len(params) :])
         quantized = input_rule.rebuild(x, stats, *params) if input_rule is not None else x
-        binary = weight_rule.rebuild(weight, weight_stats)
+        binary = weight_rule.rebuild(weight, weight_stats, *of_weight)
         if ctx.dtype is not None:
             quantized, binary = quantized.to(ctx.dtype), binary.to(ctx.dtype)
         wanted = (inputs_wanted, weight_wanted, ctx.bias and ctx.needs_input_grad[5])
@@ -136,11 +139,13 @@ class _BinaryDense(torch.autograd.Function):
         gx, gw, gb = _dense_backward(geometry, grad, quantized, binary, wanted)
         gx, gw, gb = (g.to(weight.dtype) if g is not None else None for g in (gx, gw, gb))
         del binary  # large, and the rules' gradients need memory too
-        gweight = weight_rule.gradient(gw, weight, weight_stats)[0] if gw is not None else None
-        if input_rule is None or gx is None:
-            return None, None, None, gx, gweight, gb, *(None for _ in params)
-        gx, *gparams = input_rule.gradient(gx, x, stats, *params, y=quantized.to(x.dtype))
-        return None, None, None, gx, gweight, gb, *gparams
+        gweight, gof_weight = None, [None for _ in of_weight]
+        if gw is not None:
+            gweight, *gof_weight = weight_rule.gradient(gw, weight, weight_stats, *of_weight)
+        gparams: list[Tensor | None] = [None for _ in params]
+        if input_rule is not None and gx is not None:
+            gx, *gparams = input_rule.gradient(gx, x, stats, *params, y=quantized.to(x.dtype))
+        return None, None, None, gx, gweight, gb, None, *gparams, *gof_weight
 
 
 def binary_dense(
@@ -151,6 +156,7 @@ def binary_dense(
     weight_rule: Rule,
     input_rule: Rule | None = None,
     params: tuple[Tensor, ...] = (),
+    weight_params: tuple[Tensor, ...] = (),
     geometry: Geometry | None = None,
 ) -> Tensor:
     """Quantize input and weight, then convolve (or, without `geometry`, apply a linear map).
@@ -161,10 +167,12 @@ def binary_dense(
         bias: (Cout,) or None; float.
         weight_rule: turns latent into binary weights.
         input_rule: quantizes `x`; None if `x` is quantized already.
-        params: learnable parameters of `input_rule`, in its order.
+        params: what `input_rule` takes beside the input, in its order.
+        weight_params: what `weight_rule` takes beside the weight, in its order.
         geometry: of the convolution; None for a linear map.
 
     Returns:
         (N, Cout, ...) or (..., Cout). Under autocast both operands are cast after quantization.
     """
-    return _BinaryDense.apply(geometry, input_rule, weight_rule, x, weight, bias, *params)
+    given = (*params, *weight_params)
+    return _BinaryDense.apply(geometry, input_rule, weight_rule, x, weight, bias, len(params), *given)

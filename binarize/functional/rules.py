@@ -8,7 +8,7 @@ bypass around the layer shares) and neither the quantized tensor nor any tempora
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,7 +19,19 @@ Gradients = tuple[Tensor | None, ...]
 
 
 class Rule:
-    """Forward and backward of one quantizer; subclasses are frozen dataclasses without tensors."""
+    """Forward and backward of one quantizer; subclasses are frozen dataclasses without tensors.
+
+    Attributes:
+        symmetric: of a rule for weights: the two values of a filter are +scale and -scale, whatever the
+            weights are. Each class says it for itself: what a subclass changes may end it.
+    """
+
+    symmetric: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "symmetric" not in vars(cls):
+            cls.symmetric = False
 
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
         """The quantized `x` (same shape) and the statistics that `rebuild` and `gradient` need."""
@@ -38,7 +50,8 @@ class Rule:
             grad: gradient of the quantized tensor, shape of `x`.
             x: the input of `quantize`.
             stats: what `quantize` returned beside the quantized tensor.
-            params: the parameters that `quantize` was given.
+            params: the parameters that `quantize` was given; for those that are not learnt (numbers that
+                follow the progress of training), the gradient is None.
             y: what `rebuild` gives, if the caller has it at hand.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define gradient()")

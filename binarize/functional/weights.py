@@ -7,6 +7,7 @@ means one value per output filter, over all other dims.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,16 +16,44 @@ from binarize.functional.activations import SteSign
 from binarize.functional.rules import Gradients, Rule, Stats
 from binarize.functional.sign import clip_gradient, sign
 
-__all__ = ["AdaBinWeights", "CentredScaledSign", "ScaledSign", "SteSign"]
+__all__ = [
+    "AdaBinWeights",
+    "CentredScaledSign",
+    "ScaledSign",
+    "SteSign",
+    "filter_dims",
+    "mean_magnitude",
+    "standardized",
+    "standardized_gradient",
+]
 
 
-def _filter_dims(w: Tensor) -> list[int]:
+def filter_dims(w: Tensor) -> list[int]:
+    """All dims but that of the output filters."""
     return list(range(1, w.dim()))
+
+
+def standardized(w: Tensor, eps: float = 0.0) -> tuple[Tensor, Tensor]:
+    """(w - mean) / s per filter, and s = sqrt(var + eps) with the unbiased variance, (Cout, 1, ...)."""
+    deviation = (w.var(filter_dims(w), keepdim=True) + eps).sqrt()
+    # a filter of equal weights would divide by 0; the smallest normal number leaves it at 0
+    deviation = deviation.clamp_min(torch.finfo(w.dtype).tiny)
+    return (w - w.mean(filter_dims(w), keepdim=True)) / deviation, deviation
+
+
+def standardized_gradient(grad: Tensor, v: Tensor, deviation: Tensor) -> Tensor:
+    """The gradient of w from that of `standardized`, n being the size of a filter.
+
+    dw = (g - mean(g) - v sum(g v) / (n - 1)) / s
+    """
+    dims, n = filter_dims(v), v[0].numel()
+    along = (grad * v).sum(dims, keepdim=True) / max(n - 1, 1)
+    return (grad - grad.mean(dims, keepdim=True) - v * along) / deviation
 
 
 def mean_magnitude(w: Tensor) -> Tensor:
     """mean(abs(w)) per filter, (Cout, 1, ...)."""
-    return w.abs().mean(_filter_dims(w), keepdim=True)
+    return w.abs().mean(filter_dims(w), keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -33,6 +62,8 @@ class ScaledSign(Rule):
 
     `wscale` of ReActNet and BiDense (XNOR-Net's scale, arXiv 1603.05279, Eq. 6).
     """
+
+    symmetric: ClassVar[bool] = True
 
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
         magnitude = mean_magnitude(x)
@@ -55,6 +86,8 @@ class CentredScaledSign(Rule):
     (BiDense's linear layers, after BiT, arXiv 2205.13016).
     """
 
+    symmetric: ClassVar[bool] = True
+
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
         return sign(self._centred(x), mean_magnitude(x)), ()
 
@@ -62,10 +95,10 @@ class CentredScaledSign(Rule):
         self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
     ) -> Gradients:
         through = clip_gradient(grad, self._centred(x))
-        return (through - through.mean(_filter_dims(x), keepdim=True),)
+        return (through - through.mean(filter_dims(x), keepdim=True),)
 
     def _centred(self, x: Tensor) -> Tensor:
-        return x - x.mean(_filter_dims(x), keepdim=True)
+        return x - x.mean(filter_dims(x), keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -92,9 +125,9 @@ class AdaBinWeights(Rule):
 
     def _parts(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
         n = w[0].numel() * (self.groups if self.authors_filter_size else 1)
-        beta = w.mean(_filter_dims(w), keepdim=True)
+        beta = w.mean(filter_dims(w), keepdim=True)
         centred = w - beta
-        alpha = torch.linalg.vector_norm(centred, 2, _filter_dims(w), keepdim=True) / n**0.5
+        alpha = torch.linalg.vector_norm(centred, 2, filter_dims(w), keepdim=True) / n**0.5
         # A filter of equal weights (every 1x1 depthwise filter, say) has alpha = 0 and would divide
         # by it; the smallest normal number keeps u = 0 there and changes no other filter.
         return centred, alpha.clamp_min(torch.finfo(w.dtype).tiny), beta, n
@@ -109,7 +142,7 @@ class AdaBinWeights(Rule):
         centred, alpha, _, n = self._parts(x)
         u = centred / alpha
         through = (u * self.t).tanh_().square_().neg_().add_(1).mul_(self.k * self.t).mul_(grad)  # g h
-        dims = _filter_dims(x)
+        dims = filter_dims(x)
         galpha = (grad * sign(u) - through * u).sum(dims, keepdim=True)
         gbeta = (grad - through).mean(dims, keepdim=True)
         return (through + u * (galpha / n) + gbeta,)

@@ -1,6 +1,6 @@
 """Trainable modules of binary networks: quantizers, convolutions, linear layers, activations, bypass."""
 
-from binarize.layers.activations import BiasPReLU, Maxout, RPReLU
+from binarize.layers.activations import BiasPReLU, ChannelPReLU, Maxout, RPReLU
 from binarize.layers.base import BinaryLayer
 from binarize.layers.bypass import Bypass
 from binarize.layers.conv import BinaryConv1d, BinaryConv2d, BinaryConvTranspose2d
@@ -12,13 +12,16 @@ from binarize.layers.quantizers import (
     ApproxSignQuantizer,
     Quantizer,
     Redistribution,
+    ScheduledSign,
     ShiftedSignQuantizer,
+    SignForm,
     SignSTE,
     StepSTE,
     TokenSign,
 )
 from binarize.layers.recipe import LayerRecipe, Recipe, Site
 from binarize.layers.stand_ins import AbsentTensor, DroppedBias, StandsForLayer
+from binarize.layers.training_state import Numbers, WeightState, set_progress
 
 __all__ = [
     "DAB",
@@ -33,17 +36,23 @@ __all__ = [
     "BinaryLinear",
     "Bypass",
     "ChannelLastBatchNorm",
+    "ChannelPReLU",
     "DroppedBias",
     "LayerRecipe",
     "Maxout",
+    "Numbers",
     "Quantizer",
     "RPReLU",
     "Recipe",
     "Redistribution",
+    "ScheduledSign",
     "ShiftedSignQuantizer",
+    "SignForm",
     "SignSTE",
     "Site",
     "StandsForLayer",
     "StepSTE",
     "TokenSign",
+    "WeightState",
+    "set_progress",
 ]

@@ -14,6 +14,24 @@ def _prelu(x: Tensor, slope: Tensor, dim: int) -> Tensor:
     return F.prelu(x, slope) if dim == 1 else F.prelu(x.movedim(-1, 1), slope).movedim(1, -1)
 
 
+class ChannelPReLU(nn.Module):
+    """PReLU with a slope per channel, init 0.25 (BNext, arXiv 2211.12933).
+
+    Args:
+        channels: C.
+        dim: channel dimension, 1 or -1.
+    """
+
+    def __init__(self, channels: int, *, dim: int = 1) -> None:
+        super().__init__()
+        self._dim = dim
+        self.weight = nn.Parameter(torch.full((channels,), 0.25))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, ...) or (N, ..., C) -> the same shape."""
+        return _prelu(x, self.weight, self._dim)
+
+
 class BiasPReLU(nn.Module):
     """PReLU(x + b0): a learnable bias, init 0, and a slope per channel, init 0.25.
 

@@ -15,6 +15,7 @@ from binarize.layers.norm import batch_norm
 from binarize.layers.quantizers import Quantizer
 from binarize.layers.recipe import LayerRecipe, Site
 from binarize.layers.stand_ins import DroppedBias, outputs_of
+from binarize.layers.training_state import WeightState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class BinaryLayer(nn.Module):
             same branch as before.
         quantizer: activation quantizer.
         weight_rule: latent to binary weights.
+        weight_state: what the weight rule takes beside the weights, or None.
         weight_transform: applied to the latent weights first (weight standardization), or None.
         norm: normalization behind the convolution, or None.
         inner: activation between norm and bypass, or None.
@@ -62,6 +64,7 @@ class BinaryLayer(nn.Module):
     bias: nn.Parameter | None
     quantizer: nn.Module
     weight_rule: Rule
+    weight_state: WeightState | None
     weight_transform: nn.Module | None
     norm: nn.Module | None
     inner: nn.Module | None
@@ -106,6 +109,7 @@ class BinaryLayer(nn.Module):
             child.to(device=known.weight.device, dtype=known.weight.dtype)
         built.train(layer.training)
         built.weight = known.weight
+        built._start_weight_state()
         if built.own_bias is not None:
             built.bias = known.bias
         return built
@@ -122,8 +126,35 @@ class BinaryLayer(nn.Module):
         self.inner = recipe.inner() if recipe.inner is not None else None
         self.bypass = bypass
         self.float_bias = site.has_bias
+        self.weight_state = recipe.weight_state() if recipe.weight_state is not None else None
+        self._start_weight_state()
+
+    def _start_weight_state(self) -> None:
+        """Give learnt numbers of the weights their start values, once there are weights."""
+        if self.weight_state is not None and not self.weight.is_meta:
+            self.weight_state.start(self._latent_filters().detach())
+
+    def weight_parameters(self) -> tuple[Tensor, ...]:
+        """What `weight_rule` takes beside the weights, in its order."""
+        return () if self.weight_state is None else self.weight_state.rule_parameters()
+
+    def follow_training(self, progress: float) -> None:
+        """See `binarize.layers.set_progress`: what the weights' rule takes follows."""
+        if self.weight_state is not None:
+            self.weight_state.follow(progress, self._latent_filters)
+
+    def _latent_filters(self) -> Tensor:
+        """The latent weights as rules see them: whole, transformed, output filters first."""
+        weight: Any = self.weight
+        weight = weight.full_tensor() if hasattr(weight, "full_tensor") else weight  # FSDP holds a part of it
+        if self.weight_transform is not None:
+            weight = self.weight_transform(weight)
+        groups = getattr(self, "groups", 1)
+        return Geometry((), (), (), groups, isinstance(self, nn.ConvTranspose2d)).filters_first(weight)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "weight_state" and name not in self._modules:  # pickled by version 0.1.0
+            return None
         value = super().__getattr__(name)
         if name == "bias" and value is None and self.float_bias:
             return DroppedBias((outputs_of(self),), self.weight)
@@ -146,6 +177,9 @@ class BinaryLayer(nn.Module):
         rule, params = (None, ()) if quantized else self._quantized_input()
         if rule is None and not quantized:
             x = self.quantizer(x)
+        elif rule is not None:
+            prepared: Any = self.quantizer
+            x = prepared.prepare(x)
         weight = self.weight if self.weight_transform is None else self.weight_transform(self.weight)
         if geometry is not None:
             weight = geometry.filters_first(weight)
@@ -156,6 +190,7 @@ class BinaryLayer(nn.Module):
             weight_rule=self.weight_rule,
             input_rule=rule,
             params=params,
+            weight_params=self.weight_parameters(),
             geometry=geometry,
         )
 
@@ -164,13 +199,14 @@ class BinaryLayer(nn.Module):
 
     def binary_weight(self) -> Tensor:
         """The weights that the layer computes with, in the latent weights' shape (detached)."""
-        weight = self.weight.detach()
-        if self.weight_transform is not None:
-            weight = self.weight_transform(weight).detach()
-        geometry: Geometry | None = getattr(self, "_geometry", None)
-        if geometry is None:
-            return self.weight_rule.quantize(weight)[0]
-        return geometry.filters_back(self.weight_rule.quantize(geometry.filters_first(weight))[0])
+        groups = getattr(self, "groups", 1)
+        geometry = Geometry((), (), (), groups, isinstance(self, nn.ConvTranspose2d))
+        return geometry.filters_back(self.binary_filters())
+
+    def binary_filters(self) -> Tensor:
+        """The same, output filters first (detached)."""
+        with torch.no_grad():
+            return self.weight_rule.quantize(self._latent_filters(), *self.weight_parameters())[0]
 
 
 def finish(layer: Any, y: Tensor, x: Tensor) -> Tensor:

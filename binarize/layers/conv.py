@@ -271,9 +271,3 @@ class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
             extra = self._output_padding(input, output_size, *sizes, 2, conv.dilation)
         geometry = Geometry(conv.stride, conv.padding, conv.dilation, self.groups, True, tuple(extra))
         return self._finish(self._dense(input, geometry), input)
-
-    def binary_weight(self) -> Tensor:
-        """The weights that the layer computes with, (Cin, Cout / groups, h, w) (detached)."""
-        geometry = Geometry((), (), (), self.groups, True)
-        latent = geometry.filters_first(self.weight.detach())
-        return geometry.filters_back(self.weight_rule.quantize(latent)[0])

@@ -6,6 +6,8 @@ trailing ones as `spatial`), or -1 for channels-last tensors, where they have sh
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +23,7 @@ from binarize.functional import (
     quantize,
 )
 from binarize.functional.dab import Granularity, Scale, Threshold
+from binarize.layers.training_state import Numbers, Schedule
 
 
 def channel_shape(channels: int, dim: int, spatial: int) -> tuple[int, ...]:
@@ -28,8 +31,27 @@ def channel_shape(channels: int, dim: int, spatial: int) -> tuple[int, ...]:
     return (1, channels, *(1,) * spatial) if dim == 1 else (channels,)
 
 
+class SignForm(NamedTuple):
+    """What a quantizer computes, as factor * sign(scale * x + shift), or factor * that in {0, 1}.
+
+    Attributes:
+        scale: one value per input channel; None for 1.
+        shift: likewise; None for 0.
+        factor: one number above 0; None for 1.
+        unsigned: the values are 0 and `factor`, the latter where the sign is +1.
+    """
+
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    factor: Tensor | None = None
+    unsigned: bool = False
+
+
 class Quantizer(nn.Module):
     """Base of activation quantizers: subclasses set `rule` and list their parameters.
+
+    A quantizer whose result in evaluation mode is a sign of its input says so in `sign_form`: packed layers
+    compute it from that. Each class says it for itself, a subclass does not inherit it.
 
     Attributes:
         rule: forward and backward.
@@ -54,13 +76,55 @@ class Quantizer(nn.Module):
         """Whether its result is constant on positive inputs, and no learnt parameter can change that."""
         return False
 
+    def prepare(self, x: Tensor) -> Tensor:
+        """What the rule is applied to: the input itself, or a norm of it; may look at it in training."""
+        return x
+
+    def sign_form(self) -> SignForm | str:
+        """What this computes in evaluation mode, as a sign; or, as text, why it is none."""
+        return "it computes no sign of its input"
+
     def is_upper(self, x: Tensor) -> Tensor:
         """Where the quantized `x` has the larger one of its two values: bool, shape of `x`."""
         return self.rule.quantize(x, *self.rule_parameters())[0] > 0
 
     def forward(self, x: Tensor) -> Tensor:
         """The quantized `x`, of the same shape; a float tensor of two values per scale."""
-        return quantize(self.rule, x, *self.rule_parameters())
+        return quantize(self.rule, self.prepare(x), *self.rule_parameters())
+
+    def extra_repr(self) -> str:
+        """The rule."""
+        return repr(self.rule)
+
+
+class ScheduledSign(Numbers, Quantizer):
+    """Forward sign(x), a gradient whose shape follows the progress of training.
+
+    Args:
+        rule: forward sign(x); takes the scheduled numbers, in their order.
+        **schedules: see `Numbers`.
+    """
+
+    def __init__(self, rule: Rule, **schedules: Schedule) -> None:
+        super().__init__(**schedules)
+        self.rule = rule
+
+    @property
+    def needs_negatives(self) -> bool:
+        """See `Quantizer`."""
+        return True
+
+    def rule_parameters(self) -> tuple[Tensor, ...]:
+        """See `Quantizer`."""
+        return self.values()
+
+    def follow_training(self, progress: float) -> None:
+        """See `binarize.layers.set_progress`."""
+        self.set(progress)
+
+    def sign_form(self) -> SignForm:
+        """See `Quantizer`."""
+        return SignForm()
 
     def extra_repr(self) -> str:
         """The rule."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from binarize.errors import ConfigError
 from binarize.functional import Rule
+from binarize.layers.training_state import WeightState
 from binarize.registry import Registry
 
 Kind = Literal["conv", "pointwise", "token"]
@@ -83,6 +84,8 @@ class LayerRecipe:
     Attributes:
         quantizer: makes the activation quantizer.
         weight_rule: latent to binary weights.
+        weight_state: makes the module that holds what the weight rule takes beside the weights (learnt
+            numbers, and those that follow the progress of training); None for a rule that takes nothing else.
         bias: keep a float bias (where the float layer has one).
         norm: `batch`, `layer` (eps 1e-6), `own` (the network's norms and layer scale stay as they are) or
             `none`.
@@ -92,6 +95,7 @@ class LayerRecipe:
 
     quantizer: Callable[[], nn.Module]
     weight_rule: Rule
+    weight_state: Callable[[], WeightState] | None = None
     bias: bool = False
     norm: NormKind = "batch"
     bypass: bool = False

@@ -7,11 +7,21 @@ from typing import Any
 from binarize.layers.recipe import METHODS
 from binarize.methods.adabin import AdaBin
 from binarize.methods.base import ActivationSite, Method, register_method
+from binarize.methods.bbcu import BBCU
 from binarize.methods.bidense import BiDense
+from binarize.methods.bireal import BiRealNet
 from binarize.methods.bisrnet import BiSRNet
+from binarize.methods.bit import BiT
+from binarize.methods.bnext import BNext
 from binarize.methods.bnn import BNN
 from binarize.methods.build import binary_layer
+from binarize.methods.fda import FDA
+from binarize.methods.irnet import IRNet
+from binarize.methods.rbnn import RBNN
 from binarize.methods.reactnet import ReActNet
+from binarize.methods.recu import ReCU
+from binarize.methods.reste import ReSTE
+from binarize.methods.xnor import XNORNet
 
 
 def names() -> list[str]:
@@ -38,13 +48,23 @@ def create(name: str, **options: Any) -> Method:
 
 
 __all__ = [
+    "BBCU",
     "BNN",
+    "FDA",
+    "RBNN",
     "ActivationSite",
     "AdaBin",
+    "BNext",
     "BiDense",
+    "BiRealNet",
     "BiSRNet",
+    "BiT",
+    "IRNet",
     "Method",
     "ReActNet",
+    "ReCU",
+    "ReSTE",
+    "XNORNet",
     "binary_layer",
     "create",
     "get",

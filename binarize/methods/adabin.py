@@ -21,7 +21,7 @@ from binarize.errors import ConfigError
 from binarize.functional import AdaBinWeights
 from binarize.layers import AdaBinSign, LayerRecipe, Maxout, Site
 from binarize.methods.base import ActivationSite, Form, Method, register_method
-from binarize.methods.parts import norm_for, table_bypass
+from binarize.methods.parts import norm_for, single_weight, table_bypass
 
 
 @register_method
@@ -39,6 +39,7 @@ class AdaBin(Method):
 
     name: ClassVar[str] = "adabin"
     paper: ClassVar[str] = "arXiv 2208.08084"
+    year: ClassVar[int | None] = 2022
 
     form: Form = "default"
     residual: Literal["drop", "keep"] = "drop"
@@ -62,10 +63,7 @@ class AdaBin(Method):
         )
 
     def refuses(self, site: Site) -> str | None:
-        weights = site.in_channels // site.groups
-        for size in site.kernel:
-            weights *= size
-        if weights == 1:
+        if single_weight(site):
             return "a filter of one weight has no deviation: adabin's weights would be constants"
         return None
 

@@ -50,7 +50,7 @@ class ActivationSite:
 class Method:
     """Base of all methods.
 
-    A subclass sets `name` and `paper`, adds its options as fields and defines:
+    A subclass sets `name`, `paper` and `year`, adds its options as fields and defines:
 
     - `recipe`: the parts of a binary layer at a site;
     - `activation`: what replaces the network's activations;
@@ -60,6 +60,7 @@ class Method:
 
     name: ClassVar[str]
     paper: ClassVar[str]
+    year: ClassVar[int | None] = None
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

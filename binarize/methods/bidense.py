@@ -58,6 +58,7 @@ class BiDense(Method):
 
     name: ClassVar[str] = "bidense"
     paper: ClassVar[str] = "arXiv 2411.10346"
+    year: ClassVar[int | None] = 2024
 
     form: Form = "default"
     residual: Literal["drop", "keep"] = "drop"

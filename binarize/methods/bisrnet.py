@@ -106,6 +106,7 @@ class BiSRNet(Method):
 
     name: ClassVar[str] = "bisrnet"
     paper: ClassVar[str] = "arXiv 2305.10299"
+    year: ClassVar[int | None] = 2023
 
     form: Form = "default"
     residual: Literal["drop", "keep"] = "drop"

@@ -38,6 +38,7 @@ class BNN(Method):
 
     name: ClassVar[str] = "bnn"
     paper: ClassVar[str] = "arXiv 1602.02830"
+    year: ClassVar[int | None] = 2016
 
     form: Form = "default"
     nonlinearity: Literal["auto", "own", "hardtanh"] = "auto"

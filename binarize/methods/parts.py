@@ -25,6 +25,19 @@ def table_bypass(site: Site) -> bool:
     return site.keeps_shape and any(k > 1 for k in site.kernel) and not site.activated
 
 
+def filter_shape(site: Site) -> tuple[int, ...]:
+    """The shape of one number per output filter, as weight rules see it: (Cout, 1, ...)."""
+    return (site.out_channels, 1, *(1,) * site.spatial)
+
+
+def single_weight(site: Site) -> bool:
+    """Whether a filter has one weight only: it has no deviation, and centred it is nothing."""
+    weights = site.in_channels // site.groups
+    for size in site.kernel:
+        weights *= size
+    return weights == 1
+
+
 def rprelu(site: ActivationSite) -> Callable[[], nn.Module]:
     """RPReLU for this place."""
     return partial(RPReLU, site.channels, dim=site.dim, spatial=site.spatial)

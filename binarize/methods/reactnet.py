@@ -37,6 +37,7 @@ class ReActNet(Method):
 
     name: ClassVar[str] = "reactnet"
     paper: ClassVar[str] = "arXiv 2003.03488"
+    year: ClassVar[int | None] = 2020
 
     form: Form = "default"
     residual: Literal["drop", "keep"] = "drop"

@@ -73,7 +73,9 @@ def deploy(
             refused[path] = packed.reason
             continue
         packed.options = options
-        twin = bits.setdefault((id(layer.weight), str(layer.weight_rule), str(packed.bits.shape)), packed)
+        twin = bits.setdefault(
+            (id(layer.weight), str(layer.weight_rule), id(layer.weight_state), str(packed.bits.shape)), packed
+        )
         if torch.equal(twin.bits, packed.bits):  # of one latent weight: stored once
             packed.bits = twin.bits
         memo[id(layer)] = packed

@@ -101,7 +101,7 @@ def _shell(model: nn.Module, layers: dict[str, PackedSpec], kept: dict[str, str]
         layers[path] = spec
         packed = empty_packed(layer, spec)
         # of one latent weight: stored once
-        key = (id(layer.weight), str(layer.weight_rule), packed.bits.shape)
+        key = (id(layer.weight), str(layer.weight_rule), id(layer.weight_state), packed.bits.shape)
         packed.bits = bits.setdefault(key, packed.bits)
         memo[id(layer)] = packed
     if not memo:

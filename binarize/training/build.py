@@ -216,7 +216,9 @@ def can_fuse(parameters: Sequence[Tensor], device: torch.device) -> bool:
 
 
 def quantizer_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
-    """Thresholds, scales and shifts of all binary layers' activation quantizers."""
+    """Thresholds, scales, shifts and angles of all binary layers' activation and weight quantizers."""
     for module in model.modules():
         if isinstance(module, BinaryLayer):
             yield from module.quantizer.parameters()
+            if module.weight_state is not None:
+                yield from module.weight_state.parameters()

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from binarize.data.dataset import DenseDataset
 from binarize.errors import TrainingError
+from binarize.layers import set_progress
 from binarize.recipes import TrainingRecipe
 from binarize.training.batches import read_batches
 from binarize.training.checkpoint import save
@@ -106,6 +107,7 @@ def _train_epoch(run: Run, epoch: int, stopped: Callable[[], bool]) -> dict[str,
             run.show(epoch, step + 1, progress.loss / (step + 1), lr, {})
             if stopped() and step + 1 < steps:
                 _stop(run, f"in epoch {epoch + 1} after {step + 1} of {steps} steps")
+    set_progress(run.net, run.share)  # what is evaluated and saved is of now, at the end of the end
     if problem := first_not_finite(run.net):
         raise not_finite(run.net, epoch, steps - 1, run.out / STATE, problem)
     if run.tally is not None and not start:

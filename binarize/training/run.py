@@ -78,6 +78,11 @@ class Run:
         return self.strategy.net
 
     @property
+    def share(self) -> float:
+        """How much of the training is done, 0 to 1, by steps."""
+        return self.progress.step / (self.progress.steps * self.settings.epochs)
+
+    @property
     def device(self) -> torch.device:
         """Of this process."""
         return self.accelerator.device

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from binarize.functional import Rule
@@ -23,7 +24,7 @@ class FloatWeights(Rule):
 
     def gradient(self, grad: Tensor, x: Tensor, stats: Any, *params: Tensor, y: Tensor | None = None) -> Any:
         """The same gradient."""
-        return (grad,)
+        return (grad, *(torch.zeros_like(p) if p.requires_grad else None for p in params))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from binarize.errors import ConfigError
+from binarize.layers import set_progress
 from binarize.training.averaging import decay_at
 from binarize.training.build import memory_format
 from binarize.training.distributed import all_sum
@@ -38,6 +39,7 @@ def train_step(run: Run, images: Tensor, targets: Tensor, *, epoch: int, step: i
     """
     settings, progress = run.settings, run.progress
     lr = _set_rate(run)
+    set_progress(run.net, run.share)
     _seed(settings.seed, progress.step, 0)  # of dropout: a resumed run draws the same
     run.optimizer.zero_grad()
     loss = _backward(run, images, targets, step)

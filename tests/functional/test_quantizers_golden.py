@@ -8,6 +8,7 @@ from golden_data import assert_matches, assert_near, case_names, load_case
 
 from binarize.functional import ApproxSign, Geometry, ScaledSign, binary_dense, quantize
 from binarize.layers import DAB, ApproxSignQuantizer
+from binarize.methods.bit import Elastic
 
 DAB_NAMES = {"alpha": "a", "k": "k", "b": "b"}
 WEIGHT_CASES = {
@@ -72,6 +73,26 @@ def test_scaled_weights_on_a_float_input(name: str) -> None:
     assert_near(y.detach(), case.y, "y")
     assert_near(x.grad, case.gx, "gx")
     assert_near(weight.grad, case.grads["weight"], "weight")
+
+
+def test_elastic_binarization() -> None:
+    case = load_case("official/bit_elastic_signed")
+    alpha = case.params["alpha"].clone().requires_grad_()
+    x = case.x.clone().requires_grad_()
+    y = quantize(Elastic(), x, alpha, torch.zeros(x.shape[-1], dtype=torch.double))
+    y.backward(case.gy)
+    assert_near(y.detach(), case.y, "y")
+    assert_near(x.grad, case.gx, "gx")
+    assert_near(alpha.grad, case.grads["alpha"], "alpha")
+
+
+def test_activations_of_group_net() -> None:
+    case = load_case("official/groupnet_QA")
+    x = case.x.clone().requires_grad_()
+    y = quantize(ApproxSign(), x)
+    y.backward(case.gy)
+    assert_near(y.detach(), case.y, "y")
+    assert_near(x.grad, case.gx, "gx")
 
 
 def test_every_weight_case_is_tested() -> None:

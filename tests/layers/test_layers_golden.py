@@ -76,6 +76,14 @@ def ragged() -> BinaryConv2d:
     return layer
 
 
+def tempered() -> BinaryConv2d:
+    """BNext's convolution of a float input."""
+    layer = bare("bnext")
+    layer.inner = None
+    layer.quantizer = nn.Identity()
+    return layer
+
+
 def transition() -> BinaryConv2d:
     return BinaryConv2d(8, 12, 2, stride=2)
 
@@ -133,11 +141,59 @@ SUBJECTS = {
         | {"move0.k": "quantizer.k", "move0.b": "quantizer.b", "binary_conv.weight": "weight"},
     ),
 }
+
+
+def at_progress(**numbers: float) -> Callable[[GoldenCase], GoldenCase]:
+    """Adds what the reference holds as constants and this toolkit in buffers."""
+
+    def with_buffers(case: GoldenCase) -> GoldenCase:
+        given = {name: torch.tensor(value, dtype=torch.double) for name, value in numbers.items()}
+        return replace(case, buffers={**case.buffers, **given})
+
+    return with_buffers
+
+
+SUBJECTS |= {
+    "bibench/xnor": Subject(
+        lambda: bare("xnor", input_norm=False, activation_scale=True, centre=False, scale_gradient=False),
+        {"weight": "weight"},
+    ),
+    "bibench/bireal": Subject(lambda: bare("bireal"), {"weight": "weight"}),
+    "official/irnet_conv": Subject(
+        lambda: bare("irnet"),
+        {"weight": "weight", "ta": "quantizer.t", "tw": "weight_state.t"},
+        1e-7,
+        at_progress(ta=0.1, tw=0.1),
+    ),
+    "bibench/recu": Subject(
+        lambda: bare("recu"),
+        {"weight": "weight", "alpha": "weight_state.alpha", "tau": "weight_state.tau"},
+        1e-7,
+    ),
+    "official/reste_conv_o2": Subject(
+        lambda: bare("reste"),
+        {"weight": "weight", "oa": "quantizer.o", "ow": "weight_state.o"},
+        depart=at_progress(oa=2.0, ow=2.0),
+    ),
+    "official/bbcu_conv": Subject(
+        lambda: BinaryConv2d(4, 4, 3, padding=1, method="bbcu"),
+        {
+            "binary_conv.weight": "weight",
+            "move0.bias": "quantizer.beta",
+            "relu.pr_bias0.bias": "inner.b0",
+            "relu.pr_prelu.weight": "inner.weight",
+            "relu.pr_bias1.bias": "inner.b1",
+        },
+    ),
+    "official/bnext_conv_T0.3_train": Subject(
+        tempered, {"weight": "weight", "temperature": "weight_state.temperature"}, 1e-7
+    ),
+}
 CONVOLUTIONS = [name for name in SUBJECTS if not name.startswith(("bilinear", "official/adabin_maxout"))]
 
 
 def test_every_case_is_tested() -> None:
-    elsewhere = ("dab2d/", "approxsign/", "bwconv/", "cfb/")
+    elsewhere = ("dab2d/", "approxsign/", "bwconv/", "cfb/", "official/bit_elastic", "official/groupnet_QA")
     assert sorted(SUBJECTS) == [name for name in case_names() if not name.startswith(elsewhere)]
 
 

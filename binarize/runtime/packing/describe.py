@@ -10,10 +10,8 @@ from torch.nn.utils import parametrize
 
 from binarize.functional import (
     ApproxSign,
-    CentredScaledSign,
     DabRule,
     RedistributedSign,
-    ScaledSign,
     ShiftedSign,
     SteSign,
     SteStep,
@@ -39,6 +37,7 @@ from binarize.layers import (
     StepSTE,
     TokenSign,
 )
+from binarize.layers.quantizers import Quantizer, SignForm
 from binarize.model_info import qualified_name
 from binarize.runtime.spec import PackedSpec, QuantizerSpec
 
@@ -58,8 +57,6 @@ _QUANTIZERS: dict[type[nn.Module], tuple[str, type]] = {
     AdaBinSign: ("adabin", AdaBinSet),
     DAB: ("dab", DabRule),
 }
-_CENTRED = (SteSign, ScaledSign, CentredScaledSign)
-"""Weight rules whose two values are +-scale, whatever the weights are."""
 _FOLDED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, ChannelLastBatchNorm)
 _INNER = {RPReLU: "rprelu", BiasPReLU: "bias_prelu", Maxout: "maxout"}
 
@@ -92,7 +89,7 @@ def describe(layer: nn.Module) -> PackedSpec | Refusal:
     return PackedSpec(
         kind=kind,
         quantizer=quantizer,
-        offset=type(known.weight_rule) not in _CENTRED,
+        offset=not known.weight_rule.symmetric,
         norm=norm,
         inner=None if known.inner is None else _describe_inner(known.inner),
         bypass=bypass,
@@ -105,10 +102,15 @@ def describe_quantizer(quantizer: nn.Module) -> QuantizerSpec | Refusal:
     name = type(quantizer).__name__
     kind, rule = _QUANTIZERS.get(type(quantizer), ("", object))
     known: Any = quantizer
-    if not kind or type(known.rule) is not rule:
+    form = sign_form_of(quantizer)
+    if isinstance(form, str):
+        return Refusal(form)
+    if form is None and (not kind or type(known.rule) is not rule):
         return Refusal(f"its quantizer {name} is none that the packed runtime knows")
-    if has_hooks(quantizer) or "forward" in quantizer.__dict__:
+    if any(has_hooks(part) or "forward" in part.__dict__ for part in quantizer.modules()):
         return Refusal(f"hooks or a forward of its own hang on its quantizer {name}: remove them first")
+    if form is not None:
+        return _describe_sign(form)
     if kind == "step":
         return QuantizerSpec(kind=kind, ranges=known.rule.ranges)
     if kind != "dab":
@@ -121,12 +123,29 @@ def describe_quantizer(quantizer: nn.Module) -> QuantizerSpec | Refusal:
     )
 
 
+def sign_form_of(quantizer: nn.Module) -> SignForm | str | None:
+    """What a quantizer says that it computes, see `Quantizer.sign_form`; None if its class says nothing."""
+    says = isinstance(quantizer, Quantizer) and "sign_form" in vars(type(quantizer))
+    return quantizer.sign_form() if says else None  # type: ignore[operator] - a Quantizer
+
+
+def _describe_sign(form: SignForm) -> QuantizerSpec:
+    if form.scale is not None:
+        return QuantizerSpec(kind="redistributed")
+    return QuantizerSpec(kind="sign" if form.shift is None else "shifted")
+
+
 def _tampered(layer: Any) -> str | None:
     """What was done to a layer of a known class that its packed form would not do."""
     if "forward" in layer.__dict__:
         return "its forward was replaced on the instance: undo that first"
     if parametrize.is_parametrized(layer):
         return "it is parametrized: remove the parametrization (or fold it in) first"
+    state = layer.weight_state
+    if state is not None and state.unfinished:
+        return state.unfinished
+    if state is not None and has_hooks(state):
+        return "hooks hang on its weight_state: remove them first"
     for name in ("norm", "weight_transform"):
         part = getattr(layer, name)
         if part is not None and (name != "norm" or folds(part)) and has_hooks(part):

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binarize.functional import Geometry
+from binarize.layers import SignForm
 from binarize.runtime.packing.bits import pack_signs
-from binarize.runtime.packing.describe import Refusal, folds
+from binarize.runtime.packing.describe import Refusal, folds, sign_form_of
 from binarize.runtime.spec import PackedSpec
 
 _PARAMETERS = {
@@ -35,7 +35,7 @@ def numbers_of(layer: Any, spec: PackedSpec) -> tuple[Tensor, Tensor] | Refusal:
     Returns:
         (ceil(weights / 8),) uint8 and (sum of `spec.vectors()`,), see `LayerData`.
     """
-    levels = _levels(_filters(layer, spec), centred=not spec.offset)
+    levels = _levels(layer.binary_filters(), centred=not spec.offset)
     if isinstance(levels, Refusal):
         return levels
     positive, scale, offset = levels
@@ -43,7 +43,8 @@ def numbers_of(layer: Any, spec: PackedSpec) -> tuple[Tensor, Tensor] | Refusal:
     if layer.norm is not None and folds(layer.norm):
         factor, constant = _affine(layer.norm)
         scale, offset, shift = scale * factor, offset * factor, shift * factor + constant
-    quantizer = _quantizer_vectors(layer.quantizer, spec.quantizer.kind)
+    quantizer, factor = _quantizer_vectors(layer.quantizer, spec.quantizer.kind)
+    scale, offset = scale * factor, offset * factor
     vectors = {"scale": scale, "offset": offset, "shift": shift, **quantizer}
     flat = torch.cat([vectors[name].detach().reshape(-1).double() for name in spec.vectors()])
     flat = flat.to(layer.weight.dtype)
@@ -52,15 +53,6 @@ def numbers_of(layer: Any, spec: PackedSpec) -> tuple[Tensor, Tensor] | Refusal:
     if spec.quantizer.kind == "adabin" and not float(vectors["alpha"].detach()):
         return Refusal("alpha_a of its quantizer is 0: its input would be lost")
     return pack_signs(positive), flat
-
-
-def _filters(layer: Any, spec: PackedSpec) -> Tensor:
-    """The weights that the layer computes with, output filters first, in their own dtype."""
-    with torch.no_grad():
-        weight = layer.weight if layer.weight_transform is None else layer.weight_transform(layer.weight)
-        if spec.kind == "transposed":
-            weight = Geometry((), (), (), spec.groups, True).filters_first(weight)
-        return layer.weight_rule.quantize(weight)[0]
 
 
 def _levels(weight: Tensor, *, centred: bool) -> tuple[Tensor, Tensor, Tensor] | Refusal:
@@ -94,7 +86,22 @@ def _affine(norm: Any) -> tuple[Tensor, Tensor]:
     return factor, constant if norm.bias is None else constant + norm.bias.detach().double()
 
 
-def _quantizer_vectors(quantizer: Any, kind: str) -> dict[str, Tensor]:
+def _quantizer_vectors(quantizer: Any, kind: str) -> tuple[dict[str, Tensor], float]:
+    """The parameters of the packed quantizer, and a factor of its two values, which stands at the weights."""
+    form = sign_form_of(quantizer)
+    if isinstance(form, SignForm):
+        shift = (
+            form.shift
+            if form.shift is not None
+            else torch.zeros_like(form.scale)
+            if form.scale is not None
+            else None
+        )
+        given = (form.scale, shift) if kind == "redistributed" else (shift,)
+        vectors = {
+            name: value for name, value in zip(_PARAMETERS[kind], given, strict=False) if value is not None
+        }
+        return vectors, 1.0 if form.factor is None else float(form.factor)
     if kind == "dab":
-        return {name: getattr(quantizer, name) for name in quantizer.rule.names()}
-    return dict(zip(_PARAMETERS[kind], quantizer.rule_parameters(), strict=False))
+        return {name: getattr(quantizer, name) for name in quantizer.rule.names()}, 1.0
+    return dict(zip(_PARAMETERS[kind], quantizer.rule_parameters(), strict=False)), 1.0
