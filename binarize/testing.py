@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from binarize.errors import BinarizeError
+from binarize.functional import Rule
 from binarize.graph import Plan, execute, plan
-from binarize.layers import BinaryLayer
+from binarize.layers import BinaryLayer, Quantizer, SignForm, set_progress
 from binarize.methods import Method, binary_layer
 from binarize.methods import get as get_method
 
@@ -25,8 +26,11 @@ def check_method(method: str | Method, *, seed: int = 0) -> None:
     """Check that a method builds sound layers and networks.
 
     Layers of each kind: output shape of the float layer; finite gradients in every parameter; two values per
-    filter in the binary weights; the state dict loads into a second layer bit for bit; deepcopy and pickle;
-    evaluation mode gives each sample the same result in any batch. Options survive JSON. A small network with
+    filter in the binary weights once training is over, and two per sample and channel (or position) in the
+    activations; the state dict loads into a second layer bit for bit, and in the midst of training that
+    layer has the same gradients; deepcopy and pickle; evaluation mode gives each sample the same result in
+    any batch. Rules rebuild what they quantized, and their gradients are those of their `formula`, if they
+    state one; a quantizer computes what its `sign_form` says. Options survive JSON. A small network with
     norms, activations and residual sums converts by a plan that survives JSON, trains and keeps its state.
 
     Args:
@@ -80,16 +84,15 @@ def _check_layer(name: str, make: Callable[[], nn.Module], x: Tensor, method: Me
     x = x.clone().requires_grad_()
     y = built(x)
     _expect(y.shape == shape, name, f"must give {tuple(shape)} as the float layer does", str(tuple(y.shape)))
-    (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+    _weighted(y).backward()
     for parameter_name, parameter in built.named_parameters():
         finite = parameter.grad is not None and bool(torch.isfinite(parameter.grad).all())
         _expect(finite, f"{name}: {parameter_name}", "must have a finite gradient")
+    _check_restored(name, make, x, method)
+    set_progress(built, 1.0)
     for binary in (m for m in built.modules() if isinstance(m, BinaryLayer)):
-        weight = binary.binary_weight()
-        if isinstance(binary, nn.ConvTranspose2d):
-            weight = weight.transpose(0, 1)
-        values = max(len(torch.unique(row)) for row in weight.reshape(weight.shape[0], -1))
-        _expect(values <= 2, name, "must have two values per filter in its binary weights", str(values))
+        _check_weights(name, binary)
+        _check_quantizer(name, binary.quantizer.eval(), _as_input(binary, x.detach()))
     built.eval()
     with torch.no_grad():
         whole = built(x)
@@ -101,6 +104,98 @@ def _check_layer(name: str, make: Callable[[], nn.Module], x: Tensor, method: Me
         other = binary_layer(make(), method).eval()
         other.load_state_dict(built.state_dict())
         _expect(torch.equal(other(x), whole), name, "must be restored by its state dict")
+
+
+def _weighted(y: Tensor) -> Tensor:
+    return (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum()
+
+
+def _as_input(layer: BinaryLayer, x: Tensor) -> Tensor:
+    """An input with as many channels as the layer takes: it may be one of several in a module."""
+    dim = -1 if isinstance(layer, nn.Linear) else 1
+    channels = getattr(layer, "in_features", None) or getattr(layer, "in_channels", x.shape[dim])
+    repeated = torch.cat([x] * -(-channels // x.shape[dim]), dim)
+    return repeated.narrow(dim, 0, channels)
+
+
+def _check_restored(name: str, make: Callable[[], nn.Module], x: Tensor, method: Method) -> None:
+    """In the midst of training a layer and one with its state have the same output and gradients."""
+    first, second = binary_layer(make(), method), binary_layer(make(), method)
+    set_progress(first, 0.4)
+    second.load_state_dict(first.state_dict())
+    results: list[list[Tensor]] = []
+    for layer in (first, second):
+        given = x.detach().clone().requires_grad_()
+        y = layer(given)
+        results.append([y.detach(), *torch.autograd.grad(_weighted(y), [given, *layer.parameters()])])
+    same = all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    rule = "must be restored by its state dict in the midst of training, with all that follows its progress"
+    _expect(same, name, rule)
+
+
+def _check_weights(name: str, layer: BinaryLayer) -> None:
+    weight = layer.binary_filters()
+    values = max(len(torch.unique(row)) for row in weight.reshape(weight.shape[0], -1))
+    _expect(values <= 2, name, "must have two values per filter in its binary weights", str(values))
+    latent = layer._latent_filters().detach().double()
+    _check_rule(f"{name}: weights", layer.weight_rule, latent, layer.weight_parameters())
+
+
+def _check_quantizer(name: str, quantizer: nn.Module, x: Tensor) -> None:
+    with torch.no_grad():
+        y = quantizer(x)
+        rows = [y.flatten(2).flatten(0, 1), y.movedim(1, -1).flatten(0, -2)] if y.dim() > 2 else [y]
+        values = min(max(len(torch.unique(row)) for row in found) for found in rows)
+        where = f"{name}: activations"
+        _expect(values <= 2, where, "must have two values per sample and channel (or position)", str(values))
+    if not isinstance(quantizer, Quantizer):
+        return
+    form = quantizer.sign_form() if "sign_form" in vars(type(quantizer)) else ""
+    if isinstance(form, SignForm):
+        _expect(
+            torch.allclose(y, form.of(x)),
+            where,
+            f"must compute what {type(quantizer).__name__}.sign_form says",
+        )
+    with torch.no_grad():
+        prepared = quantizer.prepare(x).double()
+    _check_rule(where, quantizer.rule, prepared, quantizer.rule_parameters())
+
+
+def _check_rule(where: str, rule: Rule, x: Tensor, given: tuple[Tensor, ...]) -> None:
+    """Rule and gradient against each other, and against the formula if there is one."""
+    params = [p.detach().double() if p.is_floating_point() else p for p in given]
+    params = [p.requires_grad_(old.requires_grad) for p, old in zip(params, given, strict=True)]
+    upstream = torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x)
+    called = f"{where}: {type(rule).__name__}"
+    with torch.no_grad():
+        y, stats = rule.quantize(x, *params)
+        _expect(torch.equal(rule.rebuild(x, stats, *params), y), called, "must rebuild what it quantized")
+        gradients = rule.gradient(upstream, x, stats, *params)
+    learnt = [p for p in params if p.requires_grad]
+    shapes = [None if g is None else g.shape for g in gradients]
+    wanted = [x.shape, *(p.shape if p.requires_grad else None for p in params)]
+    fits = len(shapes) == len(wanted) and all(
+        w is None or s == w for s, w in zip(shapes, wanted, strict=True)
+    )
+    _expect(
+        fits,
+        called,
+        "must have a gradient for the input and each learnt parameter, of its shape",
+        str(shapes),
+    )
+    leaf = x.clone().requires_grad_()
+    stated = rule.formula(leaf, *params)
+    if stated is None:
+        return
+    close = torch.allclose(stated.detach(), y, rtol=1e-9, atol=1e-12)
+    _expect(close, called, "must compute what its formula says")
+    theirs = torch.autograd.grad((stated * upstream).sum(), [leaf, *learnt], allow_unused=True)
+    ours = [g for g, w in zip(gradients, wanted, strict=True) if w is not None and g is not None]
+    for mine, other in zip(ours, theirs, strict=True):
+        other = torch.zeros_like(mine) if other is None else other
+        close = torch.allclose(mine, other, rtol=1e-6, atol=1e-9)
+        _expect(close, called, "must have the gradient of its formula")
 
 
 class _Block(nn.Module):

@@ -56,6 +56,14 @@ class Rule:
         """
         raise NotImplementedError(f"{type(self).__name__} does not define gradient()")
 
+    def formula(self, x: Tensor, *params: Tensor) -> Tensor | None:
+        """What this computes, as an expression that autograd differentiates to `gradient`; None: not stated.
+
+        With STE[f; h] = f.detach() + h - h.detach(), for example. Only checks call it
+        (`binarize.testing.check_method`), in float64.
+        """
+        return None
+
 
 class _Quantize(torch.autograd.Function):
     @staticmethod

@@ -35,7 +35,7 @@ class SignForm(NamedTuple):
     """What a quantizer computes, as factor * sign(scale * x + shift), or factor * that in {0, 1}.
 
     Attributes:
-        scale: one value per input channel; None for 1.
+        scale: one value per input channel, in a shape that broadcasts over the input; None for 1.
         shift: likewise; None for 0.
         factor: one number above 0; None for 1.
         unsigned: the values are 0 and `factor`, the latter where the sign is +1.
@@ -45,6 +45,13 @@ class SignForm(NamedTuple):
     shift: Tensor | None = None
     factor: Tensor | None = None
     unsigned: bool = False
+
+    def of(self, x: Tensor) -> Tensor:
+        """The quantized `x`."""
+        z = x if self.scale is None else x * self.scale.to(x.dtype)
+        z = z if self.shift is None else z + self.shift.to(x.dtype)
+        y = torch.where(z >= 0, 1.0, 0.0 if self.unsigned else -1.0).to(x.dtype)
+        return y if self.factor is None else y * self.factor.to(x.dtype)
 
 
 class Quantizer(nn.Module):
@@ -116,7 +123,7 @@ class ScheduledSign(Numbers, Quantizer):
 
     def rule_parameters(self) -> tuple[Tensor, ...]:
         """See `Quantizer`."""
-        return self.values()
+        return self.numbers()
 
     def follow_training(self, progress: float) -> None:
         """See `binarize.layers.set_progress`."""

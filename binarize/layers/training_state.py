@@ -52,7 +52,7 @@ class Numbers(nn.Module):
     """Numbers that follow the progress of training: a buffer () each, of float32 at first.
 
     Args:
-        **schedules: the number at each progress, by name. Their order is that of `values`.
+        **schedules: the number at each progress, by name. Their order is that of `numbers`.
     """
 
     def __init__(self, **schedules: Schedule) -> None:
@@ -61,7 +61,7 @@ class Numbers(nn.Module):
         for name, at in schedules.items():
             self.register_buffer(name, torch.tensor(_finite(name, at, 0.0)))
 
-    def values(self) -> tuple[Tensor, ...]:
+    def numbers(self) -> tuple[Tensor, ...]:
         """All of them, () each."""
         return tuple(self.get_buffer(name) for name in self._schedules)
 
@@ -89,7 +89,7 @@ class WeightState(Numbers):
 
     def rule_parameters(self) -> tuple[Tensor, ...]:
         """The tensors that the weight rule takes beside the weights, in its order."""
-        return self.values()
+        return self.numbers()
 
     def follow(self, progress: float, weight: Callable[[], Tensor]) -> None:
         """Training has come to `progress`; `weight()` gives the latent weights as in `start`."""

@@ -117,7 +117,7 @@ class Rotations(WeightState):
             self.alpha.copy_(mean_magnitude(weight))
 
     def rule_parameters(self) -> tuple[Tensor, ...]:
-        return self.alpha, self.angle, self.R1, self.R2, *self.values()
+        return self.alpha, self.angle, self.R1, self.R2, *self.numbers()
 
     def follow(self, progress: float, weight: Callable[[], Tensor]) -> None:
         self.set(progress)

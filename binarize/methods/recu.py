@@ -120,7 +120,7 @@ class ReCUState(WeightState):
             self.alpha.copy_(mean_magnitude(weight))
 
     def rule_parameters(self) -> tuple[Tensor, ...]:
-        return self.alpha, *self.values()
+        return self.alpha, *self.numbers()
 
 
 @register_method

@@ -29,6 +29,7 @@ from binarize.functional.sign import clip_gradient
 from binarize.functional.weights import filter_dims, mean_magnitude
 from binarize.layers import LayerRecipe, Quantizer, SignForm, Site
 from binarize.layers.norm import batch_norm
+from binarize.layers.quantizers import channel_shape
 from binarize.methods.base import Method, register_method
 from binarize.methods.parts import norm_for
 
@@ -101,16 +102,16 @@ class NormedSign(Quantizer):
     Args:
         rule: what follows the norm.
         norm: a BatchNorm, or None.
-        dim: channel dimension.
+        shape: that broadcasts one value per channel over activations.
     """
 
     rule: XNORSign
 
-    def __init__(self, rule: XNORSign, norm: nn.Module | None, *, dim: int = 1) -> None:
+    def __init__(self, rule: XNORSign, norm: nn.Module | None, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.rule = rule
         self.norm = norm
-        self._dim = dim
+        self._shape = shape
 
     @property
     def needs_negatives(self) -> bool:
@@ -123,8 +124,6 @@ class NormedSign(Quantizer):
         if self.norm is None:
             return x >= 0
         scale, shift = self._affine()
-        if self._dim == 1:
-            scale, shift = (v.view(-1, *(1,) * (x.dim() - 2)) for v in (scale, shift))
         return x * scale + shift >= 0
 
     def sign_form(self) -> SignForm | str:
@@ -136,10 +135,11 @@ class NormedSign(Quantizer):
         return SignForm(scale=scale, shift=shift)
 
     def _affine(self) -> tuple[Tensor, Tensor]:
-        """The norm in evaluation mode: scale and shift, (C,) float64."""
+        """The norm in evaluation mode: scale and shift, float64."""
         norm: Any = self.norm
         scale = norm.weight.detach().double() * torch.rsqrt(norm.running_var.double() + norm.eps)
-        return scale, norm.bias.detach().double() - norm.running_mean.double() * scale
+        shift = norm.bias.detach().double() - norm.running_mean.double() * scale
+        return scale.view(self._shape), shift.view(self._shape)
 
 
 @register_method
@@ -173,4 +173,5 @@ class XNORNet(Method):
 
     def _quantizer(self, site: Site) -> NormedSign:
         norm = batch_norm(site.in_channels, dim=site.dim, spatial=site.spatial) if self.input_norm else None
-        return NormedSign(XNORSign(self.activation_scale, site.kind == "token"), norm, dim=site.dim)
+        shape = channel_shape(site.in_channels, site.dim, site.spatial)
+        return NormedSign(XNORSign(self.activation_scale, site.kind == "token"), norm, shape)
