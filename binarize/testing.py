@@ -138,6 +138,7 @@ def _check_weights(name: str, layer: BinaryLayer) -> None:
     values = max(len(torch.unique(row)) for row in weight.reshape(weight.shape[0], -1))
     _expect(values <= 2, name, "must have two values per filter in its binary weights", str(values))
     latent = layer._latent_filters().detach().double()
+    latent = latent / latent.square().mean().sqrt()  # on both sides of where surrogates end
     _check_rule(f"{name}: weights", layer.weight_rule, latent, layer.weight_parameters())
 
 

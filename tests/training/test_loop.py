@@ -78,6 +78,28 @@ def test_a_stopped_run_goes_on_to_the_same_bits(when: str, tmp_path: Path) -> No
     assert same(tmp_path / "whole" / MODEL, tmp_path / "parts" / MODEL)
 
 
+def test_what_follows_the_progress_of_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    given = {**values(epochs=2), "method": {"name": "rbnn"}}
+    chosen = recipes.validate(given, "a test")
+    train(chosen, tmp_path / "whole")
+
+    def press(event: Event) -> None:
+        if event.epoch == 0 and event.step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(StoppedError):
+        train(chosen, tmp_path / "parts", report=press)
+    state = load_file(tmp_path / "parts" / STATE)
+    # set before the second of six steps; at the end of the whole run training is over
+    held = [float(t) for name, t in state.items() if name.endswith("quantizer.t")]
+    assert held == pytest.approx([0.01 * 1000 ** (1 / 6)] * len(held))
+    ended = load_file(tmp_path / "whole" / MODEL)
+    assert {float(t) for name, t in ended.items() if name.endswith("quantizer.t")} == {10.0}
+    train(chosen, tmp_path / "parts", resume=True)
+    assert same(tmp_path / "whole" / STATE, tmp_path / "parts" / STATE)
+    assert same(tmp_path / "whole" / MODEL, tmp_path / "parts" / MODEL)
+
+
 @pytest.mark.slow
 def test_bf16_and_channels_last_train_too(tmp_path: Path) -> None:
     plain = train(recipe(), tmp_path / "plain")
