@@ -21,8 +21,9 @@ FORMAT = "binarize-model"
 FORMAT_VERSION = 1
 """Of the files with latent weights that are written here; files of a higher version are refused."""
 PACKED_FORMAT = "binarize-packed"
-PACKED_VERSION = 1
-"""Of the packed files that are written here (`docs/format.md`); likewise."""
+PACKED_VERSION = 2
+"""The highest of packed files (`docs/format.md`); likewise. A file has the lowest that its layers need."""
+_SINCE = {"shifted_step": 2}  # quantizers that readers of version 1 do not know
 
 _SOURCES: dict[str, dict[str, type]] = {
     "timm": {"name": str, "kwargs": dict},
@@ -91,6 +92,10 @@ class PackedHeader(Header):
     layers: Mapping[str, Any] = field(default_factory=dict)
     kept: Mapping[str, str] = field(default_factory=dict)
     leftovers: str = "float32"
+
+    def _fields(self) -> dict[str, Any]:
+        kinds = [layer.get("quantizer", {}).get("kind") for layer in self.layers.values()]
+        return {**super()._fields(), "version": max([1, *(_SINCE.get(kind, 1) for kind in kinds)])}
 
 
 _KINDS: dict[str, type[Header]] = {FORMAT: Header, PACKED_FORMAT: PackedHeader}

@@ -19,6 +19,9 @@ def scale_and_shift(layer: LayerData) -> Epilogue:
         half = None if offset is None else offset / 2
         midpoint = 0.0 if layer.spec.quantizer.ranges else 1.0
         return Epilogue(mul=scale / 2, add=shift, offset=half, midpoint=midpoint)
+    if layer.spec.quantizer.kind == "shifted_step":  # (sign + 1) / 2
+        half = None if offset is None else offset / 2
+        return Epilogue(mul=scale / 2, add=shift, offset=half, midpoint=1.0)
     if layer.spec.quantizer.kind != "adabin":
         return Epilogue(mul=scale, add=shift, offset=offset)
     alpha = layer.vector("alpha")  # one factor of all activations: it may stand at the weights as well

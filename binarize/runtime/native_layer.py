@@ -363,7 +363,7 @@ def quantizer_arguments(data: LayerData) -> dict[str, Any]:
         return dict(steps_of(data))
     if kind == "redistributed":
         return {"mul": data.vector("k"), "add": data.vector("b")}
-    if kind == "shifted":
+    if kind in ("shifted", "shifted_step"):
         return {"add": data.vector("beta")}
     if kind == "adabin":
         # dividing by alpha turns the comparison around where it is negative

@@ -13,7 +13,7 @@ from binarize.errors import FormatError
 KINDS = ("conv", "transposed", "linear")
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 FITS = ("floor", "ceil", "crop")
-QUANTIZERS = ("sign", "step", "shifted", "redistributed", "adabin", "dab")
+QUANTIZERS = ("sign", "step", "shifted", "shifted_step", "redistributed", "adabin", "dab")
 THRESHOLDS = ("adaptive", "b", "mean", "none")
 SCALES = ("adaptive", "mad", "learned", "none")
 GRANULARITIES = ("channel", "layer")
@@ -40,7 +40,7 @@ class QuantizerSpec:
 
     def parameters(self, channels: int) -> dict[str, int]:
         """Name and length of each vector of parameters, in the order in which they are stored."""
-        if self.kind == "shifted":
+        if self.kind in ("shifted", "shifted_step"):
             return {"beta": channels}
         if self.kind == "redistributed":
             return {"k": channels, "b": channels}

@@ -44,6 +44,9 @@ def thresholds_of(layer: LayerData, x: Tensor) -> Thresholds:
         return Thresholds(steps=layer.spec.quantizer.ranges or ((0, layer.spec.in_channels),))
     if kind == "shifted":
         return Thresholds(add=layer.channels("beta", x))
+    if kind == "shifted_step":
+        half = torch.full((), 0.5, dtype=x.dtype, device=x.device)
+        return Thresholds(add=layer.channels("beta", x), midpoint=torch.ones_like(half), sample_scale=half)
     if kind == "redistributed":
         return Thresholds(mul=layer.channels("k", x), add=layer.channels("b", x))
     if kind == "adabin":

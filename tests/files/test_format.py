@@ -116,7 +116,7 @@ class Decoder:
         quantizer, cin, cout = spec["quantizer"], spec["in"], spec["out"]
         lengths = {"scale": cout} | ({"offset": cout} if spec.get("offset") else {}) | {"shift": cout}
         kind = quantizer["kind"]
-        if kind == "shifted":
+        if kind in ("shifted", "shifted_step"):
             lengths |= {"beta": cin}
         elif kind == "redistributed":
             lengths |= {"k": cin, "b": cin}
@@ -146,6 +146,8 @@ class Decoder:
             return 1.0, np.where(self._wide(stepped), x > 0, self._sign(x)).astype(np.float64)
         if kind == "shifted":
             return 1.0, self._sign(x + given["beta"])
+        if kind == "shifted_step":
+            return 1.0, (x + given["beta"] >= 0).astype(np.float64)
         if kind == "redistributed":
             return 1.0, self._sign(given["k"] * x + given["b"])
         if kind == "adabin":
@@ -259,6 +261,10 @@ def test_a_decoder_made_from_the_document(tmp_path: Path, float_dtype: str):
             "bisrnet": conv(6, 6, 3, padding=1, method="bisrnet"),
             "bnn": conv(6, 8, (1, 3), method="bnn"),
             "step": binary_layer(nn.Conv2d(6, 8, 3, padding=1), "bnn", nonnegative_input=True),
+            "xnor": conv(6, 8, 3, padding=1, method="xnor"),
+            "rbnn": conv(6, 8, 3, padding=1, method="rbnn"),
+            "elastic": binary_layer(nn.Conv2d(6, 8, 3, padding=1), "bit"),
+            "elastic_step": binary_layer(nn.Conv2d(6, 8, 3, padding=1), "bit", nonnegative_input=True),
             "two_sets": binary_layer(nn.Conv2d(6, 8, 3, 2, 1), "bnn"),
             "transposed": BinaryConvTranspose2d(6, 4, 3, 2, 1, 1, 2, method="bidense"),
             "adabin_up": BinaryConvTranspose2d(6, 6, 2, 2, method="adabin"),
@@ -273,6 +279,7 @@ def test_a_decoder_made_from_the_document(tmp_path: Path, float_dtype: str):
     loaded = binarize.load(path, model=net)
     decoder = Decoder(path.read_bytes())
     assert set(decoder.entry["layers"]) == set(net)
+    assert decoder.entry["version"] == 2  # because of `elastic_step`
     for name, layer in loaded.named_children():
         shape = {"tokens": (2, 5, 6), "pointwise": (2, 5, 3, 6)}.get(name, (2, 6, 8, 6))
         x = torch.randn(shape)

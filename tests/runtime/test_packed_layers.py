@@ -33,6 +33,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "bisrnet table": {"method": "bisrnet", "form": "table"},
     "bidense": {"method": "bidense"},
     "bidense layer": {"method": "bidense", "granularity": "layer"},
+    **{
+        name: {"method": name} for name in ("xnor", "bireal", "irnet", "recu", "reste", "rbnn", "fda", "bbcu")
+    },
+    "bit": {"method": "bit"},
+    "bit unsigned": {"method": "bit", "nonnegative_input": True},
+    "bnext": {"method": "bnext"},
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     **{f"row {row}": {"method": "bidense", "ablation": row} for row in range(1, 9)},
@@ -78,6 +84,7 @@ def away_from_start(layer: nn.Module) -> nn.Module:
             tensor.add_(torch.randn_like(tensor), alpha=0.3)
         elif tensor.is_floating_point():
             tensor.mul_(1.3)
+    binarize.set_progress(layer, 1.0)  # numbers of the training are those of its end
     return layer.eval()
 
 

@@ -129,7 +129,11 @@ def sign_form_of(quantizer: nn.Module) -> SignForm | str | None:
     return quantizer.sign_form() if says else None  # type: ignore[operator] - a Quantizer
 
 
-def _describe_sign(form: SignForm) -> QuantizerSpec:
+def _describe_sign(form: SignForm) -> QuantizerSpec | Refusal:
+    if form.unsigned and form.scale is not None:
+        return Refusal("its quantizer has a scale per channel in front of {0, 1}")
+    if form.unsigned:
+        return QuantizerSpec(kind="shifted_step")
     if form.scale is not None:
         return QuantizerSpec(kind="redistributed")
     return QuantizerSpec(kind="sign" if form.shift is None else "shifted")

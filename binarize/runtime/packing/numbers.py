@@ -16,6 +16,7 @@ _PARAMETERS = {
     "sign": (),
     "step": (),
     "shifted": ("beta",),
+    "shifted_step": ("beta",),
     "redistributed": ("k", "b"),
     "adabin": ("alpha", "beta"),
 }
@@ -43,7 +44,7 @@ def numbers_of(layer: Any, spec: PackedSpec) -> tuple[Tensor, Tensor] | Refusal:
     if layer.norm is not None and folds(layer.norm):
         factor, constant = _affine(layer.norm)
         scale, offset, shift = scale * factor, offset * factor, shift * factor + constant
-    quantizer, factor = _quantizer_vectors(layer.quantizer, spec.quantizer.kind)
+    quantizer, factor = _quantizer_vectors(layer.quantizer, spec.quantizer.kind, spec.in_channels)
     scale, offset = scale * factor, offset * factor
     vectors = {"scale": scale, "offset": offset, "shift": shift, **quantizer}
     flat = torch.cat([vectors[name].detach().reshape(-1).double() for name in spec.vectors()])
@@ -86,21 +87,15 @@ def _affine(norm: Any) -> tuple[Tensor, Tensor]:
     return factor, constant if norm.bias is None else constant + norm.bias.detach().double()
 
 
-def _quantizer_vectors(quantizer: Any, kind: str) -> tuple[dict[str, Tensor], float]:
+def _quantizer_vectors(quantizer: Any, kind: str, channels: int) -> tuple[dict[str, Tensor], float]:
     """The parameters of the packed quantizer, and a factor of its two values, which stands at the weights."""
     form = sign_form_of(quantizer)
     if isinstance(form, SignForm):
-        shift = (
-            form.shift
-            if form.shift is not None
-            else torch.zeros_like(form.scale)
-            if form.scale is not None
-            else None
-        )
+        shift = form.shift
+        if shift is None:  # only `sign` has none
+            shift = torch.zeros(channels, dtype=torch.double)
         given = (form.scale, shift) if kind == "redistributed" else (shift,)
-        vectors = {
-            name: value for name, value in zip(_PARAMETERS[kind], given, strict=False) if value is not None
-        }
+        vectors = {name: v for name, v in zip(_PARAMETERS[kind], given, strict=False) if v is not None}
         return vectors, 1.0 if form.factor is None else float(form.factor)
     if kind == "dab":
         return {name: getattr(quantizer, name) for name in quantizer.rule.names()}, 1.0
