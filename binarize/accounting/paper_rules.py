@@ -20,8 +20,10 @@ from binarize.layers import (
     BinaryLayer,
     Bypass,
     Maxout,
+    Quantizer,
     Redistribution,
     ShiftedSignQuantizer,
+    SignForm,
     SignSTE,
     StepSTE,
 )
@@ -129,7 +131,12 @@ def count_quantizer(quantizer: nn.Module) -> int | None:
         return 2
     if isinstance(quantizer, (SignSTE, StepSTE, ApproxSignQuantizer)):
         return 0
-    return 1 if isinstance(quantizer, ShiftedSignQuantizer) else None
+    if isinstance(quantizer, ShiftedSignQuantizer):
+        return 1
+    form = quantizer.sign_form() if isinstance(quantizer, Quantizer) else None
+    if not isinstance(form, SignForm):
+        return None
+    return sum(part is not None for part in (form.scale, form.shift, form.factor))
 
 
 def _weight_scale(layer: BinaryLayer) -> int:

@@ -61,6 +61,8 @@ class Method:
     name: ClassVar[str]
     paper: ClassVar[str]
     year: ClassVar[int | None] = None
+    bits: ClassVar[tuple[int, int]] = (1, 1)
+    """Of a weight and of an activation."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import binarize
 from binarize import cli
+from binarize.cli.method_picture import surrogates
 
 MODEL = "test_resnet?num_classes=3"
 NET = """
@@ -221,6 +224,45 @@ def test_methods(run: Run):
     assert "granularity" in result.out
     listed = json.loads(run("methods", "--json").out)
     assert listed["bidense"]["options"]["ablation"] == {"takes": "an integer", "default": 0}
+    assert listed["bidense"]["year"] == 2024
+    assert (listed["bnn"]["weight_bits"], listed["bnn"]["activation_bits"]) == (1, 1)
+    costs = {n: (m["per_channel"], m["constant"], m["activation_per_channel"]) for n, m in listed.items()}
+    assert costs["bidense"] == (5, 0, 3)  # a, k, b and the norm's two; RPReLU
+    assert costs["bnn"] == (2, 0, 0)
+    assert costs["bisrnet"] == (5, 1, 0)  # k and b, beta, RPReLU inside
+    assert costs["rbnn"] == (4, 0, 0)  # alpha, angle and the norm's two
+    assert costs["bit"] == (3, 1, 0)
+    assert {m["packed"] for m in listed.values()} <= {"kernels", "torch"}
+    assert all(bool(m["reason"]) == (m["packed"] != "kernels") for m in listed.values())
+
+
+def test_a_method_is_shown_with_its_gradients(run: Run):
+    shown = run("methods", "show", "irnet", "--set", "t_max=5", "--plot", "irnet.png")
+    assert shown.status == 0
+    assert "Departures:" in shown.out
+    assert "2 C" in shown.out
+    with Image.open("irnet.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    colours = {tuple(c) for c in np.unique(pixels, axis=0).tolist()}
+    assert {(0, 114, 178), (213, 94, 0), (0, 158, 115)} <= colours  # start, middle and end of training
+    again = run("methods", "show", "irnet", "--plot", "irnet.png")
+    assert (again.status, "exists already" in again.err) == (2, True)
+    assert run("methods", "show", "irnet", "--plot", "irnet.pdf").status == 2
+    assert "did you mean 'irnet'" in run("methods", "show", "irnett").err
+    assert json.loads(run("methods", "show", "xnor", "--json").out)["year"] == 2016
+
+
+@pytest.mark.parametrize("method", ["irnet", "recu", "bireal"])
+def test_curves_are_those_of_the_formulas(method: str):
+    values, activations, weights = surrogates(binarize.methods.create(method), 1.0)
+    if method == "irnet":
+        assert torch.allclose(activations, 10 / torch.cosh(10 * values) ** 2, atol=1e-4)
+    else:
+        assert torch.allclose(activations, (2 - 2 * values.abs()).clamp_min(0), atol=1e-5)
+    if method == "bireal":
+        assert torch.equal(weights, (values.abs() <= 1).float())
+    if method == "recu":
+        assert float(weights[1:-1].min()) > 0  # tau is 0.99
 
 
 def test_models(run: Run):

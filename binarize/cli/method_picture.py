@@ -1,0 +1,72 @@
+"""A picture of a method's gradients: what passes the sign of an activation, and that of a latent weight."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from binarize.methods import Method
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73")  # told apart by the colour-blind (Okabe and Ito), and by dashes
+_DASHES = ("-", "--", ":")
+_POINTS = 201
+
+
+def surrogates(method: Method, progress: float) -> tuple[Any, Any, Any]:
+    """Gradients of single binary activations and weights with regard to themselves.
+
+    The derivative of the k-th of 201 values in one sample, or in one filter, when it alone moves: as a layer
+    computes it, with its statistics of all 201.
+
+    Args:
+        method: the method.
+        progress: of the training, 0 to 1.
+
+    Returns:
+        Values from -2 to 2, and for each the derivative of the activation and of the weight, (201,) each.
+    """
+    import torch
+    from torch import nn
+
+    from binarize.functional import quantize
+    from binarize.layers import BinaryLayer, set_progress
+    from binarize.methods import binary_layer
+
+    values = torch.linspace(-2, 2, _POINTS)
+    x = values.repeat(_POINTS, 1)[:, :, None, None]
+    conv = nn.Conv2d(_POINTS, _POINTS, 1, bias=False)
+    conv.weight.data.copy_(x)
+    built = binary_layer(conv, method).eval()
+    set_progress(built, progress)
+    layer: Any = next(m for m in built.modules() if isinstance(m, BinaryLayer))
+    x.requires_grad_()
+    each = torch.eye(_POINTS)[:, :, None, None]
+    (activations,) = torch.autograd.grad(layer.quantizer(x), x, each)
+    weights = torch.autograd.grad(quantize(layer.weight_rule, x, *layer.weight_parameters()), x, each)[0]
+    return values, *(found.detach().flatten(1).diagonal() for found in (activations, weights))
+
+
+def picture(method: Method) -> bytes:
+    """A PNG; three curves each where they change during training."""
+    from matplotlib.figure import Figure  # without pyplot: no screen, no state
+
+    curves = {progress: surrogates(method, progress) for progress in (0.0, 0.5, 1.0)}
+    figure = Figure(figsize=(8.0, 3.4), dpi=120, layout="constrained")
+    for index, axes in enumerate(figure.subplots(1, 2), start=1):
+        lines = {progress: found[index] for progress, found in curves.items()}
+        changes = any(not line.equal(lines[0.0]) for line in lines.values())
+        for (progress, line), colour, dash in zip(lines.items(), _COLOURS, _DASHES, strict=True):
+            label = f"after {progress:.0%} of training" if changes else None
+            if changes or progress == 0.0:
+                axes.plot(curves[0.0][0], line, dash, color=colour, label=label, linewidth=2)
+        axes.set_title(("activations", "weights")[index - 1], fontsize=10)
+        axes.set_xlabel(("input x of the sign", "latent weight w")[index - 1])
+        axes.set_ylabel(("gradient that passes, dy / dx", "gradient that passes, dw' / dw")[index - 1])
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        axes.grid(alpha=0.3)
+        if changes:
+            axes.legend(fontsize=8)
+    figure.suptitle(f"{method.name} ({method.paper})", fontsize=11)
+    data = io.BytesIO()
+    figure.savefig(data, format="png", metadata={"Software": None})
+    return data.getvalue()
