@@ -5,7 +5,7 @@ alpha sign(z); for inputs without negative values, as behind a ReLU, alpha where
 Weights: mean(abs(w)) * sign(w - mean(w)) per filter.
 Backward: of signed activations 1 for abs(z) <= alpha, and dalpha = c sum g sign(z); of unsigned ones 1 for 0
 <= z <= alpha, and dalpha = c sum g d, d = round(z / alpha) - z / alpha there, 1 above, 0 below; c = 1 /
-sqrt(size of x). That of clamp(w - mean(w), -1, 1) for weights, the scale constant.
+sqrt(size of x in all processes). That of clamp(w - mean(w), -1, 1) for weights, the scale constant.
 During training: alpha starts from the first batch, 2 mean(abs(z)) signed, 4 mean(abs(z)) unsigned.
 Block: linear layers with their bias, the network's own norms and residual connections; GELU becomes ReLU,
 whose results are binarized unsigned. Convolutions: conv -> BN.
@@ -35,6 +35,12 @@ _LEAST = 1e-5
 """Of alpha."""
 
 
+def _processes() -> int:
+    """How many share a batch."""
+    shared = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if shared else 1
+
+
 @dataclass(frozen=True)
 class Elastic(Rule):
     """The formulas above. Takes alpha and move.
@@ -56,7 +62,7 @@ class Elastic(Rule):
     ) -> Gradients:
         alpha, move = params[0].clamp_min(_LEAST), params[1]
         z = x + move
-        scale = 1 / math.sqrt(x.numel())
+        scale = 1 / math.sqrt(x.numel() * _processes())
         if self.unsigned:
             part = z / alpha
             upper = (part >= 0.5).to(x.dtype)
@@ -97,9 +103,9 @@ class ElasticSign(Quantizer):
         if self.training and not self._asked:
             with torch.no_grad():
                 size = (4 if self.rule.unsigned else 2) * (x + self.move).abs().float().mean()
-                if distributed.is_available() and distributed.is_initialized():
+                if _processes() > 1:
                     distributed.all_reduce(size)
-                    size = size / distributed.get_world_size()
+                    size = size / _processes()
                 size = size.to(self.alpha.dtype)
                 self.alpha.copy_(torch.where(self.started | (size <= 0), self.alpha, size))
                 self.started.fill_(True)

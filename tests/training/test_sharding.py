@@ -82,7 +82,9 @@ def test_a_split_network_learns_the_same_as_a_whole_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [None, "bnn", "reactnet", "adabin", "bisrnet"])
+@pytest.mark.parametrize(
+    "method", [None, "bnn", "reactnet", "adabin", "bisrnet", "xnor", "rbnn", "recu", "bit"]
+)
 @pytest.mark.parametrize("network", ["small", "small-tied"])
 def test_any_network_can_be_split(tmp_path: Path, method: str | None, network: str) -> None:
     values = small_net.values(epochs=1, ema=0.5, clip=0.5)
