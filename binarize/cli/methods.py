@@ -52,10 +52,14 @@ def methods(context: click.Context, as_json: bool) -> None:
         costs.add_row(name, bits, found.parameters, _packed(found))
     out.print(costs)
     out.print()
-    options = _table("option", "default", "takes")
+    options, shared = _table("option", "default", "takes"), ""
     for name, cls in classes.items():
         for option, kind, value in option_rows(cls):
-            options.add_row(f"{name}: {option}", _text(value), kind)
+            if (option, value) == ("bypass", "own"):
+                shared = kind
+            else:
+                options.add_row(f"{name}: {option}", _text(value), kind)
+    options.add_row("all others: bypass", "own", shared)
     out.print("Options, for --set option=value:", markup=False)
     out.print(options)
     say("Formulas and gradients: binarize methods show NAME --plot FILE.png")

@@ -12,7 +12,7 @@ from binarize.conv_sizes import same_pads, static_same_pads
 from binarize.functional import Geometry
 from binarize.layers.base import BinaryLayer
 from binarize.layers.bypass import Bypass, fit_of
-from binarize.layers.recipe import LayerRecipe, MethodLike, Site, resolve
+from binarize.layers.recipe import LayerRecipe, MethodLike, Site, recipe_of, resolve, with_bypass_option
 
 _TAKEN = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -135,7 +135,7 @@ class BinaryConv1d(_BinaryConv, nn.Conv1d):
         *,
         method: str | MethodLike = "bidense",
         norm: bool = True,
-        bypass: bool = True,
+        bypass: bool | str = True,
         **options: Any,
     ) -> None:
         nn.Conv1d.__init__(
@@ -151,7 +151,8 @@ class BinaryConv1d(_BinaryConv, nn.Conv1d):
             padding_mode,
         )
         site = _site(self)
-        self._set_up(resolve(method, options).recipe(site), site, norm=norm, bypass=bypass)
+        bypass, options = with_bypass_option(bypass, options)
+        self._set_up(recipe_of(resolve(method, options), site), site, norm=norm, bypass=bypass)
 
 
 class BinaryConv2d(_BinaryConv, nn.Conv2d):
@@ -169,7 +170,7 @@ class BinaryConv2d(_BinaryConv, nn.Conv2d):
         padding_mode: as nn.Conv2d.
         method: name or method object.
         norm: False leaves the method's normalization out.
-        bypass: False leaves the method's bypass out.
+        bypass: False leaves the method's bypass out; a text is the method's option of that name.
         **options: of the method, if it is given by name.
 
     Raises:
@@ -193,7 +194,7 @@ class BinaryConv2d(_BinaryConv, nn.Conv2d):
         *,
         method: str | MethodLike = "bidense",
         norm: bool = True,
-        bypass: bool = True,
+        bypass: bool | str = True,
         **options: Any,
     ) -> None:
         nn.Conv2d.__init__(
@@ -209,7 +210,8 @@ class BinaryConv2d(_BinaryConv, nn.Conv2d):
             padding_mode,
         )
         site = _site(self)
-        self._set_up(resolve(method, options).recipe(site), site, norm=norm, bypass=bypass)
+        bypass, options = with_bypass_option(bypass, options)
+        self._set_up(recipe_of(resolve(method, options), site), site, norm=norm, bypass=bypass)
 
 
 class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
@@ -235,7 +237,7 @@ class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
         *,
         method: str | MethodLike = "bidense",
         norm: bool = True,
-        bypass: bool = True,
+        bypass: bool | str = True,
         **options: Any,
     ) -> None:
         nn.ConvTranspose2d.__init__(
@@ -251,7 +253,8 @@ class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
             dilation,
         )
         site = _site(self)
-        self._set_up(resolve(method, options).recipe(site), site, norm=norm, bypass=bypass)
+        bypass, options = with_bypass_option(bypass, options)
+        self._set_up(recipe_of(resolve(method, options), site), site, norm=norm, bypass=bypass)
 
     def _set_up(self, recipe: LayerRecipe, site: Site, *, norm: bool, bypass: bool) -> None:
         if not recipe.bias:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from binarize.layers.base import BinaryLayer
 from binarize.layers.bypass import Bypass
-from binarize.layers.recipe import LayerRecipe, MethodLike, Site, resolve
+from binarize.layers.recipe import LayerRecipe, MethodLike, Site, recipe_of, resolve, with_bypass_option
 
 
 class BinaryLinear(BinaryLayer, nn.Linear):
@@ -22,7 +22,7 @@ class BinaryLinear(BinaryLayer, nn.Linear):
             convolution parts are used with the channel in the last dim.
         method: name or method object.
         norm: False leaves the method's normalization out.
-        bypass: False leaves the method's bypass out.
+        bypass: False leaves the method's bypass out; a text is the method's option of that name.
         **options: of the method, if it is given by name.
 
     Raises:
@@ -41,12 +41,13 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         kind: Literal["token", "pointwise"] = "token",
         method: str | MethodLike = "bidense",
         norm: bool = True,
-        bypass: bool = True,
+        bypass: bool | str = True,
         **options: Any,
     ) -> None:
         nn.Linear.__init__(self, in_features, out_features, bias)
         site = Site(kind=kind, in_channels=in_features, out_channels=out_features, has_bias=bias)
-        self._set_up(resolve(method, options).recipe(site), site, norm=norm, bypass=bypass)
+        bypass, options = with_bypass_option(bypass, options)
+        self._set_up(recipe_of(resolve(method, options), site), site, norm=norm, bypass=bypass)
 
     def _set_up(self, recipe: LayerRecipe, site: Site, *, norm: bool, bypass: bool) -> None:
         if not recipe.bias:

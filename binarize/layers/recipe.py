@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, Protocol, get_args
 
 from torch import nn
 
 from binarize.errors import ConfigError
 from binarize.functional import Rule
+from binarize.layers.activations import RPReLU
 from binarize.layers.training_state import WeightState
 from binarize.registry import Registry
 
@@ -104,6 +106,47 @@ class LayerRecipe:
 
 Recipe = LayerRecipe
 """The name of earlier versions."""
+
+BypassChoice = Literal["own", "cfb", "identity", "duplicate", "bisrnet", "none"]
+"""Which bypass a method's layers have.
+
+`own`: the method's. `cfb`: BiDense's channel-adaptive one around each layer. `identity`: where channels agree,
+average-pooled at a stride. `duplicate`: the same and, where channels double, the input twice (ReActNet).
+`bisrnet`: its units for the layers, and its modules of units where shapes change. `none`: none.
+"""
+
+
+def recipe_of(method: MethodLike, site: Site) -> LayerRecipe:
+    """The parts of the layer at `site`, with the bypass that the method's option `bypass` asks for."""
+    recipe = method.recipe(site)
+    choice = chosen_bypass(method)
+    if choice == "own":
+        return recipe
+    if choice == "bisrnet":
+        return unit_recipe(recipe, site)
+    same, doubled = (site.out_channels == n * site.in_channels for n in (1, 2))
+    bypass = {"cfb": True, "identity": same, "duplicate": same or doubled, "none": False}[choice]
+    return replace(recipe, bypass=bypass)
+
+
+def with_bypass_option(bypass: bool | str, options: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
+    """A layer's argument `bypass`: whether it has one; or, as text, the method's option of that name."""
+    return (True, {**options, "bypass": bypass}) if isinstance(bypass, str) else (bypass, options)
+
+
+def unit_recipe(recipe: LayerRecipe, site: Site) -> LayerRecipe:
+    """A recipe as BiSRNet's unit y = RPReLU(conv(.)) + x where the shape stays; elsewhere without bypass."""
+    if not site.keeps_shape or site.kind == "token":
+        return replace(recipe, bypass=site.keeps_shape)
+    inner = partial(RPReLU, site.out_channels, dim=site.dim, spatial=site.spatial)
+    return replace(recipe, norm="none", inner=inner, bypass=True)
+
+
+def chosen_bypass(method: object) -> str:
+    """The method's option `bypass`; `own` if it decides itself what that means."""
+    choice = getattr(method, "bypass", "own")
+    known = isinstance(choice, str) and choice in get_args(BypassChoice)
+    return choice if known and choice not in getattr(method, "own_bypasses", ()) else "own"
 
 
 class MethodLike(Protocol):

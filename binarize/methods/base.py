@@ -14,7 +14,7 @@ from torch import nn
 
 from binarize.earlier_names import earlier_fields
 from binarize.errors import ConfigError, unknown_name, with_article
-from binarize.layers.recipe import METHODS, LayerRecipe, Site
+from binarize.layers.recipe import METHODS, BypassChoice, LayerRecipe, Site
 from binarize.option_texts import readings
 
 Form = Literal["default", "table"]
@@ -56,6 +56,9 @@ class Method:
     - `activation`: what replaces the network's activations;
     - `refuses`: why a site cannot be represented (it then stays float);
     - `drops_residual`: whether the outer add around a branch of bypassed layers is removed.
+
+    Attributes:
+        bypass: `own` is the method's; any other takes its place (see `BypassChoice`).
     """
 
     name: ClassVar[str]
@@ -63,6 +66,10 @@ class Method:
     year: ClassVar[int | None] = None
     bits: ClassVar[tuple[int, int]] = (1, 1)
     """Of a weight and of an activation."""
+    own_bypasses: ClassVar[tuple[str, ...]] = ()
+    """Values of the option `bypass` that the method's own `recipe` follows, beside `own`."""
+
+    bypass: BypassChoice = "own"
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -144,8 +151,9 @@ class Method:
         raise ConfigError(f"{cls.name}: {name}={text}: expected {describe_type(known[name])}.")
 
     def options(self) -> dict[str, Any]:
-        """The values of all options, as JSON holds them."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """The values of all options, as JSON holds them; a method's own bypass goes without saying."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in given.items() if (name, value) != ("bypass", "own")}
 
     def as_dict(self) -> dict[str, Any]:
         """Name and options as plain values; `from_dict` is the inverse."""

@@ -50,7 +50,7 @@ class BiDense(Method):
         residual: `drop` removes the outer add around branches of bypassed layers.
         granularity: the DAB's scale per `channel` or per `layer`; only `layer` is an XNOR-popcount.
         binarizer: `dab`, or `sign` without threshold and scale.
-        bypass: `cfb`, or `identity` for a bypass only where shapes agree.
+        bypass: `cfb`, or `identity` for a bypass only where shapes agree; others see `BypassChoice`.
         threshold: of the DAB: `adaptive` k mean(x) + b, `b`, `mean` (k mean(x)) or `none`.
         scale: of the DAB: `adaptive`, `mad`, `learned` or `none`.
         ablation: row 1 to 8 of Table 4; sets the one option of the above that the row changes.
@@ -59,12 +59,13 @@ class BiDense(Method):
     name: ClassVar[str] = "bidense"
     paper: ClassVar[str] = "arXiv 2411.10346"
     year: ClassVar[int | None] = 2024
+    own_bypasses: ClassVar[tuple[str, ...]] = ("cfb", "identity")
 
     form: Form = "default"
     residual: Literal["drop", "keep"] = "drop"
     granularity: Granularity = "channel"
     binarizer: Literal["dab", "sign"] = "dab"
-    bypass: Literal["cfb", "identity"] = "cfb"
+    bypass: Literal["cfb", "identity", "duplicate", "bisrnet", "none"] = "cfb"
     threshold: Threshold = "adaptive"
     scale: Scale = "adaptive"
     ablation: int = 0

@@ -131,53 +131,67 @@ class BiSRNet(Method):
         return self.residual == "drop" and self.form == "default"
 
     def composes(self, site: Site) -> bool:
-        if site.kind == "token" or site.keeps_shape or site.groups != 1 or site.spatial not in (0, 2):
-            return False
-        small, large = sorted((site.in_channels, site.out_channels))
-        whole = large % small == 0 and len(set(site.stride)) <= 1
-        if site.kind == "conv" and site.fit == "crop":
-            return False
-        if self.form == "table":
-            return site.stride == (2, 2) and site.out_channels == 2 * site.in_channels and not site.transposed
-        return whole and (not site.transposed or site.out_channels <= site.in_channels)
+        transition = (
+            site.stride == (2, 2) and site.out_channels == 2 * site.in_channels and not site.transposed
+        )
+        return changes_by_units(site) and (self.form == "default" or transition)
 
     def compose(self, site: Site, weight: nn.Parameter, **geometry: Any) -> nn.Module | None:
-        if not self.composes(site):
-            return None
-        grows = site.out_channels >= site.in_channels
-        count = max(site.in_channels, site.out_channels) // min(site.in_channels, site.out_channels)
-        stride = site.stride[0] if site.stride else 1
-        latent = weight.detach()
-        if site.transposed:  # (Cin, Cout, ...), spatially flipped against a convolution's kernel
-            latent = latent.transpose(0, 1).flip(*range(2, latent.dim()))
-        pieces = latent.chunk(count, 0 if grows else 1)
-        unit_method = BiSRNet()
-        units: list[nn.Module] = []
-        for piece in pieces:
-            channels = piece.shape[0]
-            if site.kind == "pointwise":
-                unit: nn.Module = BinaryLinear(
-                    channels, channels, False, kind="pointwise", method=unit_method
-                )
-            else:
-                piece = _odd_kernel(piece)
-                dilation = geometry.get("dilation", (1, 1)) if stride == 1 and not site.transposed else (1, 1)
-                padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, piece.shape[2:], strict=True))
-                unit = BinaryConv2d(
-                    channels,
-                    channels,
-                    (piece.shape[2], piece.shape[3]),
-                    padding=(padding[0], padding[1]),
-                    dilation=dilation,
-                    method=unit_method,
-                )
-            # contiguous, as when read from a file: the rounding of convolutions depends on the memory order
-            latent_piece = piece.clone(memory_format=torch.contiguous_format)
-            unit.weight = nn.Parameter(latent_piece, requires_grad=weight.requires_grad)
-            units.append(unit)
-        pool = site.stride if stride > 1 and not site.transposed else ()
-        up = stride if site.transposed else 1
-        return BiSRUnits(units, grows=grows, dim=site.dim, pool=pool, ceil=site.fit == "ceil", up=up)
+        return units_of(BiSRNet(), site, weight, **geometry) if self.composes(site) else None
+
+
+def changes_by_units(site: Site) -> bool:
+    """Whether a layer that changes its input's shape can be built from units."""
+    if site.kind == "token" or site.keeps_shape or site.groups != 1 or site.spatial not in (0, 2):
+        return False
+    if site.kind == "conv" and site.fit == "crop":
+        return False
+    small, large = sorted((site.in_channels, site.out_channels))
+    whole = large % small == 0 and len(set(site.stride)) <= 1
+    return whole and (not site.transposed or site.out_channels <= site.in_channels)
+
+
+def units_of(method: Method, site: Site, weight: nn.Parameter, **geometry: Any) -> nn.Module:
+    """The layer at `site`, for which `changes_by_units` holds, from units by this method.
+
+    Args:
+        method: of which a convolution that keeps its shape is a unit.
+        site: of the layer.
+        weight: latent weights; each unit takes a part of them.
+        **geometry: `dilation`.
+    """
+    grows = site.out_channels >= site.in_channels
+    count = max(site.in_channels, site.out_channels) // min(site.in_channels, site.out_channels)
+    stride = site.stride[0] if site.stride else 1
+    latent = weight.detach()
+    if site.transposed:  # (Cin, Cout, ...), spatially flipped against a convolution's kernel
+        latent = latent.transpose(0, 1).flip(*range(2, latent.dim()))
+    pieces = latent.chunk(count, 0 if grows else 1)
+    units: list[nn.Module] = []
+    for piece in pieces:
+        channels = piece.shape[0]
+        if site.kind == "pointwise":
+            unit: Any = BinaryLinear(channels, channels, False, kind="pointwise", method=method)
+        else:
+            piece = _odd_kernel(piece)
+            dilation = geometry.get("dilation", (1, 1)) if stride == 1 and not site.transposed else (1, 1)
+            padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, piece.shape[2:], strict=True))
+            unit = BinaryConv2d(
+                channels,
+                channels,
+                (piece.shape[2], piece.shape[3]),
+                padding=(padding[0], padding[1]),
+                dilation=dilation,
+                method=method,
+            )
+        # contiguous, as when read from a file: the rounding of convolutions depends on the memory order
+        latent_piece = piece.clone(memory_format=torch.contiguous_format)
+        unit.weight = nn.Parameter(latent_piece, requires_grad=weight.requires_grad)
+        unit._start_weight_state()
+        units.append(unit)
+    pool = site.stride if stride > 1 and not site.transposed else ()
+    up = stride if site.transposed else 1
+    return BiSRUnits(units, grows=grows, dim=site.dim, pool=pool, ceil=site.fit == "ceil", up=up)
 
 
 def _odd_kernel(weight: Tensor) -> Tensor:

@@ -20,8 +20,9 @@ from binarize.layers import (
     StepSTE,
 )
 from binarize.layers.base import Padding
-from binarize.layers.recipe import Kind, MethodLike, Site, resolve
+from binarize.layers.recipe import Kind, MethodLike, Site, recipe_of, resolve, with_bypass_option
 from binarize.methods.base import Method
+from binarize.methods.bypasses import compose
 from binarize.methods.float_layer import own_form, site_of
 from binarize.methods.forms import Form
 from binarize.random_state import drawing_from
@@ -70,7 +71,7 @@ def build(
     layer: Any = float_layer  # one of several classes, each checked by `why_not`
     composite = None
     if bypass:
-        composite = method.compose(site, _latent(layer, form), dilation=_dilation(layer, form))
+        composite = compose(method, site, _latent(layer, form), dilation=_dilation(layer, form))
     if composite is not None:
         for name in _GEOMETRY & vars(layer).keys():  # what forwards ask their layers for
             setattr(composite, name, getattr(layer, name))
@@ -79,7 +80,7 @@ def build(
         return _as(layer, composite)
     binary = next(binary for base, binary in _BASES.items() if isinstance(layer, base))
     given = {} if form is None else _geometry(layer, site, form)
-    built = binary.from_float(layer, method.recipe(site), site, norm=norm, bypass=bypass, **given)
+    built = binary.from_float(layer, recipe_of(method, site), site, norm=norm, bypass=bypass, **given)
     _expect_statistics(built)
     return built
 
@@ -109,7 +110,7 @@ def binary_layer(
     method: str | MethodLike = "bidense",
     *,
     norm: bool = True,
-    bypass: bool = True,
+    bypass: bool | str = True,
     kind: Kind | None = None,
     generator: torch.Generator | None = None,
     nonnegative_input: bool = False,
@@ -122,7 +123,7 @@ def binary_layer(
             convolutions too); it is left untouched.
         method: name or method object.
         norm: False leaves the method's normalization out.
-        bypass: False leaves the method's bypass out.
+        bypass: False leaves the method's bypass out; a text is the method's option of that name.
         kind: `pointwise` for a linear layer that works on maps (N, H, W, C).
         generator: of the CPU, for the start values that a method draws; by default they are the same in every
             call, `torch.default_generator` draws them from torch's global state.
@@ -136,6 +137,7 @@ def binary_layer(
         ConfigError: a layer without a binary replacement or one that the method refuses, an unknown method
             or option.
     """
+    bypass, options = with_bypass_option(bypass, options)
     chosen = resolve(method, options)
     try:
         site = site_of(layer, kind=kind)

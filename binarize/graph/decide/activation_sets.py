@@ -13,6 +13,7 @@ from binarize.graph.decide.intervals import ANYWHERE, Interval, of_module
 from binarize.graph.decide.signs import Ranges, Signs
 from binarize.graph.plan_sentences import Code, Statement
 from binarize.graph.trace.roles import fused_activation
+from binarize.methods.bypasses import composes
 
 _CONSTANT = {"sign": Code.ALWAYS_POSITIVE_SIGN, "step": Code.ALWAYS_ONE}
 
@@ -23,7 +24,7 @@ def decide_sets(draft: Draft) -> None:
     for site in draft.sites.values():
         seen = site.site()
         site.nonnegative = _channels(draft, signs, site)
-        if site.nonnegative and not draft.method.composes(seen):
+        if site.nonnegative and not composes(draft.method, seen):
             quantizer = quantizer_of(draft, site)
             site.values = getattr(quantizer, "values", "")
             if getattr(quantizer, "needs_negatives", False):

@@ -13,6 +13,7 @@ from binarize.graph.plan_sentences import Code, Statement
 from binarize.graph.trace.dataflow import PASSIVE
 from binarize.graph.trace.roles import OWN_ACTIVATIONS, fused_activation
 from binarize.methods.base import ActivationSite
+from binarize.methods.bypasses import composes
 
 _NEAR = PASSIVE | {"norm", "pool", "pad", "add", "scale", "split", "cat"}
 
@@ -143,7 +144,7 @@ def _put(draft: Draft, node: fx.Node, place: ActivationSite, *, fused: bool, not
 
 
 def _has_activation_inside(draft: Draft, site: SiteDraft) -> bool:
-    if draft.method.composes(site.site()):
+    if composes(draft.method, site.site()):
         return True
     return site.recipe(draft.method).inner is not None
 

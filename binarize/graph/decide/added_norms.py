@@ -21,6 +21,7 @@ from binarize.graph.decide.signal_moments import NORMED, Signal, signal_at, term
 from binarize.graph.plan import Edit, Swap
 from binarize.graph.plan_sentences import Code, Statement
 from binarize.graph.trace.dataflow import LAYOUT
+from binarize.methods.bypasses import drops_residual
 
 MOST_SIGNALS = 2
 """Bypassed signals that a sum may hold without a norm: a lateral map and the one from above it."""
@@ -30,7 +31,7 @@ MOST_DEVIATION = 2.85 * 0.584
 
 def decide_growth(draft: Draft) -> None:
     """Put norms where signals would grow; in the order of the run, for each changes what comes behind it."""
-    if not draft.method.drops_residual:
+    if not drops_residual(draft.method):
         return  # the network's own sums must stay as they are
     signals: dict[fx.Node, Signal] = {}
     for node in draft.flow.nodes:

@@ -16,7 +16,7 @@ from binarize.graph.plan_sentences import Code, Statement
 from binarize.graph.trace.dataflow import PASSIVE, Flow
 from binarize.graph.trace.layer_step import LayerStep
 from binarize.graph.trace.module_graph import ModuleGraph, acts, for_both_modes
-from binarize.layers.recipe import Kind, LayerRecipe, Site
+from binarize.layers.recipe import Kind, LayerRecipe, Site, recipe_of
 from binarize.methods.base import Method
 from binarize.methods.float_layer import site_of
 from binarize.methods.forms import Form
@@ -236,7 +236,7 @@ class SiteDraft:
 
     def recipe(self, method: Method) -> LayerRecipe:
         """The method's parts for this layer."""
-        return method.recipe(self.site())
+        return recipe_of(method, self.site())
 
     def strided(self) -> bool:
         """The layer's output has other positions than its input."""

@@ -12,6 +12,7 @@ from binarize.graph.plan_sentences import Code, Statement
 from binarize.graph.trace.dataflow import LAYOUT, PASSIVE
 from binarize.graph.trace.roles import RESPONSE_NORMS, fused_activation, fused_drop, is_batch_norm
 from binarize.layers.recipe import NormKind
+from binarize.methods.bypasses import composes
 
 _ATTENTION = {"attention", "matmul"}
 
@@ -132,7 +133,7 @@ def _behind(draft: Draft, site: SiteDraft) -> None:
 
 
 def _norm_kind(draft: Draft, site: SiteDraft) -> NormKind:
-    return "none" if draft.method.composes(site.site()) else site.recipe(draft.method).norm
+    return "none" if composes(draft.method, site.site()) else site.recipe(draft.method).norm
 
 
 def _new_norm(kind: NormKind) -> Statement:

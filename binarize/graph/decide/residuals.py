@@ -19,6 +19,7 @@ from binarize.graph.decide.draft import Draft, SiteDraft
 from binarize.graph.plan import Edit
 from binarize.graph.plan_sentences import Code, Statement
 from binarize.graph.trace.dataflow import PASSIVE
+from binarize.methods.bypasses import drops_residual
 
 _CARRIERS = {"layout", "drop", "act", "norm", "cat", "split", "add", "scale"}
 
@@ -55,7 +56,7 @@ def _terms(draft: Draft, root: fx.Node, inner: set[fx.Node]) -> list[tuple[fx.No
 
 
 def _decide(draft: Draft, root: fx.Node, terms: list[tuple[fx.Node, fx.Node]]) -> None:
-    if not draft.method.drops_residual:
+    if not drops_residual(draft.method):
         return
     remaining = list(terms)
     for shortcut, addition in terms:

@@ -13,6 +13,8 @@ from binarize.graph.decide.draft import Draft, SiteDraft
 from binarize.graph.decide.outputs import Output, shaping_function
 from binarize.graph.plan import LayerPlan, OutputPlan
 from binarize.graph.plan_sentences import Code, Statement, joined
+from binarize.layers.recipe import chosen_bypass
+from binarize.methods.bypasses import composes
 
 
 def layer_rows(draft: Draft, layers: dict[str, nn.Module]) -> tuple[LayerPlan, ...]:
@@ -57,12 +59,13 @@ def _bypass_name(draft: Draft, site: SiteDraft) -> str:
     seen = site.site()
     if not site.bypass:
         return "none"
-    if draft.method.composes(seen):
+    if composes(draft.method, seen):
         return "units"
     kind = bypass_kind(seen.in_channels, seen.out_channels)
     if kind == "identity":
         return "pool" if any(s > 1 for s in seen.stride) and not seen.transposed else "identity"
-    return f"CFB {kind}"
+    twice = seen.out_channels == 2 * seen.in_channels and chosen_bypass(draft.method) == "duplicate"
+    return "duplicate" if twice else f"CFB {kind}"
 
 
 def _kind_name(module: nn.Module) -> str:

@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from binarize.graph.decide.draft import Draft, SiteDraft
 from binarize.graph.decide.sign_rules import name_of
+from binarize.methods.bypasses import composes
 
 _AVERAGED = 0.4
 """The share of the variance that average pooling by a stride of 2 keeps (0.25 of noise, 1 of flat maps)."""
@@ -110,7 +111,7 @@ def terms_of(draft: Draft, node: fx.Node) -> list[fx.Node]:
 
 def _layer(draft: Draft, x: Signal, site: SiteDraft) -> Signal:
     seen = site.site()
-    units = draft.method.composes(seen)
+    units = composes(draft.method, seen)
     fresh = NORMED if not units and site.recipe(draft.method).norm != "none" else Signal(0.1, 0.25, 0)
     if not site.bypass:
         return fresh
