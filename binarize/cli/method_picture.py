@@ -43,7 +43,7 @@ def surrogates(method: Method, progress: float) -> tuple[Any, Any, Any]:
     each = torch.eye(_POINTS)[:, :, None, None]
     (activations,) = torch.autograd.grad(layer.quantizer(x), x, each)
     weights = torch.autograd.grad(quantize(layer.weight_rule, x, *layer.weight_parameters()), x, each)[0]
-    return values, *(found.detach().flatten(1).diagonal() for found in (activations, weights))
+    return values, activations.flatten(1).diagonal(), weights.flatten(1).diagonal()
 
 
 def picture(method: Method) -> bytes:

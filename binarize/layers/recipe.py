@@ -110,7 +110,7 @@ Recipe = LayerRecipe
 BypassChoice = Literal["own", "cfb", "identity", "duplicate", "bisrnet", "none"]
 """Which bypass a method's layers have.
 
-`own`: the method's. `cfb`: BiDense's channel-adaptive one around each layer. `identity`: where channels agree,
+`own`: the method's. `cfb`: BiDense's, channel-adaptive, around each layer. `identity`: where channels agree,
 average-pooled at a stride. `duplicate`: the same and, where channels double, the input twice (ReActNet).
 `bisrnet`: its units for the layers, and its modules of units where shapes change. `none`: none.
 """
