@@ -139,7 +139,7 @@ def run(method: str, network: str, folder: Path) -> None:
         assert torch.equal(again(x), binarize.deploy(model)(x))
 
 
-@pytest.mark.parametrize("method", ["xnor", "rbnn", "bit"])
+@pytest.mark.parametrize("method", ["rbnn", "bit"])
 def test_a_small_network_from_conversion_to_export(method: str, tmp_path: Path) -> None:
     run(method, "unet", tmp_path)
 
