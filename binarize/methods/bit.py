@@ -108,8 +108,8 @@ class ElasticSign(Quantizer):
                     size = size / _processes()
                 size = size.to(self.alpha.dtype)
                 self.alpha.copy_(torch.where(self.started | (size <= 0), self.alpha, size))
-                self.started.fill_(True)
-            self._asked = True
+                self.started.logical_or_(size > 0)
+            self._asked = bool(self.started)
         return x
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:

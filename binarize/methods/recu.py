@@ -86,6 +86,9 @@ class ReCUQuantizer(Quantizer):
     def sign_form(self) -> SignForm:
         return SignForm()
 
+    def extra_repr(self) -> str:
+        return repr(self._rules[0])  # in any mode: networks are compared by it
+
 
 @dataclass(frozen=True)
 class ReCUWeights(Rule):

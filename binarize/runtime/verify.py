@@ -241,7 +241,11 @@ def verify(trained: nn.Module, packed: nn.Module, inputs: Iterable[Tensor]) -> V
     layers = {name: m for name, m in trained.named_modules() if isinstance(m, BinaryLayer)}
     pairs = {name: (layers[name], ours) for name, ours in deployed_layers(packed).items() if name in layers}
     if not pairs:
-        raise ConfigError("verify: no layer of the packed network is a binary one of the trained network.")
+        refused = getattr(getattr(packed, "deploy_report", None), "refused", None) or {}
+        why = next((f" {name} is not packed: {reason}." for name, reason in refused.items()), "")
+        raise ConfigError(
+            f"verify: no layer of the packed network is a binary one of the trained network.{why}"
+        )
     errors = {name: LayerError(name, allowed=CLOSE + ours.tolerance()) for name, (_, ours) in pairs.items()}
     outputs: dict[str, OutputError] = {}
     count, first = 0, torch.empty(0)

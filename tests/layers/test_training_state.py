@@ -15,6 +15,7 @@ import binarize
 from binarize.errors import ConfigError
 from binarize.layers import BinaryConv2d, BinaryLinear
 from binarize.methods.rbnn import Rotations
+from binarize.runtime.verify import verify
 
 
 def conv(method: str, **options: Any) -> BinaryConv2d:
@@ -163,6 +164,10 @@ def test_weights_of_bnext_become_signs() -> None:
     net = nn.Sequential(layer).eval()
     report = binarize.deploy(net).deploy_report
     assert "not binary yet (temperature 1)" in report.refused["0"]
+    with pytest.raises(
+        ConfigError, match=r"0 is not packed: its weights are not binary yet \(temperature 1\)"
+    ):
+        verify(net, binarize.deploy(net), [torch.randn(1, 4, 5, 5)])
     binarize.set_progress(net, 0.31)
     assert layer.binary_weight().abs().eq(1).all()
     assert not binarize.deploy(net).deploy_report.refused

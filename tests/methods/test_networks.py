@@ -139,9 +139,23 @@ def run(method: str, network: str, folder: Path) -> None:
         assert torch.equal(again(x), binarize.deploy(model)(x))
 
 
-@pytest.mark.parametrize("method", ["xnor", "rbnn", "bit"])
+@pytest.mark.parametrize("method", ["rbnn", "bit"])
 def test_a_small_network_from_conversion_to_export(method: str, tmp_path: Path) -> None:
     run(method, "unet", tmp_path)
+
+
+def test_bit_knows_the_signs_behind_its_own_relu() -> None:
+    float_net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.GELU(), nn.Conv2d(8, 8, 3), nn.GELU(), nn.Conv2d(8, 8, 3)
+    )
+    float_net.append(nn.Conv2d(8, 2, 1))
+    made = binarize.plan(float_net, "bit", example_inputs=torch.randn(1, 3, 12, 12))
+    assert [row.activations for row in made.converted] == ["{0, alpha}", "{0, alpha}"]
+    functional = UNet()
+    made = binarize.plan(functional, "bit", example_inputs=torch.randn(1, 3, 16, 16))
+    rows = {row.name: row.activations for row in made.converted}
+    assert rows["stem.conv2"] == rows["down.conv1"] == rows["up2"] == "{0, alpha}"
+    assert rows["decode2.conv1"] == ""  # of a transposed convolution, too
 
 
 @pytest.mark.slow

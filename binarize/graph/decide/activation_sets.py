@@ -11,8 +11,10 @@ from binarize.errors import listed
 from binarize.graph.decide.draft import Draft, SiteDraft
 from binarize.graph.decide.intervals import ANYWHERE, Interval, of_module
 from binarize.graph.decide.signs import Ranges, Signs
+from binarize.graph.plan import Swap
 from binarize.graph.plan_sentences import Code, Statement
 from binarize.graph.trace.roles import fused_activation
+from binarize.methods.base import ActivationSite
 from binarize.methods.bypasses import composes
 
 _CONSTANT = {"sign": Code.ALWAYS_POSITIVE_SIGN, "step": Code.ALWAYS_ONE}
@@ -74,6 +76,8 @@ def _instead(draft: Draft, node: fx.Node) -> fx.Node | Interval | None:
     edit = draft.edits.get((node.meta.get("owner", ""), node.meta.get("step") or ""))
     if edit is not None:
         kept = node.args[edit.keep if edit.action == "drop" else 0]
+        if edit.action == "activation" and edit.activation is not None and isinstance(kept, fx.Node):
+            return _of_own_activation(draft, edit.activation, kept)
         return kept if edit.action in ("drop", "identity") and isinstance(kept, fx.Node) else ANYWHERE
     if node.op != "call_module" or source is None:
         return None
@@ -84,7 +88,26 @@ def _instead(draft: Draft, node: fx.Node) -> fx.Node | Interval | None:
         return None
     if swap.to in ("identity", "drop_act"):
         return source
+    if swap.to == "activation":
+        return _of_own_activation(draft, swap, source)
     if swap.to != "unfuse" or not swap.own:
         return ANYWHERE
     act = fused_activation(flow.modules[str(node.target)])
     return source if act is None else of_module(act, ANYWHERE)
+
+
+def _of_own_activation(draft: Draft, swap: Swap, source: fx.Node) -> fx.Node | Interval:
+    """The values of the activation that a method puts in a place."""
+    site = ActivationSite(
+        channels=swap.channels,
+        dim=swap.dim,
+        spatial=swap.spatial,
+        spatial_between=swap.spatial_between,
+        removes_sign_information=swap.removes_sign_information,
+    )
+    with torch.device("meta"):
+        made = draft.method.activation(site)
+        module = None if made is None else made()
+    if module is None:
+        return ANYWHERE
+    return source if type(module) is nn.Identity else of_module(module, ANYWHERE)
