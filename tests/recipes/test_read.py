@@ -142,7 +142,8 @@ def test_names_that_nothing_goes_by_at_once_with_their_lines(tmp_path: Path) -> 
     assert str(caught.value).splitlines()[1:] == [
         "  recipe.yaml, line 6: network.name: unknown network 'uprnet': did you mean 'upernet'?",
         "  recipe.yaml, line 2: data.name: unknown data set 'shpes': did you mean 'shapes'?",
-        "  recipe.yaml, line 7: method: unknown method 'bidens': did you mean 'bidense' or 'bireal' or 'adabin'?",
+        "  recipe.yaml, line 7: method: unknown method 'bidens': "
+        "did you mean 'bidense' or 'bireal' or 'adabin'?",
     ]
     wrong = ["data.train=trian", "data.val=null", "method.options={granulrity: layer}"]
     with pytest.raises(ConfigError) as caught:
