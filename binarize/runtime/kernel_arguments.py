@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,6 +84,26 @@ def dab_of(layer: LayerData) -> Dab:
         groups=quantizer.scale_groups(layer.spec.in_channels),
         plain=quantizer.scale == "mad",
     )
+
+
+def quantizer_arguments(data: LayerData) -> dict[str, Any]:
+    """What a `PreparedPack` takes of a layer's quantizer: `dab`, or `mul` and `add`."""
+    kind = data.spec.quantizer.kind
+    if kind == "dab":
+        return {"dab": dab_of(data)}
+    if kind == "step":
+        return dict(steps_of(data))
+    if kind == "redistributed":
+        return {"mul": data.vector("k"), "add": data.vector("b")}
+    if kind in ("shifted", "shifted_step"):
+        return {"add": data.vector("beta")}
+    if kind == "adabin":
+        # dividing by alpha turns the comparison around where it is negative
+        sign = torch.sign(data.vector("alpha"))
+        add = -sign * data.vector("beta")
+        channels = data.spec.in_channels
+        return {"mul": sign.expand(channels), "add": add.expand(channels)}
+    return {}
 
 
 def check_input(layer: LayerData, x: Tensor) -> None:

@@ -26,11 +26,10 @@ from binarize.runtime.kernel_arguments import (
     as_maps,
     back,
     check_input,
-    dab_of,
     doubled,
     is_finite,
+    quantizer_arguments,
     scale_and_shift,
-    steps_of,
 )
 from binarize.runtime.kernel_support import is_depthwise, per_channel, scale_groups, scales_differ, why_exact
 from binarize.runtime.layer_data import LayerData
@@ -356,23 +355,3 @@ class NativeLayer:
         """Padding by the size of the input, as TensorFlow's SAME: (top, left, bottom, right)."""
         (top, bottom), (left, right) = same_pads(maps[2:], self.kernel, self.stride, self.dilation)
         return top, left, bottom, right
-
-
-def quantizer_arguments(data: LayerData) -> dict[str, Any]:
-    """What a `PreparedPack` takes of a layer's quantizer: `dab`, or `mul` and `add`."""
-    kind = data.spec.quantizer.kind
-    if kind == "dab":
-        return {"dab": dab_of(data)}
-    if kind == "step":
-        return dict(steps_of(data))
-    if kind == "redistributed":
-        return {"mul": data.vector("k"), "add": data.vector("b")}
-    if kind in ("shifted", "shifted_step"):
-        return {"add": data.vector("beta")}
-    if kind == "adabin":
-        # dividing by alpha turns the comparison around where it is negative
-        sign = torch.sign(data.vector("alpha"))
-        add = -sign * data.vector("beta")
-        channels = data.spec.in_channels
-        return {"mul": sign.expand(channels), "add": add.expand(channels)}
-    return {}
