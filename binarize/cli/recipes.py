@@ -22,12 +22,14 @@ def recipes(context: click.Context) -> None:
     for folder, names in groupby(known.names(), key=lambda name: name.rpartition("/")[0]):
         texts = {name: known.load(name).about for name in names}
         width = max(map(len, texts))
-        shared, times = Counter(texts.values()).most_common(1)[0]
-        if times == 1 < len(texts):
-            shared = folder
-        say(f"{shared}:")
+        counts = Counter(texts.values())
+        heading = ""
         for name, about in texts.items():
-            say(f"  {name:{width}}  {about}" if about != shared else f"  {name}")
+            shared = counts[about] > 1
+            if not heading or (shared and about != heading):
+                heading = about if shared else folder
+                say(f"{heading}:")
+            say(f"  {name}" if shared else f"  {name:{width}}  {about}")
 
 
 @recipes.command()
