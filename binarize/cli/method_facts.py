@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from binarize.methods import Method
+if TYPE_CHECKING:
+    from binarize.methods import Method
 
 _CHANNELS = (32, 64)  # of two layers: their difference is what each channel has
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from binarize.methods import Method
+if TYPE_CHECKING:
+    from binarize.methods import Method
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73")  # told apart by the colour-blind (Okabe and Ito), and by dashes
 _DASHES = ("-", "--", ":")

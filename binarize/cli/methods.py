@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,9 @@ from binarize.cli.options import configure, option_rows
 from binarize.cli.output import console, print_json, say
 from binarize.cli.targets import check_output
 from binarize.errors import BinarizeError
-from binarize.methods import Method
+
+if TYPE_CHECKING:
+    from binarize.methods import Method
 
 
 @click.group(invoke_without_command=True)

@@ -535,7 +535,7 @@ int main(int argc, char** argv) {
             }
             if (!depthwise && in.groups == 1 && in.channels > 32) {
                 bz_conv_shape grouped = s;
-                grouped.scale_groups = between(2, bz_ceil_div(in.channels, 32));
+                grouped.scale_groups = between(2, (in.channels + 31) / 32);
                 const std::vector<float> scales = normal(size_t(in.images * grouped.scale_groups));
                 std::vector<uint32_t> words(size_t(bz_weight_words(&grouped)));
                 std::vector<int32_t> counts(size_t(bz_weight_counts(&grouped)));
