@@ -26,7 +26,7 @@ struct Kernels {
                 const bz_pool* pool, const bz_epilogue& epilogue);
     double (*peak)(int64_t rounds);  // multiply-accumulates done
     bool byte_rows;                  // weights in the AVX2 layout
-    int piece;                       // channels per table look-up of `scaled`
+    int row_channels, row_bytes;     // of a row of weights of `scaled`, per output
     const StepKernels* steps;
 };
 

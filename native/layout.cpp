@@ -21,10 +21,10 @@ int scale_group_of(const bz_conv_shape& s, int word) {
 // Weights of scaled layers: rows of 32 outputs, for each tap and some neighbouring channels: three pieces of five
 // channels in 16 bits, or two of four in 8.
 struct ScaledRows {
-    int piece, channels, bytes;
+    int channels, bytes;
     int64_t per_tap, per_block;
     ScaledRows(const Kernels& kernels, const bz_conv_shape& s)
-        : piece(kernels.piece), channels(piece == 4 ? 8 : 15), bytes(piece == 4 ? 1 : 2),
+        : channels(kernels.row_channels), bytes(kernels.row_bytes),
           per_tap(bz_ceil_div(s.input.channels / s.input.groups, channels)), per_block(bz_taps(s) * per_tap) {}
 };
 

@@ -105,7 +105,7 @@ def bench(
         settings=settings,
         batch=batch,
         threads=threads,
-        against=against or None,
+        against=against if against or _given("against") else None,
         rounds=rounds,
         passes=passes,
         exact=exact,
@@ -126,3 +126,9 @@ def _check(model: str | None, suite: bool, *, only_suite: bool, only_one: bool) 
         raise ConfigError("bench: --model, --size and --fusions are for one MODEL.")
     if not suite and only_suite:
         raise ConfigError("bench: --pattern and --fresh are for --suite.")
+
+
+def _given(name: str) -> bool:
+    """Whether the user gave an option, empty or not."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not click.core.ParameterSource.DEFAULT

@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from binarize.errors import ConfigError
 from binarize.functional.rules import Gradients, Rule, Stats, sum_to
 from binarize.functional.sign import approx_gradient, sign, sign_, to_subtract
 
@@ -48,7 +49,12 @@ def group_bounds(channels: int, groups: int) -> tuple[int, ...]:
     Args:
         channels: at least 1.
         groups: at least 1.
+
+    Raises:
+        ConfigError: fewer.
     """
+    if channels < 1 or groups < 1:
+        raise ConfigError(f"groups of a DAB: groups={groups} of {channels} channels; expected at least 1.")
     words = -(-channels // WORD)
     count = min(groups, words)
     return (*(words * g // count * WORD for g in range(count)), channels)
@@ -74,6 +80,11 @@ def limited(statistic: Tensor) -> Tensor:
     """Limit a mean, or M, so that products of it stay finite; the sum of finite numbers may be infinite."""
     most = min(LARGEST_STATISTIC, torch.finfo(statistic.dtype).max)
     return statistic.clamp(-most, most)
+
+
+def sample_dims(x: Tensor) -> list[int]:
+    """All dims of one sample: all but the first, or the only one."""
+    return list(range(min(1, x.dim() - 1), x.dim()))
 
 
 def mean_over(x: Tensor, dims: list[int]) -> Tensor:
@@ -190,7 +201,7 @@ class DabRule(Rule):
         return list(range(2, x.dim())) if self.dim == 1 else list(range(1, x.dim() - 1))
 
     def _scale_dims(self, x: Tensor) -> list[int]:
-        return list(range(1, x.dim())) if self.granularity == "layer" else self._positions(x)
+        return sample_dims(x) if self.granularity == "layer" else self._positions(x)
 
     def _magnitude(self, deviation: Tensor | None, given: dict[str, Tensor], x: Tensor) -> Tensor | None:
         if self.scale == "learned":

@@ -81,7 +81,7 @@ def dab_of(layer: LayerData) -> Dab:
         k=layer.vector("k") if quantizer.threshold in ("adaptive", "mean") else None,
         b=layer.vector("b") if quantizer.threshold in ("adaptive", "b") else None,
         a=a,
-        groups=quantizer.scale_groups(layer.spec.in_channels),
+        groups=quantizer.scale_groups(layer.spec.in_channels) if quantizer.scale != "none" else 0,
         plain=quantizer.scale == "mad",
     )
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from binarize.bounded_cache import BoundedCache
+from binarize.native.instruction_set import resolve
 from binarize.runtime.kernel_support import why_not
 from binarize.runtime.layer_data import LayerData
 from binarize.runtime.native_layer import NativeLayer
@@ -33,7 +34,7 @@ def native_layer(
     if why_not(data, exact_scales=exact_scales) is not None:
         return None
     marks = _marks(data)
-    key = (data.spec, marks, threads, exact_scales)
+    key = (data.spec, marks, threads, exact_scales, resolve())  # weights are packed for an instruction set
     found = _shared.get(key)
     # memory that a layer's tensors have left may hold another layer's by now
     if found is None or _marks(found.data) != marks:

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from binarize.functional import sign
-from binarize.functional.dab import groups_to_channels, limited, mean_of_groups, mean_over, scale_of
+from binarize.functional.dab import (
+    groups_to_channels,
+    limited,
+    mean_of_groups,
+    mean_over,
+    sample_dims,
+    scale_of,
+)
 from binarize.runtime.layer_data import LayerData
 from binarize.runtime.tracing import is_traced
 
@@ -72,7 +79,7 @@ def _dab(layer: LayerData, x: Tensor) -> Thresholds:
     magnitude: Tensor | None = None
     if quantizer.scale in ("adaptive", "mad"):
         shifted = x if add is None else x + add
-        dims = list(range(1, x.dim())) if per_sample else positions
+        dims = sample_dims(x) if per_sample else positions
         magnitude = mean_over(shifted.abs(), dims)
         if quantizer.granularity == "group":
             magnitude = mean_of_groups(magnitude, quantizer.groups, layer.spec.dim)

@@ -11,6 +11,6 @@ namespace bz {
 
 extern const Kernels BZ_KERNELS = {BZ_NS::channel_sums, BZ_NS::pack,   BZ_NS::conv,         BZ_NS::depthwise,
                                    BZ_NS::scaled,       BZ_NS::stem,   BZ_NS::peak,         BZ_VEC_BYTES == 32,
-                                   BZ_NS::kPiece,       &BZ_STEPS};
+                                   BZ_NS::kPiece * BZ_NS::kPieces, BZ_NS::kRowWords / 16, &BZ_STEPS};
 
 }  // namespace bz

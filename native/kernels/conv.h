@@ -35,7 +35,8 @@ struct ConvPlan {
     Values values;
     const int32_t* window_sums;  // [positions][groups] if there are values
     Resizer resizer;       // of the bypass, if that is of another size
-    ScaleGroups scales;
+    int scale_groups;      // 0: none
+    const float* scales;   // [images][scale_groups]
 };
 
 // What is counted together: all words of a position, or those of a group of scales.
@@ -49,7 +50,7 @@ static WordList all_words(const ConvPlan& p) { return {p.offsets, p.length, p.wo
 
 static WordList words_of_group(const ConvPlan& p, int g) {
     const int64_t taps = bz_taps(p.s), first = taps * bz_scale_word(p.s, g);
-    return {p.offsets + first, taps * bz_scale_word(p.s, g + 1) - first, p.words + first * p.scales.padded};
+    return {p.offsets + first, taps * bz_scale_word(p.s, g + 1) - first, p.words + first * p.parameters.padded};
 }
 
 // The tiles of a piece: positions of almost equal number.
@@ -79,28 +80,27 @@ BZ_INLINE void count_tiles(const ConvPlan& p, const WordList& words, const Tiles
 // The sums of tiles in one block of outputs, each group of channels with its scale.
 static void sum_groups(const ConvPlan& p, const Tiles& tiles, int64_t first, int64_t last, int b,
                        float (*sums)[kOutputs]) {
-    const Border& border = p.border;
     const int64_t n = tiles.piece.image, y = tiles.piece.line, x0 = tiles.begin(first), x1 = tiles.begin(last);
     const Channels& channels = p.channels[b];
-    for (int64_t x = x0; x < x1; ++x) {
-        const int64_t row = n * border.classes + border.class_of(y, x);
-        const float* const base = p.scales.base + row * p.scales.padded + channels.at;
-        memcpy(sums[x - x0], base, sizeof(float) * size_t(channels.padded));
-    }
+    const int64_t padded = p.parameters.padded;
     alignas(64) int32_t counts[kTogetherTiles * kTile][kOutputs];
-    for (int g = 0; g < p.scales.count; ++g) {
+    for (int g = 0; g < p.scale_groups; ++g) {
         const WordList words = words_of_group(p, g);
-        const float scale = p.scales.scales[n * p.scales.count + g];
+        const float scale = p.scales[n * p.scale_groups + g];
+        const auto add = [&](const auto& of_line) {
+            for (int64_t x = x0; x < x1; ++x) add_scaled(sums[x - x0], of_line(x), scale, channels.padded, g == 0);
+        };
+        const int64_t at = g * padded + channels.at;
 #if BZ_VEC_BYTES == 32
         if (words.length <= kBatch) {
             alignas(64) uint8_t few[kTogetherTiles * kTile][kOutputs];
             count_tiles(p, words, tiles, first, last, b, few);
-            for (int64_t i = 0; i < x1 - x0; ++i) subtract_scaled(sums[i], few[i], scale, channels.padded);
+            add(SumsOfLine<uint8_t>{p.border, y, at, few[0], x0, kOutputs});
             continue;
         }
 #endif
         count_tiles(p, words, tiles, first, last, b, counts);
-        for (int64_t i = 0; i < x1 - x0; ++i) subtract_scaled(sums[i], counts[i], scale, channels.padded);
+        add(SumsOfLine<int32_t>{p.border, y, at, counts[0], x0, kOutputs});
     }
 }
 
@@ -112,7 +112,7 @@ static void conv_tiles(const ConvPlan& p, const bz_epilogue* e, const Tiles& til
     const Channels& channels = p.channels[b];
     const int64_t all = int64_t(s.input.groups) * p.parameters.padded;
     float* const sums = p.partial ? p.partial + item * all + channels.at : nullptr;
-    if (p.scales.count) {
+    if (p.scale_groups) {
         alignas(64) float scaled[kTogetherTiles * kTile][kOutputs];
         sum_groups(p, tiles, first, last, b, scaled);
         finish(p.features, channels, p.parameters, s, *e, ScaledSumsOfLine<kOutputs>{scaled, x0}, n, y, x0, x1, sums);
@@ -183,7 +183,7 @@ static int conv_piece(const ConvPlan& p, int64_t item, int block_begin, int bloc
 static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, const uint32_t* words,
                 const int32_t* counts, const bz_epilogue* e, int32_t* out_int) {
     ConvPlan p = {s, plane, words, e, out_int, {}, nullptr, e ? features_of(*e) : 0, nullptr, nullptr, 0, {},
-                  lines_of(s, e), 0, {}, nullptr, {}, {}};
+                  lines_of(s, e), 0, {}, nullptr, {}, 0, nullptr};
     const bz_plane_shape& in = s.input;
     const int group_words = bz_group_words(in);
     p.length = int64_t(bz_taps(s)) * group_words;
@@ -191,9 +191,12 @@ static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, cons
     const int64_t padded = int64_t(in.groups) * bz_padded_outputs(s);
     const bool grouped = bz_scale_groups(s) > 1;
     bz_epilogue unscaled;  // groups have had their scales
-    int status = make_border(p.border, s, counts, in.channels / in.groups, grouped ? 0 : padded);
-    if (status == BZ_OK && grouped) status = take_scale_groups(p.scales, s, e->sample_scale, counts, padded);
+    int status = make_border(p.border, s, counts, grouped ? 0 : in.channels / in.groups,
+                             bz_scale_groups(s) * padded);
     if (grouped) {
+        if (status == BZ_OK) add_products(p.border, s, padded);
+        p.scale_groups = bz_scale_groups(s);
+        p.scales = e->sample_scale;
         unscaled = *e;
         unscaled.sample_scale = nullptr;
         p.e = e = &unscaled;
@@ -252,7 +255,6 @@ static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, cons
     free(channels);
     free(offsets);
     free(p.border.memory);
-    free(p.scales.base);
     return status;
 }
 

@@ -189,7 +189,7 @@ static int scaled(int threads, const bz_conv_shape& s, const uint32_t* plane, co
     if (status == BZ_OK) status = make_bypass_resizer(p.resizer, s, &e);
     if (status == BZ_OK && !(p.indices && p.offsets && tables && (p.partial || !e.sums))) status = BZ_NO_MEMORY;
     if (status == BZ_OK) {
-        memset(tables, 0, table_bytes);
+        memset(tables, 0, table_bytes < 32 * entry ? table_bytes : 32 * entry);  // that of zeros, if there is one
         if (e.bits) clear_border(*e.bits);
         p.tables = static_cast<int16_t*>(tables);
         p.float_tables = static_cast<float*>(tables);

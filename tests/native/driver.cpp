@@ -181,7 +181,10 @@ void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<floa
     const std::vector<float> mul = normal(size_t(s.out_channels)), offset = normal(size_t(s.out_channels));
     bz_dab dab = {k.data(), between(0, 1) ? b.data() : nullptr, a.data(), !per_channel, 0};
     const bool plain = kind != BZ_LAYER_SCALED && between(0, 1);
-    if (!plain && kind == BZ_LAYER_CONV) dab.groups = 1;
+    const int words_of = (in.channels + 31) / 32;
+    if (!plain && kind == BZ_LAYER_CONV) dab.groups = in.groups == 1 ? between(1, words_of) : 1;
+    if (!plain && depthwise && s.input.images == 1) dab.groups = between(0, words_of);
+    s.scale_groups = kind == BZ_LAYER_CONV && !plain ? dab.groups : 0;
     bz_layer l = {};
     l.conv = s, l.kind = kind, l.exact = between(0, 1);
     l.x = {nullptr, int64_t(in.height) * in.width * in.channels, int64_t(in.width) * in.channels, in.channels, 1};
@@ -227,9 +230,13 @@ void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<floa
     e.out.data = wanted.data();
     e.sums = summed ? wanted_sums.data() : nullptr;
     std::vector<float> mul_of = mul, offset_of = offset;
-    if (!plain && dab.groups) e.sample_scale = scales.data();
-    if (!plain && depthwise && !dab.groups) {
-        for (size_t c = 0; c < channels; ++c) mul_of[c] *= scales[c], offset_of[c] *= scales[c];
+    if (!plain && dab.groups && !(depthwise && dab.groups > 1)) e.sample_scale = scales.data();
+    if (!plain && depthwise && dab.groups != 1) {
+        for (size_t c = 0; c < channels; ++c) {
+            int g = dab.groups ? 0 : int(c);
+            while (dab.groups && g + 1 < dab.groups && int(c) / 32 >= words_of * (g + 1) / dab.groups) ++g;
+            mul_of[c] *= scales[size_t(g)], offset_of[c] *= scales[size_t(g)];
+        }
         e.mul = mul_of.data(), e.offset = offset_of.data();
     }
     if (kind == BZ_LAYER_SCALED)

@@ -16,6 +16,7 @@ from torch import nn
 import binarize
 from binarize import native
 from binarize.errors import ConfigError, TrainingError
+from binarize.layers import DAB
 from binarize.native.library import available, features
 from binarize.runtime import PackedLayer, RuntimeOptions, lower
 from binarize.runtime.program.dispatch import Programs
@@ -127,6 +128,7 @@ def test_exact_scales_per_channel(layer: nn.Module) -> None:
         (nn.Conv2d(32, 32, 5, padding=2, groups=32), (1, 32, 9, 9)),
         (nn.Conv2d(32, 32, 3, padding=1, groups=32), (2, 32, 9, 9)),
         (nn.Conv2d(24, 24, 3, stride=2, padding=1, groups=24), (1, 24, 8, 8)),
+        (nn.Conv2d(70, 70, 3, padding=1, groups=70), (1, 70, 6, 6)),
         (nn.Conv2d(32, 64, 3, padding=1, groups=4), (2, 32, 5, 5)),
         (nn.Conv1d(33, 40, 5, padding=2), (2, 33, 20)),
         (nn.Linear(40, 65), (3, 7, 40)),
@@ -304,3 +306,49 @@ def test_traced_and_transformed() -> None:
         torch.testing.assert_close(traced(2 * x), layer(2 * x), rtol=1e-4, atol=1e-4)
         mapped = torch.func.vmap(layer)(x[:, None])
         torch.testing.assert_close(mapped[:, 0], layer(x), rtol=1e-4, atol=1e-4)
+
+
+def test_groups_of_channels_without_scales() -> None:
+    torch.manual_seed(0)
+    layer = packed(nn.Conv2d(64, 64, 3, padding=1, groups=2), granularity="group", scale="none")
+    x = torch.randn(2, 64, 5, 5)
+    assert layer.why_by_torch() is None
+    torch.testing.assert_close(layer(x), layer.reference(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("granularity", ["channel", "group", "layer"])
+@pytest.mark.parametrize("shape", [(64,), (3, 64), (2, 3, 64)])
+def test_linear_layers_with_a_dab_take_any_number_of_dims(granularity: Any, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    layer: Any = binarize.binary_layer(nn.Linear(64, 8), "bnn").eval()
+    layer.quantizer = DAB(64, granularity, dim=-1, groups=2)
+    for parameter in layer.quantizer.parameters():
+        parameter.data.normal_()
+    x = torch.randn(shape)
+    rows = x.reshape(-1, 1, 64) if len(shape) < 3 else x
+    alone = lower(layer)
+    assert isinstance(alone, PackedLayer)
+    alone.options = RuntimeOptions(exact_scales=True)
+    with torch.no_grad():
+        wanted = layer(rows).reshape(*shape[:-1], 8)
+        for got in (layer(x), alone(x), alone.reference(x)):
+            torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(len(features().isas) < 2, reason="one instruction set only")
+def test_programs_made_after_another_instruction_set_was_chosen() -> None:
+    torch.manual_seed(0)
+    layer = packed(nn.Conv2d(64, 64, 3, padding=1), granularity="layer")
+    x = torch.randn(1, 64, 6, 6).contiguous(memory_format=torch.channels_last)
+    net: Any = nn.Sequential(layer).eval()
+    with torch.inference_mode():
+        expected = layer(x)
+        try:
+            native.set_isa("portable")
+            alone = Programs(net)
+            for _ in range(3):
+                got = net(x)
+            assert alone.programs()
+        finally:
+            native.set_isa("auto")
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from binarize.layers import Bypass
 from binarize.native import structs
+from binarize.native.instruction_set import resolve
 from binarize.runtime import ops
 from binarize.runtime.kernel_arguments import as_maps
 from binarize.runtime.kernel_support import scales_differ
@@ -58,6 +59,10 @@ def layer(
     if maps is None or (residual is not None and added is None):
         return NotImplemented
     if prepared.conv is None or native.doubled is not None or one_by_one:
+        return NotImplemented
+    if (
+        prepared.conv.weights.isa != resolve()
+    ):  # packed before `set_isa`; the program runs on one instruction set
         return NotImplemented
     channels = (
         native.data.spec.out_channels if given.get("tail_weight") is None else given["tail_weight"].shape[0]
