@@ -540,6 +540,11 @@ int main(int argc, char** argv) {
                 check(l, depthwise, kValues, out.data(), values_slack, "values");
                 must(bz_conv(isa, threads, &s, plane.data(), words.data(), counts.data(), &e), "conv");
             }
+            layer(isa, s, depthwise ? BZ_LAYER_DEPTHWISE : round % 2 ? BZ_LAYER_SCALED : BZ_LAYER_CONV, l.weights,
+                  threads);
+            check(l, depthwise, kPlain, out.data(), 0, "floats");
+            for (size_t i = 0; i < outputs; ++i) out[i] = float(ints[i]);
+            check(l, depthwise, kPlain, out.data(), 0, "integers");
             if (!depthwise && in.groups == 1 && in.channels > 32) {
                 bz_conv_shape grouped = s;
                 grouped.scale_groups = between(2, (in.channels + 31) / 32);
@@ -552,11 +557,6 @@ int main(int argc, char** argv) {
                     must(bz_conv(isa, threads, &grouped, plane.data(), words.data(), counts.data(), &scaled), "groups");
                 }
             }
-            layer(isa, s, depthwise ? BZ_LAYER_DEPTHWISE : round % 2 ? BZ_LAYER_SCALED : BZ_LAYER_CONV, l.weights,
-                  threads);
-            check(l, depthwise, kPlain, out.data(), 0, "floats");
-            for (size_t i = 0; i < outputs; ++i) out[i] = float(ints[i]);
-            check(l, depthwise, kPlain, out.data(), 0, "integers");
             if (depthwise) continue;
             std::vector<uint16_t> pieces(size_t(bz_scaled_words(isa, &s)));
             must(bz_pack_scaled(isa, &s, l.weights.data(), pieces.data()), "pack scaled");
