@@ -56,7 +56,10 @@ class HardSign(Rule):
 
 @dataclass(frozen=True)
 class TemperedWeights(Rule):
-    """Forward clamp(w / T, -1, 1), sign(w) for T < 1e-7; gradient 1 for abs(w) <= 1.5. Takes T."""
+    """Forward clamp(w / T, -1, 1), sign(w) for T < 1e-7. Takes T.
+
+    Gradient 1 for abs(w) <= 1.5; beyond, where a step against it makes abs(w) smaller, else 0.
+    """
 
     reach: float = 1.5
     symmetric: ClassVar[bool] = True
@@ -69,7 +72,8 @@ class TemperedWeights(Rule):
     def gradient(
         self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
     ) -> Gradients:
-        return torch.where(x.abs() <= self.reach, grad, 0), None
+        inwards = (x * grad > 0).logical_or_(x.abs() <= self.reach)  # a step goes against the gradient
+        return torch.where(inwards, grad, 0), None
 
 
 class HardSignQuantizer(Quantizer):
@@ -127,9 +131,9 @@ class BNext(Method):
     decay: float = 0.9
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decay**512 < _BINARY:
+        if not 0 <= self.decay < 1 or self.decay**512 >= _BINARY:
             raise ConfigError(
-                f"bnext: decay={self.decay}: expected 0 to 0.968, or weights never become signs."
+                f"bnext: decay={self.decay}: expected at least 0 and at most 0.968, or weights never become signs."
             )
 
     def temperature(self, progress: float) -> float:
