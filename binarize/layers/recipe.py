@@ -135,11 +135,16 @@ def with_bypass_option(bypass: bool | str, options: dict[str, Any]) -> tuple[boo
 
 
 def unit_recipe(recipe: LayerRecipe, site: Site) -> LayerRecipe:
-    """A recipe as BiSRNet's unit y = RPReLU(conv(.)) + x where the shape stays; elsewhere without bypass."""
+    """A recipe as BiSRNet's unit y = RPReLU(conv(.)) + x where the shape stays; elsewhere without bypass.
+
+    The norm stays if the binary weights have no scale: results would be tens of times as large as x.
+    """
     if not site.keeps_shape or site.kind == "token":
         return replace(recipe, bypass=site.keeps_shape)
     inner = partial(RPReLU, site.out_channels, dim=site.dim, spatial=site.spatial)
-    return replace(recipe, norm="none", inner=inner, bypass=True)
+    return replace(
+        recipe, norm="none" if recipe.weight_rule.scaled else recipe.norm, inner=inner, bypass=True
+    )
 
 
 def chosen_bypass(method: object) -> str:

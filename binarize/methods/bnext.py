@@ -63,6 +63,7 @@ class TemperedWeights(Rule):
 
     reach: float = 1.5
     symmetric: ClassVar[bool] = True
+    scaled: ClassVar[bool] = False
 
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
         (temperature,) = params

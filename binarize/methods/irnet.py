@@ -52,6 +52,7 @@ class IRWeights(Rule):
     """Forward s sign(v), gradient s `decayed` through the standardization. Takes t."""
 
     symmetric: ClassVar[bool] = True
+    scaled: ClassVar[bool] = False
 
     def _parts(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         v, deviation = standardized(w)

@@ -34,6 +34,7 @@ from binarize.functional import Rule, sign
 from binarize.functional.rules import Gradients, Stats, sum_to
 from binarize.functional.weights import mean_magnitude, standardized, standardized_gradient
 from binarize.layers import LayerRecipe, ScheduledSign, Site, WeightState
+from binarize.layers.training_state import as_they_are
 from binarize.methods.base import ActivationSite, Method, register_method
 from binarize.methods.parts import filter_shape, norm_for, single_weight
 
@@ -117,7 +118,7 @@ class Rotations(WeightState):
             self.alpha.copy_(mean_magnitude(weight))
 
     def rule_parameters(self) -> tuple[Tensor, ...]:
-        return self.alpha, self.angle, self.R1, self.R2, *self.numbers()
+        return self.alpha, self.angle, *as_they_are(self.R1, self.R2), *self.numbers()
 
     def follow(self, progress: float, weight: Callable[[], Tensor]) -> None:
         self.set(progress)
