@@ -147,6 +147,32 @@ def unit_recipe(recipe: LayerRecipe, site: Site) -> LayerRecipe:
     )
 
 
+def has_unit_shape(site: Site) -> bool:
+    """Whether a layer that changes its input's shape has channels and strides that BiSRNet's units can make."""
+    if site.kind == "token" or site.keeps_shape or site.groups != 1 or site.spatial not in (0, 2):
+        return False
+    small, large = sorted((site.in_channels, site.out_channels))
+    whole = large % small == 0 and len(set(site.stride)) <= 1
+    return whole and (not site.transposed or site.out_channels <= site.in_channels)
+
+
+def recipe_of_one(layer: object, method: MethodLike, site: Site, bypass: bool) -> LayerRecipe:
+    """`recipe_of` for a layer that is built by its class's name: one layer, not several units.
+
+    Raises:
+        ConfigError: `bypass="bisrnet"` where it means several units.
+    """
+    if bypass and chosen_bypass(method) == "bisrnet" and has_unit_shape(site):
+        name = type(layer).__name__
+        raise ConfigError(
+            f"{name}: bypass='bisrnet' makes a layer from {site.in_channels} to {site.out_channels} channels"
+            f"{', with a stride,' if any(s > 1 for s in site.stride) else ''} from several units, which one "
+            f"{name} cannot hold: build it by binarize.binary_layer(nn.{name.removeprefix('Binary')}(...), "
+            "method, bypass='bisrnet'), or choose another bypass (identity, cfb)."
+        )
+    return recipe_of(method, site)
+
+
 def chosen_bypass(method: object) -> str:
     """The method's option `bypass`; `own` if it decides itself what that means."""
     choice = getattr(method, "bypass", "own")

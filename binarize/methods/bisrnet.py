@@ -33,7 +33,7 @@ from binarize.layers import (
     Site,
     StandsForLayer,
 )
-from binarize.layers.recipe import recipe_of
+from binarize.layers.recipe import has_unit_shape, recipe_of
 from binarize.methods.base import ActivationSite, Form, Method, register_method
 from binarize.methods.parts import norm_for, rprelu, table_bypass, table_prelu
 
@@ -143,13 +143,7 @@ class BiSRNet(Method):
 
 def changes_by_units(site: Site) -> bool:
     """Whether a layer that changes its input's shape can be built from units."""
-    if site.kind == "token" or site.keeps_shape or site.groups != 1 or site.spatial not in (0, 2):
-        return False
-    if site.kind == "conv" and site.fit == "crop":
-        return False
-    small, large = sorted((site.in_channels, site.out_channels))
-    whole = large % small == 0 and len(set(site.stride)) <= 1
-    return whole and (not site.transposed or site.out_channels <= site.in_channels)
+    return has_unit_shape(site) and not (site.kind == "conv" and site.fit == "crop")
 
 
 def units_of(method: Method, site: Site, weight: nn.Parameter, **geometry: Any) -> nn.Module:
