@@ -148,7 +148,7 @@ def unit_recipe(recipe: LayerRecipe, site: Site) -> LayerRecipe:
 
 
 def has_unit_shape(site: Site) -> bool:
-    """Whether a layer that changes its input's shape has channels and strides that BiSRNet's units can make."""
+    """Whether a layer changes its input's shape, with channels and strides that BiSRNet's units can make."""
     if site.kind == "token" or site.keeps_shape or site.groups != 1 or site.spatial not in (0, 2):
         return False
     small, large = sorted((site.in_channels, site.out_channels))
@@ -164,11 +164,12 @@ def recipe_of_one(layer: object, method: MethodLike, site: Site, bypass: bool) -
     """
     if bypass and chosen_bypass(method) == "bisrnet" and has_unit_shape(site):
         name = type(layer).__name__
+        kind = ", kind='pointwise'" if site.kind == "pointwise" else ""
         raise ConfigError(
             f"{name}: bypass='bisrnet' makes a layer from {site.in_channels} to {site.out_channels} channels"
             f"{', with a stride,' if any(s > 1 for s in site.stride) else ''} from several units, which one "
             f"{name} cannot hold: build it by binarize.binary_layer(nn.{name.removeprefix('Binary')}(...), "
-            "method, bypass='bisrnet'), or choose another bypass (identity, cfb)."
+            f"method, bypass='bisrnet'{kind}), or choose another bypass (identity, cfb)."
         )
     return recipe_of(method, site)
 

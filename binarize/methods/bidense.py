@@ -6,6 +6,7 @@ Backward: A max(0, 2 - 2 abs(xs)) for activations, statistics detached; that of 
 Block: conv without bias -> BN -> + CFB(x) (`binarize.functional.channel_bypass`) -> RPReLU.
 Linear layers on tokens: sign(x + move), weights sign(w - mean(w)) * mean(abs(w)) per row, bias,
 LayerNorm(1e-6), + CFB over channels.
+Filters of one weight stay float there: centred, they have no sign.
 Departures: the paper's text has one `a` per layer, the authors' code and the printed parameter counts one per
 channel: `granularity` offers both, and one per group of channels between them. "table" form: learnable bias
 and PReLU as in Table 1's networks.
@@ -54,7 +55,8 @@ class BiDense(Method):
         groups: how many groups there are at most, with granularity `group`: each is a multiple of 32
             channels, but for the last channels (`binarize.functional.dab.group_bounds`).
         binarizer: `dab`, or `sign` without threshold and scale.
-        bypass: `cfb` (also `own`), or `identity` for a bypass only where shapes agree; others see `BypassChoice`.
+        bypass: `cfb` (also `own`), or `identity` for a bypass only where shapes agree; others see
+            `BypassChoice`.
         threshold: of the DAB: `adaptive` k mean(x) + b, `b`, `mean` (k mean(x)) or `none`.
         scale: of the DAB: `adaptive`, `mad`, `learned` or `none`.
         ablation: row 1 to 8 of Table 4; sets the one option of the above that the row changes.

@@ -78,8 +78,8 @@ class Elastic(Rule):
 class ElasticSign(Quantizer):
     """Elastic binarization with `alpha` and `move`.
 
-    With several processes, all of them have to call each layer equally often until its alpha has started: they
-    share its start value. Layers behind a branch that depends on the data may wait for each other.
+    With several processes, all of them have to call each layer equally often until its alpha has started:
+    they share its start value. Layers behind a branch that depends on the data may wait for each other.
 
     Args:
         channels: input channels C.
