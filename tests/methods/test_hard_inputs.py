@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,9 +11,12 @@ from torch import Tensor, nn
 
 import binarize
 from binarize.errors import ConfigError
+from binarize.functional import quantize
 from binarize.layers import BinaryConv2d, BinaryLinear, StepSTE
 from binarize.methods import create
-from binarize.methods.bisrnet import BiSRUnits
+from binarize.methods.bisrnet import BiSRUnits, units_of
+from binarize.methods.bnext import BNext, TemperedWeights
+from binarize.methods.float_layer import site_of
 
 
 @pytest.mark.parametrize("value", [0.125, 0.1, -0.3, 0.0])
@@ -36,13 +40,10 @@ def test_filters_of_equal_weights_have_small_gradients(method: str, value: float
 def test_bnext_takes_no_temperature_that_does_not_fall(decay: float) -> None:
     with pytest.raises(ConfigError, match="decay"):
         create("bnext", decay=decay)
-    assert create("bnext", decay=0.0).temperature(0.0) == 1
+    assert BNext(decay=0.0).temperature(0.0) == 1
 
 
 def test_bnext_lets_large_weights_come_back() -> None:
-    from binarize.functional import quantize
-    from binarize.methods.bnext import TemperedWeights
-
     w = torch.tensor([-2.0, -2.0, 1.0, 2.0, 2.0], requires_grad=True)
     g = torch.tensor([3.0, -3.0, 3.0, 3.0, -3.0])  # a step goes against the gradient
     quantize(TemperedWeights(), w, torch.tensor(0.5)).backward(g)
@@ -88,6 +89,7 @@ def test_units_behind_a_relu_have_the_values_0_and_1(cout: int) -> None:
     assert row.activations == "{0, 1}"
     model: Any = binarize.apply(net, "bnn", bypass="bisrnet", example_inputs=x)
     assert isinstance(model.layer, BiSRUnits)
+    unit: Any
     for unit in model.layer.units:
         assert isinstance(unit.quantizer, StepSTE)
         images = torch.rand(2, unit.in_channels, 6, 6) - 0.5
@@ -98,12 +100,7 @@ def test_units_behind_a_relu_have_the_values_0_and_1(cout: int) -> None:
 
 
 def test_units_know_which_of_their_channels_are_nonnegative() -> None:
-    import dataclasses
-
-    from binarize.methods.bisrnet import units_of
-    from binarize.methods.float_layer import site_of
-
-    conv = nn.Conv2d(8, 4, 3, 2, 1)
+    conv: Any = nn.Conv2d(8, 4, 3, 2, 1)
     site = dataclasses.replace(site_of(conv), nonnegative=((2, 8),))
     built: Any = units_of(create("bnn", bypass="bisrnet"), site, conv.weight)
     assert [unit.quantizer.rule.ranges for unit in built.units] == [((2, 4),), ()]
