@@ -20,6 +20,7 @@ class SteSign(Rule):
     """Forward sign(x), gradient 1 for abs(x) <= 1 else 0 (BinaryNet, arXiv 1602.02830, Eq. 4)."""
 
     symmetric: ClassVar[bool] = True
+    scaled: ClassVar[bool] = False
 
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
         return sign(x), ()

@@ -24,9 +24,12 @@ class Rule:
     Attributes:
         symmetric: of a rule for weights: the two values of a filter are +scale and -scale, whatever the
             weights are. Each class says it for itself: what a subclass changes may end it.
+        scaled: of a rule for weights: the binary weights are as large as the latent ones. Where they are not,
+            a layer needs a norm behind it.
     """
 
     symmetric: ClassVar[bool] = False
+    scaled: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

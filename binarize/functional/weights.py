@@ -6,6 +6,7 @@ means one value per output filter, over all other dims.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,11 +35,17 @@ def filter_dims(w: Tensor) -> list[int]:
 
 
 def standardized(w: Tensor, eps: float = 0.0) -> tuple[Tensor, Tensor]:
-    """(w - mean) / s per filter, and s = sqrt(var + eps) with the unbiased variance, (Cout, 1, ...)."""
+    """(w - mean) / s per filter, and s = sqrt(var + eps) with the unbiased variance, (Cout, 1, ...).
+
+    Without eps, s of a filter of equal weights is infinite: it becomes 0 and takes no gradient.
+    """
+    mean = w.mean(filter_dims(w), keepdim=True)
     deviation = (w.var(filter_dims(w), keepdim=True) + eps).sqrt()
-    # a filter of equal weights would divide by 0; the smallest normal number leaves it at 0
-    deviation = deviation.clamp_min(torch.finfo(w.dtype).tiny)
-    return (w - w.mean(filter_dims(w), keepdim=True)) / deviation, deviation
+    # what is left of equal weights is the rounding of their mean: its direction says nothing
+    equal = deviation <= 4 * torch.finfo(w.dtype).eps * mean.abs()
+    deviation = deviation.masked_fill(equal, math.inf)
+    # not (w - mean) / s, which has -0.0 in it then
+    return torch.where(equal, 0, w - mean) / deviation, deviation
 
 
 def standardized_gradient(grad: Tensor, v: Tensor, deviation: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from binarize.conv_sizes import same_pads, static_same_pads
 from binarize.functional import Geometry
 from binarize.layers.base import BinaryLayer
 from binarize.layers.bypass import Bypass, fit_of
-from binarize.layers.recipe import LayerRecipe, MethodLike, Site, recipe_of, resolve, with_bypass_option
+from binarize.layers.recipe import LayerRecipe, MethodLike, Site, recipe_of_one, resolve, with_bypass_option
 
 _TAKEN = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -152,7 +152,8 @@ class BinaryConv1d(_BinaryConv, nn.Conv1d):
         )
         site = _site(self)
         bypass, options = with_bypass_option(bypass, options)
-        self._set_up(recipe_of(resolve(method, options), site), site, norm=norm, bypass=bypass)
+        recipe = recipe_of_one(self, resolve(method, options), site, bypass)
+        self._set_up(recipe, site, norm=norm, bypass=bypass)
 
 
 class BinaryConv2d(_BinaryConv, nn.Conv2d):
@@ -174,7 +175,7 @@ class BinaryConv2d(_BinaryConv, nn.Conv2d):
         **options: of the method, if it is given by name.
 
     Raises:
-        ConfigError: for an unknown method or option.
+        ConfigError: for an unknown method or option, or a bypass that needs several layers.
     """
 
     _float_class = nn.Conv2d
@@ -211,7 +212,8 @@ class BinaryConv2d(_BinaryConv, nn.Conv2d):
         )
         site = _site(self)
         bypass, options = with_bypass_option(bypass, options)
-        self._set_up(recipe_of(resolve(method, options), site), site, norm=norm, bypass=bypass)
+        recipe = recipe_of_one(self, resolve(method, options), site, bypass)
+        self._set_up(recipe, site, norm=norm, bypass=bypass)
 
 
 class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
@@ -254,7 +256,8 @@ class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
         )
         site = _site(self)
         bypass, options = with_bypass_option(bypass, options)
-        self._set_up(recipe_of(resolve(method, options), site), site, norm=norm, bypass=bypass)
+        recipe = recipe_of_one(self, resolve(method, options), site, bypass)
+        self._set_up(recipe, site, norm=norm, bypass=bypass)
 
     def _set_up(self, recipe: LayerRecipe, site: Site, *, norm: bool, bypass: bool) -> None:
         if not recipe.bias:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from binarize.layers.base import BinaryLayer
 from binarize.layers.bypass import Bypass
-from binarize.layers.recipe import LayerRecipe, MethodLike, Site, recipe_of, resolve, with_bypass_option
+from binarize.layers.recipe import LayerRecipe, MethodLike, Site, recipe_of_one, resolve, with_bypass_option
 
 
 class BinaryLinear(BinaryLayer, nn.Linear):
@@ -26,7 +26,7 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         **options: of the method, if it is given by name.
 
     Raises:
-        ConfigError: for an unknown method or option.
+        ConfigError: for an unknown method or option, or a bypass that needs several layers.
     """
 
     _float_class = nn.Linear
@@ -47,7 +47,8 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         nn.Linear.__init__(self, in_features, out_features, bias)
         site = Site(kind=kind, in_channels=in_features, out_channels=out_features, has_bias=bias)
         bypass, options = with_bypass_option(bypass, options)
-        self._set_up(recipe_of(resolve(method, options), site), site, norm=norm, bypass=bypass)
+        recipe = recipe_of_one(self, resolve(method, options), site, bypass)
+        self._set_up(recipe, site, norm=norm, bypass=bypass)
 
     def _set_up(self, recipe: LayerRecipe, site: Site, *, norm: bool, bypass: bool) -> None:
         if not recipe.bias:

@@ -135,11 +135,43 @@ def with_bypass_option(bypass: bool | str, options: dict[str, Any]) -> tuple[boo
 
 
 def unit_recipe(recipe: LayerRecipe, site: Site) -> LayerRecipe:
-    """A recipe as BiSRNet's unit y = RPReLU(conv(.)) + x where the shape stays; elsewhere without bypass."""
+    """A recipe as BiSRNet's unit y = RPReLU(conv(.)) + x where the shape stays; elsewhere without bypass.
+
+    The norm stays if the binary weights have no scale: results would be tens of times as large as x.
+    """
     if not site.keeps_shape or site.kind == "token":
         return replace(recipe, bypass=site.keeps_shape)
     inner = partial(RPReLU, site.out_channels, dim=site.dim, spatial=site.spatial)
-    return replace(recipe, norm="none", inner=inner, bypass=True)
+    return replace(
+        recipe, norm="none" if recipe.weight_rule.scaled else recipe.norm, inner=inner, bypass=True
+    )
+
+
+def has_unit_shape(site: Site) -> bool:
+    """Whether a layer changes its input's shape, with channels and strides that BiSRNet's units can make."""
+    if site.kind == "token" or site.keeps_shape or site.groups != 1 or site.spatial not in (0, 2):
+        return False
+    small, large = sorted((site.in_channels, site.out_channels))
+    whole = large % small == 0 and len(set(site.stride)) <= 1
+    return whole and (not site.transposed or site.out_channels <= site.in_channels)
+
+
+def recipe_of_one(layer: object, method: MethodLike, site: Site, bypass: bool) -> LayerRecipe:
+    """`recipe_of` for a layer that is built by its class's name: one layer, not several units.
+
+    Raises:
+        ConfigError: `bypass="bisrnet"` where it means several units.
+    """
+    if bypass and chosen_bypass(method) == "bisrnet" and has_unit_shape(site):
+        name = type(layer).__name__
+        kind = ", kind='pointwise'" if site.kind == "pointwise" else ""
+        raise ConfigError(
+            f"{name}: bypass='bisrnet' makes a layer from {site.in_channels} to {site.out_channels} channels"
+            f"{', with a stride,' if any(s > 1 for s in site.stride) else ''} from several units, which one "
+            f"{name} cannot hold: build it by binarize.binary_layer(nn.{name.removeprefix('Binary')}(...), "
+            f"method, bypass='bisrnet'{kind}), or choose another bypass (identity, cfb)."
+        )
+    return recipe_of(method, site)
 
 
 def chosen_bypass(method: object) -> str:

@@ -62,8 +62,8 @@ class Numbers(nn.Module):
             self.register_buffer(name, torch.tensor(_finite(name, at, 0.0)))
 
     def numbers(self) -> tuple[Tensor, ...]:
-        """All of them, () each."""
-        return tuple(self.get_buffer(name) for name in self._schedules)
+        """All of them, () each; see `as_they_are`."""
+        return as_they_are(*(self.get_buffer(name) for name in self._schedules))
 
     def set(self, progress: float) -> None:
         """Set them, in place: whoever holds a buffer sees it."""
@@ -73,6 +73,11 @@ class Numbers(nn.Module):
     def extra_repr(self) -> str:
         """Their names."""
         return ", ".join(self._schedules)
+
+
+def as_they_are(*buffers: Tensor) -> tuple[Tensor, ...]:
+    """Buffers for a rule: while gradients are recorded copies, which the backward pass finds unchanged."""
+    return tuple(b.clone() for b in buffers) if torch.is_grad_enabled() else buffers
 
 
 class WeightState(Numbers):

@@ -6,6 +6,7 @@ Backward: A max(0, 2 - 2 abs(xs)) for activations, statistics detached; that of 
 Block: conv without bias -> BN -> + CFB(x) (`binarize.functional.channel_bypass`) -> RPReLU.
 Linear layers on tokens: sign(x + move), weights sign(w - mean(w)) * mean(abs(w)) per row, bias,
 LayerNorm(1e-6), + CFB over channels.
+Filters of one weight stay float there: centred, they have no sign.
 Departures: the paper's text has one `a` per layer, the authors' code and the printed parameter counts one per
 channel: `granularity` offers both, and one per group of channels between them. "table" form: learnable bias
 and PReLU as in Table 1's networks.
@@ -25,7 +26,7 @@ from binarize.functional import CentredScaledSign, ScaledSign
 from binarize.functional.dab import Granularity, Scale, Threshold
 from binarize.layers import DAB, ApproxSignQuantizer, LayerRecipe, Site, TokenSign
 from binarize.methods.base import ActivationSite, Form, Method, register_method
-from binarize.methods.parts import norm_for, rprelu, table_prelu
+from binarize.methods.parts import norm_for, rprelu, single_weight, table_prelu
 
 ABLATIONS: dict[int, dict[str, Any]] = {
     0: {},
@@ -54,7 +55,8 @@ class BiDense(Method):
         groups: how many groups there are at most, with granularity `group`: each is a multiple of 32
             channels, but for the last channels (`binarize.functional.dab.group_bounds`).
         binarizer: `dab`, or `sign` without threshold and scale.
-        bypass: `cfb`, or `identity` for a bypass only where shapes agree; others see `BypassChoice`.
+        bypass: `cfb` (also `own`), or `identity` for a bypass only where shapes agree; others see
+            `BypassChoice`.
         threshold: of the DAB: `adaptive` k mean(x) + b, `b`, `mean` (k mean(x)) or `none`.
         scale: of the DAB: `adaptive`, `mad`, `learned` or `none`.
         ablation: row 1 to 8 of Table 4; sets the one option of the above that the row changes.
@@ -69,13 +71,15 @@ class BiDense(Method):
     residual: Literal["drop", "keep"] = "drop"
     granularity: Granularity = "channel"
     binarizer: Literal["dab", "sign"] = "dab"
-    bypass: Literal["cfb", "identity", "duplicate", "bisrnet", "none"] = "cfb"
+    bypass: Literal["cfb", "own", "identity", "duplicate", "bisrnet", "none"] = "cfb"
     threshold: Threshold = "adaptive"
     scale: Scale = "adaptive"
     ablation: int = 0
     groups: int = 4
 
     def __post_init__(self) -> None:
+        if self.bypass == "own":
+            object.__setattr__(self, "bypass", "cfb")
         if self.groups < 1:
             raise ConfigError(f"bidense: groups={self.groups}, expected at least 1.")
         if self.ablation not in ABLATIONS:
@@ -105,6 +109,10 @@ class BiDense(Method):
             norm=norm_for(site),
             bypass=self._bypasses(site),
         )
+
+    def refuses(self, site: Site) -> str | None:
+        alone = site.kind == "token" and single_weight(site)
+        return "a filter of one weight, centred, has no sign" if alone else None
 
     def activation(self, site: ActivationSite) -> Callable[[], nn.Module] | None:
         return table_prelu(site) if self.form == "table" else rprelu(site)

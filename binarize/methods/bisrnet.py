@@ -13,7 +13,7 @@ change channels): conv -> BN without bypass. "table" form as in BiDense's Table 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -33,6 +33,7 @@ from binarize.layers import (
     Site,
     StandsForLayer,
 )
+from binarize.layers.recipe import has_unit_shape, recipe_of
 from binarize.methods.base import ActivationSite, Form, Method, register_method
 from binarize.methods.parts import norm_for, rprelu, table_bypass, table_prelu
 
@@ -142,13 +143,7 @@ class BiSRNet(Method):
 
 def changes_by_units(site: Site) -> bool:
     """Whether a layer that changes its input's shape can be built from units."""
-    if site.kind == "token" or site.keeps_shape or site.groups != 1 or site.spatial not in (0, 2):
-        return False
-    if site.kind == "conv" and site.fit == "crop":
-        return False
-    small, large = sorted((site.in_channels, site.out_channels))
-    whole = large % small == 0 and len(set(site.stride)) <= 1
-    return whole and (not site.transposed or site.out_channels <= site.in_channels)
+    return has_unit_shape(site) and not (site.kind == "conv" and site.fit == "crop")
 
 
 def units_of(method: Method, site: Site, weight: nn.Parameter, **geometry: Any) -> nn.Module:
@@ -168,10 +163,11 @@ def units_of(method: Method, site: Site, weight: nn.Parameter, **geometry: Any) 
         latent = latent.transpose(0, 1).flip(*range(2, latent.dim()))
     pieces = latent.chunk(count, 0 if grows else 1)
     units: list[nn.Module] = []
-    for piece in pieces:
+    for number, piece in enumerate(pieces):
         channels = piece.shape[0]
+        part = _UnitMethod(method, _part(site.nonnegative, 0 if grows else number * channels, channels))
         if site.kind == "pointwise":
-            unit: Any = BinaryLinear(channels, channels, False, kind="pointwise", method=method)
+            unit: Any = BinaryLinear(channels, channels, False, kind="pointwise", method=part)
         else:
             piece = _odd_kernel(piece)
             dilation = geometry.get("dilation", (1, 1)) if stride == 1 and not site.transposed else (1, 1)
@@ -182,7 +178,7 @@ def units_of(method: Method, site: Site, weight: nn.Parameter, **geometry: Any) 
                 (piece.shape[2], piece.shape[3]),
                 padding=(padding[0], padding[1]),
                 dilation=dilation,
-                method=method,
+                method=part,
             )
         # contiguous, as when read from a file: the rounding of convolutions depends on the memory order
         latent_piece = piece.clone(memory_format=torch.contiguous_format)
@@ -192,6 +188,24 @@ def units_of(method: Method, site: Site, weight: nn.Parameter, **geometry: Any) 
     pool = site.stride if stride > 1 and not site.transposed else ()
     up = stride if site.transposed else 1
     return BiSRUnits(units, grows=grows, dim=site.dim, pool=pool, ceil=site.fit == "ceil", up=up)
+
+
+@dataclass(frozen=True)
+class _UnitMethod:
+    """A method for a unit that knows its nonnegative input channels; pooling and upsampling keep them."""
+
+    method: Method
+    nonnegative: tuple[tuple[int, int], ...]
+
+    def recipe(self, site: Site) -> LayerRecipe:
+        """See `Method`."""
+        return recipe_of(self.method, replace(site, nonnegative=self.nonnegative))
+
+
+def _part(ranges: tuple[tuple[int, int], ...], start: int, channels: int) -> tuple[tuple[int, int], ...]:
+    """Ranges of channels [start, stop) as seen by a unit that gets `channels` of them from `start` on."""
+    inside = ((max(low - start, 0), min(high - start, channels)) for low, high in ranges)
+    return tuple((low, high) for low, high in inside if low < high)
 
 
 def _odd_kernel(weight: Tensor) -> Tensor:

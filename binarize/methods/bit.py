@@ -7,11 +7,11 @@ Backward: of signed activations 1 for abs(z) <= alpha, and dalpha = c sum g sign
 <= z <= alpha, and dalpha = c sum g d, d = round(z / alpha) - z / alpha there, 1 above, 0 below; c = 1 /
 sqrt(size of x in all processes). That of clamp(w - mean(w), -1, 1) for weights, the scale constant.
 During training: alpha starts from the first batch, 2 mean(abs(z)) signed, 4 mean(abs(z)) unsigned.
-Block: linear layers with their bias, the network's own norms and residual connections; GELU becomes ReLU,
-whose results are binarized unsigned. Convolutions: conv -> BN.
+Block: linear layers with their bias, the network's own norms and residual connections; each activation of the
+network (GELU, say) becomes a ReLU, whose results are binarized unsigned. Convolutions: conv -> BN.
 Departures: attention is float. The paper's distillation in several steps is a matter of training. z / alpha =
 1/2 gives alpha (0 in the authors' code, which rounds to even). Before training alpha is 1. With several
-processes alpha starts from the mean of theirs.
+processes alpha starts from the mean of theirs. Filters of one weight, which centred have no sign, stay float.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from binarize.functional.rules import Gradients, Stats, sum_to
 from binarize.layers import LayerRecipe, Quantizer, SignForm, Site
 from binarize.layers.quantizers import channel_shape
 from binarize.methods.base import ActivationSite, Method, register_method
+from binarize.methods.parts import single_weight
 
 _LEAST = 1e-5
 """Of alpha."""
@@ -76,6 +77,9 @@ class Elastic(Rule):
 
 class ElasticSign(Quantizer):
     """Elastic binarization with `alpha` and `move`.
+
+    With several processes, all of them have to call each layer equally often until its alpha has started:
+    they share its start value. Layers behind a branch that depends on the data may wait for each other.
 
     Args:
         channels: input channels C.
@@ -141,6 +145,9 @@ class BiT(Method):
             bias=site.has_bias,
             norm="own" if site.kind == "token" else "batch",
         )
+
+    def refuses(self, site: Site) -> str | None:
+        return "a filter of one weight, centred, has no sign" if single_weight(site) else None
 
     def activation(self, site: ActivationSite) -> Callable[[], nn.Module] | None:
         return nn.ReLU

@@ -3,16 +3,18 @@
 arXiv 2211.12933.
 Forward: sign(x + move), `move` per channel; weights clamp(w / T, -1, 1), which is sign(w) in the end, no
 scale.
-Backward: 1 for abs(x + move) <= 1.5, else 0; 1 for abs(w) <= 1.5, else 0.
+Backward: 1 for abs(x + move) <= 1.5, else 0; 1 for abs(w) <= 1.5, beyond only where a step makes abs(w)
+smaller.
 During training: the temperature T = 0.9^(512 progress) falls from 1 (the authors: by a tenth in each of 512
 epochs); below 1e-7, from 30 % of the training on, weights are signs.
 Block: conv -> BN -> PReLU per channel -> + bypass; the bypass is the identity where channels agree, average-
 pooled at a stride, and x twice where they double (the authors: two convolutions with the same bypass,
-concatenated).
+concatenated). The network's own activations become PReLU per channel, too.
 Departures: without the element-wise attention and the recoupling by squeeze-excitation of the paper's blocks,
 float branches that multiply: the authors' `BasicBlock_No_Extra_Design`. They clamp the latent weights
-themselves to +-1.5 in each step; here those beyond get no gradient. Until `set_progress` is called, T is 1
-and weights are not binary; such layers cannot be packed. Linear layers on tokens bring a LayerNorm.
+themselves to +-1.5 in each step; here those beyond keep their value until a gradient makes them smaller.
+Until `set_progress` is called, T is 1 and weights are not binary; such layers cannot be packed. Linear layers
+on tokens bring a LayerNorm.
 """
 
 from __future__ import annotations
@@ -56,10 +58,14 @@ class HardSign(Rule):
 
 @dataclass(frozen=True)
 class TemperedWeights(Rule):
-    """Forward clamp(w / T, -1, 1), sign(w) for T < 1e-7; gradient 1 for abs(w) <= 1.5. Takes T."""
+    """Forward clamp(w / T, -1, 1), sign(w) for T < 1e-7. Takes T.
+
+    Gradient 1 for abs(w) <= 1.5; beyond, where a step against it makes abs(w) smaller, else 0.
+    """
 
     reach: float = 1.5
     symmetric: ClassVar[bool] = True
+    scaled: ClassVar[bool] = False
 
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
         (temperature,) = params
@@ -69,7 +75,8 @@ class TemperedWeights(Rule):
     def gradient(
         self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
     ) -> Gradients:
-        return torch.where(x.abs() <= self.reach, grad, 0), None
+        inwards = (x * grad > 0).logical_or_(x.abs() <= self.reach)  # a step goes against the gradient
+        return torch.where(inwards, grad, 0), None
 
 
 class HardSignQuantizer(Quantizer):
@@ -127,7 +134,7 @@ class BNext(Method):
     decay: float = 0.9
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decay**512 < _BINARY:
+        if not 0 <= self.decay < 1 or self.decay**512 >= _BINARY:
             raise ConfigError(
                 f"bnext: decay={self.decay}: expected 0 to 0.968, or weights never become signs."
             )

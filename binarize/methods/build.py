@@ -16,6 +16,8 @@ from binarize.layers import (
     BinaryConvTranspose2d,
     BinaryLayer,
     BinaryLinear,
+    Quantizer,
+    SignForm,
     StandsForLayer,
     StepSTE,
 )
@@ -75,6 +77,9 @@ def build(
     if composite is not None:
         for name in _GEOMETRY & vars(layer).keys():  # what forwards ask their layers for
             setattr(composite, name, getattr(layer, name))
+        for part in composite.modules():
+            if isinstance(part, BinaryLayer):
+                _expect_statistics(part)
         if isinstance(composite, StandsForLayer):
             composite.float_shape, composite.float_bias = tuple(layer.weight.shape), layer.bias is not None
         return _as(layer, composite)
@@ -96,13 +101,21 @@ def _expect_statistics(built: BinaryLayer) -> None:
     if getattr(norm, "running_var", None) is None or built.weight.is_meta:
         return
     weight = built.binary_weight()
-    if isinstance(built.quantizer, StepSTE) and not built.quantizer.rule.ranges:
+    if _is_unsigned(built.quantizer):
         weight = weight / 2  # the deviation of inputs of 0 and 1, whose mean moves that of the output
     if isinstance(built, nn.ConvTranspose2d):  # a stride of s lets 1 in s^2 of the kernel meet each output
         norm.running_var.fill_(float(weight.square().sum()) / built.out_channels / math.prod(built.stride))
         return
     power = torch.linalg.vector_norm(weight, 2, list(range(1, weight.dim()))).square_()
     norm.running_var.copy_(torch.where(power > 0, power, torch.ones_like(power)))
+
+
+def _is_unsigned(quantizer: nn.Module) -> bool:
+    """Whether all activations are 0 or a number above 0."""
+    if isinstance(quantizer, StepSTE):
+        return not quantizer.rule.ranges
+    form = quantizer.sign_form() if isinstance(quantizer, Quantizer) else ""
+    return isinstance(form, SignForm) and form.unsigned
 
 
 def binary_layer(

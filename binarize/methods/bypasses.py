@@ -27,6 +27,11 @@ def compose(method: Method, site: Site, weight: nn.Parameter, **geometry: Any) -
     return units_of(method, site, weight, **geometry) if composes(method, site) else None
 
 
+def follows_recipe(method: Method, site: Site) -> bool:
+    """Whether the quantizers of the layer at `site`, or of its units, are those of the method's recipe."""
+    return chosen_bypass(method) != "own" or not method.composes(site)
+
+
 def drops_residual(method: Method) -> bool:
     """Whether the outer add around a branch of bypassed layers is removed."""
     if chosen_bypass(method) == "own":

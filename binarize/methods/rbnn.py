@@ -11,11 +11,12 @@ sign(R1^T V R2), then the R1 and the R2 that bring the rotated filters closest t
 problems, by an SVD).
 Block: conv -> BN -> hard tanh in place of the network's activation; the network's own residual connections.
 Departures: the authors' published code standardizes each sample in front of the activations' sign, which the
-paper does not, and keeps gradients from the rotated weights; here they flow through the rotation, as the
-paper's Eq. 14 has it. Rotations start from the identity (theirs are random), so that a converted network
-starts with the signs of its weights, and b from pi / 4: from their pi / 2, where the sine is flat, it could
-not leave. Their code updates the rotations in the first step of each epoch; here at most 100 times in all
-(`updates`).
+paper does not, and keeps gradients from the rotated weights; here they flow through the rotation, a part of
+the forward. Rotations start from the identity (theirs are random), so that a converted network starts with
+the signs of its centred weights, and b from pi / 4: from their pi / 2, where the sine is flat, it could not
+leave. Their code updates the rotations in the first step of each epoch; here at most 100 times in all
+(`updates`). Until `set_progress` is called, t is `t_min`. Filters of one weight, which have no deviation,
+stay float; filters of equal weights take no gradient. Linear layers on tokens bring a LayerNorm.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from binarize.functional import Rule, sign
 from binarize.functional.rules import Gradients, Stats, sum_to
 from binarize.functional.weights import mean_magnitude, standardized, standardized_gradient
 from binarize.layers import LayerRecipe, ScheduledSign, Site, WeightState
+from binarize.layers.training_state import as_they_are
 from binarize.methods.base import ActivationSite, Method, register_method
 from binarize.methods.parts import filter_shape, norm_for, single_weight
 
@@ -117,7 +119,7 @@ class Rotations(WeightState):
             self.alpha.copy_(mean_magnitude(weight))
 
     def rule_parameters(self) -> tuple[Tensor, ...]:
-        return self.alpha, self.angle, self.R1, self.R2, *self.numbers()
+        return self.alpha, self.angle, *as_they_are(self.R1, self.R2), *self.numbers()
 
     def follow(self, progress: float, weight: Callable[[], Tensor]) -> None:
         self.set(progress)

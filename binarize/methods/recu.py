@@ -9,7 +9,8 @@ During training: tau = A e^progress + B, from 0.85 to 0.99.
 Block: conv -> alpha -> BN -> hard tanh in place of the network's activation; the network's own residual
 connections.
 Departures: alpha starts from mean(abs(w)), not from U(0, 1): a converted layer's outputs keep their size. Of
-a linear layer on tokens a sample is one token. Until `set_progress` is called, tau is `tau_min`.
+a linear layer on tokens a sample is one token. Until `set_progress` is called, tau is `tau_min`. Filters of
+one weight, which have no deviation, stay float. Linear layers on tokens bring a LayerNorm.
 """
 
 from __future__ import annotations

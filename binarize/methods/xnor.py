@@ -7,8 +7,9 @@ Backward: 1 for abs(.) <= 1, else 0, of both signs; the weights' scale and centr
 Block: BN -> sign -> conv -> the network's own activation and residuals. The network's norm behind the layer
 goes.
 Departures: the paper multiplies each position of the output by the mean of abs(x) around it, which its
-authors' training code leaves out; `activation_scale` is the mean of the whole sample (of a token: of its
-vector), as the BiBench benchmark has it, not differentiated. Centring and clamp are part of the formula; the
+authors' training code leaves out; `activation_scale` is the mean of abs(BN(x)), what the sign sees (abs(x)
+with `input_norm=False`), over the whole sample (of a token: over its vector), as the BiBench benchmark has
+it, not differentiated. Centring and clamp are part of the formula; the
 authors change the latent weights themselves at each step. Filters of one channel are not centred: nothing
 would be left of them. `scale_gradient=False` is STE[mean(abs(v)) sign(v); v], and with `centre=False` also
 the benchmark's weights.
@@ -149,7 +150,7 @@ class XNORNet(Method):
 
     Attributes:
         input_norm: a BatchNorm in front of sign; without it the layer has one behind, as other methods'.
-        activation_scale: multiply binary activations by mean(abs(x)) of the sample.
+        activation_scale: multiply binary activations by mean(abs(BN(x))) of the sample.
         centre: subtract the mean over input channels from latent weights.
         scale_gradient: gradients flow through the weights' scale.
     """

@@ -83,9 +83,9 @@ def segformer(
         ConfigError: for an unknown encoder or task, or an encoder whose maps have one stride.
     """
     if encoder.startswith(("mit_b", "mit-b")):
-        raise ConfigError(
-            f"segformer: timm has no encoder {encoder!r}; 'pvt_v2_b{encoder[5:]}' has the form of MiT."
-        )
+        size = encoder[5:]
+        same = f"'pvt_v2_b{size}' has" if size in {*"012345"} else "'pvt_v2_b0' to 'pvt_v2_b5' have"
+        raise ConfigError(f"segformer: timm has no encoder {encoder!r}; {same} the form of MiT.")
     body, info = create_encoder(encoder, pretrained=pretrained, img_size=img_size)
     if info.strides[0] >= info.strides[-1]:
         needed = "it needs several strides, as 'pvt_v2_b0' and 'swin_tiny_patch4_window7_224' have"

@@ -323,6 +323,7 @@ def test_forward_can_be_traced_module_by_module(spec: str) -> None:
         ("deeplabv3plus:test_vit", "needs a fine and a coarse one"),
         ("segformer:test_vit", "needs several strides, as 'pvt_v2_b0'"),
         ("segformer:mit_b2", "timm has no encoder 'mit_b2'; 'pvt_v2_b2' has the form of MiT"),
+        ("segformer:mit_b9", "timm has no encoder 'mit_b9'; 'pvt_v2_b0' to 'pvt_v2_b5' have the form of MiT"),
         ("dpt:test_resnet", "plain vision transformer.*'vit_small_patch16_224'.*'upernet:test_resnet'"),
         ("dpt:tset_vit", "unknown encoder 'tset_vit': did you mean 'test_vit'"),
         ("dpt:test_vit?channels=8,16", "expected four positive integers"),

@@ -15,7 +15,7 @@ from binarize.graph.plan import Swap
 from binarize.graph.plan_sentences import Code, Statement
 from binarize.graph.trace.roles import fused_activation
 from binarize.methods.base import ActivationSite
-from binarize.methods.bypasses import composes
+from binarize.methods.bypasses import follows_recipe
 
 _CONSTANT = {"sign": Code.ALWAYS_POSITIVE_SIGN, "step": Code.ALWAYS_ONE}
 
@@ -26,7 +26,7 @@ def decide_sets(draft: Draft) -> None:
     for site in draft.sites.values():
         seen = site.site()
         site.nonnegative = _channels(draft, signs, site)
-        if site.nonnegative and not composes(draft.method, seen):
+        if site.nonnegative and follows_recipe(draft.method, seen):
             quantizer = quantizer_of(draft, site)
             site.values = getattr(quantizer, "values", "")
             if getattr(quantizer, "needs_negatives", False):

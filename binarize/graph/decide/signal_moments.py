@@ -111,8 +111,9 @@ def terms_of(draft: Draft, node: fx.Node) -> list[fx.Node]:
 
 def _layer(draft: Draft, x: Signal, site: SiteDraft) -> Signal:
     seen = site.site()
-    units = composes(draft.method, seen)
-    fresh = NORMED if not units and site.recipe(draft.method).norm != "none" else Signal(0.1, 0.25, 0)
+    recipe = site.recipe(draft.method)
+    units = composes(draft.method, seen) and recipe.weight_rule.scaled  # others have a norm inside
+    fresh = NORMED if not units and recipe.norm != "none" else Signal(0.1, 0.25, 0)
     if not site.bypass:
         return fresh
     var = x.var
