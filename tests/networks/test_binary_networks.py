@@ -63,8 +63,9 @@ def test_each_method_trains_and_its_packed_network_is_one_program(spec: str, met
     y = net.train()(x)
     (y.square().mean() if "depth" in task else y.logsumexp(1).mean()).backward()
     assert [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None] == []
+    binarize.set_progress(net, 1.0)  # weights that become binary during training are so now
     packed = binarize.deploy(net.eval())
     found = verify(net, packed, [x[:1]])
     assert [layer.name for layer in found.layers if not layer.agrees] == []
-    assert found.difference < 1e-3 or found.remark  # values of an untrained network lie on thresholds
+    assert found.difference < 0.05 or found.remark  # values of an untrained network lie on thresholds
     assert not found.no_program
