@@ -35,7 +35,7 @@ MODELS = [
 ]
 
 
-OTHERS = [method for method in binarize.methods.names() if method != "bidense"]
+OTHERS = ["adabin", "bisrnet", "bnn", "reactnet"]  # others on whole networks: tests/methods/test_networks.py
 CASES = [*((name, "bidense") for name in MODELS), *zip(MODELS, itertools.cycle(OTHERS), strict=False)]
 
 
