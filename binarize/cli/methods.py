@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +89,7 @@ def show(name: str, settings: tuple[str, ...], plot: Path | None, force: bool, a
         print_json(_document(type(method), found))
     else:
         text = inspect.cleandoc(sys.modules[type(method).__module__].__doc__ or "")
-        say(text or type(method).describe())
+        say(_wrapped(text or type(method).describe(), console().width))
         say()
         say(f"parameters of a layer of C channels beside its weights: {found.parameters}")
         say(f"packed layers: {_packed(found)}")
@@ -99,6 +101,21 @@ def show(name: str, settings: tuple[str, ...], plot: Path | None, force: bool, a
     files.write_bytes(plot, picture(method))
     if not as_json:
         say(f"written  {plot}")
+
+
+def _wrapped(text: str, width: int) -> str:
+    """A docstring as wide as the terminal: what starts with a name and a colon stays a line of its own.
+
+    Paragraphs with indented lines (formulas, tables) are left as they are.
+    """
+    paragraphs: list[str] = []
+    for paragraph in text.split("\n\n"):
+        if not re.search(r"^ ", paragraph, re.MULTILINE):
+            items = re.split(r"\n(?=[A-Z][\w ,]*:)", paragraph)
+            lines = [textwrap.fill(" ".join(item.split()), width, break_on_hyphens=False) for item in items]
+            paragraph = "\n".join(lines)
+        paragraphs.append(paragraph)
+    return "\n\n".join(paragraphs)
 
 
 def _facts(cls: type[Method]) -> MethodFacts | str:

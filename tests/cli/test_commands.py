@@ -241,7 +241,9 @@ def test_methods(run: Run):
 def test_a_method_is_shown_with_its_gradients(run: Run):
     shown = run("methods", "show", "irnet", "--set", "t_max=5", "--plot", "irnet.png")
     assert shown.status == 0
-    assert "Departures:" in shown.out
+    assert "\nDepartures:" in shown.out
+    for name in binarize.methods.names():
+        assert max(map(len, run("methods", "show", name).out.splitlines())) <= 80, name
     assert "2 C" in shown.out
     with Image.open("irnet.png") as picture:
         pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
