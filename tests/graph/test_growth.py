@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import binarize
 from binarize.graph import Plan, Policy, apply, execute, plan
 from binarize.networks.upernet import upernet
+from binarize.runtime import configure
 
 HEADS = {"u2net": ("sides.0", "sides.1", "sides.2", "sides.3", "head")}
 QUICK = ("u2net", "fpn", "bisenet", "pan")
@@ -138,7 +139,7 @@ def test_copies_files_and_packed_networks_compute_the_same(tmp_path: Path) -> No
         assert torch.equal(binarize.load(tmp_path / "net.safetensors", model=net).eval()(x), expected)
         assert torch.allclose(binarize.deploy(model, exact_scales=True)(x), expected, atol=1e-4)
         binarize.save(binarize.deploy(model), tmp_path / "packed.safetensors", packed=True)
-        packed = binarize.load(tmp_path / "packed.safetensors", model=net)
+        packed = configure(binarize.load(tmp_path / "packed.safetensors", model=net), exact_scales=True)
         assert torch.allclose(packed(x), expected, atol=1e-4)
 
 
