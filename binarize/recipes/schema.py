@@ -200,6 +200,8 @@ class Training(_Part):
         seed: of start values, order and random choices.
         channels_last: keep maps with their channels last in memory, which many CPUs and GPUs convolve faster.
         precision: `no` for float32, bf16 for mixed precision.
+        compile: let torch compile forward and backward pass. It takes a minute or two at the start, and makes
+            the steps of most binary networks much shorter.
         ema: decay per step of a moving average of the weights, which is evaluated and kept; none for none.
             It reaches back 1 / (1 - ema) steps: 0.999 is for runs of several thousand.
         ema_warmup: let the decay rise from 0 as 1 - (1 + steps)^(-2/3) until it is `ema`.
@@ -223,6 +225,7 @@ class Training(_Part):
     seed: Annotated[_Int, Field(ge=0, lt=2**31)] = 0
     channels_last: bool = False
     precision: Literal["no", "bf16"] = "no"
+    compile: bool = False
     ema: Annotated[_Float, Field(gt=0, lt=1)] | None = None
     ema_warmup: bool = True
     activations_first: Annotated[_Float, Field(ge=0, lt=1)] = 0.0

@@ -46,10 +46,10 @@ class InputWatch:
         self._alive: set[str] = set()
 
     @contextlib.contextmanager
-    def looked_at(self, number: int) -> Iterator[None]:
-        """Around the forward passes of step `number` of the epoch."""
+    def looked_at(self, number: int) -> Iterator[bool]:
+        """Around the forward passes of step `number` of the epoch; whether layers are looked at."""
         if number not in self._steps:
-            yield
+            yield False
             return
         handles = [
             layer.register_forward_pre_hook(self._look(name))
@@ -57,7 +57,7 @@ class InputWatch:
             if name not in self._alive and not any(is_split(p) for p in layer.quantizer.parameters())
         ]
         try:
-            yield
+            yield bool(self._layers)  # by the number of the step alone: a run that goes on does the same
         finally:
             for handle in handles:
                 handle.remove()

@@ -34,6 +34,7 @@ class Run:
         out: its folder.
         accelerator: device, precision and processes.
         strategy: the network, and how processes hold it.
+        forward: what a training step calls: `strategy.model`, or that compiled.
         optimizer: of the network's parameters, prepared by the accelerator.
         average: of the parameters; None without `training.ema`.
         progress: where it is.
@@ -53,6 +54,7 @@ class Run:
     out: Path
     accelerator: Accelerator
     strategy: Strategy
+    forward: Callable[[Tensor], Any]
     optimizer: torch.optim.Optimizer
     average: MovingAverage | None
     progress: Progress

@@ -22,6 +22,7 @@ from binarize.training.averaging import MovingAverage, averaging_warning
 from binarize.training.balance import class_weights
 from binarize.training.batches import Batches
 from binarize.training.build import adamw, dataset, memory_format, network
+from binarize.training.compiled import CompiledForward
 from binarize.training.distill import Teacher
 from binarize.training.distributed import share_drops, synchronize_norms
 from binarize.training.environment import (
@@ -69,7 +70,8 @@ def set_up(
     resumed = resume and (out / STATE).is_file()
     heard = tell if tell is not None and accelerator.is_main_process else _unheard
     net = network(recipe, data.truth, weights=not resumed, tell=heard)
-    strategy = _strategy(net.to(memory_format=memory_format(settings)), accelerator, sharding)
+    net = net.to(memory_format=memory_format(settings))
+    strategy = _strategy(net, accelerator, sharding, compiled=settings.compile)
     average = MovingAverage(net) if settings.ema is not None else None
     adam = adamw(net, settings, accelerator.device)
     tensors = average.tensors if average is not None else None
@@ -85,6 +87,7 @@ def set_up(
         out=out,
         accelerator=accelerator,
         strategy=strategy,
+        forward=CompiledForward(strategy.model) if settings.compile else strategy.model,
         optimizer=optimizer,
         average=average,
         progress=progress,
@@ -146,9 +149,16 @@ def _class_weights(settings: Training, data: DenseDataset, accelerator: Accelera
     )
 
 
-def _strategy(net: nn.Module, accelerator: Accelerator, sharding: ShardingSettings | None) -> Strategy:
+def _strategy(
+    net: nn.Module, accelerator: Accelerator, sharding: ShardingSettings | None, *, compiled: bool
+) -> Strategy:
     """The only place that distinguishes FSDP and whole replicas."""
     if sharding is not None and accelerator.num_processes > 1:
+        if compiled:
+            raise ConfigError(
+                "training.compile does not go together with FSDP, whose layers gather their weights between "
+                "steps of the forward pass: leave one of the two out."
+            )
         return Shards(net, accelerator, sharding)
     return Replicas(net, accelerator)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,8 +88,8 @@ def _backward(run: Run, images: Tensor, targets: Tensor, step: int) -> float:
         target = target.to(run.device)
         more = index < len(parts) - 1  # gradients are exchanged with the last part only
         with accelerator.no_sync(model) if more else contextlib.nullcontext():
-            with run.inputs.looked_at(step):
-                output = training_output(model, part)
+            with run.inputs.looked_at(step) as looked:  # by hooks, which are not compiled
+                output = training_output(model, part, model if looked else run.forward)
             value = run.loss(output, target)
             if run.teacher is not None:
                 value = value + run.teacher.loss(part, output)
@@ -97,14 +99,21 @@ def _backward(run: Run, images: Tensor, targets: Tensor, step: int) -> float:
     return loss
 
 
-def training_output(model: nn.Module, images: Tensor) -> Tensor:
+def training_output(
+    model: nn.Module, images: Tensor, forward: Callable[[Tensor], Any] | None = None
+) -> Tensor:
     """The network's output in training, (N, C, H, W).
+
+    Args:
+        model: the network.
+        images: (N, 3, H, W).
+        forward: what computes it; None for the network itself.
 
     Raises:
         ConfigError: it is not a tensor, or the images (N, 3, H, W) are too few or too small for the network.
     """
     try:
-        output = model(images)
+        output = (forward or model)(images)
     except ConfigError:
         raise
     except ValueError as error:

@@ -1,0 +1,66 @@
+"""A network's forward and backward pass compiled by torch: the same results, in fewer passes over memory."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from binarize.errors import ConfigError, first_line
+
+
+class CompiledForward:
+    """A network's forward, compiled at its first call; nothing of the network itself changes.
+
+    Dropout draws what it draws without compilation, from torch's seed: compiled and not, a run sees the same.
+
+    Args:
+        model: the network, in its wrapper of data-parallel training if there are several processes.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        # its warnings are about its own choices, and would stand in the middle of a progress bar
+        logging.getLogger("torch._inductor").setLevel(logging.ERROR)
+        self._model = model
+        self._compiles = True
+        self._call: Any = torch.compile(model, options={"fallback_random": True})
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The network's output.
+
+        Raises:
+            ConfigError: torch cannot compile it here. What fails without compilation, too, raises that error.
+        """
+        try:
+            with _without_remarks(self._compiles):
+                result = self._call(images)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            self._model(images)  # images that are too small, say: its own error names that
+            raise ConfigError(
+                f"training.compile: torch.compile fails on this network or machine: {_cause(error)} Leave "
+                "training.compile out."
+            ) from error
+        self._compiles = False
+        return result
+
+
+@contextlib.contextmanager
+def _without_remarks(compiles: bool) -> Iterator[None]:
+    """While torch compiles, keep its warnings about its own steps from the user."""
+    if not compiles:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
+        yield
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what went wrong inside, with a full stop."""
+    inner: BaseException = getattr(error, "inner_exception", None) or error.__cause__ or error
+    return f"{first_line(inner).rstrip('.')}."
