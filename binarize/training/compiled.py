@@ -26,6 +26,9 @@ class CompiledForward:
     def __init__(self, model: nn.Module) -> None:
         # its warnings are about its own choices, and would stand in the middle of a progress bar
         logging.getLogger("torch._inductor").setLevel(logging.ERROR)
+        from torch._dynamo.exc import TorchDynamoException  # takes a second, for those who compile only
+
+        self._failure: type[Exception] = TorchDynamoException
         self._model = model
         self._compiles = True
         self._call: Any = torch.compile(model, options={"fallback_random": True})
@@ -39,7 +42,7 @@ class CompiledForward:
         try:
             with _without_remarks(self._compiles):
                 result = self._call(images)
-        except torch._dynamo.exc.TorchDynamoException as error:
+        except self._failure as error:
             self._model(images)  # images that are too small, say: its own error names that
             raise ConfigError(
                 f"training.compile: torch.compile fails on this network or machine: {_cause(error)} Leave "
