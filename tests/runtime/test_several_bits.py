@@ -308,6 +308,7 @@ def test_what_is_counted(trained: nn.Module) -> None:
     assert summary.packed_bytes == stored
 
 
+@pytest.mark.slow
 def test_exported_to_onnx(trained: nn.Module) -> None:
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
@@ -360,3 +361,20 @@ def test_a_program_counts_what_its_steps_do(trained: nn.Module) -> None:
         "up": "packed 2x2 W2A3",
     }
     assert steps["first.0"].macs == 6 * 16 * 16 * 9 * 120
+
+
+@pytest.mark.filterwarnings("ignore")  # of tracers that are on their way out
+@torch.no_grad()
+def test_traced_compiled_and_exported(trained: nn.Module) -> None:
+    packed, x = deploy(trained), torch.randn(2, 3, 12, 10)
+    expected = packed(x)
+    compiled: Any = torch.compile(packed, backend="eager")
+    for found in (
+        torch.jit.trace(packed, x, check_trace=False)(x),
+        torch.vmap(lambda t: packed(t[None])[0])(x),
+        compiled(x),
+        torch.export.export(packed, (x,)).module()(x),
+    ):
+        assert relative_difference(found, expected) < 1e-5
+    with torch.autocast("cpu", torch.bfloat16):
+        assert packed(x).dtype == torch.bfloat16
