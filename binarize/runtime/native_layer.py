@@ -6,6 +6,7 @@ happens where the sums are made, before they are written for the first time.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -115,6 +116,12 @@ class NativeLayer:
         self._known: BoundedCache[Any, Prepared] = BoundedCache(_SHAPES)
         self._pack_weights()
 
+    def with_epilogue(self, epilogue: Epilogue) -> NativeLayer:
+        """The same layer, of the same packed weights, with another epilogue."""
+        twin = copy.copy(self)
+        twin.epilogue, twin._known = epilogue.owned(), BoundedCache(_SHAPES)
+        return twin
+
     @property
     def rounded(self) -> bool:
         """Whether sums come from rounded tables (`kernel_support.rounding_error`)."""
@@ -171,7 +178,7 @@ class NativeLayer:
         words, scales = prepared.pack(plane_maps, extras.sums_of_x)
         if self.scaled and scales is not None and not is_finite(scales):
             return None
-        y = self._convolve(maps, prepared, words, scales, extras)
+        y = self.convolve(maps, prepared, words, scales, extras)
         return back(y, x, linear=self.linear)
 
     def _one_by_one(self, x: Tensor, extras: Extras) -> Tensor | None:
@@ -209,12 +216,28 @@ class NativeLayer:
         found = self._known.get(key)
         return self._known.keep(key, self._prepare(shape, wanted, resize, None)) if found is None else found
 
-    def _convolve(
-        self, maps: Tensor, prepared: Prepared, words: Tensor, scales: Tensor | None, extras: Extras
+    def convolve(
+        self,
+        maps: Tensor,
+        prepared: Prepared,
+        words: Tensor,
+        scales: Tensor | None,
+        extras: Extras,
+        added: Tensor | None = None,
     ) -> Tensor:
+        """The layer behind its quantizer.
+
+        Args:
+            maps: the layer's input, (N, Cin, H, W).
+            prepared: for maps of its shape.
+            words: of the plane of signs.
+            scales: of each image, (N,), and what else a DAB gives.
+            extras: without `resize`, which was done.
+            added: (N, Cout, H, W), in the bypass's place in a layer without one.
+        """
         data, conv = self.data, prepared.conv
-        bypass, resize = None, None
-        if self.whole:
+        bypass, resize = added, None
+        if self.whole and added is None:
             bypass, resize = self.bypass_of(maps, prepared, lambda x: self.bypass_map(x, prepared))
         residual = None if extras.residual is None else as_maps(extras.residual, linear=self.linear)
         given: dict[str, Any] = {"bypass": bypass, "residual": residual, "tail": extras.tail}
