@@ -4,8 +4,8 @@ Parameters: every one once, however often it is used and whether or not it is fr
 of binary layers are of one bit, all others of 32; of packed layers, the bits and floats that they hold.
 Work: the multiply-accumulates of every convolution, linear map, matrix product and attention that one run
 performs, functional ones included, with groups respected and padded positions counted; those that a binary
-layer does itself are binary. Elementwise arithmetic, normalization and interpolation are not
-multiply-accumulates and are not counted.
+layer does itself are binary, and so are the two products of binary attention. Elementwise arithmetic,
+normalization and interpolation are not multiply-accumulates and are not counted.
 """
 
 from __future__ import annotations
