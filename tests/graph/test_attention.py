@@ -193,6 +193,7 @@ def converted(core: type[nn.Module], method: str = "bit") -> tuple[nn.Module, Pl
 WHOLE = {"query": (4, 1, 4), "key": (4, 4, 1), "value": (4, 1, 4)}
 FOUND: dict[type[nn.Module], dict[str, Any]] = {
     Core: WHOLE,
+    Dropped: WHOLE,
     WrittenOut: WHOLE,
     Biased: WHOLE,
     BiasedWrittenOut: WHOLE,
