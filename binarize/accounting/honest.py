@@ -5,8 +5,9 @@ of binary layers are of one bit, or of the K that their method gives them, all o
 the bits and floats that they hold.
 Work: the multiply-accumulates of every convolution, linear map, matrix product and attention that one run
 performs, functional ones included, with groups respected and padded positions counted; those that a binary
-layer does itself are binary: with weights of K and activations of M bits, K M for each product. Elementwise
-arithmetic, normalization and interpolation are not multiply-accumulates and are not counted.
+layer does itself are binary: with weights of K and activations of M bits, K M for each product. So are the
+two products of binary attention. Elementwise arithmetic, normalization and interpolation are not
+multiply-accumulates and are not counted.
 """
 
 from __future__ import annotations

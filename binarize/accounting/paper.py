@@ -27,6 +27,7 @@ Operations (in the columns for multiply-accumulates), of any network
     quantizer: sign 0, a shift 1, redistribution 2, AdaBin 4, DAB 4 (mean, threshold, mean absolute deviation
     and scale, 1 each where the variant has them); w of the scale of the weights: 1, AdaBin 2 (and centre),
     BNN 0. The first and the final layer have q and w of the first binary layer.
+  - The products of binary attention are binary; their quantizers are not counted.
   - Normalization 2 per element.
   - Activations, per element: ReLU and other piecewise linear ones 1; BiasPReLU, RPReLU and Maxout 2; sigmoid
     4; GELU and all others 7.

@@ -18,6 +18,7 @@ from binarize.layers import (
     ApproxSignQuantizer,
     BiasPReLU,
     BinaryLayer,
+    BinaryProduct,
     Bypass,
     Maxout,
     Quantizer,
@@ -95,7 +96,7 @@ def items_of(tally: Tally, event: Event, stand_in: BinaryLayer | None) -> Iterat
             elements=work.macs * work.groups * math.prod(bits_of(binary)),
             positions=work.positions,
             inputs=work.inputs,
-            binary=binary is not None,
+            binary=binary is not None or isinstance(module, BinaryProduct),
         )
         if binary is not None:
             each = (count_quantizer(binary.quantizer) or 0) + _weight_scale(binary)

@@ -198,7 +198,7 @@ class Summary:
         for layer in self.layers:
             numbers = (layer.binary_params, layer.float_params, layer.binary_macs, layer.float_macs)
             cells = ["?" if n is None else short(n) for n in (*numbers, layer.packed_bytes)]
-            style = BINARY if layer.binary_params else FLOAT
+            style = BINARY if layer.binary_params or layer.binary_macs else FLOAT
             kind = [Text(layer.kind)] * kinds
             each = f"W{layer.weight_bits}A{layer.activation_bits}" if layer.weight_bits else ""
             table.add_row(Name(layer.name or "(model)"), *kind, *[each] * bits, *cells, style=style)

@@ -9,11 +9,11 @@ from torch import nn
 
 from binarize.accounting.report import LayerCount
 from binarize.graph.trace.roles import known_class
-from binarize.layers import BinaryLayer
+from binarize.layers import BinaryAttention, BinaryLayer, BinaryProduct
 from binarize.runtime import PackedLayer, stored
 from binarize.runtime.stored import size
 
-_BINARY = (BinaryLayer, PackedLayer)
+_BINARY = (BinaryLayer, PackedLayer, BinaryAttention, BinaryProduct)
 
 
 @dataclass(kw_only=True)
@@ -29,7 +29,10 @@ class Count:
 
 
 class Tally:
-    """The layers of a model in the order of definition; a binary layer and its modules are one."""
+    """The layers of a model in the order of definition.
+
+    A binary layer and its modules are one, and so is binary attention.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.modules: dict[str, nn.Module] = dict(model.named_modules())
@@ -49,7 +52,7 @@ class Tally:
         return self._counts.setdefault(self.owner(path), Count())
 
     def is_binary(self, path: str) -> bool:
-        """Whether the module at `path` is a binary layer itself."""
+        """Whether the module at `path` is a binary layer or product itself."""
         return isinstance(self.modules.get(path), _BINARY)
 
     def bits(self, path: str) -> tuple[int, int]:

@@ -107,4 +107,4 @@ def quantize(rule: Rule, x: Tensor, *params: Tensor) -> Tensor:
 
 def sum_to(x: Tensor, shape: Sequence[int]) -> Tensor:
     """`x` summed over the dimensions in which `shape` is 1 or missing: the transpose of broadcasting."""
-    return x.sum_to_size(*shape)
+    return x.sum_to_size(tuple(shape)) if len(shape) else x.sum()

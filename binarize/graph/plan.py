@@ -13,14 +13,25 @@ from rich.text import Text
 from torch import fx, nn
 
 from binarize.errors import BinarizeError, FormatError
-from binarize.graph.plan_rows import Edit, KeptBy, LayerPlan, OutputPlan, Swap
+from binarize.graph.plan_rows import AttentionPlan, AttentionSwap, Edit, KeptBy, LayerPlan, OutputPlan, Swap
 from binarize.graph.plan_sentences import Statement
 from binarize.graph.plan_table import layer_table, note_lines, output_lines, summary_line
+from binarize.layers import AttentionShapes
 from binarize.layers.recipe import METHODS
 from binarize.methods.forms import Form
 from binarize.tables import plain
 
-__all__ = ["Edit", "KeptBy", "LayerPlan", "OutputPlan", "Plan", "Swap", "Traced"]
+__all__ = [
+    "AttentionPlan",
+    "AttentionSwap",
+    "Edit",
+    "KeptBy",
+    "LayerPlan",
+    "OutputPlan",
+    "Plan",
+    "Swap",
+    "Traced",
+]
 
 _IN_FILES = {"removes_sign_information": "blinds"}  # fields whose key in files is another
 _FAULTS = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
@@ -68,6 +79,7 @@ class Plan:
         notes: what could not be traced or reached, and what was done instead.
         inputs: shapes of the input tensors of the example run.
         outputs: the tensors that the network returns, each with its last layers.
+        attentions: one per attention, in the order of the run, if the method is to make attention binary.
         traced: the graphs that were made while planning, for execution on the same model; not stored in
             files.
     """
@@ -81,6 +93,7 @@ class Plan:
     notes: tuple[Statement, ...] = ()
     inputs: tuple[tuple[int, ...], ...] = ()
     outputs: tuple[OutputPlan, ...] = ()
+    attentions: tuple[AttentionPlan, ...] = ()
     traced: Traced | None = field(default=None, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -102,6 +115,10 @@ class Plan:
         given["swaps"] = [_renamed(swap, _IN_FILES) for swap in given["swaps"]]
         for edit in given["edits"]:
             edit["activation"] = edit["activation"] and _renamed(edit["activation"], _IN_FILES)
+            if edit["attention"] is None:  # as in files of earlier versions
+                del edit["attention"]
+        if not given["attentions"]:
+            del given["attentions"]
         if short:
             parts = (("rows", LayerPlan), ("swaps", Swap), ("edits", Edit), ("outputs", OutputPlan))
             for name, cls in parts:
@@ -130,6 +147,7 @@ class Plan:
                 # not in the first files
                 inputs=tuple(_shape(shape) for shape in given.get("inputs", ())),
                 outputs=tuple(_output(output) for output in given.get("outputs", ())),
+                attentions=tuple(_attention(row) for row in given.get("attentions", ())),
             )
             if not isinstance(made.method["name"], str):
                 raise TypeError(f"the method's name {made.method['name']!r} is not a text")
@@ -139,7 +157,7 @@ class Plan:
 
     def summary_line(self) -> str:
         """One line: how many layers and weights become binary, and why the others stay."""
-        return summary_line(self._method_text(), self.rows)
+        return summary_line(self._method_text(), self.rows, self.attentions)
 
     def _method_text(self) -> str:
         """The method's name, and the bits of its weights and activations where they are more than one."""
@@ -155,7 +173,7 @@ class Plan:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         title = f"{self.model}: {self._method_text()}"
-        yield layer_table(title, self.rows, options.max_width)
+        yield layer_table(title, self.rows, options.max_width, self.attentions)
         yield Text(self.summary_line())
         yield from output_lines(self.outputs)
         yield from note_lines(self.notes)
@@ -189,6 +207,18 @@ def _output(given: dict[str, Any]) -> OutputPlan:
     return _checked(OutputPlan(**{**given, **names, "shape": _shape(given.get("shape", ()))}))
 
 
+def _attention(given: dict[str, Any]) -> AttentionPlan:
+    shapes = {name: _shape(given.get(name, ())) for name in ("query", "key", "value")}
+    reason = Statement.read(given["reason"]) if given.get("reason") else ""
+    return _checked(AttentionPlan(**{**given, **shapes, "reason": reason}))
+
+
+def _attention_swap(given: dict[str, Any]) -> AttentionSwap:
+    shapes = dict(given["shapes"])
+    shapes |= {name: _shape(shapes.get(name, ())) for name in ("query", "key", "value")}
+    return _checked(AttentionSwap(**{**given, "shapes": _checked(AttentionShapes(**shapes))}))
+
+
 def _without_defaults(given: dict[str, Any], cls: type) -> dict[str, Any]:
     defaults = {_IN_FILES.get(item.name, item.name): item.default for item in dataclasses.fields(cls)}
     return {name: value for name, value in given.items() if value != defaults[name]}
@@ -200,9 +230,19 @@ def _renamed(given: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
 
 def _edit(given: dict[str, Any]) -> Edit:
     activation = _checked(Swap(**given["activation"])) if given.get("activation") is not None else None
+    attention = _attention_swap(given["attention"]) if given.get("attention") is not None else None
     lists = tuple((str(name), str(kind), int(length)) for name, kind, length in given.get("lists", ()))
     constants = tuple((str(name), value) for name, value in given.get("constants", ()))
     names = {name: tuple(given.get(name, ())) for name in ("fixed", "tensors")}
     return _checked(
-        Edit(**{**given, **names, "lists": lists, "constants": constants, "activation": activation})
+        Edit(
+            **{
+                **given,
+                **names,
+                "lists": lists,
+                "constants": constants,
+                "activation": activation,
+                "attention": attention,
+            }
+        )
     )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from binarize.earlier_names import earlier_fields
 from binarize.graph.plan_sentences import Code, Statement
+from binarize.layers import AttentionShapes
 
 KeptBy = Literal["", "policy", "method", "layer", "unused"]
 
@@ -93,6 +94,46 @@ class Swap:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AttentionPlan:
+    """What happens to one attention, if the method is to make attention binary.
+
+    Attributes:
+        name: path of the module whose forward computes it.
+        step: name of the step of that forward that gives its result.
+        query: shape of the queries in the example run, (N, ..., L, D); empty if they are not known.
+        key: likewise, (N, ..., S, D).
+        value: likewise, (N, ..., S, E).
+        converted: its two products become binary.
+        reason: why not.
+    """
+
+    name: str
+    step: str = ""
+    query: tuple[int, ...] = ()
+    key: tuple[int, ...] = ()
+    value: tuple[int, ...] = ()
+    converted: bool = False
+    reason: Statement | str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionSwap:
+    """Binary attention in a forward.
+
+    Attributes:
+        module: name of the new `BinaryAttention` in the owner.
+        scores: name of the step that multiplies queries and keys, which the module's `scores` replaces, as
+            its `context` does the step of the edit; empty if that step is a call for the whole, which the
+            module replaces.
+        shapes: of the quantizers' parameters.
+    """
+
+    module: str
+    scores: str = ""
+    shapes: AttentionShapes
+
+
+@dataclass(frozen=True, kw_only=True)
 class Edit:
     """Change one node of the own graph of the module at `owner`.
 
@@ -102,13 +143,15 @@ class Edit:
         action: `drop`: its value is that of argument `keep`; `activation`: a new module is called on
             argument 0; `norm`: a new module is called on the node's own value;
             `identity`: its value is that of argument 0; `layer`: it applies the weight of the layer at
-            `owner`, and the binary layer is called on its input instead.
+            `owner`, and the binary layer is called on its input instead; `attention`: the products of
+            attention, of which it is the last step, become binary.
         keep: see `action`.
         fixed: parameters of the forward that the graph holds at their defaults.
         lists: parameters that are lists or tuples, with the name of their type and their length.
         constants: names and values of what is passed in `**kwargs` beside tensors.
         tensors: names of the tensors there.
         activation: describes the new activation or norm (its `path` is its name in the owner).
+        attention: describes binary attention.
     """
 
     owner: str
@@ -120,6 +163,7 @@ class Edit:
     constants: tuple[tuple[str, Any], ...] = ()
     tensors: tuple[str, ...] = ()
     activation: Swap | None = None
+    attention: AttentionSwap | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,6 +75,13 @@ class Code(Enum):
     SUM_STAYS_PARTIAL = "sum stays: the branch does not carry its input to the end"
     CANNOT_REWRITE = "{} cannot be rewritten: {}"
     CALLED_AGAIN = "is called several times"
+    # -- attention
+    ATTENTION_INSIDE = "is computed inside {}, which is not taken apart"
+    ATTENTION_SPREAD = "its products are in the forwards of two modules, {} and {}"
+    ATTENTION_ROWS_READ = "its softmax rows are multiplied {} times"
+    ATTENTION_NO_SCORES = "what its softmax sees is no product of queries and keys"
+    ATTENTION_PRODUCTS = "its products are not plain matrix products (@, matmul or bmm)"
+    NO_ATTENTION = "a product of two activations without a softmax between two products"
     # -- notes on the network
     COMPILED = "the model is compiled: its binary copy has to be compiled anew"
     WRITES = "the forward of {} writes to {}, which stays as it is"
@@ -117,6 +124,10 @@ class Code(Enum):
     OUTPUT_CHANGED = (
         _WARNING
         + "{} in front of {} is replaced by the method's activation: the range of these features changes"
+    )
+    NO_BINARY_ATTENTION = (
+        _WARNING + "attention='binary' changes nothing: of {} attention steps of the network none can be "
+        "binary{}"
     )
     # -- texts from elsewhere: a method that refuses a layer, a layer without a binary replacement, other
     # versions

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from binarize.errors import listed
-from binarize.graph.plan_rows import LayerPlan, OutputPlan
+from binarize.graph.plan_rows import AttentionPlan, LayerPlan, OutputPlan
 from binarize.graph.plan_sentences import Code, Statement, several
 from binarize.tables import BINARY, FLOAT, SLOWER, Name, widest_part
+
+Row = TypeVar("Row", LayerPlan, AttentionPlan)
 
 _NAME_WIDTH = 24
 _KIND_WIDTH = 26
 _WIDE = 110  # from this width on, a layer needs one line
 
 
-def layer_table(title: str, rows: Sequence[LayerPlan], width: int) -> Table:
-    """The table of the layers; runs of equal blocks are one row.
+def layer_table(
+    title: str, rows: Sequence[LayerPlan], width: int, attentions: Sequence[AttentionPlan] = ()
+) -> Table:
+    """The table of the layers, then of attention; runs of equal blocks are one row.
 
     Args:
         title: above the table.
         rows: of the plan.
         width: columns that the terminal has.
+        attentions: of the plan.
     """
     table = Table(
         title=title,
@@ -35,8 +40,8 @@ def layer_table(title: str, rows: Sequence[LayerPlan], width: int) -> Table:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    folded = list(_folded(rows))
-    least = widest_part(name for name, _ in folded)
+    folded, others = list(_folded(rows, _look)), list(_folded(attentions, _attention_look))
+    least = widest_part(name for name, _ in (*folded, *others))
     table.add_column("layer", min_width=least, max_width=max(_NAME_WIDTH, least, width // 3))
     table.add_column("float layer", no_wrap=width >= _WIDE, max_width=_KIND_WIDTH)
     table.add_column("becomes", no_wrap=width >= _WIDE)
@@ -50,6 +55,10 @@ def layer_table(title: str, rows: Sequence[LayerPlan], width: int) -> Table:
         style = BINARY if row.converted else FLOAT
         cells = (f"{row.kind} {_geometry(row)}", state, detail)
         table.add_row(Name(name), *map(Text, cells), style=style)
+    for name, row in others:
+        shape = "x".join(map(str, row.query[1:]))
+        cells = (f"attention {shape}".strip(), "binary" if row.converted else "float", row.reason)
+        table.add_row(Name(name), *map(Text, cells), style=BINARY if row.converted else FLOAT)
     return table
 
 
@@ -59,8 +68,8 @@ def note_lines(notes: Iterable[str]) -> Iterator[Text]:
         yield Text(note, SLOWER) if Statement.read(note).is_warning else Text(f"note: {note}")
 
 
-def summary_line(method: str, rows: Sequence[LayerPlan]) -> str:
-    """One line: how many layers and weights become binary, and why the others stay."""
+def summary_line(method: str, rows: Sequence[LayerPlan], attentions: Sequence[AttentionPlan] = ()) -> str:
+    """One line: how many layers and weights become binary, and why the others stay; how much attention."""
     converted = [row for row in rows if row.converted]
     total = sum(_count(row.weight_shape) for row in rows)
     binary = sum(_count(row.weight_shape) for row in converted)
@@ -69,23 +78,24 @@ def summary_line(method: str, rows: Sequence[LayerPlan]) -> str:
     kept = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     layers = f"{len(converted)} of {len(rows)} layers"
     text = f"{method}: {layers}, {share:.1f} % of weights"
+    if attentions:
+        text += f", {sum(row.converted for row in attentions)} of {len(attentions)} attention steps"
     return f"{text}; kept: {kept}" if kept else text
 
 
-def _folded(rows: Sequence[LayerPlan]) -> Iterator[tuple[str, LayerPlan]]:
+def _folded(rows: Sequence[Row], look: Callable[[Row], Any]) -> Iterator[tuple[str, Row]]:
     """Rows in order; runs of blocks that differ by an index only are one row each."""
-    seen: dict[Any, list[LayerPlan]] = {}
+    seen: dict[Any, list[Row]] = {}
     for row in rows:
-        seen.setdefault(_look(row), []).append(row)
+        seen.setdefault(look(row), []).append(row)
     for alike in seen.values():
         yield (alike[0].name if len(alike) == 1 else f"{_pattern(alike)} (x{len(alike)})"), alike[0]
 
 
 def _look(row: LayerPlan) -> Any:
     """All that a table shows of a row, except indices in names."""
-    generic = ".".join("*" if part.isdecimal() else part for part in row.name.split("."))
     return (
-        generic,
+        _generic(row.name),
         row.kind,
         row.weight_shape,
         row.converted,
@@ -99,7 +109,15 @@ def _look(row: LayerPlan) -> Any:
     )
 
 
-def _pattern(rows: list[LayerPlan]) -> str:
+def _attention_look(row: AttentionPlan) -> Any:
+    return _generic(row.name), row.step, row.query, row.converted, row.reason
+
+
+def _generic(name: str) -> str:
+    return ".".join("*" if part.isdecimal() else part for part in name.split("."))
+
+
+def _pattern(rows: Sequence[LayerPlan | AttentionPlan]) -> str:
     """The names of similar rows as one: indices that differ become ranges."""
     columns = zip(*(row.name.split(".") for row in rows), strict=True)
     parts = []

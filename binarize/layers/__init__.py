@@ -1,6 +1,7 @@
 """Trainable modules of binary networks: quantizers, convolutions, linear layers, activations, bypass."""
 
 from binarize.layers.activations import BiasPReLU, ChannelPReLU, Maxout, RPReLU
+from binarize.layers.attention import AttentionShapes, BinaryAttention, BinaryProduct
 from binarize.layers.base import BinaryLayer
 from binarize.layers.bypass import Bypass
 from binarize.layers.conv import BinaryConv1d, BinaryConv2d, BinaryConvTranspose2d
@@ -20,7 +21,7 @@ from binarize.layers.quantizers import (
     StepSTE,
     TokenSign,
 )
-from binarize.layers.recipe import LayerRecipe, Recipe, Site
+from binarize.layers.recipe import AttentionRecipe, LayerRecipe, Recipe, Site
 from binarize.layers.stand_ins import AbsentTensor, DroppedBias, StandsForLayer
 from binarize.layers.training_state import Numbers, WeightState, set_progress
 
@@ -29,12 +30,16 @@ __all__ = [
     "AbsentTensor",
     "AdaBinSign",
     "ApproxSignQuantizer",
+    "AttentionRecipe",
+    "AttentionShapes",
     "BiasPReLU",
+    "BinaryAttention",
     "BinaryConv1d",
     "BinaryConv2d",
     "BinaryConvTranspose2d",
     "BinaryLayer",
     "BinaryLinear",
+    "BinaryProduct",
     "Bypass",
     "ChannelLastBatchNorm",
     "ChannelPReLU",

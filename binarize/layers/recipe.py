@@ -107,6 +107,33 @@ class LayerRecipe:
 Recipe = LayerRecipe
 """The name of earlier versions."""
 
+QuantizerOfShape = Callable[[tuple[int, ...]], nn.Module]
+"""Makes a quantizer from the shape of what it has per channel."""
+
+AttentionChoice = Literal["float", "binary"]
+"""What a method makes of attention: `float` leaves it as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionRecipe:
+    """The quantizers of binary attention: rows(softmax(query(Q) key(K^T))) value(V).
+
+    Each is made from the shape of what it has per channel, broadcastable to what it quantizes; `()` stands
+    for one value.
+
+    Attributes:
+        query: of the queries.
+        key: of the transposed keys.
+        rows: of the softmax's result, which is never negative.
+        value: of the values.
+    """
+
+    query: QuantizerOfShape
+    key: QuantizerOfShape
+    rows: QuantizerOfShape
+    value: QuantizerOfShape
+
+
 BypassChoice = Literal["own", "cfb", "identity", "duplicate", "bisrnet", "none"]
 """Which bypass a method's layers have.
 
@@ -179,6 +206,11 @@ def chosen_bypass(method: object) -> str:
     choice = getattr(method, "bypass", "own")
     known = isinstance(choice, str) and choice in get_args(BypassChoice)
     return choice if known and choice not in getattr(method, "own_bypasses", ()) else "own"
+
+
+def binary_attention(method: object) -> bool:
+    """Whether the method's option `attention` asks for binary attention."""
+    return getattr(method, "attention", "float") == "binary"
 
 
 class MethodLike(Protocol):

@@ -14,10 +14,13 @@ from torch import nn
 
 from binarize.earlier_names import earlier_fields
 from binarize.errors import ConfigError, unknown_name, with_article
-from binarize.layers.recipe import METHODS, BypassChoice, LayerRecipe, Site
+from binarize.layers.recipe import METHODS, AttentionRecipe, BypassChoice, LayerRecipe, Site
 from binarize.option_texts import readings
 
 Form = Literal["default", "table"]
+
+_UNSAID = (("bypass", "own"), ("attention", "float"))
+"""Values of options that go without saying: files say what earlier versions said."""
 
 _REMEDY = ("constant_remedy", "against_blindness")  # a property of methods, and its earlier name
 
@@ -81,6 +84,10 @@ class Method:
 
     def activation(self, site: ActivationSite) -> Callable[[], nn.Module] | None:
         """Makes the activation that replaces the network's own, or None to keep that."""
+        return None
+
+    def attention_recipe(self) -> AttentionRecipe | None:
+        """The quantizers of binary attention, for a method whose option `attention` is `binary`."""
         return None
 
     def refuses(self, site: Site) -> str | None:
@@ -154,9 +161,9 @@ class Method:
         raise ConfigError(f"{cls.name}: {name}={text}: expected {describe_type(known[name])}.")
 
     def options(self) -> dict[str, Any]:
-        """The values of all options, as JSON holds them; a method's own bypass goes without saying."""
+        """The values of options, as JSON holds them; own bypass and float attention go without saying."""
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value for name, value in given.items() if (name, value) != ("bypass", "own")}
+        return {name: value for name, value in given.items() if (name, value) not in _UNSAID}
 
     def as_dict(self) -> dict[str, Any]:
         """Name and options as plain values; `from_dict` is the inverse."""

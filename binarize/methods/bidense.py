@@ -9,7 +9,8 @@ LayerNorm(1e-6), + CFB over channels.
 Filters of one weight stay float there: centred, they have no sign.
 Departures: the paper's text has one `a` per layer, the authors' code and the printed parameter counts one per
 channel: `granularity` offers both, and one per group of channels between them. "table" form: learnable bias
-and PReLU as in Table 1's networks.
+and PReLU as in Table 1's networks. Attention, of which the paper has none, is float, or by option that of BiT
+(`binarize.methods.bit`): a sign without a scale would leave the range of what softmax sees to chance.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from torch import nn
 from binarize.errors import ConfigError
 from binarize.functional import CentredScaledSign, ScaledSign
 from binarize.functional.dab import Granularity, Scale, Threshold
-from binarize.layers import DAB, ApproxSignQuantizer, LayerRecipe, Site, TokenSign
+from binarize.layers import DAB, ApproxSignQuantizer, AttentionRecipe, LayerRecipe, Site, TokenSign
+from binarize.layers.recipe import AttentionChoice, binary_attention
 from binarize.methods.base import ActivationSite, Form, Method, register_method
+from binarize.methods.bit import elastic_attention
 from binarize.methods.parts import norm_for, rprelu, single_weight, table_prelu
 
 ABLATIONS: dict[int, dict[str, Any]] = {
@@ -59,6 +62,7 @@ class BiDense(Method):
             `BypassChoice`.
         threshold: of the DAB: `adaptive` k mean(x) + b, `b`, `mean` (k mean(x)) or `none`.
         scale: of the DAB: `adaptive`, `mad`, `learned` or `none`.
+        attention: `binary` makes attention that of BiT; `float` leaves it as it is.
         ablation: row 1 to 8 of Table 4; sets the one option of the above that the row changes.
     """
 
@@ -76,6 +80,7 @@ class BiDense(Method):
     scale: Scale = "adaptive"
     ablation: int = 0
     groups: int = 4
+    attention: AttentionChoice = "float"
 
     def __post_init__(self) -> None:
         if self.bypass == "own":
@@ -109,6 +114,9 @@ class BiDense(Method):
             norm=norm_for(site),
             bypass=self._bypasses(site),
         )
+
+    def attention_recipe(self) -> AttentionRecipe | None:
+        return elastic_attention() if binary_attention(self) else None
 
     def refuses(self, site: Site) -> str | None:
         alone = site.kind == "token" and single_weight(site)

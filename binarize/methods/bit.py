@@ -9,9 +9,12 @@ sqrt(size of x in all processes). That of clamp(w - mean(w), -1, 1) for weights,
 During training: alpha starts from the first batch, 2 mean(abs(z)) signed, 4 mean(abs(z)) unsigned.
 Block: linear layers with their bias, the network's own norms and residual connections; each activation of the
 network (GELU, say) becomes a ReLU, whose results are binarized unsigned. Convolutions: conv -> BN.
-Departures: attention is float. The paper's distillation in several steps is a matter of training. z / alpha =
-1/2 gives alpha (0 in the authors' code, which rounds to even). Before training alpha is 1. With several
-processes alpha starts from the mean of theirs. Filters of one weight, which centred have no sign, stay float.
+With the option `attention="binary"` both products of attention are of elastic binarizations: queries, keys
+and values signed with `move` per head and channel, softmax rows unsigned with one `move`.
+Departures: attention is float by default. The paper's distillation in several steps is a matter of training.
+z / alpha = 1/2 gives alpha (0 in the authors' code, which rounds to even). Before training alpha is 1. With
+several processes alpha starts from the mean of theirs. Filters of one weight, which centred have no sign,
+stay float.
 """
 
 from __future__ import annotations
@@ -27,8 +30,9 @@ from torch import Tensor, nn
 
 from binarize.functional import CentredScaledSign, Rule, sign
 from binarize.functional.rules import Gradients, Stats, sum_to
-from binarize.layers import LayerRecipe, Quantizer, SignForm, Site
+from binarize.layers import AttentionRecipe, LayerRecipe, Quantizer, SignForm, Site
 from binarize.layers.quantizers import channel_shape
+from binarize.layers.recipe import AttentionChoice, binary_attention
 from binarize.layers.training_state import mean_of_processes, processes
 from binarize.methods.base import ActivationSite, Method, register_method
 from binarize.methods.parts import single_weight
@@ -81,17 +85,27 @@ class ElasticSign(Quantizer):
         unsigned: see `Elastic`.
         dim: channel dimension.
         spatial: number of spatial dims.
+        shape: of `move`, instead of one value for each channel.
     """
 
     rule: Elastic
     started: Tensor
 
-    def __init__(self, channels: int, *, unsigned: bool = False, dim: int = 1, spatial: int = 2) -> None:
+    def __init__(
+        self,
+        channels: int = 1,
+        *,
+        unsigned: bool = False,
+        dim: int = 1,
+        spatial: int = 2,
+        shape: tuple[int, ...] | None = None,
+    ) -> None:
         super().__init__()
         self.rule = Elastic(unsigned)
         self.values = "{0, alpha}" if unsigned else ""
         self.alpha = nn.Parameter(torch.ones(()))
-        self.move = nn.Parameter(torch.zeros(channel_shape(channels, dim, spatial)))
+        shape = channel_shape(channels, dim, spatial) if shape is None else shape
+        self.move = nn.Parameter(torch.zeros(shape))
         self.register_buffer("started", torch.tensor(False))
         self._asked = False  # whether `started` is known to be true, so that no step asks again
 
@@ -118,14 +132,31 @@ class ElasticSign(Quantizer):
         return SignForm(shift=shift, factor=alpha, unsigned=self.rule.unsigned)
 
 
+def _of_shape(shape: tuple[int, ...], *, unsigned: bool = False) -> ElasticSign:
+    return ElasticSign(shape=shape, unsigned=unsigned)
+
+
+def elastic_attention() -> AttentionRecipe:
+    """BiT's attention: elastic quantizers, {0, alpha} for softmax rows."""
+    return AttentionRecipe(
+        query=_of_shape, key=_of_shape, value=_of_shape, rows=partial(_of_shape, unsigned=True)
+    )
+
+
 @register_method
 @dataclass(frozen=True, kw_only=True)
 class BiT(Method):
-    """Elastic binarization with a learnt scale, {0, 1} behind a ReLU; ReLU for GELU; the network's norms."""
+    """Elastic binarization with a learnt scale, {0, 1} behind a ReLU; ReLU for GELU; the network's norms.
+
+    Attributes:
+        attention: `binary` makes queries, keys, softmax rows and values binary, too; `float` none of them.
+    """
 
     name: ClassVar[str] = "bit"
     paper: ClassVar[str] = "arXiv 2205.13016"
     year: ClassVar[int | None] = 2022
+
+    attention: AttentionChoice = "float"
 
     def recipe(self, site: Site) -> LayerRecipe:
         unsigned = site.sees_no_negatives
@@ -137,6 +168,9 @@ class BiT(Method):
             bias=site.has_bias,
             norm="own" if site.kind == "token" else "batch",
         )
+
+    def attention_recipe(self) -> AttentionRecipe | None:
+        return elastic_attention() if binary_attention(self) else None
 
     def refuses(self, site: Site) -> str | None:
         return "a filter of one weight, centred, has no sign" if single_weight(site) else None

@@ -14,7 +14,7 @@ from binarize.graph.rewrite.module_slots import Places
 from binarize.graph.trace.roles import known_class
 from binarize.graph.unsupported import refuse
 from binarize.graph.wrappers import unwrapped
-from binarize.layers import BinaryLayer
+from binarize.layers import BinaryAttention, BinaryLayer
 from binarize.model_info import plan_of
 from binarize.runtime.layer import PackedLayer, RuntimeOptions
 from binarize.runtime.lower import empty_packed, lower
@@ -33,6 +33,9 @@ _LAYERS = (
     nn.Linear,
 )
 
+
+ATTENTION = "binary attention is computed in float: its factors are two-valued, and no kernel has its bits"
+"""What the report says of it."""
 
 MOST_THREADS = 1024
 """More of them, and the system may have none left."""
@@ -207,4 +210,21 @@ def _report(model: nn.Module, refused: Mapping[str, str]) -> DeployReport:
             continue
         packed = isinstance(module, PackedLayer)
         rows.append(LayerReport(name=path, kind=kind, packed=packed, reason=why, weights=weights, bytes=size))
-    return DeployReport(model=type(model).__name__, layers=tuple(rows), refused=floats)
+    return DeployReport(
+        model=type(model).__name__, layers=tuple(rows), refused=floats, attentions=_attentions(model)
+    )
+
+
+def _attentions(model: nn.Module) -> tuple[LayerReport, ...]:
+    found = [(path, m) for path, m in model.named_modules() if isinstance(m, BinaryAttention)]
+    return tuple(
+        LayerReport(
+            name=path,
+            kind="attention",
+            packed=False,
+            reason=ATTENTION,
+            weights=0,
+            bytes=sum(p.numel() * p.element_size() for p in module.parameters()),
+        )
+        for path, module in found
+    )

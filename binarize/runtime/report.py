@@ -46,6 +46,7 @@ class DeployReport:
         model: its class.
         layers: convolutions and linear layers.
         refused: the binary layers that stayed float by path, and why.
+        attentions: binary attention, which has no weights: torch computes it, for the reason given.
         fusions: of the model's programs, when `report` was called; None in the model's own `deploy_report`,
             as programs are made later.
     """
@@ -53,6 +54,7 @@ class DeployReport:
     model: str
     layers: tuple[LayerReport, ...]
     refused: Mapping[str, str] = field(default_factory=dict)
+    attentions: tuple[LayerReport, ...] = ()
     fusions: FusionReport | None = field(default=None, compare=False, repr=False)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -72,11 +74,16 @@ class DeployReport:
         share = 100 * sum(layer.weights for layer in self.packed) / weights if weights else 0.0
         text = f"{self.model}: {len(self.packed)} of {len(self.layers)} layers packed, "
         text += f"{share:.1f} % of weights"
-        return f"{text}; {len(self.refused)} binary layers stay float" if self.refused else text
+        text = f"{text}; {len(self.refused)} binary layers stay float" if self.refused else text
+        count = len(self.attentions)
+        return f"{text}; {count} binary attention{'s' * (count > 1)} computed in float" if count else text
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return {"model": self.model, "layers": [dict(vars(layer)) for layer in self.layers]}
+        given = {"model": self.model, "layers": [dict(vars(layer)) for layer in self.layers]}
+        if self.attentions:
+            given["attentions"] = [dict(vars(row)) for row in self.attentions]
+        return given
 
     def __str__(self) -> str:
         return plain(self)
@@ -89,7 +96,7 @@ class DeployReport:
         table.add_column("bytes", justify="right")
         table.add_column("runs as", no_wrap=True)
         notes: dict[str, int] = {}  # reasons repeat: each is printed once, below the table
-        for layer in self.layers:
+        for layer in (*self.layers, *self.attentions):
             runs_as = ("bits, torch" if layer.reason else "bits") if layer.packed else "float"
             if layer.reason:
                 runs_as += f" ({notes.setdefault(layer.reason, len(notes) + 1)})"

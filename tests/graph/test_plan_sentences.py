@@ -78,6 +78,18 @@ SENTENCES = {
         ("block", "its forward draws random numbers"),
     ),
     "is called several times": (Code.CALLED_AGAIN, ()),
+    "is computed inside MultiheadAttention, which is not taken apart": (
+        Code.ATTENTION_INSIDE,
+        ("MultiheadAttention",),
+    ),
+    "its products are in the forwards of two modules, attn and block": (
+        Code.ATTENTION_SPREAD,
+        ("attn", "block"),
+    ),
+    "its softmax rows are multiplied 2 times": (Code.ATTENTION_ROWS_READ, ("2",)),
+    "what its softmax sees is no product of queries and keys": (Code.ATTENTION_NO_SCORES, ()),
+    "its products are not plain matrix products (@, matmul or bmm)": (Code.ATTENTION_PRODUCTS, ()),
+    "a product of two activations without a softmax between two products": (Code.NO_ATTENTION, ()),
     "the model is compiled: its binary copy has to be compiled anew": (Code.COMPILED, ()),
     "the forward of block writes to weight, which stays as it is": (Code.WRITES, ("block", "weight")),
     "control flow depends on data: the plan holds for the branches that the example input took": (
@@ -130,6 +142,11 @@ SENTENCES = {
     "change; Policy(last=1) or keep= leaves it float": (
         Code.FINAL_BINARY,
         ("head", "logits"),
+    ),
+    "warning: attention='binary' changes nothing: of 2 attention steps of the network none can be binary "
+    "(kept by name)": (
+        Code.NO_BINARY_ATTENTION,
+        ("2", " (kept by name)"),
     ),
     "warning: relu in front of features.0 is replaced by the method's activation: the range of "
     "these features changes": (

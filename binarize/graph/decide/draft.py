@@ -134,12 +134,12 @@ class Draft:
 
     def used(self, node: fx.Node) -> bool:
         """Whether the result of a step is used as such in the graph of the module that makes it, if known."""
-        step = self._step(node)
+        step = self.step_of(node)
         return step is None or bool(step.users)
 
     def _seen_elsewhere(self, node: fx.Node) -> bool:
         """Whether a step works in place on a value that other steps read by another name."""
-        step = self._step(node)
+        step = self.step_of(node)
         if step is None or step.op == "call_module" or not acts(step):
             return False
         changed = step.args[0]
@@ -153,7 +153,7 @@ class Draft:
         In the run both names are one tensor, so that all its readers use `node`: a single user is the next
         step.
         """
-        module, step = self.flow.module(node), self._step(node)
+        module, step = self.flow.module(node), self.step_of(node)
         if module is not None:
             in_place = getattr(module, "inplace", False) is True
         else:
@@ -168,7 +168,7 @@ class Draft:
         inside = isinstance(self.flow.modules.get(node.meta["owner"]), nn.Sequential)
         return not inside or str(node.target).rpartition(".")[2] in ("0", "")
 
-    def _step(self, node: fx.Node) -> fx.Node | None:
+    def step_of(self, node: fx.Node) -> fx.Node | None:
         """The step of its module's own graph that a node is, if that graph is known."""
         own_graph = self.flow.recording.module_graphs.get(node.meta["owner"])
         steps = () if own_graph is None else own_graph.graph.nodes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -13,21 +13,26 @@ from binarize.graph.decide.activation_sets import constant_activations
 from binarize.graph.decide.added_norms import growth_notes
 from binarize.graph.decide.draft import Draft
 from binarize.graph.hooks import has_hooks, has_state_hooks
-from binarize.graph.plan import OutputPlan
+from binarize.graph.plan import AttentionPlan, OutputPlan
 from binarize.graph.plan_sentences import Code, Statement, several
+from binarize.layers.recipe import binary_attention
 from binarize.methods.bypasses import composes
 
 
-def notes_of(draft: Draft, outputs: Iterable[OutputPlan], *, compiled: bool) -> tuple[Statement, ...]:
+def notes_of(
+    draft: Draft, outputs: Iterable[OutputPlan], attentions: Sequence[AttentionPlan], *, compiled: bool
+) -> tuple[Statement, ...]:
     """All notes and warnings of a plan.
 
     Args:
         draft: with every decision made.
         outputs: of the plan.
+        attentions: of the plan.
         compiled: the model was given compiled.
     """
     return (
         *_about_outputs(outputs),
+        *_about_attention(draft, attentions),
         *constant_activations(draft),
         *_about_tracing(draft),
         *([Statement(Code.COMPILED)] if compiled else []),
@@ -51,6 +56,15 @@ def _about_outputs(outputs: Iterable[OutputPlan]) -> Iterator[Statement]:
         yield Statement(Code.FINAL_BINARY, listed(layers), several("output", names))
     for functions, names in changed.items():
         yield Statement(Code.OUTPUT_CHANGED, listed(functions), several("output", names))
+
+
+def _about_attention(draft: Draft, attentions: Sequence[AttentionPlan]) -> Iterator[Statement]:
+    """A method that is asked for binary attention where none can be."""
+    if binary_attention(draft.method) and not any(row.converted for row in attentions):
+        reasons = dict.fromkeys(str(row.reason) for row in attentions)
+        yield Statement(
+            Code.NO_BINARY_ATTENTION, len(attentions), f" ({listed(reasons, 3)})" if reasons else ""
+        )
 
 
 def _about_tracing(draft: Draft) -> Iterator[Statement]:

@@ -13,6 +13,7 @@ from binarize.errors import ConfigError, with_article
 from binarize.graph.decide.activation_sets import decide_sets
 from binarize.graph.decide.activations import decide_activations, note_contexts
 from binarize.graph.decide.added_norms import decide_growth
+from binarize.graph.decide.attention import decide_attention
 from binarize.graph.decide.draft import Draft
 from binarize.graph.decide.example_run import run_of
 from binarize.graph.decide.float_layers import sort_layers
@@ -75,6 +76,7 @@ def plan(
     if not draft.sites:
         raise ConfigError(_nothing_left(draft))
     _decide(draft)
+    attentions = decide_attention(draft, wanted)
     outputs = tuple(output_rows(draft))
     return Plan(
         model=type(model).__name__,
@@ -85,7 +87,8 @@ def plan(
         edits=tuple(_with_signature(edit, recording) for edit in draft.edits.values()),
         inputs=tuple(n.meta["shape"] for n in recording.graph.nodes if n.op == "placeholder"),
         outputs=outputs,
-        notes=notes_of(draft, outputs, compiled=compiled),
+        attentions=attentions,
+        notes=notes_of(draft, outputs, attentions, compiled=compiled),
         traced=Traced(
             weakref.ref(model),
             {owner: draft.rewritable[owner].graph for owner, _ in draft.edits},

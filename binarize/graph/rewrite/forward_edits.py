@@ -15,6 +15,7 @@ from binarize.errors import RewriteError, TraceError
 from binarize.graph.forward_helpers import require_default, require_extra, require_list, require_value
 from binarize.graph.hooks import has_hooks, take_hooks
 from binarize.graph.plan import Edit, Plan
+from binarize.graph.rewrite.attention import binarize_attention
 from binarize.graph.rewrite.generated_forward import install
 from binarize.graph.rewrite.module_swaps import new_activation, reference_of
 from binarize.graph.rewrite.opened_layer import take_apart
@@ -135,6 +136,8 @@ def _guard(graph: fx.Graph, owner: str, signature: Signature, asked: set[str]) -
 def _edit_node(graph: fx.Graph, node: fx.Node, edit: Edit, module: nn.Module, method: Method) -> None:
     if edit.action == "norm":
         return _norm_behind(graph, node, edit, module)
+    if edit.action == "attention":
+        return binarize_attention(graph, node, edit, module, method)
     if edit.action == "activation" and edit.activation is not None:
         name = edit.activation.path
         reference = next(module.parameters(), torch.empty(0))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import operator
 import random
 import sys
 from collections import OrderedDict
@@ -267,7 +268,7 @@ def _refuse_changed_lists(graph: fx.Graph, given: list[tuple[list[Any], list[Any
 
 
 def _unify(evaluation: fx.Graph, training: fx.Graph) -> fx.Graph:
-    """The evaluation graph with every flag that training flips read from `self.training`."""
+    """The evaluation graph with what training changes read from `self.training`: flags, rates of dropout."""
     pairs = list(zip(evaluation.nodes, training.nodes, strict=False))
     same = len(evaluation.nodes) == len(training.nodes) and all(
         a.op == b.op and a.target == b.target and a.name == b.name for a, b in pairs
@@ -279,8 +280,8 @@ def _unify(evaluation: fx.Graph, training: fx.Graph) -> fx.Graph:
             continue
         with evaluation.inserting_before(a):
             flag = evaluation.create_node("get_attr", "training")
-        a.args = _merge(a.args, b.args, flag)
-        a.kwargs = _merge(a.kwargs, b.kwargs, flag)
+            a.args = _merge(a.args, b.args, flag)
+            a.kwargs = _merge(a.kwargs, b.kwargs, flag)
     return evaluation
 
 
@@ -296,6 +297,8 @@ def _merge(off: Any, on: Any, flag: fx.Node) -> Any:
         return {key: _merge(off[key], on[key], flag) for key in off}
     if off is False and on is True:
         return flag
+    if type(off) is type(on) is float and off == 0:  # the rate of `p if self.training else 0.0`
+        return flag.graph.call_function(operator.mul, (on, flag))
     if _plain(off) != _plain(on):
         raise TraceError("its forward computes with other constants in training than in evaluation")
     return off
