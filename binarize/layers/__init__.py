@@ -19,7 +19,7 @@ from binarize.layers.quantizers import (
     StepSTE,
     TokenSign,
 )
-from binarize.layers.recipe import LayerRecipe, Recipe, Site
+from binarize.layers.recipe import LayerCost, LayerRecipe, Recipe, Site
 from binarize.layers.stand_ins import AbsentTensor, DroppedBias, StandsForLayer
 from binarize.layers.training_state import Numbers, WeightState, set_progress
 
@@ -38,6 +38,7 @@ __all__ = [
     "ChannelLastBatchNorm",
     "ChannelPReLU",
     "DroppedBias",
+    "LayerCost",
     "LayerRecipe",
     "Maxout",
     "Numbers",
