@@ -27,11 +27,13 @@ def check_method(method: str | Method, *, seed: int = 0) -> None:
 
     Layers of each kind: output shape of the float layer; finite gradients in every parameter; two values per
     filter in the binary weights once training is over, and two per sample and channel (or position) in the
-    activations; the state dict loads into a second layer bit for bit, and in the midst of training that
-    layer has the same gradients; deepcopy and pickle; evaluation mode gives each sample the same result in
-    any batch. Rules rebuild what they quantized, and their gradients are those of their `formula`, if they
-    state one; a quantizer computes what its `sign_form` says. Options survive JSON. A small network with
-    norms, activations and residual sums converts by a plan that survives JSON, trains and keeps its state.
+    activations (of rules and quantizers of K bits, 2^K values that are the sums which they state, and no more
+    bits than the method says); the state dict loads into a second layer bit for bit, and in the midst of
+    training that layer has the same gradients; deepcopy and pickle; evaluation mode gives each sample the
+    same result in any batch. Rules rebuild what they quantized, and their gradients are those of their
+    `formula`, if they state one; a quantizer computes what its `sign_form` says. Options survive JSON. A
+    small network with norms, activations and residual sums converts by a plan that survives JSON, trains and
+    keeps its state.
 
     Args:
         method: a registered name or a method object.
@@ -91,6 +93,10 @@ def _check_layer(name: str, make: Callable[[], nn.Module], x: Tensor, method: Me
     _check_restored(name, make, x, method)
     set_progress(built, 1.0)
     for binary in (m for m in built.modules() if isinstance(m, BinaryLayer)):
+        bits = (binary.weight_rule.planes, getattr(binary.quantizer, "planes", 1))
+        within = all(found <= said for found, said in zip(bits, method.bits, strict=True))
+        rule = f"must have no more bits of weights and activations than the method says, {method.bits}"
+        _expect(within, name, rule, str(bits))
         _check_weights(name, binary)
         _check_quantizer(name, binary.quantizer.eval(), _as_input(binary, x.detach()))
     built.eval()
@@ -134,12 +140,36 @@ def _check_restored(name: str, make: Callable[[], nn.Module], x: Tensor, method:
 
 
 def _check_weights(name: str, layer: BinaryLayer) -> None:
-    weight = layer.binary_filters()
+    weight, planes = layer.binary_filters(), layer.weight_rule.planes
     values = max(len(torch.unique(row)) for row in weight.reshape(weight.shape[0], -1))
-    _expect(values <= 2, name, "must have two values per filter in its binary weights", str(values))
+    rule = f"must have {_number(planes)} values per filter in its binary weights"
+    _expect(values <= 2**planes, name, rule, str(values))
+    if planes > 1:
+        _check_planes(name, layer, weight)
     latent = layer._latent_filters().detach().double()
     latent = latent / latent.square().mean().sqrt()  # on both sides of where surrogates end
     _check_rule(f"{name}: weights", layer.weight_rule, latent, layer.weight_parameters())
+
+
+def _number(planes: int) -> str:
+    return "two" if planes == 1 else f"at most {2**planes}"
+
+
+def _check_planes(name: str, layer: BinaryLayer, weight: Tensor) -> None:
+    """The binary weights that a rule says its weights to be the sum of."""
+    rule = layer.weight_rule
+    called = f"{name}: {type(rule).__name__}.signs"
+    with torch.no_grad():
+        found = rule.signs(layer._latent_filters(), *layer.weight_parameters())
+    _expect(found is not None, called, f"must give the {rule.planes} binary weights that each is the sum of")
+    positive, scale = found or (weight, weight)
+    shapes = (positive.shape, scale.shape)
+    per_filter = (rule.planes, len(weight), *(1,) * (weight.dim() - 1))
+    fits = shapes == ((rule.planes, *weight.shape), per_filter) and positive.dtype == torch.bool
+    _expect(fits, called, "must give bools for each weight and scales for each filter", str(shapes))
+    total = (torch.where(positive, scale, -scale)).sum(0)
+    close = torch.allclose(total, weight, rtol=1e-5, atol=1e-5 * float(weight.abs().max()))
+    _expect(close, called, "must give binary weights whose sum is the quantized weight")
 
 
 def _check_quantizer(name: str, quantizer: nn.Module, x: Tensor) -> None:
@@ -147,10 +177,15 @@ def _check_quantizer(name: str, quantizer: nn.Module, x: Tensor) -> None:
         y = quantizer(x)
         rows = [y.flatten(2).flatten(0, 1), y.movedim(1, -1).flatten(0, -2)] if y.dim() > 2 else [y]
         values = min(max(len(torch.unique(row)) for row in found) for found in rows)
-        where = f"{name}: activations"
-        _expect(values <= 2, where, "must have two values per sample and channel (or position)", str(values))
+        where, planes = f"{name}: activations", getattr(quantizer, "planes", 1)
+        rule = f"must have {_number(planes)} values per sample and channel (or position)"
+        _expect(values <= 2**planes, where, rule, str(values))
     if not isinstance(quantizer, Quantizer):
         return
+    if planes > 1 and not isinstance(levels := quantizer.level_form(), str):
+        _expect(len(levels.basis) == planes, where, f"must have a basis of {planes} numbers")
+        said = f"must compute what {type(quantizer).__name__}.level_form says"
+        _expect(torch.allclose(y, levels.of(x)), where, said)
     form = quantizer.sign_form() if "sign_form" in vars(type(quantizer)) else ""
     if isinstance(form, SignForm):
         _expect(

@@ -1,11 +1,12 @@
 """The convention `honest`: each parameter once, and all multiply-accumulates that a run performs.
 
 Parameters: every one once, however often it is used and whether or not it is frozen; the latent weights
-of binary layers are of one bit, all others of 32; of packed layers, the bits and floats that they hold.
+of binary layers are of one bit, or of the K that their method gives them, all others of 32; of packed layers,
+the bits and floats that they hold.
 Work: the multiply-accumulates of every convolution, linear map, matrix product and attention that one run
 performs, functional ones included, with groups respected and padded positions counted; those that a binary
-layer does itself are binary. Elementwise arithmetic, normalization and interpolation are not
-multiply-accumulates and are not counted.
+layer does itself are binary: with weights of K and activations of M bits, K M for each product. Elementwise
+arithmetic, normalization and interpolation are not multiply-accumulates and are not counted.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import nn
 from binarize.accounting.record import Recording
 from binarize.accounting.report import LayerCount, Uncounted
 from binarize.accounting.tally import Tally
+from binarize.runtime import PackedLayer
 
 
 def count_honestly(
@@ -24,19 +26,25 @@ def count_honestly(
     tally = Tally(model)
     for path, _, parameter, binary in tally.parameters():
         if binary:
-            tally.at(path).binary_params += parameter.numel()
+            tally.at(path).binary_params += parameter.numel() * tally.bits(path)[0]
         else:
             tally.at(path).float_params += parameter.numel()
     tally.add_packed_layers()
     for event in recording.events:
         if event.work is not None and event.work.macs:
             if tally.is_binary(event.path):
-                tally.at(event.path).binary_work += event.work.macs
+                tally.at(event.path).binary_work += event.work.macs * products_of(tally, event.path)
             else:
                 tally.at(event.path).float_work += event.work.macs
     uncounted = find_uncounted(tally, recording)
     tally.add_packed_bytes()
     return tally.layers(), uncounted
+
+
+def products_of(tally: Tally, path: str) -> int:
+    """Products of bits in each product of a binary layer; a packed layer does them one by one."""
+    weight, activation = tally.bits(path)
+    return 1 if isinstance(tally.modules.get(path), PackedLayer) else weight * activation
 
 
 def find_uncounted(tally: Tally, recording: Recording) -> tuple[Uncounted, ...]:

@@ -21,6 +21,8 @@ Operations (in the columns for multiply-accumulates), of any network
   - Binary are binary layers and, in a network that has such layers, its first and its final layer.
   - A head that works at the resolution of the image is left out (the script stops in front of it): all that
     follows the last layer at a lower resolution. In UPerNet these are 76.9 G.
+  - Of a layer whose weights have K bits and activations M > 1, K M times as many, K times as many binary
+    parameters, and 2^M - 1 for the quantizer. (No printed figure is of such a network.)
   - A layer that counts as binary, (q + w) Cin per output position, whatever its stride, with q of the
     quantizer: sign 0, a shift 1, redistribution 2, AdaBin 4, DAB 4 (mean, threshold, mean absolute deviation
     and scale, 1 each where the variant has them); w of the scale of the weights: 1, AdaBin 2 (and centre),

@@ -17,7 +17,7 @@ def count_state(tally: Tally, recording: Recording, final: str | None) -> None:
     for path, name, parameter, binary in tally.parameters():
         times = max(1, recording.calls[tally.owner(path)])
         if binary or (path == final and name == "weight"):
-            tally.at(path).binary_params += times * parameter.numel()
+            tally.at(path).binary_params += times * parameter.numel() * (tally.bits(path)[0] or 1)
         else:
             tally.at(path).float_params += times * parameter.numel()
     for path, module in tally.modules.items():

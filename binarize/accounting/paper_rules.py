@@ -92,7 +92,7 @@ def items_of(tally: Tally, event: Event, stand_in: BinaryLayer | None) -> Iterat
             layer=layer,
             kind="product",
             each=2,
-            elements=work.macs * work.groups,
+            elements=work.macs * work.groups * math.prod(bits_of(binary)),
             positions=work.positions,
             inputs=work.inputs,
             binary=binary is not None,
@@ -118,6 +118,11 @@ def positions_of(event: Event) -> int:
     return math.prod(shape) // max(1, shape[1] if len(shape) > 1 else 1)
 
 
+def bits_of(layer: BinaryLayer | None) -> tuple[int, int]:
+    """Of a weight and of an activation; 1 for a float layer."""
+    return (1, 1) if layer is None else (layer.weight_rule.planes, getattr(layer.quantizer, "planes", 1))
+
+
 def count_quantizer(quantizer: nn.Module) -> int | None:
     """Operations per element of a layer's activation quantizer; None without a rule."""
     if isinstance(quantizer, DAB):
@@ -133,6 +138,8 @@ def count_quantizer(quantizer: nn.Module) -> int | None:
         return 0
     if isinstance(quantizer, ShiftedSignQuantizer):
         return 1
+    if isinstance(quantizer, Quantizer) and quantizer.planes > 1:
+        return 2**quantizer.planes - 1  # thresholds
     form = quantizer.sign_form() if isinstance(quantizer, Quantizer) else None
     if not isinstance(form, SignForm):
         return None

@@ -21,11 +21,14 @@ class LayerCount:
     Attributes:
         name: dotted path of its module.
         kind: class of its module.
-        binary_params: parameters of one bit.
+        binary_params: bits of binary weights: as many as there are weights, times their bits.
         float_params: parameters of 32 bits.
-        binary_macs: multiply-accumulates of binary factors; None if some could not be counted.
+        binary_macs: multiply-accumulates of single bits, those of weights times those of activations for each
+            product; None if some could not be counted.
         float_macs: multiply-accumulates of floats; None if some could not be counted.
         packed_bytes: of its tensors in a packed file.
+        weight_bits: of a weight of a binary layer; 0 for other layers.
+        activation_bits: likewise of an activation.
     """
 
     name: str
@@ -35,6 +38,24 @@ class LayerCount:
     binary_macs: int | None = 0
     float_macs: int | None = 0
     packed_bytes: int = 0
+    weight_bits: int = 0
+    activation_bits: int = 0
+
+    @property
+    def several_bits(self) -> bool:
+        """Whether its weights or activations have more than one bit."""
+        return max(self.weight_bits, self.activation_bits) > 1
+
+    @property
+    def params(self) -> int:
+        """How many parameters it has, whatever their bits."""
+        return self.binary_params // max(1, self.weight_bits) + self.float_params
+
+    @property
+    def macs(self) -> int:
+        """How many multiply-accumulates it performs, whatever the bits of their factors."""
+        each = max(1, self.weight_bits * self.activation_bits)
+        return (self.binary_macs or 0) // each + (self.float_macs or 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +96,7 @@ class Summary:
 
     @property
     def binary_params(self) -> int:
-        """Parameters of one bit."""
+        """Bits of binary weights."""
         return sum(layer.binary_params for layer in self.layers)
 
     @property
@@ -116,7 +137,7 @@ class Summary:
     @property
     def float_bytes(self) -> int:
         """Size of all its parameters in 32 bits each."""
-        return 4 * (self.binary_params + self.float_params)
+        return 4 * sum(layer.params for layer in self.layers)
 
     @property
     def binary_share(self) -> float:
@@ -167,8 +188,11 @@ class Summary:
         sums = (self.binary_params, self.float_params, self.binary_macs, self.float_macs, self.packed_bytes)
         heads = ("params\n1-bit", "params\n32-bit", f"{work}\n1-bit", f"{work}\n32-bit", "bytes\npacked")
         table.add_column("layer", "total", min_width=widest_part(layer.name for layer in self.layers))
+        bits = any(layer.several_bits for layer in self.layers)
         if kinds:
             table.add_column("kind", overflow="fold", max_width=15)
+        if bits:
+            table.add_column("bits", no_wrap=True)
         for head, total in zip(heads, sums, strict=True):
             table.add_column(head, short(total), justify="right", no_wrap=True)
         for layer in self.layers:
@@ -176,15 +200,16 @@ class Summary:
             cells = ["?" if n is None else short(n) for n in (*numbers, layer.packed_bytes)]
             style = BINARY if layer.binary_params else FLOAT
             kind = [Text(layer.kind)] * kinds
-            table.add_row(Name(layer.name or "(model)"), *kind, *cells, style=style)
+            each = f"W{layer.weight_bits}A{layer.activation_bits}" if layer.weight_bits else ""
+            table.add_row(Name(layer.name or "(model)"), *kind, *[each] * bits, *cells, style=style)
         if self.header_bytes is not None:
             cells = ["-"] * 4 + [short(self.header_bytes)]
-            table.add_row("(header of the file)", *[""] * kinds, *cells)
+            table.add_row("(header of the file)", *[""] * (kinds + bits), *cells)
         return table
 
     def _totals(self) -> str:
         work = "MACs" if self.convention == "honest" else "OPs"
-        params, macs = self.binary_params + self.float_params, self.binary_macs + self.float_macs
+        params, macs = (sum(getattr(layer, name) for layer in self.layers) for name in ("params", "macs"))
         lines = [
             f"params = 1-bit / 32 + 32-bit = {self.params:,.0f}{_times(params, self.params)}",
             f"OPs = 1-bit / 64 + 32-bit = {short(self.ops, 4)}{_times(macs, self.ops)}",

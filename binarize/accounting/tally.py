@@ -52,17 +52,26 @@ class Tally:
         """Whether the module at `path` is a binary layer itself."""
         return isinstance(self.modules.get(path), _BINARY)
 
+    def bits(self, path: str) -> tuple[int, int]:
+        """Of a weight and of an activation of the binary layer at `path`; of another module (0, 0)."""
+        module = self.modules.get(path)
+        if isinstance(module, PackedLayer):
+            return module.spec.weight_planes, module.spec.quantizer.planes
+        if isinstance(module, BinaryLayer):
+            return module.weight_rule.planes, getattr(module.quantizer, "planes", 1)
+        return 0, 0
+
     def add_packed_layers(self) -> None:
-        """Add the weights of packed layers, one bit each, and the floats that they hold beside them."""
+        """Add the weights of packed layers, as bits, and the floats that they hold beside them."""
         for path, module in self.modules.items():
             if isinstance(module, PackedLayer):
-                self.at(path).binary_params += module.spec.weights
+                self.at(path).binary_params += module.spec.weights * module.spec.weight_planes
                 self.at(path).float_params += sum(
                     buffer.numel() for buffer in module.buffers() if buffer.is_floating_point()
                 )
 
     def parameters(self) -> Iterator[tuple[str, str, nn.Parameter, bool]]:
-        """(module path, name in it, parameter, whether it is of one bit), each parameter once."""
+        """(module path, name in it, parameter, whether it is kept as bits), each parameter once."""
         seen: set[int] = set()
         for path, module in self.modules.items():
             for name, parameter in module._parameters.items():
@@ -74,8 +83,8 @@ class Tally:
     def add_packed_bytes(self) -> None:
         """Add the sizes of the tensors that a packed file of the network holds (`runtime.stored`).
 
-        Of a packed layer, one bit per weight, rounded up to bytes, and its vectors; of all else, parameters
-        and persistent buffers, floats in 32 bits.
+        Of a packed layer, the bits of its weights, rounded up to bytes, and its vectors; of all else,
+        parameters and persistent buffers, floats in 32 bits.
         """
         for name, tensor in stored(self.modules[""]).tensors.items():
             path = name.rpartition(".")[0]
@@ -94,6 +103,8 @@ class Tally:
                 binary_macs=None if count.unknown and self.is_binary(path) else count.binary_work,
                 float_macs=None if count.unknown and not self.is_binary(path) else count.float_work,
                 packed_bytes=count.packed_bytes,
+                weight_bits=self.bits(path)[0],
+                activation_bits=self.bits(path)[1],
             )
             for path, count in ((p, self._counts[p]) for p in self.modules if p in self._counts)
             if count != Count()

@@ -35,6 +35,11 @@ class MethodFacts:
     reason: str = ""
 
     @property
+    def bits(self) -> str:
+        """Text: `W1A1`."""
+        return f"W{self.weight_bits}A{self.activation_bits}"
+
+    @property
     def parameters(self) -> str:
         """Text: `5 C + 2`, and what an activation behind it has."""
         parts = [f"{self.per_channel} C"] * bool(self.per_channel) + [str(self.constant)] * bool(

@@ -52,8 +52,7 @@ def methods(context: click.Context, as_json: bool) -> None:
         if isinstance(found, str):
             costs.add_row(name, "", "", found)
             continue
-        bits = f"W{found.weight_bits}A{found.activation_bits}"
-        costs.add_row(name, bits, found.parameters, _packed(found))
+        costs.add_row(name, found.bits, found.parameters, _packed(found))
     out.print(costs)
     out.print()
     options, shared = _table("option", "default", "takes"), ""
@@ -91,6 +90,7 @@ def show(name: str, settings: tuple[str, ...], plot: Path | None, force: bool, a
         text = inspect.cleandoc(sys.modules[type(method).__module__].__doc__ or "")
         say(_wrapped(text or type(method).describe(), console().width))
         say()
+        say(f"bits of a weight and an activation: {found.bits}")
         say(f"parameters of a layer of C channels beside its weights: {found.parameters}")
         say(f"packed layers: {_packed(found)}")
     if plot is None:

@@ -21,10 +21,10 @@ FORMAT = "binarize-model"
 FORMAT_VERSION = 1
 """Of the files with latent weights that are written here; files of a higher version are refused."""
 PACKED_FORMAT = "binarize-packed"
-PACKED_VERSION = 2
+PACKED_VERSION = 3
 """The highest of packed files (`docs/format.md`); likewise. A file has the lowest that its layers need."""
-_SECOND = ({"kind": "shifted_step"}, {"granularity": "group"})
-"""Of quantizers: what readers of version 1 do not know."""
+_QUANTIZERS = (({"kind": "shifted_step"}, 2), ({"granularity": "group"}, 2), ({"kind": "levels"}, 3))
+"""What in a quantizer readers below that version do not know."""
 
 _SOURCES: dict[str, dict[str, type]] = {
     "timm": {"name": str, "kwargs": dict},
@@ -95,9 +95,15 @@ class PackedHeader(Header):
     leftovers: str = "float32"
 
     def _fields(self) -> dict[str, Any]:
-        quantizers = [layer.get("quantizer", {}) for layer in self.layers.values()]
-        second = any(new.items() <= q.items() for q in quantizers for new in _SECOND)
-        return {**super()._fields(), "version": 2 if second else 1}
+        needed = max((_version_of(layer) for layer in self.layers.values()), default=1)
+        return {**super()._fields(), "version": needed}
+
+
+def _version_of(layer: Mapping[str, Any]) -> int:
+    """The lowest version of packed files that can hold a layer."""
+    quantizer = layer.get("quantizer", {})
+    found = [version for new, version in _QUANTIZERS if new.items() <= quantizer.items()]
+    return max([3 if "weight_planes" in layer else 1, *found])
 
 
 _KINDS: dict[str, type[Header]] = {FORMAT: Header, PACKED_FORMAT: PackedHeader}

@@ -145,7 +145,7 @@ class PackedLayers:
         return cls(specs, header.kept, where)
 
     def weights(self) -> int:
-        """How many there are, each of one bit."""
+        """How many there are."""
         return sum(spec.weights for spec in self.specs.values())
 
     def put_into(self, network: nn.Module) -> nn.Module:
@@ -210,7 +210,7 @@ def _packed_shell(shell: nn.Module, plan: Plan | None, specs: Mapping[str, Packe
 def _check_tensors(name: str, spec: PackedSpec, tensors: Mapping[str, Tensor], where: str) -> None:
     """The two tensors of a layer have the sizes that its header says."""
     prefix = f"{name}." if name else ""
-    sizes = {"bits": -(-spec.weights // 8), "vectors": sum(spec.vectors().values())}
+    sizes = {"bits": spec.weight_planes * spec.plane_bytes, "vectors": sum(spec.vectors().values())}
     for part, size in sizes.items():
         tensor = tensors.get(prefix + part)
         if tensor is None or tuple(tensor.shape) != (size,):

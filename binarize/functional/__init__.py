@@ -11,6 +11,7 @@ from binarize.functional.activations import (
 from binarize.functional.bypass import channel_bypass
 from binarize.functional.convolution import Geometry, binary_dense
 from binarize.functional.dab import DabRule
+from binarize.functional.levels import Levels, levels_of
 from binarize.functional.rules import Rule, quantize
 from binarize.functional.sign import sign
 from binarize.functional.weights import AdaBinWeights, CentredScaledSign, ScaledSign
@@ -22,6 +23,7 @@ __all__ = [
     "CentredScaledSign",
     "DabRule",
     "Geometry",
+    "Levels",
     "RedistributedSign",
     "Rule",
     "ScaledSign",
@@ -30,6 +32,7 @@ __all__ = [
     "SteStep",
     "binary_dense",
     "channel_bypass",
+    "levels_of",
     "quantize",
     "sign",
 ]

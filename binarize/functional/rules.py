@@ -22,8 +22,9 @@ class Rule:
     """Forward and backward of one quantizer; subclasses are frozen dataclasses without tensors.
 
     Attributes:
-        symmetric: of a rule for weights: the two values of a filter are +scale and -scale, whatever the
-            weights are. Each class says it for itself: what a subclass changes may end it.
+        symmetric: of a rule for weights: with every value of a filter its negative is one, too (+scale
+            and -scale), whatever the weights are. Each class says it for itself: what a subclass changes may
+            end it.
         scaled: of a rule for weights: the binary weights are as large as the latent ones. Where they are not,
             a layer needs a norm behind it.
     """
@@ -35,6 +36,20 @@ class Rule:
         super().__init_subclass__()
         if "symmetric" not in vars(cls):
             cls.symmetric = False
+
+    @property
+    def planes(self) -> int:
+        """Of a rule for weights: how many binary weights, of one bit each, every weight is the sum of."""
+        return 1
+
+    def signs(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The binary weights that the quantized `x` is the sum of; needed where `planes` is above 1.
+
+        Returns:
+            (planes, *x.shape) bool, True for +1, and (planes, Cout, 1, ...), their scales: the quantized `x`
+            is the sum of the scales times +1 and -1.
+        """
+        return None
 
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
         """The quantized `x` (same shape) and the statistics that `rebuild` and `gradient` need."""

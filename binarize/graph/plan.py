@@ -12,10 +12,11 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 from torch import fx, nn
 
-from binarize.errors import FormatError
+from binarize.errors import BinarizeError, FormatError
 from binarize.graph.plan_rows import Edit, KeptBy, LayerPlan, OutputPlan, Swap
 from binarize.graph.plan_sentences import Statement
 from binarize.graph.plan_table import layer_table, note_lines, output_lines, summary_line
+from binarize.layers.recipe import METHODS
 from binarize.methods.forms import Form
 from binarize.tables import plain
 
@@ -138,13 +139,22 @@ class Plan:
 
     def summary_line(self) -> str:
         """One line: how many layers and weights become binary, and why the others stay."""
-        return summary_line(self.method["name"], self.rows)
+        return summary_line(self._method_text(), self.rows)
+
+    def _method_text(self) -> str:
+        """The method's name, and the bits of its weights and activations where they are more than one."""
+        name, options = self.method["name"], self.method.get("options") or {}
+        try:
+            weight, activation = METHODS.get(name).create(**options).bits
+        except (BinarizeError, TypeError):  # of a package that is not installed, or of another version
+            return name
+        return name if weight == activation == 1 else f"{name} W{weight}A{activation}"
 
     def __str__(self) -> str:
         return plain(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        title = f"{self.model}: {self.method['name']}"
+        title = f"{self.model}: {self._method_text()}"
         yield layer_table(title, self.rows, options.max_width)
         yield Text(self.summary_line())
         yield from output_lines(self.outputs)

@@ -44,7 +44,8 @@ class BinaryLayer(nn.Module):
     """Mixin of the binary layers, used together with the float class whose arguments they take.
 
     Attributes:
-        weight: latent weights, in the float layer's shape; one bit each when packed.
+        weight: latent weights, in the float layer's shape; one bit each when packed, or as many as
+            `weight_rule.planes` says.
         bias: (Cout,) float, or None. Where the float layer has one and the method none, a placeholder with
             shape, dtype and device only (`DroppedBias`): forwards that test whether there is a bias take the
             same branch as before.
@@ -165,24 +166,23 @@ class BinaryLayer(nn.Module):
         """The bias that the layer computes with."""
         return self._parameters["bias"]
 
-    def _quantized_input(self) -> tuple[Rule | None, tuple[Tensor, ...]]:
-        """The rule and its parameters, if the quantizer can be fused into the layer's own function."""
-        if isinstance(self.quantizer, Quantizer) and not (
-            self.quantizer._forward_hooks or self.quantizer._forward_pre_hooks
-        ):
-            return self.quantizer.rule, self.quantizer.rule_parameters()
-        return None, ()
+    def _fused_quantizer(self) -> Quantizer | None:
+        """The quantizer, if its rule can be fused into the layer's own function."""
+        hooks = self.quantizer._forward_hooks or self.quantizer._forward_pre_hooks
+        return self.quantizer if isinstance(self.quantizer, Quantizer) and not hooks else None
 
     def _dense(self, x: Tensor, geometry: Geometry | None, *, quantized: bool = False) -> Tensor:
-        rule, params = (None, ()) if quantized else self._quantized_input()
-        if rule is None and not quantized:
+        rule, params = None, ()
+        fused = None if quantized else self._fused_quantizer()
+        if fused is not None:  # what its rule takes may follow from what it sees
+            x, rule, params = fused.prepare(x), fused.rule, fused.rule_parameters()
+        elif not quantized:
             x = self.quantizer(x)
-        elif rule is not None:
-            prepared: Any = self.quantizer
-            x = prepared.prepare(x)
         weight = self.weight if self.weight_transform is None else self.weight_transform(self.weight)
         if geometry is not None:
             weight = geometry.filters_first(weight)
+        if self.training and self.weight_state is not None:
+            self.weight_state.prepare(weight.detach())
         return binary_dense(
             x,
             weight,

@@ -6,8 +6,6 @@ trailing ones as `spatial`), or -1 for channels-last tensors, where they have sh
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +21,7 @@ from binarize.functional import (
     quantize,
 )
 from binarize.functional.dab import Granularity, Scale, Threshold, group_bounds
+from binarize.layers.forms import LevelForm, SignForm
 from binarize.layers.training_state import Numbers, Schedule
 
 
@@ -31,34 +30,12 @@ def channel_shape(channels: int, dim: int, spatial: int) -> tuple[int, ...]:
     return (1, channels, *(1,) * spatial) if dim == 1 else (channels,)
 
 
-class SignForm(NamedTuple):
-    """What a quantizer computes, as factor * sign(scale * x + shift), or factor * that in {0, 1}.
-
-    Attributes:
-        scale: one value per input channel, in a shape that broadcasts over the input; None for 1.
-        shift: likewise; None for 0.
-        factor: one number above 0; None for 1.
-        unsigned: the values are 0 and `factor`, the latter where the sign is +1.
-    """
-
-    scale: Tensor | None = None
-    shift: Tensor | None = None
-    factor: Tensor | None = None
-    unsigned: bool = False
-
-    def of(self, x: Tensor) -> Tensor:
-        """The quantized `x`."""
-        z = x if self.scale is None else x * self.scale.to(x.dtype)
-        z = z if self.shift is None else z + self.shift.to(x.dtype)
-        y = torch.where(z >= 0, 1.0, 0.0 if self.unsigned else -1.0).to(x.dtype)
-        return y if self.factor is None else y * self.factor.to(x.dtype)
-
-
 class Quantizer(nn.Module):
     """Base of activation quantizers: subclasses set `rule` and list their parameters.
 
     A quantizer whose result in evaluation mode is a sign of its input says so in `sign_form`: packed layers
-    compute it from that. Each class says it for itself, a subclass does not inherit it.
+    compute it from that. Each class says it for itself, a subclass does not inherit it. One of more than one
+    bit says how many in `planes`, and its levels in `level_form`.
 
     Attributes:
         rule: forward and backward.
@@ -72,6 +49,11 @@ class Quantizer(nn.Module):
     def rule_parameters(self) -> tuple[Tensor, ...]:
         """The tensors that the rule takes beside the input, in its order."""
         return ()
+
+    @property
+    def planes(self) -> int:
+        """How many bits its values have."""
+        return 1
 
     @property
     def needs_negatives(self) -> bool:
@@ -91,12 +73,16 @@ class Quantizer(nn.Module):
         """What this computes in evaluation mode, as a sign; or, as text, why it is none."""
         return "it computes no sign of its input"
 
+    def level_form(self) -> LevelForm | str:
+        """What this computes in evaluation mode, if `planes` is above 1; or, as text, why it is not said."""
+        return "it does not say its levels"
+
     def is_upper(self, x: Tensor) -> Tensor:
         """Where the quantized `x` has the larger one of its two values: bool, shape of `x`."""
         return self.rule.quantize(x, *self.rule_parameters())[0] > 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """The quantized `x`, of the same shape; a float tensor of two values per scale."""
+        """The quantized `x`, of the same shape; a float tensor of two values per scale (2^K of K bits)."""
         return quantize(self.rule, self.prepare(x), *self.rule_parameters())
 
     def extra_repr(self) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from binarize.errors import ConfigError
 
@@ -92,6 +92,9 @@ class WeightState(Numbers):
     def start(self, weight: Tensor) -> None:
         """Take start values from the latent weights, (Cout, Cin / groups, ...), output filters first."""
 
+    def prepare(self, weight: Tensor) -> None:
+        """The layer is about to compute with these latent weights, as in `start`, in training mode."""
+
     def rule_parameters(self) -> tuple[Tensor, ...]:
         """The tensors that the weight rule takes beside the weights, in its order."""
         return self.numbers()
@@ -99,6 +102,20 @@ class WeightState(Numbers):
     def follow(self, progress: float, weight: Callable[[], Tensor]) -> None:
         """Training has come to `progress`; `weight()` gives the latent weights as in `start`."""
         self.set(progress)
+
+
+def processes() -> int:
+    """How many processes share a batch."""
+    shared = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if shared else 1
+
+
+def mean_of_processes(x: Tensor) -> Tensor:
+    """The mean of `x` over all processes, each of which has to call this; `x` may be overwritten."""
+    if (count := processes()) > 1:
+        distributed.all_reduce(x)
+        x = x / count
+    return x
 
 
 def _finite(name: str, at: Schedule, progress: float) -> float:

@@ -17,6 +17,7 @@ from binarize.methods.bnn import BNN
 from binarize.methods.build import binary_layer
 from binarize.methods.fda import FDA
 from binarize.methods.irnet import IRNet
+from binarize.methods.lqnet import LQNet
 from binarize.methods.mbunet import MBUNet
 from binarize.methods.rbnn import RBNN
 from binarize.methods.reactnet import ReActNet
@@ -61,6 +62,7 @@ __all__ = [
     "BiSRNet",
     "BiT",
     "IRNet",
+    "LQNet",
     "MBUNet",
     "Method",
     "ReActNet",

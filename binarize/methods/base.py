@@ -64,8 +64,6 @@ class Method:
     name: ClassVar[str]
     paper: ClassVar[str]
     year: ClassVar[int | None] = None
-    bits: ClassVar[tuple[int, int]] = (1, 1)
-    """Of a weight and of an activation."""
     own_bypasses: ClassVar[tuple[str, ...]] = ()
     """Values of the option `bypass` that the method's own `recipe` follows, beside `own`."""
 
@@ -99,6 +97,11 @@ class Method:
             Their places in `costs`.
         """
         return ()
+
+    @property
+    def bits(self) -> tuple[int, int]:
+        """Bits of a weight and of an activation: the most that a layer of this method has."""
+        return 1, 1
 
     @property
     def drops_residual(self) -> bool:

@@ -23,23 +23,18 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from binarize.functional import CentredScaledSign, Rule, sign
 from binarize.functional.rules import Gradients, Stats, sum_to
 from binarize.layers import LayerRecipe, Quantizer, SignForm, Site
 from binarize.layers.quantizers import channel_shape
+from binarize.layers.training_state import mean_of_processes, processes
 from binarize.methods.base import ActivationSite, Method, register_method
 from binarize.methods.parts import single_weight
 
 _LEAST = 1e-5
 """Of alpha."""
-
-
-def _processes() -> int:
-    """How many share a batch."""
-    shared = distributed.is_available() and distributed.is_initialized()
-    return distributed.get_world_size() if shared else 1
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ class Elastic(Rule):
     ) -> Gradients:
         alpha, move = params[0].clamp_min(_LEAST), params[1]
         z = x + move
-        scale = 1 / math.sqrt(x.numel() * _processes())
+        scale = 1 / math.sqrt(x.numel() * processes())
         if self.unsigned:
             part = z / alpha
             upper = (part >= 0.5).to(x.dtype)
@@ -107,10 +102,7 @@ class ElasticSign(Quantizer):
         if self.training and not self._asked:
             with torch.no_grad():
                 size = (4 if self.rule.unsigned else 2) * (x + self.move).abs().float().mean()
-                if _processes() > 1:
-                    distributed.all_reduce(size)
-                    size = size / _processes()
-                size = size.to(self.alpha.dtype)
+                size = mean_of_processes(size).to(self.alpha.dtype)
                 self.alpha.copy_(torch.where(self.started | (size <= 0), self.alpha, size))
                 self.started.logical_or_(size > 0)
             self._asked = bool(self.started)

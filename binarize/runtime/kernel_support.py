@@ -120,6 +120,7 @@ def _flat(x: Tensor) -> Tensor:
 def can_interpolate(spec: PackedSpec) -> bool:
     """Whether the kernels can bring the layer's input to another size on the way."""
     plain = spec.kind == "conv" and len(spec.kernel) == 2 and not spec.quantizer.ranges
+    plain = plain and not spec.sum_of_binary
     return plain and not is_depthwise(spec)
 
 

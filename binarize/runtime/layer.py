@@ -20,9 +20,10 @@ from binarize.runtime.kernel_support import activation_of, rounding_error, why_n
 from binarize.runtime.layer_data import LayerData, make_bypass, text_of_spec
 from binarize.runtime.made_of import Mark, current, marks_of, place_of
 from binarize.runtime.native_layer import NativeLayer
+from binarize.runtime.native_planes import NativePlanes
 from binarize.runtime.ops.arguments import arguments_of_activation
 from binarize.runtime.packed_weights import native_layer
-from binarize.runtime.reference import reference, weight_of
+from binarize.runtime.reference import reference, weights_of
 from binarize.runtime.shapes import extra_of, result_shape
 from binarize.runtime.spec import PackedSpec
 from binarize.runtime.tracing import is_traced, operators_wanted
@@ -48,23 +49,24 @@ class _Made:
     """What was made of a layer's tensors, and of which.
 
     Attributes:
-        weight: the signs as floats, for the reference.
-        weight_of: place of the bits that `weight` was made of.
+        weights: the signs of each plane as floats, for the reference.
+        weight_of: place of the bits that `weights` were made of.
         native: what the kernels need; None where there is none.
         native_of: marks of the tensors that `native` was made of; None if it is not known whether there is
             one.
     """
 
-    weight: Tensor | None = None
+    weights: tuple[Tensor, ...] | None = None
     weight_of: tuple[int, int | None] = (0, None)
-    native: NativeLayer | None = None
+    native: NativeLayer | NativePlanes | None = None
     native_of: tuple[Mark, ...] | None = None
 
 
 class PackedLayer(StandsForLayer):
     r"""A frozen binary layer: y = inner(norm(scale * P + offset * B + shift)) + bypass(x).
 
-    P is the product of the quantized input with the weights' signs, B the sum of the quantized input under
+    P is the product of the quantized input with the weights' signs (scale * P a sum, where weights or
+    activations have several bits), B the sum of the quantized input under
     the kernel (only where weights are scale * sign + offset). `binarize.runtime.reference` computes it in
     torch, `binarize.runtime.native_layer` on the kernels; a whole network runs as a program
     (`binarize.runtime.program`), which takes this layer's tensors and not its forward.
@@ -76,7 +78,8 @@ class PackedLayer(StandsForLayer):
 
     Attributes:
         spec: see above.
-        bits: (ceil(weights / 8),) uint8: the weights' signs, output filters first (see `packing.bits`).
+        bits: (weight_planes * ceil(weights / 8),) uint8: the weights' signs, plane after plane, output
+            filters first (see `packing.bits`).
         vectors: (sum of `spec.vectors()`,) float: scale, offset, shift and the quantizer's parameters.
         options: see `RuntimeOptions`.
     """
@@ -98,7 +101,7 @@ class PackedLayer(StandsForLayer):
         super().__init__()
         self.spec = spec
         self._options = RuntimeOptions()
-        self.register_buffer("bits", torch.zeros(-(-spec.weights // 8), dtype=torch.uint8))
+        self.register_buffer("bits", torch.zeros(spec.weight_planes * spec.plane_bytes, dtype=torch.uint8))
         self.register_buffer("vectors", torch.zeros(sum(spec.vectors().values()), dtype=dtype))
         self.norm = None if norm is None else without_parameters(norm)
         self.inner = None if inner is None else without_parameters(inner)
@@ -131,9 +134,9 @@ class PackedLayer(StandsForLayer):
         """One of the vectors of `spec.vectors()`, a view of `vectors`."""
         return self.data().vector(name)
 
-    def signs(self, dtype: torch.dtype) -> Tensor:
+    def signs(self, dtype: torch.dtype, plane: int = 0) -> Tensor:
         """The weights' signs, +1 and -1: (Cout, Cin / groups, *kernel), output filters first."""
-        return self.data().signs(dtype)
+        return self.data().signs(dtype, plane)
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """(N, Cin, ...) -> (N, Cout, ...), or (..., Cin) -> (..., Cout) if `linear`.
@@ -163,12 +166,12 @@ class PackedLayer(StandsForLayer):
 
     def reference(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """The whole layer in plain torch: exact, and slower."""
-        weight = self._reference_weight
+        weight = self._reference_weights
         return reference(self.data(), x, output_size, weight=weight, norm=self.norm, inner=self.inner)
 
     def prepare_reference(self) -> None:
         """Unpack the signs now, so that a graph which is made of `reference` holds them as constants."""
-        self._reference_weight(self.vectors)
+        self._reference_weights(self.vectors)
 
     def empty_result(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor | None:
         """An uninitialized tensor of the shape and dtype that the layer would give; None if it would fail."""
@@ -195,7 +198,7 @@ class PackedLayer(StandsForLayer):
         native = self.native_layer()
         return rounding_error(self.spec) if native is not None and native.rounded else 0.0
 
-    def native_layer(self) -> NativeLayer | None:
+    def native_layer(self) -> NativeLayer | NativePlanes | None:
         """What the kernels need of this layer, for its tensors as they are now; None if torch computes it."""
         made = self._made
         if made.native_of is None or not current(made.native_of):
@@ -239,16 +242,16 @@ class PackedLayer(StandsForLayer):
         bypass = x if self.spec.bypass is not None else None
         return ops.normed(y, bypass, norm.weight, norm.bias, arrays, [], norm.eps)[0]
 
-    def _reference_weight(self, like: Tensor) -> Tensor:
+    def _reference_weights(self, like: Tensor) -> tuple[Tensor, ...]:
         """The signs in the layout of torch's convolution; unpacked once and kept."""
-        kept = self._made.weight
+        kept = self._made.weights
         compiling = torch.compiler.is_compiling()
         if kept is not None and not compiling and type(self.bits) is Tensor and not is_traced(like):
             kept = kept if self._made.weight_of == place_of(self.bits) else None
-        if kept is None or kept.dtype != like.dtype or kept.device != like.device:
-            kept = weight_of(self.data(), like)
-            if type(kept) is Tensor and not compiling:  # a graph must not change the module
-                self._made.weight, self._made.weight_of = kept, place_of(self.bits)
+        if kept is None or kept[0].dtype != like.dtype or kept[0].device != like.device:
+            kept = weights_of(self.data(), like)
+            if type(kept[0]) is Tensor and not compiling:  # a graph must not change the module
+                self._made.weights, self._made.weight_of = kept, place_of(self.bits)
         return kept
 
     def train(self, mode: bool = True) -> PackedLayer:
@@ -283,9 +286,10 @@ class PackedLayer(StandsForLayer):
         kernel = f", kernel={spec.kernel}" if spec.kernel else ""
         stride = f", stride={spec.stride}" if any(s > 1 for s in spec.stride) else ""
         groups = f", groups={spec.groups}" if spec.groups > 1 else ""
+        bits = f", W{spec.weight_planes}A{spec.quantizer.planes}" if spec.sum_of_binary else ""
         return (
             f"{spec.kind}, {spec.in_channels}, {spec.out_channels}{kernel}{stride}{groups}, "
-            f"{spec.quantizer.kind}"
+            f"{spec.quantizer.kind}{bits}"
         )
 
 

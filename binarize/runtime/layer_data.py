@@ -20,9 +20,12 @@ from binarize.runtime.spec import PackedSpec
 class LayerData:
     """One packed layer, y = inner(norm(scale * P + offset * B + shift)) + bypass(x), without its modules.
 
+    With weights of several planes, scale * P is the sum over all planes.
+
     Attributes:
         spec: everything but the numbers.
-        bits: (ceil(weights / 8),) uint8: the weights' signs, output filters first (see `packing.bits`).
+        bits: (weight_planes * ceil(weights / 8),) uint8: the weights' signs, plane after plane, output
+            filters first (see `packing.bits`).
         vectors: (sum of `spec.vectors()`,): scale, offset, shift and the quantizer's parameters.
         inner: the activation in front of the bypass in the kernels' form; None where there is none, or a
             module computes it.
@@ -44,12 +47,20 @@ class LayerData:
 
     def channels(self, name: str, like: Tensor) -> Tensor:
         """A vector in the shape that broadcasts it over the channels of `like`."""
-        vector = self.vector(name)
-        return vector if self.spec.kind == "linear" else vector.view(1, -1, *(1,) * (like.dim() - 2))
+        return self.lined_up(self.vector(name), like)
 
-    def signs(self, dtype: torch.dtype) -> Tensor:
+    def signs(self, dtype: torch.dtype, plane: int = 0) -> Tensor:
         """The weights' signs, +1 and -1: (Cout, Cin / groups, *kernel), output filters first."""
-        return unpack_signs(self.bits, self.spec.weight_shape, dtype)
+        size = self.spec.plane_bytes
+        return unpack_signs(self.bits[plane * size : (plane + 1) * size], self.spec.weight_shape, dtype)
+
+    def scales(self) -> Tensor:
+        """(weight_planes, Cout), a view of `vectors`."""
+        return self.vector("scale").view(self.spec.weight_planes, self.spec.out_channels)
+
+    def lined_up(self, vector: Tensor, like: Tensor) -> Tensor:
+        """A vector of numbers per channel in the shape that broadcasts it over the channels of `like`."""
+        return vector if self.spec.kind == "linear" else vector.view(1, -1, *(1,) * (like.dim() - 2))
 
     @property
     def bypass(self) -> Bypass | None:

@@ -171,7 +171,7 @@ class NativeLayer:
         words, scales = prepared.pack(plane_maps, extras.sums_of_x)
         if self.scaled and scales is not None and not is_finite(scales):
             return None
-        y = self._convolve(maps, prepared, words, scales, extras)
+        y = self.convolve(maps, prepared, words, scales, extras)
         return back(y, x, linear=self.linear)
 
     def _one_by_one(self, x: Tensor, extras: Extras) -> Tensor | None:
@@ -209,9 +209,18 @@ class NativeLayer:
         found = self._known.get(key)
         return self._known.keep(key, self._prepare(shape, wanted, resize, None)) if found is None else found
 
-    def _convolve(
+    def convolve(
         self, maps: Tensor, prepared: Prepared, words: Tensor, scales: Tensor | None, extras: Extras
     ) -> Tensor:
+        """The layer behind its quantizer.
+
+        Args:
+            maps: the layer's input, (N, Cin, H, W).
+            prepared: for maps of its shape.
+            words: of the plane of signs.
+            scales: of each image, (N,), and what else a DAB gives.
+            extras: without `resize`, which was done.
+        """
         data, conv = self.data, prepared.conv
         bypass, resize = None, None
         if self.whole:

@@ -13,16 +13,17 @@ from binarize.native.instruction_set import resolve
 from binarize.runtime.kernel_support import why_not
 from binarize.runtime.layer_data import LayerData
 from binarize.runtime.native_layer import NativeLayer
+from binarize.runtime.native_planes import NativePlanes
 
 _SINGLE = 256
-_shared: weakref.WeakValueDictionary[Any, NativeLayer] = weakref.WeakValueDictionary()
-_single: BoundedCache[Any, NativeLayer] = BoundedCache(_SINGLE)
+_shared: weakref.WeakValueDictionary[Any, NativeLayer | NativePlanes] = weakref.WeakValueDictionary()
+_single: BoundedCache[Any, NativeLayer | NativePlanes] = BoundedCache(_SINGLE)
 """Those of operators that are called one by one, which nothing else would keep."""
 
 
 def native_layer(
     data: LayerData, *, threads: int | None = None, exact_scales: bool = True, keep: bool = False
-) -> NativeLayer | None:
+) -> NativeLayer | NativePlanes | None:
     """What the kernels need of a layer, for its tensors as they are now; None if torch computes it.
 
     Args:
@@ -38,7 +39,8 @@ def native_layer(
     found = _shared.get(key)
     # memory that a layer's tensors have left may hold another layer's by now
     if found is None or _marks(found.data) != marks:
-        found = _shared[key] = NativeLayer(data, threads=threads, exact_scales=exact_scales)
+        kind = NativePlanes if data.spec.sum_of_binary else NativeLayer
+        found = _shared[key] = kind(data, threads=threads, exact_scales=exact_scales)
     return _single.keep(key, found) if keep else found
 
 

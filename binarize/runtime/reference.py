@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from binarize.functional import Geometry
 from binarize.runtime.layer_data import LayerData
 from binarize.runtime.shapes import extra_of, pads_of
-from binarize.runtime.thresholds import quantized, thresholds_of
+from binarize.runtime.thresholds import Thresholds, activation_planes, thresholds_of
 
 Step = Callable[[Tensor], Tensor]
 
@@ -20,26 +20,24 @@ def reference(
     x: Tensor,
     output_size: Sequence[int] | None = None,
     *,
-    weight: Step | None = None,
+    weight: Callable[[Tensor], tuple[Tensor, ...]] | None = None,
     norm: Step | None = None,
     inner: Step | None = None,
 ) -> Tensor:
     """The layer: y = inner(norm(scale * P + offset * B + shift)) + bypass(x).
 
+    Where weights or activations have several bits, scale * P is a sum over the planes of both.
+
     Args:
         data: the layer.
         x: (N, Cin, ...) or (..., Cin).
         output_size: of a transposed convolution, as in nn.ConvTranspose2d.
-        weight: gives the result of `weight_of` for the quantized input, if somebody keeps it.
+        weight: gives the result of `weights_of` for the quantized input, if somebody keeps it.
         norm: what stands behind scale and shift because it cannot be folded.
         inner: the activation behind it; None takes that of `data`.
     """
     thresholds = thresholds_of(data, x)
-    values = quantized(x, thresholds, data.spec.dim)
-    y, window_sum = product(data, values, output_size, None if weight is None else weight(values))
-    y = y * data.channels("scale", y)
-    if window_sum is not None:
-        y = y + window_sum * data.channels("offset", y)
+    y = _products(data, x, thresholds, output_size, weight)
     if thresholds.sample_scale is not None:
         y = y * thresholds.sample_scale
     y = y + data.channels("shift", y)
@@ -48,6 +46,31 @@ def reference(
     if inner is None and data.inner is not None:
         y = data.inner(y, data.spec.dim)
     return y if data.bypass is None else data.bypass(x, y.shape[2:], y)
+
+
+def _products(
+    data: LayerData,
+    x: Tensor,
+    thresholds: Thresholds,
+    output_size: Sequence[int] | None,
+    weight: Callable[[Tensor], tuple[Tensor, ...]] | None,
+) -> Tensor:
+    """The sum scale * P + offset * B."""
+    parts = list(activation_planes(data, x, thresholds))
+    values = parts[0][0]
+    weights = weights_of(data, values) if weight is None else weight(values)
+    y: Tensor | None = None
+    for plane, scale in zip(weights, data.scales(), strict=True):
+        for values, factor in parts:
+            found, window_sum = product(data, values, output_size, plane)
+            found = found * data.lined_up(scale, found)
+            found = found if factor is None else found * factor
+            if window_sum is not None:
+                found = found + window_sum * data.channels("offset", found)
+            y = found if y is None else y + found
+    if y is None:
+        raise RuntimeError("no weights")
+    return y
 
 
 def product(
@@ -61,13 +84,13 @@ def product(
         data: the layer.
         values: (N, Cin, ...) or (..., Cin).
         output_size: of a transposed convolution, as in nn.ConvTranspose2d.
-        weight: of `weight_of`, if it is known.
+        weight: one of `weights_of`; None for the first.
 
     Returns:
         (N, Cout, ...) or (..., Cout), and the same.
     """
     spec = data.spec
-    weight = weight_of(data, values) if weight is None else weight
+    weight = weights_of(data, values)[0] if weight is None else weight
     if spec.kind == "linear":
         window_sum = values.sum(-1, keepdim=True) if spec.offset else None
         return F.linear(values, weight), window_sum
@@ -80,12 +103,13 @@ def product(
     return result, window_sum.repeat_interleave(spec.out_channels // spec.groups, 1)
 
 
-def weight_of(data: LayerData, like: Tensor) -> Tensor:
-    """The signs in the layout of torch's convolution, in the dtype of `like`."""
-    signs = data.signs(like.dtype)
+def weights_of(data: LayerData, like: Tensor) -> tuple[Tensor, ...]:
+    """The signs of each plane in the layout of torch's convolution, in the dtype of `like`."""
+    planes = [data.signs(like.dtype, plane) for plane in range(data.spec.weight_planes)]
     if data.spec.kind == "transposed":
-        signs = Geometry((), (), (), data.spec.groups, True).filters_back(signs).contiguous()
-    return signs
+        back = Geometry((), (), (), data.spec.groups, True).filters_back
+        planes = [back(signs).contiguous() for signs in planes]
+    return tuple(planes)
 
 
 def _padded(data: LayerData, values: Tensor, output_size: Sequence[int] | None) -> tuple[Tensor, Geometry]:

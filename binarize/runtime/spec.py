@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from binarize.errors import FormatError
 from binarize.functional.dab import group_bounds
+from binarize.runtime.fields import Fields
 
 KINDS = ("conv", "transposed", "linear")
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 FITS = ("floor", "ceil", "crop")
-QUANTIZERS = ("sign", "step", "shifted", "shifted_step", "redistributed", "adabin", "dab")
+QUANTIZERS = ("sign", "step", "shifted", "shifted_step", "redistributed", "adabin", "dab", "levels")
 THRESHOLDS = ("adaptive", "b", "mean", "none")
 SCALES = ("adaptive", "mad", "learned", "none")
 GRANULARITIES = ("channel", "group", "layer")
-_LARGEST = 2**31 - 1
+MOST_PLANES = 8
+"""Of weights."""
+MOST_BITS = 4
+"""Of activations: 15 thresholds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizerSpec:
-    """How activations become two values; the formulas stand in `docs/format.md`.
+    """How activations become two values, or 2^K; the formulas stand in `docs/format.md`.
 
     Attributes:
         kind: one of `QUANTIZERS`.
@@ -32,6 +34,8 @@ class QuantizerSpec:
         granularity: of a `dab`.
         groups: of a `dab` with granularity `group`: how many groups there are at most; else 0.
         ranges: of a `step`: channels [start, stop) that it is for, the others having signs; empty for all.
+        bits: of `levels`: K, of 2^K values; else 0.
+        signed: of `levels`: the digits of a value are -1 and 1, not 0 and 1.
     """
 
     kind: str
@@ -40,6 +44,13 @@ class QuantizerSpec:
     granularity: str = ""
     groups: int = 0
     ranges: tuple[tuple[int, int], ...] = ()
+    bits: int = 0
+    signed: bool = False
+
+    @property
+    def planes(self) -> int:
+        """How many bits an activation has."""
+        return self.bits or 1
 
     def scale_groups(self, channels: int) -> int:
         """Groups of a `dab`'s channels with one scale each: 1 for one scale; 0 for one per channel."""
@@ -55,6 +66,8 @@ class QuantizerSpec:
             return {"k": channels, "b": channels}
         if self.kind == "adabin":
             return {"alpha": 1, "beta": 1}
+        if self.kind == "levels":
+            return {"basis": self.bits}
         lengths: dict[str, int] = {}
         if self.scale in ("adaptive", "learned"):
             lengths["a"] = self.scale_groups(channels) or channels
@@ -83,6 +96,7 @@ class PackedSpec:
         padding_mode: what stands in padded positions; `zeros` are neither of the two values.
         quantizer: of the input.
         offset: weights are scale * sign + offset, with an offset per filter.
+        weight_planes: how many binary weights, each scale * sign, every weight is the sum of.
         norm: what stands between shift and `inner` because it cannot be folded:
             `{"kind": "layer", "eps": e}`, `{"kind": "module", "class": name}`, or None.
         inner: activation behind it: `{"kind": "rprelu"}`, `{"kind": "module", "class": name}`, or None.
@@ -102,19 +116,30 @@ class PackedSpec:
     same: bool = False
     padding_mode: str = "zeros"
     offset: bool = False
+    weight_planes: int = 1
     norm: Mapping[str, Any] | None = field(default=None, hash=False)
     inner: Mapping[str, Any] | None = field(default=None, hash=False)
     bypass: str | None = None
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """Of the signs, output filters first: (Cout, Cin / groups, *kernel)."""
+        """Of the signs of one plane, output filters first: (Cout, Cin / groups, *kernel)."""
         return (self.out_channels, self.in_channels // self.groups, *self.kernel)
 
     @property
     def weights(self) -> int:
-        """How many binary weights there are."""
+        """How many weights there are; with K planes, each has K bits."""
         return math.prod(self.weight_shape)
+
+    @property
+    def plane_bytes(self) -> int:
+        """Bytes of the signs of one plane."""
+        return -(-self.weights // 8)
+
+    @property
+    def sum_of_binary(self) -> bool:
+        """Whether it takes more than one binary convolution."""
+        return self.weight_planes > 1 or self.quantizer.planes > 1
 
     @property
     def dim(self) -> int:
@@ -123,7 +148,7 @@ class PackedSpec:
 
     def vectors(self) -> dict[str, int]:
         """Name and length of all float vectors, in the order in which they are stored."""
-        lengths = {"scale": self.out_channels}
+        lengths = {"scale": self.weight_planes * self.out_channels}
         if self.offset:
             lengths["offset"] = self.out_channels
         lengths["shift"] = self.out_channels
@@ -158,6 +183,8 @@ class PackedSpec:
             given["padding_mode"] = self.padding_mode
         if self.offset:
             given["offset"] = True
+        if self.weight_planes != 1:
+            given["weight_planes"] = self.weight_planes
         for name in ("norm", "inner", "bypass"):
             value = getattr(self, name)
             if value is not None:
@@ -178,128 +205,61 @@ class PackedSpec:
         return _Reader(given, where).spec()
 
 
-class _Reader:
+class _Reader(Fields):
     """Reads the fields of one layer, each checked; what is left over is an error."""
 
-    def __init__(self, given: Any, where: str) -> None:
-        self._where = where
-        self._given = dict(self._mapping("the layer", given))
-
     def spec(self) -> PackedSpec:
-        kind = self._choice("kind", KINDS)
-        kernel = () if kind == "linear" else self._numbers("kernel", None, least=1)
+        kind = self.choice("kind", KINDS)
+        kernel = () if kind == "linear" else self.numbers("kernel", None, least=1)
         if kind != "linear" and len(kernel) not in ((1, 2) if kind == "conv" else (2,)):
-            self._fail("kernel", list(kernel), "one number per spatial dim, of 1 or 2")
+            self.fail("kernel", list(kernel), "one number per spatial dim, of 1 or 2")
         n = len(kernel)
         spec = PackedSpec(
             kind=kind,
-            in_channels=(channels := self._number("in", least=1)),
-            out_channels=self._number("out", least=1),
-            quantizer=self._quantizer(self._given.pop("quantizer", None), channels),
+            in_channels=(channels := self.number("in", least=1)),
+            out_channels=self.number("out", least=1),
+            quantizer=self._quantizer(self.given.pop("quantizer", None), channels),
             kernel=kernel,
-            stride=self._numbers("stride", (1,) * n, least=1),
-            padding=self._padding(n),
-            dilation=self._numbers("dilation", (1,) * n, least=1),
-            output_padding=self._numbers("output_padding", (0,) * n if kind == "transposed" else ()),
-            groups=self._number("groups", least=1, default=1),
-            same=self._flag("same"),
-            padding_mode=self._choice("padding_mode", PADDING_MODES, default="zeros"),
-            offset=self._flag("offset"),
-            norm=self._part("norm"),
-            inner=self._part("inner"),
-            bypass=self._choice("bypass", FITS, default=None),
+            stride=self.numbers("stride", (1,) * n, least=1),
+            padding=self.padding(n),
+            dilation=self.numbers("dilation", (1,) * n, least=1),
+            output_padding=self.numbers("output_padding", (0,) * n if kind == "transposed" else ()),
+            groups=self.number("groups", least=1, default=1),
+            same=self.flag("same"),
+            padding_mode=self.choice("padding_mode", PADDING_MODES, default="zeros"),
+            offset=self.flag("offset"),
+            weight_planes=self.number("weight_planes", least=1, most=MOST_PLANES, default=1),
+            norm=self.part("norm"),
+            inner=self.part("inner"),
+            bypass=self.choice("bypass", FITS, default=None),
         )
-        for name in self._given:
-            self._fail(name, self._given[name], "nothing of that name")
+        for name in self.given:
+            self.fail(name, self.given[name], "nothing of that name")
         if spec.in_channels % spec.groups or spec.out_channels % spec.groups:
-            self._fail("groups", spec.groups, f"a divisor of {spec.in_channels} and {spec.out_channels}")
+            self.fail("groups", spec.groups, f"a divisor of {spec.in_channels} and {spec.out_channels}")
+        if spec.offset and spec.weight_planes > 1:
+            self.fail("offset", True, "none for weights of several planes")
         return spec
 
     def _quantizer(self, given: Any, channels: int) -> QuantizerSpec:
-        fields = dict(self._mapping("quantizer", given))
-        inner = _Reader(fields, self._where)
-        kind = inner._choice("kind", QUANTIZERS)
+        fields = dict(self.mapping("quantizer", given))
+        inner = _Reader(fields, self.where)
+        kind = inner.choice("kind", QUANTIZERS)
         if kind == "step":
-            found = QuantizerSpec(kind=kind, ranges=inner._ranges("ranges", channels))
+            found = QuantizerSpec(kind=kind, ranges=inner.ranges("ranges", channels))
+        elif kind == "levels":
+            bits = inner.number("bits", least=2, most=MOST_BITS)
+            found = QuantizerSpec(kind=kind, bits=bits, signed=inner.flag("signed"))
         elif kind != "dab":
             found = QuantizerSpec(kind=kind)
         else:
             found = QuantizerSpec(
                 kind=kind,
-                threshold=inner._choice("threshold", THRESHOLDS),
-                scale=inner._choice("scale", SCALES),
-                granularity=(granularity := inner._choice("granularity", GRANULARITIES)),
-                groups=inner._number("groups", least=1) if granularity == "group" else 0,
+                threshold=inner.choice("threshold", THRESHOLDS),
+                scale=inner.choice("scale", SCALES),
+                granularity=(granularity := inner.choice("granularity", GRANULARITIES)),
+                groups=inner.number("groups", least=1) if granularity == "group" else 0,
             )
-        for name in inner._given:
-            self._fail(f"quantizer.{name}", inner._given[name], "nothing of that name")
+        for name in inner.given:
+            self.fail(f"quantizer.{name}", inner.given[name], "nothing of that name")
         return found
-
-    def _padding(self, n: int) -> tuple[tuple[int, int], ...]:
-        given = self._given.pop("padding", [[0, 0]] * n)
-        right = isinstance(given, list) and len(given) == n
-        if not right or not all(isinstance(pair, list) and len(pair) == 2 for pair in given):
-            self._fail("padding", given, f"{n} pairs of numbers")
-        return tuple((self._whole("padding", low, 0), self._whole("padding", high, 0)) for low, high in given)
-
-    def _ranges(self, name: str, channels: int) -> tuple[tuple[int, int], ...]:
-        """Pairs [start, stop) of channels, in their order, apart from each other and not of all channels."""
-        given = self._given.pop(name, [])
-        pairs: list[Any] = given if isinstance(given, list) else [None]
-        flat: list[Any] = [
-            n for pair in pairs for n in (pair if isinstance(pair, list) and len(pair) == 2 else [None])
-        ]
-        whole = all(isinstance(n, int) and not isinstance(n, bool) for n in flat)
-        rising = whole and all(a < b for a, b in itertools.pairwise(flat))
-        inside = rising and (not flat or (flat[0] >= 0 and flat[-1] <= channels and flat != [0, channels]))
-        if not inside:
-            self._fail(name, given, f"rising pairs of channels, some of {channels}")
-        return tuple((start, stop) for start, stop in pairs)
-
-    def _part(self, name: str) -> Mapping[str, Any] | None:
-        given = self._given.pop(name, None)
-        if given is None:
-            return None
-        fields = self._mapping(name, given)
-        plain = all(isinstance(value, (str, int, float)) for value in fields.values())
-        if not isinstance(fields.get("kind"), str) or not plain:
-            self._fail(name, given, "an object with a 'kind'")
-        return dict(fields)
-
-    def _numbers(self, name: str, default: tuple[int, ...] | None, *, least: int = 0) -> tuple[int, ...]:
-        if name not in self._given and default is not None:
-            return default
-        given = self._given.pop(name, None)
-        if not isinstance(given, list) or (default is not None and len(given) != len(default)):
-            self._fail(name, given, "one number per spatial dim")
-        return tuple(self._whole(name, value, least) for value in given)
-
-    def _number(self, name: str, *, least: int, default: int | None = None) -> int:
-        return self._whole(name, self._given.pop(name, default), least)
-
-    def _whole(self, name: str, value: Any, least: int) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _LARGEST:
-            self._fail(name, value, f"a whole number from {least} to {_LARGEST}")
-        return value
-
-    def _flag(self, name: str) -> bool:
-        value = self._given.pop(name, False)
-        if not isinstance(value, bool):
-            self._fail(name, value, "true or false")
-        return value
-
-    def _choice(self, name: str, choices: tuple[str, ...], **default: Any) -> Any:
-        if name not in self._given and default:
-            return default["default"]
-        value = self._given.pop(name, None)
-        if not isinstance(value, str) or value not in choices:
-            self._fail(name, value, f"one of {list(choices)}")
-        return value
-
-    def _mapping(self, name: str, value: Any) -> Mapping[str, Any]:
-        if not isinstance(value, dict):
-            self._fail(name, value, "an object")
-        return value
-
-    def _fail(self, name: str, value: Any, expected: str) -> Any:
-        raise FormatError(f"{self._where}: {name} is {str(value)[:60]}, expected {expected}.")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from binarize.functional import sign
+from binarize.functional import levels_of, sign
 from binarize.functional.dab import (
     groups_to_channels,
     limited,
@@ -45,7 +46,7 @@ class Thresholds(NamedTuple):
 def thresholds_of(layer: LayerData, x: Tensor) -> Thresholds:
     """Thresholds and magnitudes for this input: statistics of it and the quantizer's parameters."""
     kind = layer.spec.quantizer.kind
-    if kind == "sign":
+    if kind in ("sign", "levels"):  # several bits have thresholds of their own: `activation_planes`
         return Thresholds()
     if kind == "step":
         return Thresholds(steps=layer.spec.quantizer.ranges or ((0, layer.spec.in_channels),))
@@ -92,6 +93,21 @@ def _dab(layer: LayerData, x: Tensor) -> Thresholds:
     if per_sample:
         return Thresholds(add=add, sample_scale=magnitude)
     return Thresholds(add=add, channel=magnitude)
+
+
+def activation_planes(
+    layer: LayerData, x: Tensor, thresholds: Thresholds
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The quantized input without its factor `sample_scale` as a sum: parts, and a factor () of each or None.
+
+    Parts are as `quantized` gives them; of an input of K bits K, the digits of its levels.
+    """
+    if layer.spec.quantizer.kind != "levels":
+        yield quantized(x, thresholds, layer.spec.dim), None
+        return
+    basis = layer.vector("basis")
+    digits = levels_of(basis, signed=layer.spec.quantizer.signed).digits(x)
+    yield from zip(digits, basis, strict=True)
 
 
 def quantized(x: Tensor, thresholds: Thresholds, dim: int = 1) -> Tensor:

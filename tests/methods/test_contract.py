@@ -14,10 +14,11 @@ from torch import Tensor, nn
 import binarize
 from binarize.errors import ConfigError
 from binarize.functional import ScaledSign, SteSign
-from binarize.layers import LayerRecipe, Quantizer, ScheduledSign, SignForm, SignSTE, Site
+from binarize.layers import LayerRecipe, LevelForm, Quantizer, ScheduledSign, SignForm, SignSTE, Site
 from binarize.layers.recipe import METHODS
 from binarize.methods import BiDense, Method
 from binarize.methods.irnet import IRSign
+from binarize.methods.lqnet import Basis, LearntLevels, LQWeights
 from binarize.testing import ContractError, check_method
 
 
@@ -227,3 +228,80 @@ def test_layers_refuse_what_they_cannot_hold() -> None:
         binarize.binary_layer(binarize.layers.BinaryConv2d(3, 4, 1))
     with pytest.raises(ConfigError, match="one weight"):
         binarize.binary_layer(nn.Conv2d(4, 4, 1, groups=4), "adabin")
+
+
+@dataclass(frozen=True)
+class FiveLevels(LQWeights):
+    """Says that it has two bits, but has five values."""
+
+    def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return torch.round(x * 20).clamp(-2, 2), ()
+
+
+@dataclass(frozen=True)
+class OtherSigns(LQWeights):
+    """Its planes are not those that its weights are the sum of."""
+
+    def signs(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
+        positive, scale = super().signs(x, *params)
+        return ~positive, scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfTwoBits(Given):
+    """Made of parts, with weights and activations of two bits."""
+
+    name: ClassVar[str] = "two-bits"
+    parts: ClassVar[dict[str, Any]] = {}
+    said: ClassVar[tuple[int, int]] = (2, 2)
+
+    @property
+    def bits(self) -> tuple[int, int]:
+        return self.said
+
+    def recipe(self, site: Site) -> LayerRecipe:
+        parts = {"quantizer": SignSTE, "weight_rule": LQWeights(2), **self.parts}
+        return LayerRecipe(weight_state=partial(Basis, 2, site), **parts)
+
+
+def two_bits(**parts: Any) -> Method:
+    said = parts.pop("said", (2, 2))
+    kind = type("Made", (OfTwoBits,), {"parts": parts, "said": said, "__module__": __name__})
+    return dataclass(frozen=True, kw_only=True)(kind)()
+
+
+def test_contract_catches_five_values_of_two_bits() -> None:
+    with pytest.raises(ContractError, match="at most 4 values per filter in its binary weights; got 5"):
+        check_method(two_bits(weight_rule=FiveLevels(2)))
+
+
+def test_contract_catches_planes_that_are_not_what_is_computed() -> None:
+    with pytest.raises(ContractError, match=r"OtherSigns\.signs: must give binary weights whose sum is"):
+        check_method(two_bits(weight_rule=OtherSigns(2)))
+
+
+def test_contract_catches_more_bits_than_the_method_says() -> None:
+    with pytest.raises(ContractError, match=r"no more bits .* than the method says, \(1, 1\); got \(2, 1\)"):
+        check_method(two_bits(said=(1, 1)))
+
+
+class WrongLevels(LearntLevels):
+    """Says another basis than that which it computes with."""
+
+    def level_form(self) -> LevelForm:
+        return LevelForm(2 * self.basis, True)
+
+
+class TwoBitsOfThree(LearntLevels):
+    """Says that it has two bits, but has eight values."""
+
+    @property
+    def planes(self) -> int:
+        return 2
+
+
+def test_contract_catches_levels_that_are_not_what_is_computed() -> None:
+    with pytest.raises(ContractError, match=r"what WrongLevels\.level_form says"):
+        check_method(two_bits(quantizer=partial(WrongLevels, 2, signed=True)))
+    with pytest.raises(ContractError, match="activations: must have at most 4 values per sample"):
+        check_method(two_bits(quantizer=partial(TwoBitsOfThree, 3, signed=True)))

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from binarize.functional import channel_bypass
 from binarize.runtime.layer_data import LayerData, spec_of_text
 from binarize.runtime.native_layer import Extras, NativeLayer
+from binarize.runtime.native_planes import NativePlanes
 from binarize.runtime.ops.arguments import (
     activation_of_arguments,
     resize_of_arguments,
@@ -30,7 +31,7 @@ from binarize.runtime.shapes import extra_of, result_shape
 
 def native_of(
     bits: Tensor, vectors: Tensor, spec: str, inner: Sequence[Tensor | None], given: Mapping[str, Any]
-) -> NativeLayer | None:
+) -> NativeLayer | NativePlanes | None:
     """Packed weights of the layer that an operator's arguments describe; None if torch computes it."""
     data = LayerData(
         spec=spec_of_text(spec), bits=bits, vectors=vectors, inner=activation_of_arguments(inner)
@@ -72,22 +73,29 @@ def _layer(
         sums=sums if with_sums else None,
         tail=None if tail_weight is None else tail_of_arguments(tail_weight, tail_bias),
     )
-    native: NativeLayer | None = None
+    native: NativeLayer | NativePlanes | None = None
     if x.dtype == torch.float32 and x.numel():
         native = native_layer(data, threads=threads or None, exact_scales=exact_scales, keep=True)
     y = None if native is None else native(x, output_size, extras)
-    return (_by_reference(data, x, output_size, extras) if y is None else y), sums
+    if y is None:
+        y = _finished(reference(data, _resized(x, extras), output_size), extras, data.spec.dim)
+    elif isinstance(native, NativePlanes):
+        y = _finished(y, extras, data.spec.dim)
+    return y, sums
 
 
-def _by_reference(data: LayerData, x: Tensor, output_size: Sequence[int] | None, extras: Extras) -> Tensor:
-    x = x if extras.resize is None else extras.resize(x)
-    y = reference(data, x, output_size)
+def _resized(x: Tensor, extras: Extras) -> Tensor:
+    return x if extras.resize is None else extras.resize(x)
+
+
+def _finished(y: Tensor, extras: Extras, dim: int) -> Tensor:
+    """What a program put behind a layer, by torch."""
     if extras.second is not None:
-        y = extras.second(y, data.spec.dim)
+        y = extras.second(y, dim)
     if extras.residual is not None:
         y = y + extras.residual
     if extras.sums is not None:
-        extras.sums.copy_(channel_sums(y, data.spec.dim))
+        extras.sums.copy_(channel_sums(y, dim))
     if extras.tail is None:
         return y
     return F.conv2d(y, extras.tail.weight[..., None, None], extras.tail.bias)

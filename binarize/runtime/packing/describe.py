@@ -37,9 +37,9 @@ from binarize.layers import (
     StepSTE,
     TokenSign,
 )
-from binarize.layers.quantizers import Quantizer, SignForm
+from binarize.layers.quantizers import LevelForm, Quantizer, SignForm
 from binarize.model_info import qualified_name
-from binarize.runtime.spec import PackedSpec, QuantizerSpec
+from binarize.runtime.spec import MOST_BITS, MOST_PLANES, PackedSpec, QuantizerSpec
 
 _KINDS: dict[type[nn.Module], str] = {
     BinaryConv1d: "conv",
@@ -77,6 +77,9 @@ def describe(layer: nn.Module) -> PackedSpec | Refusal:
     reason = _tampered(known)
     if reason is not None:
         return Refusal(reason)
+    planes = known.weight_rule.planes
+    if not 1 <= planes <= MOST_PLANES:
+        return Refusal(f"its weights have {planes} bits: packed layers have up to {MOST_PLANES}")
     quantizer = describe_quantizer(known.quantizer)
     if isinstance(quantizer, Refusal):
         return quantizer
@@ -89,7 +92,8 @@ def describe(layer: nn.Module) -> PackedSpec | Refusal:
     return PackedSpec(
         kind=kind,
         quantizer=quantizer,
-        offset=not known.weight_rule.symmetric,
+        offset=planes == 1 and not known.weight_rule.symmetric,
+        weight_planes=planes,
         norm=norm,
         inner=None if known.inner is None else _describe_inner(known.inner),
         bypass=bypass,
@@ -102,13 +106,15 @@ def describe_quantizer(quantizer: nn.Module) -> QuantizerSpec | Refusal:
     name = type(quantizer).__name__
     kind, rule = _QUANTIZERS.get(type(quantizer), ("", object))
     known: Any = quantizer
+    if isinstance(quantizer, Quantizer) and quantizer.planes > 1:
+        return _describe_levels(quantizer)
     form = sign_form_of(quantizer)
     if isinstance(form, str):
         return Refusal(form)
     if form is None and (not kind or type(known.rule) is not rule):
         return Refusal(f"its quantizer {name} is none that the packed runtime knows")
-    if any(has_hooks(part) or "forward" in part.__dict__ for part in quantizer.modules()):
-        return Refusal(f"hooks or a forward of its own hang on its quantizer {name}: remove them first")
+    if (tampered := _tampered_quantizer(quantizer)) is not None:
+        return tampered
     if form is not None:
         return _describe_sign(form)
     if kind == "step":
@@ -122,6 +128,31 @@ def describe_quantizer(quantizer: nn.Module) -> QuantizerSpec | Refusal:
         granularity=known.rule.granularity,
         groups=known.rule.groups if known.rule.granularity == "group" else 0,
     )
+
+
+def _tampered_quantizer(quantizer: nn.Module) -> Refusal | None:
+    if not any(has_hooks(part) or "forward" in part.__dict__ for part in quantizer.modules()):
+        return None
+    name = type(quantizer).__name__
+    return Refusal(f"hooks or a forward of its own hang on its quantizer {name}: remove them first")
+
+
+def _describe_levels(quantizer: Quantizer) -> QuantizerSpec | Refusal:
+    form = level_form_of(quantizer)
+    if isinstance(form, str):
+        return Refusal(form)
+    if (tampered := _tampered_quantizer(quantizer)) is not None:
+        return tampered
+    if not 2 <= len(form.basis) <= MOST_BITS:
+        return Refusal(f"its quantizer has {len(form.basis)} bits: packed layers have up to {MOST_BITS}")
+    return QuantizerSpec(kind="levels", bits=len(form.basis), signed=form.signed)
+
+
+def level_form_of(quantizer: Quantizer) -> LevelForm | str:
+    """What a quantizer of several bits says that it computes, or why it does not."""
+    if "level_form" not in vars(type(quantizer)):
+        return f"its quantizer {type(quantizer).__name__} does not say its levels"
+    return quantizer.level_form()
 
 
 def sign_form_of(quantizer: nn.Module) -> SignForm | str | None:

@@ -34,13 +34,14 @@ def numbers_of(layer: Any, spec: PackedSpec) -> tuple[Tensor, Tensor] | Refusal:
         spec: what `describe` says of it.
 
     Returns:
-        (ceil(weights / 8),) uint8 and (sum of `spec.vectors()`,), see `LayerData`.
+        (planes * ceil(weights / 8),) uint8 and (sum of `spec.vectors()`,), see `LayerData`.
     """
-    levels = _levels(layer.binary_filters(), centred=not spec.offset)
+    several = spec.weight_planes > 1
+    levels = _planes(layer) if several else _levels(layer.binary_filters(), centred=not spec.offset)
     if isinstance(levels, Refusal):
         return levels
     positive, scale, offset = levels
-    shift = torch.zeros_like(scale) if layer.own_bias is None else layer.own_bias.detach().double()
+    shift = torch.zeros_like(offset) if layer.own_bias is None else layer.own_bias.detach().double()
     if layer.norm is not None and folds(layer.norm):
         factor, constant = _affine(layer.norm)
         scale, offset, shift = scale * factor, offset * factor, shift * factor + constant
@@ -53,7 +54,23 @@ def numbers_of(layer: Any, spec: PackedSpec) -> tuple[Tensor, Tensor] | Refusal:
         return Refusal("its scales, norm or quantizer hold numbers that are not finite")
     if spec.quantizer.kind == "adabin" and not float(vectors["alpha"].detach()):
         return Refusal("alpha_a of its quantizer is 0: its input would be lost")
-    return pack_signs(positive), flat
+    bits = torch.cat([pack_signs(plane) for plane in positive]) if several else pack_signs(positive)
+    return bits, flat
+
+
+def _planes(layer: Any) -> tuple[Tensor, Tensor, Tensor] | Refusal:
+    """Signs (planes, Cout, ...), scales (planes, Cout) and offsets of 0: a weight is sum scale * sign."""
+    with torch.no_grad():
+        found = layer.weight_rule.signs(layer._latent_filters(), *layer.weight_parameters())
+    if found is None:
+        return Refusal("its weight rule does not say which binary weights its weights are the sum of")
+    positive, scale = found[0], found[1].double()
+    weight = layer.binary_filters().double()
+    off = (torch.where(positive, scale, -scale).sum(0) - weight).abs()
+    if not bool((off <= 1e-5 * weight.abs().amax()).all()):
+        return Refusal("its weights are not the sum of the binary weights that its rule says")
+    scale = scale.flatten(1)
+    return positive, scale, torch.zeros_like(scale[0])
 
 
 def _levels(weight: Tensor, *, centred: bool) -> tuple[Tensor, Tensor, Tensor] | Refusal:
@@ -89,13 +106,16 @@ def _affine(norm: Any) -> tuple[Tensor, Tensor]:
 
 def _quantizer_vectors(quantizer: Any, kind: str, channels: int) -> tuple[dict[str, Tensor], float]:
     """The parameters of the packed quantizer, and a factor of its two values, which stands at the weights."""
+    if kind == "levels":
+        return {"basis": quantizer.level_form().basis}, 1.0
     form = sign_form_of(quantizer)
     if isinstance(form, SignForm):
         shift = form.shift
         if shift is None:  # only `sign` has none
             shift = torch.zeros(channels, dtype=torch.double)
         given = (form.scale, shift) if kind == "redistributed" else (shift,)
-        vectors = {name: v for name, v in zip(_PARAMETERS[kind], given, strict=False) if v is not None}
+        known = zip(_PARAMETERS[kind], given, strict=False)
+        vectors = {name: v.reshape(-1).expand(channels) for name, v in known if v is not None}
         return vectors, 1.0 if form.factor is None else float(form.factor)
     if kind == "dab":
         return {name: getattr(quantizer, name) for name in quantizer.rule.names()}, 1.0

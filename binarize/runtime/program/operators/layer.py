@@ -15,6 +15,7 @@ from binarize.runtime import ops
 from binarize.runtime.kernel_arguments import as_maps
 from binarize.runtime.kernel_support import scales_differ
 from binarize.runtime.native_layer import Extras, NativeLayer, Prepared
+from binarize.runtime.native_planes import NativePlanes
 from binarize.runtime.ops.arguments import (
     activation_of_arguments,
     resize_of_arguments,
@@ -50,8 +51,8 @@ def layer(
         resize=resize_of_arguments(given.get("resize", ())),
         second=activation_of_arguments(activation, given.get("bounds", ())),
     )
-    if native is None or not x.numel():
-        return NotImplemented
+    if native is None or isinstance(native, NativePlanes) or not x.numel():
+        return NotImplemented  # the operator computes a layer of several bits: several convolutions
     prepared = native.prepared(tuple(x.shape), given.get("output_size"), extras)
     one_by_one = native.depthwise and scales_differ(native.data.spec) and len(x) > 1
     residual = given.get("residual")
