@@ -43,11 +43,23 @@ class MaskedSign(Rule):
     """
 
     threshold: float = 0.7
+    symmetric: ClassVar[bool] = True
     scaled: ClassVar[bool] = False
 
+    @property
+    def planes(self) -> int:
+        return 2
+
+    def signs(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
+        bound = self._bound(x)
+        return torch.stack([x > bound, x >= -bound]), x.new_full((2, len(x), *(1,) * (x.dim() - 1)), 0.5)
+
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
-        bound = x.abs().mean() * self.threshold
+        bound = self._bound(x)
         return self.rebuild(x, (bound,)), (bound,)
+
+    def _bound(self, x: Tensor) -> Tensor:
+        return x.abs().mean() * self.threshold
 
     def rebuild(self, x: Tensor, stats: Stats, *params: Tensor) -> Tensor:
         return torch.where(x.abs() > stats[0], sign(x), 0)

@@ -18,6 +18,8 @@ from binarize.functional import SteSign
 from binarize.graph import Plan
 from binarize.layers import BinaryLayer, LayerCost
 from binarize.methods.mbunet import MaskedSign, MBUNet
+from binarize.native.library import available
+from binarize.runtime.verify import verify
 
 
 class Net(nn.Module):
@@ -108,6 +110,45 @@ def test_the_share_of_zeros_is_that_of_the_normal_distribution() -> None:
         zeros = float((MaskedSign(threshold).quantize(w)[0] == 0).float().mean())
         within = threshold * math.sqrt(2 / math.pi)  # mean(abs(w)) of N(0, 1)
         assert zeros == pytest.approx(math.erf(within / math.sqrt(2)), abs=0.01)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.7, 1.5])
+def test_weights_are_half_the_sum_of_two_signs(threshold: float) -> None:
+    w = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    w[0, 0, 0] = torch.tensor([0.0, -0.0, 1e-9])
+    rule = MaskedSign(threshold)
+    positive, scale = rule.signs(w)
+    limit = threshold * w.abs().mean()
+    first, second = (torch.where(p, 1.0, -1.0) for p in positive)
+    assert scale.tolist() == torch.full((2, 6, 1, 1, 1), 0.5).tolist()
+    assert torch.equal((first + second) / 2, torch.sign(w) * (w.abs() > limit))
+    assert not bool((first > second).any())
+
+
+def test_a_masked_layer_is_stored_as_two_bits_and_computed_as_two_convolutions(tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 12, 12)
+    model = binarize.apply(Net(), "mbunet", example_inputs=x).eval()
+    packed = binarize.deploy(model)
+    found = verify(model, packed, [x])
+    assert len(found.layers) == 4
+    assert all(layer.agrees for layer in found.layers), str(found)
+    masked = {"up", "down"}
+    for name, count in WEIGHTS.items():
+        layer: Any = packed.get_submodule(name)
+        bits = 2 if name in masked else 1
+        assert layer.spec.weight_planes == bits
+        assert layer.bits.numel() == bits * count // 8
+        assert layer.why_by_torch() is None or not available()
+    for counted in (binarize.summary(net, (2, 3, 12, 12)) for net in (model, packed)):
+        rows = {row.name: row for row in counted.layers}
+        for name, count in WEIGHTS.items():
+            bits = 2 if name in masked else 1
+            assert (rows[name].weight_bits, rows[name].activation_bits) == (bits, 1)
+            assert rows[name].binary_params == bits * count
+            assert rows[name].binary_macs == bits * 2 * MACS[name]  # of two images
+    path = binarize.save(packed, tmp_path / "packed.safetensors", packed=True)
+    with torch.no_grad():
+        assert torch.equal(binarize.load(path, Net())(x), packed(x))
 
 
 def test_weights_without_a_size_are_zeros() -> None:

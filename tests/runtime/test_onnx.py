@@ -27,6 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporter's own packa
         pytest.param("bidense", {"granularity": "group", "groups": 2}, marks=pytest.mark.slow),
         pytest.param("adabin", {}, marks=pytest.mark.slow),
         pytest.param("bisrnet", {}, marks=pytest.mark.slow),
+        pytest.param("mbunet", {"masked": 1.0}, marks=pytest.mark.slow),
     ],
 )
 def test_onnxruntime_gives_the_same(method: str, options: dict[str, Any], tmp_path: Path) -> None:

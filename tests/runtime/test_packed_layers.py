@@ -40,6 +40,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "bit": {"method": "bit"},
     "bit unsigned": {"method": "bit", "nonnegative_input": True},
     "bnext": {"method": "bnext"},
+    "mbunet": {"method": "mbunet"},
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     **{f"row {row}": {"method": "bidense", "ablation": row} for row in range(1, 9)},
