@@ -15,13 +15,16 @@ import pytest
 
 import binarize
 from binarize.errors import BinarizeError, BinarizeWarning, ConfigError
+from binarize.layers.recipe import METHODS
 from binarize.registry import Registry
+from binarize.testing import check_method
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "binarize-dorefa"
 NEEDED = ("pip", "setuptools")
 
 CHECK = """
 import binarize, torch
+from binarize.cli import run
 from binarize.runtime.verify import verify
 from binarize.testing import check_method
 
@@ -29,7 +32,7 @@ check_method("dorefa")
 model = binarize.load("net.safetensors").eval()
 found = verify(model, binarize.deploy(model), [torch.randn(1, 3, 64, 64)])
 assert found.layers and all(layer.agrees for layer in found.layers), str(found)
-print(len(found.layers))
+assert run(["methods", "--json"]) == 0
 """
 
 
@@ -67,13 +70,12 @@ def run(*arguments: str, env: dict[str, str], cwd: Path) -> str:
 
 def test_an_installed_package_adds_a_method(installed: dict[str, str], tmp_path: Path) -> None:
     assert "dorefa" not in binarize.methods.names()  # not in this process: it comes with the package
-    listed = json.loads(run("-m", "binarize", "methods", "--json", env=installed, cwd=tmp_path))
-    assert listed["dorefa"]["paper"] == "arXiv 1606.06160"
-    assert "failure" not in listed["dorefa"]
-    assert set(binarize.methods.names()) < set(listed)
-    convert = ("convert", "--method", "dorefa", "resnet18?num_classes=5", "--out", "net.safetensors")
+    convert = ("convert", "--method", "dorefa", "test_resnet", "--out", "net.safetensors")
     assert "dorefa" in run("-m", "binarize", *convert, env=installed, cwd=tmp_path)
-    assert int(run("-c", CHECK, env=installed, cwd=tmp_path)) == 19
+    listed = json.loads(run("-c", CHECK, env=installed, cwd=tmp_path))
+    assert listed["dorefa"]["paper"] == "arXiv 1606.06160"
+    assert listed["dorefa"]["packed"] in ("kernels", "torch")
+    assert set(binarize.methods.names()) < set(listed)
     with pytest.raises(BinarizeError, match="'dorefa'"):
         binarize.load(tmp_path / "net.safetensors")
 
@@ -82,7 +84,8 @@ def test_the_contract_is_kept_where_the_module_is_at_hand(monkeypatch: pytest.Mo
     """Without an installation, so that a failure shows here, too."""
     monkeypatch.syspath_prepend(str(EXAMPLE))
     module = importlib.import_module("binarize_dorefa")
-    binarize.testing.check_method(module.DoReFa())
+    monkeypatch.setitem(METHODS._entries, "dorefa", module.DoReFa)
+    check_method("dorefa")
 
 
 def test_a_package_that_cannot_be_loaded_is_named_and_hurts_no_other(
