@@ -56,10 +56,22 @@ def levels_of(basis: Tensor, *, signed: bool) -> Levels:
     values = torch.stack([-basis[0] if signed else torch.zeros_like(basis[0]), basis[0]])
     for number in basis[1:]:  # one after the other, everywhere: packed layers have the same, to the last bit
         values = torch.cat([values - number if signed else values, values + number])
-    values, order = values.sort(stable=True, dim=0)
+    values, order = _sorted(values)
     digits = torch.stack([order >> k & 1 for k in range(len(basis))], 1)
     codes = (2 * digits - 1 if signed else digits).to(basis.dtype)
     return Levels(values, (values[:-1] + values[1:]) / 2, codes)
+
+
+def _sorted(values: Tensor) -> tuple[Tensor, Tensor]:
+    """`values` in rising order along dim 0, equal ones as they were, and their numbers before.
+
+    By comparing all pairs: exporters know no stable sort, and fold this into constants.
+    """
+    numbers = torch.arange(len(values), device=values.device).reshape(-1, *(1,) * (values.dim() - 1))
+    mine, other = values.unsqueeze(1), values.unsqueeze(0)
+    before = (other < mine) | ((other == mine) & (numbers.unsqueeze(0) < numbers.unsqueeze(1)))
+    chosen = before.sum(1).unsqueeze(0) == numbers.unsqueeze(1)  # (place, number, *rest)
+    return torch.where(chosen, other, 0).sum(1), torch.where(chosen, numbers.unsqueeze(0), 0).sum(1)
 
 
 class Moments(NamedTuple):

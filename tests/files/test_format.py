@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import struct
 from pathlib import Path
@@ -82,9 +83,11 @@ class Decoder:
         kernel = spec.get("kernel", [1, 1])
         vectors = self._vectors(path, spec)
         u, v = self._quantized(spec["quantizer"], vectors, x.astype(np.float64))
-        n = cout * (cin // groups) * int(np.prod(kernel))
-        bits = np.unpackbits(self.tensors[f"{path}.bits"], bitorder="little")[:n]
-        signs = np.where(bits == 1, 1.0, -1.0).reshape(cout, cin // groups, *kernel)
+        n, planes = cout * (cin // groups) * int(np.prod(kernel)), spec.get("weight_planes", 1)
+        bits = np.unpackbits(self.tensors[f"{path}.bits"].reshape(planes, -1), axis=1, bitorder="little")[
+            :, :n
+        ]
+        signs = np.where(bits == 1, 1.0, -1.0).reshape(planes, cout, cin // groups, *kernel)
         stride, dilation = spec.get("stride", [1, 1]), spec.get("dilation", [1, 1])
         pads = spec.get("padding", [[0, 0], [0, 0]])
         if spec.get("same"):
@@ -94,9 +97,12 @@ class Decoder:
                 pads.append([t // 2, t - t // 2])
         convolve = self._transposed if spec["kind"] == "transposed" else self._convolve
         extra = spec.get("output_padding", [0, 0])
-        y = convolve(v, signs, stride, pads, dilation, groups, extra) * self._wide(vectors["scale"])
+        y = sum(
+            convolve(v, plane, stride, pads, dilation, groups, extra) * self._wide(scale)
+            for plane, scale in zip(signs, vectors["scale"].reshape(planes, cout), strict=True)
+        )
         if spec.get("offset"):
-            box = convolve(v, np.ones_like(signs), stride, pads, dilation, groups, extra)
+            box = convolve(v, np.ones_like(signs[0]), stride, pads, dilation, groups, extra)
             y = y + box * self._wide(vectors["offset"])
         y = u * y + self._wide(vectors["shift"])
         if spec.get("norm"):
@@ -115,7 +121,11 @@ class Decoder:
 
     def _vectors(self, path: str, spec: dict[str, Any]) -> dict[str, np.ndarray]:
         quantizer, cin, cout = spec["quantizer"], spec["in"], spec["out"]
-        lengths = {"scale": cout} | ({"offset": cout} if spec.get("offset") else {}) | {"shift": cout}
+        lengths = (
+            {"scale": cout * spec.get("weight_planes", 1)}
+            | ({"offset": cout} if spec.get("offset") else {})
+            | {"shift": cout}
+        )
         kind = quantizer["kind"]
         if kind in ("shifted", "shifted_step"):
             lengths |= {"beta": cin}
@@ -123,6 +133,8 @@ class Decoder:
             lengths |= {"k": cin, "b": cin}
         elif kind == "adabin":
             lengths |= {"alpha": 1, "beta": 1}
+        elif kind == "levels":
+            lengths |= {"basis": quantizer["bits"]}
         elif kind == "dab":
             if quantizer["scale"] in ("adaptive", "learned"):
                 words = -(-cin // 32)
@@ -156,6 +168,13 @@ class Decoder:
         if kind == "adabin":
             alpha, beta = given["alpha"], given["beta"]
             return alpha, self._sign((x - beta) / alpha) + beta
+        if kind == "levels":
+            basis, low = vectors["basis"].astype(np.float32), -1 if quantizer.get("signed") else 0
+            codes = itertools.product([low, 1], repeat=quantizer["bits"])
+            sums = [sum((c * b for c, b in zip(code, basis, strict=True)), np.float32(0)) for code in codes]
+            levels = np.sort(sums)
+            thresholds = (levels[:-1] + levels[1:]) / 2
+            return 1.0, levels[(x[..., None] >= thresholds).sum(-1)].astype(np.float64)
         mean = x.mean((2, 3), keepdims=True)
         threshold = {
             "adaptive": lambda: given["k"] * mean + given["b"],
@@ -278,6 +297,12 @@ def test_a_decoder_made_from_the_document(tmp_path: Path, float_dtype: str):
             "rbnn": conv(6, 8, 3, padding=1, method="rbnn"),
             "elastic": binary_layer(nn.Conv2d(6, 8, 3, padding=1), "bit"),
             "elastic_step": binary_layer(nn.Conv2d(6, 8, 3, padding=1), "bit", nonnegative_input=True),
+            "levels": binary_layer(nn.Conv2d(6, 8, 3, padding=1), "lqnet", weight_bits=3, activation_bits=2),
+            "unsigned": binary_layer(
+                nn.Conv2d(6, 9, 3, 2, groups=3), "lqnet", activation_bits=3, nonnegative_input=True
+            ),
+            "planes_up": binary_layer(nn.ConvTranspose2d(6, 3, 3, 2, 1), "lqnet", weight_bits=2),
+            "planes": binary_layer(nn.Linear(6, 7), "lqnet", weight_bits=2, activation_bits=2),
             "two_sets": binary_layer(nn.Conv2d(6, 8, 3, 2, 1), "bnn"),
             "transposed": BinaryConvTranspose2d(6, 4, 3, 2, 1, 1, 2, method="bidense"),
             "adabin_up": BinaryConvTranspose2d(6, 6, 2, 2, method="adabin"),
@@ -292,9 +317,14 @@ def test_a_decoder_made_from_the_document(tmp_path: Path, float_dtype: str):
     loaded = configure(binarize.load(path, model=net), exact_scales=True)
     decoder = Decoder(path.read_bytes())
     assert set(decoder.entry["layers"]) == set(net)
-    assert decoder.entry["version"] == 2  # because of `elastic_step`
+    assert decoder.entry["version"] == 3  # because of `levels`
     for name, layer in loaded.named_children():
-        shapes = {"tokens": (2, 5, 6), "pointwise": (2, 5, 3, 6), "grouped": (2, 70, 4, 3)}
+        shapes = {
+            "tokens": (2, 5, 6),
+            "pointwise": (2, 5, 3, 6),
+            "planes": (2, 5, 6),
+            "grouped": (2, 70, 4, 3),
+        }
         shape = shapes.get(name, (2, 6, 8, 6))
         x = torch.randn(shape)
         expected = layer(x).numpy()
@@ -303,10 +333,19 @@ def test_a_decoder_made_from_the_document(tmp_path: Path, float_dtype: str):
         assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max(), name
 
 
-@pytest.mark.parametrize(("granularity", "version"), [("layer", 1), ("group", 2)])
+@pytest.mark.parametrize(
+    ("options", "version"),
+    [
+        ({"method": "bidense", "granularity": "layer"}, 1),
+        ({"method": "bidense", "granularity": "group"}, 2),
+        ({"method": "lqnet"}, 1),
+        ({"method": "lqnet", "weight_bits": 2}, 3),
+        ({"method": "lqnet", "activation_bits": 2}, 3),
+    ],
+)
 def test_a_file_has_the_lowest_version_that_its_layers_need(
-    tmp_path: Path, granularity: str, version: int
+    tmp_path: Path, options: dict[str, Any], version: int
 ) -> None:
-    net = nn.Sequential(BinaryConv2d(40, 8, 3, method="bidense", granularity=granularity)).eval()
+    net = nn.Sequential(BinaryConv2d(40, 8, 3, **options)).eval()
     path = binarize.save(net, tmp_path / "m.safetensors", packed=True)
     assert Decoder(path.read_bytes()).entry["version"] == version

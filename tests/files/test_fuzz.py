@@ -28,13 +28,16 @@ FORMATS = ["latent", "packed"]
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """One file of each format, of the same network."""
+    """One file of each format, of the same network; `planes` is a packed one with numbers of 2 bits."""
     folder = tmp_path_factory.mktemp("files")
     torch.manual_seed(0)
     model = unlike_fresh(binarize.apply(SmallNet(8), "bidense"))
+    planes = unlike_fresh(binarize.apply(SmallNet(8), "lqnet", weight_bits=2, activation_bits=2))
     return {
-        name: save(model, folder / f"{name}.safetensors", packed=name == "packed").read_bytes()
-        for name in FORMATS
+        name: save(
+            planes if name == "planes" else model, folder / f"{name}.safetensors", packed=name != "latent"
+        ).read_bytes()
+        for name in (*FORMATS, "planes")
     }
 
 
@@ -150,13 +153,13 @@ def _resealed(data: bytes, change: Callable[[dict[str, Any]], None], target: Pat
     return _joined(header, rest)
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", [*FORMATS, "planes"])
 @settings(_FUZZ, max_examples=120)
 @given(data=st.data())
 def test_forged_entries(files: dict[str, bytes], target: Path, kind: str, data: st.DataObject):
     def change(entry: dict[str, Any]) -> None:
         part = data.draw(st.sampled_from(sorted(entry.keys() - {"sha256"})), label="part")
-        if kind == "packed" and data.draw(st.booleans(), label="a layer"):
+        if kind != "latent" and data.draw(st.booleans(), label="a layer"):
             part = "layers"
         *above, last = (part, *data.draw(st.sampled_from([(), *_places(entry[part])]), label="place"))
         holder = entry
@@ -171,9 +174,46 @@ def test_forged_entries(files: dict[str, bytes], target: Path, kind: str, data: 
         model = _load(target, _resealed(files[kind], change, target))
     except ConfigError:  # the forged entry asks for another model
         return
-    if model is not None and kind == "packed":
+    if model is not None and kind != "latent":
         with torch.no_grad():
             model(torch.rand(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("weight_planes",), 0, "weight_planes is 0, expected a whole number from 1 to 8"),
+        (("weight_planes",), 2**30, "from 1 to 8"),
+        (("weight_planes",), True, "weight_planes is True"),
+        (("weight_planes",), 3, "'layers.0.conv1.bits' is of shape"),
+        (("offset",), True, "offset is True, expected none for weights of several planes"),
+        (("quantizer", "bits"), 1, "bits is 1, expected a whole number from 2 to 4"),
+        (("quantizer", "bits"), 30, "from 2 to 4"),
+        (("quantizer", "bits"), 3, "'layers.0.conv1.vectors' is of shape"),
+        (("quantizer", "signed"), 1, "signed is 1, expected true or false"),
+        (("quantizer", "signed"), None, "is {"),
+        (("quantizer", "ranges"), [], "quantizer.ranges"),
+    ],
+)
+def test_forged_planes(
+    files: dict[str, bytes], target: Path, place: tuple[str, ...], value: Any, message: str
+) -> None:
+    names: list[str] = []
+
+    def change(entry: dict[str, Any]) -> None:
+        name, layer = next(iter(entry["layers"].items()))
+        names.append(name)
+        for key in place[:-1]:
+            layer = layer[key]
+        if value is None:
+            layer[place[-1]] = not layer.get(place[-1], False)
+        else:
+            layer[place[-1]] = value
+
+    target.write_bytes(_resealed(files["planes"], change, target))
+    with pytest.raises(FormatError) as error:
+        load(target, model=SmallNet(8))
+    assert message.replace("layers.0.conv1", names[0]) in str(error.value)
 
 
 def _tensor(shape: Any, offsets: Any, dtype: Any = "F32") -> dict[str, Any]:

@@ -108,7 +108,7 @@ def test_units_know_which_of_their_channels_are_nonnegative() -> None:
     assert [unit.quantizer.rule.unsigned for unit in whole.units] == [False, True]
 
 
-@pytest.mark.parametrize("method", ["bnn", "bnext", "irnet", "reste", "recu", "rbnn", "xnor", "bit"])
+@pytest.mark.parametrize("method", ["bnn", "bnext", "irnet", "reste", "recu", "rbnn", "xnor", "bit", "lqnet"])
 def test_units_of_any_method_keep_the_size_of_values(method: str) -> None:
     torch.manual_seed(0)
     x = torch.randn(4, 32, 6, 6)

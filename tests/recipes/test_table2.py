@@ -17,7 +17,7 @@ from binarize.layers import BinaryLayer
 from binarize.training.build import network
 
 SAMPLES = Path(os.environ.get("BINARIZE_DATA", "")) / "layout_samples" / "VOC"
-METHODS = ("float", "bnn", "reactnet", "adabin", "bisrnet", "bidense")
+METHODS = ("float", "bnn", "reactnet", "adabin", "bisrnet", "bidense", "lqnet")
 SMALL = (
     "data.augmentation.size=[64,96]",
     "data.augmentation.long_side=96",

@@ -41,6 +41,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "bit unsigned": {"method": "bit", "nonnegative_input": True},
     "bnext": {"method": "bnext"},
     "mbunet": {"method": "mbunet"},
+    "lqnet": {"method": "lqnet"},
+    "lqnet unsigned": {"method": "lqnet", "nonnegative_input": True},
+    "lqnet W2A3": {"method": "lqnet", "weight_bits": 2, "activation_bits": 3},
+    "lqnet W3A2 unsigned": {
+        "method": "lqnet",
+        "weight_bits": 3,
+        "activation_bits": 2,
+        "nonnegative_input": True,
+    },
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     **{f"row {row}": {"method": "bidense", "ablation": row} for row in range(1, 9)},
