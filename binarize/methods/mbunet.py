@@ -7,6 +7,7 @@ Backward: 1 for abs(x) <= 1, else 0; the same for weights, those of mask 0 inclu
 Masked layers: the cheapest, since zeros help each layer about equally. A layer's cost is w_op times its share
 of the operations plus 1 - w_op times its share of the parameters.
 As bits: m sign(w) = (sign(w - d) + sign(w + d)) / 2, two binary convolutions of the same activations.
+Two bits store the log2(3) = 1.58 bits of a weight.
 Block: conv -> BN -> hard tanh in place of the network's activation; the network's own residual connections.
 Departures: written from the paper's abstract and summaries of it; its text was not at hand. They do not say
 what makes a weight 0: here d = 0.7 mean(abs(w)) of the layer, as in ternary weight networks (arXiv

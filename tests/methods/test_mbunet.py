@@ -86,7 +86,7 @@ def test_networks_are_masked_by_what_their_layers_cost() -> None:
 def test_the_plan_names_the_layers_without_a_mask() -> None:
     plan = binarize.plan(Net(), "mbunet", example_inputs=torch.randn(1, 3, 12, 12))
     (note,) = [str(note) for note in plan.notes if "cheaper form" in str(note)]
-    assert note == "the cheaper form of mbunet in 2 layers, by what they cost: wide, deep"
+    assert note == "by what the layers cost, the cheaper form of mbunet in layers wide, deep"
     assert Plan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan
     others = binarize.plan(Net(), "bnn", example_inputs=torch.randn(1, 3, 12, 12))
     assert not any("reduced" in dict(row.context) for row in others.rows)

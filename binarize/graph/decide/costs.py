@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from binarize.errors import listed
 from binarize.graph.decide.draft import Draft, SiteDraft
 from binarize.graph.plan_sentences import Code, Statement, several
 from binarize.layers import LayerCost
@@ -21,7 +20,7 @@ def note_costs(draft: Draft) -> None:
 def cost_notes(draft: Draft) -> Iterator[Statement]:
     """The layers that were chosen."""
     if names := [site.name for site in draft.sites.values() if site.context.get("reduced")]:
-        yield Statement(Code.REDUCED, draft.method.name, several("layer", names), listed(names))
+        yield Statement(Code.REDUCED, draft.method.name, several("layer", names))
 
 
 def _cost(draft: Draft, site: SiteDraft) -> LayerCost:
