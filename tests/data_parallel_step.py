@@ -9,6 +9,21 @@ from engine_nets import ResNetLike
 from torch import nn
 
 import binarize
+from binarize.methods.lqnet import LearntLevels
+
+
+def fit_bases(rank: int, world: int, folder: str) -> None:
+    """Three steps of a quantizer with learnt levels on this process's batches; its basis goes to `folder`."""
+    torch.set_num_threads(1)
+    store = torch.distributed.FileStore(f"{folder}/store", world)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
+    try:
+        quantizer = LearntLevels(2, signed=True)
+        for batch in torch.load(f"{folder}/batches.pt"):
+            quantizer(batch[rank])
+        torch.save(quantizer.basis, Path(folder) / f"rank{rank}.pt")
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def train_step(rank: int, world: int, folder: str) -> None:

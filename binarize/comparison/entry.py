@@ -19,6 +19,7 @@ from binarize.data.catalog import info
 from binarize.data.dataset import Depth, Labels
 from binarize.errors import ConfigError
 from binarize.files.zoo import CARD, METRICS, MODEL
+from binarize.methods import create
 from binarize.recipes import TrainingRecipe, load
 from binarize.training import saved
 from binarize.training.baselines import baselines
@@ -136,7 +137,10 @@ def _card(metrics: dict[str, Any], full: Result, truth: Labels | Depth) -> str:
     honest = metrics["costs"]["honest"]
     height, width = recipe.data.augmentation.size
     head = f"{recipe.network.name} on {recipe.network.encoder}, {metrics['label']}"
-    stored = "weights of one bit" if recipe.method is not None else "weights rounded to 16 bits"
+    stored = "weights rounded to 16 bits"
+    if recipe.method is not None:
+        bits = create(recipe.method.name, **recipe.method.options).bits[0]
+        stored = "weights of one bit" if bits == 1 else f"weights of {bits} bits"
     settings = _settings(metrics["recipe_name"], recipe)
     changed = "".join(f" --set {shlex.quote(setting)}" for setting in settings)
     command = f"`binarize train {metrics['recipe_name']}{changed}`"

@@ -7,11 +7,11 @@ During training: each basis is fitted to what the layer sees, by least squares f
 v = 0.9 v + 0.1 (C^T C)^-1 C^T x; activations start from the first batch.
 Block: conv -> BN -> ReLU in place of the network's activation, no bypass but the network's own residuals.
 Departures: the paper has codes {0, 1} behind ReLUs only. A number on a threshold gets the upper level (in the
-authors' code the lower one), and a step computes with its own fit, theirs with that of the step before. Bases
-start from the deviation of the latent weights and of the first batch, then fitted once (theirs: from that of
-new weights, and from 1); several processes fit one basis to the data of all (theirs: to that of the first).
-Their 1e-4 for the last basis in a fit of weights is 1e-6 of the weights here, and is there for activations,
-too. Linear layers on tokens bring a LayerNorm.
+authors' code the lower one). A step computes with its own fit (theirs with that of the step before). Bases of
+weights start from the deviation of the latent weights and one fit (theirs from that of new weights), those of
+activations from the first batch (theirs from deviation 1, which is what they are before training here).
+Several processes fit one basis to the data of all (theirs to that of the first). Where codes are missing, the
+fit keeps to the basis of before, for activations too. Linear layers on tokens bring a LayerNorm.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ happens where the sums are made, before they are written for the first time.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -115,6 +116,12 @@ class NativeLayer:
         self._known: BoundedCache[Any, Prepared] = BoundedCache(_SHAPES)
         self._pack_weights()
 
+    def with_epilogue(self, epilogue: Epilogue) -> NativeLayer:
+        """The same layer, of the same packed weights, with another epilogue."""
+        twin = copy.copy(self)
+        twin.epilogue, twin._known = epilogue.owned(), BoundedCache(_SHAPES)
+        return twin
+
     @property
     def rounded(self) -> bool:
         """Whether sums come from rounded tables (`kernel_support.rounding_error`)."""
@@ -210,7 +217,13 @@ class NativeLayer:
         return self._known.keep(key, self._prepare(shape, wanted, resize, None)) if found is None else found
 
     def convolve(
-        self, maps: Tensor, prepared: Prepared, words: Tensor, scales: Tensor | None, extras: Extras
+        self,
+        maps: Tensor,
+        prepared: Prepared,
+        words: Tensor,
+        scales: Tensor | None,
+        extras: Extras,
+        added: Tensor | None = None,
     ) -> Tensor:
         """The layer behind its quantizer.
 
@@ -220,10 +233,11 @@ class NativeLayer:
             words: of the plane of signs.
             scales: of each image, (N,), and what else a DAB gives.
             extras: without `resize`, which was done.
+            added: (N, Cout, H, W), in the bypass's place in a layer without one.
         """
         data, conv = self.data, prepared.conv
-        bypass, resize = None, None
-        if self.whole:
+        bypass, resize = added, None
+        if self.whole and added is None:
             bypass, resize = self.bypass_of(maps, prepared, lambda x: self.bypass_map(x, prepared))
         residual = None if extras.residual is None else as_maps(extras.residual, linear=self.linear)
         given: dict[str, Any] = {"bypass": bypass, "residual": residual, "tail": extras.tail}

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from binarize.bounded_cache import BoundedCache
 from binarize.functional import levels_of
+from binarize.native.epilogue import Activation
 from binarize.native.prepared import PreparedPack
 from binarize.runtime.kernel_arguments import as_maps, back
 from binarize.runtime.layer_data import LayerData
-from binarize.runtime.native_layer import Extras, NativeLayer
+from binarize.runtime.made_of import place_of
+from binarize.runtime.native_layer import Extras, NativeLayer, Prepared
 from binarize.runtime.spec import PackedSpec, QuantizerSpec
 
 _SHAPES = 8  # of maps that a layer remembers
@@ -37,6 +39,8 @@ class NativePlanes:
         data: see above.
         rounded: as of the single binary layers.
         whole: whether a call gives all of the layer; else torch goes on behind scale and shift.
+        fused: whether the last convolution does what `extras` put behind the layer; else that is left to the
+            caller.
     """
 
     def __init__(self, data: LayerData, *, threads: int | None = None, exact_scales: bool = True) -> None:
@@ -50,6 +54,10 @@ class NativePlanes:
         self._levels: _Levels | None = None
         if spec.quantizer.kind == "levels":
             self._levels = _Levels(data.vector("basis"), signed=spec.quantizer.signed, threads=threads)
+        self.fused = self._levels is not None and self.whole and data.inner is None and data.bypass is None
+        last = self._planes[-1]
+        self._known: BoundedCache[Any, tuple[Activation, Prepared]] = BoundedCache(_SHAPES)
+        self._last = last.with_epilogue(dataclasses.replace(last.epilogue, add=self._shift))
 
     @property
     def rounded(self) -> bool:
@@ -59,12 +67,15 @@ class NativePlanes:
     def __call__(
         self, x: Tensor, output_size: Sequence[int] | None = None, extras: Extras | None = None
     ) -> Tensor | None:
-        """See `NativeLayer.__call__`; what `extras` put behind the layer is left to the caller."""
+        """See `NativeLayer.__call__`, and `fused`."""
         extras = extras or Extras()
         x = x if extras.resize is None else extras.resize(x)
-        y = self._sums(x, output_size, extras.sums_of_x)
-        if y is None:
-            return None
+        if self._levels is None:
+            y = self._planes_of_sign(x, output_size, extras.sums_of_x)
+        else:
+            y = self._planes_of_levels(x, output_size, self._levels, extras if self.fused else None)
+        if y is None or self.fused:
+            return y
         data = self.data
         y = y + data.lined_up(self._shift, y)
         if not self.whole:
@@ -73,25 +84,53 @@ class NativePlanes:
             y = data.inner(y, data.spec.dim)
         return y if data.bypass is None else data.bypass(x, y.shape[2:], y)
 
-    def _sums(self, x: Tensor, output_size: Sequence[int] | None, sums_of_x: Tensor | None) -> Tensor | None:
-        """The sum over all planes of scaled products, without the shift."""
+    def _planes_of_sign(
+        self, x: Tensor, output_size: Sequence[int] | None, sums_of_x: Tensor | None
+    ) -> Tensor | None:
+        """The sum of the scaled products of all planes, without the shift."""
         y: Tensor | None = None
-        if self._levels is None:
-            for plane in self._planes:
-                y = plane(x, output_size, Extras(residual=y, sums_of_x=sums_of_x))
-                if y is None:
-                    return None
-            return y
-        maps = as_maps(x, linear=self.linear)
-        words: list[Tensor] = []
         for plane in self._planes:
-            prepared = plane.prepared(x.shape, output_size)
-            groups = 1 if plane.depthwise else self.data.spec.groups
-            words = words or self._levels.words(maps, groups, prepared.border)
-            for digits, scale in zip(words, self._levels.factors(len(maps)), strict=True):
-                found = plane.convolve(maps, prepared, digits, scale, Extras(residual=y))
-                y = back(found, x, linear=self.linear)
+            y = plane(x, output_size, Extras(residual=y, sums_of_x=sums_of_x))
+            if y is None:
+                return None
         return y
+
+    def _planes_of_levels(
+        self, x: Tensor, output_size: Sequence[int] | None, levels: _Levels, extras: Extras | None
+    ) -> Tensor | None:
+        """The same for each plane of digits; with `extras`, the shift and what they say behind it."""
+        maps = as_maps(x, linear=self.linear)
+        first = self._planes[0].prepared(x.shape, output_size)
+        groups = 1 if self._planes[0].depthwise else self.data.spec.groups
+        words, factors = levels.words(maps, groups, first.border), levels.factors(len(maps))
+        y: Tensor | None = None
+        calls = [(plane, j) for plane in self._planes for j in range(len(words))]
+        for plane, j in calls if extras is None else calls[:-1]:
+            prepared = plane.prepared(x.shape, output_size)
+            residual = None if y is None else back(y, x, linear=self.linear)
+            y = plane.convolve(maps, prepared, words[j], factors[j], Extras(residual=residual))
+        if extras is not None:
+            prepared = self._prepared(x.shape, output_size, extras.second)
+            extras = dataclasses.replace(extras, resize=None)
+            y = self._last.convolve(maps, prepared, words[-1], factors[-1], extras, y)
+        return None if y is None else back(y, x, linear=self.linear)
+
+    def _prepared(
+        self, shape: Sequence[int], output_size: Sequence[int] | None, second: Activation | None
+    ) -> Prepared:
+        """The last convolution, prepared once for each activation that a program puts behind it."""
+        if second is None:
+            return self._last.prepared(shape, output_size)
+        arrays = (second.before, second.negative, second.positive, second.after)
+        marks = tuple(None if t is None else place_of(t) for t in arrays)
+        size = None if output_size is None else tuple(output_size)
+        numbers = (second.kind, second.low, second.high, torch.get_num_threads())
+        key = (tuple(shape), size, marks, numbers)
+        found = self._known.get(key)
+        if found is None:  # kept with its arrays: so no other ones have their memory
+            made = self._last.prepared(shape, output_size, Extras(second=second))
+            found = self._known.keep(key, (second, made))
+        return found[1]
 
 
 def single_plane(data: LayerData, plane: int) -> LayerData:

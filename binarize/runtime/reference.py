@@ -56,7 +56,7 @@ def _products(
     weight: Callable[[Tensor], tuple[Tensor, ...]] | None,
 ) -> Tensor:
     """The sum scale * P + offset * B."""
-    parts = list(activation_planes(data, x, thresholds))
+    parts = activation_planes(data, x, thresholds)
     values = parts[0][0]
     weights = weights_of(data, values) if weight is None else weight(values)
     y: Tensor | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -97,17 +96,16 @@ def _dab(layer: LayerData, x: Tensor) -> Thresholds:
 
 def activation_planes(
     layer: LayerData, x: Tensor, thresholds: Thresholds
-) -> Iterator[tuple[Tensor, Tensor | None]]:
+) -> list[tuple[Tensor, Tensor | None]]:
     """The quantized input without its factor `sample_scale` as a sum: parts, and a factor () of each or None.
 
     Parts are as `quantized` gives them; of an input of K bits K, the digits of its levels.
     """
     if layer.spec.quantizer.kind != "levels":
-        yield quantized(x, thresholds, layer.spec.dim), None
-        return
+        return [(quantized(x, thresholds, layer.spec.dim), None)]
     basis = layer.vector("basis")
     digits = levels_of(basis, signed=layer.spec.quantizer.signed).digits(x)
-    yield from zip(digits, basis, strict=True)
+    return [(digits[k], basis[k]) for k in range(len(basis))]
 
 
 def quantized(x: Tensor, thresholds: Thresholds, dim: int = 1) -> Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from data_parallel_step import fit_bases
 from torch import Tensor, nn
 
 import binarize
@@ -129,6 +131,20 @@ def test_bases_of_activations_start_from_the_first_batch_and_follow() -> None:
     after = quantizer.basis.clone()
     assert set(quantizer.eval()(x).unique().tolist()) <= set(levels_of(after, signed=False).values.tolist())
     assert torch.equal(quantizer.basis, after)
+
+
+@pytest.mark.slow
+def test_two_processes_fit_one_basis(tmp_path: Path) -> None:
+    """That of the whole batch."""
+    batches = torch.randn(3, 2, 50, 4)
+    torch.save(batches, tmp_path / "batches.pt")
+    torch.multiprocessing.spawn(fit_bases, (2, str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    alone = LearntLevels(2, signed=True)
+    for batch in batches:
+        alone(batch.flatten(0, 1))
+    assert torch.equal(first, second)
+    assert torch.allclose(first, alone.basis, rtol=1e-5)
 
 
 def test_a_batch_of_zeros_or_of_no_size_spoils_nothing() -> None:

@@ -28,6 +28,8 @@ from binarize.native import library
 from binarize.runtime import PackedLayer, Refusal, RuntimeOptions, deploy, lower
 from binarize.runtime.verify import verify
 
+needs_kernels = pytest.mark.skipif(not library.available(), reason="the native kernels are not installed")
+
 
 def learnt(make: Any, *, scale: float = 0.3, **options: Any) -> Any:
     """A layer of lqnet whose numbers are not those of the start."""
@@ -306,6 +308,7 @@ def test_what_is_counted(trained: nn.Module) -> None:
     assert summary.packed_bytes == stored
 
 
+@pytest.mark.slow
 def test_exported_to_onnx(trained: nn.Module) -> None:
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
@@ -340,3 +343,38 @@ def test_layers_by_their_class() -> None:
     assert conv.binary_filters().reshape(6, -1).unique(dim=1).shape[1] > 0
     assert len(conv.binary_filters()[0].unique()) == 4
     assert up.quantizer.planes == 3
+
+
+@needs_kernels
+@torch.no_grad()
+def test_a_program_counts_what_its_steps_do(trained: nn.Module) -> None:
+    packed: Any = deploy(trained)
+    x = torch.randn(1, 3, 12, 10)
+    for _ in range(2):
+        packed(x)
+    with packed.binarize_programs.timed() as times:
+        packed(x)
+    steps = {step.place: step for step in times if step.macs}
+    assert {name: step.kind for name, step in steps.items()} == {
+        "first.0": "packed 3x3 W2A3",
+        "second.0": "packed depthwise 5x5 W2A3",
+        "up": "packed 2x2 W2A3",
+    }
+    assert steps["first.0"].macs == 6 * 16 * 16 * 9 * 120
+
+
+@pytest.mark.filterwarnings("ignore")  # of tracers that are on their way out
+@torch.no_grad()
+def test_traced_compiled_and_exported(trained: nn.Module) -> None:
+    packed, x = deploy(trained), torch.randn(2, 3, 12, 10)
+    expected = packed(x)
+    compiled: Any = torch.compile(packed, backend="eager")
+    for found in (
+        torch.jit.trace(packed, x, check_trace=False)(x),
+        torch.vmap(lambda t: packed(t[None])[0])(x),
+        compiled(x),
+        torch.export.export(packed, (x,)).module()(x),
+    ):
+        assert relative_difference(found, expected) < 1e-5
+    with torch.autocast("cpu", torch.bfloat16):
+        assert packed(x).dtype == torch.bfloat16

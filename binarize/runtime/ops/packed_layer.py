@@ -79,7 +79,7 @@ def _layer(
     y = None if native is None else native(x, output_size, extras)
     if y is None:
         y = _finished(reference(data, _resized(x, extras), output_size), extras, data.spec.dim)
-    elif isinstance(native, NativePlanes):
+    elif isinstance(native, NativePlanes) and not native.fused:
         y = _finished(y, extras, data.spec.dim)
     return y, sums
 

@@ -49,24 +49,25 @@ def step_times(
 
 
 def kind_of_layer(spec: PackedSpec) -> str:
-    """`packed 3x3`, `packed depthwise 3x3`, `packed grouped 3x3` or `packed linear`."""
+    """`packed 3x3`, `packed depthwise 3x3`, `packed grouped 3x3`, `packed linear`; `packed 3x3 W2A3`."""
+    bits = f" W{spec.weight_planes}A{spec.quantizer.planes}" if spec.sum_of_binary else ""
     if not spec.kernel:
-        return f"{PACKED}linear"
+        return f"{PACKED}linear{bits}"
     size = "x".join(map(str, spec.kernel))
     alone = spec.groups == spec.in_channels == spec.out_channels
     grouped = "" if spec.groups == 1 else "depthwise " if alone else "grouped "
-    return f"{PACKED}{grouped}{size}"
+    return f"{PACKED}{grouped}{size}{bits}"
 
 
 def binary_macs(spec: PackedSpec, given: Sequence[int], positions: int) -> int:
-    """Products of one call; padded positions count too.
+    """Products of bits in one call; padded positions count too.
 
     Args:
         spec: of the layer.
         given: shape of its input.
         positions: of its output, over all images.
     """
-    taps = math.prod(spec.kernel)
+    taps = math.prod(spec.kernel) * spec.weight_planes * spec.quantizer.planes
     if spec.kind == "transposed":
         return math.prod(given) * spec.out_channels // spec.groups * taps
     return positions * spec.out_channels * spec.in_channels // spec.groups * taps
