@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
-from binarize.errors import ConfigError, unknown_name
+from binarize.errors import ConfigError, first_line, unknown_name, warn
 
 T = TypeVar("T")
 
@@ -16,7 +16,8 @@ class Registry(Generic[T]):
     """A mapping from names to objects that refuses duplicates and knows near misses.
 
     The built-in entries are imported at the first look-up (`builtin`), as are the entry points of
-    installed distributions (`group`), so that defining a registry imports nothing.
+    installed distributions (`group`), so that defining a registry imports nothing. An entry point that cannot
+    be loaded is left out with a warning, and `get` says why: other entries can still be used.
 
     Args:
         what: what an entry is, in the singular; it appears in error messages.
@@ -29,6 +30,7 @@ class Registry(Generic[T]):
         self._builtin = builtin
         self._group = group
         self._entries: dict[str, T] = {}
+        self._broken: dict[str, str] = {}
         self._loaded = False
 
     def add(self, name: str, entry: T) -> T:
@@ -50,9 +52,11 @@ class Registry(Generic[T]):
         """The entry called `name`.
 
         Raises:
-            ConfigError: if there is none; the message holds near names.
+            ConfigError: if there is none, with near names; or if its package cannot be loaded.
         """
         self._load()
+        if name in self._broken:
+            raise ConfigError(self._broken[name])
         try:
             return self._entries[name]
         except KeyError:
@@ -80,4 +84,17 @@ class Registry(Generic[T]):
             return
         for point in entry_points(group=self._group):
             if point.name not in self._entries:
-                self.add(point.name, point.load())
+                self._load_point(point)
+
+    def _load_point(self, point: EntryPoint) -> None:
+        try:
+            entry = point.load()
+        except Exception as error:  # the module of another package may do anything
+            package = "an installed package" if point.dist is None else f"the package {point.dist.name}"
+            self._broken[point.name] = (
+                f"{self._what} {point.name!r} of {package}: {point.value} cannot be loaded "
+                f"({type(error).__name__}: {first_line(error)}). Update, repair or uninstall the package."
+            )
+            warn(self._broken[point.name])
+            return
+        self.add(point.name, entry)

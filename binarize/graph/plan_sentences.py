@@ -48,6 +48,7 @@ class Code(Enum):
     SUM_IS_BYPASS = "the sum that stays is its bypass"
     ADDED_TO_SIGNAL = "is added to a value that carries a signal already"
     BESIDE_BYPASS = "runs beside a branch that has one"
+    REDUCED = "by what the layers cost, the cheaper form of {} in {}"
     # -- norms
     NONE = "none"
     NEW_NORM = "fresh {}"

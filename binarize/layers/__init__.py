@@ -21,7 +21,7 @@ from binarize.layers.quantizers import (
     StepSTE,
     TokenSign,
 )
-from binarize.layers.recipe import AttentionRecipe, LayerRecipe, Recipe, Site
+from binarize.layers.recipe import AttentionRecipe, LayerCost, LayerRecipe, Recipe, Site
 from binarize.layers.stand_ins import AbsentTensor, DroppedBias, StandsForLayer
 from binarize.layers.training_state import Numbers, WeightState, set_progress
 
@@ -44,6 +44,7 @@ __all__ = [
     "ChannelLastBatchNorm",
     "ChannelPReLU",
     "DroppedBias",
+    "LayerCost",
     "LayerRecipe",
     "LevelForm",
     "Maxout",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 from torch import nn
 
@@ -40,6 +40,7 @@ class Site:
         activated: an activation follows (behind the norm, if there is one).
         spatial_next: behind that activation comes a convolution of kernel > 1 and nothing else.
         final_next: behind that activation comes a layer that stays float as the network's final one.
+        reduced: the layer gets its method's cheaper form: so `Method.reduced` chose by what all layers cost.
         nonnegative: input channels [start, stop) whose values are never negative, as behind a ReLU. Only the
             quantizer of a recipe may depend on it: all else is decided before it is known.
     """
@@ -56,6 +57,7 @@ class Site:
     activated: bool = False
     spatial_next: bool = False
     final_next: bool = False
+    reduced: bool = False
     nonnegative: tuple[tuple[int, int], ...] = ()
 
     @property
@@ -77,6 +79,18 @@ class Site:
     def keeps_shape(self) -> bool:
         """Input and output have the same channels and no stride lies between them."""
         return self.in_channels == self.out_channels and all(s == 1 for s in self.stride)
+
+
+class LayerCost(NamedTuple):
+    """What a layer of a network costs, on the inputs that the plan is made from.
+
+    Attributes:
+        macs: multiply-accumulates of all its calls.
+        weights: how many weights it has.
+    """
+
+    macs: int
+    weights: int
 
 
 @dataclass(frozen=True, kw_only=True)

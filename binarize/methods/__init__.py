@@ -18,6 +18,7 @@ from binarize.methods.build import binary_layer
 from binarize.methods.fda import FDA
 from binarize.methods.irnet import IRNet
 from binarize.methods.lqnet import LQNet
+from binarize.methods.mbunet import MBUNet
 from binarize.methods.rbnn import RBNN
 from binarize.methods.reactnet import ReActNet
 from binarize.methods.recu import ReCU
@@ -62,6 +63,7 @@ __all__ = [
     "BiT",
     "IRNet",
     "LQNet",
+    "MBUNet",
     "Method",
     "ReActNet",
     "ReCU",

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from binarize.earlier_names import earlier_fields
 from binarize.errors import ConfigError, unknown_name, with_article
-from binarize.layers.recipe import METHODS, AttentionRecipe, BypassChoice, LayerRecipe, Site
+from binarize.layers.recipe import METHODS, AttentionRecipe, BypassChoice, LayerCost, LayerRecipe, Site
 from binarize.option_texts import readings
 
 Form = Literal["default", "table"]
@@ -93,6 +93,17 @@ class Method:
     def refuses(self, site: Site) -> str | None:
         """Why this method cannot represent the layer at `site`, or None if it can."""
         return None
+
+    def reduced(self, costs: Sequence[LayerCost]) -> Collection[int]:
+        """Which layers of a network get the method's cheaper form: `recipe` sees `Site.reduced` there.
+
+        Args:
+            costs: of all layers that become binary, in the order of the run.
+
+        Returns:
+            Their places in `costs`.
+        """
+        return ()
 
     @property
     def bits(self) -> tuple[int, int]:

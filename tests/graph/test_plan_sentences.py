@@ -44,6 +44,10 @@ SENTENCES = {
     "the sum that stays is its bypass": (Code.SUM_IS_BYPASS, ()),
     "is added to a value that carries a signal already": (Code.ADDED_TO_SIGNAL, ()),
     "runs beside a branch that has one": (Code.BESIDE_BYPASS, ()),
+    "by what the layers cost, the cheaper form of mbunet in layers conv1, conv2": (
+        Code.REDUCED,
+        ("mbunet", "layers conv1, conv2"),
+    ),
     "none": (Code.NONE, ()),
     "fresh LayerNorm": (Code.NEW_NORM, ("LayerNorm",)),
     "takes over norm1": (Code.TAKES_NORM, ("norm1",)),

@@ -42,33 +42,6 @@ def test_table_form_keeps_the_contract(name: str) -> None:
     check_method(binarize.methods.create(name, form="table"))
 
 
-@dataclass(frozen=True)
-class Rounded(ScaledSign):
-    """Three values, not two."""
-
-    def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        return torch.round(x * 20).clamp(-1, 1), ()
-
-    def rebuild(self, x: Tensor, stats: tuple[Tensor, ...], *params: Tensor) -> Tensor:
-        return self.quantize(x)[0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ThreeValued(Method):
-    """A quantizer that is not binary."""
-
-    name: ClassVar[str] = "three-valued"
-    paper: ClassVar[str] = "none"
-
-    def recipe(self, site: Site) -> LayerRecipe:
-        return LayerRecipe(quantizer=SignSTE, weight_rule=Rounded())
-
-
-def test_contract_catches_weights_that_are_not_binary() -> None:
-    with pytest.raises(ContractError, match="two values per filter"):
-        check_method(ThreeValued())
-
-
 @dataclass(frozen=True, kw_only=True)
 class Given(Method):
     """A method whose parts a test gives."""
@@ -97,6 +70,17 @@ def method_of(monkeypatch: pytest.MonkeyPatch) -> Make:
     return make
 
 
+@dataclass(frozen=True)
+class Rounded(ScaledSign):
+    """Three values, not two."""
+
+    def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return torch.round(x * 20).clamp(-1, 1), ()
+
+    def rebuild(self, x: Tensor, stats: tuple[Tensor, ...], *params: Tensor) -> Tensor:
+        return self.quantize(x)[0]
+
+
 class Soft(Quantizer):
     """Says that it is binary, but has a value of 0 as well."""
 
@@ -105,41 +89,26 @@ class Soft(Quantizer):
         self.rule = Rounded()
 
 
-def test_contract_catches_activations_that_are_not_binary(method_of: Make) -> None:
-    with pytest.raises(ContractError, match="activations: must have two values per sample and channel"):
-        check_method(method_of(quantizer=Soft))
-
-
 class Halved(nn.Module):
+    """Not as wide as the float layer's output."""
+
     def forward(self, x: Tensor) -> Tensor:
         return x[..., ::2]
 
 
-def test_contract_catches_blocks_that_change_the_shape(method_of: Make) -> None:
-    with pytest.raises(ContractError, match=r"conv 3x3: must give \(3, 8, 9, 7\) as the float layer does"):
-        check_method(method_of(inner=Halved))
-
-
 @dataclass(frozen=True)
-class Misstated(SteSign):
-    """Its gradient is that of clamp(x, -1, 1), its formula says another one."""
+class Stated(SteSign):
+    """Its formula has the gradient of clamp(x, -reach, reach); the rule's own is that of reach 1."""
+
+    reach: float = 1.0
 
     def formula(self, x: Tensor, *params: Tensor) -> Tensor:
-        value, surrogate = torch.where(x >= 0, 1.0, -1.0).to(x.dtype), x.clamp(-2, 2)
+        value, surrogate = torch.where(x >= 0, 1.0, -1.0).to(x.dtype), x.clamp(-self.reach, self.reach)
         return value.detach() + surrogate - surrogate.detach()
 
 
-@dataclass(frozen=True)
-class Stated(Misstated):
-    def formula(self, x: Tensor, *params: Tensor) -> Tensor:
-        value, surrogate = torch.where(x >= 0, 1.0, -1.0).to(x.dtype), x.clamp(-1, 1)
-        return value.detach() + surrogate - surrogate.detach()
-
-
-def test_contract_catches_gradients_that_are_not_those_of_the_formula(method_of: Make) -> None:
-    check_method(method_of(weight_rule=Stated()))
-    with pytest.raises(ContractError, match="weights: Misstated: must have the gradient of its formula"):
-        check_method(method_of(weight_rule=Misstated()))
+def tenth(progress: float) -> float:
+    return 0.1 + progress
 
 
 class Forgetful(ScheduledSign):
@@ -153,27 +122,51 @@ class Forgetful(ScheduledSign):
         return (torch.tensor(self.t),)
 
     def follow_training(self, progress: float) -> None:
-        self.t = 0.1 + progress
-
-
-def tenth(progress: float) -> float:
-    return 0.1 + progress
-
-
-def test_contract_catches_schedules_that_are_not_restored(method_of: Make) -> None:
-    check_method(method_of(quantizer=partial(ScheduledSign, IRSign(), t=tenth)))
-    with pytest.raises(ContractError, match="in the midst of training"):
-        check_method(method_of(quantizer=Forgetful))
+        self.t = tenth(progress)
 
 
 class Boastful(SignSTE):
+    """Says that it computes sign(x + 1)."""
+
     def sign_form(self) -> SignForm:
         return SignForm(shift=torch.ones(()))
 
 
-def test_contract_catches_a_sign_form_that_is_not_what_is_computed(method_of: Make) -> None:
-    with pytest.raises(ContractError, match=r"what Boastful\.sign_form says"):
-        check_method(method_of(quantizer=Boastful))
+FALSE_CLAIMS: dict[str, tuple[dict[str, Any], str]] = {
+    "weights of two values": ({"weight_rule": Rounded()}, "must have two values per filter"),
+    "activations of two values": ({"quantizer": Soft}, "activations: must have two values per sample and"),
+    "a block of the float layer's shape": (
+        {"inner": Halved},
+        r"conv 3x3: must give \(3, 8, 9, 7\) as the float layer does",
+    ),
+    "the gradient that its formula states": (
+        {"weight_rule": Stated(reach=2.0)},
+        "weights: Stated: must have the gradient of its formula",
+    ),
+    "a schedule that checkpoints restore": (
+        {"quantizer": Forgetful},
+        "must be restored by its state dict in the midst of training",
+    ),
+    "the sign that it computes": ({"quantizer": Boastful}, r"what Boastful\.sign_form says"),
+}
+"""What a method claims, the parts of its layers that make the claim false, and what the contract answers."""
+
+TRUE_CLAIMS: dict[str, dict[str, Any]] = {
+    "the gradient that its formula states": {"weight_rule": Stated(reach=1.0)},
+    "a schedule that checkpoints restore": {"quantizer": partial(ScheduledSign, IRSign(), t=tenth)},
+}
+
+
+@pytest.mark.parametrize("claim", FALSE_CLAIMS)
+def test_contract_catches_a_false_claim(claim: str, method_of: Make) -> None:
+    parts, answer = FALSE_CLAIMS[claim]
+    with pytest.raises(ContractError, match=answer):
+        check_method(method_of(**parts))
+
+
+@pytest.mark.parametrize("claim", TRUE_CLAIMS)
+def test_contract_is_kept_where_the_claim_is_true(claim: str, method_of: Make) -> None:
+    check_method(method_of(**TRUE_CLAIMS[claim]))
 
 
 def test_third_party_registers_by_decorator() -> None:

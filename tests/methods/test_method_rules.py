@@ -15,6 +15,7 @@ from binarize.methods.bit import Elastic
 from binarize.methods.bnext import HardSign, TemperedWeights
 from binarize.methods.fda import FDASign, FDAWeights
 from binarize.methods.irnet import IRSign, IRWeights
+from binarize.methods.mbunet import MaskedSign
 from binarize.methods.rbnn import RBNNSign, RBNNWeights
 from binarize.methods.recu import ReCUSign, ReCUWeights
 from binarize.methods.reste import ReSTESign, ReSTEWeights
@@ -127,6 +128,12 @@ def xnor_constant_scale(w: Tensor) -> Tensor:
     return ste(magnitude(v) * step(v), v)
 
 
+def masked(w: Tensor, threshold: float) -> Tensor:
+    limit = threshold * w.detach().abs().sum() / w.numel()
+    values = (w > limit).to(w.dtype) - (w < -limit).to(w.dtype)
+    return ste(values, w.clamp(-1, 1))
+
+
 def elastic(x: Tensor, alpha: Tensor, move: Tensor) -> Tensor:
     z, a = x + move, alpha.detach()
     learnt = step(z).detach() * (alpha - a) / math.sqrt(x.numel())
@@ -205,6 +212,7 @@ CASES: list[Case] = [
         )
         for t in (1.0, 0.3, 1e-9)
     ),
+    *((f"mbunet {t}", MaskedSign(t), lambda w, t=t: masked(w, t), FILTERS, [], []) for t in (0.0, 0.7, 1.5)),
 ]
 for t in (0.1, 1.0, 7.0):
     CASES += [

@@ -40,6 +40,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "bit": {"method": "bit"},
     "bit unsigned": {"method": "bit", "nonnegative_input": True},
     "bnext": {"method": "bnext"},
+    "mbunet": {"method": "mbunet"},
     "lqnet": {"method": "lqnet"},
     "lqnet unsigned": {"method": "lqnet", "nonnegative_input": True},
     "lqnet W2A3": {"method": "lqnet", "weight_bits": 2, "activation_bits": 3},

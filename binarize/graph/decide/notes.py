@@ -11,6 +11,7 @@ from torch import nn
 from binarize.errors import listed
 from binarize.graph.decide.activation_sets import constant_activations
 from binarize.graph.decide.added_norms import growth_notes
+from binarize.graph.decide.costs import cost_notes
 from binarize.graph.decide.draft import Draft
 from binarize.graph.hooks import has_hooks, has_state_hooks
 from binarize.graph.plan import AttentionPlan, OutputPlan
@@ -40,6 +41,7 @@ def notes_of(
         *_about_hooks(draft),
         *_about_ties(draft),
         *growth_notes(draft),
+        *cost_notes(draft),
     )
 
 

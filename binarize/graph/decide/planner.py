@@ -14,6 +14,7 @@ from binarize.graph.decide.activation_sets import decide_sets
 from binarize.graph.decide.activations import decide_activations, note_contexts
 from binarize.graph.decide.added_norms import decide_growth
 from binarize.graph.decide.attention import decide_attention
+from binarize.graph.decide.costs import note_costs
 from binarize.graph.decide.draft import Draft
 from binarize.graph.decide.example_run import run_of
 from binarize.graph.decide.float_layers import sort_layers
@@ -101,6 +102,7 @@ def _decide(draft: Draft) -> None:
     """All decisions on converted layers and the steps around them, each based on those before it."""
     decide_norms(draft)
     note_contexts(draft)
+    note_costs(draft)
     _note_bypasses(draft)
     decide_scales(draft)
     decide_residuals(draft)
