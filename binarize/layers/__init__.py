@@ -1,6 +1,14 @@
 """Trainable modules of binary networks: quantizers, convolutions, linear layers, activations, bypass."""
 
-from binarize.layers.activations import BiasPReLU, ChannelPReLU, Maxout, RPReLU
+from binarize.layers.activations import (
+    BiasPReLU,
+    ChannelPReLU,
+    Maxout,
+    Pieces,
+    Piecewise,
+    PiecewiseLinear,
+    RPReLU,
+)
 from binarize.layers.base import BinaryLayer
 from binarize.layers.bypass import Bypass
 from binarize.layers.conv import BinaryConv1d, BinaryConv2d, BinaryConvTranspose2d
@@ -41,6 +49,9 @@ __all__ = [
     "LayerRecipe",
     "Maxout",
     "Numbers",
+    "Pieces",
+    "Piecewise",
+    "PiecewiseLinear",
     "Quantizer",
     "RPReLU",
     "Recipe",
