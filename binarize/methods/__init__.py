@@ -15,7 +15,9 @@ from binarize.methods.bit import BiT
 from binarize.methods.bnext import BNext
 from binarize.methods.bnn import BNN
 from binarize.methods.build import binary_layer
+from binarize.methods.cbnn import CBNN
 from binarize.methods.fda import FDA
+from binarize.methods.groupnet import GroupNet
 from binarize.methods.irnet import IRNet
 from binarize.methods.rbnn import RBNN
 from binarize.methods.reactnet import ReActNet
@@ -50,6 +52,7 @@ def create(name: str, **options: Any) -> Method:
 __all__ = [
     "BBCU",
     "BNN",
+    "CBNN",
     "FDA",
     "RBNN",
     "ActivationSite",
@@ -59,6 +62,7 @@ __all__ = [
     "BiRealNet",
     "BiSRNet",
     "BiT",
+    "GroupNet",
     "IRNet",
     "Method",
     "ReActNet",

@@ -15,7 +15,7 @@ from binarize.graph.decide.draft import Draft
 from binarize.graph.hooks import has_hooks, has_state_hooks
 from binarize.graph.plan import OutputPlan
 from binarize.graph.plan_sentences import Code, Statement, several
-from binarize.methods.bypasses import composes
+from binarize.methods.bypasses import composes, is_parallel
 
 
 def notes_of(draft: Draft, outputs: Iterable[OutputPlan], *, compiled: bool) -> tuple[Statement, ...]:
@@ -142,6 +142,8 @@ def _about_ties(draft: Draft) -> Iterator[Statement]:
 
 def _building(draft: Draft, path: str, module: nn.Module) -> str:
     site = draft.sites.get(path)
-    if site is None or not site.bypass or not composes(draft.method, site.site()):
+    if site is None or not composes(draft.method, site.site()):
+        return "whole"
+    if not site.bypass and not is_parallel(draft.method):
         return "whole"
     return f"pieces of a {'transposed ' if site.site().transposed else ''}{type(module).__name__}"
