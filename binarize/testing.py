@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from binarize.errors import BinarizeError
 from binarize.functional import Rule
 from binarize.graph import Plan, execute, plan
-from binarize.layers import BinaryLayer, Quantizer, SignForm, set_progress
+from binarize.layers import BinaryLayer, Piecewise, PiecewiseLinear, Quantizer, SignForm, set_progress
 from binarize.methods import Method, binary_layer
 from binarize.methods import get as get_method
 
@@ -31,9 +31,9 @@ def check_method(method: str | Method, *, seed: int = 0) -> None:
     bits than the method says); the state dict loads into a second layer bit for bit, and in the midst of
     training that layer has the same gradients; deepcopy and pickle; evaluation mode gives each sample the
     same result in any batch. Rules rebuild what they quantized, and their gradients are those of their
-    `formula`, if they state one; a quantizer computes what its `sign_form` says. Options survive JSON. A
-    small network with norms, activations and residual sums converts by a plan that survives JSON, trains and
-    keeps its state.
+    `formula`, if they state one; a quantizer computes what its `sign_form` says, an activation inside what
+    its `pieces` say. Options survive JSON. A small network with norms, activations and residual sums converts
+    by a plan that survives JSON, trains and keeps its state.
 
     Args:
         method: a registered name or a method object.
@@ -99,6 +99,7 @@ def _check_layer(name: str, make: Callable[[], nn.Module], x: Tensor, method: Me
         _expect(within, name, rule, str(bits))
         _check_weights(name, binary)
         _check_quantizer(name, binary.quantizer.eval(), _as_input(binary, x.detach()))
+        _check_inner(name, binary.eval(), _as_input(binary, x.detach()))
     built.eval()
     with torch.no_grad():
         whole = built(x)
@@ -196,6 +197,18 @@ def _check_quantizer(name: str, quantizer: nn.Module, x: Tensor) -> None:
     with torch.no_grad():
         prepared = quantizer.prepare(x).double()
     _check_rule(where, quantizer.rule, prepared, quantizer.rule_parameters())
+
+
+def _check_inner(name: str, layer: BinaryLayer, x: Tensor) -> None:
+    if not isinstance(layer.inner, PiecewiseLinear):
+        return
+    linear = isinstance(layer, nn.Linear)
+    channels: int = getattr(layer, "out_features" if linear else "out_channels")
+    z = torch.randn(*x.shape[:-1], channels) if linear else torch.randn(x.shape[0], channels, *x.shape[2:])
+    with torch.no_grad():
+        stated = Piecewise(layer.inner, z.dtype, dim=-1 if linear else 1)
+        close = torch.allclose(stated(z), layer.inner(z), rtol=1e-4, atol=1e-5)
+    _expect(close, f"{name}: {type(layer.inner).__name__}", "must compute what its pieces say")
 
 
 def _check_rule(where: str, rule: Rule, x: Tensor, given: tuple[Tensor, ...]) -> None:

@@ -16,7 +16,8 @@ class MethodFacts:
     """Of a convolution 3x3 with C input and C output channels, with the method's default options.
 
     Attributes:
-        weight_bits: of a stored weight.
+        layers: binary layers in place of the convolution.
+        weight_bits: of a stored weight of each.
         activation_bits: of an activation.
         per_channel: learnt parameters beside weights and bias, for each of the C channels: of quantizers,
             scales, the norm and the activation inside.
@@ -26,6 +27,7 @@ class MethodFacts:
         reason: why it is not the kernels; empty if it is.
     """
 
+    layers: int
     weight_bits: int
     activation_bits: int
     per_channel: int
@@ -36,8 +38,9 @@ class MethodFacts:
 
     @property
     def bits(self) -> str:
-        """Text: `W1A1`."""
-        return f"W{self.weight_bits}A{self.activation_bits}"
+        """Text: `W1A1`, with `5 x` in front where a convolution becomes five layers."""
+        text = f"W{self.weight_bits}A{self.activation_bits}"
+        return text if self.layers == 1 else f"{self.layers} x {text}"
 
     @property
     def parameters(self) -> str:
@@ -69,6 +72,7 @@ def facts_of(method: Method) -> MethodFacts:
     behind = 0 if made is None else sum(p.numel() for p in made().parameters())
     packed, reason = _packed(_layer(method, _CHANNELS[1]))
     return MethodFacts(
+        layers=_count(_layer(method, _CHANNELS[0])),
         weight_bits=method.bits[0],
         activation_bits=method.bits[1],
         per_channel=per_channel,
@@ -95,6 +99,12 @@ def _own_parameters(layer: Any) -> int:
 
     latent = {id(m.weight) for m in layer.modules() if isinstance(m, BinaryLayer)}
     return sum(p.numel() for p in layer.parameters() if p.requires_grad and id(p) not in latent)
+
+
+def _count(layer: Any) -> int:
+    from binarize.layers import BinaryLayer
+
+    return sum(isinstance(m, BinaryLayer) for m in layer.modules())
 
 
 def _packed(layer: Any) -> tuple[str, str]:

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 def methods(context: click.Context, as_json: bool) -> None:
     """List the methods, their papers, costs and options.
 
-    Bits are those of a weight (W) and of an activation (A). Parameters are those of a convolution of C to C
-    channels beside its weights, with the method's norm, and of the activation behind it. Packed layers are
-    computed by the kernels, or by torch for the reason given.
+    Bits are those of a weight (W) and of an activation (A), with "5 x" where a layer becomes five binary
+    ones. Parameters are those of a convolution of C to C channels beside its weights, with the method's norm,
+    and of the activation behind it. Packed layers are computed by the kernels, or by torch for the reason
+    given.
     """
     if context.invoked_subcommand is not None:
         return

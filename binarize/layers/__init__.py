@@ -1,6 +1,14 @@
 """Trainable modules of binary networks: quantizers, convolutions, linear layers, activations, bypass."""
 
-from binarize.layers.activations import BiasPReLU, ChannelPReLU, Maxout, RPReLU
+from binarize.layers.activations import (
+    BiasPReLU,
+    ChannelPReLU,
+    Maxout,
+    Pieces,
+    Piecewise,
+    PiecewiseLinear,
+    RPReLU,
+)
 from binarize.layers.attention import AttentionShapes, BinaryAttention, BinaryProduct
 from binarize.layers.base import BinaryLayer
 from binarize.layers.bypass import Bypass
@@ -49,6 +57,9 @@ __all__ = [
     "LevelForm",
     "Maxout",
     "Numbers",
+    "Pieces",
+    "Piecewise",
+    "PiecewiseLinear",
     "Quantizer",
     "RPReLU",
     "Recipe",

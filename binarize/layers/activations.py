@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -82,3 +84,60 @@ class Maxout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) or (N, ..., C) -> the same shape."""
         return self.p.view(self._shape) * F.relu(x) - self.q.view(self._shape) * F.relu(-x)
+
+
+class Pieces(NamedTuple):
+    """Two straight lines per channel: t = x + before; y = (negative if t < 0 else positive) * t + after.
+
+    Each is (C,), or None: before, negative and after 0, positive 1.
+    """
+
+    before: Tensor | None = None
+    negative: Tensor | None = None
+    positive: Tensor | None = None
+    after: Tensor | None = None
+
+
+class PiecewiseLinear(nn.Module):
+    """Base of activations that are `Pieces` in evaluation mode: packed layers hold and compute only these."""
+
+    def pieces(self) -> Pieces:
+        """What this computes in evaluation mode; float64, detached."""
+        raise NotImplementedError(f"{type(self).__name__} does not define pieces()")
+
+
+class Piecewise(PiecewiseLinear):
+    """The packed form of a `PiecewiseLinear`; nothing of it can be trained.
+
+    Args:
+        given: a module in whose place this stands.
+        dtype: of what it holds.
+        dim: channel dimension, 1 or -1.
+    """
+
+    before: Tensor | None
+    negative: Tensor | None
+    positive: Tensor | None
+    after: Tensor | None
+
+    def __init__(self, given: PiecewiseLinear, dtype: torch.dtype, *, dim: int) -> None:
+        super().__init__()
+        self._dim = dim
+        for name, numbers in given.pieces()._asdict().items():
+            self.register_buffer(name, None if numbers is None else numbers.to(dtype, copy=True))
+
+    def pieces(self) -> Pieces:
+        """See `PiecewiseLinear`, but in the dtype of what it holds."""
+        return Pieces(self.before, self.negative, self.positive, self.after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, ...) or (N, ..., C) -> the same shape."""
+        parts = (part if part is None else self._lined_up(part, x) for part in self.pieces())
+        before, negative, positive, after = parts
+        t = x if before is None else x + before
+        below = torch.zeros_like(t) if negative is None else t * negative
+        y = torch.where(t < 0, below, t if positive is None else t * positive)
+        return y if after is None else y + after
+
+    def _lined_up(self, part: Tensor, x: Tensor) -> Tensor:
+        return part if self._dim == -1 else part.view(-1, *(1,) * (x.dim() - 2))

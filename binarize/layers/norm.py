@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 
@@ -18,3 +21,12 @@ def batch_norm(channels: int, *, dim: int, spatial: int) -> nn.Module:
     if dim == -1:
         return ChannelLastBatchNorm(channels)
     return {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[spatial](channels)
+
+
+def affine_of(norm: Any) -> tuple[Tensor, Tensor]:
+    """Factor and constant of a batch norm in evaluation mode, (C,) float64, detached."""
+    factor = torch.rsqrt(norm.running_var.double() + norm.eps)
+    if norm.weight is not None:
+        factor = factor * norm.weight.detach().double()
+    constant = -norm.running_mean.double() * factor
+    return factor, constant if norm.bias is None else constant + norm.bias.detach().double()

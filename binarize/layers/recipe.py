@@ -201,8 +201,16 @@ def recipe_of_one(layer: object, method: MethodLike, site: Site, bypass: bool) -
     """`recipe_of` for a layer that is built by its class's name: one layer, not several units.
 
     Raises:
-        ConfigError: `bypass="bisrnet"` where it means several units.
+        ConfigError: a method whose layers are several binary ones, or `bypass="bisrnet"` where it means
+            several units.
     """
+    if getattr(method, "parallel", False):
+        name = type(layer).__name__
+        raise ConfigError(
+            f"{name}: a layer of {getattr(method, 'name', 'this method')} consists of several binary layers, "
+            f"which one {name} cannot hold: build it by "
+            f"binarize.binary_layer(nn.{name.removeprefix('Binary')}(...), method)."
+        )
     if bypass and chosen_bypass(method) == "bisrnet" and has_unit_shape(site):
         name = type(layer).__name__
         kind = ", kind='pointwise'" if site.kind == "pointwise" else ""

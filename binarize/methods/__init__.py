@@ -15,7 +15,9 @@ from binarize.methods.bit import BiT
 from binarize.methods.bnext import BNext
 from binarize.methods.bnn import BNN
 from binarize.methods.build import binary_layer
+from binarize.methods.cbnn import CBNN
 from binarize.methods.fda import FDA
+from binarize.methods.groupnet import GroupNet
 from binarize.methods.irnet import IRNet
 from binarize.methods.lqnet import LQNet
 from binarize.methods.mbunet import MBUNet
@@ -52,6 +54,7 @@ def create(name: str, **options: Any) -> Method:
 __all__ = [
     "BBCU",
     "BNN",
+    "CBNN",
     "FDA",
     "RBNN",
     "ActivationSite",
@@ -61,6 +64,7 @@ __all__ = [
     "BiRealNet",
     "BiSRNet",
     "BiT",
+    "GroupNet",
     "IRNet",
     "LQNet",
     "MBUNet",

@@ -69,6 +69,9 @@ class Method:
     year: ClassVar[int | None] = None
     own_bypasses: ClassVar[tuple[str, ...]] = ()
     """Values of the option `bypass` that the method's own `recipe` follows, beside `own`."""
+    parallel: ClassVar[bool] = False
+    """Every layer consists of several binary layers side by side, with or without a bypass around them:
+    `compose` builds it, `recipe` describes one of them, and whether there is a bypass."""
 
     bypass: BypassChoice = "own"
 
@@ -127,7 +130,14 @@ class Method:
         return False
 
     def compose(self, site: Site, weight: nn.Parameter, **geometry: Any) -> nn.Module | None:
-        """A module of several binary layers for `site`, or None where one layer by `recipe` is enough."""
+        """A module of several binary layers for `site`, or None where one layer by `recipe` is enough.
+
+        Args:
+            site: of the layer.
+            weight: latent weights.
+            **geometry: what `site` does not hold (`binarize.methods.build`): `dilation`, `output_padding` and
+                `padding`; of a `parallel` method also `norm` and `bypass`, False to leave them out.
+        """
         return None
 
     @classmethod

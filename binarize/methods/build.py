@@ -25,7 +25,7 @@ from binarize.layers.base import Padding
 from binarize.layers.recipe import Kind, MethodLike, Site, recipe_of, resolve, with_bypass_option
 from binarize.methods.base import Method
 from binarize.methods.bypasses import compose
-from binarize.methods.float_layer import own_form, site_of
+from binarize.methods.float_layer import own_form, plain_form, site_of
 from binarize.methods.forms import Form
 from binarize.random_state import drawing_from
 
@@ -71,9 +71,8 @@ def build(
     """
     form = form or own_form(float_layer)
     layer: Any = float_layer  # one of several classes, each checked by `why_not`
-    composite = None
-    if bypass:
-        composite = compose(method, site, _latent(layer, form), dilation=_dilation(layer, form))
+    geometry = _outside_site(layer, form)
+    composite = compose(method, site, _latent(layer, form), norm=norm, bypass=bypass, **geometry)
     if composite is not None:
         for name in _GEOMETRY & vars(layer).keys():  # what forwards ask their layers for
             setattr(composite, name, getattr(layer, name))
@@ -175,8 +174,13 @@ def _needs_explicit_pads(form: Form) -> bool:
     return form.mode != "zeros" or any(low != high for low, high in form.pads)
 
 
-def _dilation(layer: Any, form: Form | None) -> tuple[int, ...]:
-    return getattr(layer, "dilation", ()) if form is None else form.dilation
+def _outside_site(layer: Any, form: Form | None) -> dict[str, Any]:
+    """What `Method.compose` needs to know of a layer beside its site."""
+    if isinstance(layer, nn.Linear):
+        return {"dilation": (), "output_padding": (), "padding": Padding()}
+    form = form or plain_form(layer)
+    padding = Padding(pads=form.pads, mode=form.mode, same=form.same)
+    return {"dilation": form.dilation, "output_padding": form.output_padding, "padding": padding}
 
 
 def _latent(layer: Any, form: Form | None) -> nn.Parameter:

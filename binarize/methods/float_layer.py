@@ -108,7 +108,7 @@ def site_of(layer: nn.Module, *, kind: Kind | None = None, form: Form | None = N
             **context,
         )
     conv: Any = layer
-    form = form or _plain_form(conv)
+    form = form or plain_form(conv)
     return Site(
         kind="conv",
         in_channels=conv.in_channels,
@@ -123,7 +123,7 @@ def site_of(layer: nn.Module, *, kind: Kind | None = None, form: Form | None = N
     )
 
 
-def _plain_form(conv: Any) -> Form:
+def plain_form(conv: Any) -> Form:
     """The form that the attributes of one of torch's own convolutions give."""
     return Form(
         stride=tuple(conv.stride),

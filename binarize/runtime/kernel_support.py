@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from binarize.graph.trace.roles import known_class
-from binarize.layers import BiasPReLU, Maxout, RPReLU
+from binarize.layers import BiasPReLU, Maxout, Piecewise, RPReLU
 from binarize.native.epilogue import Activation
 from binarize.native.instruction_set import resolve
 from binarize.native.library import available
@@ -106,6 +106,9 @@ def activation_of(module: nn.Module | None) -> Activation | None:
         return Activation(kind="piecewise", before=before, negative=negative, after=after)
     if kind is Maxout:
         return Activation(kind="piecewise", negative=_flat(known.q), positive=_flat(known.p))
+    if kind is Piecewise:
+        before, negative, positive, after = (None if p is None else _flat(p) for p in known.pieces())
+        return Activation(kind="piecewise", before=before, negative=negative, positive=positive, after=after)
     if kind is nn.ReLU:
         return Activation(kind="piecewise")
     if kind is nn.Hardtanh:

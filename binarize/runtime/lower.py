@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from binarize.graph.hooks import take_hooks
+from binarize.layers import Piecewise
 from binarize.runtime.layer import PackedLayer
 from binarize.runtime.packing.describe import Refusal, describe
 from binarize.runtime.packing.numbers import numbers_of
@@ -35,11 +36,16 @@ def lower(layer: nn.Module) -> PackedLayer | Refusal:
 def empty_packed(layer: nn.Module, spec: PackedSpec) -> PackedLayer:
     """The packed layer of that spec, its numbers still to come, with a copy of what `layer` keeps."""
     known: Any = layer
+    dtype = known.vectors.dtype if isinstance(layer, PackedLayer) else known.weight.dtype
+    inner = None
+    if spec.inner is not None:
+        folds = spec.inner["kind"] == "piecewise"
+        inner = Piecewise(known.inner, dtype, dim=spec.dim) if folds else copy.deepcopy(known.inner)
     packed = PackedLayer(
         spec,
         norm=copy.deepcopy(known.norm) if spec.norm is not None else None,
-        inner=copy.deepcopy(known.inner) if spec.inner is not None else None,
-        dtype=known.vectors.dtype if isinstance(layer, PackedLayer) else known.weight.dtype,
+        inner=inner,
+        dtype=dtype,
     )
     packed.float_bias = known.float_bias
     return packed

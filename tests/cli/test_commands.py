@@ -234,6 +234,11 @@ def test_methods(run: Run):
     assert costs["bisrnet"] == (5, 1, 0)  # k and b, beta, RPReLU inside
     assert costs["rbnn"] == (4, 0, 0)  # alpha, angle and the norm's two
     assert costs["bit"] == (3, 1, 0)
+    assert costs["groupnet"] == (10, 5, 0)  # of each base the norm's two, and its scale
+    assert costs["cbnn"] == (14, 0, 0)  # of each branch a shift, the norm's two, RPReLU's three, and a link
+    layers = {name: m["layers"] for name, m in listed.items() if m["layers"] > 1}
+    assert layers == {"groupnet": 5, "cbnn": 2}
+    assert "5 x W1A1" in result.out
     assert {m["packed"] for m in listed.values()} <= {"kernels", "torch"}
     assert all(bool(m["reason"]) == (m["packed"] != "kernels") for m in listed.values())
 

@@ -14,6 +14,7 @@ from binarize.functional import Rule, quantize
 from binarize.methods.bit import Elastic
 from binarize.methods.bnext import HardSign, TemperedWeights
 from binarize.methods.fda import FDASign, FDAWeights
+from binarize.methods.groupnet import LayerScaledSign
 from binarize.methods.irnet import IRSign, IRWeights
 from binarize.methods.mbunet import MaskedSign
 from binarize.methods.rbnn import RBNNSign, RBNNWeights
@@ -123,6 +124,10 @@ def xnor_weights(w: Tensor) -> Tensor:
     return magnitude(v) * ste(step(v), v)
 
 
+def layer_scaled(w: Tensor) -> Tensor:
+    return ste(w.abs().mean() * step(w), w)
+
+
 def xnor_constant_scale(w: Tensor) -> Tensor:
     v = (w - w.mean(1, True)).clamp(-1, 1)
     return ste(magnitude(v) * step(v), v)
@@ -191,6 +196,7 @@ CASES: list[Case] = [
         [],
         [],
     ),
+    ("groupnet weights", LayerScaledSign(), layer_scaled, FILTERS, [], []),
     ("bit", Elastic(), elastic, MAP, [(), CHANNELS], []),
     ("bit unsigned", Elastic(unsigned=True), elastic_unsigned, MAP, [(), CHANNELS], []),
     (

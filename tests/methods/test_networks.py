@@ -159,6 +159,24 @@ def test_bit_knows_the_signs_behind_its_own_relu() -> None:
     assert rows["decode2.conv1"] == ""  # of a transposed convolution, too
 
 
+def test_bit_knows_the_signs_behind_its_own_relu_in_a_fused_norm() -> None:
+    def norm() -> nn.Module:
+        return timm.layers.BatchNormAct2d(8, act_layer=nn.SiLU)
+
+    layers = [nn.Conv2d(3, 8, 3), norm(), nn.Conv2d(8, 8, 3), norm(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 2, 1)]
+    float_net, x = nn.Sequential(*layers), torch.randn(2, 3, 12, 12)
+    made = binarize.plan(float_net, "bit", example_inputs=x)
+    swaps = {swap.path: swap.to for swap in made.swaps}
+    assert swaps == {"1": "inner_act", "3": "unfuse"}  # a norm that stays, and one that is taken over
+    assert [row.activations for row in made.converted] == ["{0, alpha}", "{0, alpha}"]
+    model: Any = binarize.apply(float_net, "bit", example_inputs=x)
+    seen: list[Tensor] = []
+    for layer in (model[2], model[4]):
+        layer.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model(x)
+    assert all(bool((y >= 0).all()) for y in seen)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:save. vit_tiny")  # a small one, which no name of timm gives
 @pytest.mark.parametrize("network", NETWORKS)

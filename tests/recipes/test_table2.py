@@ -17,7 +17,7 @@ from binarize.layers import BinaryLayer
 from binarize.training.build import network
 
 SAMPLES = Path(os.environ.get("BINARIZE_DATA", "")) / "layout_samples" / "VOC"
-METHODS = ("float", "bnn", "reactnet", "adabin", "bisrnet", "bidense", "lqnet")
+METHODS = ("float", "bnn", "reactnet", "adabin", "bisrnet", "bidense", "lqnet", "groupnet", "cbnn")
 SMALL = (
     "data.augmentation.size=[64,96]",
     "data.augmentation.long_side=96",
@@ -53,11 +53,13 @@ def test_there_is_a_recipe_for_each_network_of_the_table() -> None:
             recipe = recipes.load(f"voc2012/fcn32s-resnet{depth}-{method}")
             assert (recipe.network.name, recipe.network.encoder) == ("fcn32s", f"resnet{depth}")
             assert (recipe.method.name if recipe.method else "float") == method
+            if recipe.method is not None and method == "groupnet":
+                assert recipe.method.options == {"dilated": True}
             assert (recipe.data.train, recipe.data.test) == ("trainaug", "val")
             assert (recipe.training.epochs, recipe.training.batch, recipe.training.lr) == (200, 32, 1e-4)
 
 
-@pytest.mark.parametrize("method", ["float", "reactnet"])
+@pytest.mark.parametrize("method", ["float", "reactnet", "groupnet"])
 def test_networks_of_the_table_are_built_and_learn(method: str) -> None:
     settings = ["network.encoder=test_resnet", "data.workers=0"]
     recipe = recipes.load(f"voc2012/fcn32s-resnet18-{method}", settings)
@@ -65,8 +67,9 @@ def test_networks_of_the_table_are_built_and_learn(method: str) -> None:
     y = net.train()(torch.randn(2, 3, 45, 64))
     assert y.shape == (2, 21, 45, 64)
     y.logsumexp(1).mean().backward()
-    assert net.head.conv.weight.grad.abs().sum() > 0
-    assert isinstance(net.head.conv, BinaryLayer) == (method != "float")
+    grads = [p.grad for p in net.head.conv.parameters() if p.dim() == 4]
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in grads)
+    assert any(isinstance(m, BinaryLayer) for m in net.head.conv.modules()) == (method != "float")
     assert not isinstance(net.head.classifier, BinaryLayer)
     assert (net.binarize_spec["name"], net.binarize_spec["kwargs"]["num_classes"]) == ("fcn32s", 21)
 

@@ -90,7 +90,12 @@ def _instead(draft: Draft, node: fx.Node) -> fx.Node | Interval | None:
         return source
     if swap.to == "activation":
         return _of_own_activation(draft, swap, source)
-    if swap.to != "unfuse" or not swap.own:
+    if swap.to == "unfuse" and not swap.own:  # the activation of a norm that is taken over, by the method's
+        return _of_own_activation(draft, swap, source)
+    if swap.to == "inner_act":
+        found = _of_own_activation(draft, swap, source)
+        return ANYWHERE if found is source else found  # the norm stays in between
+    if swap.to != "unfuse":
         return ANYWHERE
     act = fused_activation(flow.modules[str(node.target)])
     return source if act is None else of_module(act, ANYWHERE)

@@ -17,7 +17,7 @@ from binarize.graph.hooks import has_hooks, has_state_hooks
 from binarize.graph.plan import AttentionPlan, OutputPlan
 from binarize.graph.plan_sentences import Code, Statement, several
 from binarize.layers.recipe import binary_attention
-from binarize.methods.bypasses import composes
+from binarize.methods.bypasses import composes, is_parallel
 
 
 def notes_of(
@@ -158,6 +158,8 @@ def _about_ties(draft: Draft) -> Iterator[Statement]:
 
 def _building(draft: Draft, path: str, module: nn.Module) -> str:
     site = draft.sites.get(path)
-    if site is None or not site.bypass or not composes(draft.method, site.site()):
+    if site is None or not composes(draft.method, site.site()):
+        return "whole"
+    if not site.bypass and not is_parallel(draft.method):
         return "whole"
     return f"pieces of a {'transposed ' if site.site().transposed else ''}{type(module).__name__}"

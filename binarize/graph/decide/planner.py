@@ -34,7 +34,7 @@ from binarize.graph.unsupported import no_layers, refuse
 from binarize.graph.wrappers import is_compiled, uncompiled
 from binarize.layers.recipe import resolve
 from binarize.methods.base import Method
-from binarize.methods.bypasses import composes
+from binarize.methods.bypasses import has_units
 
 
 def plan(
@@ -147,7 +147,7 @@ def _checked_model(model: nn.Module) -> tuple[nn.Module, dict[str, nn.Module]]:
 def _note_bypasses(draft: Draft) -> None:
     for site in draft.sites.values():
         seen = site.site()
-        site.bypass = composes(draft.method, seen) or site.recipe(draft.method).bypass
+        site.bypass = has_units(draft.method, seen) or site.recipe(draft.method).bypass
 
 
 def _with_signature(edit: Edit, recording: Recording) -> Edit:

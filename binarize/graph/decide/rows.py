@@ -14,7 +14,7 @@ from binarize.graph.decide.outputs import Output, shaping_function
 from binarize.graph.plan import LayerPlan, OutputPlan
 from binarize.graph.plan_sentences import Code, Statement, joined
 from binarize.layers.recipe import chosen_bypass
-from binarize.methods.bypasses import composes
+from binarize.methods.bypasses import has_units
 
 
 def layer_rows(draft: Draft, layers: dict[str, nn.Module]) -> tuple[LayerPlan, ...]:
@@ -59,7 +59,7 @@ def _bypass_name(draft: Draft, site: SiteDraft) -> str:
     seen = site.site()
     if not site.bypass:
         return "none"
-    if composes(draft.method, seen):
+    if has_units(draft.method, seen):
         return "units"
     kind = bypass_kind(seen.in_channels, seen.out_channels)
     if kind == "identity":

@@ -30,6 +30,8 @@ from binarize.layers import (
     Bypass,
     ChannelLastBatchNorm,
     Maxout,
+    Piecewise,
+    PiecewiseLinear,
     Redistribution,
     RPReLU,
     ShiftedSignQuantizer,
@@ -58,7 +60,7 @@ _QUANTIZERS: dict[type[nn.Module], tuple[str, type]] = {
     DAB: ("dab", DabRule),
 }
 _FOLDED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, ChannelLastBatchNorm)
-_INNER = {RPReLU: "rprelu", BiasPReLU: "bias_prelu", Maxout: "maxout"}
+_INNER = {RPReLU: "rprelu", BiasPReLU: "bias_prelu", Maxout: "maxout", Piecewise: "piecewise"}
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,8 @@ def _describe_norm(layer: Any) -> dict[str, Any]:
 
 def _describe_inner(inner: nn.Module) -> dict[str, Any]:
     kind = _INNER.get(type(inner))  # type: ignore[call-overload] - any class may be asked for
+    if isinstance(inner, PiecewiseLinear) and not any(has_hooks(part) for part in inner.modules()):
+        kind = "piecewise"
     return {"kind": "module", "class": qualified_name(inner)} if kind is None else {"kind": kind}
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from binarize.layers import SignForm
+from binarize.layers.norm import affine_of
 from binarize.runtime.packing.bits import pack_signs
 from binarize.runtime.packing.describe import Refusal, folds, sign_form_of
 from binarize.runtime.spec import PackedSpec
@@ -43,7 +44,7 @@ def numbers_of(layer: Any, spec: PackedSpec) -> tuple[Tensor, Tensor] | Refusal:
     positive, scale, offset = levels
     shift = torch.zeros_like(offset) if layer.own_bias is None else layer.own_bias.detach().double()
     if layer.norm is not None and folds(layer.norm):
-        factor, constant = _affine(layer.norm)
+        factor, constant = affine_of(layer.norm)
         scale, offset, shift = scale * factor, offset * factor, shift * factor + constant
     quantizer, factor = _quantizer_vectors(layer.quantizer, spec.quantizer.kind, spec.in_channels)
     scale, offset = scale * factor, offset * factor
@@ -93,15 +94,6 @@ def _levels(weight: Tensor, *, centred: bool) -> tuple[Tensor, Tensor, Tensor] |
     if centred and bool(offset.any()):
         return Refusal("its weights are not +-scale, as its rule promises")
     return positive, scale.reshape(-1), offset.reshape(-1)
-
-
-def _affine(norm: Any) -> tuple[Tensor, Tensor]:
-    """Factor and constant of a batch norm in evaluation mode, float64."""
-    factor = torch.rsqrt(norm.running_var.double() + norm.eps)
-    if norm.weight is not None:
-        factor = factor * norm.weight.detach().double()
-    constant = -norm.running_mean.double() * factor
-    return factor, constant if norm.bias is None else constant + norm.bias.detach().double()
 
 
 def _quantizer_vectors(quantizer: Any, kind: str, channels: int) -> tuple[dict[str, Tensor], float]:
