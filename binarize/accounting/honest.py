@@ -17,7 +17,7 @@ from torch import nn
 from binarize.accounting.record import Recording
 from binarize.accounting.report import LayerCount, Uncounted
 from binarize.accounting.tally import Tally
-from binarize.runtime import PackedLayer
+from binarize.layers import BinaryLayer
 
 
 def count_honestly(
@@ -45,7 +45,7 @@ def count_honestly(
 def products_of(tally: Tally, path: str) -> int:
     """Products of bits in each product of a binary layer; a packed layer does them one by one."""
     weight, activation = tally.bits(path)
-    return 1 if isinstance(tally.modules.get(path), PackedLayer) else weight * activation
+    return weight * activation if isinstance(tally.modules.get(path), BinaryLayer) else 1
 
 
 def find_uncounted(tally: Tally, recording: Recording) -> tuple[Uncounted, ...]:
