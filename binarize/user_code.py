@@ -38,6 +38,32 @@ def parts(text: str) -> tuple[str, str, str]:
     return place, name, query
 
 
+def is_module(place: str) -> bool:
+    """Whether a dotted name leads to something that can be imported, installed or in the current folder."""
+    if not all(part.isidentifier() for part in place.split(".")):
+        return False
+    with _with_current_folder():
+        try:
+            return importlib.util.find_spec(place.partition(".")[0]) is not None
+        except (ImportError, ValueError):
+            return False
+
+
+@contextlib.contextmanager
+def _on_path(folder: str, index: int) -> Iterator[None]:
+    sys.path.insert(index, folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the file removed it itself
+            sys.path.remove(folder)
+
+
+def _with_current_folder() -> contextlib.AbstractContextManager[None]:
+    """Modules of the current folder can be imported too; installed ones come first."""
+    return _on_path(str(Path.cwd()), len(sys.path))
+
+
 class Code:
     """A callable of the user's, imported when it is first looked at; whoever makes one runs that code.
 
@@ -61,8 +87,9 @@ class Code:
         Raises:
             ConfigError: there is no such callable, or its file cannot be imported.
         """
+        found = self._found()
         try:
-            return inspect.signature(self._found()).parameters
+            return inspect.signature(found).parameters
         except (TypeError, ValueError):  # of a class in C
             return {}
 
@@ -77,7 +104,7 @@ class Code:
 
         make = self._found()
         parameters = self.parameters()
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             for key in kwargs:
                 if key not in parameters:
                     raise ConfigError(
@@ -109,7 +136,8 @@ class Code:
             where = self.path.name if self.path is not None else self.place
             for part in self.name.split("."):
                 if not hasattr(found, part):
-                    names = [n for n, v in vars(found).items() if callable(v) and not n.startswith("_")]
+                    held = getattr(found, "__dict__", {})
+                    names = [n for n, v in held.items() if callable(v) and not n.startswith("_")]
                     near = near_names(part, names)
                     hint = f"; did you mean {' or '.join(near)}?" if near else "."
                     raise ConfigError(f"{self.text}: {where} has no {part!r}{hint}")
@@ -147,14 +175,10 @@ class Code:
 
     @contextlib.contextmanager
     def _importing(self) -> Iterator[None]:
-        """Allow a file to import modules from its folder, and a module those of the current one."""
-        folder = str(self.path.resolve().parent if self.path is not None else Path.cwd())
-        sys.path.insert(0, folder)
-        try:
+        """Allow a file to import modules from its folder, as a script could."""
+        folder = str(self.path.resolve().parent) if self.path is not None else None
+        with _on_path(folder, 0) if folder is not None else _with_current_folder():
             yield
-        finally:
-            with contextlib.suppress(ValueError):  # the file removed it itself
-                sys.path.remove(folder)
 
     def _last_line(self, error: BaseException) -> str:
         """The last line of the traceback, with the last line of the user's file in it."""

@@ -6,6 +6,7 @@ import functools
 import io
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,11 @@ Class = tuple[str, tuple[int, int, int] | None]
 
 
 def predict_image(
-    model: torch.nn.Module, image: Tensor, settings: Evaluation, truth: Labels | Depth
+    model: torch.nn.Module,
+    image: Tensor,
+    settings: Evaluation,
+    truth: Labels | Depth,
+    chosen: str | int | None = None,
 ) -> Tensor:
     """Class ids (H, W) int64 or metres (H, W) float32 for an image of any size, at that size.
 
@@ -45,16 +50,18 @@ def predict_image(
         settings: how the recipe resizes images, and whether it averages; its crops are not for predictions.
             Images that are too small for the network are enlarged to 64 pixels.
         truth: of the data set that the network was trained on.
+        chosen: which of the network's outputs to take (a recipe's `network.output`).
     """
+    how: dict[str, Any] = {"output": chosen, "flip": settings.flip, "scales": settings.scales}
     tensors = itertools.chain(model.parameters(), model.buffers())  # a packed network has no parameters
     device = next(tensors).device
     shown = prepared(image, settings).to(device)
     with torch.no_grad():
         try:
-            output = predict(model, shown, flip=settings.flip, scales=settings.scales)
+            output = predict(model, shown, **how)
         except ConfigError:  # too small for the network
             shown = resized(shown, [max(side, SMALL) for side in shown.shape[-2:]])
-            output = predict(model, shown, flip=settings.flip, scales=settings.scales)
+            output = predict(model, shown, **how)
         output = resized(output, image.shape[-2:])[0].cpu()
     if isinstance(truth, Depth):
         return output[0].clamp(truth.least, truth.most)

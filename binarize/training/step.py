@@ -13,10 +13,11 @@ from binarize.layers import set_progress
 from binarize.training.averaging import decay_at
 from binarize.training.build import memory_format
 from binarize.training.distributed import all_sum
-from binarize.training.evaluate import SMALL
+from binarize.training.evaluate import SMALL, resized
 from binarize.training.folder import STATE
 from binarize.training.health import last_norm, not_finite
 from binarize.training.learning_rate import rate
+from binarize.training.outputs import selected
 from binarize.training.run import Run
 
 
@@ -87,7 +88,8 @@ def _backward(run: Run, images: Tensor, targets: Tensor, step: int) -> float:
         more = index < len(parts) - 1  # gradients are exchanged with the last part only
         with accelerator.no_sync(model) if more else contextlib.nullcontext():
             with run.inputs.looked_at(step):
-                output = training_output(model, part)
+                output = training_output(model, part, run.recipe.network.output)
+            output = resized(output, target.shape[-2:])
             value = run.loss(output, target)
             if run.teacher is not None:
                 value = value + run.teacher.loss(part, output)
@@ -97,8 +99,8 @@ def _backward(run: Run, images: Tensor, targets: Tensor, step: int) -> float:
     return loss
 
 
-def training_output(model: nn.Module, images: Tensor) -> Tensor:
-    """The network's output in training, (N, C, H, W).
+def training_output(model: nn.Module, images: Tensor, chosen: str | int | None = None) -> Tensor:
+    """The network's output in training, (N, C, H, W); of several, the one that the recipe chose.
 
     Raises:
         ConfigError: it is not a tensor, or the images (N, 3, H, W) are too few or too small for the network.
@@ -124,9 +126,7 @@ def training_output(model: nn.Module, images: Tensor) -> Tensor:
             f"data.augmentation.size [{height}, {width}] is too small for the network: "
             f"{str(error).splitlines()[0].rstrip('.')}."
         ) from error
-    if not isinstance(output, Tensor):
-        raise ConfigError(
-            f"in training the network gives a {type(output).__name__}, expected one tensor (N, C, H, W): "
-            "let its forward return that alone."
-        )
-    return output
+    try:
+        return selected(output, chosen)
+    except ConfigError as error:
+        raise ConfigError(f"in training {error}") from error
