@@ -18,9 +18,10 @@ from torchvision.transforms import v2
 from binarize.data.dataset import Depth, Labels
 from binarize.data.transforms import MEAN, STD
 from binarize.data.voc2012 import palette
-from binarize.errors import ConfigError, DataError
+from binarize.errors import ConfigError, DataError, warn
 from binarize.recipes.schema import Evaluation
 from binarize.training.evaluate import SMALL, predict, resized
+from binarize.training.sizes import takes, working_sizes
 
 _MILLIMETRES = 1000.0
 _MIX = 0.6  # share of the colours in an overlay
@@ -48,7 +49,8 @@ def predict_image(
         model: in evaluation mode.
         image: (3, H, W) uint8.
         settings: how the recipe resizes images, and whether it averages; its crops are not for predictions.
-            Images that are too small for the network are enlarged to 64 pixels.
+            Images of a size that the network does not take are enlarged to 64 pixels, or resized to the
+            nearest size that it takes.
         truth: of the data set that the network was trained on.
         chosen: which of the network's outputs to take (a recipe's `network.output`).
     """
@@ -59,8 +61,8 @@ def predict_image(
     with torch.no_grad():
         try:
             output = predict(model, shown, **how)
-        except ConfigError:  # too small for the network
-            shown = resized(shown, [max(side, SMALL) for side in shown.shape[-2:]])
+        except ConfigError as error:
+            shown = _fitting(model, shown, error)
             output = predict(model, shown, **how)
         output = resized(output, image.shape[-2:])[0].cpu()
     if isinstance(truth, Depth):
@@ -68,6 +70,23 @@ def predict_image(
     scores = output[: len(truth.names)].clone()
     scores[list(truth.unscored)] = -torch.inf  # a class that no truth uses is never predicted
     return scores.argmax(0)
+
+
+def _fitting(model: torch.nn.Module, shown: Tensor, error: ConfigError) -> Tensor:
+    """An image (1, 3, H, W), which the network refused with `error`, at a size that it takes."""
+    height, width = shown.shape[-2:]
+    if min(height, width) < SMALL:
+        larger = resized(shown, [max(side, SMALL) for side in (height, width)])
+        if takes(model, (larger.shape[-2], larger.shape[-1])):
+            return larger
+    near = working_sizes(model, (height, width))
+    if not near:
+        raise error
+    warn(
+        f"the network does not take every size: an image of {width}x{height} (width x height) is resized to "
+        f"{near[-1][1]}x{near[-1][0]}, its prediction back."
+    )
+    return resized(shown, near[-1])
 
 
 def prepared(image: Tensor, settings: Evaluation) -> Tensor:

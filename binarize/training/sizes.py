@@ -149,6 +149,15 @@ def _run(model: nn.Module, size: tuple[int, int]) -> object:
         model.train(training)
 
 
+def takes(model: nn.Module, size: tuple[int, int]) -> bool:
+    """Whether a network runs on an image of a size (H, W)."""
+    try:
+        _run(model, size)
+    except REFUSALS:
+        return False
+    return True
+
+
 def working_sizes(model: nn.Module, size: tuple[int, int]) -> list[tuple[int, int]]:
     """The nearest sizes (H, W) that a network takes: at most one smaller than `size` and one larger."""
     found: dict[bool, tuple[int, int]] = {}
@@ -156,11 +165,8 @@ def working_sizes(model: nn.Module, size: tuple[int, int]) -> list[tuple[int, in
         larger = trial[0] * trial[1] >= size[0] * size[1]
         if larger in found:
             continue
-        try:
-            _run(model, trial)
-        except REFUSALS:
-            continue
-        found[larger] = trial
+        if takes(model, trial):
+            found[larger] = trial
     return [found[larger] for larger in sorted(found)]
 
 

@@ -60,10 +60,13 @@ def test_the_whole_way(
     capsys.readouterr()
     assert run(["evaluate", str(out), "--json"]) == 0
     before = json.loads(capsys.readouterr().out)
-    Image.new("RGB", (40, 36)).save(tmp_path / "x.png")
+    Image.new("RGB", (42, 70)).save(tmp_path / "x.png")
     assert run(["predict", str(out), str(tmp_path / "x.png"), "--out", str(tmp_path / "made")]) == 0
+    assert "an image of 42x70 (width x height) is resized to 44x72" in " ".join(
+        capsys.readouterr().err.split()
+    )
     with Image.open(tmp_path / "made/x.png") as made:
-        assert made.size == (40, 36)
+        assert made.size == (42, 70)
     assert run(["summary", str(out)]) == 0
     packed = tmp_path / "packed.safetensors"
     assert run(["deploy", str(out), "--out", str(packed)]) == 0, capsys.readouterr().err
