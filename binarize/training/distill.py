@@ -16,7 +16,7 @@ from binarize.recipes.schema import Distillation
 from binarize.training.distributed import all_sum
 from binarize.training.evaluate import resized
 from binarize.training.folder import model_file
-from binarize.training.metadata import has_recipe, read_recipe
+from binarize.training.metadata import chosen_output
 from binarize.training.outputs import selected
 
 
@@ -40,8 +40,7 @@ class Teacher:
         self._settings = settings
         file = model_file(Path(settings.teacher))
         self._net = files.load(file).to(device).requires_grad_(False)
-        metadata = container.read_metadata(file)
-        self._output = read_recipe(metadata, file).network.output if has_recipe(metadata) else None
+        self._output = chosen_output(container.read_metadata(file))
         self._maps: dict[str, list[Tensor]] = {}
         if settings.features:
             for name, net in (("student", student), ("teacher", self._net)):

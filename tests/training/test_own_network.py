@@ -79,7 +79,12 @@ def test_the_whole_way(
     with torch.no_grad():
         full, small = (binarize.load(file)(x) for file in (out / "model.safetensors", packed))
     assert full.shape == small.shape == outputs
-    assert type(binarize.load(packed)).__name__ == ("UNet" if task == "segmentation" else "Depth")
+    name = "UNet" if task == "segmentation" else "Depth"
+    assert type(binarize.load(packed)).__name__ == name
+    net = binarize.load(out / "model.safetensors")  # written again in Python, the file still names the code
+    again = binarize.save(net, tmp_path / "again.safetensors")
+    small = binarize.save(binarize.deploy(net), tmp_path / "small.safetensors", packed=True)
+    assert {type(binarize.load(file)).__name__ for file in (again, small)} == {name}
 
 
 def test_learning_from_a_float_run_of_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
