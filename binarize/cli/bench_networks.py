@@ -109,12 +109,12 @@ def _from_file(path: Path, custom: str | None) -> tuple[nn.Module, nn.Module, tu
 
     trained = trained_size(container.read_metadata(path))
     source = files.read_header(path).source
-    if source["source"] != "custom":
-        plain = files.build(source)
-    elif custom is None:
+    if custom is not None and source["source"] == "custom":
+        plain = resolve(custom)
+    elif source["source"] == "custom" and "code" not in source:
         raise ConfigError(f"{path} holds a custom class: give its float form, --model FILE.py:CALLABLE.")
     else:
-        plain = resolve(custom)
+        plain = files.build(source)
     return files.load(path, plain if custom is not None else None), plain, trained
 
 

@@ -168,10 +168,10 @@ def _written(
 ) -> tuple[dict[str, Any], Preprocessing | None]:
     """Convert and write the network: the document's part on the file, and the preprocessing of images."""
     from binarize import accounting, files, graph
-    from binarize.cli.model import is_file
+    from binarize.cli.model import is_code
 
     baseline = _state_bytes(network)
-    source = None if is_file(model) else getattr(network, "binarize_spec", None)
+    source = None if is_code(model) else getattr(network, "binarize_spec", None)
     with clock.phase("engine", "converting"):
         converted = graph.execute(plan, network, copy=False, generator=generator)  # built here: no copy
     with clock.phase("count", "counting"):

@@ -56,6 +56,7 @@ def evaluate(
         figures = measure(
             model.to(processes.device),
             data,
+            output=recipe.network.output,
             device=processes.device,
             batch=recipe.data.evaluation.batch,
             flip=flip,

@@ -131,7 +131,9 @@ def _maps(networks: Sequence[Network], image: Tensor, file: Path) -> list[Tensor
 
     try:
         return [
-            pictures.predict_image(model, image, recipe.data.evaluation, networks[0][2])
+            pictures.predict_image(
+                model, image, recipe.data.evaluation, networks[0][2], recipe.network.output
+            )
             for recipe, model, _ in networks
         ]
     except ConfigError as error:

@@ -79,10 +79,11 @@ def verify(
     with progress("comparing"):
         result = compare(model, packed, _inputs(images, settings) if data is None else _samples(data, count))
     figures: dict[str, Any] = {}
-    if data is not None:
+    if data is not None and recipe is not None:
+        chosen = recipe.network.output
         for name, net in (("trained", model), ("packed", packed)):
             with progress(f"measuring the {name} network"):
-                figures[name] = _measured(net, data, settings, where)
+                figures[name] = _measured(net, data, settings, chosen, where)
     if as_json:
         print_json({"file": str(file), **result.as_dict(), "figures": figures})
         return
@@ -162,8 +163,11 @@ def _read(file: Path, custom: str | None) -> tuple[TrainingRecipe | None, nn.Mod
     return None, model, Evaluation(resize=(shape[2], shape[3]))
 
 
-def _measured(net: nn.Module, data: DenseDataset, settings: Evaluation, where: str) -> dict[str, Any]:
+def _measured(
+    net: nn.Module, data: DenseDataset, settings: Evaluation, chosen: str | int | None, where: str
+) -> dict[str, Any]:
     from binarize.training.evaluate import evaluate
 
-    found = evaluate(net, data, batch=settings.batch, flip=settings.flip, scales=settings.scales, where=where)
+    how: dict[str, Any] = {"batch": settings.batch, "flip": settings.flip, "scales": settings.scales}
+    found = evaluate(net, data, output=chosen, **how, where=where)
     return {k: v for k, v in found.items() if isinstance(v, float)}

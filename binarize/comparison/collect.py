@@ -92,6 +92,7 @@ def collect(
         figures = evaluate(
             model.to(device) if device is not None else model,
             data,
+            output=recipe.network.output,
             device=device,
             batch=recipe.data.evaluation.batch,
             flip=recipe.data.evaluation.flip,

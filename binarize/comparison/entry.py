@@ -106,7 +106,8 @@ def _load_complete(run: Path) -> tuple[TrainingRecipe, nn.Module, Labels | Depth
 def _name(recipe: TrainingRecipe, recipe_name: str) -> str:
     """`camvid-bidense-layer` for the recipe camvid/convnext_atto-bidense-layer."""
     if recipe_name:
-        return recipe_name.replace("/", "-").replace(f"{recipe.network.encoder}-", "")
+        encoder = recipe.network.encoder
+        return recipe_name.replace("/", "-").replace(f"{encoder}-" if encoder else "", "")
     return f"{recipe.data.name}-{recipe.method.name if recipe.method else 'float'}"
 
 
@@ -136,7 +137,7 @@ def _card(metrics: dict[str, Any], full: Result, truth: Labels | Depth) -> str:
     names = columns({"rows": [{"figures": metrics["figures"]}]})
     honest = metrics["costs"]["honest"]
     height, width = recipe.data.augmentation.size
-    head = f"{recipe.network.name} on {recipe.network.encoder}, {metrics['label']}"
+    head = f"{recipe.network.title}, {metrics['label']}"
     stored = "weights rounded to 16 bits"
     if recipe.method is not None:
         bits = create(recipe.method.name, **recipe.method.options).bits[0]

@@ -65,7 +65,7 @@ def as_dict(results: Sequence[Result]) -> dict[str, Any]:
     return {
         "data": first.data.name,
         "split": results[0].split,
-        "network": first.network.model_dump(mode="json"),
+        "network": {**first.network.model_dump(mode="json"), "title": first.network.title},
         "counted_at": list(first.data.augmentation.size),
         "epochs": first.training.epochs,
         "batch": first.training.batch,
@@ -115,7 +115,7 @@ def title(table: dict[str, Any]) -> str:
     network = table["network"]
     options = "".join(f", {k}={v}" for k, v in network["options"].items())
     return (
-        f"{table['data']} {table['split']}: {network['name']} on {network['encoder']}{options}, "
+        f"{table['data']} {table['split']}: {network['title']}{options}, "
         f"{table['epochs']} epochs of batches of {table['batch']}, costs at {height}x{width}."
     )
 

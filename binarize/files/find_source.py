@@ -58,6 +58,8 @@ def _candidates(model: nn.Module) -> Iterator[tuple[dict[str, Any], bool]]:
         with contextlib.suppress(TypeError, ValueError, KeyError):  # something that JSON cannot hold
             kwargs = json.loads(json.dumps(dict(spec["kwargs"]), allow_nan=False))
             yield {"source": spec["source"], "name": str(spec["name"]), "kwargs": kwargs}, False
+    if isinstance(spec, Mapping) and spec.get("source") == "custom" and spec.get("code"):
+        yield dict(spec), False
     config: Any = getattr(model, "pretrained_cfg", None)
     name = config.get("architecture") if isinstance(config, Mapping) else None
     if not isinstance(name, str):

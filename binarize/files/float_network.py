@@ -10,6 +10,7 @@ from torch import nn
 
 from binarize.errors import ConfigError, FormatError
 from binarize.files.build_contexts import BoundedMemory, TooLargeError, WithoutStartValues, memory_bound
+from binarize.files.code_source import check_code
 from binarize.files.float_source import build, building_on
 from binarize.files.header import Header
 from binarize.layers import BinaryLayer
@@ -44,11 +45,7 @@ def float_network(
     source = header.source
     custom = source["source"] == "custom"
     if model is None and custom:
-        raise ConfigError(
-            f"{where} holds a model of the custom class {source['class']}: give the float model "
-            "that it was made from, binarize.load(path, model=...), or on the command line --model "
-            "FILE.py:CALLABLE."
-        )
+        check_code(source, where)
     network = _built(source, held, where, on_meta=on_meta) if model is None else _copy(model, on_meta)
     expected = str(source.get("class", ""))
     if custom and type(network).__name__ != expected.rpartition(".")[2] and expected not in _SINGLE:
@@ -65,7 +62,7 @@ def float_network(
 
 def _built(source: Mapping[str, Any], held: int, where: str, *, on_meta: bool) -> nn.Module:
     """Built on the meta device first, whose shapes tell the size before memory is taken for it."""
-    for number in _numbers(source["kwargs"]):
+    for number in _numbers(source.get("kwargs")):
         if abs(number) > _LARGEST:
             raise TooLargeError(f"{where} is corrupted: its header names a model of size {number:.3g}.")
     shell = _built_on_meta(source, held, where)
@@ -78,6 +75,8 @@ def _built(source: Mapping[str, Any], held: int, where: str, *, on_meta: bool) -
     except ConfigError as error:
         if bound.exceeded:  # a model that cannot be built on the meta device
             raise _too_large(where, "that has no end", held) from error
+        if source["source"] == "custom":  # not the file is wrong
+            raise ConfigError(f"{where}: {error}") from error
         raise FormatError(f"{where}: the model that its header names cannot be built: {error}") from error
 
 

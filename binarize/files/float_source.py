@@ -1,4 +1,4 @@
-"""The float network that a source describes (of `timm` or `networks`, with arguments), and building it."""
+"""The float network that a source describes (of `timm`, `networks` or the user's code), and building it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from binarize.errors import ConfigError, first_line, unknown_name
+from binarize.files.code_source import build_by_code
 
 # What timm would download, or read from a file, for: a source names an architecture and no weights.
 _RESERVED = {
@@ -77,6 +78,8 @@ def building_on(device: str) -> Iterator[None]:
 
 
 def _build(source: Mapping[str, Any]) -> nn.Module:
+    if source["source"] == "custom":
+        return build_by_code(source)
     name, kwargs = source["name"], dict(source["kwargs"])
     check_arguments(name, kwargs)  # first of all: a file must not be able to ask for a download
     if source["source"] == "timm":

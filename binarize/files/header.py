@@ -205,6 +205,16 @@ def _check_source(where: str, source: dict[str, Any]) -> None:
             f"{where} is corrupted: source {kind!r} in its header, expected one of {list(_SOURCES)}."
         )
     _expect(where, source, _SOURCES[kind])
+    code = source.get("code")
+    if code is not None and not (isinstance(code, dict) and _describes_code(code)):
+        raise FormatError(f"{where} is corrupted: 'code' in its header does not describe a callable.")
+
+
+def _describes_code(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry names a callable, its arguments, the checksum of its file and a signature."""
+    texts = isinstance(entry.get("name"), str) and isinstance(entry.get("signature", ""), str)
+    known = isinstance(entry.get("sha256", ...), (str, type(None)))
+    return texts and known and isinstance(entry.get("options"), dict)
 
 
 def _expect(where: str, fields: Mapping[str, Any], types: Mapping[str, type]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from binarize.recipes.schema import TrainingRecipe
 from binarize.recipes.settings import apply_settings, merged
 from binarize.recipes.source import Loader, Place, Source, load_yaml, located, note_lines
 from binarize.recipes.validation import validate
+from binarize.user_code import is_file, parts
 
 _EXTENDS = "extends"
 
@@ -36,7 +37,9 @@ def load(name: str | Path, settings: Sequence[str] = (), faults: Faults | None =
     path = find(name)
     source = Source()
     values = _read(path, source, ())
-    recipe = validate(apply_settings(values, settings, source), str(path), source)
+    values = apply_settings(values, settings, source)
+    _locate_code(values, Path.cwd())
+    recipe = validate(values, str(path), source)
     found = [] if faults is None else [located(source, place, what) for place, what in faults(recipe)]
     if found:
         raise ConfigError("\n".join([f"recipe {path}:", *(f"  {fault}" for fault in found)]))
@@ -80,4 +83,15 @@ def _read(path: Path, source: Source, via: tuple[Path, ...]) -> dict[str, Any]:
             raise ConfigError(f"{lines[(_EXTENDS,)]}: extends: no such file: {target}{hint}.")
         base = _read(target, source, (*via, path))
     source.lines |= lines
+    _locate_code(values, path.parent)
     return merged(base, values)
+
+
+def _locate_code(values: Mapping[str, Any], folder: Path) -> None:
+    """Make the path of the network's Python file absolute if it is there, seen from `folder`."""
+    network = values.get("network")
+    name = network.get("name") if isinstance(network, dict) else None
+    if isinstance(network, dict) and isinstance(name, str) and is_file(name):
+        path = folder / parts(name)[0]
+        if path.is_file():
+            network["name"] = f"{path.resolve()}{name[len(parts(name)[0]) :]}"

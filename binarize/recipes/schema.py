@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -113,19 +114,31 @@ class Data(_Part):
 
 
 class Network(_Part):
-    """The float network; classes or depth range come from the data set.
+    """The float network; task, classes and depth range come from the data set (docs/own-network.md).
 
     Attributes:
-        name: see `binarize.networks.names()`.
-        encoder: a timm model.
-        pretrained: start from timm's pretrained weights.
+        name: one of `binarize.networks.names()`; `upernet:convnext_tiny?width=64`; or a callable of your own,
+            `path/to/nets.py:unet` (the path from this file's folder, or the current one) or
+            `package.module:Net`; `timm:NAME` for a model of timm.
+        encoder: a timm model, for a network that takes one.
+        pretrained: start from timm's pretrained weights; of a callable, its argument of that name.
         options: further arguments of the network.
+        output: which tensor to take of a network that returns several: index, key or attribute.
     """
 
     name: str = "upernet"
-    encoder: str
+    encoder: str | None = None
     pretrained: bool = False
     options: dict[str, Any] = {}
+    output: _Int | str | None = None
+
+    @property
+    def title(self) -> str:
+        """What to call it in tables: `upernet on convnext_tiny`, `nets.py:unet`."""
+        if self.encoder is not None:
+            return f"{self.name} on {self.encoder}"
+        path, colon, rest = self.name.rpartition(".py:")
+        return f"{PurePath(path).name}{colon}{rest}" if colon else self.name
 
 
 class MethodSettings(_Part):

@@ -91,7 +91,8 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             before = old.get("name", _DEFAULT_NAMES.get(key))
             renamed = "name" in value and before is not None and value["name"] != before
             if renamed:  # options are those of another network, method or data set
-                old = {k: v for k, v in old.items() if k != "options"}
+                gone = {"options", "output"} | ({"encoder"} if ":" in str(value["name"]) else set())
+                old = {k: v for k, v in old.items() if k not in gone}
             result[key] = merged(old, value)
         else:
             result[key] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from binarize import data, graph, networks
+from binarize import data, graph, model_names
 from binarize.data.catalog import check_split, info
 from binarize.data.dataset import DenseDataset, Depth, Labels
 from binarize.data.transforms import evaluation_transform, training_transform
@@ -20,15 +21,17 @@ from binarize.layers import BinaryLayer
 from binarize.methods import METHODS, create
 from binarize.networks.catalog import NETWORKS
 from binarize.recipes import TrainingRecipe
-from binarize.recipes.schema import MethodSettings, Training
+from binarize.recipes.schema import MethodSettings, Network, Training
 from binarize.training.folder import model_file
+from binarize.training.sizes import check_size
 
 
 def faults(recipe: TrainingRecipe) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Names in a recipe that are unknown, and options that a method does not have, with their places."""
     chosen = recipe.data
     checks: list[tuple[tuple[str | int, ...], Callable[[], Any]]] = [
-        (("network", "name"), lambda: NETWORKS.get(recipe.network.name))
+        (("network", "name"), lambda: model_names.find(recipe.network.name)),
+        (("network",), lambda: _check_encoder(recipe.network)),
     ]
     if chosen.name in data.names():
         parts = {part: getattr(chosen, part) for part in ("train", "val", "test")}
@@ -46,6 +49,15 @@ def faults(recipe: TrainingRecipe) -> Iterator[tuple[tuple[str | int, ...], str]
             check()
         except ConfigError as error:
             yield place, str(error)
+
+
+def _check_encoder(chosen: Network) -> None:
+    """Refuse a network of the toolkit whose encoder nothing names."""
+    function = NETWORKS.get(chosen.name) if chosen.name in NETWORKS else None
+    encoder = inspect.signature(function).parameters.get("encoder") if function is not None else None
+    known = chosen.encoder is not None or "encoder" in chosen.options
+    if encoder is not None and encoder.default is encoder.empty and not known:
+        raise ConfigError(f"{chosen.name} needs an encoder, a model of timm: encoder: convnext_tiny.")
 
 
 def _method_checks(method: MethodSettings) -> Iterator[tuple[tuple[str | int, ...], Callable[[], Any]]]:
@@ -108,22 +120,36 @@ def network(
     Raises:
         ConfigError: no such network, encoder, method or option, or weights that do not fit.
     """
-    chosen = recipe.network
-    task: dict[str, Any] = (
-        {"task": "depth", "max_depth": truth.most}
-        if isinstance(truth, Depth)
-        else {"task": "segmentation", "num_classes": len(truth.names)}
-    )
     start = recipe.training.start_from if weights else None
     start = None if start is None else model_file(Path(start))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed)
-        kwargs = {"encoder": chosen.encoder, **task, **chosen.options}
-        net = networks.build(chosen.name, **kwargs, pretrained=chosen.pretrained and weights)
+        net = _float_network(recipe, truth, weights=weights)
         spec = getattr(net, "binarize_spec", None)
         net = _converted(recipe, net) if start is None else _started(recipe, net, start, tell)
     if spec is not None:
         net.binarize_spec = spec
+    return net
+
+
+def _float_network(recipe: TrainingRecipe, truth: Labels | Depth, *, weights: bool) -> nn.Module:
+    """The network before its conversion; of the user's own, it is seen to give what the truth needs."""
+    chosen = recipe.network
+    depth = isinstance(truth, Depth)
+    named = model_names.find(chosen.name)
+    kwargs = model_names.arguments(
+        named,
+        chosen.options,
+        encoder=chosen.encoder,
+        pretrained=chosen.pretrained and weights,
+        outputs=1 if depth else len(truth.names),
+        task={"task": truth.task, **({"max_depth": truth.most, "min_depth": truth.least} if depth else {})},
+    )
+    net = named.build(**kwargs)
+    if named.kind != "network":
+        check_size(
+            net, truth, recipe.data.augmentation.size, "data.augmentation.size", chosen.output, exact=True
+        )
     return net
 
 
@@ -175,7 +201,11 @@ def _converted(recipe: TrainingRecipe, net: nn.Module) -> nn.Module:
         return net
     policy = graph.Policy(keep=chosen.keep, only=chosen.only, first=chosen.first, last=chosen.last)
     method = create(chosen.name, **chosen.options)
-    return graph.apply(net, method, policy=policy, generator=torch.default_generator)  # seeded by the recipe
+    inputs = None
+    if model_names.is_own(recipe.network.name):  # nothing else says what images it takes
+        inputs = torch.randn(1, 3, *recipe.data.augmentation.size, generator=torch.Generator().manual_seed(0))
+    seeded = torch.default_generator  # by the recipe
+    return graph.apply(net, method, policy=policy, example_inputs=inputs, generator=seeded)
 
 
 def memory_format(settings: Training) -> torch.memory_format:

@@ -11,10 +11,13 @@ from torch.nn import functional as F
 
 from binarize import files
 from binarize.errors import ConfigError
+from binarize.files import container
 from binarize.recipes.schema import Distillation
 from binarize.training.distributed import all_sum
 from binarize.training.evaluate import resized
 from binarize.training.folder import model_file
+from binarize.training.metadata import chosen_output
+from binarize.training.outputs import selected
 
 
 class Teacher:
@@ -37,6 +40,7 @@ class Teacher:
         self._settings = settings
         file = model_file(Path(settings.teacher))
         self._net = files.load(file).to(device).requires_grad_(False)
+        self._output = chosen_output(container.read_metadata(file))
         self._maps: dict[str, list[Tensor]] = {}
         if settings.features:
             for name, net in (("student", student), ("teacher", self._net)):
@@ -53,7 +57,7 @@ class Teacher:
             output: of the student, (N, C, H, W).
         """
         with torch.no_grad():
-            expected = self._net(images).float()
+            expected = selected(self._net(images), self._output).float()
         output = output.float()
         expected = resized(expected, output.shape[-2:])
         if expected.shape != output.shape:

@@ -13,6 +13,7 @@ from binarize.data.dataset import DenseDataset, Sample
 from binarize.data.survey import nothing
 from binarize.errors import ConfigError
 from binarize.training.metrics import create_metric
+from binarize.training.outputs import selected
 from binarize.training.sizes import REFUSALS, first_line, working_sizes
 
 SMALL = 64
@@ -23,6 +24,7 @@ def evaluate(
     model: nn.Module,
     data: DenseDataset,
     *,
+    output: str | int | None = None,
     device: torch.device | None = None,
     batch: int = 1,
     flip: bool = False,
@@ -37,6 +39,7 @@ def evaluate(
     Args:
         model: gives logits (N, classes, H, W) or metres (N, 1, H, W); its mode is restored.
         data: through its evaluation transform.
+        output: which of the model's outputs to take (a recipe's `network.output`).
         device: where the model is.
         batch: images at once, as far as neighbours are of one size.
         flip: mean of the predictions for the image and its mirror image.
@@ -57,9 +60,9 @@ def evaluate(
     try:
         with torch.no_grad():
             for images, targets in _batches(data, range(rank, len(data), world), batch):
-                output = predict(model, images.to(device), flip=flip, scales=scales)
+                maps = predict(model, images.to(device), output=output, flip=flip, scales=scales)
                 target = targets.to(device)
-                metric.update(resized(output, target.shape[-2:]), target)
+                metric.update(resized(maps, target.shape[-2:]), target)
                 done += len(images)
                 if report is not None:
                     report(done)
@@ -72,24 +75,30 @@ def evaluate(
 
 
 def predict(
-    model: nn.Module, images: Tensor, *, flip: bool = False, scales: Sequence[float] = (1.0,)
+    model: nn.Module,
+    images: Tensor,
+    *,
+    output: str | int | None = None,
+    flip: bool = False,
+    scales: Sequence[float] = (1.0,),
 ) -> Tensor:
     """The model's output for images (N, 3, H, W): logits or metres (N, C, H, W), float32.
 
-    With flips or several scales, depths are averaged, or class probabilities, whose logarithms come back.
+    `output` says which one, if there are several (a recipe's `network.output`). With flips or several
+    scales, depths are averaged, or class probabilities, whose logarithms come back.
 
     Raises:
         ConfigError: images of a size, at one of the scales, that the network cannot take.
     """
     if not flip and tuple(scales) == (1.0,):
-        return _output(model, images)
+        return _output(model, images, output)
     total: Tensor | None = None
     for scale in scales:
         scaled = images if scale == 1.0 else resized(images, _scaled(images.shape[-2:], scale))
         for mirrored in (False, True) if flip else (False,):
-            output = _output(model, scaled.flip(-1) if mirrored else scaled)
-            output = resized(output.flip(-1) if mirrored else output, images.shape[-2:])
-            part = output.softmax(1) if output.shape[1] > 1 else output
+            maps = _output(model, scaled.flip(-1) if mirrored else scaled, output)
+            maps = resized(maps.flip(-1) if mirrored else maps, images.shape[-2:])
+            part = maps.softmax(1) if maps.shape[1] > 1 else maps
             total = part if total is None else total + part
     if total is None:
         raise ValueError("no scale")
@@ -101,7 +110,7 @@ def _scaled(size: Sequence[int], scale: float) -> list[int]:
     return [max(1, int(side * scale)) for side in size]
 
 
-def _output(model: nn.Module, images: Tensor) -> Tensor:
+def _output(model: nn.Module, images: Tensor, chosen: str | int | None) -> Tensor:
     try:
         output = model(images)
     except REFUSALS as error:
@@ -118,9 +127,7 @@ def _output(model: nn.Module, images: Tensor) -> Tensor:
             f"{first_line(error)}.{works} Take {other} images or scales, or let the recipe resize them "
             "(data.evaluation.resize or short_side)."
         ) from error
-    if not isinstance(output, Tensor):
-        raise ConfigError(f"the network gives a {type(output).__name__}, expected one tensor (N, C, H, W).")
-    return output.float()
+    return selected(output, chosen).float()
 
 
 def resized(output: Tensor, size: Sequence[int]) -> Tensor:

@@ -132,6 +132,7 @@ def _evaluate(run: Run, val: DenseDataset) -> dict[str, Any]:
         return evaluate(
             net,
             val,
+            output=run.recipe.network.output,
             device=run.device,
             batch=data.evaluation.batch,
             rank=accelerator.process_index,

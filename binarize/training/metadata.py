@@ -86,6 +86,18 @@ def meaning(metadata: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     return "depth" if json.loads(text)["task"] == "depth" else "logits", {_TRUTH: text}
 
 
+def chosen_output(metadata: Mapping[str, str]) -> str | int | None:
+    """Which of a network's outputs counts, by a header's entries; None if they do not say.
+
+    The rest of the recipe may be one that this version does not know.
+    """
+    try:
+        chosen = json.loads(metadata[_RECIPE])["network"]["output"]
+    except (KeyError, ValueError, TypeError):
+        return None
+    return chosen if isinstance(chosen, (str, int)) else None
+
+
 def trained_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
     """(H, W) of the images that a network was trained on, by a header's entries; None if it is not in them.
 

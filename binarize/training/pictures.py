@@ -6,6 +6,7 @@ import functools
 import io
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +18,10 @@ from torchvision.transforms import v2
 from binarize.data.dataset import Depth, Labels
 from binarize.data.transforms import MEAN, STD
 from binarize.data.voc2012 import palette
-from binarize.errors import ConfigError, DataError
+from binarize.errors import ConfigError, DataError, warn
 from binarize.recipes.schema import Evaluation
 from binarize.training.evaluate import SMALL, predict, resized
+from binarize.training.sizes import takes, working_sizes
 
 _MILLIMETRES = 1000.0
 _MIX = 0.6  # share of the colours in an overlay
@@ -35,7 +37,11 @@ Class = tuple[str, tuple[int, int, int] | None]
 
 
 def predict_image(
-    model: torch.nn.Module, image: Tensor, settings: Evaluation, truth: Labels | Depth
+    model: torch.nn.Module,
+    image: Tensor,
+    settings: Evaluation,
+    truth: Labels | Depth,
+    chosen: str | int | None = None,
 ) -> Tensor:
     """Class ids (H, W) int64 or metres (H, W) float32 for an image of any size, at that size.
 
@@ -43,24 +49,44 @@ def predict_image(
         model: in evaluation mode.
         image: (3, H, W) uint8.
         settings: how the recipe resizes images, and whether it averages; its crops are not for predictions.
-            Images that are too small for the network are enlarged to 64 pixels.
+            Images of a size that the network does not take are enlarged to 64 pixels, or resized to the
+            nearest size that it takes.
         truth: of the data set that the network was trained on.
+        chosen: which of the network's outputs to take (a recipe's `network.output`).
     """
+    how: dict[str, Any] = {"output": chosen, "flip": settings.flip, "scales": settings.scales}
     tensors = itertools.chain(model.parameters(), model.buffers())  # a packed network has no parameters
     device = next(tensors).device
     shown = prepared(image, settings).to(device)
     with torch.no_grad():
         try:
-            output = predict(model, shown, flip=settings.flip, scales=settings.scales)
-        except ConfigError:  # too small for the network
-            shown = resized(shown, [max(side, SMALL) for side in shown.shape[-2:]])
-            output = predict(model, shown, flip=settings.flip, scales=settings.scales)
+            output = predict(model, shown, **how)
+        except ConfigError as error:
+            shown = _fitting(model, shown, error)
+            output = predict(model, shown, **how)
         output = resized(output, image.shape[-2:])[0].cpu()
     if isinstance(truth, Depth):
         return output[0].clamp(truth.least, truth.most)
     scores = output[: len(truth.names)].clone()
     scores[list(truth.unscored)] = -torch.inf  # a class that no truth uses is never predicted
     return scores.argmax(0)
+
+
+def _fitting(model: torch.nn.Module, shown: Tensor, error: ConfigError) -> Tensor:
+    """An image (1, 3, H, W), which the network refused with `error`, at a size that it takes."""
+    height, width = shown.shape[-2:]
+    if min(height, width) < SMALL:
+        larger = resized(shown, [max(side, SMALL) for side in (height, width)])
+        if takes(model, (larger.shape[-2], larger.shape[-1])):
+            return larger
+    near = working_sizes(model, (height, width))
+    if not near:
+        raise error
+    warn(
+        f"the network does not take every size: an image of {width}x{height} (width x height) is resized to "
+        f"{near[-1][1]}x{near[-1][0]}, its prediction back."
+    )
+    return resized(shown, near[-1])
 
 
 def prepared(image: Tensor, settings: Evaluation) -> Tensor:

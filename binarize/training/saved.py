@@ -10,6 +10,7 @@ from binarize import files
 from binarize.data.dataset import Depth, Labels
 from binarize.errors import ConfigError
 from binarize.files import container
+from binarize.networks.catalog import NETWORKS
 from binarize.recipes import TrainingRecipe
 from binarize.training.build import network
 from binarize.training.folder import MODEL, model_file
@@ -29,10 +30,10 @@ def load(path: Path) -> tuple[TrainingRecipe, nn.Module]:
         raise ConfigError(f"{file}: no such file; expected a model that `binarize train` wrote{hint}.")
     metadata = container.read_metadata(file)
     recipe = read_recipe(metadata, file)
-    header = files.read_header(file)
-    if header.source.get("source") != "custom":
+    source = files.read_header(file).source
+    if source["source"] != "custom" or "code" in source or recipe.network.name not in NETWORKS:
         return recipe, files.load(file).float()  # the zoo's float weights have 16 bits
-    # a network of a third party: its class is not in the file, but the recipe builds it
+    # a registered network of a third party: its class is not in the file, but the recipe builds it
     bare = recipe.model_copy(update={"method": None})
     return recipe, files.load(file, network(bare, read_truth(metadata, file), weights=False)).float()
 

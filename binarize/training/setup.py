@@ -77,7 +77,7 @@ def set_up(
     tensors = average.tensors if average is not None else None
     progress = restore_state(out / STATE, net, adam, tensors) if resumed else Progress()
     optimizer = _prepare(strategy, adam, average, accelerator)
-    _check_sizes(strategy.standalone, recipe, data, val)
+    _check_sizes(strategy.standalone, recipe, data, val, heard)
     make_folder(out)  # all that can be wrong with the network is known by now
     teacher = Teacher(settings.distillation, net, accelerator.device) if settings.distillation else None
     batches, loader = _batches(recipe, data, accelerator)
@@ -179,17 +179,24 @@ def _prepare(
 
 
 def _check_sizes(
-    net: nn.Module, recipe: TrainingRecipe, data: DenseDataset, val: DenseDataset | None
+    net: nn.Module,
+    recipe: TrainingRecipe,
+    data: DenseDataset,
+    val: DenseDataset | None,
+    tell: Callable[[str], None],
 ) -> None:
     """Find out whether the network takes the images, by one forward pass for each kind of them."""
-    size = recipe.data.augmentation.size
-    check_size(net, data.truth, size, "data.augmentation.size", same_size=True)
+    size, chosen = recipe.data.augmentation.size, recipe.network.output
+    given = check_size(net, data.truth, size, "data.augmentation.size", chosen, trained=True)
+    if given != size:
+        out, seen = (f"{height}x{width}" for height, width in (given, size))
+        tell(f"network: maps of {out} for images of {seen}, resized bilinearly for loss and evaluation")
     if recipe.data.evaluation.resize is not None:  # of the test split too, which is evaluated later
-        check_size(net, data.truth, recipe.data.evaluation.resize, "data.evaluation.resize")
+        check_size(net, data.truth, recipe.data.evaluation.resize, "data.evaluation.resize", chosen)
     elif val is not None:
         height, width = val[0].image.shape[-2:]
         where = f"images of {recipe.data.val} (see data.evaluation)"
-        check_size(net, val.truth, (height, width), where)
+        check_size(net, val.truth, (height, width), where, chosen)
 
 
 def _batches(

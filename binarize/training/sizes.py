@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from binarize.data.dataset import Depth, Labels
 from binarize.errors import ConfigError, warn
+from binarize.training.outputs import selected
 
+_COARSEST = 32  # pixels of the image for one of the output, per side, as in FCN-32s
 _STEPS = (2, 4, 8, 16, 32, 64)  # networks often need sides that are multiples of one of these
 _SQUARES = (224, 256, 384, 512)  # usual sizes of networks that take one size only
 REFUSALS = (RuntimeError, ValueError, AssertionError, IndexError, TypeError, ZeroDivisionError)
@@ -23,9 +25,11 @@ def check_size(
     truth: Labels | Depth,
     size: tuple[int, int],
     where: str,
+    chosen: str | int | None = None,
     *,
-    same_size: bool = False,
-) -> None:
+    trained: bool = False,
+    exact: bool = False,
+) -> tuple[int, int]:
     """Run a network once, in evaluation mode, and look at what comes out.
 
     Args:
@@ -33,7 +37,12 @@ def check_size(
         truth: of the data set.
         size: (H, W) of the images.
         where: the setting that gives this size, for messages: "data.augmentation.size".
-        same_size: whether the output has to have the size of the image, as a loss needs it.
+        chosen: which of its outputs to take (`outputs.selected`).
+        trained: whether the output has to be as fine as a loss needs it.
+        exact: whether more outputs than classes are an error; else they are a warning.
+
+    Returns:
+        (H, W) of the output.
 
     Raises:
         ConfigError: the network does not take this size (the message names near ones that it does), or gives
@@ -43,34 +52,43 @@ def check_size(
         output: Any = _run(model, size)
     except REFUSALS as error:
         raise refused(model, size, where, error) from error
-    check_output(output, truth, size if same_size else None)
-    if isinstance(truth, Labels) and output.shape[1] > len(truth.names):
+    maps = selected(output, chosen)
+    check_output(maps, truth, size if trained else None)
+    if isinstance(truth, Labels) and maps.shape[1] > len(truth.names):
+        more = f"the network has {maps.shape[1]} classes, the data set has {len(truth.names)}"
+        if exact:
+            raise ConfigError(
+                f"{more}; let the callable take num_classes, which the data set gives, or set the number in "
+                "network.options."
+            )
         warn(
-            f"the network has {output.shape[1]} classes, the data set has {len(truth.names)}: outputs "
-            f"{len(truth.names)} to {output.shape[1] - 1} are never trained towards anything. Leave "
-            "network.options.num_classes out, or set it to the number of classes."
+            f"{more}: outputs {len(truth.names)} to {maps.shape[1] - 1} are never trained towards anything. "
+            "Leave network.options.num_classes out, or set it to the number of classes."
         )
+    return maps.shape[-2], maps.shape[-1]
 
 
-def check_output(output: object, truth: Labels | Depth, size: tuple[int, int] | None) -> None:
+def check_output(output: Tensor, truth: Labels | Depth, size: tuple[int, int] | None) -> None:
     """Refuse what a loss cannot use.
 
     Args:
         output: of the network.
         truth: of the data set.
-        size: (H, W) that the output has to have, if it matters.
+        size: (H, W) of the image, if the output must not be far coarser.
 
     Raises:
-        ConfigError: it is not a tensor (N, C, H, W), or has other channels or another size.
+        ConfigError: it is not (N, C, H, W), has other channels, or is too coarse.
     """
     n = 1 if isinstance(truth, Depth) else len(truth.names)
     expected = "metres (N, 1, H, W)" if isinstance(truth, Depth) else f"logits (N, {n}, H, W)"
-    if not isinstance(output, Tensor) or output.dim() != 4:
-        what = (
-            f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    if output.dim() != 4:
+        whole = (
+            " It looks like a classifier of whole images; a network for pixels on the same encoder is, for "
+            "instance, 'upernet:resnet18'."
         )
         raise ConfigError(
-            f"the network gives {what}, expected {expected}: let its forward return that alone."
+            f"the network gives a tensor {tuple(output.shape)}, expected {expected}: let its forward return "
+            f"that alone.{whole if output.dim() == 2 else ''}"
         )
     channels = output.shape[1]
     if isinstance(truth, Depth) and channels != 1:
@@ -80,11 +98,13 @@ def check_output(output: object, truth: Labels | Depth, size: tuple[int, int] | 
             f"the network has {channels} classes, the data set has {n}; set num_classes={n} "
             "(network.options.num_classes), or leave it out."
         )
-    if size is not None and tuple(output.shape[-2:]) != size:
+    if size is not None and any(
+        side > _COARSEST * out for side, out in zip(size, output.shape[-2:], strict=True)
+    ):
         got = "x".join(map(str, output.shape[-2:]))
         raise ConfigError(
-            f"the network gives maps of {got} for images of {size[0]}x{size[1]} (H x W): let it resize its "
-            "output to the size of its input."
+            f"the network gives maps of {got} for images of {size[0]}x{size[1]} (H x W), less than one value "
+            f"for {_COARSEST} pixels: let it resize its output to the size of its input."
         )
 
 
@@ -129,6 +149,15 @@ def _run(model: nn.Module, size: tuple[int, int]) -> object:
         model.train(training)
 
 
+def takes(model: nn.Module, size: tuple[int, int]) -> bool:
+    """Whether a network runs on an image of a size (H, W)."""
+    try:
+        _run(model, size)
+    except REFUSALS:
+        return False
+    return True
+
+
 def working_sizes(model: nn.Module, size: tuple[int, int]) -> list[tuple[int, int]]:
     """The nearest sizes (H, W) that a network takes: at most one smaller than `size` and one larger."""
     found: dict[bool, tuple[int, int]] = {}
@@ -136,11 +165,8 @@ def working_sizes(model: nn.Module, size: tuple[int, int]) -> list[tuple[int, in
         larger = trial[0] * trial[1] >= size[0] * size[1]
         if larger in found:
             continue
-        try:
-            _run(model, trial)
-        except REFUSALS:
-            continue
-        found[larger] = trial
+        if takes(model, trial):
+            found[larger] = trial
     return [found[larger] for larger in sorted(found)]
 
 

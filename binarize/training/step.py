@@ -15,10 +15,11 @@ from binarize.layers import set_progress
 from binarize.training.averaging import decay_at
 from binarize.training.build import memory_format
 from binarize.training.distributed import all_sum
-from binarize.training.evaluate import SMALL
+from binarize.training.evaluate import SMALL, resized
 from binarize.training.folder import STATE
 from binarize.training.health import last_norm, not_finite
 from binarize.training.learning_rate import rate
+from binarize.training.outputs import selected
 from binarize.training.run import Run
 
 
@@ -89,7 +90,9 @@ def _backward(run: Run, images: Tensor, targets: Tensor, step: int) -> float:
         more = index < len(parts) - 1  # gradients are exchanged with the last part only
         with accelerator.no_sync(model) if more else contextlib.nullcontext():
             with run.inputs.looked_at(step) as looked:  # by hooks, which are not compiled
-                output = training_output(model, part, model if looked else run.forward)
+                forward = model if looked else run.forward
+                output = training_output(model, part, run.recipe.network.output, forward=forward)
+            output = resized(output, target.shape[-2:])
             value = run.loss(output, target)
             if run.teacher is not None:
                 value = value + run.teacher.loss(part, output)
@@ -100,13 +103,18 @@ def _backward(run: Run, images: Tensor, targets: Tensor, step: int) -> float:
 
 
 def training_output(
-    model: nn.Module, images: Tensor, forward: Callable[[Tensor], Any] | None = None
+    model: nn.Module,
+    images: Tensor,
+    chosen: str | int | None = None,
+    *,
+    forward: Callable[[Tensor], Any] | None = None,
 ) -> Tensor:
-    """The network's output in training, (N, C, H, W).
+    """The network's output in training, (N, C, H, W); of several, the one that the recipe chose.
 
     Args:
         model: the network.
         images: (N, 3, H, W).
+        chosen: `output` of the recipe's network.
         forward: what computes it; None for the network itself.
 
     Raises:
@@ -133,9 +141,7 @@ def training_output(
             f"data.augmentation.size [{height}, {width}] is too small for the network: "
             f"{str(error).splitlines()[0].rstrip('.')}."
         ) from error
-    if not isinstance(output, Tensor):
-        raise ConfigError(
-            f"in training the network gives a {type(output).__name__}, expected one tensor (N, C, H, W): "
-            "let its forward return that alone."
-        )
-    return output
+    try:
+        return selected(output, chosen)
+    except ConfigError as error:
+        raise ConfigError(f"in training {error}") from error

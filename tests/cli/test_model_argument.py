@@ -106,7 +106,7 @@ def test_unknown_models(text: str, match: str):
         (":wrong", r"wrong\(\) returned an int, expected a torch.nn.Module"),
         (":failing", r"failing\(\) failed: json.*JSONDecodeError: .*my-net.py, line 17"),
         (":leaving", r"leaving\(\) failed: SystemExit: 3"),
-        (":net?height=3", "unexpected keyword argument 'height'"),
+        (":net?height=3", r"unknown option of net\(\) 'height': .*'width'"),
     ],
 )
 def test_callables_that_give_no_model(file: Path, name: str, match: str):

@@ -360,6 +360,7 @@ def test_the_teachers_loss_by_its_formula(temperature: float, monkeypatch: pytes
     torch.manual_seed(0)
     student, master = Small(4, None).eval(), Small(4, None).eval()
     monkeypatch.setattr("binarize.files.load", lambda path: master)
+    monkeypatch.setattr("binarize.files.container.read_metadata", lambda path: {})
     settings = Distillation(teacher="x", weight=2.0, temperature=temperature, features=0.5)
     teacher = Teacher(settings, student, torch.device("cpu"))
     images = torch.randn(2, 3, 16, 16)
@@ -379,6 +380,7 @@ def test_the_teachers_loss_by_its_formula(temperature: float, monkeypatch: pytes
 def test_a_teacher_keeps_no_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     student = Small(4, None)
     monkeypatch.setattr("binarize.files.load", lambda path: Small(4, None).eval())
+    monkeypatch.setattr("binarize.files.container.read_metadata", lambda path: {})
     teacher = Teacher(Distillation(teacher="x", features=1.0), student, torch.device("cpu"))
     maps: list[weakref.ref[torch.Tensor]] = []
     student.encoder.register_forward_hook(lambda module, args, found: maps.extend(map(weakref.ref, found)))

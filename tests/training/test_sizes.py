@@ -60,7 +60,7 @@ def test_the_network_is_as_it_was() -> None:
     net = Picky(4).train()
     before = {name: t.clone() for name, t in net.state_dict().items()}
     state = torch.get_rng_state()
-    check_size(net, THREE, (8, 8), "x", same_size=True)
+    check_size(net, THREE, (8, 8), "x", trained=True)
     assert net.training
     assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
@@ -69,22 +69,37 @@ def test_the_network_is_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("make", "truth", "message"),
     [
-        (lambda y: (y, y), THREE, r"gives a tuple, expected logits \(N, 3, H, W\)"),
+        (lambda y: (y, y), THREE, r"gives a tuple \(0: tensor .*set network.output"),
         (lambda y: {"out": y}, THREE, "gives a dict"),
-        (lambda y: y.mean((2, 3)), THREE, r"gives a tensor \(1, 3\)"),
+        (lambda y: y.mean((2, 3)), THREE, r"gives a tensor \(1, 3\), .* a classifier of whole images"),
         (lambda y: y[:, :2], THREE, r"has 2 classes, the data set has 3; set num_classes=3"),
         (lambda y: y, Depth(scale=1, most=10), r"gives 3 channels, expected metres \(N, 1, H, W\)"),
-        (lambda y: y[..., ::4, ::4], THREE, r"gives maps of 2x2 for images of 8x8"),
+        (lambda y: y.mean((2, 3), keepdim=True), THREE, r"gives maps of 1x1 for images of 40x40"),
     ],
 )
 def test_what_no_loss_can_use(make: Any, truth: Labels | Depth, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_size(Gives(make), truth, (8, 8), "x", same_size=True)
+        check_size(Gives(make), truth, (40, 40), "x", trained=True)
+
+
+def test_coarser_maps_can_be_used() -> None:
+    assert check_size(Gives(lambda y: y[..., ::32, ::16]), THREE, (64, 64), "x", trained=True) == (2, 4)
+    assert check_size(Gives(lambda y: y[:, 0]), Depth(scale=1, most=10), (8, 6), "x", trained=True) == (8, 6)
+
+
+def test_an_output_of_several() -> None:
+    assert check_size(Gives(lambda y: (None, y)), THREE, (8, 8), "x", 1, trained=True) == (8, 8)
+    with pytest.raises(ConfigError, match=r"\(0: NoneType, 1: tensor \(1, 3, 8, 8\)\).*network.output: 1"):
+        check_size(Gives(lambda y: (None, y)), THREE, (8, 8), "x")
 
 
 def test_outputs_without_a_class_are_named() -> None:
     with pytest.warns(BinarizeWarning, match=r"has 5 classes, the data set has 3: outputs 3 to 4 are never"):
         check_size(Picky(1, outputs=5), THREE, (8, 8), "x")
+    with pytest.raises(
+        ConfigError, match="has 5 classes, the data set has 3; let the callable take num_classes"
+    ):
+        check_size(Picky(1, outputs=5), THREE, (8, 8), "x", exact=True)
 
 
 @pytest.mark.parametrize(("settings", "message"), [
@@ -118,7 +133,7 @@ def test_an_output_that_only_training_gives(tmp_path: Path, monkeypatch: pytest.
     chosen = recipes.validate(
         {**values(epochs=1), "method": None, "network": {"name": "aux", "encoder": "x"}}, "x"
     )
-    with pytest.raises(ConfigError, match="in training the network gives a tuple, expected one tensor"):
+    with pytest.raises(ConfigError, match=r"in training the network gives a tuple \(0: .*network.output: 0"):
         train(chosen, tmp_path / "run")
 
 
