@@ -161,28 +161,33 @@ class LearntLevels(Quantizer):
 
 
 class Basis(WeightState):
-    """The `basis` (K, Cout, 1, ...) of a layer's weights."""
+    """The `basis` (K, Cout) of a layer's weights."""
 
     basis: Tensor
 
     def __init__(self, bits: int, site: Site) -> None:
         super().__init__()
-        each = filter_shape(site)
-        start = start_of(bits, signed=True).view(-1, *(1,) * len(each))
-        self.register_buffer("basis", start.repeat(1, *each))
+        self._each = filter_shape(site)
+        self.register_buffer("basis", start_of(bits, signed=True)[:, None].repeat(1, site.out_channels))
 
     def start(self, weight: Tensor) -> None:
-        deviation = weight.square().mean(tuple(range(1, weight.dim())), keepdim=True).sqrt()
-        first = start_of(len(self.basis), signed=True).to(weight).view(-1, *(1,) * weight.dim())
-        self.basis.copy_(first * deviation)
-        refit(self.basis, moments_of(weight, levels_of(self.basis, signed=True)), 1.0)
+        deviation = weight.square().flatten(1).mean(1).sqrt()
+        self.basis.copy_(start_of(len(self.basis), signed=True).to(weight)[:, None] * deviation)
+        self._refit(weight, 1.0)
 
     def prepare(self, weight: Tensor) -> None:
         with torch.no_grad():
-            refit(self.basis, moments_of(weight, levels_of(self.basis, signed=True)), 1 - _KEPT)
+            self._refit(weight, 1 - _KEPT)
 
     def rule_parameters(self) -> tuple[Tensor, ...]:
-        return as_they_are(self.basis)
+        return as_they_are(self._per_filter())
+
+    def _per_filter(self) -> Tensor:
+        # a buffer of 5 dims would be in the way of `net.to(memory_format=torch.channels_last)`
+        return self.basis.view(-1, *self._each)
+
+    def _refit(self, weight: Tensor, share: float) -> None:
+        refit(self._per_filter(), moments_of(weight, levels_of(self._per_filter(), signed=True)), share)
 
 
 def refit(basis: Tensor, means: Moments, share: Tensor | float) -> None:

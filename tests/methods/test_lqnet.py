@@ -226,3 +226,9 @@ def test_what_is_fitted_becomes_better() -> None:
 def test_options_are_checked() -> None:
     with pytest.raises(ConfigError, match="weight_bits=4, expected one of 1, 2, 3"):
         LQNet.create(weight_bits=4)
+
+
+def test_networks_may_be_channels_last() -> None:
+    net = nn.Sequential(layer_of(weight_bits=2), nn.ConvTranspose2d(4, 4, 2))
+    net = net.to(memory_format=torch.channels_last)
+    net(torch.randn(2, 6, 5, 5)).sum().backward()
