@@ -35,8 +35,9 @@ MODELS = [
 ]
 
 
-OTHERS = ["adabin", "bisrnet", "bnn", "reactnet"]  # others on whole networks: tests/methods/test_networks.py
+OTHERS = [name for name in binarize.methods.names() if name != "bidense"]
 CASES = [*((name, "bidense") for name in MODELS), *zip(MODELS, itertools.cycle(OTHERS), strict=False)]
+CASES.append(("efficientnet_b0", "bit"))  # its ReLUs stand in norms, in place of SiLU
 
 
 @pytest.mark.slow

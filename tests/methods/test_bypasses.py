@@ -59,9 +59,11 @@ FAST = ("bidense", "irnet", "bisrnet")
 def test_the_plan_names_the_bypass_of_every_layer(method: str, choice: str) -> None:
     torch.manual_seed(0)
     net, x = Net(), torch.randn(2, 3, 8, 8)
-    made = plan(net, method, example_inputs=x, bypass=choice)
     if choice == "bisrnet" and binarize.methods.get(method).parallel:
-        pytest.skip("several binary layers in place of each are no units: refused")
+        with pytest.raises(ConfigError, match="units of one binary layer"):
+            plan(net, method, example_inputs=x, bypass=choice)
+        return
+    made = plan(net, method, example_inputs=x, bypass=choice)
     expected = dict(EXPECTED[choice])
     if method == "bidense" and choice == "identity":  # Table 4's row without CFB: where shapes agree
         expected["down"] = "none"
