@@ -17,7 +17,8 @@ def surrogates(method: Method, progress: float) -> tuple[Any, Any, Any]:
     """Gradients of single binary activations and weights with regard to themselves.
 
     The derivative of the k-th of 201 values in one sample, or in one filter, when it alone moves: as a layer
-    computes it, with its statistics of all 201.
+    computes it, with its statistics of all 201. Schedules are those of `progress`; what follows the weights
+    themselves stays as at the start: behind a rotation, a gradient is no function of one weight alone.
 
     Args:
         method: the method.
@@ -38,8 +39,10 @@ def surrogates(method: Method, progress: float) -> tuple[Any, Any, Any]:
     conv = nn.Conv2d(_POINTS, _POINTS, 1, bias=False)
     conv.weight.data.copy_(x)
     built = binary_layer(conv, method).eval()
-    set_progress(built, progress)
     layer: Any = next(m for m in built.modules() if isinstance(m, BinaryLayer))
+    set_progress(layer.quantizer, progress)
+    if layer.weight_state is not None:
+        layer.weight_state.set(progress)
     x.requires_grad_()
     each = torch.eye(_POINTS)[:, :, None, None]
     (activations,) = torch.autograd.grad(layer.quantizer(x), x, each)

@@ -243,6 +243,12 @@ def test_methods(run: Run):
     assert all(bool(m["reason"]) == (m["packed"] != "kernels") for m in listed.values())
 
 
+def test_drawn_gradients_are_of_single_weights_for_all_of_training():
+    values, _, weights = surrogates(binarize.methods.create("rbnn"), 1.0)
+    assert torch.allclose(weights, weights.flip(0), atol=1e-5)  # rotated weights would be mixed with others
+    assert float(weights[values.abs() > 0.5].abs().max()) < float(weights.max())
+
+
 def test_a_method_is_shown_with_its_gradients(run: Run):
     shown = run("methods", "show", "irnet", "--set", "t_max=5", "--plot", "irnet.png")
     assert shown.status == 0
