@@ -77,7 +77,7 @@ def _bars(axes: Any, rows: list[Any], summary: Mapping[str, Any]) -> None:
         places = [y + (index - (len(shown) - 1) / 2) * height for x, y in found if x is not None]
         values = [x for x, _ in found if x is not None]
         bars = axes.barh(places, values, height, color=_COLOURS[name])
-        axes.bar_label(bars, [f"{value:.2g}" for value in values], padding=3, fontsize=8)
+        axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=3, fontsize=8)
         most = max([most, *values])
     axes.axvline(1.0, color="0.3", linewidth=1)
     axes.set_xlim(0, 1.15 * max(most, 1.0))
