@@ -37,9 +37,12 @@ def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settin
         from binarize.runtime import keep_memory
         from binarize.training import build, loop
         from binarize.training.folder import MODEL, STATE
+        from binarize.training.header import first_line
 
     keep_memory()  # a step takes a tenth less time
     chosen = recipes.load(recipe, settings, build.faults)
+    if is_first_process():
+        say(first_line(recipe, chosen))  # data and network take a while
     folder = out or Path("runs") / Path(recipe).with_suffix("").name
     if resume and is_first_process() and not (folder / STATE).is_file():
         say(f"{folder} holds no run to continue: this is a new one")

@@ -17,6 +17,7 @@ from binarize.training.checkpoint import save
 from binarize.training.curves import draw_curves
 from binarize.training.evaluate import evaluate
 from binarize.training.folder import CURVES, LOG, MODEL, STATE
+from binarize.training.header import header
 from binarize.training.health import first_not_finite, not_finite
 from binarize.training.interrupt import interruptible
 from binarize.training.process_group import destroy_group_at_exit
@@ -51,7 +52,7 @@ def train(
         root: folder of the data set, in place of the recipe's.
         resume: continue with what is in `out`; a run that is complete is left as it is.
         report: called after each step and each epoch, in the main process.
-        tell: called in the main process with what was loaded at the start.
+        tell: called in the main process with what was loaded at the start, and what the run is.
 
     Returns:
         The figures of every epoch.
@@ -66,6 +67,9 @@ def train(
     run = set_up(recipe, out, root=root, resume=resume, report=report, tell=tell)
     settings, progress, epochs = run.settings, run.progress, recipe.training.epochs
     done = progress.step // progress.steps
+    if tell is not None and run.is_main and done < epochs:
+        for line in header(run, resumed=progress.step > 0):
+            tell(line)
     logged = event_log(out, done, on=run.is_main and done < epochs)
     with interruptible(run.accelerator) as stopped, logged as log_events:
         for epoch in range(done, epochs):
