@@ -215,8 +215,8 @@ def test_a_comparison_uses_the_width_and_breaks_no_word(
         row = {"label": metrics["label"], "method": metrics["recipe"]["method"], "costs": metrics["costs"]}
         row |= {"seeds": [0, 1], "seconds": 60.0, "complete": True, "published": {}}
         rows.append({**row, "figures": {k: {"mean": v, "sd": 0.001} for k, v in numbers.items()}})
-    recipe = metrics["recipe"]
-    table = {"data": "nyuv2", "split": "test", "network": recipe["network"], "counted_at": [96, 128]}
+    network = {**metrics["recipe"]["network"], "title": "upernet on convnext_atto"}
+    table = {"data": "nyuv2", "split": "test", "network": network, "counted_at": [96, 128]}
     _print({**table, "epochs": 4, "batch": 8, "differences": [], "rows": rows})
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line.rstrip()) for line in lines) <= width

@@ -137,7 +137,10 @@ def test_bfloat16_needs_its_instructions() -> None:
         network = FloatNetwork(Dense().eval(), X)
         program = rivals.program("openvino-bf16", network)
         program.run()
-        assert 1e-5 < difference(program.outputs(), network.outputs) < 0.1
+        try:
+            assert 1e-5 < difference(program.outputs(), network.outputs) < 0.1
+        finally:
+            network.close()
     else:
         assert "openvino" in reason or "no instructions for bfloat16" in reason
 

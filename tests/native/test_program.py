@@ -91,7 +91,9 @@ def test_functions(isa: str, op: Any) -> None:
     y = one_map(x, [instruction(name, 1, 0, p=p, q=q)], 1, isa)
     exact = function(x.double()).float()
     expected = function(x)
-    assert torch.equal(y.isnan(), expected.isnan())
+    # torch's own gelu of infinity is NaN in float32 with AVX-512, and infinity elsewhere
+    agreed = expected.isnan() == exact.isnan()
+    assert torch.equal(y.isnan()[agreed], expected.isnan()[agreed])
     # torch's own formulas lose digits where they cancel, and overflow before the function does
     close = torch.isclose(y, expected, rtol=1e-6, atol=4e-7, equal_nan=True)
     close |= torch.isclose(y, exact, rtol=1e-6, atol=1e-37, equal_nan=True)
