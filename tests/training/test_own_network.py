@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -275,10 +279,58 @@ class TestFilesOfOthers:
         with pytest.raises(ConfigError, match="is not there any more"):
             saved.load(out)
         monkeypatch.chdir(tmp_path / "new")
+        with pytest.raises(ConfigError, match="moved to and set BINARIZE_TRUST_CODE=1"):
+            saved.load(out)  # the current folder may be a stranger's, and so may be what nets.py imports
+        monkeypatch.setenv("BINARIZE_TRUST_CODE", "1")
         assert type(saved.load(out)[1]).__name__ == "UNet"
         (tmp_path / "new/nets.py").write_text(own_nets.TEXT + "# another text\n")
         with pytest.raises(ConfigError, match="nor is the same text under the current folder"):
             saved.load(out)
+
+    def test_a_module_of_another_folder_is_not_run(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A signature holds for the module that was named, not for another folder's of the same name."""
+        for name in ("mine", "strange"):
+            (tmp_path / name).mkdir()
+        path = recipe(tmp_path, {"name": "nets_of_one:unet", "options": {"width": 4}})
+        (tmp_path / "nets.py").rename(tmp_path / "mine/nets_of_one.py")
+        monkeypatch.chdir(tmp_path / "mine")
+        out = trained(path, tmp_path / "run", "method=null")
+        ran = f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n"
+        (tmp_path / "strange/nets_of_one.py").write_text(ran + own_nets.TEXT)
+        monkeypatch.chdir(tmp_path / "strange")
+        monkeypatch.delitem(sys.modules, "nets_of_one")
+        assert type(saved.load(out)[1]).__name__ == "UNet"  # wherever it is called: by the folder named then
+        assert not (tmp_path / "ran").exists()
+        monkeypatch.delitem(sys.modules, "nets_of_one")
+        (tmp_path / "mine/nets_of_one.py").unlink()
+        shutil.rmtree(tmp_path / "mine/__pycache__", ignore_errors=True)
+        with pytest.raises(ConfigError, match="importing nets_of_one failed"):
+            saved.load(out)
+        assert not (tmp_path / "ran").exists()
+
+    def test_what_a_file_says_of_options_is_shown(self, out: Path, tmp_path: Path) -> None:
+        net = binarize.load(out / "model.safetensors")
+        code = {"name": "os:system", "options": {"command": "ls"}, "sha256": None}
+        source = {**net.binarize_spec, "code": code}
+        forged = binarize.save(net, tmp_path / "forged.safetensors", source=source)
+        with pytest.raises(ConfigError, match=r"the code os:system\(command='ls'\) builds"):
+            binarize.load(forged)
+
+    def test_a_key_that_is_none(self, tmp_path: Path) -> None:
+        key = tmp_path / "config/binarize/key"
+        key.parent.mkdir(parents=True)
+        key.write_text("")
+        path = recipe(tmp_path, {"name": "nets.py:unet", "options": {"width": 4}})
+        with pytest.warns(BinarizeWarning, match="does not hold 64 characters: remove it"):
+            trained(path, tmp_path / "run", "method=null")
+
+    @pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+    def test_the_key_is_the_accounts_alone(self, out: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "config/binarize"
+        assert [file.name for file in folder.iterdir()] == ["key"]
+        assert stat.S_IMODE((folder / "key").stat().st_mode) == 0o600
 
     def test_a_home_that_keeps_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "file").write_text("")
