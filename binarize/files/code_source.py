@@ -76,8 +76,8 @@ def check_code(source: Mapping[str, Any], where: str) -> None:
         options = ", ".join(f"{name}={value!r}" for name, value in entry["options"].items())
         raise ConfigError(
             f"{where} holds a model of the custom class {source['class']}, which the code "
-            f"{entry['name']}({options}) builds. This account did not train it, and code is not run because a "
-            f"file names it: give the float model, {hint}; or read that code, then set {TRUST}=1."
+            f"{entry['name']}({options}) builds. This account did not train it, and code is not run because "
+            f"a file names it: give the float model, {hint}; or read that code, then set {TRUST}=1."
         )
     code = Code(entry["name"], None)
     if code.path is not None and code.path.is_file() and code.fingerprint() != entry["sha256"]:

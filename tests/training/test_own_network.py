@@ -150,6 +150,50 @@ def test_a_training_does_not_begin(chosen: dict[str, Any], message: str, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("body", "message"), [
+    ("return self.net(x) + undefined", r"^the network's forward fails: NameError: .* \(own.py, line 7\)\.$"),
+    ("return {'a': self.net(x)} if self.training else self.net(x)", r"^in training .* a dict \(a: tensor"),
+    ("return self.net(x) if not self.training else self.other(x)",
+     r"^in training the network's forward fails: AttributeError: .*'other' \(own.py, line 7\)\.$"),
+])  # fmt: skip
+def test_a_forward_with_a_mistake(
+    body: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\nclass Own(nn.Module):\n    def __init__(self, num_classes):\n"
+        "        super().__init__()\n        self.net = nn.Conv2d(3, num_classes, 1)\n"
+        f"    def forward(self, x):\n        {body}\n"
+    )
+    path = recipe(tmp_path, {"name": "own.py:Own"}, method=None)
+    with pytest.raises(ConfigError, match=message):
+        trained(path, tmp_path / "run")
+    assert run(["train", str(path), "--out", str(tmp_path / "run")]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_training_says_what_it_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = recipe(tmp_path, {"name": "nets.py:unet", "options": {"width": 4}})
+    assert run(["train", str(path), "--out", str(tmp_path / "run")]) == 0
+    first, second = capsys.readouterr().out.splitlines()[:2]
+    method, images = (yaml.safe_load(path.read_text())[part] for part in ("method", "data"))
+    assert first.startswith(f"training nets.py:unet: {method['name']}, binary layers: 9, float ones: 2, ")
+    assert second.startswith(f"on shapes train: {images['options']['length']} images as 32x32, ")
+
+
+def test_a_run_that_goes_on_loads_no_pretrained_weights(tmp_path: Path) -> None:
+    (tmp_path / "asked.py").write_text(
+        "from torch import nn\ndef net(num_classes, pretrained):\n"
+        "    assert not pretrained\n    return nn.Conv2d(3, num_classes, 1)\n"
+    )
+    chosen = {"name": "asked.py:net", "options": {"pretrained": True}}
+    found = recipes.load(recipe(tmp_path, chosen, method=None))
+    truth = build.dataset(found, "train").truth
+    network(found, truth, weights=False)
+    with pytest.raises(ConfigError, match="AssertionError"):
+        network(found, truth)
+
+
 def test_depth_that_is_no_depth(tmp_path: Path) -> None:
     path = recipe(tmp_path, {"name": "nets.py:unet", "options": {"num_classes": 3}}, task="depth")
     with pytest.raises(ConfigError, match="gives 3 channels, expected metres"):
