@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -101,7 +102,7 @@ def find(name: str) -> Named:
     place, rest, query = parts(name)
     given = parse_kwargs(query, f"network {name!r}: option")
     if is_code(name):
-        code = Code(f"{place}:{rest}")
+        code = Code(f"{place}:{rest}", Path.cwd())
         return Named(name, "code", code.text, _by_name(code.parameters()), given, code)
     if name.startswith(TIMM):
         check_arguments(rest, given)
@@ -197,4 +198,4 @@ def _of_code(text: str, *, pretrained: bool) -> nn.Module:
         )
     place, name, query = parts(text)
     kwargs = parse_kwargs(query, f"{text}: option")
-    return Code(f"{place}:{name}").build(**kwargs)
+    return Code(f"{place}:{name}", Path.cwd()).build(**kwargs)

@@ -42,7 +42,7 @@ def is_module(place: str) -> bool:
     """Whether a dotted name leads to something that can be imported, installed or in the current folder."""
     if not all(part.isidentifier() for part in place.split(".")):
         return False
-    with _with_current_folder():
+    with _with_modules_of(Path.cwd()):
         try:
             return importlib.util.find_spec(place.partition(".")[0]) is not None
         except (ImportError, ValueError):
@@ -59,9 +59,9 @@ def _on_path(folder: str, index: int) -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def _with_current_folder() -> contextlib.AbstractContextManager[None]:
-    """Modules of the current folder can be imported too; installed ones come first."""
-    return _on_path(str(Path.cwd()), len(sys.path))
+def _with_modules_of(folder: Path | None) -> contextlib.AbstractContextManager[None]:
+    """Modules of a folder can be imported too; installed ones come first."""
+    return contextlib.nullcontext() if folder is None else _on_path(str(folder), len(sys.path))
 
 
 class Code:
@@ -69,10 +69,12 @@ class Code:
 
     Args:
         text: `path/to/nets.py:unet` or `package.module:Net`, without a query.
+        folder: where modules may lie that are not installed; None for nowhere.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, folder: Path | None) -> None:
         self.text = text
+        self.folder = folder
         self.place, self.name, _ = parts(text)
         self.path = Path(self.place) if is_file(text) else None
         self._make: Callable[..., Any] | None = None
@@ -80,6 +82,19 @@ class Code:
     def fingerprint(self) -> str | None:
         """SHA-256 of the file's text, in hexadecimal; None for a module."""
         return None if self.path is None else hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    def found_in_folder(self) -> bool:
+        """Whether it is a module that `folder` holds, and that was not installed.
+
+        Raises:
+            ConfigError: there is no such callable, or it cannot be imported.
+        """
+        self._found()
+        top = sys.modules.get(self.place.partition(".")[0])
+        if self.path is not None or self.folder is None or top is None:
+            return False
+        held = [*getattr(top, "__path__", [getattr(top, "__file__", None)])]
+        return self.folder.resolve() in {Path(place).resolve().parent for place in held if place}
 
     def parameters(self) -> Mapping[str, inspect.Parameter]:
         """What the callable takes by name; `**` is among them under its own name.
@@ -177,7 +192,7 @@ class Code:
     def _importing(self) -> Iterator[None]:
         """Allow a file to import modules from its folder, as a script could."""
         folder = str(self.path.resolve().parent) if self.path is not None else None
-        with _on_path(folder, 0) if folder is not None else _with_current_folder():
+        with _on_path(folder, 0) if folder is not None else _with_modules_of(self.folder):
             yield
 
     def _last_line(self, error: BaseException) -> str:

@@ -212,7 +212,8 @@ def _check_source(where: str, source: dict[str, Any]) -> None:
 
 def _describes_code(entry: Mapping[str, Any]) -> bool:
     """Whether an entry names a callable, its arguments, the checksum of its file and a signature."""
-    texts = isinstance(entry.get("name"), str) and isinstance(entry.get("signature", ""), str)
+    may_lack = all(isinstance(entry.get(key, ""), str) for key in ("folder", "signature"))
+    texts = isinstance(entry.get("name"), str) and may_lack
     known = isinstance(entry.get("sha256", ...), (str, type(None)))
     return texts and known and isinstance(entry.get("options"), dict)
 

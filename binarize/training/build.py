@@ -23,7 +23,7 @@ from binarize.networks.catalog import NETWORKS
 from binarize.recipes import TrainingRecipe
 from binarize.recipes.schema import MethodSettings, Network, Training
 from binarize.training.folder import model_file
-from binarize.training.sizes import check_size
+from binarize.training.sizes import check_size, check_training
 
 
 def faults(recipe: TrainingRecipe) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -145,11 +145,13 @@ def _float_network(recipe: TrainingRecipe, truth: Labels | Depth, *, weights: bo
         outputs=1 if depth else len(truth.names),
         task={"task": truth.task, **({"max_depth": truth.most, "min_depth": truth.least} if depth else {})},
     )
+    if not weights and "pretrained" in kwargs:  # also where the options say so: a file asks for no download
+        kwargs["pretrained"] = False
     net = named.build(**kwargs)
     if named.kind != "network":
-        check_size(
-            net, truth, recipe.data.augmentation.size, "data.augmentation.size", chosen.output, exact=True
-        )
+        size = recipe.data.augmentation.size
+        check_size(net, truth, size, "data.augmentation.size", chosen.output, exact=True)
+        check_training(net, size, chosen.output)
     return net
 
 

@@ -25,7 +25,8 @@ class CompiledForward:
 
     def __init__(self, model: nn.Module) -> None:
         # its warnings are about its own choices, and would stand in the middle of a progress bar
-        logging.getLogger("torch._inductor").setLevel(logging.ERROR)
+        for name in ("torch._inductor", "torch.utils.cpp_extension"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         from torch._dynamo.exc import TorchDynamoException  # takes a second, for those who compile only
 
         self._failure: type[Exception] = TorchDynamoException

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import binarize
 from binarize.data.dataset import Depth, Labels
-from binarize.errors import ConfigError, warn
+from binarize.errors import BinarizeError, ConfigError, warn
+from binarize.graph.model_copy import copied
 from binarize.training.outputs import selected
 
 _COARSEST = 32  # pixels of the image for one of the output, per side, as in FCN-32s
@@ -49,9 +53,13 @@ def check_size(
             something else than the data set's truth needs.
     """
     try:
-        output: Any = _run(model, size)
+        output: Any = _evaluated(model, size)
     except REFUSALS as error:
         raise refused(model, size, where, error) from error
+    except BinarizeError:
+        raise
+    except Exception as error:  # whatever the code of the user's does
+        raise _failed(error) from error
     maps = selected(output, chosen)
     check_output(maps, truth, size if trained else None)
     if isinstance(truth, Labels) and maps.shape[1] > len(truth.names):
@@ -66,6 +74,45 @@ def check_size(
             "Leave network.options.num_classes out, or set it to the number of classes."
         )
     return maps.shape[-2], maps.shape[-1]
+
+
+def check_training(model: nn.Module, size: tuple[int, int], chosen: str | int | None = None) -> None:
+    """Run a copy of a network once in training mode, in which it may do and return something else.
+
+    Args:
+        model: left untouched; one that cannot be copied is not run.
+        size: (H, W) of the images.
+        chosen: which of its outputs to take (`outputs.selected`).
+
+    Raises:
+        ConfigError: it fails, or gives no tensor.
+    """
+    try:
+        other = copied(model).train()
+    except ConfigError:
+        return
+    try:
+        output = _run(other, size, images=2)
+    except (BinarizeError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever the code of the user's does
+        raise _failed(error, "in training ") from error
+    try:
+        selected(output, chosen)
+    except ConfigError as error:
+        raise ConfigError(f"in training {error}") from error
+
+
+def _failed(error: Exception, when: str = "") -> ConfigError:
+    return ConfigError(f"{when}the network's forward fails: {_described(error)}.")
+
+
+def _described(error: Exception) -> str:
+    """Type, first line and place of an error: the last line that is neither torch's nor the toolkit's."""
+    ours = tuple(str(Path(file).parent) for file in (torch.__file__, binarize.__file__) if file)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)]
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {first_line(error)}{place}"
 
 
 def check_output(output: Tensor, truth: Labels | Depth, size: tuple[int, int] | None) -> None:
@@ -123,7 +170,7 @@ def refused(model: nn.Module, size: tuple[int, int], where: str, error: Exceptio
     if not near:
         return ConfigError(
             f"{where} [{size[0]}, {size[1]}]: the network fails at this size and at others near it: "
-            f"{type(error).__name__}: {first_line(error)}."
+            f"{_described(error)}."
         )
     small = all(s[0] * s[1] > size[0] * size[1] for s in near)
     what = "is too small for the network" if small else "does not fit the network"
@@ -138,21 +185,25 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def _run(model: nn.Module, size: tuple[int, int]) -> object:
-    tensor = next((t for source in (model.parameters, model.buffers) for t in source()), torch.zeros(()))
+def _evaluated(model: nn.Module, size: tuple[int, int]) -> object:
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            return model(torch.zeros(1, 3, *size, device=tensor.device))
+        return _run(model, size, images=1)
     finally:
         model.train(training)
+
+
+def _run(model: nn.Module, size: tuple[int, int], *, images: int) -> object:
+    tensor = next((t for source in (model.parameters, model.buffers) for t in source()), torch.zeros(()))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        return model(torch.zeros(images, 3, *size, device=tensor.device))
 
 
 def takes(model: nn.Module, size: tuple[int, int]) -> bool:
     """Whether a network runs on an image of a size (H, W)."""
     try:
-        _run(model, size)
+        _evaluated(model, size)
     except REFUSALS:
         return False
     return True

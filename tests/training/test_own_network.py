@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +150,50 @@ def test_a_training_does_not_begin(chosen: dict[str, Any], message: str, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("body", "message"), [
+    ("return self.net(x) + undefined", r"^the network's forward fails: NameError: .* \(own.py, line 7\)\.$"),
+    ("return {'a': self.net(x)} if self.training else self.net(x)", r"^in training .* a dict \(a: tensor"),
+    ("return self.net(x) if not self.training else self.other(x)",
+     r"^in training the network's forward fails: AttributeError: .*'other' \(own.py, line 7\)\.$"),
+])  # fmt: skip
+def test_a_forward_with_a_mistake(
+    body: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\nclass Own(nn.Module):\n    def __init__(self, num_classes):\n"
+        "        super().__init__()\n        self.net = nn.Conv2d(3, num_classes, 1)\n"
+        f"    def forward(self, x):\n        {body}\n"
+    )
+    path = recipe(tmp_path, {"name": "own.py:Own"}, method=None)
+    with pytest.raises(ConfigError, match=message):
+        trained(path, tmp_path / "run")
+    assert run(["train", str(path), "--out", str(tmp_path / "run")]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_training_says_what_it_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = recipe(tmp_path, {"name": "nets.py:unet", "options": {"width": 4}})
+    assert run(["train", str(path), "--out", str(tmp_path / "run")]) == 0
+    first, second = capsys.readouterr().out.splitlines()[:2]
+    method, images = (yaml.safe_load(path.read_text())[part] for part in ("method", "data"))
+    assert first.startswith(f"training nets.py:unet: {method['name']}, binary layers: 9, float ones: 2, ")
+    assert second.startswith(f"on shapes train: {images['options']['length']} images as 32x32, ")
+
+
+def test_a_run_that_goes_on_loads_no_pretrained_weights(tmp_path: Path) -> None:
+    (tmp_path / "asked.py").write_text(
+        "from torch import nn\ndef net(num_classes, pretrained):\n"
+        "    assert not pretrained\n    return nn.Conv2d(3, num_classes, 1)\n"
+    )
+    chosen = {"name": "asked.py:net", "options": {"pretrained": True}}
+    found = recipes.load(recipe(tmp_path, chosen, method=None))
+    truth = build.dataset(found, "train").truth
+    network(found, truth, weights=False)
+    with pytest.raises(ConfigError, match="AssertionError"):
+        network(found, truth)
+
+
 def test_depth_that_is_no_depth(tmp_path: Path) -> None:
     path = recipe(tmp_path, {"name": "nets.py:unet", "options": {"num_classes": 3}}, task="depth")
     with pytest.raises(ConfigError, match="gives 3 channels, expected metres"):
@@ -275,10 +323,58 @@ class TestFilesOfOthers:
         with pytest.raises(ConfigError, match="is not there any more"):
             saved.load(out)
         monkeypatch.chdir(tmp_path / "new")
+        with pytest.raises(ConfigError, match="moved to and set BINARIZE_TRUST_CODE=1"):
+            saved.load(out)  # the current folder may be a stranger's, and so may be what nets.py imports
+        monkeypatch.setenv("BINARIZE_TRUST_CODE", "1")
         assert type(saved.load(out)[1]).__name__ == "UNet"
         (tmp_path / "new/nets.py").write_text(own_nets.TEXT + "# another text\n")
         with pytest.raises(ConfigError, match="nor is the same text under the current folder"):
             saved.load(out)
+
+    def test_a_module_of_another_folder_is_not_run(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A signature holds for the module that was named, not for another folder's of the same name."""
+        for name in ("mine", "strange"):
+            (tmp_path / name).mkdir()
+        path = recipe(tmp_path, {"name": "nets_of_one:unet", "options": {"width": 4}})
+        (tmp_path / "nets.py").rename(tmp_path / "mine/nets_of_one.py")
+        monkeypatch.chdir(tmp_path / "mine")
+        out = trained(path, tmp_path / "run", "method=null")
+        ran = f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n"
+        (tmp_path / "strange/nets_of_one.py").write_text(ran + own_nets.TEXT)
+        monkeypatch.chdir(tmp_path / "strange")
+        monkeypatch.delitem(sys.modules, "nets_of_one")
+        assert type(saved.load(out)[1]).__name__ == "UNet"  # wherever it is called: by the folder named then
+        assert not (tmp_path / "ran").exists()
+        monkeypatch.delitem(sys.modules, "nets_of_one")
+        (tmp_path / "mine/nets_of_one.py").unlink()
+        shutil.rmtree(tmp_path / "mine/__pycache__", ignore_errors=True)
+        with pytest.raises(ConfigError, match="importing nets_of_one failed"):
+            saved.load(out)
+        assert not (tmp_path / "ran").exists()
+
+    def test_what_a_file_says_of_options_is_shown(self, out: Path, tmp_path: Path) -> None:
+        net = binarize.load(out / "model.safetensors")
+        code = {"name": "os:system", "options": {"command": "ls"}, "sha256": None}
+        source = {**net.binarize_spec, "code": code}
+        forged = binarize.save(net, tmp_path / "forged.safetensors", source=source)
+        with pytest.raises(ConfigError, match=r"the code os:system\(command='ls'\) builds"):
+            binarize.load(forged)
+
+    def test_a_key_that_is_none(self, tmp_path: Path) -> None:
+        key = tmp_path / "config/binarize/key"
+        key.parent.mkdir(parents=True)
+        key.write_text("")
+        path = recipe(tmp_path, {"name": "nets.py:unet", "options": {"width": 4}})
+        with pytest.warns(BinarizeWarning, match="does not hold 64 characters: remove it"):
+            trained(path, tmp_path / "run", "method=null")
+
+    @pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+    def test_the_key_is_the_accounts_alone(self, out: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "config/binarize"
+        assert [file.name for file in folder.iterdir()] == ["key"]
+        assert stat.S_IMODE((folder / "key").stat().st_mode) == 0o600
 
     def test_a_home_that_keeps_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "file").write_text("")
