@@ -51,7 +51,8 @@ def _counts(run: Run) -> str:
     others = sum(p.numel() for p in run.net.parameters() if id(p) not in binary)
     if not binary:
         return f"{others:,} parameters of 32 bits"
-    return f"{sum(binary.values()):,} weights of one bit, {others:,} parameters of 32 bits"
+    weights = f"{sum(binary.values()):,} weights of one bit in {len(layers)} layers"
+    return f"{weights}, {others:,} parameters of 32 bits"
 
 
 def _device(run: Run) -> str:

@@ -16,7 +16,6 @@ from binarize.data.catalog import check_split
 from binarize.data.dataset import DenseDataset
 from binarize.data.survey import inspect
 from binarize.errors import ConfigError, warn
-from binarize.layers import BinaryLayer
 from binarize.recipes import TrainingRecipe
 from binarize.recipes.schema import Training
 from binarize.training.averaging import MovingAverage, averaging_warning
@@ -80,7 +79,6 @@ def set_up(
     optimizer = _prepare(strategy, adam, average, accelerator)
     _check_sizes(strategy.standalone, recipe, data, val, heard)
     make_folder(out)  # all that can be wrong with the network is known by now
-    heard(_about(recipe, net, data))
     teacher = Teacher(settings.distillation, net, accelerator.device) if settings.distillation else None
     batches, loader = _batches(recipe, data, accelerator)
     _check_steps(progress, batches.steps, settings, out)
@@ -103,24 +101,6 @@ def set_up(
         latents=LatentWatch(net),
         inputs=InputWatch(net, batches.steps, accelerator.device),
         report=report,
-    )
-
-
-def _about(recipe: TrainingRecipe, net: nn.Module, data: DenseDataset) -> str:
-    """What is trained, on what, in two lines."""
-    chosen, settings = recipe.data, recipe.training
-    layers = [m for m in net.modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))]
-    binary = sum(isinstance(m, BinaryLayer) for m in net.modules())
-    parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)
-    how = "float"
-    if recipe.method is not None:
-        how = f"{recipe.method.name}, binary layers: {binary}, float ones: {len(layers) - binary}"
-    height, width = chosen.augmentation.size
-    slow = "; the first steps compile, which takes a minute or two" if settings.compile else ""
-    return (
-        f"training {recipe.network.title}: {how}, {parameters:,} parameters\n"
-        f"on {chosen.name} {chosen.train}: {len(data):,} images as {height}x{width}, "
-        f"{settings.batch} per step{slow}"
     )
 
 

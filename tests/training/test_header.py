@@ -26,7 +26,7 @@ def said(chosen: recipes.Recipe, out: Path, **given: Any) -> dict[str, str]:
 def test_a_run_says_what_it_trains_on_what_and_from_where(tmp_path: Path) -> None:
     lines = said(recipe(), tmp_path / "run")
     binary = 16 * 8 * 9 + 16 * 16 * 9
-    assert lines["network"].startswith(f"small on none, bidense: {binary:,} weights of one bit, ")
+    assert lines["network"].startswith(f"small on none, bidense: {binary:,} weights of one bit in 2 layers, ")
     assert lines["data"].startswith("shapes: 24 images of train, ")
     assert lines["steps"] == "2 epochs of 3 steps of 8 images, learning rate at most 0.003, seed 0"
     assert lines["device"].startswith("cpu, float32, ")

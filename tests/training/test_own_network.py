@@ -175,10 +175,12 @@ def test_a_forward_with_a_mistake(
 def test_a_training_says_what_it_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = recipe(tmp_path, {"name": "nets.py:unet", "options": {"width": 4}})
     assert run(["train", str(path), "--out", str(tmp_path / "run")]) == 0
-    first, second = capsys.readouterr().out.splitlines()[:2]
+    first, second, third = capsys.readouterr().out.splitlines()[:3]
     method, images = (yaml.safe_load(path.read_text())[part] for part in ("method", "data"))
-    assert first.startswith(f"training nets.py:unet: {method['name']}, binary layers: 9, float ones: 2, ")
-    assert second.startswith(f"on shapes train: {images['options']['length']} images as 32x32, ")
+    assert first == f"recipe   {path}"
+    assert second.startswith(f"network  nets.py:unet, {method['name']}: ")
+    assert " in 9 layers, " in second
+    assert third.startswith(f"data     shapes: {images['options']['length']} images of train, ")
 
 
 def test_a_run_that_goes_on_loads_no_pretrained_weights(tmp_path: Path) -> None:
