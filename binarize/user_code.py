@@ -64,6 +64,28 @@ def _with_modules_of(folder: Path | None) -> contextlib.AbstractContextManager[N
     return contextlib.nullcontext() if folder is None else _on_path(str(folder), len(sys.path))
 
 
+_NEIGHBOURS: dict[str, Path] = {}
+"""Folder of each module in `sys.modules` that a file of the user's imported from beside it."""
+
+
+@contextlib.contextmanager
+def _neighbours(folder: Path) -> Iterator[None]:
+    """Let a file import its own neighbours, not those of the same names beside another file before it."""
+    for name, place in list(_NEIGHBOURS.items()):
+        top = name.partition(".")[0]
+        if place != folder and ((folder / f"{top}.py").is_file() or (folder / top).is_dir()):
+            sys.modules.pop(name, None)
+            del _NEIGHBOURS[name]
+    before = set(sys.modules)
+    try:
+        yield
+    finally:
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file and Path(file).resolve().is_relative_to(folder):
+                _NEIGHBOURS[name] = folder
+
+
 class Code:
     """A callable of the user's, imported when it is first looked at; whoever makes one runs that code.
 
@@ -191,8 +213,12 @@ class Code:
     @contextlib.contextmanager
     def _importing(self) -> Iterator[None]:
         """Allow a file to import modules from its folder, as a script could."""
-        folder = str(self.path.resolve().parent) if self.path is not None else None
-        with _on_path(folder, 0) if folder is not None else _with_modules_of(self.folder):
+        if self.path is None:
+            with _with_modules_of(self.folder):
+                yield
+            return
+        folder = self.path.resolve().parent
+        with _on_path(str(folder), 0), _neighbours(folder):
             yield
 
     def _last_line(self, error: BaseException) -> str:

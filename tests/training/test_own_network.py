@@ -26,6 +26,7 @@ from binarize.errors import BinarizeWarning, ConfigError
 from binarize.training import build, saved
 from binarize.training.build import network
 from binarize.training.loop import train
+from binarize.user_code import Code
 
 
 @pytest.fixture(autouse=True)
@@ -170,6 +171,22 @@ def test_a_forward_with_a_mistake(
     assert run(["train", str(path), "--out", str(tmp_path / "run")]) == 2
     assert "Traceback" not in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_two_files_have_their_own_neighbours_of_one_name(tmp_path: Path) -> None:
+    for folder, activation in (("a", "ReLU"), ("b", "Tanh")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "blocks_of_a_test.py").write_text(
+            f"from torch.nn import {activation} as Chosen\n"
+        )
+        (tmp_path / folder / "nets.py").write_text(
+            "from torch import nn\nfrom blocks_of_a_test import Chosen\n"
+            "def net(late=False):\n    if late:\n        from blocks_of_a_test import Chosen as Found\n"
+            "        return Found()\n    return Chosen()\n"
+        )
+    first, second = (Code(str(tmp_path / folder / "nets.py:net"), None) for folder in "ab")
+    built = [code.build(late=late) for late in (False, True) for code in (first, second)]
+    assert [type(net) for net in built] == [nn.ReLU, nn.Tanh, nn.ReLU, nn.Tanh]
 
 
 def test_a_training_says_what_it_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
