@@ -289,6 +289,20 @@ def test_shared_weights_stay_shared(method: str) -> None:
         assert one.weight is two.weight
 
 
+def test_bases_whose_norm_cannot_be_folded_stay_float() -> None:
+    layer: Any = binarize.binary_layer(nn.Conv2d(4, 4, 3, padding=1), "groupnet", bases=3)
+    layer.branches[1].inner.norm = nn.BatchNorm2d(4, track_running_stats=False)
+    layer.branches[2].inner.norm = nn.GroupNorm(2, 4)
+    net, x = nn.Sequential(layer).eval(), torch.randn(2, 4, 6, 6)
+    packed: Any = binarize.deploy(net)
+    refused = packed.deploy_report.refused
+    assert list(refused) == ["0.branches.1", "0.branches.2"]
+    assert "no running statistics" in refused["0.branches.1"]
+    assert "GroupNorm is no BatchNorm" in refused["0.branches.2"]
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), net(x), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_hooks_on_the_activation_inside_keep_it_as_it_is(method: str) -> None:
     layer: Any = binarize.binary_layer(nn.Conv2d(4, 4, 3, padding=1), method)
