@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from timm.layers import Conv2dSame, StdConv2d
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -272,6 +274,8 @@ def test_networks_from_plan_to_program(method: str, count: int, tmp_path: Path) 
     assert "residual" in report
     assert "packed layer adds another map" not in report
     binarize.save(packed, tmp_path / "p.safetensors", packed=True)
+    header = json.loads(safe_open(tmp_path / "p.safetensors", "pt").metadata()["binarize"])
+    assert header["version"] == 3  # readers of 2 do not know `piecewise`
     again = binarize.load(tmp_path / "p.safetensors", model=Net())
     with torch.no_grad():
         assert torch.equal(again(x), binarize.deploy(model)(x))
