@@ -103,7 +103,8 @@ def _version_of(layer: Mapping[str, Any]) -> int:
     """The lowest version of packed files that can hold a layer."""
     quantizer = layer.get("quantizer", {})
     found = [version for new, version in _QUANTIZERS if new.items() <= quantizer.items()]
-    return max([3 if "weight_planes" in layer else 1, *found])
+    third = "weight_planes" in layer or (layer.get("inner") or {}).get("kind") == "piecewise"
+    return max([3 if third else 1, *found])
 
 
 _KINDS: dict[str, type[Header]] = {FORMAT: Header, PACKED_FORMAT: PackedHeader}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from binarize.errors import ConfigError
 from binarize.layers.quantizers import channel_shape
 
 
@@ -101,8 +102,8 @@ class Pieces(NamedTuple):
 class PiecewiseLinear(nn.Module):
     """Base of activations that are `Pieces` in evaluation mode: packed layers hold and compute only these."""
 
-    def pieces(self) -> Pieces:
-        """What this computes in evaluation mode; float64, detached."""
+    def pieces(self) -> Pieces | str:
+        """What this computes in evaluation mode, float64 and detached, or why it cannot be told."""
         raise NotImplementedError(f"{type(self).__name__} does not define pieces()")
 
 
@@ -123,7 +124,10 @@ class Piecewise(PiecewiseLinear):
     def __init__(self, given: PiecewiseLinear, dtype: torch.dtype, *, dim: int) -> None:
         super().__init__()
         self._dim = dim
-        for name, numbers in given.pieces()._asdict().items():
+        pieces = given.pieces()
+        if isinstance(pieces, str):
+            raise ConfigError(f"{type(given).__name__}: {pieces}.")
+        for name, numbers in pieces._asdict().items():
             self.register_buffer(name, None if numbers is None else numbers.to(dtype, copy=True))
 
     def pieces(self) -> Pieces:

@@ -23,6 +23,15 @@ def batch_norm(channels: int, *, dim: int, spatial: int) -> nn.Module:
     return {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[spatial](channels)
 
 
+def why_no_affine(norm: nn.Module) -> str | None:
+    """Why a norm has no `affine_of`, as a sentence of the layer that holds it; None if it has one."""
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        return f"its norm {type(norm).__name__} is no BatchNorm"
+    if norm.running_mean is None:
+        return "its BatchNorm has no running statistics, so that a result depends on the rest of its batch"
+    return None
+
+
 def affine_of(norm: Any) -> tuple[Tensor, Tensor]:
     """Factor and constant of a batch norm in evaluation mode, (C,) float64, detached."""
     factor = torch.rsqrt(norm.running_var.double() + norm.eps)

@@ -35,7 +35,7 @@ from binarize.functional import Rule, sign
 from binarize.functional.rules import Gradients, Stats
 from binarize.layers import ApproxSignQuantizer, LayerRecipe, Pieces, PiecewiseLinear, Site
 from binarize.layers.base import Padding
-from binarize.layers.norm import affine_of, batch_norm
+from binarize.layers.norm import affine_of, batch_norm, why_no_affine
 from binarize.layers.recipe import recipe_of
 from binarize.methods.base import ActivationSite, Method, register_method
 from binarize.methods.parallel import (
@@ -86,10 +86,12 @@ class RectifiedNorm(PiecewiseLinear):
         self.norm = batch_norm(channels, dim=dim, spatial=spatial) if norm else None
         self.scale = nn.Parameter(torch.ones(()))
 
-    def pieces(self) -> Pieces:
+    def pieces(self) -> Pieces | str:
         scale = self.scale.detach().double()
         if self.norm is None:
             return Pieces(positive=scale.expand(self._channels))
+        if (reason := why_no_affine(self.norm)) is not None:
+            return reason
         factor, constant = affine_of(self.norm)
         return Pieces(positive=scale * factor, after=scale * constant)
 

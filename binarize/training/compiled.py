@@ -59,9 +59,15 @@ def _without_remarks(compiles: bool) -> Iterator[None]:
     if not compiles:
         yield
         return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
-        yield
+    log = logging.getLogger("torch._dynamo")  # layers that start from the first batch break the graph once
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _cause(error: BaseException) -> str:

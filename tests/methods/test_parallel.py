@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from timm.layers import Conv2dSame, StdConv2d
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -272,6 +274,8 @@ def test_networks_from_plan_to_program(method: str, count: int, tmp_path: Path) 
     assert "residual" in report
     assert "packed layer adds another map" not in report
     binarize.save(packed, tmp_path / "p.safetensors", packed=True)
+    header = json.loads(safe_open(tmp_path / "p.safetensors", "pt").metadata()["binarize"])
+    assert header["version"] == 3  # readers of 2 do not know `piecewise`
     again = binarize.load(tmp_path / "p.safetensors", model=Net())
     with torch.no_grad():
         assert torch.equal(again(x), binarize.deploy(model)(x))
@@ -287,6 +291,20 @@ def test_shared_weights_stay_shared(method: str) -> None:
     for one, two in zip(model[1].branches, model[2].branches, strict=True):
         assert isinstance(one, BinaryLayer)
         assert one.weight is two.weight
+
+
+def test_bases_whose_norm_cannot_be_folded_stay_float() -> None:
+    layer: Any = binarize.binary_layer(nn.Conv2d(4, 4, 3, padding=1), "groupnet", bases=3)
+    layer.branches[1].inner.norm = nn.BatchNorm2d(4, track_running_stats=False)
+    layer.branches[2].inner.norm = nn.GroupNorm(2, 4)
+    net, x = nn.Sequential(layer).eval(), torch.randn(2, 4, 6, 6)
+    packed: Any = binarize.deploy(net)
+    refused = packed.deploy_report.refused
+    assert list(refused) == ["0.branches.1", "0.branches.2"]
+    assert "no running statistics" in refused["0.branches.1"]
+    assert "GroupNorm is no BatchNorm" in refused["0.branches.2"]
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), net(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)

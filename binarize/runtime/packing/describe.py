@@ -39,6 +39,7 @@ from binarize.layers import (
     StepSTE,
     TokenSign,
 )
+from binarize.layers.norm import why_no_affine
 from binarize.layers.quantizers import LevelForm, Quantizer, SignForm
 from binarize.model_info import qualified_name
 from binarize.runtime.spec import MOST_BITS, MOST_PLANES, PackedSpec, QuantizerSpec
@@ -188,9 +189,10 @@ def _tampered(layer: Any) -> str | None:
         part = getattr(layer, name)
         if part is not None and (name != "norm" or folds(part)) and has_hooks(part):
             return f"hooks hang on its {name}, which is folded into the scales: remove them first"
-    if folds(layer.norm) and layer.norm.running_mean is None:
-        return "its BatchNorm has no running statistics, so that a result depends on the rest of its batch"
-    return None
+    if folds(layer.norm) and (reason := why_no_affine(layer.norm)) is not None:
+        return reason
+    pieces = layer.inner.pieces() if isinstance(layer.inner, PiecewiseLinear) else None
+    return pieces if isinstance(pieces, str) else None
 
 
 def folds(norm: nn.Module | None) -> bool:
