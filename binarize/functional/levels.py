@@ -32,8 +32,8 @@ class Levels(NamedTuple):
     def nearest(self, x: Tensor) -> Tensor:
         """The nearest level of each number; shape and dtype of `x`, to which (*rest) broadcasts."""
         y = self.values[0].to(x.dtype).expand_as(x)
-        for threshold, upper in zip(self.thresholds, self.values[1:], strict=True):
-            y = torch.where(x >= threshold, upper.to(x.dtype), y)
+        for index in range(len(self.thresholds)):  # exporters know no iteration over tensors
+            y = torch.where(x >= self.thresholds[index], self.values[index + 1].to(x.dtype), y)
         return y
 
     def digits(self, x: Tensor) -> Tensor:
@@ -41,8 +41,9 @@ class Levels(NamedTuple):
         codes = self.codes.to(x.dtype)
         codes = codes.reshape(*codes.shape, *(1,) * (x.dim() + 2 - codes.dim()))
         y = codes[0].expand(codes.shape[1], *x.shape)
-        for threshold, change in zip(self.thresholds, codes[1:] - codes[:-1], strict=True):
-            y = y + change * (x >= threshold).to(x.dtype)
+        changes = codes[1:] - codes[:-1]
+        for index in range(len(changes)):
+            y = y + changes[index] * (x >= self.thresholds[index]).to(x.dtype)
         return y
 
 
@@ -54,7 +55,8 @@ def levels_of(basis: Tensor, *, signed: bool) -> Levels:
         signed: digits are -1 and +1, otherwise 0 and 1.
     """
     values = torch.stack([-basis[0] if signed else torch.zeros_like(basis[0]), basis[0]])
-    for number in basis[1:]:  # one after the other, everywhere: packed layers have the same, to the last bit
+    # one after the other, everywhere: packed layers have the same, to the last bit
+    for number in (basis[index] for index in range(1, len(basis))):
         values = torch.cat([values - number if signed else values, values + number])
     values, order = _sorted(values)
     digits = torch.stack([order >> k & 1 for k in range(len(basis))], 1)

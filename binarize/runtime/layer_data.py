@@ -54,9 +54,10 @@ class LayerData:
         size = self.spec.plane_bytes
         return unpack_signs(self.bits[plane * size : (plane + 1) * size], self.spec.weight_shape, dtype)
 
-    def scales(self) -> Tensor:
-        """(weight_planes, Cout), a view of `vectors`."""
-        return self.vector("scale").view(self.spec.weight_planes, self.spec.out_channels)
+    def scales(self) -> list[Tensor]:
+        """(Cout,) for each plane of weights, views of `vectors`; a list: exporters take no tensor apart."""
+        scale, count = self.vector("scale"), self.spec.out_channels
+        return [scale[plane * count : (plane + 1) * count] for plane in range(self.spec.weight_planes)]
 
     def lined_up(self, vector: Tensor, like: Tensor) -> Tensor:
         """A vector of numbers per channel in the shape that broadcasts it over the channels of `like`."""

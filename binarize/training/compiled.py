@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from binarize.errors import ConfigError, first_line
 
+_COMPILING = 3
+"""Calls that may compile: layers that start from the first batch have other code from the second on."""
+
 
 class CompiledForward:
     """A network's forward, compiled at its first call; nothing of the network itself changes.
@@ -31,7 +34,7 @@ class CompiledForward:
 
         self._failure: type[Exception] = TorchDynamoException
         self._model = model
-        self._compiles = True
+        self._calls = 0
         self._call: Any = torch.compile(model, options={"fallback_random": True})
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -41,7 +44,7 @@ class CompiledForward:
             ConfigError: torch cannot compile it here. What fails without compilation, too, raises that error.
         """
         try:
-            with _without_remarks(self._compiles):
+            with _without_remarks(self._calls < _COMPILING):
                 result = self._call(images)
         except self._failure as error:
             self._model(images)  # images that are too small, say: its own error names that
@@ -49,7 +52,7 @@ class CompiledForward:
                 f"training.compile: torch.compile fails on this network or machine: {_cause(error)} Leave "
                 "training.compile out."
             ) from error
-        self._compiles = False
+        self._calls += 1
         return result
 
 
