@@ -312,10 +312,8 @@ def test_bad_input_is_one_message_and_nothing_is_written(
     assert run([a.format(recipe=recipe) for a in arguments]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
-    assert captured.out in (
-        "",
-        f"recipe   {recipe}\n",
-    )  # what `train` says before it looks at data and network
+    before = f"recipe   {recipe}\n"  # what `train` says first
+    assert captured.out in ("", before)
     assert list(recipe.parent.rglob("*")) == [recipe]
 
 
