@@ -32,7 +32,7 @@ def reference(
         data: the layer.
         x: (N, Cin, ...) or (..., Cin).
         output_size: of a transposed convolution, as in nn.ConvTranspose2d.
-        weight: gives the result of `weights_of` for the quantized input, if somebody keeps it.
+        weight: what to call in place of `weights_of`: the layer, which has unpacked its signs already.
         norm: what stands behind scale and shift because it cannot be folded.
         inner: the activation behind it; None takes that of `data`.
     """
