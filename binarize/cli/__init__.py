@@ -28,6 +28,7 @@ from binarize.cli.models import models
 from binarize.cli.predict import predict
 from binarize.cli.recipes import recipes
 from binarize.cli.summary import summary
+from binarize.cli.tables import tables
 from binarize.cli.train import train
 from binarize.cli.verify import verify
 from binarize.cli.zoo import zoo
@@ -59,6 +60,7 @@ _COMMANDS = (
     predict,
     recipes,
     summary,
+    tables,
     train,
     verify,
     zoo,

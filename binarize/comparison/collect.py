@@ -84,8 +84,8 @@ def collect(
     recipe, model = saved.load(run)
     part = split or recipe.data.test
     costs = _costs(run, model, recipe) if count else {}
-    history = _history(run)
-    figures = _kept(run, part) if root is None else None  # kept figures are of the recipe's own data
+    lines = history(run)
+    figures = kept(run, part) if root is None else None  # kept figures are of the recipe's own data
     if figures is None:
         data = dataset(recipe, part, root=root)
         device = None if on_cpu() else torch.accelerator.current_accelerator()
@@ -102,7 +102,7 @@ def collect(
         )
         if root is None:
             _keep(run, part, figures)
-    return Result(path=run, recipe=recipe, split=part, figures=figures, history=history, costs=costs)
+    return Result(path=run, recipe=recipe, split=part, figures=figures, history=lines, costs=costs)
 
 
 def _costs(run: Path, model: nn.Module, recipe: TrainingRecipe) -> dict[str, dict[str, Any]]:
@@ -120,14 +120,20 @@ def _costs(run: Path, model: nn.Module, recipe: TrainingRecipe) -> dict[str, dic
     return found
 
 
-def _history(run: Path) -> list[dict[str, Any]]:
+def history(run: Path) -> list[dict[str, Any]]:
+    """The log of a run, an entry per epoch.
+
+    Raises:
+        ConfigError: there is none.
+    """
     try:
         return [json.loads(line) for line in (run / LOG).read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise ConfigError(f"{run / LOG}: no log of a run ({error}).") from error
 
 
-def _kept(run: Path, split: str) -> dict[str, Any] | None:
+def kept(run: Path, split: str) -> dict[str, Any] | None:
+    """The figures of a run's network on a split, measured before; None if there are none."""
     try:
         found = json.loads((run / TEST).read_text(encoding="utf-8"))
         same = found["split"] == split and found["version"] == version()
