@@ -117,7 +117,8 @@ def _depth(nyu: tuple[float, ...], kitti: tuple[float, ...]) -> dict[str, dict[s
 
 _NORMS = (
     "The network of this row also has batch norms behind the laterals, the smoothing and the last "
-    "convolution of its decoder, 2,053 more numbers in its state; the toolkit's float UPerNet is that of the row above."
+    "convolution of its decoder, 2,053 more numbers in its state; the toolkit's float UPerNet is that of the "
+    "row above."
 )
 _ODD_MIOU = "As printed: a mIoU above the pixel accuracy is hardly possible."
 

@@ -36,9 +36,9 @@ _CONVENTIONS = (
 )
 _SLIPS = (
     "The paper's counting repeats slips of the authors' counter (binarize.accounting.paper_slips): at "
-    "480x480 fusion is counted as a smaller convolution, -7,166 M OPs in float rows, -112 to -137 M in binary "
-    "ones; pyramid pooling at too high a resolution, +249 M and +4 to +8 M; and the norms behind the pointwise "
-    "layers are missing in the four methods that BiDense is compared with, -98 M."
+    "480x480 fusion is counted as a smaller convolution, -7,166 M OPs in float rows, -112 to -137 M in "
+    "binary ones; pyramid pooling at too high a resolution, +249 M and +4 to +8 M; and the norms behind the "
+    "pointwise layers are missing in the four methods that BiDense is compared with, -98 M."
 )
 _ROUNDING = {"params_k": 0, "ops_g": 2}
 
