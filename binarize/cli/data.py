@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -58,7 +59,7 @@ def check(recipe: str, root: Path | None, settings: tuple[str, ...]) -> None:
 
     chosen = recipes.load(recipe, settings)
     splits = dict.fromkeys(s for s in (chosen.data.train, chosen.data.val, chosen.data.test) if s is not None)
-    parts = {
+    parts: dict[str, Any] = {
         split: dataset(chosen, split, root=root, training=split == chosen.data.train) for split in splits
     }
     faults: list[str] = []

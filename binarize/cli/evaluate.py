@@ -33,20 +33,20 @@ def evaluate(
         from accelerate import PartialState
 
         from binarize.data.dataset import Depth
-        from binarize.data.survey import inspect
         from binarize.runtime import keep_memory
         from binarize.training import saved
         from binarize.training.build import dataset
         from binarize.training.environment import on_cpu
         from binarize.training.evaluate import evaluate as measure
         from binarize.training.process_group import destroy_group_at_exit, keep_group_at_exit
+        from binarize.training.tasks import task_of
 
     keep_memory()
     keep_group_at_exit()
     recipe, model = saved.load(checkpoint)
     part = split or recipe.data.test
     data = dataset(recipe, part, root=root)
-    inspect(data, f"{recipe.data.name} {part}")
+    task_of(data.truth).inspect(data, f"{recipe.data.name} {part}")
     flip = flip or recipe.data.evaluation.flip
     sizes = sizes or recipe.data.evaluation.scales
     processes = PartialState(cpu=on_cpu())  # on one machine or several

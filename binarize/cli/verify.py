@@ -17,7 +17,7 @@ from binarize.tables import better
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from binarize.data.dataset import DenseDataset
+    from binarize.data.samples import SampleDataset
     from binarize.recipes import TrainingRecipe
     from binarize.recipes.schema import Evaluation
 
@@ -120,7 +120,7 @@ def _inputs(images: tuple[str, ...], settings: Evaluation) -> Iterator[Tensor]:
         yield prepared(read_image(path), settings)
 
 
-def _samples(data: DenseDataset, count: int) -> Iterator[Tensor]:
+def _samples(data: SampleDataset, count: int) -> Iterator[Tensor]:
     """`count` images, evenly spread over the data set, each (1, 3, H, W)."""
     step = max(1, len(data) // count)
     for index in range(0, len(data), step)[:count]:
@@ -128,11 +128,12 @@ def _samples(data: DenseDataset, count: int) -> Iterator[Tensor]:
 
 
 def _print(figures: dict[str, Any]) -> None:
-    for key in ("miou", "pixel_accuracy", "abs_rel", "delta1"):
-        if key in figures["trained"]:
-            a, b = figures["trained"][key], figures["packed"][key]
-            name = f"{key}{better(key)}"
-            say(f"{name:18} trained {a:.5f}  packed {b:.5f}  difference {b - a:+.5f}")
+    from binarize.training.figures import figures_in
+
+    for key in figures_in(figures["trained"]).line:
+        a, b = figures["trained"][key], figures["packed"][key]
+        name = f"{key}{better(key)}"
+        say(f"{name:18} trained {a:.5f}  packed {b:.5f}  difference {b - a:+.5f}")
 
 
 def _read(file: Path, custom: str | None) -> tuple[TrainingRecipe | None, nn.Module, Evaluation]:
@@ -164,7 +165,7 @@ def _read(file: Path, custom: str | None) -> tuple[TrainingRecipe | None, nn.Mod
 
 
 def _measured(
-    net: nn.Module, data: DenseDataset, settings: Evaluation, chosen: str | int | None, where: str
+    net: nn.Module, data: SampleDataset, settings: Evaluation, chosen: str | int | None, where: str
 ) -> dict[str, Any]:
     from binarize.training.evaluate import evaluate
 

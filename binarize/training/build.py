@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from binarize import data, graph, model_names
 from binarize.data.catalog import check_split, info
-from binarize.data.dataset import DenseDataset, Depth, Labels
-from binarize.data.transforms import evaluation_transform, training_transform
+from binarize.data.dataset import Truth
+from binarize.data.samples import SampleDataset
 from binarize.errors import BinarizeError, ConfigError, FormatError, warn
 from binarize.files import load_checkpoint
 from binarize.layers import BinaryLayer
@@ -24,6 +24,7 @@ from binarize.recipes import TrainingRecipe
 from binarize.recipes.schema import MethodSettings, Network, Training
 from binarize.training.folder import model_file
 from binarize.training.sizes import check_size, check_training
+from binarize.training.tasks import TASKS, task_of
 
 
 def faults(recipe: TrainingRecipe) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -49,6 +50,9 @@ def faults(recipe: TrainingRecipe) -> Iterator[tuple[tuple[str | int, ...], str]
             check()
         except ConfigError as error:
             yield place, str(error)
+    task = info(chosen.name).task if chosen.name in data.names() else None
+    if task is not None:
+        yield from TASKS[task].faults(recipe)
 
 
 def _check_encoder(chosen: Network) -> None:
@@ -78,7 +82,7 @@ def _method_checks(method: MethodSettings) -> Iterator[tuple[tuple[str | int, ..
 
 def dataset(
     recipe: TrainingRecipe, split: str, *, root: Path | None = None, training: bool = False
-) -> DenseDataset:
+) -> SampleDataset:
     """A split of the recipe's data set, through the recipe's transform.
 
     Args:
@@ -88,23 +92,25 @@ def dataset(
         training: through the augmentation; else as evaluation sees it.
 
     Raises:
-        ConfigError: no such data set, split or option.
+        ConfigError: no such data set, split or option, or settings that its task does not have.
         DataError: files are missing.
     """
     chosen = recipe.data
     folder = root if root is not None else Path(chosen.root) if chosen.root is not None else None
     found = data.create(chosen.name, split, folder, **chosen.options)
+    task = task_of(found.truth)
+    for place, what in task.faults(recipe):
+        raise ConfigError(f"{'.'.join(map(str, place))}: {what}")
     if training:
-        transform = training_transform(found.truth, **chosen.augmentation.model_dump())
+        transform = task.training_transform(chosen.augmentation)
     else:
-        fields = chosen.evaluation.model_dump(exclude={"batch", "flip", "scales"})
-        transform = evaluation_transform(found.truth, **fields)
+        transform = task.evaluation_transform(chosen.evaluation)
     return found.with_transform(transform, recipe.training.seed)
 
 
 def network(
     recipe: TrainingRecipe,
-    truth: Labels | Depth,
+    truth: Truth,
     *,
     weights: bool = True,
     tell: Callable[[str], None] = lambda text: None,
@@ -132,18 +138,18 @@ def network(
     return net
 
 
-def _float_network(recipe: TrainingRecipe, truth: Labels | Depth, *, weights: bool) -> nn.Module:
+def _float_network(recipe: TrainingRecipe, truth: Truth, *, weights: bool) -> nn.Module:
     """The network before its conversion; of the user's own, it is seen to give what the truth needs."""
     chosen = recipe.network
-    depth = isinstance(truth, Depth)
+    task = task_of(truth)
     named = model_names.find(chosen.name)
     kwargs = model_names.arguments(
         named,
         chosen.options,
         encoder=chosen.encoder,
         pretrained=chosen.pretrained and weights,
-        outputs=1 if depth else len(truth.names),
-        task={"task": truth.task, **({"max_depth": truth.most, "min_depth": truth.least} if depth else {})},
+        outputs=task.outputs,
+        task=task.arguments(),
     )
     if not weights and "pretrained" in kwargs:  # also where the options say so: a file asks for no download
         kwargs["pretrained"] = False

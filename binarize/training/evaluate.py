@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binarize.data.dataset import DenseDataset, Sample
-from binarize.data.survey import nothing
+from binarize.data.samples import Sample, SampleDataset
 from binarize.errors import ConfigError
-from binarize.training.metrics import create_metric
 from binarize.training.outputs import selected
 from binarize.training.sizes import REFUSALS, first_line, working_sizes
+from binarize.training.tasks import task_of
 
 SMALL = 64
 """An image with a shorter side may be smaller than a kernel, somewhere deep in a network."""
@@ -22,7 +21,7 @@ SMALL = 64
 
 def evaluate(
     model: nn.Module,
-    data: DenseDataset,
+    data: SampleDataset,
     *,
     output: str | int | None = None,
     device: torch.device | None = None,
@@ -53,7 +52,8 @@ def evaluate(
         ConfigError: images of a size, at one of the scales, that the network cannot take.
         DataError: a file is wrong, or not one pixel has a truth.
     """
-    metric = create_metric(data.truth, _outputs(model)).to(device or torch.device("cpu"))
+    task = task_of(data.truth)
+    metric = task.metric(_outputs(model)).to(device or torch.device("cpu"))
     training = model.training
     model.eval()
     done = 0
@@ -70,7 +70,7 @@ def evaluate(
         model.train(training)
     figures = metric.compute()
     if not figures.get("pixels", figures.get("images")):
-        raise nothing(data, where, "data.evaluation")
+        raise task.nothing(data, where)
     return figures
 
 
@@ -137,7 +137,7 @@ def resized(output: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(output, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def _batches(data: DenseDataset, indices: range, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(data: SampleDataset, indices: range, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
     pending: list[Sample] = []
     for index in indices:
         sample = data[index]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from binarize.data.dataset import DenseDataset
+from binarize.data.samples import SampleDataset
 from binarize.errors import TrainingError
 from binarize.layers import set_progress
 from binarize.recipes import TrainingRecipe
@@ -129,7 +129,7 @@ def _train_epoch(run: Run, epoch: int, stopped: Callable[[], bool]) -> dict[str,
     return figures
 
 
-def _evaluate(run: Run, val: DenseDataset) -> dict[str, Any]:
+def _evaluate(run: Run, val: SampleDataset) -> dict[str, Any]:
     """The figures on the validation split, of the weights that would be kept."""
     accelerator, data = run.accelerator, run.recipe.data
     with run.strategy.whole_network(run.averaged, run.device) as net, accelerator.autocast():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -68,8 +66,3 @@ class SiLog(nn.Module):
         mean, square = sums[:2] / sums[2].detach().clamp_min(1)
         # the root has no gradient at 0, which a perfect prediction reaches
         return 10.0 * (square - self.ratio * mean.square()).clamp_min(1e-12).sqrt()
-
-
-def create_loss(truth: Any, weights: Tensor | None = None) -> nn.Module:
-    """The paper's loss for a data set's truth; `weights` of the classes, if they do not count alike."""
-    return SiLog(truth) if isinstance(truth, Depth) else SegmentationLoss(weights)

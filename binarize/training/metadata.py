@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from binarize import preprocessing
-from binarize.data.dataset import Depth, Labels, truth_as_json, truth_from_json
+from binarize.data.dataset import Truth, truth_as_json, truth_from_json
 from binarize.data.transforms import MEAN, STD
 from binarize.errors import FormatError
 from binarize.preprocessing import Preprocessing
@@ -17,7 +17,7 @@ _RECIPE = "binarize.recipe"
 _TRUTH = "binarize.truth"
 
 
-def file_metadata(recipe: TrainingRecipe, truth: Labels | Depth) -> dict[str, str]:
+def file_metadata(recipe: TrainingRecipe, truth: Truth) -> dict[str, str]:
     """The text entries for the header of a network's file."""
     return {
         _RECIPE: json.dumps(recipe.model_dump(mode="json")),
@@ -63,7 +63,7 @@ def read_recipe(metadata: Mapping[str, str], where: Path) -> TrainingRecipe:
     return validate(values, str(where))
 
 
-def read_truth(metadata: Mapping[str, str], where: Path) -> Labels | Depth:
+def read_truth(metadata: Mapping[str, str], where: Path) -> Truth:
     """What the outputs mean, by a header's entries.
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,9 +12,6 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from binarize.data.dataset import IGNORE, Depth, Labels
 from binarize.errors import ConfigError
-
-MAIN = {"segmentation": "miou", "depth": "abs_rel"}
-"""The main figure, by task."""
 
 
 class SegmentationMetric:
@@ -147,14 +143,3 @@ def depth_figures(p: Tensor, t: Tensor) -> Tensor:
             100.0 * (d.square().mean() - d.mean().square()).clamp_min(0.0).sqrt(),
         ]
     )
-
-
-def create_metric(truth: Labels | Depth, classes: int | None = None) -> SegmentationMetric | DepthMetric:
-    """The metric for a data set's truth."""
-    return DepthMetric(truth) if isinstance(truth, Depth) else SegmentationMetric(truth, classes)
-
-
-def headline(figures: Mapping[str, Any]) -> tuple[str, float | None]:
-    """Name and value of the main figure."""
-    name = next(n for n in MAIN.values() if n in figures)
-    return name, figures[name]

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from binarize.data.dataset import DenseDataset
+from binarize.data.samples import SampleDataset
 from binarize.recipes import TrainingRecipe
 from binarize.recipes.schema import Training
 from binarize.training.averaging import MovingAverage
@@ -60,8 +60,8 @@ class Run:
     progress: Progress
     loss: nn.Module
     teacher: Teacher | None
-    data: DenseDataset
-    val: DenseDataset | None
+    data: SampleDataset
+    val: SampleDataset | None
     batches: Batches
     loader: DataLoader[Any]
     tally: Tally | None

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from binarize import files
-from binarize.data.dataset import Depth, Labels
+from binarize.data.dataset import Truth
 from binarize.errors import ConfigError
 from binarize.files import container
 from binarize.networks.catalog import NETWORKS
@@ -38,7 +38,7 @@ def load(path: Path) -> tuple[TrainingRecipe, nn.Module]:
     return recipe, files.load(file, network(bare, read_truth(metadata, file), weights=False)).float()
 
 
-def load_with_truth(path: Path) -> tuple[TrainingRecipe, nn.Module, Labels | Depth]:
+def load_with_truth(path: Path) -> tuple[TrainingRecipe, nn.Module, Truth]:
     """As `load`, and the data set's truth, which gives the outputs their meaning; no data is needed.
 
     Raises:

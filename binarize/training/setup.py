@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from binarize.data.catalog import check_split
-from binarize.data.dataset import DenseDataset
-from binarize.data.survey import inspect
+from binarize.data.samples import SampleDataset
 from binarize.errors import ConfigError, warn
 from binarize.recipes import TrainingRecipe
 from binarize.recipes.schema import Training
@@ -34,7 +33,6 @@ from binarize.training.environment import (
 from binarize.training.folder import STATE
 from binarize.training.health import LatentWatch
 from binarize.training.inputs import InputWatch
-from binarize.training.losses import create_loss
 from binarize.training.process_group import keep_group_at_exit
 from binarize.training.progress import Event, Progress
 from binarize.training.replicas import Replicas
@@ -45,6 +43,7 @@ from binarize.training.sizes import check_size
 from binarize.training.state import restore_state
 from binarize.training.strategy import Strategy
 from binarize.training.tally import Tally
+from binarize.training.tasks import task_of
 
 
 def set_up(
@@ -66,7 +65,7 @@ def set_up(
     accelerator = _accelerator(settings)
     check_folder(out, recipe, resume)
     data, val, tally = _datasets(recipe, root)
-    loss = create_loss(data.truth, _class_weights(settings, data, accelerator))
+    loss = task_of(data.truth).loss(settings, _class_weights(settings, data, accelerator))
     resumed = resume and (out / STATE).is_file()
     heard = tell if tell is not None and accelerator.is_main_process else _unheard
     net = network(recipe, data.truth, weights=not resumed, tell=heard)
@@ -124,20 +123,23 @@ def _accelerator(settings: Training) -> Accelerator:
     return accelerator
 
 
-def _datasets(recipe: TrainingRecipe, root: Path | None) -> tuple[DenseDataset, DenseDataset | None, Tally]:
+def _datasets(
+    recipe: TrainingRecipe, root: Path | None
+) -> tuple[SampleDataset, SampleDataset | None, Tally | None]:
     """The splits for training and validation, both inspected, and the counts to be made of the first."""
     chosen = recipe.data
     check_split(chosen.name, chosen.test)  # `evaluate` needs it later: report it now
     data = dataset(recipe, chosen.train, root=root, training=True)
     val = dataset(recipe, chosen.val, root=root) if chosen.val is not None else None
     name = f"{chosen.name} {chosen.train}"
-    tally = Tally(data, name, inspect(data, name))
+    task = task_of(data.truth)
+    tally = task.tally(data, name, task.inspect(data, name))
     if val is not None:
-        inspect(val, f"{chosen.name} {chosen.val}")
+        task.inspect(val, f"{chosen.name} {chosen.val}")
     return data, val, tally
 
 
-def _class_weights(settings: Training, data: DenseDataset, accelerator: Accelerator) -> Tensor | None:
+def _class_weights(settings: Training, data: SampleDataset, accelerator: Accelerator) -> Tensor | None:
     if not settings.class_balance:
         return None
     return class_weights(
@@ -181,8 +183,8 @@ def _prepare(
 def _check_sizes(
     net: nn.Module,
     recipe: TrainingRecipe,
-    data: DenseDataset,
-    val: DenseDataset | None,
+    data: SampleDataset,
+    val: SampleDataset | None,
     tell: Callable[[str], None],
 ) -> None:
     """Find out whether the network takes the images, by one forward pass for each kind of them."""
@@ -200,7 +202,7 @@ def _check_sizes(
 
 
 def _batches(
-    recipe: TrainingRecipe, data: DenseDataset, accelerator: Accelerator
+    recipe: TrainingRecipe, data: SampleDataset, accelerator: Accelerator
 ) -> tuple[Batches, DataLoader[Any]]:
     settings = recipe.training
     rank, world = accelerator.process_index, accelerator.num_processes
