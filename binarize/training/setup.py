@@ -20,7 +20,8 @@ from binarize.recipes.schema import Training
 from binarize.training.averaging import MovingAverage, averaging_warning
 from binarize.training.balance import class_weights
 from binarize.training.batches import Batches
-from binarize.training.build import adamw, dataset, memory_format, network
+from binarize.training.build import dataset, memory_format, network
+from binarize.training.build import optimizer as create_optimizer
 from binarize.training.compiled import CompiledForward
 from binarize.training.distill import Teacher
 from binarize.training.distributed import share_drops, synchronize_norms
@@ -72,10 +73,10 @@ def set_up(
     net = net.to(memory_format=memory_format(settings))
     strategy = _strategy(net, accelerator, sharding, compiled=settings.compile)
     average = MovingAverage(net) if settings.ema is not None else None
-    adam = adamw(net, settings, accelerator.device)
+    bare = create_optimizer(net, settings, accelerator.device)
     tensors = average.tensors if average is not None else None
-    progress = restore_state(out / STATE, net, adam, tensors) if resumed else Progress()
-    optimizer = _prepare(strategy, adam, average, accelerator)
+    progress = restore_state(out / STATE, net, bare, tensors) if resumed else Progress()
+    optimizer = _prepare(strategy, bare, average, accelerator)
     _check_sizes(strategy.standalone, recipe, data, val, heard)
     make_folder(out)  # all that can be wrong with the network is known by now
     teacher = Teacher(settings.distillation, net, accelerator.device) if settings.distillation else None
@@ -91,6 +92,7 @@ def set_up(
         average=average,
         progress=progress,
         loss=loss,
+        mixing=task_of(data.truth).mixing(settings),
         teacher=teacher,
         data=data,
         val=val,
@@ -166,7 +168,7 @@ def _strategy(
 
 
 def _prepare(
-    strategy: Strategy, adam: torch.optim.Optimizer, average: MovingAverage | None, accelerator: Accelerator
+    strategy: Strategy, bare: torch.optim.Optimizer, average: MovingAverage | None, accelerator: Accelerator
 ) -> torch.optim.Optimizer:
     """Let the network see all processes' images, and move all to the device; the optimizer to step with."""
     world = accelerator.num_processes
@@ -174,7 +176,7 @@ def _prepare(
         synchronize_norms(strategy.net)
         share_drops(strategy.net, accelerator.process_index, world)
     strategy.wrap()
-    optimizer = accelerator.prepare_optimizer(adam)
+    optimizer = accelerator.prepare_optimizer(bare)
     if average is not None:
         average.to(accelerator.device)
     return optimizer
