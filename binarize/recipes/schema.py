@@ -36,7 +36,7 @@ class Data(Part):
 
     name: str
     root: str | None = None
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     train: str = "train"
     val: str | None = "val"
     test: str = "test"
@@ -61,7 +61,7 @@ class Network(Part):
     name: str = "upernet"
     encoder: str | None = None
     pretrained: bool = False
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     output: Int | str | None = None
 
     @property
@@ -86,7 +86,7 @@ class MethodSettings(Part):
     """
 
     name: str
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     keep: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     first: Whole = 1
