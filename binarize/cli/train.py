@@ -146,11 +146,12 @@ def _about_constant(names: list[str]) -> str:
 
 def _line(figures: dict[str, Any], epochs: int) -> str:
     parts = [f"epoch {figures['epoch']}/{epochs}", f"loss {figures['loss']:.4f}"]
-    short = {"miou": "mIoU", "pixel_accuracy": "acc", "abs_rel": "AbsRel", "delta1": "delta1"}
-    for name, word in short.items():
-        value = figures.get("val", {}).get(name)
-        if value is not None:
-            parts.append(f"{word} {value:.4f}")
+    if "val" in figures:
+        from binarize.training.figures import figures_in
+
+        measured = figures["val"]
+        words = figures_in(measured).line.items()
+        parts += [f"{word} {measured[n]:.4f}" for n, word in words if measured[n] is not None]
     if "flipped" in figures:
         parts.append(f"flipped {100 * figures['flipped']:.1f} %")
     parts.append(f"{figures['images_per_second']:.3g} images/s")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from binarize.tables import better
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from binarize.data.dataset import DenseDataset
+    from binarize.data.samples import SampleDataset
     from binarize.recipes import TrainingRecipe
     from binarize.recipes.schema import Evaluation
 
@@ -64,9 +64,11 @@ def verify(
     """
     with importing():
         from binarize.runtime.verify import verify as compare
+        from binarize.training import saved
         from binarize.training.build import dataset
 
     recipe, model, settings = _read(file, custom)
+    prepare = _preparation(file, recipe, settings)
     if recipe is None and not images:
         raise ConfigError(f"{file} was not written by `binarize train` and names no data set: give IMAGES.")
     if recipe is None and (root is not None or split is not None):
@@ -76,8 +78,9 @@ def verify(
     if not images and recipe is not None:
         part = split or recipe.data.test
         data, where = dataset(recipe, part, root=root), f"{recipe.data.name} {part}"
+        saved.check_classes(file, data.truth)
     with progress("comparing"):
-        result = compare(model, packed, _inputs(images, settings) if data is None else _samples(data, count))
+        result = compare(model, packed, _inputs(images, prepare) if data is None else _samples(data, count))
     figures: dict[str, Any] = {}
     if data is not None and recipe is not None:
         chosen = recipe.network.output
@@ -110,17 +113,33 @@ def _packed(
     return runtime.configure(packed, exact_scales=exact)
 
 
-def _inputs(images: tuple[str, ...], settings: Evaluation) -> Iterator[Tensor]:
+def _preparation(
+    file: Path, recipe: TrainingRecipe | None, settings: Evaluation
+) -> Callable[[Tensor], Tensor]:
+    """From an image (3, H, W) uint8 to the network's input (1, 3, H', W')."""
+    from functools import partial
+
+    from binarize.data.classes import Classes
+    from binarize.files import container
+    from binarize.training import classify, pictures
+    from binarize.training.folder import model_file
+    from binarize.training.metadata import read_truth
+
+    place = model_file(file)
+    of_classes = recipe is not None and isinstance(read_truth(container.read_metadata(place), place), Classes)
+    return partial(classify.prepared if of_classes else pictures.prepared, settings=settings)
+
+
+def _inputs(images: tuple[str, ...], prepare: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
     """The images of files, folders and patterns, each (1, 3, H, W)."""
     from binarize.cli.predict import images_of
     from binarize.data.reading import read_image
-    from binarize.training.pictures import prepared
 
-    for path in images_of(images):
-        yield prepared(read_image(path), settings)
+    for path in images_of(images, alike=True):
+        yield prepare(read_image(path))
 
 
-def _samples(data: DenseDataset, count: int) -> Iterator[Tensor]:
+def _samples(data: SampleDataset, count: int) -> Iterator[Tensor]:
     """`count` images, evenly spread over the data set, each (1, 3, H, W)."""
     step = max(1, len(data) // count)
     for index in range(0, len(data), step)[:count]:
@@ -128,11 +147,12 @@ def _samples(data: DenseDataset, count: int) -> Iterator[Tensor]:
 
 
 def _print(figures: dict[str, Any]) -> None:
-    for key in ("miou", "pixel_accuracy", "abs_rel", "delta1"):
-        if key in figures["trained"]:
-            a, b = figures["trained"][key], figures["packed"][key]
-            name = f"{key}{better(key)}"
-            say(f"{name:18} trained {a:.5f}  packed {b:.5f}  difference {b - a:+.5f}")
+    from binarize.training.figures import figures_in
+
+    for key in (k for k in figures_in(figures["trained"]).line if k in figures["trained"]):
+        a, b = figures["trained"][key], figures["packed"][key]
+        name = f"{key}{better(key)}"
+        say(f"{name:18} trained {a:.5f}  packed {b:.5f}  difference {b - a:+.5f}")
 
 
 def _read(file: Path, custom: str | None) -> tuple[TrainingRecipe | None, nn.Module, Evaluation]:
@@ -164,7 +184,7 @@ def _read(file: Path, custom: str | None) -> tuple[TrainingRecipe | None, nn.Mod
 
 
 def _measured(
-    net: nn.Module, data: DenseDataset, settings: Evaluation, chosen: str | int | None, where: str
+    net: nn.Module, data: SampleDataset, settings: Evaluation, chosen: str | int | None, where: str
 ) -> dict[str, Any]:
     from binarize.training.evaluate import evaluate
 

@@ -24,6 +24,7 @@ def zoo(context: click.Context, as_json: bool) -> None:
     from rich.table import Table
 
     from binarize.files import zoo as entries
+    from binarize.training.figures import figures_in
 
     found = [_metrics(name) for name in entries.names()]
     if as_json:
@@ -34,9 +35,10 @@ def zoo(context: click.Context, as_json: bool) -> None:
     for head in ("file", "figure", "floor"):
         table.add_column(head, justify="right")
     for metrics in found:
-        name, text = ("miou", "mIoU") if "miou" in metrics["figures"] else ("abs_rel", "AbsRel")
-        floor = metrics["floors"]["by_position"][name]
-        shown = f"{text}{better(name)} {metrics['figures'][name]:.3f}"
+        known = figures_in(metrics["figures"])
+        name = known.main
+        *_, floor = (figures[name] for figures in metrics["floors"].values())  # the last one is the best
+        shown = f"{known.title}{better(name)} {metrics['figures'][name]:.3f}"
         style = FLOAT if metrics["recipe"]["method"] is None else BINARY
         table.add_row(metrics["name"], size(metrics["bytes"]), shown, f"{floor:.3f}", style=style)
     console().print(table)

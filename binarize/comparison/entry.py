@@ -16,7 +16,7 @@ from binarize import files
 from binarize.comparison.collect import Result, collect
 from binarize.comparison.table import columns, differences, label
 from binarize.data.catalog import info
-from binarize.data.dataset import Depth, Labels
+from binarize.data.dataset import Depth, Truth
 from binarize.errors import ConfigError
 from binarize.files.zoo import CARD, METRICS, MODEL
 from binarize.methods import create
@@ -28,6 +28,7 @@ from binarize.training.metadata import file_metadata
 from binarize.training.resume import FREE
 
 Report = Callable[[str, int, int], None]
+_FLOORS = {"constant": "best of one value", "by_position": "best by position"}
 
 
 def add_entry(
@@ -92,7 +93,7 @@ def add_entry(
     return target
 
 
-def _load_complete(run: Path) -> tuple[TrainingRecipe, nn.Module, Labels | Depth]:
+def _load_complete(run: Path) -> tuple[TrainingRecipe, nn.Module, Truth]:
     """The result of a run; ConfigError if there is no run, or not all epochs of its recipe are done."""
     if not (run / LOG).is_file():
         raise ConfigError(f"{run}: no run; expected a folder that `binarize train` wrote, with its {LOG}.")
@@ -132,7 +133,7 @@ def _metrics(
     }
 
 
-def _card(metrics: dict[str, Any], full: Result, truth: Labels | Depth) -> str:
+def _card(metrics: dict[str, Any], full: Result, truth: Truth) -> str:
     recipe = full.recipe
     names = columns({"rows": [{"figures": metrics["figures"]}]})
     honest = metrics["costs"]["honest"]
@@ -147,6 +148,12 @@ def _card(metrics: dict[str, Any], full: Result, truth: Labels | Depth) -> str:
     command = f"`binarize train {metrics['recipe_name']}{changed}`"
     if not metrics["recipe_name"]:
         command = "`binarize train FILE`, FILE being what `recipe` in metrics.json holds."
+    floors = list(metrics["floors"])
+    last = (
+        "the last column a prediction that never looks"
+        if len(floors) == 1
+        else "the last two columns predictions that never look"
+    )
     counted = []
     if isinstance(truth, Depth):
         counted = [f"- Figures: means over {metrics['figures']['images']} images; {truth.counted}."]
@@ -162,13 +169,12 @@ def _card(metrics: dict[str, Any], full: Result, truth: Labels | Depth) -> str:
         f"or `binarize predict zoo:{metrics['name']} IMAGE...`",
         "",
         f"| {metrics['data']} {metrics['split']} | "
-        + " | ".join(("this file", "before", "best of one value", "best by position"))
+        + " | ".join(("this file", "before", *(_FLOORS[kind] for kind in floors)))
         + " |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        f"| --- | {' | '.join(['---:'] * (2 + len(floors)))} |",
         *(_figure_line(key, text, metrics) for key, text in names.items()),
         "",
-        "`before` is the trained network as it was, the last two columns predictions that never look at the "
-        "image (`binarize data floor`).",
+        f"`before` is the trained network as it was, {last} at the image (`binarize data floor`).",
         "",
         f"- Command: {command}",
         f"- Seed {metrics['seed']}, {recipe.training.epochs} epochs of batches of {recipe.training.batch}, "

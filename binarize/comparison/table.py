@@ -13,20 +13,9 @@ from binarize.comparison.published import published, remark
 from binarize.errors import ConfigError
 from binarize.recipes import TrainingRecipe
 from binarize.tables import better
+from binarize.training.figures import figures_in, task_in
 from binarize.training.folder import MODEL
 
-_FIGURES = {
-    "segmentation": {"pixel_accuracy": "pixel acc. %", "miou": "mIoU %"},
-    "depth": {
-        "delta1": "delta1",
-        "delta2": "delta2",
-        "delta3": "delta3",
-        "abs_rel": "AbsRel",
-        "rmse": "RMSE m",
-        "log10": "log10",
-        "silog": "SILog",
-    },
-}
 _OWN = ("about", "method", "training.seed", "training.lr", "training.start_from", "data.root", "data.workers")
 _OWN += ("training.save_every", "training.evaluate_every", "network.pretrained")
 """Settings that may differ between rows of a fair table: the rate is tuned for each."""
@@ -45,7 +34,7 @@ def as_dict(results: Sequence[Result]) -> dict[str, Any]:
     """
     if not results:
         raise ConfigError("compare: no runs.")
-    kinds = {(r.recipe.data.name, r.split, _task(r)) for r in results}
+    kinds = {(r.recipe.data.name, r.split, task_in(r.figures)) for r in results}
     if len(kinds) > 1:
         raise ConfigError(
             f"compare: runs of different data: {', '.join(' '.join(k) for k in sorted(kinds))}; "
@@ -142,7 +131,7 @@ def remarks(table: dict[str, Any]) -> list[str]:
 
 def columns(table: dict[str, Any]) -> dict[str, str]:
     """Names of the figures that the table shows, and what to call them: with an arrow to the better side."""
-    known = _FIGURES["segmentation" if "miou" in table["rows"][0]["figures"] else "depth"]
+    known = figures_in(table["rows"][0]["figures"]).columns
     return {name: f"{head}{better(name)}" for name, head in known.items()}
 
 
@@ -150,7 +139,7 @@ def figure(name: str, row: dict[str, Any]) -> str:
     """A row's figure, with its spread and what the paper prints."""
     if name not in row["figures"]:
         return "-"
-    percent = name in ("pixel_accuracy", "miou")
+    percent = "%" in figures_in(row["figures"]).columns[name]
     scale, digits = (100.0, 2) if percent else (1.0, 3)
     found = row["figures"][name]
     text = f"{scale * found['mean']:.{digits}f}"
@@ -195,10 +184,6 @@ def _apart(recipes: Sequence[TrainingRecipe], paths: Sequence[Path]) -> list[str
             return texts
     runs = [p.parent.name if p.name == MODEL and p.parent.name else p.name for p in paths]
     return runs if len(set(runs)) == len(runs) else [str(p) for p in paths]
-
-
-def _task(result: Result) -> str:
-    return "segmentation" if "miou" in result.figures else "depth"
 
 
 def _row(group: list[Result], name: str) -> dict[str, Any]:

@@ -1,27 +1,27 @@
-"""Pairs of an image and its truth, as every data set here gives them."""
+"""What truths mean, and pairs of an image and a truth for every pixel of it."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from binarize.data.classes import Classes
 from binarize.data.reading import read_depth, read_head, read_image, read_labels
+from binarize.data.samples import Sample, SampleDataset, Transform
 from binarize.errors import DataError
 
 IGNORE = 255
 """Label of pixels that are ignored everywhere."""
 
-Task = Literal["segmentation", "depth"]
+Task = Literal["segmentation", "depth", "classification"]
 _ERRORS_SHOWN = 5
 
 
@@ -149,20 +149,27 @@ class Depth:
         return read_depth(path, self.scale)
 
 
-def truth_as_json(truth: Labels | Depth) -> str:
+Truth = Labels | Depth | Classes
+"""What the truth of a data set means: a type for each task."""
+
+
+def truth_as_json(truth: Truth) -> str:
     """As text for a file's header; the inverse of `truth_from_json`."""
     return json.dumps(dataclasses.asdict(truth))
 
 
-def truth_from_json(text: str) -> Labels | Depth:
+def truth_from_json(text: str) -> Truth:
     """The inverse of `truth_as_json`.
 
     Raises:
         KeyError, TypeError, ValueError: the text is not from `truth_as_json`.
     """
     fields = json.loads(text)
-    if fields.pop("task") == "depth":
+    task = fields.pop("task")
+    if task == "depth":
         return Depth(**{**fields, "crop": tuple(fields["crop"])})
+    if task == "classification":
+        return Classes(names=tuple(fields["names"]))
     return Labels(
         names=tuple(fields["names"]),
         palette=tuple((int(r), int(g), int(b)) for r, g, b in fields["palette"]),
@@ -179,22 +186,8 @@ class Pair(NamedTuple):
     target: Path | None
 
 
-class Sample(NamedTuple):
-    """An image (3, H, W) and its truth (H, W): int64 class ids or float32 metres."""
-
-    image: Tensor
-    target: Tensor
-
-
-Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-class DenseDataset(Dataset[Sample]):
-    """Samples by index, or by (epoch, index).
-
-    The random choices of the transform depend on seed, epoch and index only: not on the process that loads
-    the sample, nor on samples loaded before. So a run that is resumed, or spread over processes, sees the
-    same images.
+class DenseDataset(SampleDataset):
+    """Images with a truth for every pixel, each in a file.
 
     Args:
         pairs: the files.
@@ -202,6 +195,8 @@ class DenseDataset(Dataset[Sample]):
         transform: makes the network's input and target from image (3, H, W) uint8 and truth.
         seed: of the transform's random choices.
     """
+
+    truth: Labels | Depth
 
     def __init__(
         self,
@@ -245,22 +240,13 @@ class DenseDataset(Dataset[Sample]):
         pair = self.pairs[index]
         return self.load(index).target if pair.target is None else self.truth.read(pair.target)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        sample = self.load(index)
-        if self.transform is None:
-            return sample
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0]))
-            return Sample(*self.transform(tv_tensors.Image(sample.image), tv_tensors.Mask(sample.target)))
+    def name(self, index: int) -> str:
+        """The path of the image."""
+        return str(self.pairs[index].image)
 
-    def with_transform(self, transform: Transform | None, seed: int = 0) -> DenseDataset:
-        """The same samples through another transform."""
-        changed = object.__new__(type(self))
-        changed.__dict__.update(self.__dict__, transform=transform, seed=seed)
-        return changed
+    def apply(self, transform: Transform, sample: Sample) -> Sample:
+        """The sample through a transform of both."""
+        return Sample(*transform(tv_tensors.Image(sample.image), tv_tensors.Mask(sample.target)))
 
 
 def sizes_differ(image: Path, size: tuple[int, int], target: Path, other: tuple[int, int]) -> DataError:

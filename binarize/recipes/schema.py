@@ -5,91 +5,23 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from binarize.recipes.images import (
+    Augmentation,
+    Count,
+    Evaluation,
+    Float,
+    Int,
+    NotNegative,
+    Part,
+    Positive,
+    Share,
+    Whole,
+)
 
 
-def _number(value: Any) -> Any:
-    """`yes` where a number belongs is a mistake, not a 1."""
-    if isinstance(value, bool):
-        raise ValueError("input should be a number")
-    return value
-
-
-_Int = Annotated[int, BeforeValidator(_number)]
-_Float = Annotated[float, BeforeValidator(_number)]
-Positive = Annotated[_Float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[_Float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[_Int, Field(ge=1)]
-Whole = Annotated[_Int, Field(ge=0)]
-Share = Annotated[_Float, Field(ge=0, le=1)]
-Size = tuple[Count, Count]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class Augmentation(_Part):
-    """What a training image and its truth go through; see `data.transforms.training_transform`.
-
-    Attributes:
-        size: (H, W) of the random crop that the network sees.
-        resize: (H, W) first.
-        border: (top, bottom, left, right) to cut to first.
-        bottom: (H, W) to cut from the middle of the bottom first.
-        long_side: what the longer side is resized to, times a number drawn from `scale`.
-        scale: least and largest.
-        rotate: degrees, at most, either way.
-        flip: left to right every other time.
-        colour: gamma, brightness and channels as in BTS.
-    """
-
-    size: Size
-    resize: Size | None = None
-    border: tuple[Whole, Whole, Whole, Whole] | None = None
-    bottom: Size | None = None
-    long_side: Count | None = None
-    scale: tuple[Positive, Positive] = (1.0, 1.0)
-    rotate: NotNegative = 0.0
-    flip: bool = True
-    colour: bool = False
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Augmentation:
-        if self.border is not None:
-            top, bottom, left, right = self.border
-            if top >= bottom or left >= right:
-                raise ValueError(
-                    f"border {list(self.border)} (top, bottom, left, right) holds no row or no column"
-                )
-        if self.scale[0] > self.scale[1]:
-            raise ValueError(f"scale {list(self.scale)}: the least comes first")
-        return self
-
-
-class Evaluation(_Part):
-    """What an image goes through before it is evaluated; see `data.transforms.evaluation_transform`.
-
-    Attributes:
-        resize: (H, W) of the image; predictions are resized to the truth.
-        short_side: resize image and truth first.
-        crop: (H, W) of both to look at, in the middle.
-        bottom: (H, W) of both, from the middle of the bottom.
-        batch: images at once; only images of one size can be.
-        flip: mean of the predictions for the image and its mirror image.
-        scales: mean of the predictions at these sizes, times that of the image.
-    """
-
-    resize: Size | None = None
-    short_side: Count | None = None
-    crop: Size | None = None
-    bottom: Size | None = None
-    batch: Count = 1
-    flip: bool = False
-    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0,)
-
-
-class Data(_Part):
+class Data(Part):
     """The data set.
 
     Attributes:
@@ -104,7 +36,7 @@ class Data(_Part):
 
     name: str
     root: str | None = None
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     train: str = "train"
     val: str | None = "val"
     test: str = "test"
@@ -113,7 +45,7 @@ class Data(_Part):
     workers: Whole = 0
 
 
-class Network(_Part):
+class Network(Part):
     """The float network; task, classes and depth range come from the data set (docs/own-network.md).
 
     Attributes:
@@ -129,8 +61,8 @@ class Network(_Part):
     name: str = "upernet"
     encoder: str | None = None
     pretrained: bool = False
-    options: dict[str, Any] = {}
-    output: _Int | str | None = None
+    options: dict[str, Any] = Field(default={})
+    output: Int | str | None = None
 
     @property
     def title(self) -> str:
@@ -141,7 +73,7 @@ class Network(_Part):
         return f"{PurePath(path).name}{colon}{rest}" if colon else self.name
 
 
-class MethodSettings(_Part):
+class MethodSettings(Part):
     """How the network is binarized; see `binarize methods` and `binarize.Policy`.
 
     Attributes:
@@ -154,31 +86,40 @@ class MethodSettings(_Part):
     """
 
     name: str
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     keep: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     first: Whole = 1
     last: Whole = 1
 
 
-class Schedule(_Part):
-    """OneCycle (Smith and Topin, 2019), cosine.
+class Schedule(Part):
+    """OneCycle (Smith and Topin, 2019), cosine; or a cosine alone behind a warm-up.
 
     Attributes:
+        name: `cosine` falls along half a cosine from `lr` to 0, as torch's CosineAnnealingLR.
         per: when the rate changes; the paper's code changes it once per epoch.
-        rise: share of the training after which the rate is highest.
+        warmup: epochs in which the rate rises to `lr` in equal parts; for `cosine`.
+        rise: share of the training after which the rate is highest; these three are for `onecycle`.
         start: highest rate / first rate.
         end: first rate / last rate.
     """
 
-    name: Literal["onecycle", "constant"] = "onecycle"
+    name: Literal["onecycle", "cosine", "constant"] = "onecycle"
     per: Literal["epoch", "step"] = "epoch"
+    warmup: Whole = 0
     rise: Share = 0.3
     start: Positive = 25.0
     end: Positive = 1e4
 
+    @model_validator(mode="after")
+    def _warmup_of_cosine(self) -> Schedule:
+        if self.warmup and self.name != "cosine":
+            raise ValueError(f"warmup is for the schedule cosine, this one is {self.name}")
+        return self
 
-class Distillation(_Part):
+
+class Distillation(Part):
     """Learning from a float network too.
 
     Attributes:
@@ -195,7 +136,7 @@ class Distillation(_Part):
     features: NotNegative = 0.0
 
 
-class Training(_Part):
+class Training(Part):
     """How it is trained.
 
     Attributes:
@@ -203,13 +144,22 @@ class Training(_Part):
         batch: images per step, of all processes together.
         accumulate: parts that a step's images are worked through in; BatchNorm and loss are of each part
             alone, and with several processes a part holds other images than with one.
-        lr: highest learning rate of AdamW.
-        weight_decay: of AdamW.
+        optimizer: AdamW; Adam, whose weight decay is a part of the gradient; or SGD, whose is too.
+        momentum: of SGD.
+        nesterov: whether its momentum is Nesterov's.
+        lr: highest learning rate.
+        weight_decay: of the optimizer.
         quantizer_decay: whether it also applies to the parameters of quantizers (thresholds, scales, shifts).
         schedule: of the learning rate.
         clip: largest norm of the gradient; none for any.
         class_balance: how much the pixels of rare classes count in the loss: share of the class in all pixels
-            to the power of minus this number; 0 for all pixels alike, 1 for all classes alike.
+            to the power of minus this number; 0 for all pixels alike, 1 for all classes alike. In
+            classification, of images.
+        label_smoothing: share of the target that all classes get alike; for classification, as the next two.
+        mixup: alpha of mixup (arXiv 1710.09412): a batch is mixed with itself, in shares drawn from
+            Beta(alpha, alpha); 0 for none.
+        cutmix: alpha of CutMix (arXiv 1905.04899), likewise for rectangles; of both, a batch gets one or the
+            other.
         seed: of start values, order and random choices.
         channels_last: keep maps with their channels last in memory, which many CPUs and GPUs convolve faster.
         precision: `no` for float32, bf16 for mixed precision.
@@ -229,19 +179,25 @@ class Training(_Part):
     epochs: Count
     batch: Count
     accumulate: Count = 1
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    momentum: Annotated[Float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
     lr: Positive
     weight_decay: NotNegative = 0.01
     quantizer_decay: bool = False
     schedule: Schedule = Schedule()
     clip: Positive | None = None
     class_balance: Share = 0.0
-    seed: Annotated[_Int, Field(ge=0, lt=2**31)] = 0
+    label_smoothing: Annotated[Float, Field(ge=0, lt=1)] = 0.0
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
+    seed: Annotated[Int, Field(ge=0, lt=2**31)] = 0
     channels_last: bool = False
     precision: Literal["no", "bf16"] = "no"
     compile: bool = False
-    ema: Annotated[_Float, Field(gt=0, lt=1)] | None = None
+    ema: Annotated[Float, Field(gt=0, lt=1)] | None = None
     ema_warmup: bool = True
-    activations_first: Annotated[_Float, Field(ge=0, lt=1)] = 0.0
+    activations_first: Annotated[Float, Field(ge=0, lt=1)] = 0.0
     start_from: str | None = None
     distillation: Distillation | None = None
     save_every: Count = 1
@@ -249,12 +205,16 @@ class Training(_Part):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Training:
+        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
+            raise ValueError("nesterov is for optimizer: sgd with a momentum")
+        if self.schedule.warmup >= self.epochs:
+            raise ValueError(f"schedule.warmup {self.schedule.warmup} leaves nothing of {self.epochs} epochs")
         if self.batch % self.accumulate:
             raise ValueError(f"batch {self.batch} is not a multiple of accumulate {self.accumulate}")
         return self
 
 
-class TrainingRecipe(_Part):
+class TrainingRecipe(Part):
     """One training.
 
     Attributes:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from binarize.data.dataset import IGNORE, DenseDataset, Labels
-from binarize.errors import ConfigError
+from binarize.data.samples import SampleDataset
 from binarize.training.distributed import all_sum
+from binarize.training.tasks import task_of
 
 
 def class_weights(
-    data: DenseDataset,
+    data: SampleDataset,
     exponent: float,
     *,
     rank: int = 0,
@@ -24,7 +24,7 @@ def class_weights(
     1 every class counts as much as any other in the whole data set; 0.5 is between the two.
 
     Args:
-        data: training split; truths are read at their own size, without augmentation.
+        data: training split.
         exponent: from 0, where all pixels count alike, to 1.
         rank: of this process, which reads every `world`-th truth.
         world: number of processes.
@@ -34,14 +34,7 @@ def class_weights(
         ConfigError: the data set has no classes.
         DataError: a file cannot be read.
     """
-    if not isinstance(data.truth, Labels):
-        raise ConfigError(
-            "training.class_balance is for data sets with classes; this one has depth. Leave it out."
-        )
-    counts = torch.zeros(len(data.truth.names), dtype=torch.float64)
-    for index in range(rank, len(data), world):
-        target = data.target(index)
-        counts += torch.bincount(target[target != IGNORE], minlength=len(counts)).double()
+    counts = task_of(data.truth).class_counts(data, range(rank, len(data), world))
     shares = all_sum(counts.to(device, torch.float32))
     shares = shares / shares.sum().clamp_min(1)
     weights = torch.where(shares > 0, shares.clamp_min(1e-12) ** -exponent, 0.0)

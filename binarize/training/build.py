@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from binarize import data, graph, model_names
 from binarize.data.catalog import check_split, info
-from binarize.data.dataset import DenseDataset, Depth, Labels
-from binarize.data.transforms import evaluation_transform, training_transform
+from binarize.data.dataset import Truth
+from binarize.data.samples import SampleDataset
 from binarize.errors import BinarizeError, ConfigError, FormatError, warn
 from binarize.files import load_checkpoint
 from binarize.layers import BinaryLayer
@@ -24,6 +24,7 @@ from binarize.recipes import TrainingRecipe
 from binarize.recipes.schema import MethodSettings, Network, Training
 from binarize.training.folder import model_file
 from binarize.training.sizes import check_size, check_training
+from binarize.training.tasks import TASKS, task_of
 
 
 def faults(recipe: TrainingRecipe) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -49,6 +50,9 @@ def faults(recipe: TrainingRecipe) -> Iterator[tuple[tuple[str | int, ...], str]
             check()
         except ConfigError as error:
             yield place, str(error)
+    task = info(chosen.name).task if chosen.name in data.names() else None
+    if task is not None:
+        yield from TASKS[task].faults(recipe)
 
 
 def _check_encoder(chosen: Network) -> None:
@@ -78,7 +82,7 @@ def _method_checks(method: MethodSettings) -> Iterator[tuple[tuple[str | int, ..
 
 def dataset(
     recipe: TrainingRecipe, split: str, *, root: Path | None = None, training: bool = False
-) -> DenseDataset:
+) -> SampleDataset:
     """A split of the recipe's data set, through the recipe's transform.
 
     Args:
@@ -88,23 +92,25 @@ def dataset(
         training: through the augmentation; else as evaluation sees it.
 
     Raises:
-        ConfigError: no such data set, split or option.
+        ConfigError: no such data set, split or option, or settings that its task does not have.
         DataError: files are missing.
     """
     chosen = recipe.data
     folder = root if root is not None else Path(chosen.root) if chosen.root is not None else None
     found = data.create(chosen.name, split, folder, **chosen.options)
+    task = task_of(found.truth)
+    for place, what in task.faults(recipe):
+        raise ConfigError(f"{'.'.join(map(str, place))}: {what}")
     if training:
-        transform = training_transform(found.truth, **chosen.augmentation.model_dump())
+        transform = task.training_transform(chosen.augmentation)
     else:
-        fields = chosen.evaluation.model_dump(exclude={"batch", "flip", "scales"})
-        transform = evaluation_transform(found.truth, **fields)
+        transform = task.evaluation_transform(chosen.evaluation)
     return found.with_transform(transform, recipe.training.seed)
 
 
 def network(
     recipe: TrainingRecipe,
-    truth: Labels | Depth,
+    truth: Truth,
     *,
     weights: bool = True,
     tell: Callable[[str], None] = lambda text: None,
@@ -132,18 +138,18 @@ def network(
     return net
 
 
-def _float_network(recipe: TrainingRecipe, truth: Labels | Depth, *, weights: bool) -> nn.Module:
+def _float_network(recipe: TrainingRecipe, truth: Truth, *, weights: bool) -> nn.Module:
     """The network before its conversion; of the user's own, it is seen to give what the truth needs."""
     chosen = recipe.network
-    depth = isinstance(truth, Depth)
+    task = task_of(truth)
     named = model_names.find(chosen.name)
     kwargs = model_names.arguments(
         named,
         chosen.options,
         encoder=chosen.encoder,
         pretrained=chosen.pretrained and weights,
-        outputs=1 if depth else len(truth.names),
-        task={"task": truth.task, **({"max_depth": truth.most, "min_depth": truth.least} if depth else {})},
+        outputs=task.outputs,
+        task=task.arguments(),
     )
     if not weights and "pretrained" in kwargs:  # also where the options say so: a file asks for no download
         kwargs["pretrained"] = False
@@ -215,7 +221,7 @@ def memory_format(settings: Training) -> torch.memory_format:
     return torch.channels_last if settings.channels_last else torch.preserve_format
 
 
-def adamw(model: nn.Module, settings: Training, device: torch.device) -> torch.optim.AdamW:
+def optimizer(model: nn.Module, settings: Training, device: torch.device) -> torch.optim.Optimizer:
     """The optimizer. Weights decay; parameters of quantizers only with `training.quantizer_decay`.
 
     Args:
@@ -231,11 +237,15 @@ def adamw(model: nn.Module, settings: Training, device: torch.device) -> torch.o
         # torch works on lists of parameters of one type: those that are split are another than whole ones
         group = groups.setdefault((decay, type(parameter.data)), {"params": [], "weight_decay": decay})
         group["params"].append(parameter)
-    return torch.optim.AdamW(list(groups.values()), lr=settings.lr, fused=can_fuse(trained, device))
+    how: Any = {"lr": settings.lr, "fused": can_fuse(trained, device)}
+    parts = list(groups.values())
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parts, momentum=settings.momentum, nesterov=settings.nesterov, **how)
+    return (torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW)(parts, **how)
 
 
 def can_fuse(parameters: Sequence[Tensor], device: torch.device) -> bool:
-    """Whether torch's fused AdamW can be taken: a single pass, on a CPU a fifth of the usual one's time.
+    """Whether torch's fused optimizers can be taken: a single pass, on a CPU a fifth of the usual one's time.
 
     The CPU's assumes that weights fill their memory; with slices it would change the values in between.
     CUDA's was not tried with channels-last weights.

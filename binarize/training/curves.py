@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from binarize import files
-from binarize.training.metrics import headline
-
-_LABELS = {"miou": "mIoU on val", "abs_rel": "AbsRel on val"}
+from binarize.training.figures import figures_in, headline
 
 
 def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
@@ -39,7 +37,8 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     if found:
         right = left.twinx()
         right.plot(*zip(*found, strict=True), color="tab:orange", marker=".")
-        right.set_ylabel(_LABELS[looked[0][1]], color="tab:orange")
+        title = next(figures_in(line["val"]).title for line in history if "val" in line)
+        right.set_ylabel(f"{title} on val", color="tab:orange")
     data = io.BytesIO()
     figure.savefig(data, format="png", metadata={"Software": None})
     files.write_bytes(path, data.getvalue())

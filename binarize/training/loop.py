@@ -8,15 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from binarize.data.dataset import DenseDataset
+from binarize.data.samples import SampleDataset
 from binarize.errors import TrainingError
 from binarize.layers import set_progress
 from binarize.recipes import TrainingRecipe
 from binarize.training.batches import read_batches
 from binarize.training.checkpoint import save
+from binarize.training.confusion import draw_confusion
 from binarize.training.curves import draw_curves
 from binarize.training.evaluate import evaluate
-from binarize.training.folder import CURVES, LOG, MODEL, STATE
+from binarize.training.figures import LARGE
+from binarize.training.folder import CONFUSION, CURVES, LOG, MODEL, STATE
 from binarize.training.header import header
 from binarize.training.health import first_not_finite, not_finite
 from binarize.training.interrupt import interruptible
@@ -129,11 +131,11 @@ def _train_epoch(run: Run, epoch: int, stopped: Callable[[], bool]) -> dict[str,
     return figures
 
 
-def _evaluate(run: Run, val: DenseDataset) -> dict[str, Any]:
+def _evaluate(run: Run, val: SampleDataset) -> dict[str, Any]:
     """The figures on the validation split, of the weights that would be kept."""
     accelerator, data = run.accelerator, run.recipe.data
     with run.strategy.whole_network(run.averaged, run.device) as net, accelerator.autocast():
-        return evaluate(
+        figures = evaluate(
             net,
             val,
             output=run.recipe.network.output,
@@ -143,6 +145,9 @@ def _evaluate(run: Run, val: DenseDataset) -> dict[str, Any]:
             world=accelerator.num_processes,
             where=f"{data.name} {data.val}",
         )
+    if run.is_main and "confusion" in figures:
+        draw_confusion(figures["confusion"], run.out / CONFUSION, list(figures["class_accuracy"]))
+    return {name: value for name, value in figures.items() if name not in LARGE}
 
 
 def _stop(run: Run, when: str) -> NoReturn:

@@ -1,8 +1,6 @@
-"""Losses of segmentation and depth."""
+"""Losses of segmentation, depth and classification."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +37,39 @@ class SegmentationLoss(nn.Module):
         return all_sum(total) / torch.where(mass > 0, mass, 1.0)
 
 
+class ClassificationLoss(nn.Module):
+    """Mean cross entropy over the images of all processes, with smoothed targets if asked.
+
+    With targets t (N, C), a single 1 or a mixture, and smoothing e: t' = (1 - e) t + e / C, and the loss is
+    sum_nc -w_c t'_nc log p_nc / sum_nc w_c t_nc (Szegedy et al., arXiv 1512.00567, Section 7; w all 1).
+
+    Args:
+        smoothing: e.
+        weights: how much the images of each class count (classes,), one each if none.
+    """
+
+    def __init__(self, smoothing: float = 0.0, weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.smoothing = smoothing
+        self.register_buffer("weights", weights)
+        self.weights: Tensor | None
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """One number.
+
+        Args:
+            output: logits (N, classes).
+            target: class ids (N,) int64, or shares of the classes (N, classes) float32.
+        """
+        total = F.cross_entropy(
+            output.float(), target, self.weights, reduction="sum", label_smoothing=self.smoothing
+        )
+        mass = torch.full_like(total, len(target))
+        if self.weights is not None:
+            mass = (self.weights[target] if target.dim() == 1 else target @ self.weights).sum()
+        return all_sum(total) / all_sum(mass)
+
+
 class SiLog(nn.Module):
     """10 sqrt(mean d^2 - lambda (mean d)^2), d = ln p - ln t over the valid pixels of a batch.
 
@@ -68,8 +99,3 @@ class SiLog(nn.Module):
         mean, square = sums[:2] / sums[2].detach().clamp_min(1)
         # the root has no gradient at 0, which a perfect prediction reaches
         return 10.0 * (square - self.ratio * mean.square()).clamp_min(1e-12).sqrt()
-
-
-def create_loss(truth: Any, weights: Tensor | None = None) -> nn.Module:
-    """The paper's loss for a data set's truth; `weights` of the classes, if they do not count alike."""
-    return SiLog(truth) if isinstance(truth, Depth) else SegmentationLoss(weights)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from binarize import preprocessing
-from binarize.data.dataset import Depth, Labels, truth_as_json, truth_from_json
+from binarize.data.dataset import Truth, truth_as_json, truth_from_json
 from binarize.data.transforms import MEAN, STD
 from binarize.errors import FormatError
 from binarize.preprocessing import Preprocessing
@@ -17,17 +17,20 @@ _RECIPE = "binarize.recipe"
 _TRUTH = "binarize.truth"
 
 
-def file_metadata(recipe: TrainingRecipe, truth: Labels | Depth) -> dict[str, str]:
+def file_metadata(recipe: TrainingRecipe, truth: Truth) -> dict[str, str]:
     """The text entries for the header of a network's file."""
     return {
         _RECIPE: json.dumps(recipe.model_dump(mode="json")),
         _TRUTH: truth_as_json(truth),
-        preprocessing.ENTRY: preprocessing_of(recipe).dumps(),
+        preprocessing.ENTRY: preprocessing_of(recipe, truth).dumps(),
     }
 
 
-def preprocessing_of(recipe: TrainingRecipe) -> Preprocessing:
-    """What images go through before a network that follows the recipe, outside of its benchmark."""
+def preprocessing_of(recipe: TrainingRecipe, truth: Truth) -> Preprocessing:
+    """What images go through before a network that follows the recipe, outside of its benchmark.
+
+    A crop is a part of it for classification only: of maps it would lose a part.
+    """
     seen = recipe.data.evaluation
     return Preprocessing(
         mean=MEAN,
@@ -35,6 +38,7 @@ def preprocessing_of(recipe: TrainingRecipe) -> Preprocessing:
         size=recipe.data.augmentation.size,
         short_side=seen.short_side,
         resize=seen.resize,
+        crop=seen.crop if truth.task == "classification" else None,
     )
 
 
@@ -63,7 +67,7 @@ def read_recipe(metadata: Mapping[str, str], where: Path) -> TrainingRecipe:
     return validate(values, str(where))
 
 
-def read_truth(metadata: Mapping[str, str], where: Path) -> Labels | Depth:
+def read_truth(metadata: Mapping[str, str], where: Path) -> Truth:
     """What the outputs mean, by a header's entries.
 
     Raises:

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from binarize.data.dataset import DenseDataset
+from binarize.data.samples import SampleDataset
 from binarize.recipes import TrainingRecipe
 from binarize.recipes.schema import Training
 from binarize.training.averaging import MovingAverage
@@ -20,6 +20,7 @@ from binarize.training.batches import Batches
 from binarize.training.distill import Teacher
 from binarize.training.health import LatentWatch
 from binarize.training.inputs import InputWatch
+from binarize.training.mixing import Mixing
 from binarize.training.progress import Event, Progress
 from binarize.training.strategy import Strategy
 from binarize.training.tally import Tally
@@ -38,7 +39,8 @@ class Run:
         optimizer: of the network's parameters, prepared by the accelerator.
         average: of the parameters; None without `training.ema`.
         progress: where it is.
-        loss: of outputs (N, C, H, W) and targets (N, H, W).
+        loss: of outputs (N, C, H, W) and targets (N, H, W), or (N, C) and (N,).
+        mixing: of the images of a step with each other; None for none.
         teacher: whose outputs are learned too; None without `training.distillation`.
         data: the training split.
         val: the split that is evaluated during training, if there is one.
@@ -59,9 +61,10 @@ class Run:
     average: MovingAverage | None
     progress: Progress
     loss: nn.Module
+    mixing: Mixing | None
     teacher: Teacher | None
-    data: DenseDataset
-    val: DenseDataset | None
+    data: SampleDataset
+    val: SampleDataset | None
     batches: Batches
     loader: DataLoader[Any]
     tally: Tally | None

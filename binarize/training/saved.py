@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
 
 from torch import nn
 
 from binarize import files
-from binarize.data.dataset import Depth, Labels
+from binarize.data.classes import Classes
+from binarize.data.dataset import Truth
 from binarize.errors import ConfigError
 from binarize.files import container
 from binarize.networks.catalog import NETWORKS
@@ -38,7 +40,33 @@ def load(path: Path) -> tuple[TrainingRecipe, nn.Module]:
     return recipe, files.load(file, network(bare, read_truth(metadata, file), weights=False)).float()
 
 
-def load_with_truth(path: Path) -> tuple[TrainingRecipe, nn.Module, Labels | Depth]:
+def check_classes(path: Path, truth: Truth) -> None:
+    """Refuse to measure a network of whole images by other classes than it was trained for.
+
+    Args:
+        path: as of `load`.
+        truth: of the data set to measure on.
+
+    Raises:
+        ConfigError: names of classes, or their order, differ.
+    """
+    if not isinstance(truth, Classes):
+        return
+    file = model_file(path)
+    own = read_truth(container.read_metadata(file), file)
+    if own == truth:
+        return
+    names = own.names if isinstance(own, Classes) else ()
+    pairs = enumerate(zip_longest(names, truth.names, fillvalue="no class"))
+    index, (one, other) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+    raise ConfigError(
+        f"{file}: trained for {len(names)} classes, the data set has {len(truth.names)}, and class {index} "
+        f"is {one} there, {other} here. Measure on a data set of the same classes, in the same order "
+        "(image-folder: data.options.classes)."
+    )
+
+
+def load_with_truth(path: Path) -> tuple[TrainingRecipe, nn.Module, Truth]:
     """As `load`, and the data set's truth, which gives the outputs their meaning; no data is needed.
 
     Raises:

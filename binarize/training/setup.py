@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from binarize.data.catalog import check_split
-from binarize.data.dataset import DenseDataset
-from binarize.data.survey import inspect
+from binarize.data.samples import SampleDataset
 from binarize.errors import ConfigError, warn
 from binarize.recipes import TrainingRecipe
 from binarize.recipes.schema import Training
 from binarize.training.averaging import MovingAverage, averaging_warning
 from binarize.training.balance import class_weights
 from binarize.training.batches import Batches
-from binarize.training.build import adamw, dataset, memory_format, network
+from binarize.training.build import dataset, memory_format, network
+from binarize.training.build import optimizer as create_optimizer
 from binarize.training.compiled import CompiledForward
 from binarize.training.distill import Teacher
 from binarize.training.distributed import share_drops, synchronize_norms
@@ -34,7 +34,6 @@ from binarize.training.environment import (
 from binarize.training.folder import STATE
 from binarize.training.health import LatentWatch
 from binarize.training.inputs import InputWatch
-from binarize.training.losses import create_loss
 from binarize.training.process_group import keep_group_at_exit
 from binarize.training.progress import Event, Progress
 from binarize.training.replicas import Replicas
@@ -45,6 +44,7 @@ from binarize.training.sizes import check_size
 from binarize.training.state import restore_state
 from binarize.training.strategy import Strategy
 from binarize.training.tally import Tally
+from binarize.training.tasks import task_of
 
 
 def set_up(
@@ -66,17 +66,17 @@ def set_up(
     accelerator = _accelerator(settings)
     check_folder(out, recipe, resume)
     data, val, tally = _datasets(recipe, root)
-    loss = create_loss(data.truth, _class_weights(settings, data, accelerator))
+    loss = task_of(data.truth).loss(settings, _class_weights(settings, data, accelerator))
     resumed = resume and (out / STATE).is_file()
     heard = tell if tell is not None and accelerator.is_main_process else _unheard
     net = network(recipe, data.truth, weights=not resumed, tell=heard)
     net = net.to(memory_format=memory_format(settings))
     strategy = _strategy(net, accelerator, sharding, compiled=settings.compile)
     average = MovingAverage(net) if settings.ema is not None else None
-    adam = adamw(net, settings, accelerator.device)
+    bare = create_optimizer(net, settings, accelerator.device)
     tensors = average.tensors if average is not None else None
-    progress = restore_state(out / STATE, net, adam, tensors) if resumed else Progress()
-    optimizer = _prepare(strategy, adam, average, accelerator)
+    progress = restore_state(out / STATE, net, bare, tensors) if resumed else Progress()
+    optimizer = _prepare(strategy, bare, average, accelerator)
     _check_sizes(strategy.standalone, recipe, data, val, heard)
     make_folder(out)  # all that can be wrong with the network is known by now
     teacher = Teacher(settings.distillation, net, accelerator.device) if settings.distillation else None
@@ -92,6 +92,7 @@ def set_up(
         average=average,
         progress=progress,
         loss=loss,
+        mixing=task_of(data.truth).mixing(settings),
         teacher=teacher,
         data=data,
         val=val,
@@ -124,20 +125,23 @@ def _accelerator(settings: Training) -> Accelerator:
     return accelerator
 
 
-def _datasets(recipe: TrainingRecipe, root: Path | None) -> tuple[DenseDataset, DenseDataset | None, Tally]:
+def _datasets(
+    recipe: TrainingRecipe, root: Path | None
+) -> tuple[SampleDataset, SampleDataset | None, Tally | None]:
     """The splits for training and validation, both inspected, and the counts to be made of the first."""
     chosen = recipe.data
     check_split(chosen.name, chosen.test)  # `evaluate` needs it later: report it now
     data = dataset(recipe, chosen.train, root=root, training=True)
     val = dataset(recipe, chosen.val, root=root) if chosen.val is not None else None
     name = f"{chosen.name} {chosen.train}"
-    tally = Tally(data, name, inspect(data, name))
+    task = task_of(data.truth)
+    tally = task.tally(data, name, task.inspect(data, name))
     if val is not None:
-        inspect(val, f"{chosen.name} {chosen.val}")
+        task.inspect(val, f"{chosen.name} {chosen.val}")
     return data, val, tally
 
 
-def _class_weights(settings: Training, data: DenseDataset, accelerator: Accelerator) -> Tensor | None:
+def _class_weights(settings: Training, data: SampleDataset, accelerator: Accelerator) -> Tensor | None:
     if not settings.class_balance:
         return None
     return class_weights(
@@ -164,7 +168,7 @@ def _strategy(
 
 
 def _prepare(
-    strategy: Strategy, adam: torch.optim.Optimizer, average: MovingAverage | None, accelerator: Accelerator
+    strategy: Strategy, bare: torch.optim.Optimizer, average: MovingAverage | None, accelerator: Accelerator
 ) -> torch.optim.Optimizer:
     """Let the network see all processes' images, and move all to the device; the optimizer to step with."""
     world = accelerator.num_processes
@@ -172,7 +176,7 @@ def _prepare(
         synchronize_norms(strategy.net)
         share_drops(strategy.net, accelerator.process_index, world)
     strategy.wrap()
-    optimizer = accelerator.prepare_optimizer(adam)
+    optimizer = accelerator.prepare_optimizer(bare)
     if average is not None:
         average.to(accelerator.device)
     return optimizer
@@ -181,8 +185,8 @@ def _prepare(
 def _check_sizes(
     net: nn.Module,
     recipe: TrainingRecipe,
-    data: DenseDataset,
-    val: DenseDataset | None,
+    data: SampleDataset,
+    val: SampleDataset | None,
     tell: Callable[[str], None],
 ) -> None:
     """Find out whether the network takes the images, by one forward pass for each kind of them."""
@@ -200,7 +204,7 @@ def _check_sizes(
 
 
 def _batches(
-    recipe: TrainingRecipe, data: DenseDataset, accelerator: Accelerator
+    recipe: TrainingRecipe, data: SampleDataset, accelerator: Accelerator
 ) -> tuple[Batches, DataLoader[Any]]:
     settings = recipe.training
     rank, world = accelerator.process_index, accelerator.num_processes

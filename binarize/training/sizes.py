@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import binarize
-from binarize.data.dataset import Depth, Labels
+from binarize.data.dataset import Truth
 from binarize.errors import BinarizeError, ConfigError, warn
 from binarize.graph.model_copy import copied
 from binarize.training.outputs import selected
+from binarize.training.tasks import task_of
 
-_COARSEST = 32  # pixels of the image for one of the output, per side, as in FCN-32s
 _STEPS = (2, 4, 8, 16, 32, 64)  # networks often need sides that are multiples of one of these
 _SQUARES = (224, 256, 384, 512)  # usual sizes of networks that take one size only
 REFUSALS = (RuntimeError, ValueError, AssertionError, IndexError, TypeError, ZeroDivisionError)
@@ -26,7 +26,7 @@ REFUSALS = (RuntimeError, ValueError, AssertionError, IndexError, TypeError, Zer
 
 def check_size(
     model: nn.Module,
-    truth: Labels | Depth,
+    truth: Truth,
     size: tuple[int, int],
     where: str,
     chosen: str | int | None = None,
@@ -60,20 +60,19 @@ def check_size(
         raise
     except Exception as error:  # whatever the code of the user's does
         raise _failed(error) from error
-    maps = selected(output, chosen)
-    check_output(maps, truth, size if trained else None)
-    if isinstance(truth, Labels) and maps.shape[1] > len(truth.names):
-        more = f"the network has {maps.shape[1]} classes, the data set has {len(truth.names)}"
+    found, task = selected(output, chosen), task_of(truth)
+    task.check(found, size if trained else None)
+    if more := task.spare(found):
         if exact:
             raise ConfigError(
                 f"{more}; let the callable take num_classes, which the data set gives, or set the number in "
                 "network.options."
             )
         warn(
-            f"{more}: outputs {len(truth.names)} to {maps.shape[1] - 1} are never trained towards anything. "
+            f"{more}: outputs {task.outputs} to {found.shape[1] - 1} are never trained towards anything. "
             "Leave network.options.num_classes out, or set it to the number of classes."
         )
-    return maps.shape[-2], maps.shape[-1]
+    return task.resolution(found, size)
 
 
 def check_training(model: nn.Module, size: tuple[int, int], chosen: str | int | None = None) -> None:
@@ -113,46 +112,6 @@ def _described(error: Exception) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {first_line(error)}{place}"
-
-
-def check_output(output: Tensor, truth: Labels | Depth, size: tuple[int, int] | None) -> None:
-    """Refuse what a loss cannot use.
-
-    Args:
-        output: of the network.
-        truth: of the data set.
-        size: (H, W) of the image, if the output must not be far coarser.
-
-    Raises:
-        ConfigError: it is not (N, C, H, W), has other channels, or is too coarse.
-    """
-    n = 1 if isinstance(truth, Depth) else len(truth.names)
-    expected = "metres (N, 1, H, W)" if isinstance(truth, Depth) else f"logits (N, {n}, H, W)"
-    if output.dim() != 4:
-        whole = (
-            " It looks like a classifier of whole images; a network for pixels on the same encoder is, for "
-            "instance, 'upernet:resnet18'."
-        )
-        raise ConfigError(
-            f"the network gives a tensor {tuple(output.shape)}, expected {expected}: let its forward return "
-            f"that alone.{whole if output.dim() == 2 else ''}"
-        )
-    channels = output.shape[1]
-    if isinstance(truth, Depth) and channels != 1:
-        raise ConfigError(f"the network gives {channels} channels, expected {expected}.")
-    if channels < n:
-        raise ConfigError(
-            f"the network has {channels} classes, the data set has {n}; set num_classes={n} "
-            "(network.options.num_classes), or leave it out."
-        )
-    if size is not None and any(
-        side > _COARSEST * out for side, out in zip(size, output.shape[-2:], strict=True)
-    ):
-        got = "x".join(map(str, output.shape[-2:]))
-        raise ConfigError(
-            f"the network gives maps of {got} for images of {size[0]}x{size[1]} (H x W), less than one value "
-            f"for {_COARSEST} pixels: let it resize its output to the size of its input."
-        )
 
 
 def refused(model: nn.Module, size: tuple[int, int], where: str, error: Exception) -> Exception:

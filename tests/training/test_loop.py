@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -31,6 +32,8 @@ from binarize.training.batches import Batches
 from binarize.training.build import can_fuse, network
 from binarize.training.distill import Teacher
 from binarize.training.loop import MODEL, STATE, Event, StoppedError, train
+from binarize.training.losses import SegmentationLoss
+from binarize.training.tasks.segmentation import SegmentationTask
 
 TESTS = Path(__file__).parent.parent
 
@@ -260,18 +263,16 @@ def test_two_processes_learn_the_same_as_one(tmp_path: Path) -> None:
 
 
 def test_numbers_that_are_not_finite_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create = setup.create_loss
-
     class Breaking(nn.Module):
-        def __init__(self, *given: Any) -> None:
+        def __init__(self, *_: Any) -> None:
             super().__init__()
-            self.inner, self.calls = create(*given), 0
+            self.inner, self.calls = SegmentationLoss(), 0
 
         def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
             self.calls += 1
             return self.inner(output, target) * (float("nan") if self.calls == 5 else 1.0)
 
-    monkeypatch.setattr(setup, "create_loss", Breaking)
+    monkeypatch.setattr(SegmentationTask, "loss", Breaking)
     with pytest.raises(
         TrainingError, match=r"epoch 2, step 2: the loss is not finite, and so is the gradient"
     ):
@@ -375,6 +376,15 @@ def test_the_teachers_loss_by_its_formula(temperature: float, monkeypatch: pytes
     ]
     expected = 2.0 * divergence + 0.5 * sum(apart) / len(apart)
     assert teacher.loss(images, output).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_a_teacher_of_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    student = Small(4, None).eval()
+    monkeypatch.setattr("binarize.files.load", lambda path: copy.deepcopy(student).half())
+    monkeypatch.setattr("binarize.files.container.read_metadata", lambda path: {})
+    teacher = Teacher(Distillation(teacher="x"), student, torch.device("cpu"))
+    images = torch.randn(2, 3, 16, 16)
+    assert teacher.loss(images, student(images)).item() == pytest.approx(0, abs=1e-4)
 
 
 def test_a_teacher_keeps_no_maps(monkeypatch: pytest.MonkeyPatch) -> None:
