@@ -27,6 +27,7 @@ from binarize.cli.methods import methods
 from binarize.cli.models import models
 from binarize.cli.predict import predict
 from binarize.cli.recipes import recipes
+from binarize.cli.report import report
 from binarize.cli.summary import summary
 from binarize.cli.tables import tables
 from binarize.cli.train import train
@@ -59,6 +60,7 @@ _COMMANDS = (
     models,
     predict,
     recipes,
+    report,
     summary,
     tables,
     train,

@@ -11,7 +11,7 @@ from binarize.comparison.paper_costs import count_rows
 from binarize.comparison.published import is_of_row
 from binarize.comparison.runs import KnownRun
 from binarize.comparison.table import label
-from binarize.training.metrics import headline
+from binarize.training.figures import headline
 
 COSTS = {"params_k": "Params K", "ops_g": "OPs G"}
 FIGURES = {
