@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from binarize.errors import ConfigError, near_names
-from binarize.recipes.library import find, folder, names
+from binarize.recipes.library import find, folder, names, recipes_of
+from binarize.recipes.listing import listing
 from binarize.recipes.schema import TrainingRecipe
 from binarize.recipes.settings import apply_settings, merged
 from binarize.recipes.source import Loader, Place, Source, load_yaml, located, note_lines
@@ -32,8 +33,12 @@ def load(name: str | Path, settings: Sequence[str] = (), faults: Faults | None =
         faults: finds faults that this module cannot know, such as unknown names of methods.
 
     Raises:
-        ConfigError: no such file, or it is not a recipe; the message names all faults.
+        ConfigError: no such file, or it is not a recipe (the message names all faults), or a folder of
+            recipes, which the message lists.
     """
+    if held := recipes_of(name):
+        rows = listing({each: _about(each) for each in held}, group=str(name))
+        raise ConfigError("\n".join([f"{name} is a folder of {len(held)} recipes; name one of them.", *rows]))
     path = find(name)
     source = Source()
     values = _read(path, source, ())
@@ -44,6 +49,13 @@ def load(name: str | Path, settings: Sequence[str] = (), faults: Faults | None =
     if found:
         raise ConfigError("\n".join([f"recipe {path}:", *(f"  {fault}" for fault in found)]))
     return recipe
+
+
+def _about(name: str) -> str:
+    try:
+        return load(name).about
+    except ConfigError:
+        return "(is no recipe)"
 
 
 def _read(path: Path, source: Source, via: tuple[Path, ...]) -> dict[str, Any]:
@@ -84,7 +96,8 @@ def _read(path: Path, source: Source, via: tuple[Path, ...]) -> dict[str, Any]:
         base = _read(target, source, (*via, path))
     source.lines |= lines
     _locate_code(values, path.parent)
-    return merged(base, values)
+    _locate_data(values, path.parent)
+    return merged(base, values, deletes=True)
 
 
 def _locate_code(values: Mapping[str, Any], folder: Path) -> None:
@@ -95,3 +108,14 @@ def _locate_code(values: Mapping[str, Any], folder: Path) -> None:
         path = folder / parts(name)[0]
         if path.is_file():
             network["name"] = f"{path.resolve()}{name[len(parts(name)[0]) :]}"
+
+
+def _locate_data(values: Mapping[str, Any], folder: Path) -> None:
+    """Make the data set's folder absolute, seen from the recipe's; else it is seen from the current one."""
+    data = values.get("data")
+    root = data.get("root") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or not isinstance(root, str):
+        return
+    path = folder / Path(root).expanduser()
+    if path.is_dir() or not Path(root).is_dir():  # in no place: the recipe's, for the message
+        data["root"] = str(path.resolve())
