@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from binarize.cli.options import device_option
 from binarize.cli.output import console, counted, print_json, progress_bar, say, tell
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError
@@ -19,9 +20,16 @@ from binarize.tables import better
 @click.option("--split", help="Part of the data set.  [default: the recipe's test]")
 @click.option("--flip", is_flag=True, help="Mean over the image and its mirror image.")
 @click.option("--scales", metavar="S,S...", help="Mean over these sizes: 0.75,1,1.25.")
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def evaluate(
-    checkpoint: Path, root: Path | None, split: str | None, flip: bool, scales: str | None, as_json: bool
+    checkpoint: Path,
+    root: Path | None,
+    split: str | None,
+    flip: bool,
+    scales: str | None,
+    device: str | None,
+    as_json: bool,
 ) -> None:
     """Measure CHECKPOINT, a model that `binarize train` wrote, or the folder of its run.
 
@@ -37,7 +45,7 @@ def evaluate(
         from binarize.runtime import keep_memory
         from binarize.training import saved
         from binarize.training.build import dataset
-        from binarize.training.environment import on_cpu
+        from binarize.training.environment import on_cpu, on_device
         from binarize.training.evaluate import evaluate as measure
         from binarize.training.process_group import destroy_group_at_exit, keep_group_at_exit
 
@@ -49,7 +57,8 @@ def evaluate(
     inspect(data, f"{recipe.data.name} {part}")
     flip = flip or recipe.data.evaluation.flip
     sizes = sizes or recipe.data.evaluation.scales
-    processes = PartialState(cpu=on_cpu())  # on one machine or several
+    with on_device(device):
+        processes = PartialState(cpu=on_cpu())  # on one machine or several
     with progress_bar(part, counts=True, shown=processes.is_main_process) as progress:
         own = range(processes.process_index, len(data), processes.num_processes)
         task = progress.add_task("", total=len(own))

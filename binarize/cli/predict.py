@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from binarize.cli.options import out_option
+from binarize.cli.options import device_option, out_option
 from binarize.cli.output import console, counted, say
 from binarize.cli.speed import importing
 from binarize.cli.targets import refuse_existing
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="For the panel: a file, or a folder with files of the images' names (sync_depth_N for rgb_N too).",
 )
+@device_option
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 def predict(
     checkpoint: Path,
@@ -53,6 +54,7 @@ def predict(
     panel: bool,
     others: tuple[Path, ...],
     truths: Path | None,
+    device: str | None,
     force: bool,
 ) -> None:
     """Predict labels or depth for IMAGES: files, folders or patterns.
@@ -69,11 +71,14 @@ def predict(
         from binarize.data.reading import read_image
         from binarize.files import write_bytes
         from binarize.runtime import keep_memory
-        from binarize.training import pictures, saved
+        from binarize.training import environment, pictures, saved
 
     keep_memory()
     paths = (checkpoint, *others)
-    networks = [saved.load_with_truth(path) for path in paths]
+    with environment.on_device(device):
+        place = environment.device()
+    loaded = (saved.load_with_truth(path) for path in paths)
+    networks = [(recipe, model.to(place), truth) for recipe, model, truth in loaded]
     truth = networks[0][2]
     _check_truths(paths, [other for _, _, other in networks])
     names = _names([recipe for recipe, _, _ in networks], paths)
