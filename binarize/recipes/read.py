@@ -41,7 +41,28 @@ def load(name: str | Path, settings: Sequence[str] = (), faults: Faults | None =
         raise ConfigError("\n".join([f"{name} is a folder of {len(held)} recipes; name one of them.", *rows]))
     path = find(name)
     source = Source()
-    values = _read(path, source, ())
+    return _finished(_read(path, source, ()), path, source, settings, faults)
+
+
+def from_text(text: str, path: Path, faults: Faults | None = None) -> TrainingRecipe:
+    """A recipe from the text of a file that may not be written yet.
+
+    Args:
+        text: of the file.
+        path: of the file: what it names is seen from there.
+        faults: as of `load`.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    source = Source()
+    return _finished(_parsed(text, path.resolve(), source, ()), path, source, (), faults)
+
+
+def _finished(
+    values: dict[str, Any], path: Path, source: Source, settings: Sequence[str], faults: Faults | None
+) -> TrainingRecipe:
+    """The recipe of these values, with settings on top, if it is one."""
     values = apply_settings(values, settings, source)
     _locate_code(values, Path.cwd())
     recipe = validate(values, str(path), source)
@@ -65,10 +86,16 @@ def _read(path: Path, source: Source, via: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"recipe {path}: extends itself ({chain}).")
     try:
         text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=Loader)
-        values = load_yaml(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {path}: cannot be read ({error}).") from error
+    return _parsed(text, path, source, via)
+
+
+def _parsed(text: str, path: Path, source: Source, via: tuple[Path, ...]) -> dict[str, Any]:
+    """The values of a recipe's text, and of what it extends."""
+    try:
+        node = yaml.compose(text, Loader=Loader)
+        values = load_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
         raise ConfigError(f"recipe {path}: not YAML: {error}.") from error
     if not isinstance(node, yaml.MappingNode):
