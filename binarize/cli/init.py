@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -160,7 +160,7 @@ def _rows(found: Found, method: str | None, network: str | None) -> Iterator[tup
     from binarize.training.starter import epochs, training_size, usual_size
 
     layout, naming, truth = found.layout, found.naming, found.truth
-    total = sum(found.sizes.values())
+    total = sum(found.images.values())
     usual = usual_size(found.sizes)
     others = f", and {len(found.sizes) - 1} other sizes" if len(found.sizes) > 1 else ""
     yield "images", f"{layout.root / layout.images}: {total}, {usual[0]}x{usual[1]}{others} (height x width)"
@@ -175,14 +175,12 @@ def _rows(found: Found, method: str | None, network: str | None) -> Iterator[tup
         for text in truth.why:
             yield "", text
     else:
-        yield "depth", f"{truth.low:.3g} to {truth.high:.3g} m in {truth.unit} (scale {truth.scale:g}), " \
-                       f"{100 * truth.known:.0f} % of the pixels known; to {truth.most:g} m counts"  # fmt: skip
+        yield "depth", f"{truth.low:.3g} to {truth.high:.3g} m in {truth.unit} (scale {truth.scale:g})"
+        yield "", f"{100 * truth.known:.0f} % of the pixels known; depths to {truth.most:g} m count"
     how = "folders" if layout.splits else "by shares of the files"
     yield "splits", f"{', '.join(f'{name} {number}' for name, number in found.images.items())} ({how})"
     height, width = training_size(found.sizes)
     number, batch = epochs(found)
-    net = network or "upernet:convnext_atto"
-    yield (
-        "training",
-        f"{net}, {method or 'float'}, {height}x{width}, {counted(number, 'epoch')}, batch {batch}",
-    )
+    net = f"{network or 'upernet:convnext_atto'}, {method or 'float'}"
+    yield "network", f"{net}, images of {height}x{width}"
+    yield "steps", f"{counted(number, 'epoch')}, {batch} images a step"

@@ -53,13 +53,13 @@ def recipe_text(found: Found, choice: Choice) -> str:
     """
     lines = [
         *_comment(
-            f"Written by `{choice.command}`: a start that a CPU trains. Change what you know better.", 0
+            f"Written by `{choice.command}`: a start, small enough for a CPU. Change what you like.", 0
         ),
         f"about: {_text(_about(found, choice))}",
         "",
         "data:",
         "  name: folder",
-        f"  root: {_text(choice.root)} # seen from this file",
+        f"  root: {_text(choice.root)}{'' if Path(choice.root).is_absolute() else ' # seen from this file'}",
         *_options(found),
         *_splits(found),
         *_sizes(found),
@@ -76,8 +76,8 @@ def recipe_text(found: Found, choice: Choice) -> str:
 def training_size(sizes: Counter[Size]) -> Size:
     """(H, W) of training images, multiples of 32.
 
-    Images that are small enough keep their size, cut down to multiples of 32. Of others it is the size of about
-    `AREA` pixels that changes their aspect ratio least.
+    Images that are small enough keep their size, cut down to multiples of 32. For others it is the size of
+    about `AREA` pixels that changes their aspect ratio least.
     """
     least = min(h for h, _ in sizes), min(w for _, w in sizes)
     height, width = usual_size(sizes)
@@ -118,14 +118,12 @@ def _about(found: Found, choice: Choice) -> str:
 
 
 def _options(found: Found) -> list[str]:
-    truth, rows = found.truth, []
-    options = found.options()
-    for name in ("images", "truths", "nested", "image_name", "truth_name"):
-        if name in options:
-            rows.append(f"    {name}: {_value(options[name])}")
+    truth, options = found.truth, found.options()
+    names = ("images", "truths", "nested", "image_name", "truth_name")
+    rows = [f"    {name}: {_value(options[name])}" for name in names if name in options]
     if found.without_truth:
-        rows += _comment(f"{len(found.without_truth)} images have no truth, first "
-                         f"{found.without_truth[0].name}: they are left out. `error` refuses them.", 4)  # fmt: skip
+        alone = f"{len(found.without_truth)} images have no truth, first {found.without_truth[0].name}"
+        rows += _comment(f"{alone}: they are left out. `error` refuses them.", 4)  # fmt: skip
         rows.append("    unpaired: skip")
     if "shares" in options:
         rows += _comment("All files lie in one folder: these shares of them, always the same ones. Where "
@@ -182,13 +180,11 @@ def _sizes(found: Found) -> list[str]:
     shown, given = f"[{size[0]}, {size[1]}]", f"{usual[0]}x{usual[1]}"
     many = f"{given} and {len(found.sizes) - 1} other sizes" if len(found.sizes) > 1 else given
     native = set(found.sizes) == {size}
-    cut = usual[0] * usual[1] <= 1.5 * AREA and not native
-    rows = _comment(
-        f"Images are {many} (height x width). Encoders halve them five times: multiples of 32.", 2
-    )
+    cropped = usual[0] * usual[1] <= 1.5 * AREA and min(min(sides) for sides in found.sizes) >= _STEP
+    rows = _comment(f"Images: {many} (height x width). Encoders halve them five times: multiples of 32.", 2)
     resize = f", resize: {shown}"
     if isinstance(found.truth, Classes):
-        if native or (cut and min(min(s) for s in found.sizes) >= _STEP):
+        if native or cropped:
             resize = ""
         elif one_aspect(found.sizes, size):
             resize = f", long_side: {max(size)}"
@@ -205,7 +201,7 @@ def _network(choice: Choice) -> list[str]:
     if choice.network is not None:
         return [f"network: {{name: {_text(choice.network)}}}"]
     return [
-        "# a small one; larger: convnext_tiny, width 256. Its own: path/to/nets.py:unet (docs/own-network.md)",
+        "# a small one; larger: convnext_tiny, width 256; your own: path/to/nets.py:unet (own-network.md)",
         "network: {name: upernet, encoder: convnext_atto, options: {width: 32}}",
     ]
 
@@ -225,9 +221,7 @@ def _training(found: Found, choice: Choice) -> list[str]:
     rate = "1.5e-3" if choice.method is None else "3.0e-3"
     rows = [
         "training:",
-        *_comment(
-            f"{count} images: {number * -(-count // batch)} steps in all. More help, on a GPU above all.", 2
-        ),
+        *_comment(f"{count} images make {number * -(-count // batch)} steps. More help, if time allows.", 2),
         f"  epochs: {number}",
         f"  batch: {batch}",
         f"  lr: {rate} # a third of it if the loss jumps",
@@ -235,7 +229,7 @@ def _training(found: Found, choice: Choice) -> list[str]:
     if isinstance(found.truth, Classes) and min(found.truth.shares) < _RARE:
         rare = min((s, n) for s, n in zip(found.truth.shares, found.truth.names, strict=True))
         rows += _comment(
-            f"Class {rare[1]} has {100 * rare[0]:.2g} % of the pixels: rare classes count more.", 2
+            f"{rare[1]} has {100 * rare[0]:.2g} % of the pixels: let rare classes count more.", 2
         )
         rows.append("  class_balance: 0.5")
     often = max(1, number // 10)
@@ -260,8 +254,12 @@ def _list(name: str, items: list[str], ends: str = "[]") -> list[str]:
     line = f"    {name}: {ends[0]}{', '.join(items)}{ends[1]}"
     if len(line) <= _WIDTH:
         return [line]
-    wrapped = textwrap.wrap(", ".join(items), _WIDTH - 6, break_long_words=False, break_on_hyphens=False)
-    return [f"    {name}: {ends[0]}", *(f"      {part}" for part in wrapped), f"    {ends[1]}"]
+    rows = [""]
+    for item in items:
+        if rows[-1] and len(rows[-1]) + len(item) > _WIDTH - 8:
+            rows.append("")
+        rows[-1] += f"{item}, "
+    return [f"    {name}: {ends[0]}", *(f"      {row.rstrip()}" for row in rows), f"    {ends[1]}"]
 
 
 def _text(text: str) -> str:
