@@ -52,10 +52,17 @@ def _inner(form: str, stem: str) -> str | None:
 
 @dataclass(frozen=True)
 class Matches:
-    """Files by what their names share, which may be one image's, one truth's or a pair's."""
+    """Files by what their names share: those of a pair have one key.
+
+    Attributes:
+        images: by their keys.
+        truths: likewise.
+        unfit: images whose names have another form.
+    """
 
     images: dict[str, Path]
     truths: dict[str, Path]
+    unfit: tuple[Path, ...] = ()
 
     @property
     def pairs(self) -> list[Pair]:
@@ -92,7 +99,9 @@ def matched(source: Path, targets: Path, naming: Naming, *, nested: bool = False
     images = [path for path in images if path not in taken]  # of one folder, or one in the other
     if not images:
         raise DataError(f"{source}: no image in this folder ({', '.join(IMAGES)}).")
-    return Matches(_by_name(source, images, naming.image_key), true)
+    found = _by_name(source, images, naming.image_key)
+    there = set(found.values())
+    return Matches(found, true, tuple(path for path in images if path not in there))
 
 
 def paired(
@@ -127,6 +136,11 @@ def paired(
             more = f"; {others}, first {found.truths[unused[0]].name}" if unused else ""
             raise DataError(f"{text}{more}. {looked}, with any of the endings {', '.join(IMAGES)}.")
         warn(f"{text}; they are left out. {looked}.")
+    if found.unfit:
+        warn(
+            f"{source}: {len(found.unfit)} files have no name of the form {naming.image}, first "
+            f"{found.unfit[0].name}; they are left out."
+        )
     if unused:
         shown = found.truths[unused[0]].name
         wanted = "of their name" if naming == Naming() else naming.image.replace(_PLACE, unused[0])

@@ -120,12 +120,17 @@ def look(
         layout=layout,
         naming=naming,
         images=number,
-        without_truth=[m.images[key] for m in found.values() for key in m.without_truth],
+        without_truth=[path for m in found.values() for path in _alone(m)],
         without_image=[m.truths[key] for m in found.values() for key in m.without_image],
         sizes=_sizes(pair.image for pair in spread(everything, MASKS)),
         truth=truth,
         read=len(chosen),
     )
+
+
+def _alone(matches: Matches) -> list[Path]:
+    """Images without a truth, and those whose names are of another form."""
+    return [*(matches.images[key] for key in matches.without_truth), *matches.unfit]
 
 
 def spread(items: Sequence[Pair], most: int) -> list[Pair]:
@@ -153,18 +158,19 @@ def _stems(path: Path, nested: bool) -> list[str]:
 def _check_pairs(layout: Layout, found: dict[str, Matches], naming: Naming) -> None:
     """Refuse folders in which few images have a truth: another folder was meant, or names tell nothing."""
     pairs = sum(len(m.pairs) for m in found.values())
-    images = sum(len(m.images) for m in found.values())
+    images = sum(len(m.images) + len(m.unfit) for m in found.values())
     empty = next((split for split, m in found.items() if not m.pairs), None)
     if pairs and pairs >= images / 2 and empty is None:
         return
     split = empty or next(iter(found))
     source, targets = layout.folders(split)
     matches = found[split]
-    names = [f"{source.name}/{path.name}" for path in list(matches.images.values())[:3]]
+    total = len(matches.images) + len(matches.unfit)
+    names = [f"{source.name}/{path.name}" for path in (*matches.images.values(), *matches.unfit)][:3]
     others = [f"{targets.name}/{path.name}" for path in list(matches.truths.values())[:3]] or ["none"]
     raise DataError(
-        f"{source}: {len(matches.pairs)} of {len(matches.images)} images have a truth in {targets} (names "
-        f"tried: {naming.image} and {naming.truth}). The images are {', '.join(names)}...; the truths "
+        f"{source}: {len(matches.pairs)} of {total} images have a truth in {targets} (names tried: "
+        f"{naming.image} and {naming.truth}). The images are {', '.join(names)}...; the truths "
         f"{', '.join(others)}... Is it the right folder? Names that differ by more than a beginning and an "
         "end have to be changed."
     )

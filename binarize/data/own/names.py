@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
+from string import ascii_letters
 
 from binarize.data.pairing import Naming
 
@@ -37,8 +38,8 @@ def _guesses(images: Sequence[str], truths: Sequence[str]) -> Iterator[Naming]:
     step = max(1, len(images) // _IMAGES)
     for image in images[::step]:
         for truth in _like(image, truths):
-            if image != truth and (naming := _naming(image, truth)) is not None:
-                yield naming
+            if image != truth:
+                yield from _namings(image, truth)
 
 
 def _like(image: str, truths: Sequence[str]) -> Iterable[str]:
@@ -50,23 +51,20 @@ def _like(image: str, truths: Sequence[str]) -> Iterable[str]:
     return [t for t in truths if part in t][:_TRUTHS] or truths[:_TRUTHS]
 
 
-def _naming(image: str, truth: str) -> Naming | None:
-    """By the longest part that both have; separators at its ends belong to the form."""
+def _namings(image: str, truth: str) -> Iterator[Naming]:
+    """By the longest part that both have; separators at its ends belong to the form, and maybe letters."""
     found = SequenceMatcher(None, image, truth, autojunk=False).find_longest_match()
     shared = image[found.a : found.a + found.size]
-    inner = shared.strip("_-. ")
-    if not inner:
-        return None
-    begin = found.size - len(shared.lstrip("_-. ")) if found.a or found.b else 0
-    ends = image[found.a + found.size :] or truth[found.b + found.size :]
-    stop = len(shared.rstrip("_-. ")) if ends else found.size
-    forms = (
-        text[: at + begin] + "{}" + text[at + stop :] for text, at in ((image, found.a), (truth, found.b))
-    )
-    one, two = forms
-    if one.count("{}") != 1 or two.count("{}") != 1:  # a name that holds {} itself
-        return None
-    return Naming(image=one, truth=two)
+    for chars in ("_-. ", "_-. " + ascii_letters):  # img1 and seg1 share g1, but mean 1
+        begins = found.size - len(shared.lstrip(chars)) if found.a or found.b else 0
+        after = image[found.a + found.size :] or truth[found.b + found.size :]
+        ends = len(shared.rstrip(chars)) if after else found.size
+        if begins >= ends:
+            continue
+        names = ((image, found.a), (truth, found.b))
+        one, two = (f"{text[: at + begins]}{{}}{text[at + ends :]}" for text, at in names)
+        if one.count("{}") == 1 and two.count("{}") == 1:  # no name that holds {} itself
+            yield Naming(image=one, truth=two)
 
 
 def _rank(naming: Naming, images: Sequence[str], truths: Sequence[str]) -> tuple[float, ...]:
@@ -78,4 +76,11 @@ def _rank(naming: Naming, images: Sequence[str], truths: Sequence[str]) -> tuple
     form = naming.truth.lower()
     good = max((len(_GOOD) - i for i, word in enumerate(_GOOD) if word in form), default=0)
     bad = sum(word in form for word in _BAD)
-    return pairs, -bad, good, -len(naming.image) - len(naming.truth)
+    halved = any(_halved(naming.image, naming.image_key(name)) for name in images[:_IMAGES])
+    return pairs, -bad, good, -halved, -len(naming.image) - len(naming.truth)
+
+
+def _halved(form: str, key: str | None) -> bool:
+    """Whether a name is cut between two letters: `im{}` for `img1`."""
+    before = form.partition("{}")[0]
+    return key is not None and before[-1:].isalpha() and key[:1].isalpha()
