@@ -59,6 +59,13 @@ class DepthValues:
             f"{d.least:g} to {d.most:g} m count"
         )
 
+    def metres(self) -> dict[str, float]:
+        """Least, median and largest depth of the files, whether they count or not; empty if there is none."""
+        if not self._quantiles:
+            return {}
+        scale = self._depth.scale
+        return {"least": self._low / scale, "median": self._median() / scale, "largest": self._high / scale}
+
     def doubtful(self) -> bool:
         """Whether depths are mostly much too near or too far, and another unit explains them."""
         if not self._quantiles:

@@ -14,6 +14,9 @@ from torch.utils.data import DataLoader
 
 from binarize.data.catalog import check_split
 from binarize.data.dataset import DenseDataset
+from binarize.data.findings import report
+from binarize.data.overlap import shared_images
+from binarize.data.padding import padded
 from binarize.data.survey import inspect
 from binarize.errors import ConfigError, warn
 from binarize.recipes import TrainingRecipe
@@ -132,8 +135,11 @@ def _datasets(recipe: TrainingRecipe, root: Path | None) -> tuple[DenseDataset, 
     val = dataset(recipe, chosen.val, root=root) if chosen.val is not None else None
     name = f"{chosen.name} {chosen.train}"
     tally = Tally(data, name, inspect(data, name))
+    doubts = [padded(data, name, chosen.augmentation.model_dump())]
     if val is not None:
         inspect(val, f"{chosen.name} {chosen.val}")
+        doubts.append(shared_images(data, val, (name, f"{chosen.name} {chosen.val}")))
+    report(doubt for doubt in doubts if doubt is not None)
     return data, val, tally
 
 

@@ -59,8 +59,16 @@ class Found:
         """Name of the split for each of `train`, `val` and `test` that there is."""
         return self.layout.splits or {name: name for name in self.images}
 
+    def all_options(self) -> dict[str, Any]:
+        """Options of the data set `folder` that read this data."""
+        truth = self.truth
+        if isinstance(truth, DepthRange):
+            return {**self.options(), "scale": truth.scale, "max_depth": truth.most}
+        found = {"classes": list(truth.names), "labels": truth.labels, "ignored": list(truth.ignored)}
+        return {**self.options(), **found}
+
     def options(self) -> dict[str, Any]:
-        """Options of the data set `folder` that differ from the defaults."""
+        """Those that say where files lie and how they pair, as far as they differ from the defaults."""
         layout, naming = self.layout, self.naming
         depth = isinstance(self.truth, DepthRange)
         found: dict[str, Any] = {"images": layout.images, "truths": layout.truths}
