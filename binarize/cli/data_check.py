@@ -77,11 +77,12 @@ def _chosen(name: str, settings: tuple[str, ...]) -> tuple[TrainingRecipe, list[
     """The recipe, or one made up around data; its splits; and whether it names a network."""
     from binarize import data, recipes
     from binarize.data import catalog
+    from binarize.recipes.library import recipes_of
 
     if name in data.names() and not Path(name).is_file():
         recipe = _around({"name": name}, settings)
         return recipe, list(catalog.info(name).splits) or _named(recipe), False
-    if Path(name).is_dir() and not recipes.library.recipes_of(name):
+    if Path(name).is_dir() and not recipes_of(name):
         recipe = _around(_folder(Path(name)), settings)
         return recipe, _named(recipe), False
     recipe = recipes.load(name, settings)

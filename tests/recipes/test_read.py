@@ -317,3 +317,15 @@ def test_a_folder_of_recipes_is_listed(tmp_path: Path) -> None:
     rows = [row.strip() for row in str(caught.value).splitlines()[2:]]
     names = [f"{tmp_path / name}.yaml" for name in "abc"]
     assert rows == [f"{names[0]}  of a", f"{names[1]}  of b", f"{names[2]}  (is no recipe)"]
+
+
+def test_the_recipe_of_the_page_on_own_data(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/own-data.md").read_text(encoding="utf-8")
+    text = page.partition("```yaml\n")[2].partition("```")[0]
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "here").mkdir()
+    found = recipes.load(write(tmp_path / "here", text), (), faults)
+    assert found.data.root == str(tmp_path / "photos")
+    assert found.data.options == {"classes": 4}
+    assert (found.data.augmentation.long_side, found.training.class_balance) == (None, 0.0)
+    assert found.network == recipes.load("camvid/convnext_atto-bidense").network
