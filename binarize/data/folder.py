@@ -66,26 +66,32 @@ def folders(
     if (classes is None) == (max_depth is None):
         raise ConfigError("data set folder: give either `classes` (segmentation) or `max_depth` (depth, m).")
     truths = truths or ("{split}/masks" if max_depth is None else "{split}/depth")
-    if images == "{split}/images" and shares is None:
-        folder(root / split, "images and masks or depth")
-    source, targets = (root / text.replace("{split}", split) for text in (images, truths))
+    source, targets = _places(root, split, images, truths, shared=shares is not None)
     naming = Naming(image=image_name, truth=truth_name)
-    if shares is not None and "{split}" in images + truths:
-        raise ConfigError(
-            "data set folder: `shares` is for files of all splits in one folder; leave it out, or {split} in "
-            "`images` and `truths`."
-        )
-    if shares is None and "{split}" not in images:
-        raise ConfigError(
-            "data set folder: `images` names one folder for all splits: put {split} into it, or add "
-            "`shares: {train: 0.8, val: 0.1, test: 0.1}`."
-        )
     pairs = paired(source, targets, naming, nested=nested, skip=unpaired == "skip")
     if shares is not None:
         pairs = part(pairs, split, shares, base=source, seed=seed)
     if max_depth is not None:
         return DenseDataset(pairs, Depth(scale=scale, most=max_depth))
     return DenseDataset(pairs, _labels(classes, ignored, labels or {}, palette))
+
+
+def _places(root: Path, split: str, images: str, truths: str, *, shared: bool) -> tuple[Path, Path]:
+    """Folders of images and truths of a split, or of all splits that share one."""
+    if shared and "{split}" in images + truths:
+        raise ConfigError(
+            "data set folder: `shares` is for files of all splits in one folder; leave it out, or {split} in "
+            "`images` and `truths`."
+        )
+    if not shared and "{split}" not in images:
+        raise ConfigError(
+            "data set folder: `images` names one folder for all splits: put {split} into it, or add "
+            "`shares: {train: 0.8, val: 0.1, test: 0.1}`."
+        )
+    if images.startswith("{split}/"):
+        folder(root / split, "images and masks or depth")
+    source, targets = (root / text.replace("{split}", split) for text in (images, truths))
+    return source, targets
 
 
 def _labels(

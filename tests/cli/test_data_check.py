@@ -91,7 +91,7 @@ def test_data_without_a_recipe(
     given = {
         ".": ["."],
         "folder": ["folder", *options],
-        "recipe": ["shapes", "--set", "data.options.length=4"],
+        "drawn": ["shapes", "--set", "data.options.length=4"],
     }
     out, _ = checked(capsys, *given[name])
     assert "4 images" in out
