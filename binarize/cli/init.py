@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -127,8 +128,8 @@ def _seen_from(out: Path, network: str | None) -> str | None:
 
 
 def _command(images: Path, masks: Path | None, depth: Path | None) -> str:
-    kind = f"--masks {masks}" if masks is not None else f"--depth {depth}"
-    return f"binarize init --images {images} {kind}"
+    kind = ["--depth", str(depth)] if masks is None else ["--masks", str(masks)]
+    return shlex.join(["binarize", "init", "--images", str(images), *kind])
 
 
 def _try(text: str, out: Path) -> None:

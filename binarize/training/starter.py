@@ -106,7 +106,7 @@ def epochs(found: Found) -> tuple[int, int]:
     """Number of epochs, and images per step."""
     count = found.images[found.roles["train"]]
     batch = next((b for b in (8, 4, 2) if b <= count), 1)
-    steps = -(-count // batch)
+    steps = count // batch  # the remainder waits for another epoch
     return min(200, max(10, round(_STEPS / steps))), batch
 
 
@@ -165,12 +165,13 @@ def _class_options(truth: Classes) -> list[str]:
 def _splits(found: Found) -> list[str]:
     roles = found.roles
     val, test = roles.get("val"), roles.get("test")
+    lacking = "no folder is for this" if found.layout.splits else "too few files for it"
     rows = [f"  train: {_text(roles['train'])}"] if roles["train"] != "train" else []
     if val != "val":
-        why = " # no folder is for this: nothing is watched in training" if val is None else ""
+        why = f" # {lacking}: nothing is watched in training" if val is None else ""
         rows.append(f"  val: {'null' if val is None else _text(val)}{why}")
     if test != "test":
-        why = "" if test is not None else " # no folder is for this"
+        why = "" if test is not None else f" # {lacking}"
         rows.append(f"  test: {_text(test or val or roles['train'])}{why}")
     return rows
 
@@ -221,7 +222,7 @@ def _training(found: Found, choice: Choice) -> list[str]:
     rate = "1.5e-3" if choice.method is None else "3.0e-3"
     rows = [
         "training:",
-        *_comment(f"{count} images make {number * -(-count // batch)} steps. More help, if time allows.", 2),
+        *_comment(f"{count} images make {number * (count // batch)} steps. More help, if time allows.", 2),
         f"  epochs: {number}",
         f"  batch: {batch}",
         f"  lr: {rate} # a third of it if the loss jumps",
