@@ -189,6 +189,6 @@ def test_the_number_of_epochs_follows_the_images() -> None:
 
     assert of(1) == (200, 1)
     assert of(5) == (200, 4)
-    assert of(367) == (35, 8)
+    assert of(367) == (36, 8)
     assert of(100_000) == (10, 8)
     assert of(15) == (200, 8)
