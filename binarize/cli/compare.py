@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.options import out_option
+from binarize.cli.options import device_option, out_option
 from binarize.cli.output import console, print_json, progress_bar, say, size, tell
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError, unknown_name
@@ -43,6 +43,7 @@ _OTHERS = ("packed", "float MACs", "seeds", "training")
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--split", help="Part of the data set.  [default: the recipe's test]")
 @out_option("Also write OUT.md and OUT.json.")
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def compare(
     runs: tuple[Path, ...],
@@ -53,6 +54,7 @@ def compare(
     root: Path | None,
     split: str | None,
     out: Path | None,
+    device: str | None,
     as_json: bool,
 ) -> None:
     """Put RUNS, folders that `binarize train` wrote, into one table as in the BiDense paper.
@@ -69,16 +71,19 @@ def compare(
         from binarize import comparison
         from binarize.files import check_target, write_bytes
         from binarize.runtime import keep_memory
+        from binarize.training.environment import on_device
 
     keep_memory()
     if out is not None:
         for ending in ("md", "json"):
             check_target(_beside(out, ending))
     found = list(dict.fromkeys(run.resolve() for run in runs))
-    if recipe_set is not None:
-        trained = _train(recipe_set, numbers, folder, settings, root)
-        found = list(dict.fromkeys([*found, *(run.resolve() for run in trained)]))
-    table = comparison.as_dict(_evaluated(found, root, split))
+    with on_device(device):
+        if recipe_set is not None:
+            trained = _train(recipe_set, numbers, folder, settings, root)
+            found = list(dict.fromkeys([*found, *(run.resolve() for run in trained)]))
+        results = _evaluated(found, root, split)
+    table = comparison.as_dict(results)
     text = comparison.markdown(table)
     if out is not None:
         import json

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.options import out_option
+from binarize.cli.options import device_option, out_option
 from binarize.cli.output import console, counted, say, size
 from binarize.cli.speed import importing
 from binarize.errors import is_first_process, listed
@@ -26,8 +26,18 @@ if TYPE_CHECKING:
 @click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Another value: training.lr=1e-3."
 )
-def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settings: tuple[str, ...]) -> None:
+@device_option
+def train(
+    recipe: str,
+    root: Path | None,
+    out: Path | None,
+    resume: bool,
+    settings: tuple[str, ...],
+    device: str | None,
+) -> None:
     """Train by RECIPE, a file or a name that `binarize recipes` lists.
+
+    The name of a folder of recipes (camvid) lists them. For data of your own `binarize init` writes a recipe.
 
     The run's folder holds model.safetensors (the network), state.safetensors (what --resume continues from),
     log.jsonl (the figures of each epoch) and curves.png. Ctrl-C saves and ends.
@@ -36,6 +46,7 @@ def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settin
         from binarize import recipes
         from binarize.runtime import keep_memory
         from binarize.training import build, loop
+        from binarize.training.environment import on_device
         from binarize.training.folder import MODEL, STATE
         from binarize.training.header import first_line
 
@@ -46,7 +57,7 @@ def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settin
     folder = out or Path("runs") / Path(recipe).with_suffix("").name
     if resume and is_first_process() and not (folder / STATE).is_file():
         say(f"{folder} holds no run to continue: this is a new one")
-    with Screen(chosen.training.epochs) as screen:
+    with on_device(device), Screen(chosen.training.epochs) as screen:
         history = loop.train(chosen, folder, root=root, resume=resume, report=screen.show, tell=say)
     from accelerate import PartialState
 

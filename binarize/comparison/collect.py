@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from binarize import accounting, files
@@ -18,7 +17,7 @@ from binarize.errors import ConfigError
 from binarize.recipes import TrainingRecipe
 from binarize.training import saved
 from binarize.training.build import dataset
-from binarize.training.environment import on_cpu
+from binarize.training.environment import device as chosen_device
 from binarize.training.evaluate import evaluate
 from binarize.training.folder import LOG, MODEL
 
@@ -89,9 +88,9 @@ def collect(
     if figures is None:
         data = dataset(recipe, part, root=root)
         saved.check_classes(run, data.truth)
-        device = None if on_cpu() else torch.accelerator.current_accelerator()
+        device = chosen_device()
         figures = evaluate(
-            model.to(device) if device is not None else model,
+            model.to(device),
             data,
             output=recipe.network.output,
             device=device,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import typing
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from binarize.recipes.images import (
     Augmentation,
@@ -26,7 +27,8 @@ class Data(Part):
 
     Attributes:
         name: see `binarize data list`.
-        root: its folder; by default it is looked for where BINARIZE_DATA points to.
+        root: its folder, seen from this file or else from the current folder; by default it is looked for
+            where BINARIZE_DATA points to.
         options: of the data set.
         train: name of the split to train on.
         val: of the one to watch during training; none to watch nothing.
@@ -230,6 +232,20 @@ class TrainingRecipe(Part):
     network: Network
     method: MethodSettings | None = None
     training: Training
+
+
+def can_be_none(place: tuple[str | int, ...]) -> bool:
+    """Whether the setting at a place of a recipe can be null; False for what is no setting of its own."""
+    model: Any = TrainingRecipe
+    allowed = False
+    for part in place:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return False
+        kinds = (field.annotation, *typing.get_args(field.annotation))
+        allowed = type(None) in kinds
+        model = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+    return allowed
 
 
 # the earlier names of these classes, which scripts may import and pickles may hold

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from binarize.data.catalog import check_split
+from binarize.data.findings import report
 from binarize.data.samples import SampleDataset
 from binarize.errors import ConfigError, warn
 from binarize.recipes import TrainingRecipe
@@ -138,6 +139,7 @@ def _datasets(
     tally = task.tally(data, name, task.inspect(data, name))
     if val is not None:
         task.inspect(val, f"{chosen.name} {chosen.val}")
+    report(task.doubts(data, val, (name, f"{chosen.name} {chosen.val}"), chosen.augmentation))
     return data, val, tally
 
 
