@@ -176,7 +176,7 @@ def _train(
     """The folders of a set's runs, all complete."""
     from binarize import recipes
     from binarize.cli.train import Screen
-    from binarize.training import loop
+    from binarize.training import staged
 
     sets = sorted({name.partition("/")[0] for name in recipes.names()})
     if recipe_set not in sets:
@@ -189,7 +189,7 @@ def _train(
             run = folder / recipe_set / f"{name.partition('/')[2]}-seed{seed}"
             click.echo(f"{name}, seed {seed}: {run}", err=True)
             with Screen(recipe.training.epochs, sys.stderr) as screen:
-                loop.train(recipe, run, root=root, resume=True, report=screen.show)
+                staged.train(recipe, run, root=root, resume=True, report=screen.show, begin=screen.begin)
             yield run
 
 

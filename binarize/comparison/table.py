@@ -164,7 +164,8 @@ def label(recipe: TrainingRecipe) -> str:
     """The name of a row: `float`, `bidense`, `bidense (granularity=layer)`."""
     if recipe.method is None:
         return "float, pretrained" if recipe.network.pretrained else "float"
-    options = ", ".join(f"{k}={v}" for k, v in recipe.method.options.items() if k != "form")
+    parts = [f"{k}={v}" for k, v in recipe.method.options.items() if k != "form"]
+    options = ", ".join(parts + [f"{len(recipe.stages)} stages"] * bool(recipe.stages))
     return f"{recipe.method.name} ({options})" if options else recipe.method.name
 
 

@@ -12,6 +12,7 @@ def rate(schedule: Schedule, highest: float, step: int, *, steps_per_epoch: int,
 
     OneCycle: from highest / start up to highest after the share `rise` of the training, then down to
     highest / start / end, both along half a cosine; of n positions 0..n - 1 the last is at the end.
+    Warm-up: in the first W steps, 0..W - 1, that times (step + 1) / W.
 
     Args:
         schedule: which.
@@ -20,6 +21,9 @@ def rate(schedule: Schedule, highest: float, step: int, *, steps_per_epoch: int,
         steps_per_epoch: steps of one epoch.
         epochs: of the whole training.
     """
+    warming = schedule.warmup_steps or round(schedule.warmup * steps_per_epoch)
+    if step < warming:
+        highest *= (step + 1) / warming
     if schedule.name == "constant":
         return highest
     total, position = (
