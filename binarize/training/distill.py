@@ -49,7 +49,8 @@ class Teacher:
         file = model_file(Path(settings.teacher))
         metadata = container.read_metadata(file)
         net = saved.load(file)[1] if has_recipe(metadata) else files.load(file)
-        self._net = net.to(device).requires_grad_(False)
+        # float: a file may hold half-precision weights, as the zoo's do
+        self._net = net.float().to(device).requires_grad_(False)
         self._output = chosen_output(metadata)
         self._maps: dict[str, list[Tensor]] = {}
         if settings.features:
