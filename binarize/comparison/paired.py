@@ -11,8 +11,8 @@ from binarize.tables import UP, better
 _MAIN = ("miou", "abs_rel", "top1")
 
 NOTE = (
-    "Paired t-test over the seeds that both rows have, two-sided: p is the probability of a mean difference at "
-    "least this large if both were equally good on average and differences of seeds were normal. With few "
+    "Paired t-test over the seeds that both rows have, two-sided: p is the probability of a mean difference "
+    "at least this large if both were equally good on average and differences of seeds were normal. With few "
     "seeds only large and constant differences have a small p, and a large p does not mean that rows are "
     "equal. Not corrected for the number of rows."
 )
@@ -31,8 +31,8 @@ def main_figure(measured: Mapping[str, Any]) -> str:
 def paired_tests(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The best row against each other one, by the main figure.
 
-    t = mean(d) / (sd(d) / sqrt(n)) with n - 1 degrees of freedom, of the differences d of n pairs of runs with
-    the same seed (Student, 1908); by scipy.
+    t = mean(d) / (sd(d) / sqrt(n)) with n - 1 degrees of freedom, of the differences d of n pairs of runs
+    with the same seed (Student, 1908); by scipy.
 
     Args:
         rows: of a table (`table.as_dict`).
@@ -74,7 +74,7 @@ def _p(apart: Sequence[float]) -> tuple[float | None, str]:
         from scipy import stats
     except ImportError:
         return None, "scipy is not installed: pip install 'binarize[stats]'"
-    return float(stats.ttest_1samp(apart, 0.0).pvalue), ""
+    return float(stats.ttest_1samp(apart, 0.0)[1]), ""
 
 
 def markdown(tests: Sequence[Mapping[str, Any]], scale: float = 1.0) -> str:
