@@ -74,7 +74,8 @@ def _p(apart: Sequence[float]) -> tuple[float | None, str]:
         from scipy import stats
     except ImportError:
         return None, "scipy is not installed: pip install 'binarize[stats]'"
-    return float(stats.ttest_1samp(apart, 0.0)[1]), ""
+    result: Any = stats.ttest_1samp(apart, 0.0)
+    return float(result.pvalue), ""
 
 
 def markdown(tests: Sequence[Mapping[str, Any]], scale: float = 1.0) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,18 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from small_net import values
+from small_net import Small, values
 
 import binarize
 from binarize import cli, recipes
 from binarize.data import create
 from binarize.errors import ConfigError
 from binarize.layers.float_weights import FloatWeights, has_float_weights
-from binarize.recipes.schema import Schedule
+from binarize.recipes.schema import Distillation, Schedule
 from binarize.recipes.stages import epochs_of, stage_recipes
 from binarize.training import saved
 from binarize.training.build import dataset, network
+from binarize.training.distill import Teacher
 from binarize.training.evaluate import evaluate
 from binarize.training.folder import with_stages_located
 from binarize.training.learning_rate import rate
@@ -162,6 +164,45 @@ def test_a_setting_of_a_stage_from_the_command_line(tmp_path: Path) -> None:
     assert [s.training.lr for s in stage_recipes(found).values()] == [1e-3, 7e-3, 3e-3]
 
 
+def test_cross_entropy_has_the_gradient_of_the_divergence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    master = Small(4, None).eval()
+    monkeypatch.setattr("binarize.files.load", lambda path: master)
+    monkeypatch.setattr("binarize.files.container.read_metadata", lambda path: {})
+    images, temperature = torch.randn(2, 3, 16, 16), 2.0
+    p = (master(images) / temperature).softmax(1)
+    entropy = temperature**2 * -(p * p.log()).sum(1).mean()
+    losses, gradients = [], []
+    for loss in ("kl", "cross_entropy"):
+        settings = Distillation.model_validate({"teacher": "x", "temperature": temperature, "loss": loss})
+        output = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        value = Teacher(settings, Small(4, None), torch.device("cpu")).loss(images, output)
+        value.backward()
+        losses.append(value.detach())
+        gradients.append(output.grad)
+    torch.testing.assert_close(losses[1] - losses[0], entropy.detach())
+    q = (output.detach() / temperature).softmax(1)
+    expected = temperature * (q - p.detach()) / (2 * 16 * 16)
+    for gradient in gradients:
+        torch.testing.assert_close(gradient, expected)
+
+
+def test_without_labels_the_truth_does_not_matter(whole: Path, tmp_path: Path) -> None:
+    def state(folder: str, **learning: Any) -> dict[str, torch.Tensor]:
+        given = values(epochs=1, class_balance=learning.pop("balance"))
+        given["training"]["distillation"] = {"teacher": str(whole / "float"), **learning}
+        train(recipes.validate(given, "a test"), tmp_path / folder)
+        return load_file(tmp_path / folder / MODEL)
+
+    # the weights of classes are part of the loss against the truth alone
+    soft, other = (state(f"soft{balance}", hard=0, balance=balance) for balance in (0.0, 1.0))
+    assert all(torch.equal(other[name], tensor) for name, tensor in soft.items())
+    hard = state("hard", balance=1.0)
+    assert any(not torch.equal(hard[name], tensor) for name, tensor in soft.items())
+
+
 @pytest.mark.parametrize("name", ["constant", "onecycle"])
 def test_the_rate_rises_in_a_straight_line(name: str) -> None:
     def at(step: int, **warmup: float) -> float:
@@ -173,3 +214,24 @@ def test_the_rate_rises_in_a_straight_line(name: str) -> None:
         assert factors == pytest.approx([(step + 1) / 6 for step in range(6)] + [1.0] * 14)
     with pytest.raises(ValueError, match="leave one out"):
         Schedule(warmup=1, warmup_steps=2)
+
+
+@pytest.mark.slow
+def test_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What docs/pretrained-to-binary.md shows, as it stands there, in fewer steps."""
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs/pretrained-to-binary.md").read_text(encoding="utf-8")
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    Path("stages.yaml").write_text(next(block for kind, block in found if kind == "yaml"))
+    fewer = ["training.epochs=3", "training.batch=8", "data.options.length=16", "data.evaluation.batch=8"]
+    commands = [line for kind, block in found if not kind for line in block.splitlines()]
+    own = [line for line in commands if re.search(r"stages(\.yaml|/|\b)|calibrated", line)]
+    own = [line for line in own if line.startswith("binarize ") and "camvid" not in line]
+    assert len(own) == 6
+    for command in own:
+        _, *arguments = command.split()
+        if arguments[0] == "train":
+            arguments += [part for setting in fewer for part in ("--set", setting)]
+        assert cli.run(arguments) == 0, capsys.readouterr().err

@@ -15,6 +15,8 @@ import binarize
 from binarize import recipes
 from binarize.data import create
 from binarize.errors import BinarizeError, BinarizeWarning, ConfigError
+from binarize.files.zoo import locate
+from binarize.training import saved
 from binarize.training.build import network
 
 
@@ -96,3 +98,20 @@ def test_a_float_network_is_loaded_before_the_conversion(tmp_path: Path, whole: 
     expected = binarize.apply(whole, "bidense", example_inputs=torch.rand(1, 3, 32, 32))
     for name in ("encoder.3.weight", "classifier.bias"):
         assert torch.equal(net.state_dict()[name], expected.state_dict()[name])
+
+
+def test_entries_of_the_zoo() -> None:
+    told: list[str] = []
+    _, model, truth = saved.load_with_truth(Path("zoo:camvid-float"))
+    given = recipes.load("camvid/convnext_atto-bidense", ["training.start_from=zoo:camvid-float"])
+    net = network(given, truth, tell=told.append)
+    latent = [m.weight for m in net.modules() if isinstance(m, binarize.layers.BinaryLayer)]
+    expected = [m.weight for m in binarize.apply(model, "bidense").modules()
+                if isinstance(m, binarize.layers.BinaryLayer)]  # fmt: skip
+    assert len(latent) == len(expected) > 20
+    assert all(torch.equal(a, b) for a, b in zip(latent, expected, strict=True))
+    total = len(model.state_dict())
+    assert told == [f"start_from {locate('zoo:camvid-float')}: {total} of {total} tensors"]
+    packed = recipes.load("camvid/convnext_atto-bidense", ["training.start_from=zoo:camvid-bidense"])
+    with pytest.raises(BinarizeError, match="is a packed file: its latent weights are gone"):
+        network(packed, truth)
