@@ -15,6 +15,7 @@ import click
 
 from binarize import __version__
 from binarize.cli.bench import bench
+from binarize.cli.calibrate import calibrate
 from binarize.cli.compare import compare
 from binarize.cli.convert import convert
 from binarize.cli.coverage import coverage
@@ -47,6 +48,7 @@ def cli() -> None:
 
 _COMMANDS = (
     bench,
+    calibrate,
     compare,
     convert,
     coverage,

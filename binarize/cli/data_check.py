@@ -158,7 +158,7 @@ def _splits(
         python_warnings.simplefilter("always", BinarizeWarning)
         for split in splits:
             try:
-                part = dataset(recipe, split, root=root, training=augmented and split == train)
+                part: Any = dataset(recipe, split, root=root, training=augmented and split == train)
             except DataError as error:
                 faults.append(str(error))
                 continue

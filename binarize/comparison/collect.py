@@ -83,7 +83,7 @@ def collect(
     recipe, model = saved.load(run)
     part = split or recipe.data.test
     costs = _costs(run, model, recipe) if count else {}
-    history = _history(run)
+    history = read_history(run)
     figures = _kept(run, part) if root is None else None  # kept figures are of the recipe's own data
     if figures is None:
         data = dataset(recipe, part, root=root)
@@ -120,7 +120,12 @@ def _costs(run: Path, model: nn.Module, recipe: TrainingRecipe) -> dict[str, dic
     return found
 
 
-def _history(run: Path) -> list[dict[str, Any]]:
+def read_history(run: Path) -> list[dict[str, Any]]:
+    """The log of a run, one entry per epoch.
+
+    Raises:
+        ConfigError: there is none.
+    """
     try:
         return [json.loads(line) for line in (run / LOG).read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:

@@ -25,6 +25,7 @@ from binarize.training.health import first_not_finite, not_finite
 from binarize.training.interrupt import interruptible
 from binarize.training.process_group import destroy_group_at_exit
 from binarize.training.progress import Event
+from binarize.training.recalibrate import recalibrate
 from binarize.training.run import Run
 from binarize.training.setup import set_up
 from binarize.training.stages import float_weights
@@ -78,6 +79,8 @@ def train(
         for epoch in range(done, epochs):
             began, last = time.perf_counter(), epoch + 1 == epochs
             figures = _train_epoch(run, epoch, stopped)
+            if last and settings.calibrate:
+                recalibrate(run)
             if run.val is not None and (last or (epoch + 1) % settings.evaluate_every == 0):
                 figures["val"] = _evaluate(run, run.val)
             figures["seconds"] = time.perf_counter() - began
