@@ -23,6 +23,7 @@ from binarize.cli.deploy import deploy
 from binarize.cli.doctor import doctor
 from binarize.cli.evaluate import evaluate
 from binarize.cli.export import export
+from binarize.cli.inspect import inspect
 from binarize.cli.methods import methods
 from binarize.cli.models import models
 from binarize.cli.predict import predict
@@ -54,6 +55,7 @@ _COMMANDS = (
     doctor,
     evaluate,
     export,
+    inspect,
     methods,
     models,
     predict,

@@ -1,0 +1,69 @@
+"""What all pictures share: colours, line styles, sizes, and an axis of layers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Told apart by the colour-blind (Okabe and Ito, Color Universal Design, without its yellow)."""
+MARKERS = "osD^vPX"
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+GREY = "0.55"
+_MOST_TICKS = 24
+
+
+def figure(width: float, height: float) -> Any:
+    """A figure of so many inches, without a screen or state of pyplot."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def looks(index: int) -> dict[str, Any]:
+    """Colour, marker and dashes of the index-th line: each alone tells lines apart."""
+    place = index % len(COLOURS)
+    return {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": DASHES[place]}
+
+
+def places(lists: Sequence[Sequence[str]]) -> tuple[list[np.ndarray], Sequence[str]]:
+    """Where the layers of several networks stand on one axis.
+
+    Returns:
+        For each network the places of its layers, and the names of all places, or none: networks whose layers
+        are not among those of the largest one stand by their relative depth, 0 to 1.
+    """
+    longest = max(lists, key=len, default=())
+    index = {name: place for place, name in enumerate(longest)}
+    if all(name in index for names in lists for name in names):
+        return [np.array([index[name] for name in names], dtype=float) for names in lists], longest
+    return [np.linspace(0.0, 1.0, max(1, len(names))) for names in lists], ()
+
+
+def layer_axis(axes: Any, names: Sequence[str]) -> None:
+    """Label the x axis with the parts of the network that begin there, with a line in front of each."""
+    if not names:
+        axes.set_xlabel("relative depth: 0 is the first layer, 1 the last")
+        return
+    starts = _starts(names)
+    for start, _ in starts[1:]:
+        axes.axvline(start - 0.5, color="0.85", linewidth=0.8, zorder=0)
+    axes.set_xticks([start for start, _ in starts], [label for _, label in starts], fontsize=8)
+    axes.tick_params(axis="x", rotation=90)
+    axes.set_xlim(-0.7, len(names) - 0.3)
+    axes.set_xlabel("binary layers in the order of the run; labels stand where a part begins", fontsize=9)
+
+
+def _starts(names: Sequence[str]) -> list[tuple[int, str]]:
+    """Where parts begin, and their names: the deepest parts of paths of which there are few enough."""
+    for depth in (4, 3, 2, 1):
+        parts = [".".join(name.split(".")[:depth]) for name in names]
+        found = [(0, parts[0])]
+        found += [(i, new) for i, (old, new) in enumerate(itertools.pairwise(parts), start=1) if old != new]
+        if len(found) <= _MOST_TICKS:
+            return found
+    step = -(-len(names) // _MOST_TICKS)
+    return [(i, names[i]) for i in range(0, len(names), step)]
