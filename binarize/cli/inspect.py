@@ -133,7 +133,7 @@ def inspect(
             write_bytes(out / name, content)
             written.append(out / name)
     if not sections:
-        raise ConfigError(f"inspect: nothing to show: {'; '.join(dict.fromkeys(_texts(skipped)))}.")
+        raise ConfigError(f"inspect: nothing to show: {'; '.join(_texts(skipped))}.")
     if as_json:
         print_json(_document(subjects, sections, skipped, written))
     else:
@@ -169,7 +169,15 @@ def _watched(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _texts(skipped: Sequence[Skipped]) -> list[str]:
-    return [f"{one.analysis} of {one.label}: {one.reason}" for one in skipped]
+    """What was left out, one sentence for each reason."""
+    texts = []
+    for reason in dict.fromkeys(one.reason for one in skipped):
+        same = [one for one in skipped if one.reason == reason]
+        what, where = (
+            ", ".join(dict.fromkeys(v)) for v in ([s.analysis for s in same], [s.label for s in same])
+        )
+        texts.append(f"{what} of {where}: {reason}")
+    return texts
 
 
 def _document(
@@ -207,7 +215,7 @@ def _print(
             tell(f"- Look at this: {text}", style=WORSE)
     if skipped:
         say()
-        for text in dict.fromkeys(_texts(skipped)):
+        for text in _texts(skipped):
             tell(f"Left out: {text}.")
     say()
     say(f"{counted(files, 'file')}: {out}")

@@ -1,7 +1,7 @@
 """What goes on inside a binary network: entropy of its bits, what it has learnt, where its gradients end.
 
-Each function looks at one network and gives numpy arrays; it leaves the network as it was. Pictures, tables and
-sentences are made of these by `binarize.inspect.sections`.
+Each function looks at one network and gives numpy arrays; it leaves the network as it was. Pictures, tables
+and sentences are made of these by `binarize.inspect.inspection`.
 """
 
 from binarize.inspect.activation_entropy import Entropy, entropy

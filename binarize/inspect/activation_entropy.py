@@ -8,9 +8,9 @@ Of the activations of one channel behind a binarization, p is the share of the u
 2^K levels, at most K bits.
 
 The paper calls it "average channel-wise" and shows its distribution "for all inputs": here H is computed for
-each image and channel over the positions of that channel, then averaged over the channels of a layer, which
-gives one number for each image and layer (`Entropy.per_image`). The other reading, p over all images together,
-is `Entropy.pooled`, one number for each channel; it is never below the mean over images (H is concave).
+each image and channel over the positions of that channel, then averaged over the channels of a layer. This
+gives one number for each image and layer (`Entropy.per_image`). The other reading, p over all images, is
+`Entropy.pooled`, one number for each channel; it is never below the mean over images (H is concave).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Entropy:
     Attributes:
         layers: paths of the binarizers, in the order of their first calls; the first one is Figure 6d's.
         bits: of each one's activations, the largest entropy there can be.
-        per_image: (images, layers) float64, bits: mean over channels of the entropy within one image. NaN where
-            a layer was not called for that image.
+        per_image: (images, layers) float64, bits: mean over channels of the entropy within one image. NaN
+            where a layer was not called for that image.
         pooled: (C,) float64 for each layer, bits: entropy of each channel over all images together.
         upper: (C,) float64 for each layer: share of activations above the lowest level.
         positions: (layers,) float64: of a channel within one image. With a single one, as behind a pooling of

@@ -75,8 +75,8 @@ def feature_maps(model: nn.Module, batches: Iterable[Batch], *, report: Report |
 def _maps(binarizer: Any, x: Tensor, images: int) -> tuple[Tensor, Tensor, Tensor]:
     if x.dim() != 4 or binarizer.dim is None or len(x) != images:
         raise ConfigError(
-            f"feature_maps: {binarizer.name}, the first binary layer, sees a tensor of shape {tuple(x.shape)}; "
-            "expected a map (N, C, H, W) or (N, H, W, C) to draw."
+            f"feature_maps: {binarizer.name}, the first binary layer, sees a tensor of shape "
+            f"{tuple(x.shape)}; expected a map (N, C, H, W) or (N, H, W, C) to draw."
         )
     codes = binarizer.codes(x)
     top = 2**binarizer.bits - 1

@@ -130,7 +130,7 @@ def _parameters(subjects: Sequence[Subject], settings: Settings) -> Iterator[Sec
 
 
 def _order(one: Subject) -> tuple[str, ...]:
-    """The binarizers of a network in the order of a run with one image; those that it does not reach, behind."""
+    """The binarizers that a run with one image reaches, in its order."""
     called: dict[str, None] = {}
     handles = [
         b.module.register_forward_pre_hook(lambda *_, name=b.name: called.setdefault(name))
@@ -223,7 +223,7 @@ def _name(stem: str, one: Subject, subjects: Sequence[Subject]) -> str:
     """The name of a section's files: with the network's label, if there are several."""
     if len(subjects) == 1:
         return stem
-    slugs = [re.sub(r"[^A-Za-z0-9.=]+", "-", subject.label).strip("-") for subject in subjects]
+    slugs = [re.sub(r"[^A-Za-z0-9.]+", "-", subject.label).strip("-") for subject in subjects]
     place = next(i for i, subject in enumerate(subjects) if subject is one)
     unique = slugs.count(slugs[place]) == 1 and bool(slugs[place])
     return f"{stem}-{slugs[place]}" if unique else f"{stem}-{place + 1}"

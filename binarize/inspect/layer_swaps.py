@@ -114,9 +114,7 @@ class LayerSwaps:
         if self.to_float:
             swaps = _to_float(model)
         elif method is None:
-            raise ConfigError(
-                "sensitivity: for a float network name the method that makes its layers binary."
-            )
+            raise ConfigError("sensitivity: a float network needs a method that makes layers binary.")
         else:
             if not given:
                 raise ConfigError(
@@ -140,7 +138,7 @@ class LayerSwaps:
 
     @contextlib.contextmanager
     def swapped(self, names: Sequence[str]) -> Iterator[None]:
-        """Within the block, the layers of these names (all that belong to one of them) have their other form."""
+        """Within the block, the layers of these names, with all their parts, have their other form."""
         chosen = [swap for swap in self.swaps if swap.name in set(names)]
         handles = [
             swap.layer.register_forward_hook(_replacing(swap), with_kwargs=True, prepend=True)
@@ -183,10 +181,9 @@ def _to_binary(model: nn.Module, method: str | Method, example: Tensor) -> list[
     for row in plan.converted:
         layer: Any = modules[row.name]
         unsigned = row.nonnegative == ((0, row.in_shape[1 if row.site_kind == "conv" else -1]),)
-        kind = {"kind": "pointwise"} if row.site_kind == "pointwise" else {}
-        other = binary_layer(
-            layer, method, norm=False, bypass=False, nonnegative_input=unsigned, **kind
-        ).eval()
+        given: dict[str, Any] = {"kind": "pointwise"} if row.site_kind == "pointwise" else {}
+        given |= {"norm": False, "bypass": False, "nonnegative_input": unsigned}
+        other = binary_layer(layer, method, **given).eval()
         parts = [m for m in other.modules() if isinstance(m, BinaryLayer)]
         planes = parts[0].weight_rule.planes
         work = planes * int(getattr(parts[0].quantizer, "planes", 1))

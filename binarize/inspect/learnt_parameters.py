@@ -22,8 +22,8 @@ class LearntParameters:
         layers: paths of the binarizers, shallow to deep.
         roles: of each in its block (`binarize.inspect.roles`).
         values: by the parameter's name in the method, one array (n,) float64 for each layer: n is 1, a number
-            of groups or the channels; empty where a layer does not have it. Names of what a weight rule learns
-            begin with `weight.`.
+            of groups or the channels; empty where a layer does not have it. What a weight rule learns has
+            `weight.` in front of its name.
     """
 
     layers: tuple[str, ...]

@@ -66,7 +66,7 @@ class Section:
 
     def json(self) -> bytes:
         """`document` as a file."""
-        return (json.dumps(self.document(), indent=1, allow_nan=False) + "\n").encode()
+        return (json.dumps(self.document(), allow_nan=False) + "\n").encode()
 
     def csv(self) -> bytes:
         """`rows` as a file; empty cells where there is no number."""

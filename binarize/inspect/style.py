@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ MARKERS = "osD^vPX"
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 GREY = "0.55"
 _MOST_TICKS = 24
+_LETTERS = 0.14  # inches that a line of an axis label takes
 
 
 def figure(width: float, height: float) -> Any:
@@ -27,6 +29,11 @@ def looks(index: int) -> dict[str, Any]:
     """Colour, marker and dashes of the index-th line: each alone tells lines apart."""
     place = index % len(COLOURS)
     return {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": DASHES[place]}
+
+
+def wrapped(label: str) -> str:
+    """A network's name in lines of about 16 letters, for narrow places."""
+    return "\n".join(textwrap.wrap(label, 16, break_long_words=False))
 
 
 def places(lists: Sequence[Sequence[str]]) -> tuple[list[np.ndarray], Sequence[str]]:
@@ -43,23 +50,33 @@ def places(lists: Sequence[Sequence[str]]) -> tuple[list[np.ndarray], Sequence[s
     return [np.linspace(0.0, 1.0, max(1, len(names))) for names in lists], ()
 
 
-def layer_axis(axes: Any, names: Sequence[str]) -> None:
-    """Label the x axis with the parts of the network that begin there, with a line in front of each."""
+def layer_axis(axes: Any, names: Sequence[str], width: float) -> None:
+    """Label the x axis with the parts of the network that begin there, with a line in front of each.
+
+    Args:
+        axes: the x axis is that of `places`.
+        names: of the layers; none for relative depth.
+        width: of the axes, inches: labels that would lie on the one before are left out.
+    """
     if not names:
         axes.set_xlabel("relative depth: 0 is the first layer, 1 the last")
         return
     starts = _starts(names)
     for start, _ in starts[1:]:
         axes.axvline(start - 0.5, color="0.85", linewidth=0.8, zorder=0)
-    axes.set_xticks([start for start, _ in starts], [label for _, label in starts], fontsize=8)
+    ticks: list[tuple[int, str]] = []
+    for start, label in starts:
+        if not ticks or (start - ticks[-1][0]) * width / len(names) >= _LETTERS:
+            ticks.append((start, label))
+    axes.set_xticks([start for start, _ in ticks], [label for _, label in ticks], fontsize=8)
     axes.tick_params(axis="x", rotation=90)
     axes.set_xlim(-0.7, len(names) - 0.3)
     axes.set_xlabel("binary layers in the order of the run; labels stand where a part begins", fontsize=9)
 
 
 def _starts(names: Sequence[str]) -> list[tuple[int, str]]:
-    """Where parts begin, and their names: the deepest parts of paths of which there are few enough."""
-    for depth in (4, 3, 2, 1):
+    """Where parts begin, and their names: two parts of each path, or one where that gives too many."""
+    for depth in (2, 1):
         parts = [".".join(name.split(".")[:depth]) for name in names]
         found = [(0, parts[0])]
         found += [(i, new) for i, (old, new) in enumerate(itertools.pairwise(parts), start=1) if old != new]

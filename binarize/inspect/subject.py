@@ -166,8 +166,8 @@ def load_subjects(
     for path, label, (recipe, model) in zip(paths, labels, loaded, strict=True):
         if (recipe.data.name, recipe.data.options) != (first.data.name, first.data.options):
             raise ConfigError(
-                f"inspect: {path} was trained on {recipe.data.name}, {paths[0]} on {first.data.name}, or with "
-                "other options of the data set; expected networks of one data set: inspect them one by one."
+                f"inspect: {path} was trained on {recipe.data.name}, {paths[0]} on {first.data.name}, or "
+                "with other options of the data; expected networks of one data set: inspect them one by one."
             )
         data = dataset(recipe, part, root=root)
         if not len(data):

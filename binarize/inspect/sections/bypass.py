@@ -42,8 +42,8 @@ def _figure(found: Mapping[str, BypassShares]) -> Any:
     lower.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     lower.set_ylim(-1.05, 1.05)
     lower.set_ylabel("correlation", fontsize=9)
-    style.layer_axis(upper, names)
-    style.layer_axis(lower, names)
+    style.layer_axis(upper, names, 8.0)
+    style.layer_axis(lower, names, 8.0)
     upper.set_xlabel("")
     lower.set_xlabel(
         "binary layers with a bypass, in the order of the run; labels stand where a part begins", fontsize=9
@@ -57,8 +57,8 @@ def _figure(found: Mapping[str, BypassShares]) -> Any:
 def _findings(label: str, one: BypassShares) -> list[str]:
     most = int(np.nanargmax(one.share))
     return [
-        f"{label}: {100 * np.nanmean(one.share):.0f} % of a layer's output variance comes through the bypass on "
-        f"average ({len(one.layers)} of {len(one.layers) + len(one.without)} layers have one), most at "
+        f"{label}: {100 * np.nanmean(one.share):.0f} % of a layer's output variance comes through the bypass "
+        f"on average ({len(one.layers)} of {len(one.layers) + len(one.without)} layers have one), most at "
         f"{one.layers[most]} ({100 * one.share[most]:.0f} %)."
     ]
 

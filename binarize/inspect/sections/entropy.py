@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,7 @@ def _figure(found: Mapping[str, Entropy]) -> Any:
     figure = style.figure(11.0, 4.8)
     left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1, 2.2]})
     top = max((bits for one in found.values() for bits in one.bits), default=1)
-    for index, (label, one) in enumerate(found.items()):
+    for index, one in enumerate(found.values()):
         colour = style.looks(index)["color"]
         left.boxplot(
             one.per_image[:, 0],
@@ -47,22 +48,21 @@ def _figure(found: Mapping[str, Entropy]) -> Any:
             meanprops={"marker": "D", "markerfacecolor": colour, "markeredgecolor": colour, "markersize": 5},
         )
         left.text(index, top * 1.02, f"{one.means[0]:.3f}", ha="center", fontsize=8, color=colour)
-    left.set_xticks(range(len(found)), list(found), rotation=30, ha="right", fontsize=9)
+    left.set_xticks(range(len(found)), [style.wrapped(label) for label in found], fontsize=8)
     left.set_ylim(0, top * 1.09)
-    left.set_ylabel("entropy within an image, mean over channels (bits)", fontsize=9)
-    left.set_title(
-        "behind the first binarization, over the images\n(mean above; box: quartiles, 5 to 95 %)", fontsize=9
-    )
+    left.set_ylabel("entropy (bits), mean over channels", fontsize=9)
+    left.set_title("first binarization, over the images\n(mean above; box: quartiles, 5 to 95 %)", fontsize=9)
     left.grid(axis="y", alpha=0.3)
     places, names = style.places([one.layers for one in found.values()])
     for index, (place, (label, one)) in enumerate(zip(places, found.items(), strict=True)):
         means = np.where(one.positions > 1, one.means, np.nan)
         right.plot(place, means, label=label, markersize=3.5, linewidth=1.2, **style.looks(index))
-    style.layer_axis(right, names)
+    style.layer_axis(right, names, 6.5)
     right.set_ylim(0, top * 1.09)
     right.set_title("behind each binarization, mean over the images", fontsize=9)
     right.grid(axis="y", alpha=0.3)
-    right.legend(fontsize=8, loc="lower left")
+    handles, texts = right.get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside upper right", ncols=4, fontsize=8, frameon=False)
     return figure
 
 
@@ -73,13 +73,13 @@ def _order(found: Mapping[str, Entropy]) -> list[str]:
     texts = [f"{label} {means[label]:.3f}" for label in ranked]
     images = len(next(iter(found.values())).per_image)
     said = [f"Entropy behind the first binarization, mean of {images} images: {' < '.join(texts)} bits."]
-    for low, high in zip(ranked, ranked[1:], strict=False):
+    for low, high in itertools.pairwise(ranked):
         a, b = found[low].per_image[:, 0], found[high].per_image[:, 0]
         if len(a) == len(b):
             more, spread = int((b > a).sum()), float(np.nanstd(a))
             said.append(
-                f"{high} is above {low} in {more} of {len(a)} images, by {np.nanmean(b - a):.3f} bits; images "
-                f"differ among themselves by {spread:.3f} (standard deviation)."
+                f"{high} is above {low} in {more} of {len(a)} images, by {np.nanmean(b - a):.4f} bits on "
+                f"average; images differ among themselves by {spread:.3f} (standard deviation)."
             )
     return said
 
@@ -91,8 +91,8 @@ def _deepest(found: Mapping[str, Entropy]) -> list[str]:
         means = np.where(one.positions > 1, one.means, np.nan)
         lowest = int(np.nanargmin(means))
         said.append(
-            f"{label}: {np.nanmean(means):.3f} bits on average over {int(np.isfinite(means).sum())} binarizations, "
-            f"lowest {means[lowest]:.3f} at {one.layers[lowest]}."
+            f"{label}: {np.nanmean(means):.3f} bits on average over {int(np.isfinite(means).sum())} "
+            f"binarizations, lowest {means[lowest]:.3f} at {one.layers[lowest]}."
         )
     return said
 
@@ -110,12 +110,11 @@ def _dead(found: Mapping[str, Entropy]) -> list[str]:
             worst = sorted(dead, key=lambda name: -dead[name][0])
             texts = [f"{name} ({dead[name][0]} of {dead[name][1]})" for name in worst]
             said.append(
-                f"{label}: {total} dead channel{'s' * (total != 1)}, with one value in all images: {listed(texts, 3)}."
+                f"{label}: {total} dead channel{'s' * (total != 1)}, with one value in all images: "
+                f"{listed(texts, 3)}."
             )
         if one.skipped:
-            said.append(
-                f"{label}: without entropies, because images are mixed there: {listed(one.skipped, 3)}."
-            )
+            said.append(f"{label}: no entropies where images are mixed: {listed(one.skipped, 3)}.")
     return said
 
 

@@ -48,8 +48,8 @@ def _figure(found: Mapping[str, Gradients]) -> Any:
     upper.legend(fontsize=8)
     lower.set_ylim(-3, 103)
     lower.set_ylabel("weights without\ngradient (%)", fontsize=9)
-    style.layer_axis(upper, names)
-    style.layer_axis(lower, names)
+    style.layer_axis(upper, names, 8.0)
+    style.layer_axis(lower, names, 8.0)
     upper.set_xlabel("")
     upper.tick_params(axis="x", labelbottom=False)
     for axes in (upper, lower):
@@ -63,8 +63,9 @@ def _finding(label: str, one: Gradients) -> str:
         return f"{label}: no latent weight gets a gradient."
     low, high = int(np.nanargmin(alive)), int(np.nanargmax(alive))
     return (
-        f"{label}: the gradient, relative to the weights, is largest at {one.layers[high]} ({alive[high]:.2g}) and "
-        f"smallest at {one.layers[low]} ({alive[low]:.2g}), {alive[high] / alive[low]:.0f} times less."
+        f"{label}: the gradient, relative to the weights, is largest at {one.layers[high]} "
+        f"({alive[high]:.2g}) and smallest at {one.layers[low]} ({alive[low]:.2g}), "
+        f"{alive[high] / alive[low]:.0f} times less."
     )
 
 
@@ -76,7 +77,8 @@ def _warnings(label: str, one: Gradients) -> list[str]:
     if parts:
         texts = [f"{name} ({parts[name]})" for name in sorted(parts, key=lambda n: -parts[n])]
         said.append(
-            f"{label}: {sum(parts.values())} filters get no gradient in {one.batches} batches: {listed(texts, 3)}."
+            f"{label}: {sum(parts.values())} filters get no gradient in {one.batches} batches: "
+            f"{listed(texts, 3)}."
         )
     return said
 

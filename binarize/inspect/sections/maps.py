@@ -45,7 +45,8 @@ def _figure(found: Mapping[str, FeatureMaps], images: Sequence[np.ndarray]) -> A
     height, width = images[0].shape[:2]
     columns = 1 + 2 * len(found)
     side = 1.9
-    figure = style.figure(side * columns, (side * height / width + 0.32) * len(images) + 0.45)
+    top = max(float(np.abs(m).max()) for one in found.values() for m in one.after)
+    figure = style.figure(side * columns, ((side - 0.1) * height / width + 0.24) * len(images) + 0.6)
     grid = figure.subplots(len(images), columns, squeeze=False)
     for row, image in zip(grid, images, strict=True):
         _show(row[0], image, {"cmap": "gray", "vmin": 0, "vmax": 1})
@@ -53,11 +54,11 @@ def _figure(found: Mapping[str, FeatureMaps], images: Sequence[np.ndarray]) -> A
         for index, row in enumerate(grid):
             before, after = row[1 + 2 * place], row[2 + 2 * place]
             _show(before, one.before[index], {"cmap": "viridis"})
-            _show(after, one.after[index], {"cmap": "viridis", "vmin": -1, "vmax": 1})
+            _show(after, one.after[index], {"cmap": "viridis", "vmin": -top, "vmax": top})
             after.set_xlabel(f"{one.entropy[index]:.3f} bits", fontsize=8, labelpad=2)
-        grid[0][1 + 2 * place].set_title(f"{label}\nbefore", fontsize=9)
-        grid[0][2 + 2 * place].set_title(f"{label}\nbehind", fontsize=9)
-    grid[0][0].set_title("image", fontsize=9)
+        grid[0][1 + 2 * place].set_title(f"{style.wrapped(label)}\nbefore", fontsize=8)
+        grid[0][2 + 2 * place].set_title(f"{style.wrapped(label)}\nbehind", fontsize=8)
+    grid[0][0].set_title("image", fontsize=8)
     return figure
 
 

@@ -44,7 +44,7 @@ def _figure(label: str, found: LearntParameters) -> Any:
                 looks,
             )
         axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-        style.layer_axis(axes, found.layers)
+        style.layer_axis(axes, found.layers, 3.4)
         axes.set_xlabel("")
         axes.set_title(parameter, fontsize=11)
         axes.grid(axis="y", alpha=0.3)

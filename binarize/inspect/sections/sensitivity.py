@@ -88,9 +88,9 @@ def _figure(label: str, found: Sensitivity, figure: str, chosen: set[str]) -> An
     axes.set_ylim(count - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
-    word = "better" if found.higher else "lower, that is better,"
+    word = "higher" if found.higher else "lower"
     axes.set_xlabel(
-        f"how much {word} {figure} is with the group float ({figure} of the network: {found.base:.4f})",
+        f"gain: how much {word} {figure} is with the group float (network: {found.base:.4f})",
         fontsize=9,
     )
     way = (
@@ -124,8 +124,8 @@ def _suggestion(
         return [f"{label}: no group that is worth something fits the budget."]
     options = " ".join(f"--keep {pattern}" for pattern in keep.patterns)
     said = [
-        f"{label}: keep {', '.join(keep.groups)} for {keep.bytes:,.0f} more bytes and {keep.ops / 1e6:,.1f} M more "
-        f"OPs per image: {options}"
+        f"{label}: keep {', '.join(keep.groups)} for {keep.bytes:,.0f} more bytes and "
+        f"{keep.ops / 1e6:,.1f} M more OPs per image: {options}"
     ]
     if measured is not None:
         said.append(

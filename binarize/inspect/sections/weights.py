@@ -54,7 +54,7 @@ def _histogram(axes: Any, found: LatentWeights) -> None:
     density = found.histogram.T / np.diff(EDGES)[:, None]
     image = axes.imshow(density, aspect="auto", origin="lower", extent=extent, cmap="viridis")
     axes.figure.colorbar(image, ax=axes, label="density", pad=0.01)
-    style.layer_axis(axes, found.layers)
+    style.layer_axis(axes, found.layers, 3.6)
     axes.set_xlabel("")
     axes.set_ylabel("latent weight, in units of the layer's mean |w|", fontsize=9)
     axes.set_title("distribution in each layer", fontsize=9)
@@ -68,7 +68,7 @@ def _signs(axes: Any, found: LatentWeights) -> None:
     if found.flipped is not None:
         looks = style.looks(1) | {"linestyle": "none", "markersize": 4}
         axes.plot(place, 100 * found.flipped, label="flipped since the start", **looks)
-    style.layer_axis(axes, found.layers)
+    style.layer_axis(axes, found.layers, 3.6)
     axes.set_xlabel("")
     axes.set_ylim(0, 105)
     axes.set_ylabel("share of the layer's weights (%)", fontsize=9)
