@@ -115,7 +115,7 @@ def sensitivity(
             report(done)
     costs = [_costs(swaps, names) for names in groups.values()]
     return Sensitivity(
-        groups=tuple(groups),
+        groups=tuple(names[0] if len(names) == 1 else group for group, names in groups.items()),
         layers=tuple(tuple(names) for names in groups.values()),
         from_float=not swaps.to_float,
         base=base,
@@ -157,8 +157,8 @@ def keep_list(found: Sensitivity, *, bytes: float | None = None, ops: float | No
     gain = found.gain
     shares = np.zeros(len(gain))  # of its budget that a group takes, of the tighter one
     for costs, limit in limits:
-        shares = np.maximum(shares, costs / max(limit, np.finfo(np.float64).tiny))
-    worth = gain / np.maximum(shares, np.finfo(np.float64).tiny)
+        shares = np.maximum(shares, costs / limit if limit > 0 else np.where(costs > 0, np.inf, 0.0))
+    worth = np.divide(gain, shares, out=np.full_like(gain, np.inf), where=shares > 0)
     chosen: list[int] = []
     for index in sorted(np.flatnonzero(gain > 0), key=lambda i: -worth[i]):
         if all(costs[[*chosen, index]].sum() <= limit for costs, limit in limits):
