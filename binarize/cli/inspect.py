@@ -117,7 +117,7 @@ def inspect(
     settings = Settings(
         by=by, method=method, budget_bytes=budget_bytes, budget_ops=budget_ops, watch=_watched
     )
-    _make(out)
+    _prepare(out, chosen, forms, force)
     written: list[Path] = []
     sections: list[Section] = []
     skipped: list[Skipped] = []
@@ -126,10 +126,7 @@ def inspect(
             skipped.append(found)
             continue
         sections.append(found)
-        files = {f"{found.name}.{form}": found.picture(form) for form in forms}
-        files |= {f"{found.name}.json": found.json(), f"{found.name}.csv": found.csv()}
-        refuse_existing([out / name for name in files], force=force)
-        for name, content in files.items():
+        for name, content in _files(found, forms).items():
             write_bytes(out / name, content)
             written.append(out / name)
     if not sections:
@@ -153,11 +150,21 @@ def _unique(names: Sequence[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names, start=1)]
 
 
-def _make(out: Path) -> None:
+def _prepare(out: Path, chosen: Sequence[str], forms: Sequence[str], force: bool) -> None:
+    """Make the folder; refuse files of an earlier inspection now, not after the work of minutes."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"cannot make the folder {out}: {error.strerror or error}.") from error
+    endings = (*forms, "json", "csv")
+    names = [f"{name}{rest}.{end}" for name in chosen for end in endings for rest in ("", "-*")]
+    refuse_existing([path for name in names for path in sorted(out.glob(name))], force=force)
+
+
+def _files(section: Section, forms: Sequence[str]) -> dict[str, bytes]:
+    """The files of a section, by name."""
+    pictures = {f"{section.name}.{form}": section.picture(form) for form in forms}
+    return {**pictures, f"{section.name}.json": section.json(), f"{section.name}.csv": section.csv()}
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ Of the activations of one channel behind a binarization, p is the share of the u
 The paper calls it "average channel-wise" and shows its distribution "for all inputs": here H is computed for
 each image and channel over the positions of that channel, then averaged over the channels of a layer. This
 gives one number for each image and layer (`Entropy.per_image`). The other reading, p over all images, is
-`Entropy.pooled`, one number for each channel; it is never below the mean over images (H is concave).
+`Entropy.pooled`, one number for each channel; it is never below the mean over images (since H is concave).
 """
 
 from __future__ import annotations

@@ -93,11 +93,7 @@ def _figure(label: str, found: Sensitivity, figure: str, chosen: set[str]) -> An
         f"gain: how much {word} {figure} is with the group float (network: {found.base:.4f})",
         fontsize=9,
     )
-    way = (
-        "float network, one group at a time made binary"
-        if found.from_float
-        else "one group at a time kept float"
-    )
+    way = "one group at a time made binary" if found.from_float else "one group at a time kept float"
     axes.set_title(f"{label}: {way}", fontsize=10)
     if chosen:
         axes.legend(fontsize=8)
