@@ -31,23 +31,39 @@ def looks(index: int) -> dict[str, Any]:
     return {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": DASHES[place]}
 
 
+def legend_above(figure: Any, axes: Any) -> None:
+    """The legend of the axes above all of them, where it hides nothing."""
+    handles, texts = axes.get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside upper right", ncols=4, fontsize=8, frameon=False)
+
+
 def wrapped(label: str) -> str:
     """A network's name in lines of about 16 letters, for narrow places."""
     return "\n".join(textwrap.wrap(label, 16, break_long_words=False))
 
 
 def places(lists: Sequence[Sequence[str]]) -> tuple[list[np.ndarray], Sequence[str]]:
-    """Where the layers of several networks stand on one axis.
+    """Where the layers of several networks stand on one axis: that of the network with most layers.
+
+    A layer that it builds of several parts, or that is a part of one of its layers, stands at their middle.
 
     Returns:
-        For each network the places of its layers, and the names of all places, or none: networks whose layers
-        are not among those of the largest one stand by their relative depth, 0 to 1.
+        For each network the places of its layers, and the names of all places, or none: networks with other
+        layers stand by their relative depth, 0 to 1.
     """
     longest = max(lists, key=len, default=())
-    index = {name: place for place, name in enumerate(longest)}
-    if all(name in index for names in lists for name in names):
-        return [np.array([index[name] for name in names], dtype=float) for names in lists], longest
-    return [np.linspace(0.0, 1.0, max(1, len(names))) for names in lists], ()
+    found = [[_place(name, longest) for name in names] for names in lists]
+    if all(place is not None for one in found for place in one):
+        return [np.array(one, dtype=float) for one in found], longest
+    return [np.linspace(0.0, 1.0, len(names)) for names in lists], ()
+
+
+def _place(name: str, names: Sequence[str]) -> float | None:
+    same = [i for i, other in enumerate(names) if other == name]
+    near = same or [
+        i for i, o in enumerate(names) if f"{o}.".startswith(f"{name}.") or name.startswith(f"{o}.")
+    ]
+    return sum(near) / len(near) if near else None
 
 
 def layer_axis(axes: Any, names: Sequence[str], width: float) -> None:

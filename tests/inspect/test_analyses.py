@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import binarize
 from binarize import inspect
 from binarize.errors import ConfigError
+from binarize.inspect import style
 from binarize.inspect.binarizers import find_binarizers
 from binarize.inspect.roles import OTHERS, block_of, role_of, roles_of
 from binarize.layers import BinaryConv2d, BinaryLinear
@@ -164,6 +165,15 @@ def test_parameters_by_name_role_and_order():
 def test_roles_and_blocks(name: str, role: str, block: str):
     assert role_of(name) == role
     assert block_of(name) == block
+
+
+def test_places_of_layers_in_one_picture():
+    found, names = style.places([["a", "b.c", "d"], ["a", "d"], ["b", "d.x"]])
+    assert names == ["a", "b.c", "d"]
+    assert [list(one) for one in found] == [[0, 1, 2], [0, 2], [1, 2]]
+    found, names = style.places([["a", "b", "c"], ["x", "a"]])
+    assert names == ()
+    assert [list(one) for one in found] == [[0, 0.5, 1], [0, 1]]
 
 
 def test_rare_roles_are_taken_together():

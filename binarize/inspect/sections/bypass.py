@@ -38,16 +38,13 @@ def _figure(found: Mapping[str, BypassShares]) -> Any:
     upper.axhline(0.5, color="0.6", linewidth=0.8, zorder=0)
     upper.set_ylim(0, 1.03)
     upper.set_ylabel("Var(bypass) / (Var(bypass) + Var(branch))", fontsize=9)
-    upper.legend(fontsize=8, loc="lower right", ncols=2)
+    style.legend_above(figure, upper)
     lower.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     lower.set_ylim(-1.05, 1.05)
     lower.set_ylabel("correlation", fontsize=9)
     style.layer_axis(upper, names, 8.0)
     style.layer_axis(lower, names, 8.0)
     upper.set_xlabel("")
-    lower.set_xlabel(
-        "binary layers with a bypass, in the order of the run; labels stand where a part begins", fontsize=9
-    )
     upper.tick_params(axis="x", labelbottom=False)
     for axes in (upper, lower):
         axes.grid(axis="y", alpha=0.3)

@@ -49,6 +49,8 @@ def _figure(found: Mapping[str, Entropy]) -> Any:
         )
         left.text(index, top * 1.02, f"{one.means[0]:.3f}", ha="center", fontsize=8, color=colour)
     left.set_xticks(range(len(found)), [style.wrapped(label) for label in found], fontsize=8)
+    if len(found) > 4:  # else long names would touch
+        left.tick_params(axis="x", rotation=90)
     left.set_ylim(0, top * 1.09)
     left.set_ylabel("entropy (bits), mean over channels", fontsize=9)
     left.set_title("first binarization, over the images\n(mean above; box: quartiles, 5 to 95 %)", fontsize=9)
@@ -61,8 +63,7 @@ def _figure(found: Mapping[str, Entropy]) -> Any:
     right.set_ylim(0, top * 1.09)
     right.set_title("behind each binarization, mean over the images", fontsize=9)
     right.grid(axis="y", alpha=0.3)
-    handles, texts = right.get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside upper right", ncols=4, fontsize=8, frameon=False)
+    style.legend_above(figure, right)
     return figure
 
 

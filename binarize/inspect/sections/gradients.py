@@ -45,7 +45,7 @@ def _figure(found: Mapping[str, Gradients]) -> Any:
     if any((one.relative > 0).any() for one in found.values()):
         upper.set_yscale("log")
     upper.set_ylabel("norm of the gradient / norm of the weights", fontsize=9)
-    upper.legend(fontsize=8)
+    style.legend_above(figure, upper)
     lower.set_ylim(-3, 103)
     lower.set_ylabel("weights without\ngradient (%)", fontsize=9)
     style.layer_axis(upper, names, 8.0)
