@@ -10,8 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from binarize import functional, layers, methods, networks, runtime, testing
+    from binarize import functional, inspect, layers, methods, networks, runtime, testing
     from binarize.accounting import summary
+    from binarize.calibration import calibrate
     from binarize.files import load, save
     from binarize.graph import Policy, apply, plan
     from binarize.layers import set_progress
@@ -25,8 +26,10 @@ __all__ = [
     "__version__",
     "apply",
     "binary_layer",
+    "calibrate",
     "deploy",
     "functional",
+    "inspect",
     "layers",
     "load",
     "methods",
@@ -40,11 +43,12 @@ __all__ = [
     "testing",
 ]
 
-_MODULES = ("functional", "layers", "methods", "networks", "runtime", "testing")
+_MODULES = ("functional", "inspect", "layers", "methods", "networks", "runtime", "testing")
 _ORIGIN = {
     "Policy": "binarize.graph",
     "apply": "binarize.graph",
     "binary_layer": "binarize.methods",
+    "calibrate": "binarize.calibration",
     "deploy": "binarize.runtime",
     "load": "binarize.files",
     "plan": "binarize.graph",

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from binarize.cli.options import device_option
 from binarize.cli.output import console, counted, print_json, progress_bar, say, tell
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError, listed
@@ -29,6 +30,7 @@ _MISTAKES = 5
     type=click.Path(path_type=Path, dir_okay=False),
     help="Of classification: draw which class was taken for which (PNG).",
 )
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def evaluate(
     checkpoint: Path,
@@ -37,6 +39,7 @@ def evaluate(
     flip: bool,
     scales: str | None,
     picture: Path | None,
+    device: str | None,
     as_json: bool,
 ) -> None:
     """Measure CHECKPOINT, a model that `binarize train` wrote, or the folder of its run.
@@ -56,7 +59,7 @@ def evaluate(
         from binarize.training import saved
         from binarize.training.build import dataset
         from binarize.training.confusion import draw_confusion
-        from binarize.training.environment import on_cpu
+        from binarize.training.environment import on_cpu, on_device
         from binarize.training.evaluate import evaluate as measure
         from binarize.training.process_group import destroy_group_at_exit, keep_group_at_exit
         from binarize.training.tasks import task_of
@@ -76,7 +79,8 @@ def evaluate(
     task_of(data.truth).inspect(data, f"{recipe.data.name} {part}")
     flip = flip or recipe.data.evaluation.flip
     sizes = sizes or recipe.data.evaluation.scales
-    processes = PartialState(cpu=on_cpu())  # on one machine or several
+    with on_device(device):
+        processes = PartialState(cpu=on_cpu())  # on one machine or several
     with progress_bar(part, counts=True, shown=processes.is_main_process) as progress:
         own = range(processes.process_index, len(data), processes.num_processes)
         task = progress.add_task("", total=len(own))

@@ -53,6 +53,12 @@ def out_option(help: str, *, file_okay: bool = True, **settings: Any) -> Callabl
     return click.option("--out", "--output", "-o", "out", type=kind, help=help, **settings)
 
 
+def device_option(command: Command) -> Command:
+    """The option `device`: its name, which `environment.on_device` checks; None for the usual choice."""
+    text = "Where to run: cpu, cuda, cuda:1, mps.  [default: an accelerator, else cpu]"
+    return click.option("--device", metavar="NAME", help=text)(command)
+
+
 def exact_scales_option(command: Command) -> Command:
     """The option `exact`: scales per channel that are not rounded; False where it is not given."""
 

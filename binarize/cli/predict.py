@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.options import out_option
+from binarize.cli.options import device_option, out_option
 from binarize.cli.output import console, counted, say
 from binarize.cli.speed import importing
 from binarize.cli.targets import refuse_existing
@@ -47,6 +47,7 @@ _TOP = 5
     type=click.Path(path_type=Path),
     help="For the panel: a file, or a folder with files of the images' names (sync_depth_N for rgb_N too).",
 )
+@device_option
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option("--top", type=click.IntRange(1), help="Of classification: classes of each image.  [default: 5]")
 @click.option("--json", "as_json", is_flag=True, help="Of classification: print one JSON document.")
@@ -58,6 +59,7 @@ def predict(
     panel: bool,
     others: tuple[Path, ...],
     truths: Path | None,
+    device: str | None,
     force: bool,
     top: int | None,
     as_json: bool,
@@ -79,11 +81,14 @@ def predict(
         from binarize.data.reading import read_image
         from binarize.files import write_bytes
         from binarize.runtime import keep_memory
-        from binarize.training import pictures, saved
+        from binarize.training import environment, pictures, saved
 
     keep_memory()
     paths = (checkpoint, *others)
-    networks: Any = [saved.load_with_truth(path) for path in paths]
+    with environment.on_device(device):
+        place = environment.device()
+    loaded = (saved.load_with_truth(path) for path in paths)
+    networks: Any = [(recipe, model.to(place), truth) for recipe, model, truth in loaded]
     truth = networks[0][2]
     if isinstance(truth, Classes):
         if overlay or panel:

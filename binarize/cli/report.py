@@ -150,7 +150,7 @@ def _speed(subject: Subject) -> dict[str, Any]:
         packed = (
             runtime.configure(model, threads=1) if subject.is_packed else runtime.deploy(model, threads=1)
         )
-        x = random_images((1, 3, *recipe.data.augmentation.size))
+        x = random_images((1, 3, *recipe.data.augmentation.size), 0)
         found = bench.bench(bench.variants(packed, plain, x, _AGAINST), x.shape, rounds=5, memory_kept=True)
     return {**found.as_dict(), "advice": bench.advice(found, packed)}
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from binarize import accounting, files
@@ -18,7 +17,7 @@ from binarize.errors import ConfigError
 from binarize.recipes import TrainingRecipe
 from binarize.training import saved
 from binarize.training.build import dataset
-from binarize.training.environment import on_cpu
+from binarize.training.environment import device as chosen_device
 from binarize.training.evaluate import evaluate
 from binarize.training.folder import LOG, MODEL
 
@@ -84,14 +83,14 @@ def collect(
     recipe, model = saved.load(run)
     part = split or recipe.data.test
     costs = _costs(run, model, recipe) if count else {}
-    lines = history(run)
+    history = read_history(run)
     figures = kept(run, part) if root is None else None  # kept figures are of the recipe's own data
     if figures is None:
         data = dataset(recipe, part, root=root)
         saved.check_classes(run, data.truth)
-        device = None if on_cpu() else torch.accelerator.current_accelerator()
+        device = chosen_device()
         figures = evaluate(
-            model.to(device) if device is not None else model,
+            model.to(device),
             data,
             output=recipe.network.output,
             device=device,
@@ -103,7 +102,7 @@ def collect(
         )
         if root is None:
             keep(run, part, figures)
-    return Result(path=run, recipe=recipe, split=part, figures=figures, history=lines, costs=costs)
+    return Result(path=run, recipe=recipe, split=part, figures=figures, history=history, costs=costs)
 
 
 def _costs(run: Path, model: nn.Module, recipe: TrainingRecipe) -> dict[str, dict[str, Any]]:
@@ -130,8 +129,8 @@ def cost_totals(
     return found
 
 
-def history(run: Path) -> list[dict[str, Any]]:
-    """The log of a run, an entry per epoch.
+def read_history(run: Path) -> list[dict[str, Any]]:
+    """The log of a run, one entry per epoch.
 
     Raises:
         ConfigError: there is none.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from binarize.comparison.collect import history, kept
+from binarize.comparison.collect import kept, read_history
 from binarize.errors import BinarizeError
 from binarize.files import container, zoo
 from binarize.recipes import TrainingRecipe, validate
@@ -77,7 +77,7 @@ def _known(run: Path, recipe: TrainingRecipe) -> KnownRun:
     figures = kept(run, data.test)
     if figures is not None:
         return KnownRun(place=str(run), recipe=recipe, figures=figures, source=data.test)
-    lines = history(run)
+    lines = read_history(run)
     last = next((line["val"] for line in reversed(lines) if "val" in line), None)
     plain = not data.evaluation.flip and data.evaluation.scales == (1.0,)
     if last is not None and data.val == data.test and plain and len(lines) == recipe.training.epochs:

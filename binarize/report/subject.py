@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from binarize import files
-from binarize.comparison.collect import cost_totals, history, keep, kept
+from binarize.comparison.collect import cost_totals, keep, kept, read_history
 from binarize.data.dataset import Truth
 from binarize.data.samples import SampleDataset
 from binarize.errors import BinarizeError, DataError
@@ -76,7 +76,7 @@ def read(path: Path) -> Subject:
         return _of_zoo(subject)
     folder = file.parent
     if file.name == MODEL and (folder / LOG).is_file():
-        subject = replace(subject, history=history(folder))
+        subject = replace(subject, history=read_history(folder))
         if (found := kept(folder, recipe.data.test)) is not None:
             subject = replace(subject, figures=found, split=f"{recipe.data.name} {recipe.data.test}")
     else:
@@ -164,7 +164,7 @@ def _of_zoo(subject: Subject) -> Subject:
     )
     log = path.parent / LOG
     if log.is_file():
-        return replace(found, history=history(log.parent))
+        return replace(found, history=read_history(log.parent))
     return _remarked(found, "No curves: entries of the zoo hold no log.")
 
 

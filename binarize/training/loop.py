@@ -15,6 +15,7 @@ from binarize.recipes import TrainingRecipe
 from binarize.training.batches import read_batches
 from binarize.training.checkpoint import save
 from binarize.training.confusion import draw_confusion
+from binarize.training.constant_loss import constant_loss, warn_of_loss
 from binarize.training.curves import draw_curves
 from binarize.training.evaluate import evaluate
 from binarize.training.figures import LARGE
@@ -24,6 +25,7 @@ from binarize.training.health import first_not_finite, not_finite
 from binarize.training.interrupt import interruptible
 from binarize.training.process_group import destroy_group_at_exit
 from binarize.training.progress import Event
+from binarize.training.recalibrate import recalibrate
 from binarize.training.run import Run
 from binarize.training.setup import set_up
 from binarize.training.stages import float_weights
@@ -77,6 +79,8 @@ def train(
         for epoch in range(done, epochs):
             began, last = time.perf_counter(), epoch + 1 == epochs
             figures = _train_epoch(run, epoch, stopped)
+            if last and settings.calibrate:
+                recalibrate(run)
             if run.val is not None and (last or (epoch + 1) % settings.evaluate_every == 0):
                 figures["val"] = _evaluate(run, run.val)
             figures["seconds"] = time.perf_counter() - began
@@ -89,6 +93,8 @@ def train(
             run.show(epoch, progress.steps, figures["loss"], figures["lr"], figures)
             if stopped() and not last:
                 _stop(run, f"after epoch {epoch + 1} of {epochs}")
+    if done < epochs:
+        warn_of_loss(run)
     if run.is_main and progress.history:
         draw_curves(progress.history, out / CURVES)
     destroy_group_at_exit()
@@ -117,7 +123,7 @@ def _train_epoch(run: Run, epoch: int, stopped: Callable[[], bool]) -> dict[str,
     if problem := first_not_finite(run.net):
         raise not_finite(run.net, epoch, steps - 1, run.out / STATE, problem)
     if run.tally is not None and not start:
-        run.tally.check(run.device)
+        run.constant_loss = constant_loss(run.loss, run.tally.check(run.device))
         run.tally = None  # one whole epoch is enough
     figures: dict[str, Any] = {
         "epoch": epoch + 1,

@@ -26,6 +26,11 @@ def file_metadata(recipe: TrainingRecipe, truth: Truth) -> dict[str, str]:
     }
 
 
+def with_recipe(metadata: Mapping[str, str], recipe: TrainingRecipe) -> dict[str, str]:
+    """The text entries of a trained network's file, with another recipe in them."""
+    return {**metadata, _RECIPE: json.dumps(recipe.model_dump(mode="json"))}
+
+
 def preprocessing_of(recipe: TrainingRecipe, truth: Truth) -> Preprocessing:
     """What images go through before a network that follows the recipe, outside of its benchmark.
 

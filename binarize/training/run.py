@@ -50,6 +50,7 @@ class Run:
         latents: looks at latent weights.
         inputs: looks at the inputs of binary layers.
         report: called with what happened, in the main process; None if no one listens.
+        constant_loss: of the best prediction that is the same for all pixels; None while it is unknown.
     """
 
     recipe: TrainingRecipe
@@ -71,6 +72,7 @@ class Run:
     latents: LatentWatch
     inputs: InputWatch
     report: Callable[[Event], None] | None
+    constant_loss: float | None = None
 
     @property
     def settings(self) -> Training:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from binarize.data.catalog import check_split
+from binarize.data.findings import report
 from binarize.data.samples import SampleDataset
 from binarize.errors import ConfigError, warn
 from binarize.recipes import TrainingRecipe
@@ -31,7 +32,7 @@ from binarize.training.environment import (
     on_cpu,
     requested_sharding,
 )
-from binarize.training.folder import STATE
+from binarize.training.folder import STATE, with_stages_located
 from binarize.training.health import LatentWatch
 from binarize.training.inputs import InputWatch
 from binarize.training.process_group import keep_group_at_exit
@@ -69,7 +70,8 @@ def set_up(
     loss = task_of(data.truth).loss(settings, _class_weights(settings, data, accelerator))
     resumed = resume and (out / STATE).is_file()
     heard = tell if tell is not None and accelerator.is_main_process else _unheard
-    net = network(recipe, data.truth, weights=not resumed, tell=heard)
+    placed = with_stages_located(recipe, out)
+    net = network(placed, data.truth, weights=not resumed, tell=heard)
     net = net.to(memory_format=memory_format(settings))
     strategy = _strategy(net, accelerator, sharding, compiled=settings.compile)
     average = MovingAverage(net) if settings.ema is not None else None
@@ -79,7 +81,8 @@ def set_up(
     optimizer = _prepare(strategy, bare, average, accelerator)
     _check_sizes(strategy.standalone, recipe, data, val, heard)
     make_folder(out)  # all that can be wrong with the network is known by now
-    teacher = Teacher(settings.distillation, net, accelerator.device) if settings.distillation else None
+    learning = placed.training.distillation
+    teacher = Teacher(learning, net, accelerator.device) if learning else None
     batches, loader = _batches(recipe, data, accelerator)
     _check_steps(progress, batches.steps, settings, out)
     return Run(
@@ -138,6 +141,7 @@ def _datasets(
     tally = task.tally(data, name, task.inspect(data, name))
     if val is not None:
         task.inspect(val, f"{chosen.name} {chosen.val}")
+    report(task.doubts(data, val, (name, f"{chosen.name} {chosen.val}"), chosen.augmentation))
     return data, val, tally
 
 
