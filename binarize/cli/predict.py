@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from binarize.cli.options import device_option, out_option
-from binarize.cli.output import console, counted, say
+from binarize.cli.output import console, counted, say, shows_progress
 from binarize.cli.speed import importing
 from binarize.cli.targets import refuse_existing
 from binarize.errors import ConfigError, DataError
@@ -120,7 +120,7 @@ def predict(
     except OSError as error:
         raise ConfigError(f"cannot make the folder {out}: {error.strerror or error}.") from error
     for file in track(
-        files, "predicting", console=console(sys.stderr), disable=not sys.stderr.isatty(), transient=True
+        files, "predicting", console=console(sys.stderr), disable=not shows_progress(), transient=True
     ):
         image = read_image(file)
         maps = _maps(networks if panel else networks[:1], image, file)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from binarize.report.subject import Subject
+from binarize.inspect.inspection import Settings, Skipped, inspect_networks
+from binarize.inspect.subject import load_subjects
+from binarize.report.subject import Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +31,6 @@ class Insight:
     warnings: tuple[str, ...] = ()
 
 
-def is_available() -> bool:
-    """Whether `binarize.inspect` is there."""
-    return importlib.util.find_spec("binarize.inspect") is not None
-
-
 def insights(
     subject: Subject, root: Path | None, split: str | None, images: int, watch: Callable[[str, int], Any]
 ) -> Iterator[Insight | str]:
@@ -51,11 +46,6 @@ def insights(
     Raises:
         DataError: data that is missing or wrong.
     """
-    if not is_available():
-        return
-    from binarize.inspect.inspection import Settings, Skipped, inspect_networks
-    from binarize.inspect.subject import load_subjects
-
     loaded = [(subject.recipe, subject.model)]
     label = subject.recipe.method.name if subject.recipe.method else "float"
     chosen = ("entropy", "parameters", "maps", "weights", "bypass", "gradients")

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from binarize import files
@@ -21,7 +20,7 @@ from binarize.recipes import TrainingRecipe
 from binarize.runtime import deployed_layers
 from binarize.training import saved
 from binarize.training.build import dataset
-from binarize.training.environment import on_cpu
+from binarize.training.environment import device as chosen_device
 from binarize.training.evaluate import evaluate
 from binarize.training.folder import LOG, MODEL, model_file
 
@@ -132,10 +131,10 @@ def measured(
             return _remarked(subject, "No figures: none were measured before, and there is no data.")
         where = f"{recipe.data.name} {recipe.data.val}, after epoch {last['epoch']}"
         return replace(subject, figures=last["val"], split=where)
-    device = None if on_cpu() else torch.accelerator.current_accelerator()
+    device = chosen_device()
     settings, where = recipe.data.evaluation, f"{recipe.data.name} {split or recipe.data.test}"
     found = evaluate(
-        subject.model if device is None else subject.model.to(device),
+        subject.model.to(device),
         data,
         output=recipe.network.output,
         device=device,

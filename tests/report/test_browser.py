@@ -67,8 +67,8 @@ def test_the_page(browser: Any, report: Path, width: int, scheme: str) -> None:
     page.keyboard.press("ArrowRight")
     assert slider.input_value() == "51"
     assert page.evaluate(clip) != start
-    box = page.locator(".pair").first.bounding_box()
-    page.mouse.click(box["x"] + 0.25 * box["width"], box["y"] + 10)
+    pair = page.locator(".pair").first
+    pair.click(position={"x": 0.25 * pair.bounding_box()["width"], "y": 10})
     assert slider.input_value() == "25"
     page.locator("#theme").focus()
     page.keyboard.press("Enter")
