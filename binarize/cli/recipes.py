@@ -10,8 +10,9 @@ from binarize.cli.output import print_json, say
 
 
 @click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
-def recipes(context: click.Context) -> None:
+def recipes(context: click.Context, as_json: bool) -> None:
     """List the recipes that come with the toolkit."""
     if context.invoked_subcommand is not None:
         return
@@ -19,6 +20,9 @@ def recipes(context: click.Context) -> None:
 
     from binarize import recipes as known
 
+    if as_json:
+        print_json({name: known.load(name).about for name in known.names()})
+        return
     for folder, names in groupby(known.names(), key=lambda name: name.rpartition("/")[0]):
         texts = {name: known.load(name).about for name in names}
         width = max(map(len, texts))
