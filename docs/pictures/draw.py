@@ -87,7 +87,7 @@ def latent_weights() -> tuple[Figure, Numbers]:
     top.axhline(0, color="black", linewidth=0.8)
     top.set(title="latent weights: what the optimizer changes", ylabel="value", ylim=(-0.6, 0.95))
     top.legend(fontsize=8, ncols=5, loc="upper right")
-    bottom.imshow(latent.sign().T, aspect="auto", cmap="gray", vmin=-2, vmax=1.5, interpolation="nearest")
+    bottom.imshow(latent.sign().T.numpy(), aspect="auto", cmap="gray", vmin=-2, vmax=1.5, interpolation="nearest")
     bottom.set_title("their signs: what the layer computes with (dark: -1)", fontsize=10)
     bottom.set(xlabel="training step", ylabel="weight", yticks=range(5), yticklabels=[f"w{i}" for i in range(5)])
     return figure, {"latent": listed(latent)}
@@ -139,7 +139,7 @@ def cfb() -> tuple[Figure, Numbers]:
     for axes, (before, after) in zip(figure.subplots(1, 4), ((6, 6), (4, 8), (6, 2), (4, 6)), strict=True):
         shares = channel_bypass(torch.eye(before), after, dim=1).T
         numbers[f"{before} to {after}"] = [round(float(v), 4) for v in shares.flatten()]
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.2)
+        axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1.2)
         for row in range(after):
             for column in range(before):
                 if shares[row, column] > 0:
