@@ -1,4 +1,4 @@
-"""Write the pages that are made from code: `python docs/generate.py` writes docs/cli.md and docs/catalogue.md.
+"""Write the pages that are made from code, docs/cli.md and docs/catalogue.md: `python docs/generate.py`.
 
 `tests/docs/test_generated_pages.py` fails where a page is not what this would write.
 """
@@ -189,7 +189,10 @@ def measured(name: str) -> Iterator[tuple[str, str]]:
         if path.exists():
             document = json.loads(path.read_text(encoding="utf-8"))
             value = document["figures"][key]
-            yield f"{label}, {document['bytes'] / 1e6:.2f} MB", f"{value:.1%}" if key == "miou" else f"{value:.3f}"
+            yield (
+                f"{label}, {document['bytes'] / 1e6:.2f} MB",
+                f"{value:.1%}" if key == "miou" else f"{value:.3f}",
+            )
 
 
 PAGES = {"cli.md": command_line, "catalogue.md": catalogue}

@@ -53,7 +53,7 @@ def surrogates(method: Method, progress: float) -> tuple[Any, Any, Any]:
 
 
 def draw(method: Method) -> Figure:
-    """Two plots side by side, activations and weights; three curves each where they change during training."""
+    """Plots of activations and of weights; three curves each where they change during training."""
     from matplotlib.figure import Figure  # without pyplot: no screen, no state
 
     curves = {progress: surrogates(method, progress) for progress in (0.0, 0.5, 1.0)}

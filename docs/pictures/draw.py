@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
-from torch import Tensor, nn
+from torch import Tensor
 
 from binarize import methods
 from binarize.cli.method_picture import draw, surrogates
@@ -87,9 +87,13 @@ def latent_weights() -> tuple[Figure, Numbers]:
     top.axhline(0, color="black", linewidth=0.8)
     top.set(title="latent weights: what the optimizer changes", ylabel="value", ylim=(-0.6, 0.95))
     top.legend(fontsize=8, ncols=5, loc="upper right")
-    bottom.imshow(latent.sign().T.numpy(), aspect="auto", cmap="gray", vmin=-2, vmax=1.5, interpolation="nearest")
+    bottom.imshow(
+        latent.sign().T.numpy(), aspect="auto", cmap="gray", vmin=-2, vmax=1.5, interpolation="nearest"
+    )
     bottom.set_title("their signs: what the layer computes with (dark: -1)", fontsize=10)
-    bottom.set(xlabel="training step", ylabel="weight", yticks=range(5), yticklabels=[f"w{i}" for i in range(5)])
+    bottom.set(
+        xlabel="training step", ylabel="weight", yticks=range(5), yticklabels=[f"w{i}" for i in range(5)]
+    )
     return figure, {"latent": listed(latent)}
 
 
@@ -110,7 +114,9 @@ def dab() -> tuple[Figure, Numbers]:
         x = images[index].flatten()
         fixed = float((x >= 0).float().mean())
         adaptive = float((values[index] > 0).float().mean())
-        numbers[f"image {index}"] = [round(share, 4) for share in (fixed, adaptive, entropy(fixed), entropy(adaptive))]
+        numbers[f"image {index}"] = [
+            round(share, 4) for share in (fixed, adaptive, entropy(fixed), entropy(adaptive))
+        ]
         axes.hist(x.numpy(), bins=40, range=(-5, 4), color="#BBBBBB")
         axes.axvline(0, color=ORANGE, linestyle="--", label=f"fixed 0: {fixed:.0%} are +1")
         axes.axvline(float(x.mean()), color=BLUE, label=f"k mean + b: {adaptive:.0%}")

@@ -1,12 +1,20 @@
-"""Draw docs/pictures/headline.png from two runs: `python docs/pictures/headline.py FLOAT_RUN BINARY_RUN FLOAT_MS BINARY_MS`.
+r"""Draw docs/pictures/headline.png from two runs, and from the milliseconds that `bench` measured.
 
-    binarize train shapes/tiny-float --set data.options.task=depth --set data.options.number=4 --out runs/depth-float
-    binarize train shapes/tiny-bidense --set data.options.task=depth --set data.options.number=4 --out runs/depth-bidense
-    binarize bench runs/depth-bidense --against eager,channels_last --rounds 15
+python docs/pictures/headline.py runs/depth-float runs/depth-bidense 5.2 1.8
+
+The runs are made by
+binarize train shapes/tiny-float --set data.options.task=depth --set data.options.number=4 \
+    --out runs/depth-float
+binarize train shapes/tiny-bidense --set data.options.task=depth --set data.options.number=4 \
+    --out runs/depth-bidense
+and timed by
+binarize bench runs/depth-bidense --against eager,channels_last --rounds 15
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -27,16 +35,16 @@ def main(runs: list[str], times: list[str]) -> None:
     networks = [saved.load_with_truth(Path(run)) for run in runs]
     recipe, _, truth = networks[0]
     images = create(recipe.data.name, "test", **recipe.data.options)
-    columns: list[list[torch.Tensor]] = [[] for _ in range(4)]
-    errors = []
+    columns: list[list[torch.Tensor]] = [[] for _ in range(2 + len(runs))]
     for index in SHOWN:
         image, true = images.load(index)
         found = [pictures.predict_image(net, image, r.data.evaluation, truth) for r, net, _ in networks]
         span = pictures.depth_span(true)
-        for column, picture in zip(columns, [image, *(pictures.coloured(m, truth, span) for m in (true, *found))], strict=True):
+        for column, picture in zip(
+            columns, [image, *(pictures.coloured(m, truth, span) for m in (true, *found))], strict=True
+        ):
             column.append(picture)
-    for run in runs:
-        errors.append(absolute_relative(Path(run)))
+    errors = [absolute_relative(Path(run)) for run in runs]
     captions = ["image", "true depth"]
     names = ("float", "BiDense, packed")
     for name, run, time, error in zip(names, runs, times, errors, strict=True):
@@ -44,7 +52,9 @@ def main(runs: list[str], times: list[str]) -> None:
     figure = Figure(figsize=(8.0, 4.7), dpi=110, layout="constrained")
     for axes, column, caption in zip(figure.subplots(1, 4), columns, captions, strict=True):
         gap = torch.full((3, 2, column[0].shape[2]), 255, dtype=torch.uint8)
-        axes.imshow(torch.cat([column[0], gap, column[1]], 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+        axes.imshow(
+            torch.cat([column[0], gap, column[1]], 1).permute(1, 2, 0).numpy(), interpolation="nearest"
+        )
         axes.set_xlabel(caption, fontsize=10)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
@@ -53,9 +63,6 @@ def main(runs: list[str], times: list[str]) -> None:
 
 def absolute_relative(run: Path) -> float:
     """The figure of `binarize evaluate`."""
-    import json
-    import subprocess
-
     command = [sys.executable, "-m", "binarize", "evaluate", str(run), "--json"]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["abs_rel"]
 

@@ -1,7 +1,9 @@
 """Every block of code in the README and the pages of docs/ runs, or at least has options that exist.
 
-An HTML comment in front of a block says otherwise: `<!-- run: no, REASON -->` (a command's options are checked),
-`<!-- run: slow -->`, and `<!-- run: slow, with fewer epochs: OPTIONS -->`, whose options `train` gets.
+An HTML comment in front of a block says otherwise. With `<!-- run: no, REASON -->` only the options of its
+commands are checked; `<!-- run: slow -->` runs in the slow tests, and so does
+`<!-- run: slow, with fewer epochs: OPTIONS -->`,
+where `train` gets these options.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ from binarize.layers.recipe import METHODS
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OTHER_PROGRAMS = ("pip", "pytest", "echo", "python", "zensical", ".ci/run")
-FOUND = re.compile(r"^(?:<!-- run: (?P<mark>.*?) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+NAME = "page_of_docs"
+FOUND = re.compile(
+    r"^(?:<!-- run: (?P<mark>.*?) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -130,15 +135,14 @@ def test_recipes_are_recipes(block: Block, tmp_path: Path) -> None:
 
 
 def run_page(page: Path, *, slow: bool) -> None:
-    module = ModuleType("page_of_docs")
-    names = vars(module)
+    names = vars(sys.modules[NAME])
     names["print"] = Console(width=80, quiet=True).print
     for block in blocks(page):
         if not block.runs or (block.slow and not slow):
             continue
         where = f"{block.page}, line {block.line}"
         if block.kind == "python":
-            exec(compile("\n" * block.line + block.text, block.page, "exec"), names)
+            exec(compile("\n" * block.line + block.text, block.page, "exec", dont_inherit=True), names)
         elif block.kind == "bash":
             for words in commands(block.text):
                 found = arguments(words)
@@ -151,7 +155,7 @@ def run_page(page: Path, *, slow: bool) -> None:
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """In an empty folder; methods that a page registers are gone afterwards."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "page_of_docs", ModuleType("page_of_docs"))  # dataclasses look there
+    monkeypatch.setitem(sys.modules, NAME, ModuleType(NAME))  # dataclasses look there
     with monkeypatch.context() as inside:
         METHODS.names()
         inside.setattr(METHODS, "_entries", dict(METHODS._entries))

@@ -15,7 +15,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 def script(path: Path) -> ModuleType:
     """A script of docs/, which is not a package."""
     spec = importlib.util.spec_from_file_location(f"docs_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
