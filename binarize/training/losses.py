@@ -71,5 +71,10 @@ class SiLog(nn.Module):
 
 
 def create_loss(truth: Any, weights: Tensor | None = None) -> nn.Module:
-    """The paper's loss for a data set's truth; `weights` of the classes, if they do not count alike."""
+    """The paper's loss for a data set's truth.
+
+    Args:
+        truth: of the data set, `Labels` or `Depth`.
+        weights: one per class; None if all classes count alike.
+    """
     return SiLog(truth) if isinstance(truth, Depth) else SegmentationLoss(weights)

@@ -150,7 +150,12 @@ def depth_figures(p: Tensor, t: Tensor) -> Tensor:
 
 
 def create_metric(truth: Labels | Depth, classes: int | None = None) -> SegmentationMetric | DepthMetric:
-    """The metric for a data set's truth."""
+    """The metric for a data set's truth.
+
+    Args:
+        truth: of the data set.
+        classes: how many the network tells apart, if these are more than the truth has.
+    """
     return DepthMetric(truth) if isinstance(truth, Depth) else SegmentationMetric(truth, classes)
 
 
