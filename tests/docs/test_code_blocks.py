@@ -106,7 +106,6 @@ ALL = [block for page in PAGES for block in blocks(page)]
 
 @pytest.mark.parametrize("block", ALL, ids=lambda block: f"{block.page}-{block.line}")
 def test_form(block: Block) -> None:
-    assert block.kind, "a block says its language: bash, python, yaml, toml, text"
     assert block.mark == "" or re.match(r"no, \w|slow$|slow, with fewer epochs: --", block.mark), block.mark
     match block.kind:
         case "python":
@@ -121,10 +120,14 @@ def test_form(block: Block) -> None:
             assert tomllib.loads(block.text)
 
 
-def test_commands_stand_in_blocks_with_a_language() -> None:
-    for page in PAGES:
-        outside = FOUND.sub("", page.read_text(encoding="utf-8"))
-        assert not re.search(r"^    (binarize|python|pip) ", outside, re.MULTILINE), page
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_outside_of_blocks(page: Path) -> None:
+    """Indented ones, and those in blocks without a language: their options exist."""
+    outside = FOUND.sub(lambda m: "" if m["kind"] else f"\n    {m['text']}", page.read_text(encoding="utf-8"))
+    for line in re.findall(r"^ +(binarize .*(?:\\\n.*)*)", outside.replace("\n", "\n    "), re.MULTILINE):
+        if "[" not in line:  # else it is a form of commands
+            for words in commands(line):
+                check_options(words[1:])
 
 
 @pytest.mark.parametrize("block", [b for b in ALL if b.kind == "yaml" and "extends:" in b.text and b.runs])

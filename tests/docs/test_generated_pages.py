@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -48,6 +50,24 @@ def check_pictures(draw: ModuleType, names: list[str]) -> None:
         for key, values in numbers.items():
             remedy = f"{name}, {key}: run `python docs/pictures/draw.py {name}`"
             assert values == pytest.approx(stored[key], rel=2e-3, abs=2e-3), remedy
+
+
+def test_the_navigation_has_every_page() -> None:
+    """Zensical builds pages that no menu leads to, and menus that lead to no page, without a word."""
+    text = (DOCS.parent / "zensical.toml").read_text(encoding="utf-8")
+    listed: set[str] = set()
+
+    def walk(items: list[Any]) -> None:
+        for entry in items:
+            for value in entry.values():
+                if isinstance(value, str):
+                    listed.add(value)
+                else:
+                    walk(value)
+
+    walk(tomllib.loads(text)["project"]["nav"])
+    pages = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md") if "examples" not in path.parts}
+    assert listed == pages
 
 
 def test_pictures_are_small() -> None:
