@@ -76,7 +76,7 @@ def command_line() -> str:
     for path, command, context in commands(cli, click.Context(cli, info_name="binarize")):
         if command is cli:
             continue
-        usage = " ".join(command.collect_usage_pieces(context))
+        usage = "[OPTIONS] " + " ".join(arguments(command, context))
         parts.append(f"## {path}\n" if path.count(" ") == 1 else f"### {path}\n")
         parts.append(f"```text\n{path} {usage}\n```\n")
         parts.append(paragraphs(command.help or "") + "\n")
@@ -84,6 +84,13 @@ def command_line() -> str:
         if rows:
             parts.append("| option | meaning |\n|---|---|\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)
+
+
+def arguments(command: click.Command, context: click.Context) -> list[str]:
+    """What stands behind the options; versions of click write groups in different forms."""
+    if isinstance(command, click.Group):
+        return ["[COMMAND]" if command.invoke_without_command else "COMMAND", "[ARGS]..."]
+    return [piece for piece in command.collect_usage_pieces(context) if piece != "[OPTIONS]"]
 
 
 def commands(

@@ -161,6 +161,7 @@ SENTENCES = {
 """As plans say them, with the code and values of each."""
 
 EARLIER_SENTENCES = {
+    "what its softmax sees is no product of queries and keys": (Code.ATTENTION_NO_SCORES, ()),
     "1 convolutions or linear maps are called as functions and stay float": (Code.FUNCTION_STAYS, ()),
     "what it is added to carries a signal already": (Code.ADDED_TO_SIGNAL, ()),
     "sum stays: the branch does not carry its input all the way": (Code.SUM_STAYS_PARTIAL, ()),
