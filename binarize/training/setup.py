@@ -59,7 +59,16 @@ def set_up(
 ) -> Run:
     """Build a run, and find what is wrong with it before anything is written.
 
-    Args and Raises: as `loop.train`, before the first step.
+    Args:
+        recipe: what to train, on what, and how.
+        out: folder of the run.
+        root: folder of the data set, in place of the recipe's.
+        resume: continue with what is in `out`.
+        report: called after each step and each epoch, in the main process.
+        tell: called in the main process with what was loaded at the start.
+
+    Raises:
+        BinarizeError: what `loop.train` raises before its first step.
     """
     settings = recipe.training
     keep_group_at_exit()
