@@ -45,7 +45,7 @@ def test_curves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+def command(monkeypatch: pytest.MonkeyPatch) -> str:
     """A command that warns, says whether it shows progress, and fails."""
     import click
 
@@ -56,7 +56,6 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         raise ConfigError("wrong.")
 
     monkeypatch.setitem(cli.commands, "complain", complain)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     return "complain"
 
 
@@ -71,7 +70,9 @@ def test_quiet_and_verbose(
     traced: bool,
     command: str,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert run([*options, command]) == 2
     out, err = capsys.readouterr()
     assert out == f"progress {progress}\n"
