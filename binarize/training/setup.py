@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ from torch.utils.data import DataLoader
 
 from binarize.data.catalog import check_split
 from binarize.data.samples import SampleDataset
-from binarize.errors import ConfigError, warn
+from binarize.errors import ConfigError, first_line, warn
+from binarize.files import container
+from binarize.preprocessing import Preprocessing
 from binarize.recipes import TrainingRecipe
 from binarize.recipes.schema import Training
+from binarize.training import trackers
 from binarize.training.averaging import MovingAverage, averaging_warning
 from binarize.training.balance import class_weights
 from binarize.training.batches import Batches
 from binarize.training.build import adamw, dataset, memory_format, network
+from binarize.training.callbacks import Callbacks
 from binarize.training.compiled import CompiledForward
 from binarize.training.distill import Teacher
 from binarize.training.distributed import share_drops, synchronize_norms
@@ -30,13 +35,15 @@ from binarize.training.environment import (
     on_cpu,
     requested_sharding,
 )
-from binarize.training.folder import STATE
+from binarize.training.folder import BEST, MODEL, STATE
 from binarize.training.health import LatentWatch
 from binarize.training.inputs import InputWatch
+from binarize.training.metadata import preprocessing_of, read_checkpoint
+from binarize.training.outputs import selected
 from binarize.training.process_group import keep_group_at_exit
 from binarize.training.progress import Event, Progress
 from binarize.training.replicas import Replicas
-from binarize.training.resume import check_folder, make_folder
+from binarize.training.resume import Change, check_folder, make_folder, warn_of_changed_code
 from binarize.training.run import Run
 from binarize.training.sharding import Shards
 from binarize.training.sizes import check_size
@@ -44,6 +51,23 @@ from binarize.training.state import restore_state
 from binarize.training.strategy import Strategy
 from binarize.training.tally import Tally
 from binarize.training.tasks import task_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a caller in Python trains, in place of what a recipe names.
+
+    Attributes:
+        network: converted if it is to be; it is trained itself, and moved to the device.
+        data: the training split.
+        val: the validation split, if there is one.
+        images: what images go through before they are what `data` gives; None if that is not known.
+    """
+
+    network: nn.Module
+    data: SampleDataset
+    val: SampleDataset | None
+    images: Preprocessing | None
 
 
 def set_up(
@@ -54,33 +78,44 @@ def set_up(
     resume: bool = False,
     report: Callable[[Event], None] | None = None,
     tell: Callable[[str], None] | None = None,
+    callbacks: Sequence[Any] = (),
+    given: Given | None = None,
 ) -> Run:
     """Build a run, and find what is wrong with it before anything is written.
 
-    Args and Raises: as `loop.train`, before the first step.
+    The other arguments and Raises: as `loop.train`, before the first step. `given` is network and data of the
+    caller's, in place of those that the recipe names.
     """
     settings = recipe.training
     keep_group_at_exit()
     sharding = requested_sharding()
     accelerator = _accelerator(settings)
-    check_folder(out, recipe, resume)
-    data, val, tally = _datasets(recipe, root)
+    changes, planned = check_folder(out, recipe, resume)
+    trackers.chosen(settings.trackers)  # or an error
+    data, val, tally = _datasets(recipe, root) if given is None else (given.data, given.val, None)
+    _check_val(settings, val)
     loss = task_of(data.truth).loss(settings, _class_weights(settings, data, accelerator))
     resumed = resume and (out / STATE).is_file()
     heard = tell if tell is not None and accelerator.is_main_process else _unheard
-    net = network(recipe, data.truth, weights=not resumed, tell=heard)
+    net = network(recipe, data.truth, weights=not resumed, tell=heard) if given is None else given.network
     net = net.to(memory_format=memory_format(settings))
     strategy = _strategy(net, accelerator, sharding, compiled=settings.compile)
     average = MovingAverage(net) if settings.ema is not None else None
     adam = adamw(net, settings, accelerator.device)
     tensors = average.tensors if average is not None else None
     progress = restore_state(out / STATE, net, adam, tensors) if resumed else Progress()
+    progress.planned = planned
     optimizer = _prepare(strategy, adam, average, accelerator)
-    _check_sizes(strategy.standalone, recipe, data, val, heard)
+    if given is None:
+        _check_sizes(strategy.standalone, recipe, data, val, heard)
+    else:
+        _check_given(strategy.standalone, recipe, data)
     make_folder(out)  # all that can be wrong with the network is known by now
     teacher = Teacher(settings.distillation, net, accelerator.device) if settings.distillation else None
     batches, loader = _batches(recipe, data, accelerator)
     _check_steps(progress, batches.steps, settings, out)
+    if resumed:
+        _go_on(progress, changes, recipe, out, heard)
     return Run(
         recipe=recipe,
         out=out,
@@ -99,7 +134,9 @@ def set_up(
         tally=tally,
         latents=LatentWatch(net),
         inputs=InputWatch(net, batches.steps, accelerator.device),
+        images=preprocessing_of(recipe) if given is None else given.images,
         report=report,
+        callbacks=Callbacks(callbacks, on=accelerator.is_main_process),
     )
 
 
@@ -151,6 +188,43 @@ def _class_weights(settings: Training, data: SampleDataset, accelerator: Acceler
     )
 
 
+def _check_val(settings: Training, val: SampleDataset | None) -> None:
+    """Refuse settings that need a validation split."""
+    if val is not None:
+        return
+    for name, on in (("keep: best", settings.keep == "best"), ("patience", settings.patience is not None)):
+        if on:
+            raise ConfigError(
+                f"training.{name} needs a validation split, which decides what is best: set data.val, or "
+                "leave it out."
+            )
+
+
+def _go_on(
+    progress: Progress,
+    changes: Sequence[Change],
+    recipe: TrainingRecipe,
+    out: Path,
+    tell: Callable[[str], None],
+) -> None:
+    """Note what changes in the middle of a run, and say it; find the network of its best epoch."""
+    warn_of_changed_code(out, recipe)
+    for change in changes:
+        if change.name == "network.name":  # the same text elsewhere
+            continue
+        progress.changes.append(
+            {"epochs": progress.done, "name": change.name, "was": change.was, "now": change.now}
+        )
+        tell(f"changed  {change.name}: {change.was} -> {change.now}, after {progress.done} epochs")
+    keep = recipe.training.keep
+    file = out / (BEST if keep == "both" else MODEL)
+    kept = read_checkpoint(container.read_metadata(file)) if file.is_file() else None
+    if keep == "last" or kept is None or kept.kept != "best":
+        progress.best = None
+    elif progress.best is None or kept.epoch != progress.best["epoch"]:  # newer than the state
+        progress.best = {"epoch": kept.epoch, "figure": kept.figure, "value": kept.value}
+
+
 def _strategy(
     net: nn.Module, accelerator: Accelerator, sharding: ShardingSettings | None, *, compiled: bool
 ) -> Strategy:
@@ -199,6 +273,28 @@ def _check_sizes(
         height, width = val[0].image.shape[-2:]
         where = f"images of {recipe.data.val} (see data.evaluation)"
         check_size(net, val.truth, (height, width), where, chosen)
+
+
+def _check_given(net: nn.Module, recipe: TrainingRecipe, data: SampleDataset) -> None:
+    """Find out whether a network of the caller's gives what the truth of the data needs."""
+    image = data[0].image
+    task, training = task_of(data.truth), net.training
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    net.eval()
+    try:
+        with torch.no_grad():
+            output = net(image[None].to(device))
+    except Exception as error:  # whatever the code of the caller's does
+        raise ConfigError(
+            f"the network fails on an image {tuple(image.shape)} of the data: {type(error).__name__}: "
+            f"{first_line(error)}."
+        ) from error
+    finally:
+        net.train(training)
+    maps = selected(output, recipe.network.output)
+    task.check(maps, (image.shape[-2], image.shape[-1]))
+    if spare := task.spare(maps):
+        warn(f"{spare}.")
 
 
 def _batches(
