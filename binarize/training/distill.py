@@ -39,7 +39,8 @@ class Teacher:
     def __init__(self, settings: Distillation, student: nn.Module, device: torch.device) -> None:
         self._settings = settings
         file = model_file(Path(settings.teacher))
-        self._net = files.load(file).to(device).requires_grad_(False)
+        # float: a file may hold half-precision weights, as the zoo's do
+        self._net = files.load(file).float().to(device).requires_grad_(False)
         self._output = chosen_output(container.read_metadata(file))
         self._maps: dict[str, list[Tensor]] = {}
         if settings.features:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -375,6 +376,15 @@ def test_the_teachers_loss_by_its_formula(temperature: float, monkeypatch: pytes
     ]
     expected = 2.0 * divergence + 0.5 * sum(apart) / len(apart)
     assert teacher.loss(images, output).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_a_teacher_of_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    student = Small(4, None).eval()
+    monkeypatch.setattr("binarize.files.load", lambda path: copy.deepcopy(student).half())
+    monkeypatch.setattr("binarize.files.container.read_metadata", lambda path: {})
+    teacher = Teacher(Distillation(teacher="x"), student, torch.device("cpu"))
+    images = torch.randn(2, 3, 16, 16)
+    assert teacher.loss(images, student(images)).item() == pytest.approx(0, abs=1e-4)
 
 
 def test_a_teacher_keeps_no_maps(monkeypatch: pytest.MonkeyPatch) -> None:
