@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from binarize.cli.options import best_option, chosen_file
 from binarize.cli.output import console, counted, print_json, progress_bar, say, tell
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError
@@ -17,11 +18,18 @@ from binarize.tables import better
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--split", help="Part of the data set.  [default: the recipe's test]")
+@best_option
 @click.option("--flip", is_flag=True, help="Mean over the image and its mirror image.")
 @click.option("--scales", metavar="S,S...", help="Mean over these sizes: 0.75,1,1.25.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def evaluate(
-    checkpoint: Path, root: Path | None, split: str | None, flip: bool, scales: str | None, as_json: bool
+    checkpoint: Path,
+    root: Path | None,
+    split: str | None,
+    best: bool,
+    flip: bool,
+    scales: str | None,
+    as_json: bool,
 ) -> None:
     """Measure CHECKPOINT, a model that `binarize train` wrote, or the folder of its run.
 
@@ -38,9 +46,12 @@ def evaluate(
         from binarize.training.build import dataset
         from binarize.training.environment import on_cpu
         from binarize.training.evaluate import evaluate as measure
+        from binarize.training.folder import model_file
+        from binarize.training.outcome import checkpoint_in
         from binarize.training.process_group import destroy_group_at_exit, keep_group_at_exit
         from binarize.training.tasks import task_of
 
+    checkpoint = chosen_file(checkpoint, best)
     keep_memory()
     keep_group_at_exit()
     recipe, model = saved.load(checkpoint)
@@ -77,6 +88,10 @@ def evaluate(
     mean += [f"sizes x {', '.join(f'{s:g}' for s in sizes)}"] * (tuple(sizes) != (1.0,))
     title = f"{recipe.data.name} {part}, {counted(len(data), 'image')}"
     _print(figures, title + (f"; mean with {' and '.join(mean)}" if mean else ""))
+    kept = checkpoint_in(model_file(checkpoint))
+    if kept is not None and kept.kept == "best":
+        same = ", on these very images" if part == recipe.data.val else ""
+        tell(f"The network of the {kept}, chosen by its {kept.figure} on {recipe.data.val}{same}.")
     if isinstance(data.truth, Depth):
         tell(f"Means over {counted(figures['images'], 'image')}; {data.truth.counted}.")
 

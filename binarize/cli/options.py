@@ -53,6 +53,25 @@ def out_option(help: str, *, file_okay: bool = True, **settings: Any) -> Callabl
     return click.option("--out", "--output", "-o", "out", type=kind, help=help, **settings)
 
 
+def best_option(command: Command) -> Command:
+    """The option `best`: the network of a run's best epoch, in place of that of the last one."""
+    help = "Of a run's folder, the network of the epoch that was best on the validation split."
+    return click.option("--best", is_flag=True, help=help)(command)
+
+
+def chosen_file(path: Path, best: bool) -> Path:
+    """The path that a command was given, or with --best the file in that run's folder.
+
+    Raises:
+        ConfigError: there is no such network.
+    """
+    if not best:
+        return path
+    from binarize.training.outcome import best_file
+
+    return best_file(path)
+
+
 def exact_scales_option(command: Command) -> Command:
     """The option `exact`: scales per channel that are not rounded; False where it is not given."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from binarize.cli.options import out_option
+from binarize.cli.options import best_option, chosen_file, out_option
 from binarize.cli.output import console, counted, say
 from binarize.cli.speed import importing
 from binarize.cli.targets import refuse_existing
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True)
 @out_option("Folder.", file_okay=False, default=Path("predictions"), show_default=True)
+@best_option
 @click.option("--overlay", is_flag=True, help="Also write the prediction's colours over the image.")
 @click.option(
     "--panel",
@@ -49,6 +50,7 @@ def predict(
     checkpoint: Path,
     images: tuple[str, ...],
     out: Path,
+    best: bool,
     overlay: bool,
     panel: bool,
     others: tuple[Path, ...],
@@ -72,7 +74,7 @@ def predict(
         from binarize.training import pictures, saved
 
     keep_memory()
-    paths = (checkpoint, *others)
+    paths = (chosen_file(checkpoint, best), *others)
     networks = [saved.load_with_truth(path) for path in paths]
     truth = networks[0][2]
     _check_truths(paths, [other for _, _, other in networks])

@@ -17,6 +17,7 @@ from binarize.accounting.summarize import Convention
 from binarize.errors import ConfigError
 from binarize.recipes import TrainingRecipe
 from binarize.training import saved
+from binarize.training.best import is_complete
 from binarize.training.build import dataset
 from binarize.training.environment import on_cpu
 from binarize.training.evaluate import evaluate
@@ -53,8 +54,8 @@ class Result:
 
     @property
     def complete(self) -> bool:
-        """Whether all epochs of the recipe were trained."""
-        return len(self.history) == self.recipe.training.epochs
+        """Whether all epochs of the recipe were trained, or the run ended early by its patience."""
+        return is_complete(self.history, self.recipe.training)
 
 
 def collect(
