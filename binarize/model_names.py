@@ -17,7 +17,7 @@ from binarize import networks
 from binarize.errors import BinarizeError, ConfigError, first_line, near_names, unknown_name
 from binarize.files.code_source import code_source
 from binarize.files.float_source import check_arguments, create_timm
-from binarize.networks.catalog import NETWORKS
+from binarize.networks.catalog import NETWORKS, takes_encoder
 from binarize.option_texts import parse_kwargs
 from binarize.user_code import Code, is_file, is_module, parts
 
@@ -26,7 +26,7 @@ TIMM = "timm:"
 
 
 def create(text: str, *, pretrained: bool = False) -> nn.Module:
-    """The float network that one line of text names; a name alone is a timm model.
+    """The float network that one line of text names; a name alone is a timm model, or `resnet20-cifar`.
 
     Args:
         text: the name, with `?option=value&option=value` if need be.
@@ -37,9 +37,10 @@ def create(text: str, *, pretrained: bool = False) -> nn.Module:
     """
     if is_code(text):
         return _of_code(text, pretrained=pretrained)
-    text = text.removeprefix(TIMM)
+    of_timm, text = text.startswith(TIMM), text.removeprefix(TIMM)
     name, _, query = text.partition("?")
-    if ":" not in name:
+    alone = not of_timm and name in NETWORKS and not takes_encoder(name)
+    if ":" not in name and not alone:
         kwargs = parse_kwargs(query, f"model {text!r}: option")
         check_arguments(name, kwargs)
         return create_timm(name, pretrained=pretrained, **kwargs)

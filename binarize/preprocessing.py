@@ -27,7 +27,8 @@ Size = tuple[int, int]
 class Preprocessing:
     """Steps from an image of 8 bits, R, G, B, to the network's input, in this order.
 
-    Resize (`short_side`, `resize`, or `crop_pct`), divide by 255, subtract `mean`, divide by `std`.
+    Resize (`short_side`, `resize`, or `crop_pct`), cut (`crop`), divide by 255, subtract `mean`, divide by
+    `std`.
 
     Attributes:
         mean: one per channel, of pixels in [0, 1].
@@ -36,6 +37,7 @@ class Preprocessing:
         interpolation: `bilinear`, `bicubic`..., with antialiasing.
         short_side: length in pixels that the shorter side is resized to.
         resize: (H, W) that the image is resized to, whatever its shape.
+        crop: (H, W) to cut from the middle, at most the image's size, between `short_side` and `resize`.
         crop_pct: of timm's evaluation: `size` is this share of the resized image, cut from its middle.
         crop_mode: of timm: `center` (the shorter side is resized), `squash` (both sides) or `border`.
     """
@@ -46,6 +48,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
     short_side: int | None = None
     resize: Size | None = None
+    crop: Size | None = None
     crop_pct: float | None = None
     crop_mode: str | None = None
 
@@ -70,7 +73,7 @@ class Preprocessing:
         try:
             for name in ("mean", "std"):
                 fields[name] = tuple(float(number) for number in fields[name])
-            for name in ("size", "resize"):
+            for name in ("size", "resize", "crop"):
                 if name in fields:
                     height, width = fields[name]
                     fields[name] = (int(height), int(width))
@@ -87,7 +90,8 @@ class Preprocessing:
     def at(self, size: Sequence[int]) -> Preprocessing:
         """The same for inputs of another (H, W)."""
         new = (int(size[0]), int(size[1]))
-        return dataclasses.replace(self, size=new, resize=None if self.resize is None else new)
+        resize, crop = (None if old is None else new for old in (self.resize, self.crop))
+        return dataclasses.replace(self, size=new, resize=resize, crop=crop)
 
     def __str__(self) -> str:
         """One line of text for printing."""

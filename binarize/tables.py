@@ -21,7 +21,17 @@ BINARY, FLOAT, SLOWER, WORSE = "green", "none", "yellow", "red"
 UP, DOWN = "↑", "↓"
 """Behind the name of a figure: better if higher, better if lower."""
 
-_HIGHER = ("miou", "pixel_accuracy", "class_iou", "delta1", "delta2", "delta3")
+_HIGHER = (
+    "miou",
+    "pixel_accuracy",
+    "class_iou",
+    "delta1",
+    "delta2",
+    "delta3",
+    "top1",
+    "top5",
+    "class_accuracy",
+)
 _LOWER = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "loss")
 _ASCII = {UP: "^", DOWN: "v", "±": "+-", "…": "...", "→": "->", "─": "-", "━": "="}
 

@@ -38,7 +38,7 @@ def list_(as_json: bool) -> None:
     for i in infos:
         layout = i.layout or "drawn, no files"
         splits = " ".join(i.splits) or "any"
-        table.add_row(i.name, i.task or "either", splits, Name(layout, behind="/_,"))
+        table.add_row(i.name, i.task or "segmentation or depth", splits, Name(layout, behind="/_,"))
     console().print(table)
 
 
@@ -50,9 +50,11 @@ def check(recipe: str, root: Path | None, settings: tuple[str, ...]) -> None:
     """Read every image and truth that RECIPE uses; exit status 2 if one is wrong.
 
     It also checks what the truths hold: whether any pixel counts, units of depth, values of masks, classes
-    that never occur, pictures that are rotated.
+    that never occur, pictures that are rotated. Of classification it counts the images of each class.
     """
     from binarize import recipes
+    from binarize.cli.data_classes import check_classes
+    from binarize.data.classes import ClassDataset
     from binarize.data.findings import Finding
     from binarize.data.survey import Survey, has_files
     from binarize.training.build import dataset
@@ -62,6 +64,9 @@ def check(recipe: str, root: Path | None, settings: tuple[str, ...]) -> None:
     parts: dict[str, Any] = {
         split: dataset(chosen, split, root=root, training=split == chosen.data.train) for split in splits
     }
+    if all(isinstance(part, ClassDataset) for part in parts.values()):
+        check_classes(chosen.data.name, parts)
+        return
     faults: list[str] = []
     found: list[Finding] = []
     with progress_bar("{task.description}", counts=True, transient=False) as progress:
@@ -99,7 +104,7 @@ def floor(recipe: str, root: Path | None, settings: tuple[str, ...], as_json: bo
     """Measure predictions that ignore the image, on the test split of RECIPE's data.
 
     One value for all pixels, and one for each place in the picture, both from the truths of the training
-    split: a network should be better than these.
+    split; of classification the most frequent class: a network should be better than these.
     """
     from binarize import recipes
     from binarize.training.baselines import baselines

@@ -10,8 +10,12 @@ import click
 from binarize.cli.options import best_option, chosen_file
 from binarize.cli.output import console, counted, print_json, progress_bar, say, tell
 from binarize.cli.speed import importing
-from binarize.errors import ConfigError
+from binarize.errors import ConfigError, listed
 from binarize.tables import better
+
+_CLASSES = 200  # of more, the table of `evaluate` shows the lowest only
+_LOWEST = 20
+_MISTAKES = 5
 
 
 @click.command()
@@ -21,6 +25,12 @@ from binarize.tables import better
 @best_option
 @click.option("--flip", is_flag=True, help="Mean over the image and its mirror image.")
 @click.option("--scales", metavar="S,S...", help="Mean over these sizes: 0.75,1,1.25.")
+@click.option(
+    "--confusion",
+    "picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Of classification: draw which class was taken for which (PNG).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def evaluate(
     checkpoint: Path,
@@ -29,21 +39,26 @@ def evaluate(
     best: bool,
     flip: bool,
     scales: str | None,
+    picture: Path | None,
     as_json: bool,
 ) -> None:
     """Measure CHECKPOINT, a model that `binarize train` wrote, or the folder of its run.
 
     Segmentation: mIoU, pixel accuracy, IoU of each class. Depth: delta1-3, AbsRel, SqRel, RMSE, RMSE log,
-    log10, SILog. Processes that torchrun started share the images.
+    log10, SILog. Classification: top-1 and top-5 accuracy, accuracy of each class. Processes that torchrun
+    started share the images.
     """
     sizes = _scales(scales)
     with importing():
         from accelerate import PartialState
 
+        from binarize.data.classes import Classes
         from binarize.data.dataset import Depth
+        from binarize.files import check_target
         from binarize.runtime import keep_memory
         from binarize.training import saved
         from binarize.training.build import dataset
+        from binarize.training.confusion import draw_confusion
         from binarize.training.environment import on_cpu
         from binarize.training.evaluate import evaluate as measure
         from binarize.training.folder import model_file
@@ -57,6 +72,12 @@ def evaluate(
     recipe, model = saved.load(checkpoint)
     part = split or recipe.data.test
     data = dataset(recipe, part, root=root)
+    if picture is not None:
+        check_target(picture)
+        if not isinstance(data.truth, Classes):
+            raise ConfigError(
+                f"evaluate: --confusion is for classification; {checkpoint} is for {data.truth.task}."
+            )
     task_of(data.truth).inspect(data, f"{recipe.data.name} {part}")
     flip = flip or recipe.data.evaluation.flip
     sizes = sizes or recipe.data.evaluation.scales
@@ -80,6 +101,8 @@ def evaluate(
     destroy_group_at_exit()
     if not processes.is_main_process:
         return
+    if picture is not None and isinstance(data.truth, Classes):
+        draw_confusion(figures["confusion"], picture, list(data.truth.names))
     if as_json:
         document = {"checkpoint": str(checkpoint), "data": recipe.data.name, "split": part}
         print_json({**document, "flip": flip, "scales": list(sizes), **figures})
@@ -94,6 +117,8 @@ def evaluate(
         tell(f"The network of the {kept}, chosen by its {kept.figure} on {recipe.data.val}{same}.")
     if isinstance(data.truth, Depth):
         tell(f"Means over {counted(figures['images'], 'image')}; {data.truth.counted}.")
+    if picture is not None:
+        say(f"written  {picture}")
 
 
 def _scales(text: str | None) -> tuple[float, ...]:
@@ -109,21 +134,41 @@ def _scales(text: str | None) -> tuple[float, ...]:
 
 
 def _print(figures: dict[str, Any], title: str) -> None:
+    """The figures of a whole data set, then those of each class."""
+    tell(title)
+    for name, value in figures.items():
+        if value is None or isinstance(value, float):
+            say(f"{name + better(name):18} {'-' if value is None else f'{value:.4f}'}")
+    for name, head in (("class_iou", "IoU"), ("class_accuracy", "accuracy")):
+        if name in figures:
+            _print_classes(figures[name], f"{head}{better(name)}")
+            if figures["absent"]:
+                tell(f"not in the truth: {listed(figures['absent'], _CLASSES)}")
+    if "confusion" in figures:
+        _print_confusions(figures["confusion"])
+
+
+def _print_classes(classes: dict[str, float | None], head: str) -> None:
+    """A row for each class; of very many, those with the lowest figures."""
     from rich.table import Table
 
-    tell(title)
-    classes = figures.get("class_iou")
-    for name, value in figures.items():
-        if name in ("class_iou", "absent", "pixels", "images"):
-            continue
-        say(f"{name + better(name):18} {'-' if value is None else f'{value:.4f}'}")
-    if classes is None:
-        return
+    rows = list(classes.items())
+    if len(rows) > _CLASSES:
+        rows = sorted(((n, v) for n, v in rows if v is not None), key=lambda row: row[1])[:_LOWEST]
+        tell(f"the {len(rows)} lowest of {len(classes)} classes:")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("class", overflow="fold")
-    table.add_column(f"IoU{better('class_iou')}", justify="right")
-    for name, value in classes.items():
+    table.add_column(head, justify="right")
+    for name, value in rows:
         table.add_row(name, "-" if value is None else f"{value:.4f}")
     console().print(table)
-    if figures["absent"]:
-        tell(f"not in the truth: {', '.join(figures['absent'])}")
+
+
+def _print_confusions(confusion: dict[str, dict[str, int]]) -> None:
+    """The most frequent mistakes."""
+    mistakes = [
+        (n, true, taken) for true, row in confusion.items() for taken, n in row.items() if true != taken
+    ]
+    if mistakes:
+        most = sorted(mistakes, key=lambda mistake: -mistake[0])[:_MISTAKES]
+        tell(f"most often mistaken: {', '.join(f'{true} for {taken} ({n})' for n, true, taken in most)}")

@@ -13,7 +13,7 @@ from binarize.errors import ConfigError, near_names
 @click.command()
 @click.argument("pattern", default="*")
 def models(pattern: str) -> None:
-    """List the models of timm and the dense-prediction networks, one per line.
+    """List the models of timm and the networks of the toolkit, one per line.
 
     PATTERN is part of a name, in capitals or not, or has wildcards: 'convnext*tiny*'.
     """
@@ -21,8 +21,10 @@ def models(pattern: str) -> None:
         import timm
 
         from binarize import networks
+        from binarize.networks.catalog import takes_encoder
 
-    known = [f"{name}:ENCODER" for name in networks.names()] + timm.list_models()
+    own = [f"{name}:ENCODER" if takes_encoder(name) else name for name in networks.names()]
+    known = own + timm.list_models()
     wanted = (pattern if any(c in pattern for c in "*?[") else f"*{pattern}*").lower()
     found = [name for name in known if fnmatch.fnmatchcase(name.lower(), wanted)]
     if not found:

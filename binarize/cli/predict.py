@@ -6,7 +6,7 @@ import glob
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from binarize.recipes import TrainingRecipe
 
     Network = tuple[TrainingRecipe, nn.Module, Labels | Depth]
+
+
+_TOP = 5
 
 
 @click.command()
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
     help="For the panel: a file, or a folder with files of the images' names (sync_depth_N for rgb_N too).",
 )
 @click.option("--force", is_flag=True, help="Replace files that exist.")
+@click.option("--top", type=click.IntRange(1), help="Of classification: classes of each image.  [default: 5]")
+@click.option("--json", "as_json", is_flag=True, help="Of classification: print one JSON document.")
 def predict(
     checkpoint: Path,
     images: tuple[str, ...],
@@ -56,18 +61,23 @@ def predict(
     others: tuple[Path, ...],
     truths: Path | None,
     force: bool,
+    top: int | None,
+    as_json: bool,
 ) -> None:
-    """Predict labels or depth for IMAGES: files, folders or patterns.
+    """Predict labels, depth or classes for IMAGES: files, folders or patterns.
 
     For cat.jpg: cat.png, class ids with a palette, or depth in millimetres (16 bits) and cat-colour.png; with
     --overlay cat-overlay.png, with --panel cat-panel.png. All have the size of the image. Near depths are
     bright and far ones dark; unknown truth is grey.
+
+    Of a network that classifies whole images: a table of the likeliest classes and their probabilities, and
+    classes.json in the folder.
     """
     if (others or truths) and not panel:
         raise ConfigError("predict: --with and --truth add to a panel; add --panel.")
-    files = images_of(images)
-    known = _truths_of(files, truths) if truths is not None else {}
     with importing():
+        from binarize.cli.predict_classes import predict_classes
+        from binarize.data.classes import Classes
         from binarize.data.reading import read_image
         from binarize.files import write_bytes
         from binarize.runtime import keep_memory
@@ -75,8 +85,22 @@ def predict(
 
     keep_memory()
     paths = (chosen_file(checkpoint, best), *others)
-    networks = [saved.load_with_truth(path) for path in paths]
+    networks: Any = [saved.load_with_truth(path) for path in paths]
     truth = networks[0][2]
+    if isinstance(truth, Classes):
+        if overlay or panel:
+            raise ConfigError(
+                f"predict: {checkpoint} classifies whole images: --overlay and --panel are not for it."
+            )
+        many = images_of(images, alike=True)
+        predict_classes(networks[0], many, out, force=force, top=top or _TOP, as_json=as_json)
+        return
+    if top or as_json:
+        raise ConfigError(
+            f"predict: --top and --json are for classification; {checkpoint} is for {truth.task}."
+        )
+    files = images_of(images)
+    known = _truths_of(files, truths) if truths is not None else {}
     _check_truths(paths, [other for _, _, other in networks])
     names = _names([recipe for recipe, _, _ in networks], paths)
     endings = ["", *(["-colour"] if truth.task == "depth" else [])]
@@ -201,8 +225,8 @@ def _truths_of(images: Sequence[Path], truths: Path) -> dict[Path, Path]:
     return found
 
 
-def images_of(given: Sequence[str]) -> list[Path]:
-    """The files that files, folders and patterns name, each once."""
+def images_of(given: Sequence[str], *, alike: bool = False) -> list[Path]:
+    """The files that files, folders and patterns name, each once; two of one stem only if `alike`."""
     from binarize.data.files import images
 
     found: dict[Path, None] = {}
@@ -218,7 +242,7 @@ def images_of(given: Sequence[str]) -> list[Path]:
                 raise ConfigError(f"{text}: no such file or folder, and no file matches it as a pattern.")
             found |= dict.fromkeys(matching)
     stems: dict[str, Path] = {}
-    for path in found:
+    for path in () if alike else found:
         if (other := stems.setdefault(path.stem, path)) != path:
             raise ConfigError(
                 f"{other} and {path} would be written to the same files; predict them one after the other, "

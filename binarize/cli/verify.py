@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,7 @@ def verify(
         from binarize.training.build import dataset
 
     recipe, model, settings = _read(file, custom)
+    prepare = _preparation(file, recipe, settings)
     if recipe is None and not images:
         raise ConfigError(f"{file} was not written by `binarize train` and names no data set: give IMAGES.")
     if recipe is None and (root is not None or split is not None):
@@ -77,7 +78,7 @@ def verify(
         part = split or recipe.data.test
         data, where = dataset(recipe, part, root=root), f"{recipe.data.name} {part}"
     with progress("comparing"):
-        result = compare(model, packed, _inputs(images, settings) if data is None else _samples(data, count))
+        result = compare(model, packed, _inputs(images, prepare) if data is None else _samples(data, count))
     figures: dict[str, Any] = {}
     if data is not None and recipe is not None:
         chosen = recipe.network.output
@@ -110,14 +111,30 @@ def _packed(
     return runtime.configure(packed, exact_scales=exact)
 
 
-def _inputs(images: tuple[str, ...], settings: Evaluation) -> Iterator[Tensor]:
+def _preparation(
+    file: Path, recipe: TrainingRecipe | None, settings: Evaluation
+) -> Callable[[Tensor], Tensor]:
+    """From an image (3, H, W) uint8 to the network's input (1, 3, H', W')."""
+    from functools import partial
+
+    from binarize.data.classes import Classes
+    from binarize.files import container
+    from binarize.training import classify, pictures
+    from binarize.training.folder import model_file
+    from binarize.training.metadata import read_truth
+
+    place = model_file(file)
+    of_classes = recipe is not None and isinstance(read_truth(container.read_metadata(place), place), Classes)
+    return partial(classify.prepared if of_classes else pictures.prepared, settings=settings)
+
+
+def _inputs(images: tuple[str, ...], prepare: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
     """The images of files, folders and patterns, each (1, 3, H, W)."""
     from binarize.cli.predict import images_of
     from binarize.data.reading import read_image
-    from binarize.training.pictures import prepared
 
-    for path in images_of(images):
-        yield prepared(read_image(path), settings)
+    for path in images_of(images, alike=True):
+        yield prepare(read_image(path))
 
 
 def _samples(data: SampleDataset, count: int) -> Iterator[Tensor]:
@@ -130,7 +147,7 @@ def _samples(data: SampleDataset, count: int) -> Iterator[Tensor]:
 def _print(figures: dict[str, Any]) -> None:
     from binarize.training.figures import figures_in
 
-    for key in figures_in(figures["trained"]).line:
+    for key in (k for k in figures_in(figures["trained"]).line if k in figures["trained"]):
         a, b = figures["trained"][key], figures["packed"][key]
         name = f"{key}{better(key)}"
         say(f"{name:18} trained {a:.5f}  packed {b:.5f}  difference {b - a:+.5f}")

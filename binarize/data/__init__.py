@@ -1,8 +1,22 @@
-"""Dense-prediction data sets: images with label masks or depth maps, and the transforms of both."""
+"""Data sets of images with label masks, depth maps or a class each, and their transforms."""
 
 from __future__ import annotations
 
 from binarize.data.catalog import create, names, register_dataset
-from binarize.data.dataset import DenseDataset, Depth, Labels, Pair, Sample
+from binarize.data.classes import ClassDataset, Classes
+from binarize.data.dataset import DenseDataset, Depth, Labels, Pair
+from binarize.data.samples import Sample, SampleDataset
 
-__all__ = ["DenseDataset", "Depth", "Labels", "Pair", "Sample", "create", "names", "register_dataset"]
+__all__ = [
+    "ClassDataset",
+    "Classes",
+    "DenseDataset",
+    "Depth",
+    "Labels",
+    "Pair",
+    "Sample",
+    "SampleDataset",
+    "create",
+    "names",
+    "register_dataset",
+]

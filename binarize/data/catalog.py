@@ -11,11 +11,12 @@ from typing import Any
 
 from pydantic import ValidationError, validate_call
 
-from binarize.data.dataset import DenseDataset, Task
+from binarize.data.dataset import Task
+from binarize.data.samples import SampleDataset
 from binarize.errors import ConfigError, DataError, unknown_name
 from binarize.registry import Registry
 
-Loader = Callable[..., DenseDataset]
+Loader = Callable[..., SampleDataset]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ def register_dataset(
     layout: str = "",
     terms: str = "",
 ) -> Callable[[Loader], Loader]:
-    """Register a function (root, split, **options) -> DenseDataset as `name`.
+    """Register a function (root, split, **options) -> SampleDataset as `name`.
 
     Raises:
         ConfigError: the name is taken.
@@ -88,7 +89,7 @@ def info(name: str) -> DatasetInfo:
     return _REGISTRY.get(name)
 
 
-def create(name: str, split: str, root: Path | None = None, **options: Any) -> DenseDataset:
+def create(name: str, split: str, root: Path | None = None, **options: Any) -> SampleDataset:
     """A part of a data set.
 
     Args:

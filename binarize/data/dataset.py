@@ -1,4 +1,4 @@
-"""Pairs of an image and its truth, as every data set here gives them."""
+"""What truths mean, and pairs of an image and a truth for every pixel of it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from binarize.data.classes import Classes
 from binarize.data.reading import read_depth, read_head, read_image, read_labels
 from binarize.data.samples import Sample, SampleDataset, Transform
 from binarize.errors import DataError
@@ -20,7 +21,7 @@ from binarize.errors import DataError
 IGNORE = 255
 """Label of pixels that are ignored everywhere."""
 
-Task = Literal["segmentation", "depth"]
+Task = Literal["segmentation", "depth", "classification"]
 _ERRORS_SHOWN = 5
 
 
@@ -148,7 +149,7 @@ class Depth:
         return read_depth(path, self.scale)
 
 
-Truth = Labels | Depth
+Truth = Labels | Depth | Classes
 """What the truth of a data set means: a type for each task."""
 
 
@@ -164,8 +165,11 @@ def truth_from_json(text: str) -> Truth:
         KeyError, TypeError, ValueError: the text is not from `truth_as_json`.
     """
     fields = json.loads(text)
-    if fields.pop("task") == "depth":
+    task = fields.pop("task")
+    if task == "depth":
         return Depth(**{**fields, "crop": tuple(fields["crop"])})
+    if task == "classification":
+        return Classes(names=tuple(fields["names"]))
     return Labels(
         names=tuple(fields["names"]),
         palette=tuple((int(r), int(g), int(b)) for r, g, b in fields["palette"]),
@@ -191,6 +195,8 @@ class DenseDataset(SampleDataset):
         transform: makes the network's input and target from image (3, H, W) uint8 and truth.
         seed: of the transform's random choices.
     """
+
+    truth: Labels | Depth
 
     def __init__(
         self,

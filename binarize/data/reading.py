@@ -6,12 +6,13 @@ even if the picture is dark. A turned picture (EXIF) is turned upright, whether 
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -68,21 +69,36 @@ def read_image(path: Path) -> Tensor:
             not known.
     """
     with _opened(path) as image:
-        head = _head(image)
-        if not head.white:
-            kind = "floating-point" if head.mode == "F" else "32-bit"
-            raise DataError(
-                f"{path}: holds {kind} numbers, and it is unknown which of them is white; an image has 8 or "
-                "16 bits per channel."
-            )
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode in _WIDE:
-            values = np.asarray(upright, dtype=np.int64).clip(0, head.white)
-            upright = Image.fromarray((values >> (head.white.bit_length() - 8)).astype(np.uint8))
-        if upright.has_transparency_data:
-            upright = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-        array = np.asarray(upright.convert("RGB"))
+        return _rgb(image, path)
+
+
+def read_image_bytes(content: bytes, where: str) -> Tensor:
+    """As `read_image`, from the content of a file; `where` names it in messages.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    with _decoding(io.BytesIO(content), where, empty=not content) as image:
+        return _rgb(image, where)
+
+
+def _rgb(image: Image.Image, path: Path | str) -> Tensor:
+    """(3, H, W) uint8; `path` for messages."""
+    head = _head(image)
+    if not head.white:
+        kind = "floating-point" if head.mode == "F" else "32-bit"
+        raise DataError(
+            f"{path}: holds {kind} numbers, and it is unknown which of them is white; an image has 8 or "
+            "16 bits per channel."
+        )
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in _WIDE:
+        values = np.asarray(upright, dtype=np.int64).clip(0, head.white)
+        upright = Image.fromarray((values >> (head.white.bit_length() - 8)).astype(np.uint8))
+    if upright.has_transparency_data:
+        upright = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+    array = np.asarray(upright.convert("RGB"))
     return torch.from_numpy(array.copy()).permute(2, 0, 1)
 
 
@@ -213,14 +229,24 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """The file's picture, which is decoded on first use."""
     try:
         # not by its name: Pillow would map the file into memory and take a turned TIFF's rows for columns
-        with path.open("rb") as stream, Image.open(stream) as image:
+        with path.open("rb") as stream, _decoding(stream, path, empty=not path.stat().st_size) as image:
             yield image
     except FileNotFoundError:
         raise DataError(f"{path}: no such file.") from None
+    except OSError as error:
+        raise DataError(f"{path}: not a readable image ({error}).") from error
+
+
+@contextmanager
+def _decoding(stream: IO[bytes], where: Path | str, *, empty: bool) -> Iterator[Image.Image]:
+    """The picture in a stream; errors name `where`."""
+    try:
+        with Image.open(stream) as image:
+            yield image
     except UnidentifiedImageError:  # its text names the stream, not the file
-        what = "in no format that Pillow knows" if path.stat().st_size else "empty"
-        raise DataError(f"{path}: not a readable image (the file is {what}).") from None
+        what = "empty" if empty else "in no format that Pillow knows"
+        raise DataError(f"{where}: not a readable image (the file is {what}).") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: not a readable image ({error}).") from error
+        raise DataError(f"{where}: not a readable image ({error}).") from error

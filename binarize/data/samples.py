@@ -78,9 +78,14 @@ class SampleDataset(Dataset[Sample]):
         sample = self.load(index)
         if self.transform is None:
             return sample
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0]))
+        # as torch.manual_seed and fork_rng do, which take longer than the transform of a small image
+        generator = torch.default_generator
+        before = generator.get_state()
+        generator.manual_seed(int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0]))
+        try:
             return self.apply(self.transform, sample)
+        finally:
+            generator.set_state(before)
 
     def with_transform(self: Self, transform: Transform | None, seed: int = 0) -> Self:
         """The same samples through another transform."""

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from binarize.errors import ConfigError, unknown_name
+from binarize.networks.cifar import CIFAR_NETWORKS
 from binarize.networks.deeplab import deeplabv3plus
 from binarize.networks.dpt import dpt
 from binarize.networks.fcn import fcn8s, fcn32s
@@ -18,10 +19,12 @@ from binarize.option_texts import parse_kwargs
 from binarize.registry import Registry
 
 NETWORKS: Registry[Callable[..., nn.Module]] = Registry("network", group="binarize.networks")
-"""Functions that build a network; the first argument is the name of a timm encoder."""
+"""Functions that build a network; one that takes an encoder is given the name of a timm model."""
 
 for _function in (deeplabv3plus, dpt, fcn8s, fcn32s, segformer, upernet):
     NETWORKS.add(_function.__name__, _function)
+for _name, _classifier in CIFAR_NETWORKS.items():
+    NETWORKS.add(_name, _classifier)
 
 
 def names() -> list[str]:
@@ -41,6 +44,8 @@ def build(name: str, /, **kwargs: Any) -> nn.Module:
     """
     function = NETWORKS.get(name)
     parameters = inspect.signature(function).parameters
+    if "encoder" in kwargs and "encoder" not in parameters:
+        raise ConfigError(f"network {name!r} takes no encoder.")
     for key in kwargs:
         if key not in parameters:
             raise ConfigError(unknown_name(f"option of network {name!r}", key, parameters))
@@ -54,18 +59,25 @@ def create(spec: str) -> nn.Module:
     """The network that one line of text describes, in float.
 
     Args:
-        spec: `NAME:ENCODER` or `NAME:ENCODER?option=value&option=value`. A value is a number, `true`,
-            `false`, `none`, numbers with commas between (`480,640`), or else a text.
+        spec: `NAME:ENCODER` or `NAME:ENCODER?option=value&option=value`; without `:ENCODER` for a network
+            that takes none (`resnet20-cifar`). A value is a number, `true`, `false`, `none`, numbers with commas
+            between (`480,640`), or else a text.
 
     Raises:
         ConfigError: for a text of another form, or as `build`.
     """
     place, _, query = spec.partition("?")
     name, colon, encoder = place.partition(":")
-    if not (name and colon and encoder):
+    alone = name in NETWORKS and not takes_encoder(name) and not colon
+    if not alone and not (name and colon and encoder):
         raise ConfigError(f"network {spec!r}: expected NAME:ENCODER, for instance 'upernet:convnext_tiny'.")
     kwargs = parse_kwargs(query, f"network {spec!r}: option")
     if "encoder" in kwargs:
         raise ConfigError(f"network {spec!r}: 'encoder' is given twice.")
     lists_as_tuples = {key: tuple(v) if isinstance(v, list) else v for key, v in kwargs.items()}
-    return build(name, encoder=encoder, **lists_as_tuples)
+    return build(name, **({} if alone else {"encoder": encoder}), **lists_as_tuples)
+
+
+def takes_encoder(name: str) -> bool:
+    """Whether the network `name` is built on an encoder of timm."""
+    return "encoder" in inspect.signature(NETWORKS.get(name)).parameters

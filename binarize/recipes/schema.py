@@ -22,6 +22,7 @@ NotNegative = Annotated[_Float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[_Int, Field(ge=1)]
 Whole = Annotated[_Int, Field(ge=0)]
 Share = Annotated[_Float, Field(ge=0, le=1)]
+PositiveShare = Annotated[_Float, Field(gt=0, le=1)]
 Size = tuple[Count, Count]
 
 
@@ -30,18 +31,30 @@ class _Part(BaseModel):
 
 
 class Augmentation(_Part):
-    """What a training image and its truth go through; see `data.transforms.training_transform`.
+    """What a training image and its truth go through.
+
+    See `training_transform` in `data.transforms`, for classification in `data.class_transforms`.
 
     Attributes:
         size: (H, W) of the random crop that the network sees.
         resize: (H, W) first.
+        flip: left to right every other time.
+
+    For segmentation and depth:
         border: (top, bottom, left, right) to cut to first.
         bottom: (H, W) to cut from the middle of the bottom first.
         long_side: what the longer side is resized to, times a number drawn from `scale`.
         scale: least and largest.
         rotate: degrees, at most, either way.
-        flip: left to right every other time.
         colour: gamma, brightness and channels as in BTS.
+
+    For classification:
+        pad: pixels around the image before the crop, 4 on CIFAR.
+        area: least and largest share of the image in a random crop, which is resized to `size`; [0.08, 1] on
+            ImageNet.
+        ratio: least and largest width / height of that crop.
+        rand_augment: magnitude of RandAugment's two operations, 9 being usual; 0 for none.
+        erase: how often a random rectangle is erased, 0 to 1.
     """
 
     size: Size
@@ -53,6 +66,11 @@ class Augmentation(_Part):
     rotate: NotNegative = 0.0
     flip: bool = True
     colour: bool = False
+    pad: Whole = 0
+    area: tuple[PositiveShare, PositiveShare] | None = None
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    rand_augment: Annotated[_Int, Field(ge=0, le=30)] = 0
+    erase: Share = 0.0
 
     @model_validator(mode="after")
     def _in_order(self) -> Augmentation:
@@ -62,19 +80,25 @@ class Augmentation(_Part):
                 raise ValueError(
                     f"border {list(self.border)} (top, bottom, left, right) holds no row or no column"
                 )
-        if self.scale[0] > self.scale[1]:
-            raise ValueError(f"scale {list(self.scale)}: the least comes first")
+        for name in ("scale", "area", "ratio"):
+            span = getattr(self, name)
+            if span is not None and span[0] > span[1]:
+                raise ValueError(f"{name} {list(span)}: the least comes first")
+        if self.pad and self.area is not None:
+            raise ValueError("pad and area are two ways to crop: take one")
         return self
 
 
 class Evaluation(_Part):
-    """What an image goes through before it is evaluated; see `data.transforms.evaluation_transform`.
+    """What an image goes through before it is evaluated.
+
+    See `evaluation_transform` in `data.transforms`, for classification in `data.class_transforms`.
 
     Attributes:
         resize: (H, W) of the image; predictions are resized to the truth.
         short_side: resize image and truth first.
         crop: (H, W) of both to look at, in the middle.
-        bottom: (H, W) of both, from the middle of the bottom.
+        bottom: (H, W) of both, from the middle of the bottom; for segmentation and depth.
         batch: images at once; only images of one size can be.
         flip: mean of the predictions for the image and its mirror image.
         scales: mean of the predictions at these sizes, times that of the image.
@@ -162,20 +186,29 @@ class MethodSettings(_Part):
 
 
 class Schedule(_Part):
-    """OneCycle (Smith and Topin, 2019), cosine.
+    """OneCycle (Smith and Topin, 2019), cosine; or a cosine alone behind a warm-up.
 
     Attributes:
+        name: `cosine` falls along half a cosine from `lr` to 0, as torch's CosineAnnealingLR.
         per: when the rate changes; the paper's code changes it once per epoch.
-        rise: share of the training after which the rate is highest.
+        warmup: epochs in which the rate rises to `lr` in equal parts; for `cosine`.
+        rise: share of the training after which the rate is highest; these three are for `onecycle`.
         start: highest rate / first rate.
         end: first rate / last rate.
     """
 
-    name: Literal["onecycle", "constant"] = "onecycle"
+    name: Literal["onecycle", "cosine", "constant"] = "onecycle"
     per: Literal["epoch", "step"] = "epoch"
+    warmup: Whole = 0
     rise: Share = 0.3
     start: Positive = 25.0
     end: Positive = 1e4
+
+    @model_validator(mode="after")
+    def _warmup_of_cosine(self) -> Schedule:
+        if self.warmup and self.name != "cosine":
+            raise ValueError(f"warmup is for the schedule cosine, this one is {self.name}")
+        return self
 
 
 class Distillation(_Part):
@@ -205,13 +238,22 @@ class Training(_Part):
         batch: images per step, of all processes together.
         accumulate: parts that a step's images are worked through in; BatchNorm and loss are of each part
             alone, and with several processes a part holds other images than with one.
-        lr: highest learning rate of AdamW.
-        weight_decay: of AdamW.
+        optimizer: AdamW; Adam, whose weight decay is a part of the gradient; or SGD, whose is too.
+        momentum: of SGD.
+        nesterov: whether its momentum is Nesterov's.
+        lr: highest learning rate.
+        weight_decay: of the optimizer.
         quantizer_decay: whether it also applies to the parameters of quantizers (thresholds, scales, shifts).
         schedule: of the learning rate.
         clip: largest norm of the gradient; none for any.
         class_balance: how much the pixels of rare classes count in the loss: share of the class in all pixels
-            to the power of minus this number; 0 for all pixels alike, 1 for all classes alike.
+            to the power of minus this number; 0 for all pixels alike, 1 for all classes alike. In
+            classification, of images.
+        label_smoothing: share of the target that all classes get alike; for classification, as the next two.
+        mixup: alpha of mixup (arXiv 1710.09412): a batch is mixed with itself, in shares drawn from
+            Beta(alpha, alpha); 0 for none.
+        cutmix: alpha of CutMix (arXiv 1905.04899), likewise for rectangles; of both, a batch gets one or the
+            other.
         seed: of start values, order and random choices.
         channels_last: keep maps with their channels last in memory, which many CPUs and GPUs convolve faster.
         precision: `no` for float32, bf16 for mixed precision.
@@ -239,12 +281,18 @@ class Training(_Part):
     epochs: Count
     batch: Count
     accumulate: Count = 1
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    momentum: Annotated[_Float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
     lr: Positive
     weight_decay: NotNegative = 0.01
     quantizer_decay: bool = False
     schedule: Schedule = Schedule()
     clip: Positive | None = None
     class_balance: Share = 0.0
+    label_smoothing: Annotated[_Float, Field(ge=0, lt=1)] = 0.0
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
     seed: Annotated[_Int, Field(ge=0, lt=2**31)] = 0
     channels_last: bool = False
     precision: Literal["no", "bf16"] = "no"
@@ -263,6 +311,10 @@ class Training(_Part):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Training:
+        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
+            raise ValueError("nesterov is for optimizer: sgd with a momentum")
+        if self.schedule.warmup >= self.epochs:
+            raise ValueError(f"schedule.warmup {self.schedule.warmup} leaves nothing of {self.epochs} epochs")
         if self.batch % self.accumulate:
             raise ValueError(f"batch {self.batch} is not a multiple of accumulate {self.accumulate}")
         return self

@@ -221,7 +221,7 @@ def memory_format(settings: Training) -> torch.memory_format:
     return torch.channels_last if settings.channels_last else torch.preserve_format
 
 
-def adamw(model: nn.Module, settings: Training, device: torch.device) -> torch.optim.AdamW:
+def optimizer(model: nn.Module, settings: Training, device: torch.device) -> torch.optim.Optimizer:
     """The optimizer. Weights decay; parameters of quantizers only with `training.quantizer_decay`.
 
     Args:
@@ -237,11 +237,15 @@ def adamw(model: nn.Module, settings: Training, device: torch.device) -> torch.o
         # torch works on lists of parameters of one type: those that are split are another than whole ones
         group = groups.setdefault((decay, type(parameter.data)), {"params": [], "weight_decay": decay})
         group["params"].append(parameter)
-    return torch.optim.AdamW(list(groups.values()), lr=settings.lr, fused=can_fuse(trained, device))
+    how: Any = {"lr": settings.lr, "fused": can_fuse(trained, device)}
+    parts = list(groups.values())
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parts, momentum=settings.momentum, nesterov=settings.nesterov, **how)
+    return (torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW)(parts, **how)
 
 
 def can_fuse(parameters: Sequence[Tensor], device: torch.device) -> bool:
-    """Whether torch's fused AdamW can be taken: a single pass, on a CPU a fifth of the usual one's time.
+    """Whether torch's fused optimizers can be taken: a single pass, on a CPU a fifth of the usual one's time.
 
     The CPU's assumes that weights fill their memory; with slices it would change the values in between.
     CUDA's was not tried with channels-last weights.

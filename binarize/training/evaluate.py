@@ -36,7 +36,7 @@ def evaluate(
     """The figures of `metrics` for a model on a data set; of many processes, each takes its part.
 
     Args:
-        model: gives logits (N, classes, H, W) or metres (N, 1, H, W); its mode is restored.
+        model: gives logits (N, classes, H, W) or (N, classes), or metres (N, 1, H, W); its mode is restored.
         data: through its evaluation transform.
         output: which of the model's outputs to take (a recipe's `network.output`).
         device: where the model is.
@@ -82,7 +82,7 @@ def predict(
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
 ) -> Tensor:
-    """The model's output for images (N, 3, H, W): logits or metres (N, C, H, W), float32.
+    """The model's output for images (N, 3, H, W): logits or metres (N, C, H, W) or (N, C), float32.
 
     `output` says which one, if there are several (a recipe's `network.output`). With flips or several
     scales, depths are averaged, or class probabilities, whose logarithms come back.
@@ -97,7 +97,7 @@ def predict(
         scaled = images if scale == 1.0 else resized(images, _scaled(images.shape[-2:], scale))
         for mirrored in (False, True) if flip else (False,):
             maps = _output(model, scaled.flip(-1) if mirrored else scaled, output)
-            maps = resized(maps.flip(-1) if mirrored else maps, images.shape[-2:])
+            maps = resized(maps.flip(-1) if mirrored and maps.dim() == 4 else maps, images.shape[-2:])
             part = maps.softmax(1) if maps.shape[1] > 1 else maps
             total = part if total is None else total + part
     if total is None:
@@ -131,8 +131,8 @@ def _output(model: nn.Module, images: Tensor, chosen: str | int | None) -> Tenso
 
 
 def resized(output: Tensor, size: Sequence[int]) -> Tensor:
-    """(N, C, H, W) bilinearly at another size."""
-    if tuple(output.shape[-2:]) == tuple(size):
+    """(N, C, H, W) bilinearly at another size; logits (N, C) of whole images stay."""
+    if output.dim() == 2 or tuple(output.shape[-2:]) == tuple(size):
         return output
     return F.interpolate(output, size=tuple(size), mode="bilinear", align_corners=False)
 

@@ -44,8 +44,18 @@ DEPTH = Figures(
     },
     line={"abs_rel": "AbsRel", "delta1": "delta1"},
 )
-ALL = {"segmentation": SEGMENTATION, "depth": DEPTH}
+CLASSIFICATION = Figures(
+    main="top1",
+    title="top-1",
+    columns={"top1": "top-1 %", "top5": "top-5 %"},
+    line={"top1": "top-1", "top5": "top-5"},
+)
+ALL = {"segmentation": SEGMENTATION, "depth": DEPTH, "classification": CLASSIFICATION}
 """By name of the task."""
+
+
+LARGE = ("confusion",)
+"""Names of figures that grow with the square of the classes: no log of epochs holds them."""
 
 
 def task_in(measured: Mapping[str, Any]) -> str:

@@ -21,6 +21,9 @@ LOG = "log.jsonl"
 CURVES = "curves.png"
 """Loss and figure on `val` by epoch, drawn at the end."""
 
+CONFUSION = "confusion.png"
+"""Which class was taken for which at the last look at `val`; of classification."""
+
 
 def model_file(path: Path) -> Path:
     """The file of a network: the one in a run's folder, that of `zoo:NAME`, or the path as it is.

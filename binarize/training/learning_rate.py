@@ -13,6 +13,10 @@ def rate(schedule: Schedule, highest: float, step: int, *, steps_per_epoch: int,
     OneCycle: from highest / start up to highest after the share `rise` of the training, then down to
     highest / start / end, both along half a cosine; of n positions 0..n - 1 the last is at the end.
 
+    Cosine: of W positions of warm-up, position t has highest (t + 1) / W; of the n - W behind them, the s-th
+    has highest (1 + cos(pi s / (n - W))) / 2, s = 0..n - W - 1 (Loshchilov and Hutter, arXiv 1608.03983,
+    without restarts).
+
     Args:
         schedule: which.
         highest: the recipe's `lr`.
@@ -25,6 +29,11 @@ def rate(schedule: Schedule, highest: float, step: int, *, steps_per_epoch: int,
     total, position = (
         (epochs, step // steps_per_epoch) if schedule.per == "epoch" else (epochs * steps_per_epoch, step)
     )
+    if schedule.name == "cosine":
+        rising = schedule.warmup * (1 if schedule.per == "epoch" else steps_per_epoch)
+        if position < rising:
+            return highest * (position + 1) / rising
+        return _cosine(highest, 0.0, (position - rising) / (total - rising))
     first = highest / schedule.start
     last = first / schedule.end
     top = schedule.rise * total - 1  # where torch.optim.lr_scheduler.OneCycleLR has its peak

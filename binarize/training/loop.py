@@ -18,9 +18,11 @@ from binarize.training.batches import read_batches
 from binarize.training.best import is_complete
 from binarize.training.callbacks import End, Start
 from binarize.training.checkpoint import save, save_best
+from binarize.training.confusion import draw_confusion
 from binarize.training.curves import draw_curves
 from binarize.training.evaluate import evaluate
-from binarize.training.folder import BEST, CURVES, LOG, MODEL, STATE
+from binarize.training.figures import LARGE
+from binarize.training.folder import BEST, CONFUSION, CURVES, LOG, MODEL, STATE
 from binarize.training.header import header
 from binarize.training.health import first_not_finite, not_finite
 from binarize.training.interrupt import Stop, interruptible
@@ -192,10 +194,10 @@ its plain weights where those that are kept are averages."""
 
 def _evaluations(run: Run) -> dict[str, Any]:
     """The figures on the validation split: of the weights that are kept, and, with EMA, of the plain ones."""
-    figures = {"val": _evaluate(run, run.averaged)}
-    if run.averaged is not None:
-        figures["val_without_ema"] = _evaluate(run, None)
-    return figures
+    if run.averaged is None:
+        return {"val": _evaluate(run, None)}
+    plain = _evaluate(run, None)
+    return {"val": _evaluate(run, run.averaged), "val_without_ema": plain}  # pictures are of what is kept
 
 
 def _evaluate(run: Run, average: dict[str, Tensor] | None) -> dict[str, Any]:
@@ -203,7 +205,7 @@ def _evaluate(run: Run, average: dict[str, Tensor] | None) -> dict[str, Any]:
     if run.val is None:
         raise ValueError("no validation split")
     with run.strategy.whole_network(average, run.device) as net, accelerator.autocast():
-        return evaluate(
+        figures = evaluate(
             net,
             run.val,
             output=run.recipe.network.output,
@@ -213,6 +215,9 @@ def _evaluate(run: Run, average: dict[str, Tensor] | None) -> dict[str, Any]:
             world=accelerator.num_processes,
             where=f"{data.name} {data.val}",
         )
+    if run.is_main and "confusion" in figures:
+        draw_confusion(figures["confusion"], run.out / CONFUSION)
+    return {name: value for name, value in figures.items() if name not in LARGE}
 
 
 def _stop_if_asked(run: Run, asked: Stop, when: str) -> None:

@@ -1,4 +1,4 @@
-"""Losses of segmentation and depth."""
+"""Losses of segmentation, depth and classification."""
 
 from __future__ import annotations
 
@@ -35,6 +35,39 @@ class SegmentationLoss(nn.Module):
             return all_sum(total) / all_sum(known.sum().float()).clamp_min(1)
         mass = all_sum(torch.where(known, self.weights[torch.where(known, target, 0)], 0.0).sum())
         return all_sum(total) / torch.where(mass > 0, mass, 1.0)
+
+
+class ClassificationLoss(nn.Module):
+    """Mean cross entropy over the images of all processes, with smoothed targets if asked.
+
+    With targets t (N, C), a single 1 or a mixture, and smoothing e: t' = (1 - e) t + e / C, and the loss is
+    sum_nc -w_c t'_nc log p_nc / sum_nc w_c t_nc (Szegedy et al., arXiv 1512.00567, Section 7; w all 1).
+
+    Args:
+        smoothing: e.
+        weights: how much the images of each class count (classes,), one each if none.
+    """
+
+    def __init__(self, smoothing: float = 0.0, weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.smoothing = smoothing
+        self.register_buffer("weights", weights)
+        self.weights: Tensor | None
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """One number.
+
+        Args:
+            output: logits (N, classes).
+            target: class ids (N,) int64, or shares of the classes (N, classes) float32.
+        """
+        total = F.cross_entropy(
+            output.float(), target, self.weights, reduction="sum", label_smoothing=self.smoothing
+        )
+        mass = torch.full_like(total, len(target))
+        if self.weights is not None:
+            mass = (self.weights[target] if target.dim() == 1 else target @ self.weights).sum()
+        return all_sum(total) / all_sum(mass)
 
 
 class SiLog(nn.Module):

@@ -51,7 +51,7 @@ def file_metadata(recipe: TrainingRecipe, truth: Truth) -> dict[str, str]:
     return {
         _RECIPE: json.dumps(recipe.model_dump(mode="json")),
         _TRUTH: truth_as_json(truth),
-        preprocessing.ENTRY: preprocessing_of(recipe).dumps(),
+        preprocessing.ENTRY: preprocessing_of(recipe, truth).dumps(),
     }
 
 
@@ -81,8 +81,11 @@ def read_checkpoint(metadata: Mapping[str, str]) -> Checkpoint | None:
         return None
 
 
-def preprocessing_of(recipe: TrainingRecipe) -> Preprocessing:
-    """What images go through before a network that follows the recipe, outside of its benchmark."""
+def preprocessing_of(recipe: TrainingRecipe, truth: Truth) -> Preprocessing:
+    """What images go through before a network that follows the recipe, outside of its benchmark.
+
+    A crop is a part of it for classification only: of maps it would lose a part.
+    """
     seen = recipe.data.evaluation
     return Preprocessing(
         mean=MEAN,
@@ -90,6 +93,7 @@ def preprocessing_of(recipe: TrainingRecipe) -> Preprocessing:
         size=recipe.data.augmentation.size,
         short_side=seen.short_side,
         resize=seen.resize,
+        crop=seen.crop if truth.task == "classification" else None,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from binarize.data.classes import Classes
 from binarize.data.dataset import IGNORE, Depth, Labels
 from binarize.errors import ConfigError
 
@@ -73,6 +74,73 @@ class SegmentationMetric:
             "class_iou": {self.labels.names[i]: iou for i, iou in ious.items()},
             "absent": [self.labels.names[i] for i in scored if truth[i] == 0],
             "pixels": int(total),
+        }
+
+
+class ClassificationMetric(Metric):
+    """Top-1 and top-5 accuracy, and which class was taken for which, over all images of a data set.
+
+    Top-k: share of images whose class is among the k highest logits; of equal ones the first classes count.
+
+    Args:
+        classes: of the data set.
+    """
+
+    full_state_update = False
+    confusion: Tensor
+    within_five: Tensor
+
+    def __init__(self, classes: Classes) -> None:
+        super().__init__()
+        self.classes = classes
+        n = len(classes.names)
+        self.add_state("confusion", torch.zeros(n, n, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("within_five", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, output: Tensor, target: Tensor) -> None:
+        """Add predictions.
+
+        Args:
+            output: logits (N, classes).
+            target: class ids (N,) int64.
+
+        Raises:
+            ConfigError: another number of logits than of classes.
+        """
+        n = len(self.classes.names)
+        if output.dim() != 2 or output.shape[1] != n:
+            raise ConfigError(
+                f"the network gives a tensor {tuple(output.shape)}, the data set has {n} classes: expected "
+                f"logits (N, {n})."
+            )
+        # by a stable sort: which of several equal logits counts must not depend on the device
+        order = output.sort(dim=1, descending=True, stable=True).indices
+        pairs = target * n + order[:, 0]
+        self.confusion += torch.bincount(pairs, minlength=n * n).view(n, n)
+        self.within_five += (order[:, :5] == target[:, None]).any(1).sum()
+
+    def compute(self) -> dict[str, Any]:
+        """`top1` and `top5` in [0, 1], `class_accuracy` by name, `absent`, `confusion`, `images`.
+
+        With at most five classes every image is among the first five: `top5` is None there. `confusion` has
+        for each class of the truth the number of images by predicted class, without those that are 0. All
+        figures of no image are None.
+        """
+        counts = self.confusion.cpu()
+        names, total = self.classes.names, int(counts.sum())
+        truth = counts.sum(1).tolist()
+        hits = counts.diag().tolist()
+        rows = {
+            name: {names[j]: int(row[j]) for j in row.nonzero().flatten().tolist()}
+            for name, row in zip(names, counts, strict=True)
+        }
+        return {
+            "top1": sum(hits) / total if total else None,
+            "top5": int(self.within_five) / total if total and len(names) > 5 else None,
+            "class_accuracy": {n: h / t if t else None for n, h, t in zip(names, hits, truth, strict=True)},
+            "absent": [name for name, t in zip(names, truth, strict=True) if not t],
+            "confusion": {name: row for name, row in rows.items() if row},
+            "images": total,
         }
 
 

@@ -22,6 +22,7 @@ from binarize.training.callbacks import Callbacks
 from binarize.training.distill import Teacher
 from binarize.training.health import LatentWatch
 from binarize.training.inputs import InputWatch
+from binarize.training.mixing import Mixing
 from binarize.training.progress import Event, Progress
 from binarize.training.strategy import Strategy
 from binarize.training.tally import Tally
@@ -40,7 +41,8 @@ class Run:
         optimizer: of the network's parameters, prepared by the accelerator.
         average: of the parameters; None without `training.ema`.
         progress: where it is.
-        loss: of outputs (N, C, H, W) and targets (N, H, W).
+        loss: of outputs (N, C, H, W) and targets (N, H, W), or (N, C) and (N,).
+        mixing: of the images of a step with each other; None for none.
         teacher: whose outputs are learned too; None without `training.distillation`.
         data: the training split.
         val: the split that is evaluated during training, if there is one.
@@ -63,6 +65,7 @@ class Run:
     average: MovingAverage | None
     progress: Progress
     loss: nn.Module
+    mixing: Mixing | None
     teacher: Teacher | None
     data: SampleDataset
     val: SampleDataset | None

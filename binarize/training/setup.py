@@ -24,7 +24,8 @@ from binarize.training import trackers
 from binarize.training.averaging import MovingAverage, averaging_warning
 from binarize.training.balance import class_weights
 from binarize.training.batches import Batches
-from binarize.training.build import adamw, dataset, memory_format, network
+from binarize.training.build import dataset, memory_format, network
+from binarize.training.build import optimizer as create_optimizer
 from binarize.training.callbacks import Callbacks
 from binarize.training.compiled import CompiledForward
 from binarize.training.distill import Teacher
@@ -101,11 +102,11 @@ def set_up(
     net = net.to(memory_format=memory_format(settings))
     strategy = _strategy(net, accelerator, sharding, compiled=settings.compile)
     average = MovingAverage(net) if settings.ema is not None else None
-    adam = adamw(net, settings, accelerator.device)
+    bare = create_optimizer(net, settings, accelerator.device)
     tensors = average.tensors if average is not None else None
-    progress = restore_state(out / STATE, net, adam, tensors) if resumed else Progress()
+    progress = restore_state(out / STATE, net, bare, tensors) if resumed else Progress()
     progress.planned = planned
-    optimizer = _prepare(strategy, adam, average, accelerator)
+    optimizer = _prepare(strategy, bare, average, accelerator)
     if given is None:
         _check_sizes(strategy.standalone, recipe, data, val, heard)
     else:
@@ -126,6 +127,7 @@ def set_up(
         average=average,
         progress=progress,
         loss=loss,
+        mixing=task_of(data.truth).mixing(settings),
         teacher=teacher,
         data=data,
         val=val,
@@ -134,7 +136,7 @@ def set_up(
         tally=tally,
         latents=LatentWatch(net),
         inputs=InputWatch(net, batches.steps, accelerator.device),
-        images=preprocessing_of(recipe) if given is None else given.images,
+        images=preprocessing_of(recipe, data.truth) if given is None else given.images,
         report=report,
         callbacks=Callbacks(callbacks, on=accelerator.is_main_process),
     )
@@ -240,7 +242,7 @@ def _strategy(
 
 
 def _prepare(
-    strategy: Strategy, adam: torch.optim.Optimizer, average: MovingAverage | None, accelerator: Accelerator
+    strategy: Strategy, bare: torch.optim.Optimizer, average: MovingAverage | None, accelerator: Accelerator
 ) -> torch.optim.Optimizer:
     """Let the network see all processes' images, and move all to the device; the optimizer to step with."""
     world = accelerator.num_processes
@@ -248,7 +250,7 @@ def _prepare(
         synchronize_norms(strategy.net)
         share_drops(strategy.net, accelerator.process_index, world)
     strategy.wrap()
-    optimizer = accelerator.prepare_optimizer(adam)
+    optimizer = accelerator.prepare_optimizer(bare)
     if average is not None:
         average.to(accelerator.device)
     return optimizer

@@ -108,16 +108,17 @@ def restore_state(
     except RuntimeError as error:
         raise FormatError(f"{path} is of another network: {str(error).splitlines()[0]}") from error
     names = {id(p): name for name, p in model.named_parameters()}
+    kept: dict[str, dict[str, Tensor]] = {}
+    for place, stored in parts["optimizer"].items():
+        key, _, name = place.partition("/")
+        kept.setdefault(name, {})[key] = stored
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            name = names[id(parameter)]
-            found = {}
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                stored = parts["optimizer"].get(f"{key}/{name}")
-                if stored is None:
-                    continue
-                # in the weights' own memory format, which the fused optimizer takes for granted
-                found[key] = stored if key == "step" else placed_like(stored, parameter)
+            # in the weights' own memory format, which the fused optimizer takes for granted
+            found = {
+                key: stored if key == "step" else placed_like(stored, parameter)
+                for key, stored in kept.get(names[id(parameter)], {}).items()
+            }
             if found:
                 optimizer.state[parameter] = found
     if average is not None:

@@ -29,7 +29,7 @@ def train_step(run: Run, images: Tensor, targets: Tensor, *, epoch: int, step: i
     Args:
         run: the training.
         images: (N, 3, H, W) float32, this process's part of the step's images.
-        targets: class ids (N, H, W) int64 or metres (N, H, W) float32.
+        targets: class ids (N, H, W) or (N,) int64, or metres (N, H, W) float32.
         epoch: counted from 0.
         step: of the epoch, counted from 0.
 
@@ -45,6 +45,8 @@ def train_step(run: Run, images: Tensor, targets: Tensor, *, epoch: int, step: i
     set_progress(run.net, run.share)
     _seed(settings.seed, progress.step, 0)  # of dropout: a resumed run draws the same
     run.optimizer.zero_grad()
+    if run.mixing is not None:
+        images, targets = run.mixing(images, targets, progress.step)
     loss = _backward(run, images, targets, step)
     if not np.isfinite(loss):
         raise not_finite(run.net, epoch, step, run.out / STATE, "the loss")
@@ -109,7 +111,7 @@ def training_output(
     *,
     forward: Callable[[Tensor], Any] | None = None,
 ) -> Tensor:
-    """The network's output in training, (N, C, H, W); of several, the one that the recipe chose.
+    """The network's output in training, (N, C, H, W) or (N, C); of several, the one that the recipe chose.
 
     Args:
         model: the network.

@@ -14,6 +14,7 @@ from binarize.data.samples import SampleDataset, Transform
 from binarize.recipes import TrainingRecipe
 from binarize.recipes.schema import Augmentation, Evaluation, Training
 from binarize.training.figures import Figures
+from binarize.training.mixing import Mixing
 from binarize.training.tally import Tally
 
 Baseline = Literal["constant", "by_position"]
@@ -22,6 +23,8 @@ Baseline = Literal["constant", "by_position"]
 _ALL = frozenset(
     {"size", "resize", "flip", "batch", "crop", "short_side", "scales"}
 )  # settings of every task
+
+_SPECIAL = frozenset({"label_smoothing", "mixup", "cutmix"})  # of `training`, where most are of every task
 
 
 class Metric(Protocol):
@@ -89,6 +92,10 @@ class Task(ABC):
     def loss(self, settings: Training, weights: Tensor | None = None) -> nn.Module:
         """The loss of outputs and targets; with weights of the classes if they do not count alike."""
 
+    def mixing(self, settings: Training) -> Mixing | None:
+        """What mixes the images of a step with each other, and their targets."""
+        return None
+
     @abstractmethod
     def metric(self, outputs: int | None = None) -> Metric:
         """What measures predictions of a network with so many outputs, if that is known."""
@@ -139,13 +146,14 @@ class Task(ABC):
     @classmethod
     def faults(cls, recipe: TrainingRecipe) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Settings of a recipe that only other tasks have, with their places."""
-        parts: tuple[tuple[tuple[str, ...], BaseModel], ...] = (
-            (("data", "augmentation"), recipe.data.augmentation),
-            (("data", "evaluation"), recipe.data.evaluation),
+        parts: tuple[tuple[tuple[str, ...], BaseModel, frozenset[str]], ...] = (
+            (("data", "augmentation"), recipe.data.augmentation, _ALL),
+            (("data", "evaluation"), recipe.data.evaluation, _ALL),
+            (("training",), recipe.training, frozenset(Training.model_fields) - _SPECIAL),
         )
-        for place, part in parts:
+        for place, part, common in parts:
             for name, field in type(part).model_fields.items():
-                if name in _ALL | cls.settings or getattr(part, name) == field.default:
+                if name in common | cls.settings or getattr(part, name) == field.default:
                     continue
                 yield (
                     (*place, name),

@@ -33,7 +33,7 @@ class MapTask(Task):
         truth: of the data set.
     """
 
-    settings = frozenset(_AUGMENTATION | _EVALUATION | {"flip"})
+    settings = frozenset(_AUGMENTATION | _EVALUATION)
 
     def __init__(self, truth: Labels | Depth) -> None:
         self._truth = truth
