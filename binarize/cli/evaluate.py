@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from binarize.cli.options import best_option, chosen_file
+from binarize.cli.options import best_option, chosen_file, float_model, model_option
 from binarize.cli.output import console, counted, print_json, progress_bar, say, tell
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError, listed
@@ -23,6 +24,7 @@ _MISTAKES = 5
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--split", help="Part of the data set.  [default: the recipe's test]")
 @best_option
+@model_option
 @click.option("--flip", is_flag=True, help="Mean over the image and its mirror image.")
 @click.option("--scales", metavar="S,S...", help="Mean over these sizes: 0.75,1,1.25.")
 @click.option(
@@ -37,6 +39,7 @@ def evaluate(
     root: Path | None,
     split: str | None,
     best: bool,
+    custom: str | None,
     flip: bool,
     scales: str | None,
     picture: Path | None,
@@ -60,16 +63,14 @@ def evaluate(
         from binarize.training.build import dataset
         from binarize.training.confusion import draw_confusion
         from binarize.training.environment import on_cpu
-        from binarize.training.evaluate import evaluate as measure
-        from binarize.training.folder import model_file
-        from binarize.training.outcome import checkpoint_in
+        from binarize.training.evaluation import evaluate as measure
         from binarize.training.process_group import destroy_group_at_exit, keep_group_at_exit
         from binarize.training.tasks import task_of
 
     checkpoint = chosen_file(checkpoint, best)
     keep_memory()
     keep_group_at_exit()
-    recipe, model = saved.load(checkpoint)
+    recipe, model = saved.load(checkpoint, float_model(custom))
     part = split or recipe.data.test
     data = dataset(recipe, part, root=root)
     if picture is not None:
@@ -107,18 +108,30 @@ def evaluate(
         document = {"checkpoint": str(checkpoint), "data": recipe.data.name, "split": part}
         print_json({**document, "flip": flip, "scales": list(sizes), **figures})
         return
-    mean = ["mirror images"] * flip
-    mean += [f"sizes x {', '.join(f'{s:g}' for s in sizes)}"] * (tuple(sizes) != (1.0,))
-    title = f"{recipe.data.name} {part}, {counted(len(data), 'image')}"
-    _print(figures, title + (f"; mean with {' and '.join(mean)}" if mean else ""))
-    kept = checkpoint_in(model_file(checkpoint))
-    if kept is not None and kept.kept == "best":
-        same = ", on these very images" if part == recipe.data.val else ""
-        tell(f"The network of the {kept}, chosen by its {kept.figure} on {recipe.data.val}{same}.")
+    _print(figures, f"{recipe.data.name} {part}, {counted(len(data), 'image')}{_averaged(flip, sizes)}")
+    _tell_if_best(checkpoint, part, recipe.data.val)
     if isinstance(data.truth, Depth):
         tell(f"Means over {counted(figures['images'], 'image')}; {data.truth.counted}.")
     if picture is not None:
         say(f"written  {picture}")
+
+
+def _averaged(flip: bool, sizes: Sequence[float]) -> str:
+    """What the predictions are means over, for the title."""
+    mean = ["mirror images"] * flip
+    mean += [f"sizes x {', '.join(f'{s:g}' for s in sizes)}"] * (tuple(sizes) != (1.0,))
+    return f"; mean with {' and '.join(mean)}" if mean else ""
+
+
+def _tell_if_best(checkpoint: Path, part: str, val: str | None) -> None:
+    """Say so of the network of a run's best epoch, and on which images it was chosen."""
+    from binarize.training.folder import model_file
+    from binarize.training.outcome import checkpoint_in
+
+    kept = checkpoint_in(model_file(checkpoint))
+    if kept is not None and kept.kept == "best":
+        same = ", on these very images" if part == val else ""
+        tell(f"The network of the {kept}, chosen by its {kept.figure} on {val}{same}.")
 
 
 def _scales(text: str | None) -> tuple[float, ...]:

@@ -13,6 +13,8 @@ from binarize.errors import ConfigError
 from binarize.option_texts import pairs
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from binarize.methods import Method
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -57,6 +59,23 @@ def best_option(command: Command) -> Command:
     """The option `best`: the network of a run's best epoch, in place of that of the last one."""
     help = "Of a run's folder, the network of the epoch that was best on the validation split."
     return click.option("--best", is_flag=True, help=help)(command)
+
+
+def model_option(command: Command) -> Command:
+    """The option `custom`: what builds the float network of a file that holds a custom class."""
+    help = "The float model, if the file holds a custom class."
+    return click.option("--model", "custom", metavar="FILE.py:CALLABLE", help=help)(command)
+
+
+def float_model(custom: str | None) -> nn.Module | None:
+    """The network that --model builds; None without it.
+
+    Raises:
+        ConfigError: nothing has this name, or it gives no network.
+    """
+    from binarize.cli.model import resolve
+
+    return None if custom is None else resolve(custom)
 
 
 def chosen_file(path: Path, best: bool) -> Path:

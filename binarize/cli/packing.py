@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from binarize.cli import scale_notes
-from binarize.cli.options import best_option, chosen_file, out_option
+from binarize.cli.options import best_option, chosen_file, model_option, out_option
 from binarize.cli.output import console, print_json, progress, say, tell
 from binarize.cli.output import size as _size
 from binarize.cli.speed import importing, one_thread
@@ -38,9 +38,7 @@ _OPTIONS = (
     best_option,
     out_option("File to write.  [default: FILE-packed.safetensors]"),
     click.option("--force", is_flag=True, help="Replace the file if it exists."),
-    click.option(
-        "--model", "custom", metavar="FILE.py:CALLABLE", help="The float model, if FILE holds a custom class."
-    ),
+    model_option,
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
 )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.options import best_option, chosen_file, out_option
+from binarize.cli.options import best_option, chosen_file, float_model, model_option, out_option
 from binarize.cli.output import console, counted, say
 from binarize.cli.speed import importing
 from binarize.cli.targets import refuse_existing
@@ -33,6 +33,7 @@ _TOP = 5
 @click.argument("images", nargs=-1, required=True)
 @out_option("Folder.", file_okay=False, default=Path("predictions"), show_default=True)
 @best_option
+@model_option
 @click.option("--overlay", is_flag=True, help="Also write the prediction's colours over the image.")
 @click.option(
     "--panel",
@@ -56,6 +57,7 @@ def predict(
     images: tuple[str, ...],
     out: Path,
     best: bool,
+    custom: str | None,
     overlay: bool,
     panel: bool,
     others: tuple[Path, ...],
@@ -81,11 +83,11 @@ def predict(
         from binarize.data.reading import read_image
         from binarize.files import write_bytes
         from binarize.runtime import keep_memory
-        from binarize.training import pictures, saved
+        from binarize.training import pictures
 
     keep_memory()
     paths = (chosen_file(checkpoint, best), *others)
-    networks: Any = [saved.load_with_truth(path) for path in paths]
+    networks = _networks(paths, custom)
     truth = networks[0][2]
     if isinstance(truth, Classes):
         if overlay or panel:
@@ -131,6 +133,23 @@ def predict(
         for ending in endings:
             write_bytes(out / f"{file.stem}{ending}.png", made[ending])
     say(f"{counted(len(files), 'image')}: {out}")
+
+
+def _networks(paths: Sequence[Path], custom: str | None) -> Any:
+    """Recipe, network and truth of each file; the float network of the first one is `custom`, if given."""
+    from binarize.preprocessing import preprocessing_of
+    from binarize.training import saved
+    from binarize.training.build import FROM_PYTHON
+
+    networks = [saved.load_with_truth(paths[0], float_model(custom))]
+    networks += [saved.load_with_truth(path) for path in paths[1:]]
+    for path, (recipe, network, _) in zip(paths, networks, strict=True):
+        if recipe.data.name == FROM_PYTHON and preprocessing_of(network) is None:
+            raise ConfigError(
+                f"{path} was trained in Python on tensors of floats, and does not say how they were made of "
+                "images: binarize.predict takes such a tensor."
+            )
+    return networks
 
 
 def _check_truths(paths: Sequence[Path], truths: Sequence[Labels | Depth]) -> None:

@@ -145,8 +145,10 @@ class Screen:
         """A step, or the end of an epoch."""
         self.shown = True
         if event.figures:
+            from binarize.training.outcome import epoch_line
+
             self._progress.stop()  # the bar does not see the line on stdout
-            lines = [_line(event.figures, self._epochs)]
+            lines = [epoch_line(event.figures, self._epochs)]
             if constant := event.figures.get("constant_inputs"):
                 lines.append(_about_constant(constant))
             console(self._lines).print("\n".join(lines), soft_wrap=True, markup=False)
@@ -189,22 +191,3 @@ def _about_constant(names: list[str]) -> str:
         "the output there is the same whatever the image. `binarize.plan` shows the input of each layer; "
         "another method, or keeping the layers in float (policy.keep), may help."
     )
-
-
-def _line(figures: dict[str, Any], epochs: int) -> str:
-    parts = [f"epoch {figures['epoch']}/{epochs}", f"loss {figures['loss']:.4f}"]
-    if "val" in figures:
-        from binarize.training.figures import figures_in, headline
-
-        measured = figures["val"]
-        words = figures_in(measured).line.items()
-        main, plain = headline(measured)[0], figures.get("val_without_ema", {})
-        for name, word in words:
-            if measured[name] is not None:
-                both = name == main and plain.get(name) is not None
-                beside = f" ({plain[name]:.4f} without EMA)" if both else ""
-                parts.append(f"{word} {measured[name]:.4f}{beside}")
-    if "flipped" in figures:
-        parts.append(f"flipped {100 * figures['flipped']:.1f} %")
-    parts.append(f"{figures['images_per_second']:.3g} images/s")
-    return "  ".join(parts)

@@ -20,7 +20,7 @@ from binarize.training import saved
 from binarize.training.best import is_complete
 from binarize.training.build import dataset
 from binarize.training.environment import on_cpu
-from binarize.training.evaluate import evaluate
+from binarize.training.evaluation import evaluate
 from binarize.training.folder import LOG, MODEL
 
 TEST = "test.json"
@@ -35,7 +35,7 @@ class Result:
         path: folder of the run.
         recipe: of the run.
         split: on which the figures were measured.
-        figures: as `binarize.training.evaluate.evaluate` gives them.
+        figures: as `binarize.training.evaluate` gives them.
         history: its log, one entry per epoch.
         costs: by convention, the totals of `Summary.as_dict`.
     """

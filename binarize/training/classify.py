@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from binarize.data.class_transforms import evaluation_transform
 from binarize.recipes.schema import Evaluation
-from binarize.training.evaluate import predict
+from binarize.training.evaluation import predict
 
 
 def prepared(image: Tensor, settings: Evaluation) -> Tensor:

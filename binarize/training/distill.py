@@ -14,7 +14,7 @@ from binarize.errors import ConfigError
 from binarize.files import container
 from binarize.recipes.schema import Distillation
 from binarize.training.distributed import all_sum
-from binarize.training.evaluate import resized
+from binarize.training.evaluation import resized
 from binarize.training.folder import model_file
 from binarize.training.metadata import chosen_output
 from binarize.training.outputs import selected

@@ -20,7 +20,7 @@ from binarize.training.callbacks import End, Start
 from binarize.training.checkpoint import save, save_best
 from binarize.training.confusion import draw_confusion
 from binarize.training.curves import draw_curves
-from binarize.training.evaluate import evaluate
+from binarize.training.evaluation import evaluate
 from binarize.training.figures import LARGE
 from binarize.training.folder import BEST, CONFUSION, CURVES, LOG, MODEL, STATE
 from binarize.training.header import header

@@ -17,7 +17,7 @@ from binarize.preprocessing import Preprocessing
 from binarize.recipes import TrainingRecipe, validate
 
 _RECIPE = "binarize.recipe"
-_TRUTH = "binarize.truth"
+_TRUTH = preprocessing.TRUTH_ENTRY
 _CHECKPOINT = "binarize.checkpoint"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from binarize.errors import BinarizeError, ConfigError
 from binarize.files import container
 from binarize.training.best import best_of, is_better
-from binarize.training.figures import figures_in
+from binarize.training.figures import figures_in, headline
 from binarize.training.folder import BEST, MODEL
 from binarize.training.metadata import Checkpoint, read_checkpoint
 
@@ -99,3 +99,21 @@ def _main(measured: Mapping[str, Any]) -> dict[str, Any]:
     if not measured:
         return {}
     return {name: measured[name] for name in figures_in(measured).line if name in measured}
+
+
+def epoch_line(figures: Mapping[str, Any], epochs: int) -> str:
+    """The figures of an epoch, of so many, as one line of text."""
+    parts = [f"epoch {figures['epoch']}/{epochs}", f"loss {figures['loss']:.4f}"]
+    if "val" in figures:
+        measured = figures["val"]
+        words = figures_in(measured).line.items()
+        main, plain = headline(measured)[0], figures.get("val_without_ema", {})
+        for name, word in words:
+            if measured[name] is not None:
+                both = name == main and plain.get(name) is not None
+                beside = f" ({plain[name]:.4f} without EMA)" if both else ""
+                parts.append(f"{word} {measured[name]:.4f}{beside}")
+    if "flipped" in figures:
+        parts.append(f"flipped {100 * figures['flipped']:.1f} %")
+    parts.append(f"{figures['images_per_second']:.3g} images/s")
+    return "  ".join(parts)

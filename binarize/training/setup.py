@@ -70,6 +70,10 @@ class Given:
     val: SampleDataset | None
     images: Preprocessing | None
 
+    def splits(self) -> tuple[SampleDataset, SampleDataset | None, Tally | None]:
+        """Both splits, and the counts to be made of the first."""
+        return self.data, self.val, task_of(self.data.truth).tally(self.data, "the data", set())
+
 
 def set_up(
     recipe: TrainingRecipe,
@@ -93,7 +97,7 @@ def set_up(
     accelerator = _accelerator(settings)
     changes, planned = check_folder(out, recipe, resume)
     trackers.chosen(settings.trackers)  # or an error
-    data, val, tally = _datasets(recipe, root) if given is None else (given.data, given.val, None)
+    data, val, tally = _datasets(recipe, root) if given is None else given.splits()
     _check_val(settings, val)
     loss = task_of(data.truth).loss(settings, _class_weights(settings, data, accelerator))
     resumed = resume and (out / STATE).is_file()

@@ -15,7 +15,7 @@ from small_net import Small, values
 from binarize import recipes
 from binarize.data import create
 from binarize.errors import BinarizeWarning, DataError
-from binarize.training.evaluate import evaluate
+from binarize.training.evaluation import evaluate
 from binarize.training.loop import train
 from binarize.training.tally import Tally
 
