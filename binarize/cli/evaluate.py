@@ -73,6 +73,7 @@ def evaluate(
     recipe, model = saved.load(checkpoint, float_model(custom))
     part = split or recipe.data.test
     data = dataset(recipe, part, root=root)
+    saved.check_classes(checkpoint, data.truth)
     if picture is not None:
         check_target(picture)
         if not isinstance(data.truth, Classes):

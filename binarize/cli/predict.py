@@ -114,10 +114,7 @@ def predict(
             _true(known[file], truth, image, file)
     from rich.progress import track
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot make the folder {out}: {error.strerror or error}.") from error
+    _make_folder(out)
     for file in track(
         files, "predicting", console=console(sys.stderr), disable=not sys.stderr.isatty(), transient=True
     ):
@@ -133,6 +130,13 @@ def predict(
         for ending in endings:
             write_bytes(out / f"{file.stem}{ending}.png", made[ending])
     say(f"{counted(len(files), 'image')}: {out}")
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {out}: {error.strerror or error}.") from error
 
 
 def _networks(paths: Sequence[Path], custom: str | None) -> Any:

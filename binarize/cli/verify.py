@@ -64,6 +64,7 @@ def verify(
     """
     with importing():
         from binarize.runtime.verify import verify as compare
+        from binarize.training import saved
         from binarize.training.build import dataset
 
     recipe, model, settings = _read(file, custom)
@@ -77,6 +78,7 @@ def verify(
     if not images and recipe is not None:
         part = split or recipe.data.test
         data, where = dataset(recipe, part, root=root), f"{recipe.data.name} {part}"
+        saved.check_classes(file, data.truth)
     with progress("comparing"):
         result = compare(model, packed, _inputs(images, prepare) if data is None else _samples(data, count))
     figures: dict[str, Any] = {}

@@ -89,6 +89,7 @@ def collect(
     figures = _kept(run, part) if root is None else None  # kept figures are of the recipe's own data
     if figures is None:
         data = dataset(recipe, part, root=root)
+        saved.check_classes(run, data.truth)
         device = None if on_cpu() else torch.accelerator.current_accelerator()
         figures = evaluate(
             model.to(device) if device is not None else model,

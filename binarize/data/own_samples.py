@@ -186,8 +186,13 @@ def pixels(given: Any, name: str) -> Tensor:
 
 def normalised(image: Tensor, images: Preprocessing) -> Tensor:
     """An image (3, H, W) uint8 as floats: divided by 255, minus mean, divided by std."""
+    return normalised_floats(image.float() / 255, images)
+
+
+def normalised_floats(image: Tensor, images: Preprocessing) -> Tensor:
+    """An image (..., 3, H, W) in [0, 1], minus mean, divided by std."""
     mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (images.mean, images.std))
-    return (image.float() / 255 - mean) / std
+    return (image - mean) / std
 
 
 def samples(

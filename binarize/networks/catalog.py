@@ -60,8 +60,8 @@ def create(spec: str) -> nn.Module:
 
     Args:
         spec: `NAME:ENCODER` or `NAME:ENCODER?option=value&option=value`; without `:ENCODER` for a network
-            that takes none (`resnet20-cifar`). A value is a number, `true`, `false`, `none`, numbers with commas
-            between (`480,640`), or else a text.
+            that takes none (`resnet20-cifar`). A value is a number, `true`, `false`, `none`, numbers with
+            commas between (`480,640`), or else a text.
 
     Raises:
         ConfigError: for a text of another form, or as `build`.

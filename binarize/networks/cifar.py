@@ -16,8 +16,8 @@ What was read there, and how it is here:
 - The first convolution and the linear layer stay in float: the default policy keeps stem and last layer.
 
 Departures: these are the float networks, with ReLU; what a method puts around a binary layer (Hardtanh, a
-bypass for each convolution, RPReLU) is the method's. IR-Net's norm between mean and linear layer is left out, which
-the paper's network does not have. VGG-Small pools to a map of 4x4 whatever the size of the image.
+bypass for each convolution, RPReLU) is the method's. IR-Net's norm between mean and linear layer is left
+out, which He et al.'s network does not have. VGG-Small pools to a map of 4x4 whatever the size of the image.
 """
 
 from __future__ import annotations

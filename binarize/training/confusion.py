@@ -24,36 +24,32 @@ def matrix(confusion: Mapping[str, Mapping[str, int]], names: list[str]) -> np.n
     return counts
 
 
-def draw_confusion(
-    confusion: Mapping[str, Mapping[str, int]], path: Path, names: list[str] | None = None
-) -> None:
+def draw_confusion(confusion: Mapping[str, Mapping[str, int]], path: Path, names: list[str]) -> None:
     """Write a PNG: rows are the truth, columns the predictions, colours the share of a row's images.
 
     Args:
         confusion: of `ClassificationMetric`.
         path: the file.
-        names: of all classes in their order; by default those that occur, sorted.
+        names: of all classes in their order.
 
     Raises:
         ConfigError: it cannot be written.
     """
     from matplotlib.figure import Figure  # without pyplot: no screen, no state
 
-    occur = {*confusion, *(name for row in confusion.values() for name in row)}
-    shown = names if names is not None else sorted(occur)
-    counts = matrix(confusion, shown)
+    counts = matrix(confusion, names)
     shares = counts / counts.sum(1, keepdims=True).clip(1)
-    side = min(12.0, 3.0 + 0.4 * len(shown))
+    side = min(12.0, 3.0 + 0.4 * len(names))
     figure = Figure(figsize=(side + 0.8, side), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(image, ax=axes, label="% of the images of the class", shrink=0.8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("truth")
-    if len(shown) <= _NAMED:
-        axes.set_xticks(range(len(shown)), shown, rotation=90)
-        axes.set_yticks(range(len(shown)), shown)
-    if len(shown) <= _NUMBERED:
+    if len(names) <= _NAMED:
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
+    if len(names) <= _NUMBERED:
         for row, column in np.argwhere(counts):
             dark = shares[row, column] > 0.5
             text = f"{100 * shares[row, column]:.0f}"

@@ -216,7 +216,7 @@ def _evaluate(run: Run, average: dict[str, Tensor] | None) -> dict[str, Any]:
             where=f"{data.name} {data.val}",
         )
     if run.is_main and "confusion" in figures:
-        draw_confusion(figures["confusion"], run.out / CONFUSION)
+        draw_confusion(figures["confusion"], run.out / CONFUSION, list(figures["class_accuracy"]))
     return {name: value for name, value in figures.items() if name not in LARGE}
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
 
 from torch import nn
 
 from binarize import files
+from binarize.data.classes import Classes
 from binarize.data.dataset import Truth
 from binarize.errors import ConfigError
 from binarize.files import container
@@ -43,6 +45,32 @@ def load(path: Path, model: nn.Module | None = None) -> tuple[TrainingRecipe, nn
     # a registered network of a third party: its class is not in the file, but the recipe builds it
     bare = recipe.model_copy(update={"method": None})
     return recipe, files.load(file, network(bare, read_truth(metadata, file), weights=False)).float()
+
+
+def check_classes(path: Path, truth: Truth) -> None:
+    """Refuse to measure a network of whole images by other classes than it was trained for.
+
+    Args:
+        path: as of `load`.
+        truth: of the data set to measure on.
+
+    Raises:
+        ConfigError: names of classes, or their order, differ.
+    """
+    if not isinstance(truth, Classes):
+        return
+    file = model_file(path)
+    own = read_truth(container.read_metadata(file), file)
+    if own == truth:
+        return
+    names = own.names if isinstance(own, Classes) else ()
+    pairs = enumerate(zip_longest(names, truth.names, fillvalue="no class"))
+    index, (one, other) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+    raise ConfigError(
+        f"{file}: trained for {len(names)} classes, the data set has {len(truth.names)}, and class {index} "
+        f"is {one} there, {other} here. Measure on a data set of the same classes, in the same order "
+        "(image-folder: data.options.classes)."
+    )
 
 
 def load_with_truth(path: Path, model: nn.Module | None = None) -> tuple[TrainingRecipe, nn.Module, Truth]:

@@ -32,6 +32,7 @@ from binarize.training.batches import Batches
 from binarize.training.build import can_fuse, network
 from binarize.training.distill import Teacher
 from binarize.training.loop import MODEL, STATE, Event, StoppedError, train
+from binarize.training.tasks.segmentation import SegmentationTask
 
 TESTS = Path(__file__).parent.parent
 
@@ -261,7 +262,7 @@ def test_two_processes_learn_the_same_as_one(tmp_path: Path) -> None:
 
 
 def test_numbers_that_are_not_finite_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create = setup.create_loss
+    create = SegmentationTask.loss
 
     class Breaking(nn.Module):
         def __init__(self, *given: Any) -> None:
@@ -272,7 +273,7 @@ def test_numbers_that_are_not_finite_stop_the_run(tmp_path: Path, monkeypatch: p
             self.calls += 1
             return self.inner(output, target) * (float("nan") if self.calls == 5 else 1.0)
 
-    monkeypatch.setattr(setup, "create_loss", Breaking)
+    monkeypatch.setattr(SegmentationTask, "loss", lambda *given: Breaking(*given))
     with pytest.raises(
         TrainingError, match=r"epoch 2, step 2: the loss is not finite, and so is the gradient"
     ):
