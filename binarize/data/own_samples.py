@@ -99,7 +99,8 @@ class OwnSamples(SampleDataset):
 
     def has_floats(self) -> bool:
         """Whether images come as floats, prepared by the caller: how is not known here."""
-        image = self._items[0][0]
+        with same_random_state():
+            image = self._items[0][0]
         return isinstance(image, Tensor) and image.is_floating_point()
 
     def _image(self, given: Any, index: int) -> Tensor:
