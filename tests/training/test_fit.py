@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -250,6 +251,9 @@ def test_an_exception_in_a_callback_leaves_a_run_that_goes_on(method: str, tmp_p
     assert equal(one, two)
 
 
+ZEROS = torch.zeros(3, 8, 8)
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
@@ -257,16 +261,16 @@ def test_an_exception_in_a_callback_leaves_a_run_that_goes_on(method: str, tmp_p
         ({"data": iter([])}, ConfigError, "expected an object with a length"),
         ({"data": []}, DataError, "there is no sample"),
         ({"data": [(np.zeros((8, 8), np.float32), np.zeros((8, 8)))]}, DataError, "expected a PIL image"),
-        ({"data": [torch.zeros(3, 8, 8)]}, DataError, "expected a pair"),
-        ({"data": [(torch.zeros(3, 8, 8), torch.full((8, 8), 7))]}, DataError, "class id 7; expected 0 to 1, or 255"),
-        ({"data": [(torch.zeros(3, 8, 8), torch.zeros(4, 4))]}, DataError, "a target of floats"),
-        ({"data": [(torch.zeros(3, 8, 8), torch.zeros(4, 4, dtype=torch.long))]}, DataError, "its target is of 4x4"),
+        ({"data": [ZEROS]}, DataError, "expected a pair"),
+        ({"data": [(ZEROS, torch.full((8, 8), 7))]}, DataError, "class id 7; expected 0 to 1, or"),
+        ({"data": [(ZEROS, torch.zeros(4, 4))]}, DataError, "a target of floats"),
+        ({"data": [(ZEROS, torch.zeros(4, 4, dtype=torch.long))]}, DataError, "its target is of 4x4"),
         (
             {"data": [(torch.zeros(3, s, s), torch.zeros(s, s, dtype=torch.long)) for s in (32, 32, 16, 32)]},
             DataError,
             "all have to be of one size",
         ),
-        ({"data": [(torch.zeros(3, 32, 32), torch.full((32, 32), 255))] * 4}, DataError, "not one pixel has a truth"),
+        ({"data": [(ZEROS, torch.full((8, 8), 255))] * 4}, DataError, "not one pixel has a truth"),
         ({"network": nn.Conv2d(3, 1, 1)}, ConfigError, "the network has 1 classes, the data set has 2"),
         ({"network": nn.Conv2d(4, 2, 1)}, ConfigError, r"fails on an image \(3, 32, 32\)"),
         ({"resume": True}, ConfigError, "give out="),
@@ -350,8 +354,8 @@ def test_what_cannot_be_predicted(tmp_path: Path) -> None:
         binarize.predict(network, torch.rand(2, 3, 4, 4))
     with pytest.raises(ConfigError, match=r"x\.safetensors"):
         binarize.predict(tmp_path / "x.safetensors", x)
+    network.binarize_preprocessing = {"mean": [0, 0, 0], "std": [1, 1, 1]}  # type: ignore[assignment]
     with pytest.raises(DataError, match=r"x\.png"):
-        network.binarize_preprocessing = {"mean": [0, 0, 0], "std": [1, 1, 1]}  # type: ignore[assignment]
         binarize.predict(network, tmp_path / "x.png")
 
 
@@ -414,3 +418,13 @@ def test_onnx_models_say_how_images_are_prepared_and_what_classes_mean(tmp_path:
         assert (
             entries[TRUTH_ENTRY] == container.read_metadata(tmp_path / "run/model.safetensors")[TRUTH_ENTRY]
         )
+
+
+def test_the_page_on_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "python-api.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {"print": lambda *given: None, "__name__": "page"}
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(block, "python-api.md", "exec"), names)  # the examples themselves are under test
+    assert (tmp_path / "halves/model.safetensors").is_file()
+    assert (tmp_path / "seen.png").is_file()
