@@ -143,6 +143,13 @@ def read_folders(place: Path) -> ClassFolders:
     return found
 
 
+def folder_names(place: Path) -> tuple[str, ...]:
+    """The names of `read_folders`; in a folder no image is looked at."""
+    if place.suffix == ".zip" and place.is_file():
+        return _in_zip(place).names
+    return tuple(sorted(_entries(place, folders=True)))
+
+
 def _in_folder(place: Path) -> ClassFolders:
     names = sorted(_entries(place, folders=True))
     files: list[str] = []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from binarize.data.catalog import register_dataset
 from binarize.data.cifar import select
-from binarize.data.class_folders import ClassFolders, place_of, read_folders
+from binarize.data.class_folders import ClassFolders, folder_names, place_of, read_folders
 from binarize.data.classes import ClassDataset, Classes
 from binarize.errors import ConfigError, DataError
 
@@ -110,5 +110,5 @@ def _names(root: Path, place: Path, found: ClassFolders, usual: tuple[str, ...])
     for part in usual:
         other = place_of(root, part)
         if place != root and other is not None and other != place:
-            names |= set(read_folders(other).names)
+            names |= set(folder_names(other))
     return tuple(sorted(names))

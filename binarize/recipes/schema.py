@@ -5,115 +5,23 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from binarize.recipes.images import (
+    Augmentation,
+    Count,
+    Evaluation,
+    Float,
+    Int,
+    NotNegative,
+    Part,
+    Positive,
+    Share,
+    Whole,
+)
 
 
-def _number(value: Any) -> Any:
-    """`yes` where a number belongs is a mistake, not a 1."""
-    if isinstance(value, bool):
-        raise ValueError("input should be a number")
-    return value
-
-
-_Int = Annotated[int, BeforeValidator(_number)]
-_Float = Annotated[float, BeforeValidator(_number)]
-Positive = Annotated[_Float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[_Float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[_Int, Field(ge=1)]
-Whole = Annotated[_Int, Field(ge=0)]
-Share = Annotated[_Float, Field(ge=0, le=1)]
-PositiveShare = Annotated[_Float, Field(gt=0, le=1)]
-Size = tuple[Count, Count]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class Augmentation(_Part):
-    """What a training image and its truth go through.
-
-    See `training_transform` in `data.transforms`, for classification in `data.class_transforms`.
-
-    Attributes:
-        size: (H, W) of the random crop that the network sees.
-        resize: (H, W) first.
-        flip: left to right every other time.
-
-    For segmentation and depth:
-        border: (top, bottom, left, right) to cut to first.
-        bottom: (H, W) to cut from the middle of the bottom first.
-        long_side: what the longer side is resized to, times a number drawn from `scale`.
-        scale: least and largest.
-        rotate: degrees, at most, either way.
-        colour: gamma, brightness and channels as in BTS.
-
-    For classification:
-        pad: pixels around the image before the crop, 4 on CIFAR.
-        area: least and largest share of the image in a random crop, which is resized to `size`; [0.08, 1] on
-            ImageNet.
-        ratio: least and largest width / height of that crop.
-        rand_augment: magnitude of RandAugment's two operations, 9 being usual; 0 for none.
-        erase: how often a random rectangle is erased, 0 to 1.
-    """
-
-    size: Size
-    resize: Size | None = None
-    border: tuple[Whole, Whole, Whole, Whole] | None = None
-    bottom: Size | None = None
-    long_side: Count | None = None
-    scale: tuple[Positive, Positive] = (1.0, 1.0)
-    rotate: NotNegative = 0.0
-    flip: bool = True
-    colour: bool = False
-    pad: Whole = 0
-    area: tuple[PositiveShare, PositiveShare] | None = None
-    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
-    rand_augment: Annotated[_Int, Field(ge=0, le=30)] = 0
-    erase: Share = 0.0
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Augmentation:
-        if self.border is not None:
-            top, bottom, left, right = self.border
-            if top >= bottom or left >= right:
-                raise ValueError(
-                    f"border {list(self.border)} (top, bottom, left, right) holds no row or no column"
-                )
-        for name in ("scale", "area", "ratio"):
-            span = getattr(self, name)
-            if span is not None and span[0] > span[1]:
-                raise ValueError(f"{name} {list(span)}: the least comes first")
-        if self.pad and self.area is not None:
-            raise ValueError("pad and area are two ways to crop: take one")
-        return self
-
-
-class Evaluation(_Part):
-    """What an image goes through before it is evaluated.
-
-    See `evaluation_transform` in `data.transforms`, for classification in `data.class_transforms`.
-
-    Attributes:
-        resize: (H, W) of the image; predictions are resized to the truth.
-        short_side: resize image and truth first.
-        crop: (H, W) of both to look at, in the middle.
-        bottom: (H, W) of both, from the middle of the bottom; for segmentation and depth.
-        batch: images at once; only images of one size can be.
-        flip: mean of the predictions for the image and its mirror image.
-        scales: mean of the predictions at these sizes, times that of the image.
-    """
-
-    resize: Size | None = None
-    short_side: Count | None = None
-    crop: Size | None = None
-    bottom: Size | None = None
-    batch: Count = 1
-    flip: bool = False
-    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0,)
-
-
-class Data(_Part):
+class Data(Part):
     """The data set.
 
     Attributes:
@@ -128,7 +36,7 @@ class Data(_Part):
 
     name: str
     root: str | None = None
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     train: str = "train"
     val: str | None = "val"
     test: str = "test"
@@ -137,7 +45,7 @@ class Data(_Part):
     workers: Whole = 0
 
 
-class Network(_Part):
+class Network(Part):
     """The float network; task, classes and depth range come from the data set (docs/own-network.md).
 
     Attributes:
@@ -153,8 +61,8 @@ class Network(_Part):
     name: str = "upernet"
     encoder: str | None = None
     pretrained: bool = False
-    options: dict[str, Any] = {}
-    output: _Int | str | None = None
+    options: dict[str, Any] = Field(default={})
+    output: Int | str | None = None
 
     @property
     def title(self) -> str:
@@ -165,7 +73,7 @@ class Network(_Part):
         return f"{PurePath(path).name}{colon}{rest}" if colon else self.name
 
 
-class MethodSettings(_Part):
+class MethodSettings(Part):
     """How the network is binarized; see `binarize methods` and `binarize.Policy`.
 
     Attributes:
@@ -178,14 +86,14 @@ class MethodSettings(_Part):
     """
 
     name: str
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     keep: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     first: Whole = 1
     last: Whole = 1
 
 
-class Schedule(_Part):
+class Schedule(Part):
     """OneCycle (Smith and Topin, 2019), cosine; or a cosine alone behind a warm-up.
 
     Attributes:
@@ -211,7 +119,7 @@ class Schedule(_Part):
         return self
 
 
-class Distillation(_Part):
+class Distillation(Part):
     """Learning from a float network too.
 
     Attributes:
@@ -228,7 +136,7 @@ class Distillation(_Part):
     features: NotNegative = 0.0
 
 
-class Training(_Part):
+class Training(Part):
     """How it is trained.
 
     Attributes:
@@ -282,7 +190,7 @@ class Training(_Part):
     batch: Count
     accumulate: Count = 1
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    momentum: Annotated[_Float, Field(ge=0, lt=1)] = 0.9
+    momentum: Annotated[Float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     lr: Positive
     weight_decay: NotNegative = 0.01
@@ -290,16 +198,16 @@ class Training(_Part):
     schedule: Schedule = Schedule()
     clip: Positive | None = None
     class_balance: Share = 0.0
-    label_smoothing: Annotated[_Float, Field(ge=0, lt=1)] = 0.0
+    label_smoothing: Annotated[Float, Field(ge=0, lt=1)] = 0.0
     mixup: NotNegative = 0.0
     cutmix: NotNegative = 0.0
-    seed: Annotated[_Int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[Int, Field(ge=0, lt=2**31)] = 0
     channels_last: bool = False
     precision: Literal["no", "bf16"] = "no"
     compile: bool = False
-    ema: Annotated[_Float, Field(gt=0, lt=1)] | None = None
+    ema: Annotated[Float, Field(gt=0, lt=1)] | None = None
     ema_warmup: bool = True
-    activations_first: Annotated[_Float, Field(ge=0, lt=1)] = 0.0
+    activations_first: Annotated[Float, Field(ge=0, lt=1)] = 0.0
     start_from: str | None = None
     distillation: Distillation | None = None
     save_every: Count = 1
@@ -320,7 +228,7 @@ class Training(_Part):
         return self
 
 
-class TrainingRecipe(_Part):
+class TrainingRecipe(Part):
     """One training.
 
     Attributes:

@@ -32,6 +32,7 @@ from binarize.training.batches import Batches
 from binarize.training.build import can_fuse, network
 from binarize.training.distill import Teacher
 from binarize.training.loop import MODEL, STATE, Event, StoppedError, train
+from binarize.training.losses import SegmentationLoss
 from binarize.training.tasks.segmentation import SegmentationTask
 
 TESTS = Path(__file__).parent.parent
@@ -262,18 +263,16 @@ def test_two_processes_learn_the_same_as_one(tmp_path: Path) -> None:
 
 
 def test_numbers_that_are_not_finite_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create = SegmentationTask.loss
-
     class Breaking(nn.Module):
-        def __init__(self, *given: Any) -> None:
+        def __init__(self, *_: Any) -> None:
             super().__init__()
-            self.inner, self.calls = create(*given), 0
+            self.inner, self.calls = SegmentationLoss(), 0
 
         def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
             self.calls += 1
             return self.inner(output, target) * (float("nan") if self.calls == 5 else 1.0)
 
-    monkeypatch.setattr(SegmentationTask, "loss", lambda *given: Breaking(*given))
+    monkeypatch.setattr(SegmentationTask, "loss", Breaking)
     with pytest.raises(
         TrainingError, match=r"epoch 2, step 2: the loss is not finite, and so is the gradient"
     ):
