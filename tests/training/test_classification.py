@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from binarize.training.evaluate import predict
+from binarize.training.evaluation import predict
 from sklearn.metrics import accuracy_score, confusion_matrix, top_k_accuracy_score
 from torch import Tensor, nn
 from torch.nn import functional as F
