@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from binarize import functional, layers, methods, networks, runtime, testing
     from binarize.accounting import summary
+    from binarize.calibration import calibrate
     from binarize.files import load, save
     from binarize.graph import Policy, apply, plan
     from binarize.layers import set_progress
@@ -26,6 +27,7 @@ __all__ = [
     "__version__",
     "apply",
     "binary_layer",
+    "calibrate",
     "deploy",
     "functional",
     "layers",
@@ -47,6 +49,7 @@ _ORIGIN = {
     "Policy": "binarize.graph",
     "apply": "binarize.graph",
     "binary_layer": "binarize.methods",
+    "calibrate": "binarize.calibration",
     "deploy": "binarize.runtime",
     "load": "binarize.files",
     "plan": "binarize.graph",

@@ -15,6 +15,7 @@ import click
 
 from binarize import __version__
 from binarize.cli.bench import bench
+from binarize.cli.calibrate import calibrate
 from binarize.cli.compare import compare
 from binarize.cli.convert import convert
 from binarize.cli.coverage import coverage
@@ -23,6 +24,7 @@ from binarize.cli.deploy import deploy
 from binarize.cli.doctor import doctor
 from binarize.cli.evaluate import evaluate
 from binarize.cli.export import export
+from binarize.cli.init import init
 from binarize.cli.methods import methods
 from binarize.cli.models import models
 from binarize.cli.predict import predict
@@ -46,6 +48,7 @@ def cli() -> None:
 
 _COMMANDS = (
     bench,
+    calibrate,
     compare,
     convert,
     coverage,
@@ -54,6 +57,7 @@ _COMMANDS = (
     doctor,
     evaluate,
     export,
+    init,
     methods,
     models,
     predict,

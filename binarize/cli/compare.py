@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.options import out_option
+from binarize.cli.options import device_option, out_option
 from binarize.cli.output import console, print_json, progress_bar, say, size, tell
+from binarize.cli.recipe_set import names_of, seeds_of, train_trials
 from binarize.cli.speed import importing
-from binarize.errors import ConfigError, unknown_name
+from binarize.errors import ConfigError
 from binarize.tables import BINARY, FLOAT
 
 if TYPE_CHECKING:
@@ -30,7 +30,27 @@ _OTHERS = ("packed", "float MACs", "seeds", "training")
 @click.command()
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--recipe-set", metavar="NAME", help="Train all untrained recipes of a set (camvid).")
-@click.option("--seeds", default="0", show_default=True, metavar="N,N...", help="Seeds of the set's runs.")
+@click.option(
+    "--seeds",
+    default="0",
+    show_default=True,
+    metavar="N,N...",
+    help="Seeds of the set's runs. With --sweep, one number says how many.",
+)
+@click.option(
+    "--sweep",
+    "sweeps",
+    multiple=True,
+    metavar="NAME=V,V...",
+    help="Train each recipe of the set with each of these values; the best on val stays.",
+)
+@click.option(
+    "--jobs",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Runs of the set at a time, each in a process of its own.",
+)
 @click.option(
     "--runs",
     "folder",
@@ -43,42 +63,54 @@ _OTHERS = ("packed", "float MACs", "seeds", "training")
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--split", help="Part of the data set.  [default: the recipe's test]")
 @out_option("Also write OUT.md and OUT.json.")
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def compare(
     runs: tuple[Path, ...],
     recipe_set: str | None,
     seeds: str,
+    sweeps: tuple[str, ...],
+    jobs: int,
     folder: Path,
     settings: tuple[str, ...],
     root: Path | None,
     split: str | None,
     out: Path | None,
+    device: str | None,
     as_json: bool,
 ) -> None:
     """Put RUNS, folders that `binarize train` wrote, into one table as in the BiDense paper.
 
     Runs that differ only in their seed make one row. With --recipe-set, all recipes of that set are trained
-    first, one after the other; a second call continues where the first one stopped.
+    first, one after the other; a second call continues where the first one stopped. With --sweep, every
+    recipe gets the same number of trainings, and the test split sees those with its best values only.
     """
     if not runs and recipe_set is None:
         raise ConfigError("compare: give folders of runs, or --recipe-set with the name of a set of recipes.")
-    if settings and recipe_set is None:
-        raise ConfigError("compare: --set is for a --recipe-set; runs are as they are.")
-    numbers = _seeds(seeds)
+    if (settings or sweeps) and recipe_set is None:
+        raise ConfigError("compare: --set and --sweep are for a --recipe-set; runs are as they are.")
+    numbers = seeds_of(seeds, counted=bool(sweeps))
     with importing():
         from binarize import comparison
+        from binarize.comparison import sweep
         from binarize.files import check_target, write_bytes
         from binarize.runtime import keep_memory
+        from binarize.training.environment import on_device
 
     keep_memory()
     if out is not None:
         for ending in ("md", "json"):
             check_target(_beside(out, ending))
     found = list(dict.fromkeys(run.resolve() for run in runs))
-    if recipe_set is not None:
-        trained = _train(recipe_set, numbers, folder, settings, root)
-        found = list(dict.fromkeys([*found, *(run.resolve() for run in trained)]))
-    table = comparison.as_dict(_evaluated(found, root, split))
+    tried: list[dict[str, Any]] = []
+    with on_device(device):
+        if recipe_set is not None:
+            trials = sweep.trials(names_of(recipe_set), sweeps, numbers, folder)
+            train_trials(trials, settings, root, jobs, device)
+            kept, tried = sweep.chosen(trials) if sweeps else (trials, [])
+            found = list(dict.fromkeys([*found, *(trial.folder.resolve() for trial in kept)]))
+        results = _evaluated(found, root, split)
+    table = comparison.as_dict(results, tried)
     text = comparison.markdown(table)
     if out is not None:
         import json
@@ -126,11 +158,33 @@ def _print(table: dict[str, Any]) -> None:
         if terminal.measure(grid, options=roomy).maximum - _slack(table) <= terminal.width:
             break
     terminal.print(grid)
+    _print_tests(table)
     for remark in comparison.remarks(table):
         tell(remark)
     if left_out:
         heads = [comparison.columns(table).get(name, name) for name in reversed(left_out)]
         tell(f"Left out: {', '.join(heads)}; a wider terminal, --out or --json shows all.")
+
+
+def _print_tests(table: dict[str, Any]) -> None:
+    """The best row against each other one, if there are several seeds."""
+    from rich.table import Table
+
+    from binarize.comparison.paired import NOTE, p_text
+
+    if not table["tests"] or all(len(test["seeds"]) < 2 for test in table["tests"]):
+        return
+    first = table["tests"][0]
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    grid.add_column(f"{first['a']} against", overflow="fold")
+    for head in ("seeds", f"difference in {first['figure']}", "p"):
+        grid.add_column(head, justify="right", no_wrap=True)
+    for test in table["tests"]:
+        apart = "-" if test["difference"] is None else f"{test['difference']:+.4f}"
+        grid.add_row(test["b"], str(len(test["seeds"])), apart, p_text(test))
+    say()
+    console().print(grid)
+    tell(NOTE)
 
 
 def _grid(table: dict[str, Any], left_out: Sequence[str]) -> Table:
@@ -168,39 +222,6 @@ def _words(table: dict[str, Any]) -> int:
 def _slack(table: dict[str, Any]) -> int:
     """How much narrower the labels become with one word per line."""
     return max(len(row["label"]) for row in table["rows"] + [{"label": "network"}]) - _words(table)
-
-
-def _train(
-    recipe_set: str, seeds: tuple[int, ...], folder: Path, settings: tuple[str, ...], root: Path | None
-) -> Iterator[Path]:
-    """The folders of a set's runs, all complete."""
-    from binarize import recipes
-    from binarize.cli.train import Screen
-    from binarize.training import loop
-
-    sets = sorted({name.partition("/")[0] for name in recipes.names()})
-    if recipe_set not in sets:
-        raise ConfigError(unknown_name("set of recipes", recipe_set, sets))
-    for seed in seeds:
-        for name in recipes.names():
-            if name.partition("/")[0] != recipe_set:
-                continue
-            recipe = recipes.load(name, [*settings, f"training.seed={seed}"])
-            run = folder / recipe_set / f"{name.partition('/')[2]}-seed{seed}"
-            click.echo(f"{name}, seed {seed}: {run}", err=True)
-            with Screen(recipe.training.epochs, sys.stderr) as screen:
-                loop.train(recipe, run, root=root, resume=True, report=screen.show)
-            yield run
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    try:
-        found = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        found = ()
-    if not found or min(found) < 0 or len(set(found)) < len(found):
-        raise ConfigError(f"--seeds {text!r}: expected different whole numbers with commas between: 0,1,2.")
-    return found
 
 
 def _beside(out: Path, ending: str) -> Path:

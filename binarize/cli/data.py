@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from binarize.cli.output import console, counted, print_json, progress_bar, say, tell
-from binarize.errors import ConfigError, DataError, warn
+from binarize.cli.data_check import check
+from binarize.cli.output import console, print_json, progress_bar, say, tell
 from binarize.tables import Name, better
-
-_SHOWN = 10
 
 
 @click.group()
@@ -42,57 +39,7 @@ def list_(as_json: bool) -> None:
     console().print(table)
 
 
-@data.command()
-@click.argument("recipe")
-@click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Another value in the recipe.")
-def check(recipe: str, root: Path | None, settings: tuple[str, ...]) -> None:
-    """Read every image and truth that RECIPE uses; exit status 2 if one is wrong.
-
-    It also checks what the truths hold: whether any pixel counts, units of depth, values of masks, classes
-    that never occur, pictures that are rotated. Of classification it counts the images of each class.
-    """
-    from binarize import recipes
-    from binarize.cli.data_classes import check_classes
-    from binarize.data.classes import ClassDataset
-    from binarize.data.findings import Finding
-    from binarize.data.survey import Survey, has_files
-    from binarize.training.build import dataset
-
-    chosen = recipes.load(recipe, settings)
-    splits = dict.fromkeys(s for s in (chosen.data.train, chosen.data.val, chosen.data.test) if s is not None)
-    parts: dict[str, Any] = {
-        split: dataset(chosen, split, root=root, training=split == chosen.data.train) for split in splits
-    }
-    if all(isinstance(part, ClassDataset) for part in parts.values()):
-        check_classes(chosen.data.name, parts)
-        return
-    faults: list[str] = []
-    found: list[Finding] = []
-    with progress_bar("{task.description}", counts=True, transient=False) as progress:
-        for split, part in parts.items():
-            survey, files = Survey(part), has_files(part)
-            for index in progress.track(range(len(part)), description=split):
-                try:
-                    _ = part[index]
-                    if files:
-                        survey.add(index)
-                except DataError as error:
-                    faults.append(str(error))
-                except ConfigError as error:  # the error of a transform does not name the file
-                    faults.append(f"{part.pairs[index].image}: {error}")
-            trained = split == chosen.data.train
-            found += survey.findings(f"{chosen.data.name} {split}", complete=True, trained=trained)
-    for split, part in parts.items():
-        say(f"{split}: {counted(len(part), 'image')}")
-    for finding in found:
-        if not finding.error:
-            warn(finding.message)
-    faults += [finding.message for finding in found if finding.error]
-    if faults:
-        more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        raise DataError(f"{len(faults)} are wrong:\n" + "\n".join(faults[:_SHOWN]) + more)
-    say("all can be read, and every truth fits its image")
+data.add_command(check)
 
 
 @data.command()

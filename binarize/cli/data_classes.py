@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from binarize.cli.output import counted, progress_bar, say, tell
+from binarize.cli.output import counted, print_json, progress_bar, say, tell
 from binarize.errors import BinarizeError, DataError, listed, warn
 
 if TYPE_CHECKING:
+    from binarize.data.class_survey import Sizes
     from binarize.data.classes import ClassDataset
 
 _SHOWN = 10
 
 
-def check_classes(name: str, parts: Mapping[str, ClassDataset]) -> None:
+def check_classes(name: str, parts: Mapping[str, ClassDataset], *, as_json: bool = False) -> None:
     """Read every image, and print what the parts hold.
 
     Args:
         name: of the data set.
         parts: by the name of the split, each through its transform.
+        as_json: print one JSON document instead.
 
     Raises:
         DataError: images that cannot be read, or a part of one class only; the first ones are named.
@@ -39,17 +41,28 @@ def check_classes(name: str, parts: Mapping[str, ClassDataset]) -> None:
                     faults.append(str(error))
                 except BinarizeError as error:  # the error of a transform does not name the file
                     faults.append(f"{part.name(index)}: {error}")
-    for split, part in parts.items():
-        say(f"{split}: {_described(part)}, {sizes[split]} (width x height)")
-        for finding in findings(part, f"{name} {split}"):
-            if finding.error:
-                faults.append(finding.message)
-            else:
-                warn(finding.message)
+    found = [finding for split, part in parts.items() for finding in findings(part, f"{name} {split}")]
+    warnings = [finding.message for finding in found if not finding.error]
+    faults += [finding.message for finding in found if finding.error]
+    if as_json:
+        splits = {split: _facts(part, sizes[split]) for split, part in parts.items()}
+        print_json({"data": name, "splits": splits, "warnings": warnings, "errors": faults})
+    else:
+        for split, part in parts.items():
+            say(f"{split}: {_described(part)}, {sizes[split]} (width x height)")
+        for text in warnings:
+            warn(text)
     if faults:
         more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise DataError(f"{len(faults)} are wrong:\n" + "\n".join(faults[:_SHOWN]) + more)
-    tell("all can be read, and every image has a class")
+    if not as_json:
+        tell("all can be read, and every image has a class")
+
+
+def _facts(part: ClassDataset, sizes: Sizes) -> dict[str, Any]:
+    """For JSON; sizes are (width, height)."""
+    classes = dict(zip(part.truth.names, part.counts().tolist(), strict=True))
+    return {"images": len(part), "classes": classes, "smallest": sizes.least, "largest": sizes.most}
 
 
 def _described(part: ClassDataset) -> str:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.options import best_option, chosen_file, float_model, model_option
+from binarize.cli.options import best_option, chosen_file, device_option, float_model, model_option
 from binarize.cli.output import console, counted, print_json, progress_bar, say, tell
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError, listed
 from binarize.tables import better
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+    from torch import nn
+
+    from binarize.data.samples import SampleDataset
+    from binarize.recipes import TrainingRecipe
 
 _CLASSES = 200  # of more, the table of `evaluate` shows the lowest only
 _LOWEST = 20
@@ -33,6 +40,7 @@ _MISTAKES = 5
     type=click.Path(path_type=Path, dir_okay=False),
     help="Of classification: draw which class was taken for which (PNG).",
 )
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def evaluate(
     checkpoint: Path,
@@ -43,6 +51,7 @@ def evaluate(
     flip: bool,
     scales: str | None,
     picture: Path | None,
+    device: str | None,
     as_json: bool,
 ) -> None:
     """Measure CHECKPOINT, a model that `binarize train` wrote, or the folder of its run.
@@ -62,8 +71,7 @@ def evaluate(
         from binarize.training import saved
         from binarize.training.build import dataset
         from binarize.training.confusion import draw_confusion
-        from binarize.training.environment import on_cpu
-        from binarize.training.evaluation import evaluate as measure
+        from binarize.training.environment import on_cpu, on_device
         from binarize.training.process_group import destroy_group_at_exit, keep_group_at_exit
         from binarize.training.tasks import task_of
 
@@ -83,23 +91,9 @@ def evaluate(
     task_of(data.truth).inspect(data, f"{recipe.data.name} {part}")
     flip = flip or recipe.data.evaluation.flip
     sizes = sizes or recipe.data.evaluation.scales
-    processes = PartialState(cpu=on_cpu())  # on one machine or several
-    with progress_bar(part, counts=True, shown=processes.is_main_process) as progress:
-        own = range(processes.process_index, len(data), processes.num_processes)
-        task = progress.add_task("", total=len(own))
-        figures = measure(
-            model.to(processes.device),
-            data,
-            output=recipe.network.output,
-            device=processes.device,
-            batch=recipe.data.evaluation.batch,
-            flip=flip,
-            scales=sizes,
-            rank=processes.process_index,
-            world=processes.num_processes,
-            report=lambda done: progress.update(task, completed=done),
-            where=f"{recipe.data.name} {part}",
-        )
+    with on_device(device):
+        processes = PartialState(cpu=on_cpu())  # on one machine or several
+    figures = _measured(recipe, model, data, part, processes, flip, sizes)
     destroy_group_at_exit()
     if not processes.is_main_process:
         return
@@ -115,6 +109,36 @@ def evaluate(
         tell(f"Means over {counted(figures['images'], 'image')}; {data.truth.counted}.")
     if picture is not None:
         say(f"written  {picture}")
+
+
+def _measured(
+    recipe: TrainingRecipe,
+    model: nn.Module,
+    data: SampleDataset,
+    part: str,
+    processes: PartialState,
+    flip: bool,
+    sizes: Sequence[float],
+) -> dict[str, Any]:
+    """The figures, with a bar for the images of this process."""
+    from binarize.training.evaluation import evaluate
+
+    with progress_bar(part, counts=True, shown=processes.is_main_process) as progress:
+        own = range(processes.process_index, len(data), processes.num_processes)
+        task = progress.add_task("", total=len(own))
+        return evaluate(
+            model.to(processes.device),
+            data,
+            output=recipe.network.output,
+            device=processes.device,
+            batch=recipe.data.evaluation.batch,
+            flip=flip,
+            scales=sizes,
+            rank=processes.process_index,
+            world=processes.num_processes,
+            report=lambda done: progress.update(task, completed=done),
+            where=f"{recipe.data.name} {part}",
+        )
 
 
 def _averaged(flip: bool, sizes: Sequence[float]) -> str:

@@ -91,6 +91,12 @@ def chosen_file(path: Path, best: bool) -> Path:
     return best_file(path)
 
 
+def device_option(command: Command) -> Command:
+    """The option `device`: its name, which `environment.on_device` checks; None for the usual choice."""
+    text = "Where to run: cpu, cuda, cuda:1, mps.  [default: an accelerator, else cpu]"
+    return click.option("--device", metavar="NAME", help=text)(command)
+
+
 def exact_scales_option(command: Command) -> Command:
     """The option `exact`: scales per channel that are not rounded; False where it is not given."""
 

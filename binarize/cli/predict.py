@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.options import best_option, chosen_file, float_model, model_option, out_option
+from binarize.cli.options import (
+    best_option,
+    chosen_file,
+    device_option,
+    float_model,
+    model_option,
+    out_option,
+)
 from binarize.cli.output import console, counted, say
 from binarize.cli.speed import importing
 from binarize.cli.targets import refuse_existing
@@ -49,6 +56,7 @@ _TOP = 5
     type=click.Path(path_type=Path),
     help="For the panel: a file, or a folder with files of the images' names (sync_depth_N for rgb_N too).",
 )
+@device_option
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option("--top", type=click.IntRange(1), help="Of classification: classes of each image.  [default: 5]")
 @click.option("--json", "as_json", is_flag=True, help="Of classification: print one JSON document.")
@@ -62,6 +70,7 @@ def predict(
     panel: bool,
     others: tuple[Path, ...],
     truths: Path | None,
+    device: str | None,
     force: bool,
     top: int | None,
     as_json: bool,
@@ -87,7 +96,7 @@ def predict(
 
     keep_memory()
     paths = (chosen_file(checkpoint, best), *others)
-    networks = _networks(paths, custom)
+    networks = _networks(paths, custom, device)
     truth = networks[0][2]
     if isinstance(truth, Classes):
         if overlay or panel:
@@ -139,10 +148,10 @@ def _make_folder(out: Path) -> None:
         raise ConfigError(f"cannot make the folder {out}: {error.strerror or error}.") from error
 
 
-def _networks(paths: Sequence[Path], custom: str | None) -> Any:
-    """Recipe, network and truth of each file; the float network of the first one is `custom`, if given."""
+def _networks(paths: Sequence[Path], custom: str | None, device: str | None) -> Any:
+    """Recipe, network and truth of each file, on the device; `custom` builds the first one, if given."""
     from binarize.preprocessing import preprocessing_of
-    from binarize.training import saved
+    from binarize.training import environment, saved
     from binarize.training.build import FROM_PYTHON
 
     networks = [saved.load_with_truth(paths[0], float_model(custom))]
@@ -153,7 +162,9 @@ def _networks(paths: Sequence[Path], custom: str | None) -> Any:
                 f"{path} was trained in Python on tensors of floats, and does not say how they were made of "
                 "images: binarize.predict takes such a tensor."
             )
-    return networks
+    with environment.on_device(device):
+        place = environment.device()
+    return [(recipe, model.to(place), truth) for recipe, model, truth in networks]
 
 
 def _check_truths(paths: Sequence[Path], truths: Sequence[Labels | Depth]) -> None:

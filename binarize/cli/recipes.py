@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import click
 
 from binarize.cli.output import print_json, say
@@ -18,18 +16,11 @@ def recipes(context: click.Context) -> None:
     from itertools import groupby
 
     from binarize import recipes as known
+    from binarize.recipes.listing import listing
 
     for folder, names in groupby(known.names(), key=lambda name: name.rpartition("/")[0]):
-        texts = {name: known.load(name).about for name in names}
-        width = max(map(len, texts))
-        counts = Counter(texts.values())
-        heading = ""
-        for name, about in texts.items():
-            shared = counts[about] > 1
-            if not heading or (shared and about != heading):
-                heading = about if shared else folder
-                say(f"{heading}:")
-            say(f"  {name}" if shared else f"  {name:{width}}  {about}")
+        for line in listing({name: known.load(name).about for name in names}, group=folder):
+            say(line)
 
 
 @recipes.command()

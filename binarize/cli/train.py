@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.options import out_option
+from binarize.cli.options import device_option, out_option
 from binarize.cli.output import console, counted, say, size
 from binarize.cli.speed import importing
 from binarize.errors import is_first_process, listed
@@ -27,12 +27,23 @@ if TYPE_CHECKING:
 @click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Another value: training.lr=1e-3."
 )
-def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settings: tuple[str, ...]) -> None:
+@device_option
+def train(
+    recipe: str,
+    root: Path | None,
+    out: Path | None,
+    resume: bool,
+    settings: tuple[str, ...],
+    device: str | None,
+) -> None:
     """Train by RECIPE, a file or a name that `binarize recipes` lists.
+
+    The name of a folder of recipes (camvid) lists them. For data of your own `binarize init` writes a recipe.
 
     The run's folder holds model.safetensors (the network), best.safetensors (that of the epoch which was best
     on the validation split; see training.keep), state.safetensors (what --resume continues from), log.jsonl
-    (the figures of each epoch) and curves.png. Ctrl-C saves and ends.
+    (the figures of each epoch) and curves.png. Ctrl-C saves and ends. A recipe with stages has
+    a folder in it for each, which is a run of its own.
 
     --resume goes on by the same recipe. --set training.epochs=N extends a run whose learning rate is
     constant, also one that is finished. With the schedule onecycle the rate depends on the number of epochs:
@@ -42,7 +53,8 @@ def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settin
     with importing():
         from binarize import recipes
         from binarize.runtime import keep_memory
-        from binarize.training import build, loop
+        from binarize.training import build, staged
+        from binarize.training.environment import on_device
         from binarize.training.folder import MODEL, STATE
         from binarize.training.header import first_line
 
@@ -51,10 +63,13 @@ def train(recipe: str, root: Path | None, out: Path | None, resume: bool, settin
     if is_first_process():
         say(first_line(recipe, chosen))  # data and network take a while
     folder = out or Path("runs") / Path(recipe).with_suffix("").name
-    if resume and is_first_process() and not (folder / STATE).is_file():
+    begun = any(path.is_file() for path in (folder / STATE, *(folder / n / STATE for n in chosen.stages)))
+    if resume and is_first_process() and not begun:
         say(f"{folder} holds no run to continue: this is a new one")
-    with Screen(chosen.training.epochs) as screen:
-        history = loop.train(chosen, folder, root=root, resume=resume, report=screen.show, tell=say)
+    with on_device(device), Screen(chosen.training.epochs) as screen:
+        history = staged.train(
+            chosen, folder, root=root, resume=resume, report=screen.show, tell=say, begin=screen.begin
+        )
     from accelerate import PartialState
 
     if not PartialState().is_main_process:
@@ -131,6 +146,7 @@ class Screen:
         self._epochs = epochs
         self._lines = lines
         self._task: Any = None
+        self._stage = ""
         self._began = (time.perf_counter(), 0)
         self.shown = False
 
@@ -141,6 +157,13 @@ class Screen:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
+    def begin(self, stage: str, epochs: int) -> None:
+        """A stage of the run begins; it has epochs of its own."""
+        self._stage, self._epochs = stage, epochs
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+
     def show(self, event: Event) -> None:
         """A step, or the end of an epoch."""
         self.shown = True
@@ -148,7 +171,8 @@ class Screen:
             from binarize.training.outcome import epoch_line
 
             self._progress.stop()  # the bar does not see the line on stdout
-            lines = [epoch_line(event.figures, self._epochs)]
+            stage = f"{self._stage}: " if self._stage else ""
+            lines = [f"{stage}{epoch_line(event.figures, self._epochs)}"]
             if constant := event.figures.get("constant_inputs"):
                 lines.append(_about_constant(constant))
             console(self._lines).print("\n".join(lines), soft_wrap=True, markup=False)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from binarize import accounting, files
@@ -19,7 +18,7 @@ from binarize.recipes import TrainingRecipe
 from binarize.training import saved
 from binarize.training.best import is_complete
 from binarize.training.build import dataset
-from binarize.training.environment import on_cpu
+from binarize.training.environment import device as chosen_device
 from binarize.training.evaluation import evaluate
 from binarize.training.folder import LOG, MODEL
 
@@ -85,14 +84,14 @@ def collect(
     recipe, model = saved.load(run)
     part = split or recipe.data.test
     costs = _costs(run, model, recipe) if count else {}
-    history = _history(run)
+    history = read_history(run)
     figures = _kept(run, part) if root is None else None  # kept figures are of the recipe's own data
     if figures is None:
         data = dataset(recipe, part, root=root)
         saved.check_classes(run, data.truth)
-        device = None if on_cpu() else torch.accelerator.current_accelerator()
+        device = chosen_device()
         figures = evaluate(
-            model.to(device) if device is not None else model,
+            model.to(device),
             data,
             output=recipe.network.output,
             device=device,
@@ -122,7 +121,12 @@ def _costs(run: Path, model: nn.Module, recipe: TrainingRecipe) -> dict[str, dic
     return found
 
 
-def _history(run: Path) -> list[dict[str, Any]]:
+def read_history(run: Path) -> list[dict[str, Any]]:
+    """The log of a run, one entry per epoch.
+
+    Raises:
+        ConfigError: there is none.
+    """
     try:
         return [json.loads(line) for line in (run / LOG).read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:

@@ -143,6 +143,7 @@ def _card(metrics: dict[str, Any], full: Result, truth: Truth) -> str:
     if recipe.method is not None:
         bits = create(recipe.method.name, **recipe.method.options).bits[0]
         stored = "weights of one bit" if bits == 1 else f"weights of {bits} bits"
+    how = f"in {len(recipe.stages)} stages" if recipe.stages else "from scratch"
     settings = _settings(metrics["recipe_name"], recipe)
     changed = "".join(f" --set {shlex.quote(setting)}" for setting in settings)
     command = f"`binarize train {metrics['recipe_name']}{changed}`"
@@ -160,7 +161,7 @@ def _card(metrics: dict[str, Any], full: Result, truth: Truth) -> str:
     lines = [
         f"# {metrics['name']}",
         "",
-        f"{head}, trained from scratch on {metrics['data']}: {metrics['bytes']:,} bytes, {stored}.",
+        f"{head}, trained {how} on {metrics['data']}: {metrics['bytes']:,} bytes, {stored}.",
         "",
         "```python",
         f'model = binarize.load("zoo:{metrics["name"]}")',

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from binarize.comparison import paired, sweep
 from binarize.comparison.collect import Result
+from binarize.comparison.paired import paired_tests
 from binarize.comparison.published import published, remark
 from binarize.errors import ConfigError
 from binarize.recipes import TrainingRecipe
@@ -23,11 +25,12 @@ _OWN += ("training.save_every", "training.evaluate_every", "network.pretrained")
 _APART = 2  # settings that a label names at most
 
 
-def as_dict(results: Sequence[Result]) -> dict[str, Any]:
+def as_dict(results: Sequence[Result], tried: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """The table's content, for JSON.
 
     Args:
         results: of one data set and split. Runs that differ only in their seed make one row.
+        tried: the report of `sweep.chosen`, if the runs were chosen from more.
 
     Raises:
         ConfigError: none at all, of several data sets or splits, or one recipe and seed twice.
@@ -51,6 +54,7 @@ def as_dict(results: Sequence[Result]) -> dict[str, Any]:
     first = results[0].recipe
     firsts = [group[0] for group in rows.values()]
     names = labels([r.recipe for r in firsts], [r.path for r in firsts])
+    made = [_row(group, name) for group, name in zip(rows.values(), names, strict=True)]
     return {
         "data": first.data.name,
         "split": results[0].split,
@@ -60,7 +64,9 @@ def as_dict(results: Sequence[Result]) -> dict[str, Any]:
         "batch": first.training.batch,
         "differences": sorted({d for r in results for d in _differences(first, r.recipe)}),
         **remark(first),
-        "rows": [_row(group, name) for group, name in zip(rows.values(), names, strict=True)],
+        "rows": made,
+        "tests": paired_tests(made),
+        **({"sweep": list(tried)} if tried else {}),
     }
 
 
@@ -95,6 +101,10 @@ def markdown(table: dict[str, Any]) -> str:
         lines.append(_line(cells))
     text = [title(table), "", *lines]
     text += [part for remark in remarks(table) for part in ("", remark)]
+    if any(len(test["seeds"]) > 1 for test in table["tests"]):
+        text += ["", paired.markdown(table["tests"]).rstrip()]
+    if "sweep" in table:
+        text += ["", sweep.markdown(table["sweep"]).rstrip()]
     return "\n".join(text) + "\n"
 
 
@@ -120,6 +130,8 @@ def remarks(table: dict[str, Any]) -> list[str]:
         text += ["Mean and sample standard deviation over seeds."]
     if any(row["published"] for row in rows):
         text += ["In brackets: the paper's figures."]
+    if "sweep" in table:
+        text += list(_about_sweep(table))
     if "remark" in table:
         text += [table["remark"]]
     if table["differences"]:
@@ -127,6 +139,16 @@ def remarks(table: dict[str, Any]) -> list[str]:
     if any(row["costs"]["honest"]["uncounted"] for row in rows):
         text += ["Costs are lower bounds: something could not be counted; see `binarize summary`."]
     return text
+
+
+def _about_sweep(table: dict[str, Any]) -> Iterator[str]:
+    tried = table["sweep"]
+    each = len({tuple(row["values"]) for row in tried}) * len(tried[0]["figures"])
+    yield f"Each row: the best on val of {each} trainings per recipe, by {tried[0]['figure']}."
+    if edges := list(sweep.untuned(tried)):
+        yield f"The best value is at the end of those tried, so others may be better: {', '.join(edges)}."
+    if len(tried[0]["figures"]) < 2:
+        yield "Paired test between rows: n/a with one seed."
 
 
 def columns(table: dict[str, Any]) -> dict[str, str]:
@@ -153,7 +175,8 @@ def label(recipe: TrainingRecipe) -> str:
     """The name of a row: `float`, `bidense`, `bidense (granularity=layer)`."""
     if recipe.method is None:
         return "float, pretrained" if recipe.network.pretrained else "float"
-    options = ", ".join(f"{k}={v}" for k, v in recipe.method.options.items() if k != "form")
+    parts = [f"{k}={v}" for k, v in recipe.method.options.items() if k != "form"]
+    options = ", ".join(parts + [f"{len(recipe.stages)} stages"] * bool(recipe.stages))
     return f"{recipe.method.name} ({options})" if options else recipe.method.name
 
 

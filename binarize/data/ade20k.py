@@ -11,7 +11,8 @@ from pathlib import Path
 
 from binarize.data.catalog import register_dataset
 from binarize.data.dataset import DenseDataset, Labels
-from binarize.data.files import inside, paired, text
+from binarize.data.files import inside, text
+from binarize.data.pairing import paired
 
 _CLASSES = 150
 _FOLDERS = {"train": "training", "val": "validation"}

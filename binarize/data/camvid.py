@@ -8,7 +8,8 @@ from pathlib import Path
 
 from binarize.data.catalog import register_dataset
 from binarize.data.dataset import DenseDataset, Labels, Pair
-from binarize.data.files import columns, existing, paired, place, text
+from binarize.data.files import columns, existing, place, text
+from binarize.data.pairing import paired
 from binarize.errors import DataError
 
 _NAMES = (

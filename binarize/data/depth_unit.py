@@ -14,6 +14,9 @@ _OTHERS = {
     10000.0: "tenths of millimetres",
     10.0: "decimetres",
 }
+UNITS = _COMMON | _OTHERS
+"""Names of units, by how many of them make a metre."""
+
 _QUANTILES = np.linspace(0.0, 1.0, 33)
 _ENOUGH = 10_000  # values per file for the quantiles
 _INSIDE = 0.9  # least share of the values that a unit must explain
@@ -56,6 +59,13 @@ class DepthValues:
             f"{d.least:g} to {d.most:g} m count"
         )
 
+    def metres(self) -> dict[str, float]:
+        """Least, median and largest depth of the files, whether they count or not; empty if there is none."""
+        if not self._quantiles:
+            return {}
+        scale = self._depth.scale
+        return {"least": self._low / scale, "median": self._median() / scale, "largest": self._high / scale}
+
     def doubtful(self) -> bool:
         """Whether depths are mostly much too near or too far, and another unit explains them."""
         if not self._quantiles:
@@ -90,8 +100,7 @@ class DepthValues:
 
     def remedy(self) -> str:
         """What to do, as the end of a sentence; empty if nothing is known."""
-        names = _COMMON | _OTHERS
-        if found := [f"{names[scale]}: set `scale: {scale:g}`" for scale in self.scales()]:
+        if found := [f"{UNITS[scale]}: set `scale: {scale:g}`" for scale in self.scales()]:
             return f". They look like {', or like '.join(found)} in data.options (data set folder)"
         return "; see `scale` and `max_depth` in data.options (data set folder)" if self._quantiles else ""
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from binarize.data.dataset import Pair
-from binarize.errors import DataError, listed, warn
+from binarize.errors import DataError, listed
 
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -116,6 +116,11 @@ def place(base: Path, name: str) -> Path:
     return next((p for p in paths if p.is_file()), paths[3])
 
 
+def hidden(path: Path) -> bool:
+    """Whether a file is hidden, or in a hidden folder: `._x.png` of macOS is no picture."""
+    return any(part.startswith(".") for part in path.parts if part not in (".", ".."))
+
+
 def pictures(path: Path) -> list[Path]:
     """Image files of a folder, sorted by name; without hidden ones (`._x.png` of macOS) and folders."""
     return sorted(
@@ -132,46 +137,6 @@ def images(path: Path) -> list[Path]:
     found = pictures(folder(path, "images"))
     if not found:
         raise DataError(f"{path}: no image in this folder ({', '.join(IMAGES)}).")
-    return found
-
-
-def paired(source: Path, targets: Path) -> list[Pair]:
-    """Images and the truths with the same names, whatever the endings; warns of truths without an image.
-
-    Args:
-        source: folder of the images.
-        targets: folder of the truths.
-
-    Raises:
-        DataError: a folder is missing or empty, two files have one name, or an image has no truth.
-    """
-    found = _by_name(images(source))
-    truths = _by_name(pictures(folder(targets, "the truth")))
-    alone = [p.name for name, p in found.items() if name not in truths]
-    unused = [p.name for name, p in truths.items() if name not in found]
-    if alone:
-        others = f"; {len(unused)} of {len(truths)} truths have no image, first {unused[0]}" if unused else ""
-        raise DataError(
-            f"{source}: {len(alone)} of {len(found)} images have no truth, first {alone[0]}{others}. A truth "
-            f"in {targets} has the name of its image, with any of the endings {', '.join(IMAGES)}."
-        )
-    if unused:
-        warn(
-            f"{targets}: {len(unused)} of {len(truths)} truths have no image of their name in {source}, "
-            f"first {unused[0]}; they are left out."
-        )
-    return [Pair(p, truths[name]) for name, p in found.items()]
-
-
-def _by_name(paths: Sequence[Path]) -> dict[str, Path]:
-    """Files by their names without endings, with accents in one spelling (NFC)."""
-    found: dict[str, Path] = {}
-    for path in paths:
-        if (other := found.setdefault(_nfc(path.stem), path)) != path:
-            raise DataError(
-                f"{path.parent}: {other.name} and {path.name} have one name: it is unclear which of them "
-                "belongs to the other file of the pair. Move one away."
-            )
     return found
 
 

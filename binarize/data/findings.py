@@ -14,6 +14,9 @@ from binarize.errors import DataError, warn
 FEW = 0.01
 """A smaller share of pixels with a truth is taken for a mistake; a single sweep of KITTI has 0.04."""
 
+OUTSIDE = 0.05
+"""A larger share of depths that do not count is worth a word."""
+
 SHOWN = 8
 """Values and classes that a message lists at most."""
 
@@ -28,7 +31,9 @@ class Finding:
         error: whether nothing can be learned from such data.
     """
 
-    kind: Literal["nothing", "few", "unit", "one class", "absent", "turned", "dark"]
+    kind: Literal[
+        "nothing", "few", "unit", "outside", "one class", "absent", "turned", "dark", "shared", "padded"
+    ]
     message: str
     error: bool = False
 

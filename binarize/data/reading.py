@@ -124,6 +124,21 @@ def read_labels(path: Path) -> Tensor:
         return torch.from_numpy(_values(image, head).astype(np.int64))
 
 
+def read_palette(path: Path) -> dict[int, tuple[int, int, int]]:
+    """(R, G, B) of the values of a palette image; empty for other images, and for a palette of greys.
+
+    Raises:
+        DataError: the file is missing or no image.
+    """
+    with _opened(path) as image:
+        image.load()
+        palette = image.getpalette("RGB") if image.mode == "P" else None
+    if not palette:
+        return {}
+    colours = [(palette[i], palette[i + 1], palette[i + 2]) for i in range(0, len(palette) - 2, 3)]
+    return dict(enumerate(colours)) if any(len(set(colour)) > 1 for colour in colours) else {}
+
+
 def read_depth(path: Path, scale: float) -> Tensor:
     """Depth (H, W) float32 in metres from a 16-bit image or a floating-point TIFF; 0 where there is none.
 

@@ -7,6 +7,7 @@ all.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 
 from binarize.data.dataset import IGNORE, DenseDataset, Depth, Labels, sizes_differ
 from binarize.data.depth_unit import DepthValues
-from binarize.data.findings import FEW, SHOWN, Finding, absent, class_name, report
+from binarize.data.findings import FEW, OUTSIDE, SHOWN, Finding, absent, class_name, report
 from binarize.data.reading import Head, read_depth_values, read_head, read_image_values, read_labels
 from binarize.errors import DataError
 
@@ -34,6 +35,8 @@ class Survey:
         self.pairs = self.pixels = self.known = 0
         self.counts = torch.zeros(IGNORE + 1, dtype=torch.int64)
         self.values: set[int] = set()
+        self.sizes: Counter[tuple[int, int]] = Counter()  # (width, height) of the images
+        self.deep = 0  # pixels with a depth, whether it counts or not
         self.depth = DepthValues(data.truth) if isinstance(data.truth, Depth) else None
         self._turned: list[tuple[Path, Head, Head]] = []
         self._dark: list[tuple[Path, int, int]] = []  # path, largest value, white
@@ -66,9 +69,11 @@ class Survey:
             self.known = int(self.counts[:IGNORE].sum())
         else:
             self.known += int(((target > truth.least) & (target <= truth.most)).sum())
+            self.deep += int((target > 0).sum())
 
     def _look(self, image: Path, target: Path) -> None:
         head, other = read_head(image), read_head(target)
+        self.sizes[head.size] += 1
         if head.size != other.size:
             raise sizes_differ(image, head.size, target, other.size)
         if head.orientation != other.orientation:
@@ -95,7 +100,8 @@ class Survey:
             trained: whether a network is to learn all classes from them.
         """
         truth = self.data.truth
-        found = [self._nothing(where), self._few(where), self._unit(where), self._one_class(where, complete)]
+        found = [self._nothing(where), self._few(where), self._unit(where) or self._outside(where)]
+        found.append(self._one_class(where, complete))
         found += [self._orientation(where), self._darkness(where)]
         if trained and complete and isinstance(truth, Labels) and self.pairs:
             found.append(absent(truth, self.counts, where))
@@ -144,6 +150,19 @@ class Survey:
         ):
             return None
         return Finding("unit", f"{where}: {self.depth.seen()}{self.depth.remedy()}.")
+
+    def _outside(self, where: str) -> Finding | None:
+        truth = self.data.truth
+        if not isinstance(truth, Depth) or not self.known or self.known < FEW * self.pixels:
+            return None
+        if self.depth is None or self.deep - self.known <= OUTSIDE * self.deep:
+            return None
+        return Finding(
+            "outside",
+            f"{where}: {100 * (1 - self.known / self.deep):.2g} % of the depths do not count: "
+            f"{self.depth.seen()}. A larger `max_depth` (data.options) would let them; if one value stands "
+            "for unknown depths, they do well to be left out.",
+        )
 
     def _one_class(self, where: str, complete: bool) -> Finding | None:
         truth = self.data.truth

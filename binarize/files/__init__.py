@@ -7,6 +7,7 @@ from binarize.files.find_source import find_source
 from binarize.files.float_source import build, check_arguments, create_timm
 from binarize.files.header import ENTRY, FORMAT_VERSION, PACKED_VERSION, Header, PackedHeader
 from binarize.files.load import load, read_header, read_preprocessing
+from binarize.files.partial_checkpoint import PartialMatch, match_in_part
 from binarize.files.save import deployed_size, save
 from binarize.option_texts import parse_kwargs
 
@@ -17,6 +18,7 @@ __all__ = [
     "CheckpointReport",
     "Header",
     "PackedHeader",
+    "PartialMatch",
     "build",
     "check_arguments",
     "check_target",
@@ -26,6 +28,7 @@ __all__ = [
     "first_line",
     "load",
     "load_checkpoint",
+    "match_in_part",
     "parse_kwargs",
     "read_header",
     "read_preprocessing",

@@ -52,7 +52,7 @@ class CheckpointReport:
 
 
 def load_checkpoint(
-    model: nn.Module, path: str | os.PathLike[str], *, parts: Sequence[str] = ()
+    model: nn.Module, path: str | os.PathLike[str], *, parts: Sequence[str] = (), converted: bool = False
 ) -> CheckpointReport:
     """Load float weights into `model`, or into one part of it: all tensors of that, or none.
 
@@ -65,6 +65,7 @@ def load_checkpoint(
             `weights_only=True`).
         parts: names of submodules, such as `encoder`: a file that does not fit the whole model may hold the
             weights of the first of these that it fits; tensors that this part does not have are left out.
+        converted: also take the file of a converted network, for a `model` that is converted, too.
 
     Raises:
         ConfigError: if there is no such file, its name ends otherwise, or the model has no such part.
@@ -72,7 +73,7 @@ def load_checkpoint(
     """
     file = check_readable(path)
     where = repr(str(path))
-    entries = read_entries(file, where)
+    entries = read_entries(file, where, converted=converted)
     match = find_match(entries, model.state_dict().keys(), where)
     expected = _expected(model, match)
     if not difference(expected, match.tensors):

@@ -31,12 +31,13 @@ Entries = dict[str, dict[str, Tensor]]
 """Tensors by name, by the entry that they stand in ("state_dict"); "" is the file itself."""
 
 
-def read_entries(file: Path, where: str) -> Entries:
+def read_entries(file: Path, where: str, *, converted: bool = False) -> Entries:
     """All groups of tensors in a file.
 
     Args:
         file: `.safetensors`, or one of PyTorch's, read with `weights_only=True`.
         where: what to call it in messages.
+        converted: also take the file of a converted network.
 
     Raises:
         ConfigError: its name ends otherwise, or it cannot be read.
@@ -44,7 +45,7 @@ def read_entries(file: Path, where: str) -> Entries:
     """
     suffix = file.suffix.lower()
     if suffix == ".safetensors":
-        return {"": _from_safetensors(file, where)}
+        return {"": _from_safetensors(file, where, converted)}
     if suffix not in TORCH:
         known = ", ".join((".safetensors", *TORCH))
         raise ConfigError(
@@ -92,7 +93,7 @@ def _groups(
             yield from _groups(value, f"{entry}.{name}".lstrip("."), depth + 1)
 
 
-def _from_safetensors(file: Path, where: str) -> dict[str, Tensor]:
+def _from_safetensors(file: Path, where: str, converted: bool) -> dict[str, Tensor]:
     container = read(file)
     tensors = dict(container.tensors)
     if ENTRY in container.metadata:
@@ -103,7 +104,7 @@ def _from_safetensors(file: Path, where: str) -> dict[str, Tensor]:
                 "nothing can be trained. Give the file that it was exported from; to use it as it is, read "
                 "it with binarize.load."
             )
-        if header.plan is not None:
+        if header.plan is not None and not converted:
             raise FormatError(
                 f"{where} holds a converted model, expected float weights; read it with binarize.load."
             )

@@ -21,7 +21,7 @@ from binarize.files.float_network import float_network
 from binarize.files.header import Header, PackedHeader, dtype_of, loads
 from binarize.files.packed import PackedLayers, widened
 from binarize.files.state import assign, laid_out, shapes, transient_buffers, with_aliases
-from binarize.files.stored_plan import apply_plan, stored_plan
+from binarize.files.stored_plan import apply_plan, leave_weights_float, stored_plan
 from binarize.files.zoo import PREFIX, locate
 from binarize.model_info import qualified_name
 from binarize.preprocessing import Preprocessing
@@ -78,6 +78,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     else:
         _restore_dtypes(network, contents)
         network = network.float() if from_zoo else network  # the zoo's float weights have 16 bits
+        leave_weights_float(network, container.metadata)
     if images is not None:
         network.binarize_preprocessing = images.as_dict()  # type: ignore[assignment] - a plain attribute
     if (truth := container.metadata.get(preprocessing.TRUTH_ENTRY)) is not None:

@@ -17,7 +17,7 @@ from binarize.files.find_source import find_source
 from binarize.files.header import ENTRY, Header, PackedHeader, loads, versions
 from binarize.files.packed import is_deployed, packed_size, save_packed
 from binarize.files.state import state_of, strides_of, transient_buffers
-from binarize.files.stored_plan import check_converted_once, executed
+from binarize.files.stored_plan import check_converted_once, executed, weights_entry
 from binarize.files.zoo import locate
 from binarize.model_info import plan_of
 
@@ -64,7 +64,7 @@ def save(
 
     check_target(path)  # before the work
     model = unwrapped(model)
-    entries = {**_known_entries(model), **(entries or {})}
+    entries = {**_known_entries(model), **weights_entry(model), **(entries or {})}
     if packed:
         return save_packed(model, path, source=source, entries=entries, float_dtype=float_dtype)
     _check_latent(model, float_dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -14,6 +15,9 @@ from binarize.model_info import qualified_name
 
 if TYPE_CHECKING:
     from binarize.graph import Plan
+
+_WEIGHTS = "binarize.weights"
+"""A text entry of a file's header: `float` if binary layers compute with their latent weights."""
 
 
 def stored_plan(header: Header, where: str) -> Plan | None:
@@ -80,3 +84,18 @@ def check_converted_once(model: nn.Module, plan: Plan | None) -> None:
             f"{type(model).__name__} was converted twice, and a file holds one conversion: convert the float "
             "model once, with Policy(keep=...) for what is to stay float."
         )
+
+
+def weights_entry(model: nn.Module) -> dict[str, str]:
+    """The text in a file's header for a network whose activations alone are binary; else nothing."""
+    from binarize.layers.float_weights import has_float_weights
+
+    return {_WEIGHTS: "float"} if has_float_weights(model) else {}
+
+
+def leave_weights_float(network: nn.Module, metadata: Mapping[str, str]) -> None:
+    """Let the weights of a rebuilt network stay float if its file says so, in place."""
+    from binarize.layers.float_weights import use_float_weights
+
+    if metadata.get(_WEIGHTS) == "float":
+        use_float_weights(network)

@@ -69,6 +69,17 @@ class Quantizer(nn.Module):
         """What the rule is applied to: the input itself, or a norm of it; may look at it in training."""
         return x
 
+    def centring(self, mean: Tensor) -> tuple[nn.Parameter, Tensor] | None:
+        """The parameter that shifts its threshold, 0 at the start, and the value that puts it to `mean`.
+
+        Args:
+            mean: of its input, one number per channel.
+
+        Returns:
+            None for a quantizer without such a parameter.
+        """
+        return None
+
     def sign_form(self) -> SignForm | str:
         """What this computes in evaluation mode, as a sign; or, as text, why it is none."""
         return "it computes no sign of its input"
@@ -195,6 +206,10 @@ class ShiftedSignQuantizer(Quantizer):
         """See `Quantizer`."""
         return (self.move if self._name == "move" else self.beta,)
 
+    def centring(self, mean: Tensor) -> tuple[nn.Parameter, Tensor]:
+        """See `Quantizer`: sign(x + beta)."""
+        return self.move if self._name == "move" else self.beta, -mean
+
 
 class TokenSign(ShiftedSignQuantizer):
     """Forward sign(x + move) on (N, L, C), parameter `move` of shape (C,) (BiDense's linear layers)."""
@@ -241,6 +256,10 @@ class Redistribution(Quantizer):
     def rule_parameters(self) -> tuple[Tensor, ...]:
         """See `Quantizer`."""
         return self.k, self.b, self.beta
+
+    def centring(self, mean: Tensor) -> tuple[nn.Parameter, Tensor]:
+        """See `Quantizer`: sign(k x + b)."""
+        return self.b, -self.k.detach().flatten() * mean
 
 
 class DAB(Quantizer):
@@ -293,6 +312,12 @@ class DAB(Quantizer):
     def needs_negatives(self) -> bool:
         """See `Quantizer`."""
         return self.rule.threshold == "none"
+
+    def centring(self, mean: Tensor) -> tuple[nn.Parameter, Tensor] | None:
+        """See `Quantizer`: sign(x - (k mean(x) + b))."""
+        if self.rule.threshold == "adaptive":
+            return self.b, mean - self.k.detach().flatten() * mean
+        return (self.b, mean) if self.rule.threshold == "b" else None
 
     def rule_parameters(self) -> tuple[Tensor, ...]:
         """See `Quantizer`."""

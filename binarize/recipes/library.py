@@ -35,3 +35,14 @@ def find(name: str | Path) -> Path:
     if path.suffix in (".yaml", ".yml") and not near_names(text, known):
         raise ConfigError(f"recipe {path}: no such file, and no recipe of this name; see `binarize recipes`.")
     raise ConfigError(unknown_name("recipe", text, known, "binarize recipes"))
+
+
+def recipes_of(name: str | Path) -> list[str]:
+    """The recipes of a folder, the toolkit's (`camvid`) or another; none if there is no such folder."""
+    path = Path(name)
+    text = path.as_posix().removeprefix("recipes/").rstrip("/")
+    if path.is_dir():
+        found = (p for ending in ("*.yaml", "*.yml") for p in path.glob(ending))
+        if own := sorted(p.as_posix() for p in found if not p.name.startswith("_")):
+            return own
+    return [known for known in names() if known.rpartition("/")[0] == text]

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from binarize.errors import ConfigError, near_names
-from binarize.recipes.library import find, folder, names
+from binarize.recipes.library import find, folder, names, recipes_of
+from binarize.recipes.listing import listing
 from binarize.recipes.schema import TrainingRecipe
 from binarize.recipes.settings import apply_settings, merged
 from binarize.recipes.source import Loader, Place, Source, load_yaml, located, note_lines
@@ -32,11 +33,36 @@ def load(name: str | Path, settings: Sequence[str] = (), faults: Faults | None =
         faults: finds faults that this module cannot know, such as unknown names of methods.
 
     Raises:
-        ConfigError: no such file, or it is not a recipe; the message names all faults.
+        ConfigError: no such file, or it is not a recipe (the message names all faults), or a folder of
+            recipes, which the message lists.
     """
+    if held := recipes_of(name):
+        rows = listing({each: _about(each) for each in held}, group=str(name))
+        raise ConfigError("\n".join([f"{name} is a folder of {len(held)} recipes; name one of them.", *rows]))
     path = find(name)
     source = Source()
-    values = _read(path, source, ())
+    return _finished(_read(path, source, ()), path, source, settings, faults)
+
+
+def from_text(text: str, path: Path, faults: Faults | None = None) -> TrainingRecipe:
+    """A recipe from the text of a file that may not be written yet.
+
+    Args:
+        text: of the file.
+        path: of the file: what it names is seen from there.
+        faults: as of `load`.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    source = Source()
+    return _finished(_parsed(text, path.resolve(), source, ()), path, source, (), faults)
+
+
+def _finished(
+    values: dict[str, Any], path: Path, source: Source, settings: Sequence[str], faults: Faults | None
+) -> TrainingRecipe:
+    """The recipe of these values, with settings on top, if it is one."""
     values = apply_settings(values, settings, source)
     _locate_code(values, Path.cwd())
     recipe = validate(values, str(path), source)
@@ -46,6 +72,13 @@ def load(name: str | Path, settings: Sequence[str] = (), faults: Faults | None =
     return recipe
 
 
+def _about(name: str) -> str:
+    try:
+        return load(name).about
+    except ConfigError:
+        return "(is no recipe)"
+
+
 def _read(path: Path, source: Source, via: tuple[Path, ...]) -> dict[str, Any]:
     path = path.resolve()
     if path in via:
@@ -53,10 +86,16 @@ def _read(path: Path, source: Source, via: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"recipe {path}: extends itself ({chain}).")
     try:
         text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=Loader)
-        values = load_yaml(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {path}: cannot be read ({error}).") from error
+    return _parsed(text, path, source, via)
+
+
+def _parsed(text: str, path: Path, source: Source, via: tuple[Path, ...]) -> dict[str, Any]:
+    """The values of a recipe's text, and of what it extends."""
+    try:
+        node = yaml.compose(text, Loader=Loader)
+        values = load_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
         raise ConfigError(f"recipe {path}: not YAML: {error}.") from error
     if not isinstance(node, yaml.MappingNode):
@@ -84,7 +123,8 @@ def _read(path: Path, source: Source, via: tuple[Path, ...]) -> dict[str, Any]:
         base = _read(target, source, (*via, path))
     source.lines |= lines
     _locate_code(values, path.parent)
-    return merged(base, values)
+    _locate_data(values, path.parent)
+    return merged(base, values, deletes=True)
 
 
 def _locate_code(values: Mapping[str, Any], folder: Path) -> None:
@@ -95,3 +135,14 @@ def _locate_code(values: Mapping[str, Any], folder: Path) -> None:
         path = folder / parts(name)[0]
         if path.is_file():
             network["name"] = f"{path.resolve()}{name[len(parts(name)[0]) :]}"
+
+
+def _locate_data(values: Mapping[str, Any], folder: Path) -> None:
+    """Make the data set's folder absolute, seen from the recipe's; else it is seen from the current one."""
+    data = values.get("data")
+    root = data.get("root") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or not isinstance(root, str):
+        return
+    path = folder / Path(root).expanduser()
+    if path.is_dir() or not Path(root).is_dir():  # in no place: the recipe's, for the message
+        data["root"] = str(path.resolve())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import typing
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from binarize.recipes.images import (
     Augmentation,
@@ -26,7 +27,8 @@ class Data(Part):
 
     Attributes:
         name: see `binarize data list`.
-        root: its folder; by default it is looked for where BINARIZE_DATA points to.
+        root: its folder, seen from this file or else from the current folder; by default it is looked for
+            where BINARIZE_DATA points to.
         options: of the data set.
         train: name of the split to train on.
         val: of the one to watch during training; none to watch nothing.
@@ -83,6 +85,7 @@ class MethodSettings(Part):
         only: globs of the layers to convert; none for all.
         first: layers to keep at the input.
         last: layers to keep at each output.
+        weights: `float` leaves the weights float, so that activations alone are binary.
     """
 
     name: str
@@ -91,31 +94,36 @@ class MethodSettings(Part):
     only: tuple[str, ...] = ()
     first: Whole = 1
     last: Whole = 1
+    weights: Literal["binary", "float"] = "binary"
 
 
 class Schedule(Part):
     """OneCycle (Smith and Topin, 2019), cosine; or a cosine alone behind a warm-up.
 
     Attributes:
-        name: `cosine` falls along half a cosine from `lr` to 0, as torch's CosineAnnealingLR.
+        name: `cosine` falls along half a cosine from `lr` to 0 behind the warm-up, as torch's
+            CosineAnnealingLR.
         per: when the rate changes; the paper's code changes it once per epoch.
-        warmup: epochs in which the rate rises to `lr` in equal parts; for `cosine`.
-        rise: share of the training after which the rate is highest; these three are for `onecycle`.
+        rise: share of the training after which the rate is highest; this and the next two are for `onecycle`.
         start: highest rate / first rate.
         end: first rate / last rate.
+        warmup: epochs, at the start, in which the rate also rises in a straight line from step to step,
+            whatever the schedule (Goyal et al., arXiv 1706.02677); also parts of one. OneCycle rises anyway.
+        warmup_steps: the same in steps.
     """
 
     name: Literal["onecycle", "cosine", "constant"] = "onecycle"
     per: Literal["epoch", "step"] = "epoch"
-    warmup: Whole = 0
     rise: Share = 0.3
     start: Positive = 25.0
     end: Positive = 1e4
+    warmup: NotNegative = 0.0
+    warmup_steps: Whole = 0
 
     @model_validator(mode="after")
-    def _warmup_of_cosine(self) -> Schedule:
-        if self.warmup and self.name != "cosine":
-            raise ValueError(f"warmup is for the schedule cosine, this one is {self.name}")
+    def _one_warmup(self) -> Schedule:
+        if self.warmup and self.warmup_steps:
+            raise ValueError("warmup and warmup_steps are two ways to say one thing: leave one out")
         return self
 
 
@@ -123,15 +131,22 @@ class Distillation(Part):
     """Learning from a float network too.
 
     Attributes:
-        teacher: a network for the same task: file of a checkpoint, folder of a run, or `zoo:NAME`.
+        teacher: a network for the same task: file of a checkpoint, folder of a run, `zoo:NAME`, or, in a
+            recipe with stages, `stage:NAME` for an earlier one.
         weight: of its loss: per-pixel KL divergence of the class probabilities, or of depth the mean absolute
             difference of logarithms.
+        hard: weight of the loss against the truth. 0 with `temperature` 1 is the distributional loss that
+            ReActNet trains with (arXiv 2003.03488, Section 4.3): the teacher's probabilities alone.
+        loss: `kl`, or `cross_entropy` between the probabilities of both, which is larger by the teacher's
+            entropy and has the same gradient.
         temperature: of the probabilities.
         features: weight of the mean squared difference of the encoder's maps, each divided by its own scale.
     """
 
     teacher: str
     weight: NotNegative = 1.0
+    hard: NotNegative = 1.0
+    loss: Literal["kl", "cross_entropy"] = "kl"
     temperature: Positive = 1.0
     features: NotNegative = 0.0
 
@@ -171,9 +186,13 @@ class Training(Part):
             It reaches back 1 / (1 - ema) steps: 0.999 is for runs of several thousand.
         ema_warmup: let the decay rise from 0 as 1 - (1 + steps)^(-2/3) until it is `ema`.
         activations_first: share of the epochs in which weights stay float and only activations are binary.
-        start_from: weights to start from (file, folder of a run, or `zoo:NAME`), of the float network, or a
-            plain state of the same binary one.
+        start_from: weights to start from (file, folder of a run, or `zoo:NAME`), of the float network or of
+            the same binary one; packed files have none to start from.
+        start_fit: what they have to fit: `all` of the network's tensors, `most` (half of them; the others are
+            named, and start as without it), or `any`.
         distillation: from a float network.
+        calibrate: batches from which the statistics of BatchNorm are measured again at the end, with the
+            final weights (Wu and Johnson, arXiv 2105.07576); 0 leaves the moving averages.
         save_every: epochs from one checkpoint to the next.
         evaluate_every: epochs from one look at `val` to the next; the last epoch is always looked at.
         keep: networks that stay in the run's folder: that of the `last` epoch or that of the one that was
@@ -209,7 +228,9 @@ class Training(Part):
     ema_warmup: bool = True
     activations_first: Annotated[Float, Field(ge=0, lt=1)] = 0.0
     start_from: str | None = None
+    start_fit: Literal["all", "most", "any"] = "most"
     distillation: Distillation | None = None
+    calibrate: Whole = 0
     save_every: Count = 1
     evaluate_every: Count = 1
     keep: Literal["last", "best", "both"] = "both"
@@ -219,6 +240,11 @@ class Training(Part):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Training:
+        if self.patience is not None and self.calibrate:
+            raise ValueError(
+                "patience and calibrate do not go together, since the last epoch is not known before it is "
+                "measured: leave calibrate out, and run `binarize calibrate` afterwards"
+            )
         if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
             raise ValueError("nesterov is for optimizer: sgd with a momentum")
         if self.schedule.warmup >= self.epochs:
@@ -226,6 +252,21 @@ class Training(Part):
         if self.batch % self.accumulate:
             raise ValueError(f"batch {self.batch} is not a multiple of accumulate {self.accumulate}")
         return self
+
+
+class Stage(Part):
+    """One part of a training that goes from float to binary; it starts from the weights of the one before.
+
+    Attributes:
+        binary: `none` trains the float network, `activations` one with binary activations and float weights,
+            `all` the binary one.
+        share: of `training.epochs`, in relation to the other stages' numbers.
+        training: settings of `training` that are others in this stage.
+    """
+
+    binary: Literal["none", "activations", "all"] = "all"
+    share: Positive = 1.0
+    training: dict[str, Any] = Field(default={})
 
 
 class TrainingRecipe(Part):
@@ -237,6 +278,8 @@ class TrainingRecipe(Part):
         network: that is trained.
         method: how it is binarized; none trains the float network.
         training: how it is trained.
+        stages: parts of the training by name, in order; none for a training in one go (docs:
+            pretrained-to-binary.md).
     """
 
     about: str = ""
@@ -244,6 +287,21 @@ class TrainingRecipe(Part):
     network: Network
     method: MethodSettings | None = None
     training: Training
+    stages: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Stage] = Field(default={})
+
+
+def can_be_none(place: tuple[str | int, ...]) -> bool:
+    """Whether the setting at a place of a recipe can be null; False for what is no setting of its own."""
+    model: Any = TrainingRecipe
+    allowed = False
+    for part in place:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return False
+        kinds = (field.annotation, *typing.get_args(field.annotation))
+        allowed = type(None) in kinds
+        model = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+    return allowed
 
 
 # the earlier names of these classes, which scripts may import and pickles may hold

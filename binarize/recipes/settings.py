@@ -9,11 +9,13 @@ import yaml
 
 from binarize import option_texts
 from binarize.errors import ConfigError
-from binarize.recipes.schema import Network
+from binarize.recipes.schema import Network, can_be_none
 from binarize.recipes.source import Place, Source, load_yaml
 
 _EXAMPLE = "training.lr=1e-3"
 _DEFAULT_NAMES = {"network": Network.model_fields["name"].default}
+_OF_DATA = {"options", "root", "train", "val", "test"}
+"""Settings that mean something for one data set only: where it is, and how its splits are called."""
 
 
 def apply_settings(
@@ -82,18 +84,31 @@ def _contradiction(place: Place, given: Mapping[Place, str], setting: str) -> Co
     return ConfigError(f"--set {setting!r}: {name} is set already{f', by {other!r}' if other else ''}.")
 
 
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` wins; mappings are merged; options of another `name` are dropped."""
+def merged(
+    base: Mapping[str, Any], over: Mapping[str, Any], *, deletes: bool = False, place: Place = ()
+) -> dict[str, Any]:
+    """`over` wins; mappings are merged; what belongs to another `name` (its options) is dropped.
+
+    Args:
+        base: values of a recipe.
+        over: others.
+        deletes: whether null in `over` deletes what `base` has; it stays a value where a setting can be none
+            (`data.val`), and where nothing is inherited.
+        place: of both in the recipe.
+    """
     result = dict(base)
     for key, value in over.items():
-        old = result.get(key)
+        old, here = result.get(key), (*place, key)
         if isinstance(old, Mapping) and isinstance(value, Mapping):
             before = old.get("name", _DEFAULT_NAMES.get(key))
             renamed = "name" in value and before is not None and value["name"] != before
             if renamed:  # options are those of another network, method or data set
-                gone = {"options", "output"} | ({"encoder"} if ":" in str(value["name"]) else set())
+                gone = _OF_DATA if key == "data" else {"options", "output"}
+                gone = gone | ({"encoder"} if ":" in str(value["name"]) else set())
                 old = {k: v for k, v in old.items() if k not in gone}
-            result[key] = merged(old, value)
+            result[key] = merged(old, value, deletes=deletes, place=here)
+        elif value is None and deletes and key in result and not can_be_none(here):
+            del result[key]
         else:
             result[key] = value
     return result

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from binarize.errors import ConfigError, near_names
+from binarize.recipes import stages
 from binarize.recipes.schema import TrainingRecipe
 from binarize.recipes.source import Place, Source, located
 
@@ -19,11 +20,16 @@ def validate(values: Mapping[str, Any], where: str, source: Source | None = None
     Raises:
         ConfigError: they are not a recipe; the message names all faults.
     """
+    source = source or Source()
     try:
-        return TrainingRecipe.model_validate(values)
+        recipe = TrainingRecipe.model_validate(values)
     except ValidationError as error:
-        faults = "\n".join(f"  {fault}" for fault in _faults(error, source or Source()))
+        faults = "\n".join(f"  {fault}" for fault in _faults(error, source))
         raise ConfigError(f"recipe {where}:\n{faults}") from None
+    found = [located(source, place, what) for place, what in stages.faults(recipe)]
+    if found:
+        raise ConfigError("\n".join([f"recipe {where}:", *(f"  {fault}" for fault in found)]))
+    return recipe
 
 
 def _faults(error: ValidationError, source: Source) -> Iterator[str]:

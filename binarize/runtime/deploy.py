@@ -15,6 +15,7 @@ from binarize.graph.trace.roles import known_class
 from binarize.graph.unsupported import refuse
 from binarize.graph.wrappers import unwrapped
 from binarize.layers import BinaryAttention, BinaryLayer
+from binarize.layers.float_weights import has_float_weights
 from binarize.model_info import plan_of
 from binarize.runtime.layer import PackedLayer, RuntimeOptions
 from binarize.runtime.lower import empty_packed, lower
@@ -171,6 +172,11 @@ def _check(model: nn.Module) -> None:
         raise ConfigError(
             f"{type(model).__name__} has no binary layer to deploy: convert it first, "
             "binarize.deploy(binarize.apply(model, 'bidense'))."
+        )
+    if has_float_weights(model):
+        raise ConfigError(
+            f"{type(model).__name__} has binary activations, but its weights are float: it is a stage on the "
+            "way to a binary network. Train the next stage, and deploy that."
         )
     for path, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_meta:

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from binarize.training.callbacks import Callback, End, Start, StopTraining
     from binarize.training.evaluation import evaluate
     from binarize.training.fitting import Result, fit
-    from binarize.training.loop import StoppedError, train
+    from binarize.training.loop import StoppedError
     from binarize.training.progress import Event
+    from binarize.training.staged import train
 
 __all__ = [
     "Callback",
@@ -38,7 +39,7 @@ _ORIGIN = {
     "StoppedError": "loop",
     "evaluate": "evaluation",
     "fit": "fitting",
-    "train": "loop",
+    "train": "staged",
 }
 
 

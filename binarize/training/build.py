@@ -15,15 +15,16 @@ from binarize import data, graph, model_names
 from binarize.data.catalog import check_split, info
 from binarize.data.dataset import Truth
 from binarize.data.samples import SampleDataset
-from binarize.errors import BinarizeError, ConfigError, FormatError, warn
-from binarize.files import load_checkpoint
+from binarize.errors import ConfigError
 from binarize.layers import BinaryLayer
+from binarize.layers.float_weights import use_float_weights
 from binarize.methods import METHODS, create
 from binarize.networks.catalog import NETWORKS
 from binarize.recipes import TrainingRecipe
 from binarize.recipes.schema import MethodSettings, Network, Training
 from binarize.training.folder import model_file
 from binarize.training.sizes import check_size, check_training
+from binarize.training.start_weights import started
 from binarize.training.tasks import TASKS, task_of
 
 FROM_PYTHON = "python"
@@ -140,7 +141,11 @@ def network(
         torch.manual_seed(recipe.training.seed)
         net = _float_network(recipe, truth, weights=weights)
         spec = getattr(net, "binarize_spec", None)
-        net = _converted(recipe, net) if start is None else _started(recipe, net, start, tell)
+        if start is None:
+            net = _converted(recipe, net)
+        else:
+            convert = partial(_converted, recipe) if recipe.method is not None else None
+            net = started(net, convert, start, recipe.training.start_fit, tell)
     if spec is not None:
         net.binarize_spec = spec
     return net
@@ -169,48 +174,6 @@ def _float_network(recipe: TrainingRecipe, truth: Truth, *, weights: bool) -> nn
     return net
 
 
-def _started(recipe: TrainingRecipe, net: nn.Module, start: Path, tell: Callable[[str], None]) -> nn.Module:
-    """The network, converted if the recipe has a method, with the weights of a file.
-
-    They are those of the float network, else of the binary one, else of the encoder alone.
-    """
-    try:
-        tell(f"start_from {start}: {load_checkpoint(net, start)}")
-    except BinarizeError as error:
-        failure = error
-    else:
-        return _converted(recipe, net)
-    binary = _converted(recipe, net)
-    other = failure
-    if recipe.method is not None:
-        try:
-            tell(f"start_from {start}: {load_checkpoint(binary, start)}, of the binary network")
-        except BinarizeError as error:
-            other = error
-        else:
-            return binary
-    if isinstance(failure, FormatError) and isinstance(getattr(net, "encoder", None), nn.Module):
-        try:
-            report = load_checkpoint(net, start, parts=["encoder"])
-        except BinarizeError:
-            pass
-        else:
-            warn(
-                f"start_from {start}: fits the encoder alone ({report}); the other weights of the network "
-                "start at random."
-            )
-            return _converted(recipe, net)
-    if recipe.method is None:
-        raise failure
-    if str(other) == str(failure):  # of the file itself, whatever it is to be read into
-        raise ConfigError(
-            f"start_from {start}: fits neither the float network nor the binary one: {failure}"
-        ) from failure
-    raise ConfigError(
-        f"start_from {start}: fits neither the float network ({failure}) nor the binary one ({other})."
-    ) from other
-
-
 def _converted(recipe: TrainingRecipe, net: nn.Module) -> nn.Module:
     chosen = recipe.method
     if chosen is None:
@@ -221,7 +184,10 @@ def _converted(recipe: TrainingRecipe, net: nn.Module) -> nn.Module:
     if model_names.is_own(recipe.network.name):  # nothing else says what images it takes
         inputs = torch.randn(1, 3, *recipe.data.augmentation.size, generator=torch.Generator().manual_seed(0))
     seeded = torch.default_generator  # by the recipe
-    return graph.apply(net, method, policy=policy, example_inputs=inputs, generator=seeded)
+    converted = graph.apply(net, method, policy=policy, example_inputs=inputs, generator=seeded)
+    if chosen.weights == "float":
+        use_float_weights(converted)
+    return converted
 
 
 def memory_format(settings: Training) -> torch.memory_format:

@@ -13,10 +13,11 @@ from binarize import files
 from binarize.errors import ConfigError
 from binarize.files import container
 from binarize.recipes.schema import Distillation
+from binarize.training import saved
 from binarize.training.distributed import all_sum
 from binarize.training.evaluation import resized
 from binarize.training.folder import model_file
-from binarize.training.metadata import chosen_output
+from binarize.training.metadata import chosen_output, has_recipe
 from binarize.training.outputs import selected
 
 
@@ -24,8 +25,11 @@ class Teacher:
     """A frozen network, and how far another one's outputs and encoder maps are from its own.
 
     Per pixel, with temperature T: T^2 KL(softmax(teacher / T) || softmax(student / T)) (Hinton et al., arXiv
-    1503.02531), mean over pixels; for depth mean |ln student - ln teacher|. Maps: mean over maps of
-    mean((student - teacher)^2) / mean(teacher^2), the latter over the images of all processes.
+    1503.02531), mean over pixels; with `loss: cross_entropy` -T^2 sum_c softmax(teacher / T)_c
+    ln softmax(student / T)_c, larger by the teacher's entropy. Alone (`hard: 0`) with T = 1 that is the
+    distributional loss of ReActNet (arXiv 2003.03488, Section 4.3). For depth mean |ln student - ln teacher|.
+    Maps: mean over maps of mean((student - teacher)^2) / mean(teacher^2), the latter over the images of all
+    processes.
 
     Args:
         settings: weights of both, and the teacher's file, the folder of its run or `zoo:NAME`.
@@ -34,14 +38,20 @@ class Teacher:
 
     Raises:
         ConfigError: `features` is set and one of the networks has no `encoder`.
+
+    Attributes:
+        hard: weight of the loss against the truth.
     """
 
     def __init__(self, settings: Distillation, student: nn.Module, device: torch.device) -> None:
         self._settings = settings
+        self.hard = settings.hard
         file = model_file(Path(settings.teacher))
+        metadata = container.read_metadata(file)
+        net = saved.load(file)[1] if has_recipe(metadata) else files.load(file)
         # float: a file may hold half-precision weights, as the zoo's do
-        self._net = files.load(file).float().to(device).requires_grad_(False)
-        self._output = chosen_output(container.read_metadata(file))
+        self._net = net.float().to(device).requires_grad_(False)
+        self._output = chosen_output(metadata)
         self._maps: dict[str, list[Tensor]] = {}
         if settings.features:
             for name, net in (("student", student), ("teacher", self._net)):
@@ -55,21 +65,24 @@ class Teacher:
 
         Args:
             images: (N, 3, H, W), the ones that `output` is of.
-            output: of the student, (N, C, H, W).
+            output: of the student, (N, C, H, W), or (N, C) of a classifier.
         """
         with torch.no_grad():
             expected = selected(self._net(images), self._output).float()
         output = output.float()
-        expected = resized(expected, output.shape[-2:])
+        if output.dim() == 4:
+            expected = resized(expected, output.shape[-2:])
         if expected.shape != output.shape:
             raise ConfigError(
                 f"distillation.teacher gives {expected.shape[1]} channels, the network {output.shape[1]}."
             )
         if output.shape[1] > 1:
             t = self._settings.temperature
-            difference = F.kl_div(
-                (output / t).log_softmax(1), (expected / t).log_softmax(1), reduction="none", log_target=True
-            )
+            learnt, wanted = (output / t).log_softmax(1), (expected / t).log_softmax(1)
+            if self._settings.loss == "kl":
+                difference = F.kl_div(learnt, wanted, reduction="none", log_target=True)
+            else:
+                difference = -wanted.exp() * learnt
             apart = t * t * difference.sum(1).mean()
         else:
             apart = (output.clamp_min(1e-3).log() - expected.clamp_min(1e-3).log()).abs().mean()

@@ -1,4 +1,4 @@
-"""What accelerate's environment variables ask for: the CPU, or a network that is split by FSDP."""
+"""What accelerate's environment variables ask for: a device, or a network that is split by FSDP."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import parse_flag_from_env
 
 from binarize.errors import ConfigError
 
 _FSDP = "ACCELERATE_USE_FSDP"
+_CPU = "ACCELERATE_USE_CPU"
+_DEVICE = "ACCELERATE_TORCH_DEVICE"
 _NOT_OFFERED = {
     "FSDP_OFFLOAD_PARAMS": "parameters stay on the device",
     "FSDP_ACTIVATION_CHECKPOINTING": "maps are kept for the backward pass",
@@ -54,7 +57,68 @@ def on_cpu() -> bool:
     Raises:
         ConfigError: the variable is neither yes nor no.
     """
-    return flag("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return flag(_CPU) or not torch.accelerator.is_available()
+
+
+def devices() -> list[str]:
+    """Names of the devices that are here: `cpu`, and `mps` or `cuda:0`, `cuda:1`..."""
+    kind = torch.accelerator.current_accelerator()
+    if kind is None or not torch.accelerator.is_available():
+        return ["cpu"]
+    count = torch.accelerator.device_count()
+    return ["cpu", kind.type] if kind.type == "mps" else ["cpu", *(f"{kind.type}:{i}" for i in range(count))]
+
+
+def device() -> torch.device:
+    """Where a network runs: what `on_device` chose, else the accelerator, else the CPU."""
+    kind = None if on_cpu() else torch.accelerator.current_accelerator()
+    if kind is None:
+        return torch.device("cpu")
+    return torch.device(os.environ.get(_DEVICE, kind.type))
+
+
+@contextmanager
+def on_device(name: str | None) -> Iterator[None]:
+    """Use one device, whatever the environment says; None for what it says.
+
+    Args:
+        name: `cpu`, `cuda`, `cuda:1`, `mps`.
+
+    Raises:
+        ConfigError: there is no such device here, or a number is given where there are several processes.
+    """
+    if name is None:
+        yield
+        return
+    known = devices()
+    if name not in {*known, *(device.partition(":")[0] for device in known)}:
+        raise ConfigError(f"--device {name}: there is no such device here; there is {', '.join(known)}.")
+    if ":" in name and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"--device {name}: of several processes each takes a device of its own; give "
+            f"{name.partition(':')[0]}."
+        )
+    before = {variable: os.environ.get(variable) for variable in (_CPU, _DEVICE)}
+    os.environ[_CPU] = "1" if name == "cpu" else "0"
+    os.environ.pop(_DEVICE, None)
+    if ":" in name:
+        os.environ[_DEVICE] = name
+    _forget_device(name)
+    try:
+        yield
+    finally:
+        for variable, value in before.items():
+            os.environ.pop(variable, None)
+            if value is not None:
+                os.environ[variable] = value
+
+
+def _forget_device(name: str) -> None:
+    """Let accelerate choose again, where an earlier run of this process used another device."""
+    known = PartialState._shared_state.get("device")
+    alone = PartialState._shared_state.get("num_processes", 1) == 1
+    if known is not None and alone and torch.device(name) != known:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def requested_sharding() -> ShardingSettings | None:

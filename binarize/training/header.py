@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from binarize.layers import BinaryLayer
+from binarize.layers.float_weights import has_float_weights
 from binarize.recipes import TrainingRecipe
 from binarize.training.build import FROM_PYTHON
 from binarize.training.run import Run
@@ -50,6 +51,9 @@ def _counts(run: Run) -> str:
     layers = [module for module in run.net.modules() if isinstance(module, BinaryLayer)]
     binary = {id(layer.weight): layer.weight.numel() * layer.weight_rule.planes for layer in layers}
     others = sum(p.numel() for p in run.net.parameters() if id(p) not in binary)
+    if has_float_weights(run.net):
+        others += sum(layer.weight.numel() for layer in layers)
+        return f"binary activations in {len(layers)} layers, {others:,} parameters of 32 bits"
     if not binary:
         return f"{others:,} parameters of 32 bits"
     weights = f"{sum(binary.values()):,} weights of one bit in {len(layers)} layers"

@@ -12,10 +12,9 @@ def rate(schedule: Schedule, highest: float, step: int, *, steps_per_epoch: int,
 
     OneCycle: from highest / start up to highest after the share `rise` of the training, then down to
     highest / start / end, both along half a cosine; of n positions 0..n - 1 the last is at the end.
-
-    Cosine: of W positions of warm-up, position t has highest (t + 1) / W; of the n - W behind them, the s-th
-    has highest (1 + cos(pi s / (n - W))) / 2, s = 0..n - W - 1 (Loshchilov and Hutter, arXiv 1608.03983,
-    without restarts).
+    Cosine: of the n positions behind the warm-up, the s-th has highest (1 + cos(pi s / n)) / 2, s = 0..n - 1
+    (Loshchilov and Hutter, arXiv 1608.03983, without restarts).
+    Warm-up: in the first W steps, 0..W - 1, the rate times (step + 1) / W.
 
     Args:
         schedule: which.
@@ -24,16 +23,17 @@ def rate(schedule: Schedule, highest: float, step: int, *, steps_per_epoch: int,
         steps_per_epoch: steps of one epoch.
         epochs: of the whole training.
     """
+    warming = schedule.warmup_steps or round(schedule.warmup * steps_per_epoch)
+    if step < warming:
+        highest *= (step + 1) / warming
     if schedule.name == "constant":
         return highest
     total, position = (
         (epochs, step // steps_per_epoch) if schedule.per == "epoch" else (epochs * steps_per_epoch, step)
     )
     if schedule.name == "cosine":
-        rising = schedule.warmup * (1 if schedule.per == "epoch" else steps_per_epoch)
-        if position < rising:
-            return highest * (position + 1) / rising
-        return _cosine(highest, 0.0, (position - rising) / (total - rising))
+        before = warming / steps_per_epoch if schedule.per == "epoch" else warming
+        return _cosine(highest, 0.0, max(0.0, position - before) / max(1.0, total - before))
     first = highest / schedule.start
     last = first / schedule.end
     top = schedule.rise * total - 1  # where torch.optim.lr_scheduler.OneCycleLR has its peak

@@ -19,6 +19,7 @@ from binarize.training.best import is_complete
 from binarize.training.callbacks import End, Start
 from binarize.training.checkpoint import save, save_best
 from binarize.training.confusion import draw_confusion
+from binarize.training.constant_loss import constant_loss, warn_of_loss
 from binarize.training.curves import draw_curves
 from binarize.training.evaluation import evaluate
 from binarize.training.figures import LARGE
@@ -28,6 +29,7 @@ from binarize.training.health import first_not_finite, not_finite
 from binarize.training.interrupt import Stop, interruptible
 from binarize.training.process_group import destroy_group_at_exit
 from binarize.training.progress import Event
+from binarize.training.recalibrate import recalibrate
 from binarize.training.run import Run
 from binarize.training.setup import set_up
 from binarize.training.stages import float_weights
@@ -98,6 +100,8 @@ def follow(run: Run, tell: Callable[[str], None] | None = None) -> list[dict[str
                 _epoch(run, stopped, track)
         except _EndedError:
             pass
+    if begins and is_complete(progress.history, settings):
+        warn_of_loss(run)
     if main and progress.history:
         draw_curves(progress.history, run.out / CURVES)
     destroy_group_at_exit()
@@ -128,6 +132,8 @@ def _epoch(run: Run, stopped: Callable[[], Stop], track: Callable[[Mapping[str, 
     epoch = progress.done
     began, last = time.perf_counter(), epoch + 1 == settings.epochs
     figures = _train_epoch(run, epoch, stopped)
+    if last and settings.calibrate:
+        recalibrate(run)
     looked = run.val is not None and (last or (epoch + 1) % settings.evaluate_every == 0)
     if looked:
         figures |= _evaluations(run)
@@ -173,7 +179,7 @@ def _train_epoch(run: Run, epoch: int, stopped: Callable[[], Stop]) -> dict[str,
     if problem := first_not_finite(run.net):
         raise not_finite(run.net, epoch, steps - 1, run.out / STATE, problem)
     if run.tally is not None and not start:
-        run.tally.check(run.device)
+        run.constant_loss = constant_loss(run.loss, run.tally.check(run.device))
         run.tally = None  # one whole epoch is enough
     figures: dict[str, Any] = {
         "epoch": epoch + 1,

@@ -81,6 +81,21 @@ def read_checkpoint(metadata: Mapping[str, str]) -> Checkpoint | None:
         return None
 
 
+def with_recipe(metadata: Mapping[str, str], recipe: TrainingRecipe, before: int) -> dict[str, str]:
+    """The text entries of the file of a stage's network, with the recipe of all stages in them.
+
+    Args:
+        metadata: the entries.
+        recipe: of all stages.
+        before: epochs of the stages in front of this one.
+    """
+    entries = {**metadata, _RECIPE: json.dumps(recipe.model_dump(mode="json"))}
+    if (found := read_checkpoint(metadata)) is not None:
+        whole = dataclasses.replace(found, epoch=before + found.epoch, epochs=before + found.epochs)
+        entries[_CHECKPOINT] = json.dumps(dataclasses.asdict(whole))
+    return entries
+
+
 def preprocessing_of(recipe: TrainingRecipe, truth: Truth) -> Preprocessing:
     """What images go through before a network that follows the recipe, outside of its benchmark.
 

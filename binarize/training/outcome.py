@@ -39,12 +39,15 @@ def rows(out: Path, history: Sequence[Mapping[str, Any]]) -> list[Row]:
 
     Args:
         out: folder of the run.
-        history: its log; not empty.
+        history: its log; not empty. Of a run in stages only the last one counts: the others train other
+            networks.
     """
+    stage = history[-1].get("stage")
+    own = [line for line in history if line.get("stage") == stage]
     kept = [(found, file) for file in (out / BEST, out / MODEL) if (found := checkpoint_in(file)) is not None]
     found = []
     for part, suffix in (("val", ""), ("val_without_ema", ", without EMA")):
-        best = best_of(history, part)
+        best = best_of(own, part)
         ends = [("best", best[0])] if best is not None else []
         if not suffix or part in history[-1]:
             ends.append(("last", history[-1]["epoch"]))

@@ -54,6 +54,7 @@ class Run:
         images: what an image goes through before it is the network's input; None if that is not known.
         report: called with what happened, in the main process; None if no one listens.
         callbacks: of the caller's.
+        constant_loss: of the best prediction that is the same for all pixels; None while it is unknown.
     """
 
     recipe: TrainingRecipe
@@ -77,6 +78,7 @@ class Run:
     images: Preprocessing | None
     report: Callable[[Event], None] | None
     callbacks: Callbacks
+    constant_loss: float | None = None
 
     @property
     def settings(self) -> Training:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from binarize.data.catalog import check_split
+from binarize.data.findings import report
 from binarize.data.samples import SampleDataset
 from binarize.errors import ConfigError, first_line, warn
 from binarize.files import container
@@ -36,7 +37,7 @@ from binarize.training.environment import (
     on_cpu,
     requested_sharding,
 )
-from binarize.training.folder import BEST, MODEL, STATE
+from binarize.training.folder import BEST, MODEL, STATE, with_stages_located
 from binarize.training.health import LatentWatch
 from binarize.training.inputs import InputWatch
 from binarize.training.metadata import preprocessing_of, read_checkpoint
@@ -102,7 +103,9 @@ def set_up(
     loss = task_of(data.truth).loss(settings, _class_weights(settings, data, accelerator))
     resumed = resume and (out / STATE).is_file()
     heard = tell if tell is not None and accelerator.is_main_process else _unheard
-    net = network(recipe, data.truth, weights=not resumed, tell=heard) if given is None else given.network
+    placed = with_stages_located(recipe, out)
+    weights = not resumed
+    net = network(placed, data.truth, weights=weights, tell=heard) if given is None else given.network
     net = net.to(memory_format=memory_format(settings))
     strategy = _strategy(net, accelerator, sharding, compiled=settings.compile)
     average = MovingAverage(net) if settings.ema is not None else None
@@ -116,7 +119,8 @@ def set_up(
     else:
         _check_given(strategy.standalone, recipe, data)
     make_folder(out)  # all that can be wrong with the network is known by now
-    teacher = Teacher(settings.distillation, net, accelerator.device) if settings.distillation else None
+    learning = placed.training.distillation
+    teacher = Teacher(learning, net, accelerator.device) if learning else None
     batches, loader = _batches(recipe, data, accelerator)
     _check_steps(progress, batches.steps, settings, out)
     if resumed:
@@ -179,6 +183,7 @@ def _datasets(
     tally = task.tally(data, name, task.inspect(data, name))
     if val is not None:
         task.inspect(val, f"{chosen.name} {chosen.val}")
+    report(task.doubts(data, val, (name, f"{chosen.name} {chosen.val}"), chosen.augmentation))
     return data, val, tally
 
 

@@ -97,7 +97,7 @@ def _backward(run: Run, images: Tensor, targets: Tensor, step: int) -> float:
             output = resized(output, target.shape[-2:])
             value = run.loss(output, target)
             if run.teacher is not None:
-                value = value + run.teacher.loss(part, output)
+                value = run.teacher.hard * value + run.teacher.loss(part, output)
             value = value / len(parts)
             accelerator.backward(value)
         loss += all_sum(value.detach()).item() / accelerator.num_processes

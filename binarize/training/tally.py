@@ -24,22 +24,29 @@ class Tally:
     def __init__(self, data: DenseDataset, where: str, known: set[str]) -> None:
         self._data, self._where, self._known = data, where, known
         self._counts = torch.zeros(IGNORE + 2, dtype=torch.float64)  # of each id; pixels that count, of depth
+        self._logs = torch.zeros(2, dtype=torch.float64)  # of depths: sums of logarithms and of their squares
 
     def add(self, targets: Tensor) -> None:
         """Count truths (N, H, W): class ids int64 or metres float32, on the CPU."""
         truth = self._data.truth
         if isinstance(truth, Depth):
-            valid = int(((targets > truth.least) & (targets <= truth.most)).sum())
+            known = (targets > truth.least) & (targets <= truth.most)
+            valid, logs = int(known.sum()), targets[known].double().log()
             self._counts[0] += valid
+            self._logs += torch.stack([logs.sum(), logs.square().sum()])
             self._counts[IGNORE] += targets.numel() - valid
         else:
             self._counts[: IGNORE + 1] += torch.bincount(targets.flatten(), minlength=IGNORE + 1)
 
-    def check(self, device: torch.device) -> None:
+    def check(self, device: torch.device) -> Tensor:
         """Warn of what the epoch did not hold; all processes have to call this.
 
         Args:
             device: where processes exchange their counts.
+
+        Returns:
+            Pixels of each class; of depths, their number, and sums of logarithms and of their squares.
+
 
         Raises:
             DataError: not one pixel counted.
@@ -57,3 +64,6 @@ class Tally:
         for finding in found:
             if finding is not None and finding.kind not in self._known:
                 warn(finding.message)
+        if isinstance(truth, Depth):
+            return torch.cat([counts[:1], all_sum(self._logs.to(device, torch.float32)).cpu()])
+        return counts[: len(truth.names)]

@@ -249,3 +249,83 @@ def test_recipes_with_a_byte_order_mark_and_line_ends_of_windows(tmp_path: Path)
     path = tmp_path / "recipe.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + BASE.replace("\n", "\r\n").encode())
     assert recipes.load(path) == recipes.load(write(tmp_path, BASE, "other.yaml"))
+
+
+def test_another_data_set_has_its_options_folder_and_splits_only(tmp_path: Path) -> None:
+    base = BASE.replace("name: shapes", "name: shapes\n  root: here\n  train: test\n  workers: 2")
+    write(tmp_path, base, "_base.yaml")
+    path = write(tmp_path, "extends: _base.yaml\ndata: {name: camvid}\n")
+    found = recipes.load(path).data
+    assert (found.options, found.root, found.train, found.val, found.test) == (
+        {},
+        None,
+        "train",
+        "val",
+        "test",
+    )
+    assert (found.workers, found.augmentation.size) == (2, (64, 64))  # of no data set
+    same = recipes.load(write(tmp_path, "extends: _base.yaml\ndata: {name: shapes, val: null}\n")).data
+    assert (same.options, same.train, same.val) == ({"size": [64, 64]}, "test", None)
+
+
+def test_null_deletes_what_a_recipe_inherits(tmp_path: Path) -> None:
+    base = BASE.replace("lr: 1e-3", "lr: 1e-3\n  clip: 1.0\n  schedule: {per: step}\n  weight_decay: 0.5")
+    write(tmp_path, base, "_base.yaml")
+    text = """\
+extends: _base.yaml
+data: {options: {size: null, number: null}}
+method: {options: {granularity: null}}
+training: {clip: null, schedule: null, weight_decay: null}
+"""
+    recipe = recipes.load(write(tmp_path, text))
+    assert recipe.data.options == {"number": None}  # nothing to delete: a value
+    assert recipe.method is not None
+    assert recipe.method.options == {}
+    training = recipe.training
+    assert (training.clip, training.schedule, training.weight_decay) == (None, schema.Schedule(), 0.01)
+    with pytest.raises(ConfigError, match=r"training.lr: is missing"):
+        recipes.load(write(tmp_path, "extends: _base.yaml\ntraining: {lr: null}\n"))
+
+
+def test_the_folder_of_the_data_is_seen_from_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "elsewhere/old").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    text = BASE.replace("name: shapes", "name: shapes\n  root: {root}")
+    for root, expected in (("../data", tmp_path / "data"), ("old", "old"), ("nil", tmp_path / "project/nil")):
+        path = write(tmp_path / "project", text.replace("{root}", root))
+        assert recipes.load(path).data.root == str(expected)
+    assert recipes.load(path, ["data.root=old"]).data.root == "old"  # of the command line: seen from here
+
+
+def test_a_folder_of_recipes_is_listed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        recipes.load("shapes")
+    first, *rows = str(caught.value).splitlines()
+    assert first == "shapes is a folder of 2 recipes; name one of them."
+    assert "  shapes/tiny-bidense" in "\n".join(rows)
+    for name in ("a", "b"):
+        write(tmp_path, BASE + f"about: of {name}\n", f"{name}.yaml")
+    write(tmp_path, "about: not one\n", "_base.yaml")
+    write(tmp_path, "about: [\n", "c.yaml")
+    with pytest.raises(ConfigError) as caught:
+        recipes.load(tmp_path)
+    rows = [row.strip() for row in str(caught.value).splitlines()[2:]]
+    names = [f"{tmp_path / name}.yaml" for name in "abc"]
+    assert rows == [f"{names[0]}  of a", f"{names[1]}  of b", f"{names[2]}  (is no recipe)"]
+
+
+def test_the_recipe_of_the_page_on_own_data(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/own-data.md").read_text(encoding="utf-8")
+    text = page.partition("```yaml\n")[2].partition("```")[0]
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "here").mkdir()
+    found = recipes.load(write(tmp_path / "here", text), (), faults)
+    assert found.data.root == str(tmp_path / "photos")
+    assert found.data.options == {"classes": 4}
+    assert (found.data.augmentation.long_side, found.training.class_balance) == (None, 0.0)
+    assert found.network == recipes.load("camvid/convnext_atto-bidense").network

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from binarize.training.evaluation import predict
 from sklearn.metrics import accuracy_score, confusion_matrix, top_k_accuracy_score
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,6 +24,7 @@ from binarize.files import container
 from binarize.files.load import read_preprocessing
 from binarize.recipes.schema import Training
 from binarize.training import build, confusion, saved
+from binarize.training.evaluation import predict
 from binarize.training.loop import StoppedError, train
 from binarize.training.losses import ClassificationLoss
 from binarize.training.metrics import ClassificationMetric

@@ -387,6 +387,18 @@ def test_a_teacher_of_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert teacher.loss(images, student(images)).item() == pytest.approx(0, abs=1e-4)
 
 
+def test_a_classifiers_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    student, master = (nn.Sequential(nn.Flatten(), nn.Linear(12, 5)) for _ in range(2))
+    monkeypatch.setattr("binarize.files.load", lambda path: copy.deepcopy(master))
+    monkeypatch.setattr("binarize.files.container.read_metadata", lambda path: {})
+    teacher = Teacher(Distillation(teacher="x"), student, torch.device("cpu"))
+    images = torch.randn(3, 3, 2, 2)
+    p, q = (net(images).softmax(1).double() for net in (master, student))
+    expected = (p * (p.log() - q.log())).sum(1).mean()
+    assert teacher.loss(images, student(images)).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
 def test_a_teacher_keeps_no_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     student = Small(4, None)
     monkeypatch.setattr("binarize.files.load", lambda path: Small(4, None).eval())

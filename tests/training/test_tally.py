@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,21 @@ from small_net import Small, values
 
 from binarize import recipes
 from binarize.data import create
+from binarize.data.dataset import Depth
 from binarize.errors import BinarizeWarning, DataError
+from binarize.training.constant_loss import class_entropy, depth_spread
 from binarize.training.evaluation import evaluate
 from binarize.training.loop import train
+from binarize.training.losses import SegmentationLoss, SiLog
 from binarize.training.tally import Tally
 
 
 def folder(root: Path, kind: str, splits: dict[str, np.ndarray]) -> None:
+    random = np.random.default_rng(0)
     for split, truth in splits.items():
         for index in range(4):
-            for name, array in (("images", np.zeros((*truth.shape, 3), dtype=np.uint8)), (kind, truth)):
+            image = random.integers(0, 256, (*truth.shape, 3)).astype(np.uint8)
+            for name, array in (("images", image), (kind, truth)):
                 path = root / split / name / f"{index}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(path)
@@ -120,3 +126,77 @@ def test_a_network_with_more_outputs_than_it_says() -> None:
     data = plain(create("shapes", "val", length=2, size=(32, 32)))
     torch.manual_seed(1)
     assert 0 <= evaluate(Small(9, None), data)["pixel_accuracy"] <= 1
+
+
+def test_images_that_are_in_both_splits(tmp_path: Path) -> None:
+    folder(tmp_path, "masks", {"train": MASK, "val": MASK})
+    (tmp_path / "val/images/2.png").write_bytes((tmp_path / "train/images/1.png").read_bytes())
+    (tmp_path / "val/images/3.png").unlink()
+    (tmp_path / "val/images/3.png").symlink_to(tmp_path / "train/images/3.png")
+    message = r"folder val: 2 of 4 images are in folder train too, first .*val/images/2.png is .*images/1"
+    with pytest.warns(BinarizeWarning, match=message):
+        train(recipe(tmp_path, {"classes": 3}), tmp_path / "run")
+
+
+def test_a_crop_larger_than_all_images(tmp_path: Path) -> None:
+    folder(tmp_path, "masks", {"train": MASK, "val": MASK})
+    plain = recipe(tmp_path, {"classes": 3}).model_dump(mode="json")
+    found = recipes.apply_settings(plain, ["data.augmentation.size=[48, 32]"])
+    with pytest.warns(BinarizeWarning, match=r"every image is smaller .* \[48, 32\]: at most 32x32"):
+        train(recipes.validate(found, "a test"), tmp_path / "run")
+    enlarged = recipes.apply_settings(found, ["data.augmentation.scale=[0.5, 1.5]"])
+    train(recipes.validate(enlarged, "a test"), tmp_path / "other")  # some crops are whole
+
+
+def test_the_least_loss_of_a_constant_prediction() -> None:
+    counts = torch.tensor([30.0, 60.0, 10.0, 0.0])
+    assert class_entropy(counts) == pytest.approx(-sum(p * math.log(p) for p in (0.3, 0.6, 0.1)))
+    weights = torch.tensor([2.0, 0.5, 6.0, 1.0])
+    ids = torch.repeat_interleave(torch.arange(4), counts.long())[None, None]
+    loss = SegmentationLoss(weights)
+    logits = torch.zeros(4, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], max_iter=100)
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        value = loss(logits.view(1, 4, 1, 1).expand(1, 4, 1, 100), ids)
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    assert class_entropy(counts, weights) == pytest.approx(closure().item(), abs=1e-3)
+
+
+def test_the_least_loss_of_a_constant_depth() -> None:
+    depth = torch.rand(1, 8, 8) * 9 + 0.5
+    logs = depth.double().log()
+    least = depth_spread(depth.numel(), float(logs.sum()), float(logs.square().sum()))
+    loss = SiLog(Depth(scale=1.0, most=10.0))
+    values = [float(loss(torch.full((1, 1, 8, 8), c), depth)) for c in np.linspace(0.5, 9.5, 400)]
+    assert min(values) == pytest.approx(least, rel=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("masks", {"classes": 3}), ("depth", {"max_depth": 10.0})])
+def test_a_training_that_learns_nothing_says_so(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
+    folder(tmp_path, kind, {"train": MASK if kind == "masks" else GOOD})
+    plain = recipe(tmp_path, options).model_dump(mode="json")
+    settings = ["training.epochs=20", "training.batch=4", "data.val=null", "training.lr=1e-12", "method=null"]
+    chosen = recipes.validate(recipes.apply_settings(plain, settings), "a test")
+    message = "the loss at the end, .*, is above .*: the network has learned nothing"
+    with pytest.warns(BinarizeWarning, match=message):
+        train(chosen, tmp_path / "run")
+    shorter = recipes.apply_settings(chosen.model_dump(mode="json"), ["training.epochs=3"])
+    train(recipes.validate(shorter, "a test"), tmp_path / "shorter")  # a try-out of three steps
+
+
+def test_a_training_that_learns_is_not_warned_of(tmp_path: Path) -> None:
+    halves = np.zeros((32, 32), dtype=np.uint8)
+    halves[:, 16:] = 1
+    folder(tmp_path, "masks", {"train": halves})
+    plain = recipe(tmp_path, {"classes": 2}).model_dump(mode="json")
+    settings = ["training.epochs=20", "data.val=null", "training.lr=1e-2", "method=null"]
+    for index in range(4):  # images that show their masks
+        shown = np.repeat((halves * 200)[..., None], 3, axis=2)
+        shown[0, 0] = index
+        Image.fromarray(shown).save(tmp_path / f"train/images/{index}.png")
+    train(recipes.validate(recipes.apply_settings(plain, settings), "a test"), tmp_path / "run")

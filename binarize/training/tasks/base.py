@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from binarize.data.findings import Finding
 from binarize.data.samples import SampleDataset, Transform
 from binarize.recipes import TrainingRecipe
 from binarize.recipes.schema import Augmentation, Evaluation, Training
@@ -122,6 +123,19 @@ class Task(ABC):
         Raises:
             DataError: nothing can be learned from it.
         """
+
+    def doubts(
+        self, data: Any, val: Any, names: tuple[str, str], augmentation: Augmentation
+    ) -> list[Finding]:
+        """What is doubtful about the splits for training and validation, seen together.
+
+        Args:
+            data: the training split.
+            val: the validation split, or None.
+            names: of both in messages: "camvid train".
+            augmentation: of training images.
+        """
+        return []
 
     @abstractmethod
     def tally(self, data: Any, where: str, known: set[str]) -> Tally | None:

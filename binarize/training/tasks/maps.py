@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binarize.data.dataset import DenseDataset, Depth, Labels
+from binarize.data.findings import Finding
+from binarize.data.overlap import shared_images
+from binarize.data.padding import padded
 from binarize.data.samples import Transform
 from binarize.data.survey import inspect, nothing
 from binarize.data.transforms import evaluation_transform, training_transform
@@ -86,6 +89,15 @@ class MapTask(Task):
     def inspect(self, data: DenseDataset, where: str) -> set[str]:
         """By a sample of the files: `data.survey.inspect`."""
         return inspect(data, where)
+
+    def doubts(
+        self, data: DenseDataset, val: DenseDataset | None, names: tuple[str, str], augmentation: Augmentation
+    ) -> list[Finding]:
+        """Crops larger than all images, and images in both splits."""
+        found = [padded(data, names[0], augmentation.model_dump())]
+        if val is not None:
+            found.append(shared_images(data, val, names))
+        return [one for one in found if one is not None]
 
     def tally(self, data: DenseDataset, where: str, known: set[str]) -> Tally | None:
         """Of all pixels, after augmentation."""
