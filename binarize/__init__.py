@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from binarize import functional, layers, methods, networks, runtime, testing
+    from binarize import functional, inspect, layers, methods, networks, runtime, testing
     from binarize.accounting import summary
     from binarize.calibration import calibrate
     from binarize.files import load, save
@@ -30,6 +30,7 @@ __all__ = [
     "calibrate",
     "deploy",
     "functional",
+    "inspect",
     "layers",
     "load",
     "methods",
@@ -44,7 +45,7 @@ __all__ = [
     "testing",
 ]
 
-_MODULES = ("functional", "layers", "methods", "networks", "runtime", "testing")
+_MODULES = ("functional", "inspect", "layers", "methods", "networks", "runtime", "testing")
 _ORIGIN = {
     "Policy": "binarize.graph",
     "apply": "binarize.graph",

@@ -66,7 +66,13 @@ def warn(message: str) -> None:
 
 
 def near_names(name: str, known: Iterable[str], *, limit: int = 3) -> list[str]:
-    """The known names that look most like `name`, best first."""
+    """The known names that look most like `name`, best first.
+
+    Args:
+        name: that is not known.
+        known: all names.
+        limit: how many at most.
+    """
     return difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)
 
 
@@ -98,7 +104,12 @@ def first_line(error: BaseException) -> str:
 
 
 def listed(names: Iterable[str], most: int = 4) -> str:
-    """Names for a sentence: the first few, and how many more."""
+    """Names for a sentence: the first few, and how many more.
+
+    Args:
+        names: all of them.
+        most: how many to name.
+    """
     every = list(names)
     more = len(every) - most
     return ", ".join(every[:most]) + (f" and {more} more" if more > 0 else "")

@@ -25,6 +25,7 @@ from binarize.cli.doctor import doctor
 from binarize.cli.evaluate import evaluate
 from binarize.cli.export import export
 from binarize.cli.init import init
+from binarize.cli.inspect import inspect
 from binarize.cli.methods import methods
 from binarize.cli.models import models
 from binarize.cli.predict import predict
@@ -58,6 +59,7 @@ _COMMANDS = (
     evaluate,
     export,
     init,
+    inspect,
     methods,
     models,
     predict,

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from binarize.cli.bench_networks import Asked, output_files
-from binarize.cli.options import DEFAULT_METHOD, InputSize, exact_scales_option, listed, out_option
+from binarize.cli.options import DEFAULT_METHOD, exact_scales_option, listed, out_option, size_option
 from binarize.cli.speed import importing
 from binarize.cli.speed import threads as torch_threads
 from binarize.errors import ConfigError
@@ -27,7 +27,7 @@ from binarize.errors import ConfigError
 @click.option(
     "--model", "custom", metavar="FILE.py:CALLABLE", help="The float model, if a file holds a custom class."
 )
-@click.option("--size", type=InputSize(), help="Image size.  [default: as trained, or converted]")
+@size_option("Image size.  [default: as trained, or converted]", name="size")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Images at once.")
 @click.option(
     "--threads",

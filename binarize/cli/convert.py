@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from binarize.cli import scale_notes
-from binarize.cli.options import DEFAULT_METHOD, InputSize, configure, default_out, out_option
+from binarize.cli.options import DEFAULT_METHOD, configure, default_out, out_option, size_option
 from binarize.cli.output import console, print_json, say, size, tell
 from binarize.cli.speed import Clock, importing
 from binarize.cli.targets import check_output
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     "--last", default=1, show_default=True, type=click.IntRange(0), help="Layers to keep at each output."
 )
 @click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Set an option of the method.")
-@click.option("--input-size", type=InputSize(), help="224, HxW or C,H,W.  [default: the model's own]")
+@size_option("224, HxW or C,H,W.  [default: the model's own]", name="input_size")
 @click.option(
     "--seed",
     default=0,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from binarize.cli.options import InputSize, chosen_file
+from binarize.cli.options import chosen_file, size_option
 from binarize.cli.output import progress, say, tell
 from binarize.cli.output import size as _size
 from binarize.cli.packing import packing_options, read_network, write_packed
@@ -20,7 +20,7 @@ from binarize.model_info import converted_size
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--packed", is_flag=True, help="One bit per binary weight, in one safetensors file.")
 @click.option("--onnx", "onnx_out", type=click.Path(path_type=Path), help="ONNX file to write, in floats.")
-@click.option("--size", type=InputSize(), help="Image size.  [default: as trained, or converted]")
+@size_option("Image size.  [default: as trained, or converted]", name="size")
 @packing_options
 def export(
     file: Path,

@@ -6,6 +6,8 @@ import io
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from binarize.methods import Method
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73")  # told apart by the colour-blind (Okabe and Ito), and by dashes
@@ -50,8 +52,8 @@ def surrogates(method: Method, progress: float) -> tuple[Any, Any, Any]:
     return values, activations.flatten(1).diagonal(), weights.flatten(1).diagonal()
 
 
-def picture(method: Method) -> bytes:
-    """A PNG; three curves each where they change during training."""
+def draw(method: Method) -> Figure:
+    """Plots of activations and of weights; three curves each where they change during training."""
     from matplotlib.figure import Figure  # without pyplot: no screen, no state
 
     curves = {progress: surrogates(method, progress) for progress in (0.0, 0.5, 1.0)}
@@ -71,6 +73,11 @@ def picture(method: Method) -> bytes:
         if changes:
             axes.legend(fontsize=8)
     figure.suptitle(f"{method.name} ({method.paper})", fontsize=11)
+    return figure
+
+
+def picture(method: Method) -> bytes:
+    """The plots of `draw` as a PNG."""
     data = io.BytesIO()
-    figure.savefig(data, format="png", metadata={"Software": None})
+    draw(method).savefig(data, format="png", metadata={"Software": None})
     return data.getvalue()

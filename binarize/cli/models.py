@@ -6,13 +6,15 @@ import fnmatch
 
 import click
 
+from binarize.cli.output import print_json
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError, near_names
 
 
 @click.command()
 @click.argument("pattern", default="*")
-def models(pattern: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def models(pattern: str, as_json: bool) -> None:
     """List the models of timm and the networks of the toolkit, one per line.
 
     PATTERN is part of a name, in capitals or not, or has wildcards: 'convnext*tiny*'.
@@ -31,4 +33,7 @@ def models(pattern: str) -> None:
         near = near_names(pattern.replace("*", ""), known)
         hint = f"did you mean {' or '.join(near)}?" if near else "try a shorter part of the name."
         raise ConfigError(f"no model matches {pattern!r}: {hint}")
-    click.echo("\n".join(found))
+    if as_json:
+        print_json(found)
+    else:
+        click.echo("\n".join(found))

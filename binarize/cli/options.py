@@ -97,6 +97,16 @@ def device_option(command: Command) -> Command:
     return click.option("--device", metavar="NAME", help=text)(command)
 
 
+def size_option(help: str, *, name: str) -> Callable[[Command], Command]:
+    """The option for the size of images, with the same names in all commands.
+
+    Args:
+        help: its line in the help text.
+        name: of the parameter that gets it.
+    """
+    return click.option("--size", "--input-size", name, type=InputSize(), help=help)
+
+
 def exact_scales_option(command: Command) -> Command:
     """The option `exact`: scales per channel that are not rounded; False where it is not given."""
 

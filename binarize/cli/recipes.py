@@ -8,8 +8,9 @@ from binarize.cli.output import print_json, say
 
 
 @click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
-def recipes(context: click.Context) -> None:
+def recipes(context: click.Context, as_json: bool) -> None:
     """List the recipes that come with the toolkit."""
     if context.invoked_subcommand is not None:
         return
@@ -18,6 +19,9 @@ def recipes(context: click.Context) -> None:
     from binarize import recipes as known
     from binarize.recipes.listing import listing
 
+    if as_json:
+        print_json({name: known.load(name).about for name in known.names()})
+        return
     for folder, names in groupby(known.names(), key=lambda name: name.rpartition("/")[0]):
         for line in listing({name: known.load(name).about for name in names}, group=folder):
             say(line)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from binarize.cli.options import InputSize
+from binarize.cli.options import size_option
 from binarize.cli.output import console, print_json, progress
 from binarize.cli.speed import importing, one_thread
 from binarize.errors import ConfigError
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("source", metavar="FILE|MODEL")
-@click.option(
-    "--input-size", type=InputSize(), help="224, HxW or C,H,W.  [default: as trained, or the model's own]"
-)
+@size_option("224, HxW or C,H,W.  [default: as trained, or the model's own]", name="input_size")
 @click.option(
     "--convention",
     type=click.Choice(["honest", "paper"]),

@@ -59,6 +59,15 @@ def register_dataset(
 ) -> Callable[[Loader], Loader]:
     """Register a function (root, split, **options) -> SampleDataset as `name`.
 
+    Args:
+        name: that recipes use.
+        task: `segmentation` or `depth`; None for a set that has both, by an option.
+        splits: that it has.
+        folders: names under which it is looked for where BINARIZE_DATA points to; none for a set without
+            files.
+        layout: of its files, for `binarize data list`.
+        terms: of use, likewise.
+
     Raises:
         ConfigError: the name is taken.
     """

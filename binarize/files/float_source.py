@@ -97,6 +97,10 @@ def _build(source: Mapping[str, Any]) -> nn.Module:
 def check_arguments(name: str, kwargs: Mapping[str, Any]) -> None:
     """Refuse arguments of a model that choose weights, or that JSON cannot hold.
 
+    Args:
+        name: of the model, for the message.
+        kwargs: keyword arguments of the function that builds it.
+
     Raises:
         ConfigError: naming the argument.
     """

@@ -18,7 +18,16 @@ from binarize.functional.rules import Rule
 
 @dataclass(frozen=True)
 class Geometry:
-    """Stride, symmetric zero padding, dilation... of a convolution, one number per spatial dim."""
+    """Stride, symmetric zero padding, dilation... of a convolution, one number per spatial dim.
+
+    Attributes:
+        stride: as torch's, as are all others.
+        padding: on both sides.
+        dilation: of the kernel.
+        groups: of channels.
+        transposed: whether it is a transposed convolution.
+        output_padding: of a transposed one; empty for zeros.
+    """
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]

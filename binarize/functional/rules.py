@@ -101,7 +101,16 @@ class _Quantize(torch.autograd.Function):
 
 
 def quantize(rule: Rule, x: Tensor, *params: Tensor) -> Tensor:
-    """`rule` applied to `x` (any shape the rule accepts), differentiable by the rule's own gradient."""
+    """`rule` applied to `x`, differentiable by the rule's own gradient.
+
+    Args:
+        rule: forward and backward.
+        x: of any shape that the rule accepts.
+        *params: the learnt numbers that the rule takes; they get its gradients.
+
+    Returns:
+        The quantized values, of the shape and dtype of `x`.
+    """
     return _Quantize.apply(rule, x, *params)
 
 

@@ -80,7 +80,7 @@ class Code(Enum):
     ATTENTION_INSIDE = "is computed inside {}, which is not taken apart"
     ATTENTION_SPREAD = "its products are in the forwards of two modules, {} and {}"
     ATTENTION_ROWS_READ = "its softmax rows are multiplied {} times"
-    ATTENTION_NO_SCORES = "what its softmax sees is no product of queries and keys"
+    ATTENTION_NO_SCORES = "what its softmax sees is not a product of queries and keys"
     ATTENTION_PRODUCTS = "its products are not plain matrix products (@, matmul or bmm)"
     NO_ATTENTION = "a product of two activations without a softmax between two products"
     # -- notes on the network
@@ -188,6 +188,7 @@ def several(what: str, names: Iterable[str]) -> str:
 EARLIER = {
     "1 convolutions or linear maps are called as functions and stay float": Code.FUNCTION_STAYS,
     "what it is added to carries a signal already": Code.ADDED_TO_SIGNAL,
+    "what its softmax sees is no product of queries and keys": Code.ATTENTION_NO_SCORES,
     "sum stays: the branch does not carry its input all the way": Code.SUM_STAYS_PARTIAL,
     "a forward computes with its {}, of which bits or nothing would be left": Code.COMPUTED_WITH,
     "BatchNorm in front: {} is its input's deviation without": Code.NORM_ADDED,

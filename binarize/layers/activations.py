@@ -56,7 +56,13 @@ class BiasPReLU(nn.Module):
 
 
 class RPReLU(BiasPReLU):
-    """PReLU(x + b0) + b1 (ReActNet, arXiv 2003.03488, Eq. 2, with b0 = -gamma and b1 = zeta)."""
+    """PReLU(x + b0) + b1 (ReActNet, arXiv 2003.03488, Eq. 2, with b0 = -gamma and b1 = zeta).
+
+    Args:
+        channels: C; slope, b0 and b1 have one value each per channel.
+        dim: channel dimension of the input, 1 or -1.
+        spatial: number of spatial dims.
+    """
 
     def __init__(self, channels: int, *, dim: int = 1, spatial: int = 2) -> None:
         super().__init__(channels, dim=dim, spatial=spatial)

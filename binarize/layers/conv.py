@@ -116,7 +116,26 @@ class _BinaryConv(BinaryLayer):
 
 
 class BinaryConv1d(_BinaryConv, nn.Conv1d):
-    """A binary nn.Conv1d; see `BinaryConv2d`."""
+    """A binary nn.Conv1d, of (N, Cin, L).
+
+    Args:
+        in_channels: Cin.
+        out_channels: Cout.
+        kernel_size: as nn.Conv1d.
+        stride: as nn.Conv1d.
+        padding: as nn.Conv1d; zeros are padded behind the quantizer.
+        dilation: as nn.Conv1d.
+        groups: as nn.Conv1d.
+        bias: see `BinaryConv2d`, as are those that follow.
+        padding_mode: as nn.Conv1d.
+        method: name or method object.
+        norm: False leaves the method's normalization out.
+        bypass: False leaves the method's bypass out; a text is the method's option of that name.
+        **options: of the method, if it is given by name.
+
+    Raises:
+        ConfigError: as `BinaryConv2d`.
+    """
 
     _float_class = nn.Conv1d
     _taken = (*_TAKEN, "padding_mode")
@@ -219,7 +238,23 @@ class BinaryConv2d(_BinaryConv, nn.Conv2d):
 class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
     """A binary nn.ConvTranspose2d; its bypass upsamples to the output size, nearest neighbour.
 
-    Args: as nn.ConvTranspose2d (zero padding only) and `BinaryConv2d`.
+    Args:
+        in_channels: Cin.
+        out_channels: Cout.
+        kernel_size: as nn.ConvTranspose2d.
+        stride: as nn.ConvTranspose2d.
+        padding: as nn.ConvTranspose2d, with zeros only.
+        output_padding: as nn.ConvTranspose2d.
+        groups: as nn.ConvTranspose2d.
+        bias: see `BinaryConv2d`, as are those that follow.
+        dilation: as nn.ConvTranspose2d.
+        method: name or method object.
+        norm: False leaves the method's normalization out.
+        bypass: False leaves the method's bypass out; a text is the method's option of that name.
+        **options: of the method, if it is given by name.
+
+    Raises:
+        ConfigError: as `BinaryConv2d`.
     """
 
     _float_class = nn.ConvTranspose2d

@@ -212,7 +212,11 @@ class ShiftedSignQuantizer(Quantizer):
 
 
 class TokenSign(ShiftedSignQuantizer):
-    """Forward sign(x + move) on (N, L, C), parameter `move` of shape (C,) (BiDense's linear layers)."""
+    """Forward sign(x + move) on (N, L, C), parameter `move` of shape (C,) (BiDense's linear layers).
+
+    Args:
+        channels: C.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, name="move", dim=-1)

@@ -45,6 +45,10 @@ def get(name: str) -> type[Method]:
 def create(name: str, **options: Any) -> Method:
     """A configured method.
 
+    Args:
+        name: as `names` lists it.
+        **options: of the method; those that are not given have their default.
+
     Raises:
         ConfigError: unknown name, unknown option or a value of a wrong type.
     """

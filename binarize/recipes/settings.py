@@ -23,6 +23,11 @@ def apply_settings(
 ) -> dict[str, Any]:
     """Values with others put in by dotted names: `training.lr=1e-3`.
 
+    Args:
+        values: of a recipe; they are not changed.
+        settings: `NAME=VALUE` each, VALUE in YAML; their order has no meaning.
+        source: where the values stand in files, for messages.
+
     Raises:
         ConfigError: a setting of another form.
     """

@@ -17,6 +17,11 @@ from binarize.recipes.source import Place, Source, located
 def validate(values: Mapping[str, Any], where: str, source: Source | None = None) -> TrainingRecipe:
     """A recipe from plain values.
 
+    Args:
+        values: as YAML has them, with what the recipe extends.
+        where: its name or file, for messages.
+        source: where the values stand in files, likewise.
+
     Raises:
         ConfigError: they are not a recipe; the message names all faults.
     """

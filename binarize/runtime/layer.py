@@ -75,6 +75,7 @@ class PackedLayer(StandsForLayer):
         spec: everything but the numbers.
         norm: module for what `spec.norm` says, or None; it is taken over, its parameters become buffers.
         inner: likewise for `spec.inner`.
+        dtype: of the vectors; None for torch's default.
 
     Attributes:
         spec: see above.

@@ -16,7 +16,11 @@ from binarize.training.tasks.base import Baseline
 
 
 class Constant(nn.Module):
-    """The same map for every image: logits (C, H, W), or metres (1, H, W)."""
+    """The same map for every image.
+
+    Args:
+        output: logits (C, H, W), or metres (1, H, W).
+    """
 
     def __init__(self, output: Tensor) -> None:
         super().__init__()

@@ -70,8 +70,7 @@ class Teacher:
         with torch.no_grad():
             expected = selected(self._net(images), self._output).float()
         output = output.float()
-        if output.dim() == 4:
-            expected = resized(expected, output.shape[-2:])
+        expected = resized(expected, output.shape[-2:])
         if expected.shape != output.shape:
             raise ConfigError(
                 f"distillation.teacher gives {expected.shape[1]} channels, the network {output.shape[1]}."

@@ -98,10 +98,15 @@ def predict(
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
 ) -> Tensor:
-    """The model's output for images (N, 3, H, W): logits or metres (N, C, H, W) or (N, C), float32.
+    """The model's output for images: logits or metres (N, C, H, W), or logits (N, C), float32.
 
-    `output` says which one, if there are several (a recipe's `network.output`). With flips or several
-    scales, depths are averaged, or class probabilities, whose logarithms come back.
+    Args:
+        model: in evaluation mode.
+        images: (N, 3, H, W), normalized.
+        output: which one to take, if there are several (a recipe's `network.output`).
+        flip: also look at the mirror images. With flips or several scales, depths are averaged, or class
+            probabilities, whose logarithms come back.
+        scales: sizes to look at, times that of the images.
 
     Raises:
         ConfigError: images of a size, at one of the scales, that the network cannot take.
@@ -147,7 +152,12 @@ def _output(model: nn.Module, images: Tensor, chosen: str | int | None) -> Tenso
 
 
 def resized(output: Tensor, size: Sequence[int]) -> Tensor:
-    """(N, C, H, W) bilinearly at another size; logits (N, C) of whole images stay."""
+    """Maps at another size, bilinearly; logits of whole images stay.
+
+    Args:
+        output: (N, C, H, W), or (N, C).
+        size: height and width.
+    """
     if output.dim() == 2 or tuple(output.shape[-2:]) == tuple(size):
         return output
     return F.interpolate(output, size=tuple(size), mode="bilinear", align_corners=False)

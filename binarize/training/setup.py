@@ -89,8 +89,18 @@ def set_up(
 ) -> Run:
     """Build a run, and find what is wrong with it before anything is written.
 
-    The other arguments and Raises: as `loop.train`, before the first step. `given` is network and data of the
-    caller's, in place of those that the recipe names.
+    Args:
+        recipe: what to train, on what, and how.
+        out: folder of the run.
+        root: folder of the data set, in place of the recipe's.
+        resume: continue with what is in `out`.
+        report: called after each step and each epoch, in the main process.
+        tell: called in the main process with what was loaded at the start.
+        callbacks: of the caller's.
+        given: network and data of the caller's, in place of those that the recipe names.
+
+    Raises:
+        BinarizeError: what `loop.train` raises before its first step.
     """
     settings = recipe.training
     keep_group_at_exit()
@@ -104,8 +114,7 @@ def set_up(
     resumed = resume and (out / STATE).is_file()
     heard = tell if tell is not None and accelerator.is_main_process else _unheard
     placed = with_stages_located(recipe, out)
-    weights = not resumed
-    net = network(placed, data.truth, weights=weights, tell=heard) if given is None else given.network
+    net = given.network if given else network(placed, data.truth, weights=not resumed, tell=heard)
     net = net.to(memory_format=memory_format(settings))
     strategy = _strategy(net, accelerator, sharding, compiled=settings.compile)
     average = MovingAverage(net) if settings.ema is not None else None
@@ -114,10 +123,7 @@ def set_up(
     progress = restore_state(out / STATE, net, bare, tensors) if resumed else Progress()
     progress.planned = planned
     optimizer = _prepare(strategy, bare, average, accelerator)
-    if given is None:
-        _check_sizes(strategy.standalone, recipe, data, val, heard)
-    else:
-        _check_given(strategy.standalone, recipe, data)
+    (_check_given if given else _check_sizes)(strategy.standalone, recipe, data, val, heard)
     make_folder(out)  # all that can be wrong with the network is known by now
     learning = placed.training.distillation
     teacher = Teacher(learning, net, accelerator.device) if learning else None
@@ -286,7 +292,7 @@ def _check_sizes(
         check_size(net, val.truth, (height, width), where, chosen)
 
 
-def _check_given(net: nn.Module, recipe: TrainingRecipe, data: SampleDataset) -> None:
+def _check_given(net: nn.Module, recipe: TrainingRecipe, data: SampleDataset, *_: Any) -> None:
     """Find out whether a network of the caller's gives what the truth of the data needs."""
     image = data[0].image
     task, training = task_of(data.truth), net.training

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-import binarize
 from binarize.data.dataset import Truth
 from binarize.errors import BinarizeError, ConfigError, warn
 from binarize.graph.model_copy import copied
@@ -108,7 +107,7 @@ def _failed(error: Exception, when: str = "") -> ConfigError:
 
 def _described(error: Exception) -> str:
     """Type, first line and place of an error: the last line that is neither torch's nor the toolkit's."""
-    ours = tuple(str(Path(file).parent) for file in (torch.__file__, binarize.__file__) if file)
+    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {first_line(error)}{place}"

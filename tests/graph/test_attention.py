@@ -267,7 +267,7 @@ def test_dropout_of_weights_is_on_in_training_only() -> None:
 REASONS: dict[type[nn.Module], str] = {
     Linear: "without a softmax between two products",
     Einsum: "not plain matrix products",
-    Gathered: "no product of queries and keys",
+    Gathered: "not a product of queries and keys",
     Twice: "multiplied 2 times",
     Stores: "attn cannot be rewritten: its forward stores 'weights'",
     Torchs: "computed inside MultiheadAttention",

@@ -91,7 +91,7 @@ SENTENCES = {
         ("attn", "block"),
     ),
     "its softmax rows are multiplied 2 times": (Code.ATTENTION_ROWS_READ, ("2",)),
-    "what its softmax sees is no product of queries and keys": (Code.ATTENTION_NO_SCORES, ()),
+    "what its softmax sees is not a product of queries and keys": (Code.ATTENTION_NO_SCORES, ()),
     "its products are not plain matrix products (@, matmul or bmm)": (Code.ATTENTION_PRODUCTS, ()),
     "a product of two activations without a softmax between two products": (Code.NO_ATTENTION, ()),
     "the model is compiled: its binary copy has to be compiled anew": (Code.COMPILED, ()),
@@ -161,6 +161,7 @@ SENTENCES = {
 """As plans say them, with the code and values of each."""
 
 EARLIER_SENTENCES = {
+    "what its softmax sees is no product of queries and keys": (Code.ATTENTION_NO_SCORES, ()),
     "1 convolutions or linear maps are called as functions and stay float": (Code.FUNCTION_STAYS, ()),
     "what it is added to carries a signal already": (Code.ADDED_TO_SIGNAL, ()),
     "sum stays: the branch does not carry its input all the way": (Code.SUM_STAYS_PARTIAL, ()),

@@ -410,7 +410,7 @@ def test_the_page(
 ) -> None:
     """What docs/own-network.md shows, as it stands there, in fewer steps."""
     monkeypatch.chdir(tmp_path)
-    nets, recipe_text, commands = blocks("python")[0], blocks("yaml")[0], blocks("")[0]
+    nets, recipe_text, commands = blocks("python")[0], blocks("yaml")[0], blocks("bash")[0]
     Path("nets.py").write_text(nets)
     Path("unet.yaml").write_text(recipe_text)
     Image.new("RGB", (64, 64)).save("image.png")

@@ -34,11 +34,23 @@ def apply(
 ) -> nn.Module:
     """A binary copy of `model`; the given model is left untouched.
 
-    The arguments are those of `plan` and `execute`. The copy has the class, methods, training flags and state
+    The copy has the class, methods, training flags and state
     dict prefixes of the model, its float weights as latent weights, and the executed plan as attribute
     `binarize_plan`. Parameters that modules share stay shared and frozen ones stay frozen; what the method
     adds (quantizers, norms, activations) is trainable. Hooks move to the replacement of their module. The
     copy of a compiled model is not compiled.
+
+    Args:
+        model: any float network; what `plan` refuses is refused here too.
+        method: name of a method, or a method object.
+        policy: which layers stay float; None for the default one.
+        example_inputs: a tensor, or a tuple or dict of arguments, that the model can be run on; None for an
+            image of the model's own size.
+        generator: of the start values that the method draws; None for torch's.
+        **options: of the method, if it is given by name.
+
+    Returns:
+        The binary network, in the model's mode of training or evaluation.
 
     Raises:
         ConfigError: as `plan` and `execute`.

@@ -66,7 +66,11 @@ _INNER = {RPReLU: "rprelu", BiasPReLU: "bias_prelu", Maxout: "maxout", Piecewise
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a layer cannot be packed."""
+    """Why a layer cannot be packed.
+
+    Attributes:
+        reason: for people, as `deploy_report` prints it.
+    """
 
     reason: str
 

@@ -1,0 +1,94 @@
+"""A section of a report: one picture, the numbers in it, and what they say."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCHEMA = 1
+"""Version of the form of the JSON documents."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One analysis, of one or several networks.
+
+    Attributes:
+        name: of its files: `entropy`, or `parameters-bidense` where each network has its own picture.
+        analysis: one of `binarize.inspect.ANALYSES`.
+        title: a few words.
+        figure: a figure of matplotlib.
+        findings: sentences.
+        rows: the numbers as a table, all with the same keys.
+        data: the numbers as arrays, by network.
+        warnings: sentences on what is probably wrong; not among `findings`.
+    """
+
+    name: str
+    analysis: str
+    title: str
+    figure: Figure
+    findings: tuple[str, ...]
+    rows: Sequence[Mapping[str, Any]]
+    data: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+
+    def picture(self, form: str = "png") -> bytes:
+        """The figure as a file: `png`, `svg` or `pdf`; equal figures give equal bytes."""
+        import matplotlib as mpl
+
+        data = io.BytesIO()
+        metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+        with mpl.rc_context({"svg.hashsalt": "binarize", "svg.fonttype": "none"}):
+            self.figure.savefig(data, format=form, metadata=metadata[form])
+        return data.getvalue()
+
+    def document(self) -> dict[str, Any]:
+        """All but the figure, as JSON holds it; NaN becomes None."""
+        return {
+            "schema": SCHEMA,
+            "analysis": self.analysis,
+            "title": self.title,
+            "findings": list(self.findings),
+            "warnings": list(self.warnings),
+            "data": plain_values(self.data),
+        }
+
+    def json(self) -> bytes:
+        """`document` as a file."""
+        return (json.dumps(self.document(), allow_nan=False) + "\n").encode()
+
+    def csv(self) -> bytes:
+        """`rows` as a file; empty cells where there is no number."""
+        text = io.StringIO()
+        names = list(self.rows[0]) if self.rows else []
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        for row in self.rows:
+            writer.writerow({k: "" if v is None else v for k, v in plain_values(row).items()})
+        return text.getvalue().encode()
+
+
+def plain_values(value: Any) -> Any:
+    """Arrays as lists, six significant digits, None for what is not a finite number."""
+    if isinstance(value, Mapping):
+        return {str(key): plain_values(one) for key, one in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain_values(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [plain_values(one) for one in value]
+    if isinstance(value, np.generic):
+        return plain_values(value.item())
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value

@@ -1,0 +1,1 @@
+"""Each analysis as a section of a report: title, picture, numbers, findings."""

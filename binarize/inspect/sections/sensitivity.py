@@ -1,0 +1,131 @@
+"""Picture and words of `binarize.inspect.sensitivity`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from binarize.inspect import style
+from binarize.inspect.layer_sensitivity import KeepList, Sensitivity
+from binarize.inspect.section import Section
+
+
+def sensitivity_section(
+    label: str,
+    found: Sensitivity,
+    figure: str,
+    keep: KeepList | None = None,
+    measured: tuple[float, float] | None = None,
+    name: str = "sensitivity",
+) -> Section:
+    """What the groups of layers of one network are worth.
+
+    Args:
+        label: of the network.
+        found: their gains.
+        figure: name of the main figure (`miou`).
+        keep: the suggested groups, if there is a budget.
+        measured: the figure with every group binary, and with those of `keep` float.
+        name: of the section's files.
+    """
+    chosen = set(keep.groups) if keep is not None else set()
+    return Section(
+        name=name,
+        analysis="sensitivity",
+        title=f"What {figure} gains from layers that stay float: {label}",
+        figure=_figure(label, found, figure, chosen),
+        findings=(*_findings(label, found, figure), *_suggestion(label, keep, figure, measured)),
+        rows=[
+            {
+                "network": label,
+                "group": group,
+                figure: found.changed[i],
+                "gain": found.gain[i],
+                "bytes": found.bytes[i],
+                "ops": found.ops[i],
+                "keep": group in chosen,
+            }
+            for i, group in enumerate(found.groups)
+        ],
+        data={
+            label: {
+                "figure": figure,
+                "from_float": found.from_float,
+                "base": found.base,
+                "groups": found.groups,
+                "layers": found.layers,
+                "changed": found.changed,
+                "gain": found.gain,
+                "bytes": found.bytes,
+                "ops": found.ops,
+                "keep": None if keep is None else {**vars(keep), "measured": measured},
+            }
+        },
+    )
+
+
+def _figure(label: str, found: Sensitivity, figure: str, chosen: set[str]) -> Any:
+    count = len(found.groups)
+    drawn = style.figure(9.0, 1.3 + 0.19 * max(4, count))
+    axes = drawn.subplots()
+    for kept, colour, text in (
+        (False, style.COLOURS[5], "group of layers"),
+        (True, style.COLOURS[1], "in the keep list"),
+    ):
+        rows = [i for i, group in enumerate(found.groups) if (group in chosen) == kept]
+        if rows:
+            axes.barh(
+                rows,
+                found.gain[rows],
+                color=colour,
+                label=text,
+                hatch="///" if kept else None,
+                edgecolor="white",
+            )
+    axes.axvline(0, color="0.3", linewidth=1)
+    axes.set_yticks(range(count), found.groups, fontsize=7)
+    axes.set_ylim(count - 0.4, -0.6)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    word = "higher" if found.higher else "lower"
+    axes.set_xlabel(
+        f"gain: how much {word} {figure} is with the group float (network: {found.base:.4f})",
+        fontsize=9,
+    )
+    way = "one group at a time made binary" if found.from_float else "one group at a time kept float"
+    axes.set_title(f"{label}: {way}", fontsize=10)
+    if chosen:
+        axes.legend(fontsize=8)
+    return drawn
+
+
+def _findings(label: str, found: Sensitivity, figure: str) -> list[str]:
+    order = np.argsort(-found.gain)
+    texts = [f"{found.groups[i]} ({found.gain[i]:+.4f})" for i in order[:3]]
+    positive = int((found.gain > 0).sum())
+    way = "made binary, costs" if found.from_float else "kept float, gains"
+    return [
+        f"{label}: {figure} {found.base:.4f}; a group {way} most at {', '.join(texts)}; {positive} of "
+        f"{len(found.groups)} groups are worth something."
+    ]
+
+
+def _suggestion(
+    label: str, keep: KeepList | None, figure: str, measured: tuple[float, float] | None
+) -> list[str]:
+    if keep is None:
+        return []
+    if not keep.groups:
+        return [f"{label}: no group that is worth something fits the budget."]
+    options = " ".join(f"--keep {pattern}" for pattern in keep.patterns)
+    said = [
+        f"{label}: keep {', '.join(keep.groups)} for {keep.bytes:,.0f} more bytes and "
+        f"{keep.ops / 1e6:,.1f} M more OPs per image: {options}"
+    ]
+    if measured is not None:
+        said.append(
+            f"{label}: with all of these float, {figure} is {measured[1]:.4f}, with every group binary "
+            f"{measured[0]:.4f}; the sum of their single gains is {keep.gain:+.4f}."
+        )
+    return said

@@ -1,0 +1,81 @@
+r"""Draw docs/pictures/headline.png from two runs, and from the milliseconds that `bench` measured.
+
+python docs/pictures/headline.py runs/depth-float runs/depth-bidense 5.2 1.8
+
+The runs are made by
+binarize train shapes/tiny-float --set data.options.task=depth --set data.options.number=4 \
+    --out runs/depth-float
+binarize train shapes/tiny-bidense --set data.options.task=depth --set data.options.number=4 \
+    --out runs/depth-bidense
+and timed by
+binarize bench runs/depth-bidense --against eager,channels_last --rounds 15
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+import binarize
+from binarize.data import create
+from binarize.training import pictures, saved
+
+HERE = Path(__file__).parent
+SHOWN = (0, 5)  # of the test images
+
+
+def main(runs: list[str], times: list[str]) -> None:
+    """Image, truth and both predictions, with what each network takes under them."""
+    networks = [saved.load_with_truth(Path(run)) for run in runs]
+    recipe, _, truth = networks[0]
+    images = create(recipe.data.name, "test", **recipe.data.options)
+    columns: list[list[torch.Tensor]] = [[] for _ in range(2 + len(runs))]
+    for index in SHOWN:
+        image, true = images.load(index)
+        found = [pictures.predict_image(net, image, r.data.evaluation, truth) for r, net, _ in networks]
+        span = pictures.depth_span(true)
+        for column, picture in zip(
+            columns, [image, *(pictures.coloured(m, truth, span) for m in (true, *found))], strict=True
+        ):
+            column.append(picture)
+    errors = [absolute_relative(Path(run)) for run in runs]
+    captions = ["image", "true depth"]
+    names = ("float", "BiDense, packed")
+    for name, run, time, error in zip(names, runs, times, errors, strict=True):
+        captions.append(f"{name}\n{megabytes(Path(run)):.2f} MB   {time} ms\nAbsRel {error:.3f}")
+    figure = Figure(figsize=(8.0, 4.7), dpi=110, layout="constrained")
+    for axes, column, caption in zip(figure.subplots(1, 4), columns, captions, strict=True):
+        gap = torch.full((3, 2, column[0].shape[2]), 255, dtype=torch.uint8)
+        axes.imshow(
+            torch.cat([column[0], gap, column[1]], 1).permute(1, 2, 0).numpy(), interpolation="nearest"
+        )
+        axes.set_xlabel(caption, fontsize=10)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    figure.savefig(HERE / "headline.png", metadata={"Software": None})
+
+
+def absolute_relative(run: Path) -> float:
+    """The figure of `binarize evaluate`."""
+    command = [sys.executable, "-m", "binarize", "evaluate", str(run), "--json"]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["abs_rel"]
+
+
+def megabytes(run: Path) -> float:
+    """Of the float network's file, or of the binary one's packed file."""
+    path = run / "model.safetensors"
+    model = binarize.load(path)
+    if not any(type(module).__name__.startswith("Binary") for module in model.modules()):
+        return path.stat().st_size / 1e6
+    with tempfile.TemporaryDirectory() as folder:
+        return binarize.save(model, Path(folder) / "packed.safetensors", packed=True).stat().st_size / 1e6
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:3], sys.argv[3:5])
