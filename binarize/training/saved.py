@@ -76,6 +76,10 @@ def check_classes(path: Path, truth: Truth) -> None:
 def load_with_truth(path: Path, model: nn.Module | None = None) -> tuple[TrainingRecipe, nn.Module, Truth]:
     """As `load`, and the data set's truth, which gives the outputs their meaning; no data is needed.
 
+    Args:
+        path: as of `load`.
+        model: likewise.
+
     Raises:
         ConfigError: there is no such file.
         FormatError: it was not written by a training, or is corrupt.

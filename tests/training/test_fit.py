@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -418,13 +417,3 @@ def test_onnx_models_say_how_images_are_prepared_and_what_classes_mean(tmp_path:
         assert (
             entries[TRUTH_ENTRY] == container.read_metadata(tmp_path / "run/model.safetensors")[TRUTH_ENTRY]
         )
-
-
-def test_the_page_on_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).parents[2] / "docs" / "python-api.md").read_text(encoding="utf-8")
-    names: dict[str, object] = {"print": lambda *given: None, "__name__": "page"}
-    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
-        exec(compile(block, "python-api.md", "exec"), names)  # the examples themselves are under test
-    assert (tmp_path / "halves/model.safetensors").is_file()
-    assert (tmp_path / "seen.png").is_file()
