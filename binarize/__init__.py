@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from binarize.layers import set_progress
     from binarize.methods import binary_layer, register_method
     from binarize.runtime import deploy
+    from binarize.training.prediction import predict
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ __all__ = [
     "methods",
     "networks",
     "plan",
+    "predict",
     "register_method",
     "runtime",
     "save",
@@ -52,6 +54,7 @@ _ORIGIN = {
     "deploy": "binarize.runtime",
     "load": "binarize.files",
     "plan": "binarize.graph",
+    "predict": "binarize.training.prediction",
     "register_method": "binarize.methods",
     "save": "binarize.files",
     "set_progress": "binarize.layers",

@@ -20,6 +20,12 @@ ENTRY = "binarize.preprocessing"
 ATTRIBUTE = "binarize_preprocessing"
 """Attribute of a model: its `Preprocessing`, or the result of `Preprocessing.as_dict`."""
 
+TRUTH_ENTRY = "binarize.truth"
+"""Key of the text entry that says what a network's output means: the task, names of classes, depths."""
+
+TRUTH_ATTRIBUTE = "binarize_truth"
+"""Attribute of a model: the text of that entry."""
+
 Size = tuple[int, int]
 
 

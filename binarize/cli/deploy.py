@@ -19,6 +19,7 @@ def deploy(
     file: Path,
     fusions: bool,
     float_dtype: str,
+    best: bool,
     out: Path | None,
     force: bool,
     custom: str | None,
@@ -35,6 +36,7 @@ def deploy(
     """
     write_packed(
         file,
+        best=best,
         float_dtype=float_dtype,
         out=out,
         force=force,

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.options import device_option
+from binarize.cli.options import best_option, chosen_file, device_option, float_model, model_option
 from binarize.cli.output import console, counted, print_json, progress_bar, say, tell
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError, listed
 from binarize.tables import better
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+    from torch import nn
+
+    from binarize.data.samples import SampleDataset
+    from binarize.recipes import TrainingRecipe
 
 _CLASSES = 200  # of more, the table of `evaluate` shows the lowest only
 _LOWEST = 20
@@ -22,6 +30,8 @@ _MISTAKES = 5
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--split", help="Part of the data set.  [default: the recipe's test]")
+@best_option
+@model_option
 @click.option("--flip", is_flag=True, help="Mean over the image and its mirror image.")
 @click.option("--scales", metavar="S,S...", help="Mean over these sizes: 0.75,1,1.25.")
 @click.option(
@@ -36,6 +46,8 @@ def evaluate(
     checkpoint: Path,
     root: Path | None,
     split: str | None,
+    best: bool,
+    custom: str | None,
     flip: bool,
     scales: str | None,
     picture: Path | None,
@@ -60,13 +72,13 @@ def evaluate(
         from binarize.training.build import dataset
         from binarize.training.confusion import draw_confusion
         from binarize.training.environment import on_cpu, on_device
-        from binarize.training.evaluate import evaluate as measure
         from binarize.training.process_group import destroy_group_at_exit, keep_group_at_exit
         from binarize.training.tasks import task_of
 
+    checkpoint = chosen_file(checkpoint, best)
     keep_memory()
     keep_group_at_exit()
-    recipe, model = saved.load(checkpoint)
+    recipe, model = saved.load(checkpoint, float_model(custom))
     part = split or recipe.data.test
     data = dataset(recipe, part, root=root)
     saved.check_classes(checkpoint, data.truth)
@@ -81,10 +93,40 @@ def evaluate(
     sizes = sizes or recipe.data.evaluation.scales
     with on_device(device):
         processes = PartialState(cpu=on_cpu())  # on one machine or several
+    figures = _measured(recipe, model, data, part, processes, flip, sizes)
+    destroy_group_at_exit()
+    if not processes.is_main_process:
+        return
+    if picture is not None and isinstance(data.truth, Classes):
+        draw_confusion(figures["confusion"], picture, list(data.truth.names))
+    if as_json:
+        document = {"checkpoint": str(checkpoint), "data": recipe.data.name, "split": part}
+        print_json({**document, "flip": flip, "scales": list(sizes), **figures})
+        return
+    _print(figures, f"{recipe.data.name} {part}, {counted(len(data), 'image')}{_averaged(flip, sizes)}")
+    _tell_if_best(checkpoint, part, recipe.data.val)
+    if isinstance(data.truth, Depth):
+        tell(f"Means over {counted(figures['images'], 'image')}; {data.truth.counted}.")
+    if picture is not None:
+        say(f"written  {picture}")
+
+
+def _measured(
+    recipe: TrainingRecipe,
+    model: nn.Module,
+    data: SampleDataset,
+    part: str,
+    processes: PartialState,
+    flip: bool,
+    sizes: Sequence[float],
+) -> dict[str, Any]:
+    """The figures, with a bar for the images of this process."""
+    from binarize.training.evaluation import evaluate
+
     with progress_bar(part, counts=True, shown=processes.is_main_process) as progress:
         own = range(processes.process_index, len(data), processes.num_processes)
         task = progress.add_task("", total=len(own))
-        figures = measure(
+        return evaluate(
             model.to(processes.device),
             data,
             output=recipe.network.output,
@@ -97,23 +139,24 @@ def evaluate(
             report=lambda done: progress.update(task, completed=done),
             where=f"{recipe.data.name} {part}",
         )
-    destroy_group_at_exit()
-    if not processes.is_main_process:
-        return
-    if picture is not None and isinstance(data.truth, Classes):
-        draw_confusion(figures["confusion"], picture, list(data.truth.names))
-    if as_json:
-        document = {"checkpoint": str(checkpoint), "data": recipe.data.name, "split": part}
-        print_json({**document, "flip": flip, "scales": list(sizes), **figures})
-        return
+
+
+def _averaged(flip: bool, sizes: Sequence[float]) -> str:
+    """What the predictions are means over, for the title."""
     mean = ["mirror images"] * flip
     mean += [f"sizes x {', '.join(f'{s:g}' for s in sizes)}"] * (tuple(sizes) != (1.0,))
-    title = f"{recipe.data.name} {part}, {counted(len(data), 'image')}"
-    _print(figures, title + (f"; mean with {' and '.join(mean)}" if mean else ""))
-    if isinstance(data.truth, Depth):
-        tell(f"Means over {counted(figures['images'], 'image')}; {data.truth.counted}.")
-    if picture is not None:
-        say(f"written  {picture}")
+    return f"; mean with {' and '.join(mean)}" if mean else ""
+
+
+def _tell_if_best(checkpoint: Path, part: str, val: str | None) -> None:
+    """Say so of the network of a run's best epoch, and on which images it was chosen."""
+    from binarize.training.folder import model_file
+    from binarize.training.outcome import checkpoint_in
+
+    kept = checkpoint_in(model_file(checkpoint))
+    if kept is not None and kept.kept == "best":
+        same = ", on these very images" if part == val else ""
+        tell(f"The network of the {kept}, chosen by its {kept.figure} on {val}{same}.")
 
 
 def _scales(text: str | None) -> tuple[float, ...]:

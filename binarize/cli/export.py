@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from binarize.cli.options import size_option
+from binarize.cli.options import chosen_file, size_option
 from binarize.cli.output import progress, say, tell
 from binarize.cli.output import size as _size
 from binarize.cli.packing import packing_options, read_network, write_packed
@@ -28,6 +28,7 @@ def export(
     onnx_out: Path | None,
     size: tuple[int, ...] | None,
     float_dtype: str,
+    best: bool,
     out: Path | None,
     force: bool,
     custom: str | None,
@@ -42,11 +43,13 @@ def export(
     if packed == (onnx_out is not None):
         raise click.UsageError("choose what to write: --packed, or --onnx OUT.")
     if onnx_out is not None:
-        _onnx(file, onnx_out, size, custom, force=force)
+        _onnx(chosen_file(file, best), onnx_out, size, custom, force=force)
         return
     if size is not None:
         raise click.UsageError("--size is for --onnx; a packed network takes images of any size.")
-    write_packed(file, float_dtype=float_dtype, out=out, force=force, custom=custom, as_json=as_json)
+    write_packed(
+        file, best=best, float_dtype=float_dtype, out=out, force=force, custom=custom, as_json=as_json
+    )
 
 
 def _onnx(file: Path, target: Path, size: tuple[int, ...] | None, custom: str | None, *, force: bool) -> None:

@@ -13,6 +13,8 @@ from binarize.errors import ConfigError
 from binarize.option_texts import pairs
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from binarize.methods import Method
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -51,6 +53,42 @@ def out_option(help: str, *, file_okay: bool = True, **settings: Any) -> Callabl
     """
     kind = click.Path(path_type=Path, file_okay=file_okay)
     return click.option("--out", "--output", "-o", "out", type=kind, help=help, **settings)
+
+
+def best_option(command: Command) -> Command:
+    """The option `best`: the network of a run's best epoch, in place of that of the last one."""
+    help = "Of a run's folder, the network of the epoch that was best on the validation split."
+    return click.option("--best", is_flag=True, help=help)(command)
+
+
+def model_option(command: Command) -> Command:
+    """The option `custom`: what builds the float network of a file that holds a custom class."""
+    help = "The float model, if the file holds a custom class."
+    return click.option("--model", "custom", metavar="FILE.py:CALLABLE", help=help)(command)
+
+
+def float_model(custom: str | None) -> nn.Module | None:
+    """The network that --model builds; None without it.
+
+    Raises:
+        ConfigError: nothing has this name, or it gives no network.
+    """
+    from binarize.cli.model import resolve
+
+    return None if custom is None else resolve(custom)
+
+
+def chosen_file(path: Path, best: bool) -> Path:
+    """The path that a command was given, or with --best the file in that run's folder.
+
+    Raises:
+        ConfigError: there is no such network.
+    """
+    if not best:
+        return path
+    from binarize.training.outcome import best_file
+
+    return best_file(path)
 
 
 def device_option(command: Command) -> Command:

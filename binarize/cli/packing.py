@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from binarize.cli import scale_notes
-from binarize.cli.options import out_option
+from binarize.cli.options import best_option, chosen_file, model_option, out_option
 from binarize.cli.output import console, print_json, progress, say, tell
 from binarize.cli.output import size as _size
 from binarize.cli.speed import importing, one_thread
@@ -35,11 +35,10 @@ _OPTIONS = (
         show_default=True,
         help="How floats are stored; they are read as float32.",
     ),
+    best_option,
     out_option("File to write.  [default: FILE-packed.safetensors]"),
     click.option("--force", is_flag=True, help="Replace the file if it exists."),
-    click.option(
-        "--model", "custom", metavar="FILE.py:CALLABLE", help="The float model, if FILE holds a custom class."
-    ),
+    model_option,
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
 )
 
@@ -54,6 +53,7 @@ def packing_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def write_packed(
     file: Path,
     *,
+    best: bool,
     float_dtype: str,
     out: Path | None,
     force: bool,
@@ -76,7 +76,7 @@ def write_packed(
         from binarize.runtime import deploy, report
         from binarize.training.folder import model_file
 
-    source = model_file(file)
+    source = model_file(chosen_file(file, best))
     metadata = container.read_metadata(source)
     header = files.read_header(source)
     if isinstance(header, PackedHeader):

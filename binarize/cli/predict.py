@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.options import device_option, out_option
+from binarize.cli.options import (
+    best_option,
+    chosen_file,
+    device_option,
+    float_model,
+    model_option,
+    out_option,
+)
 from binarize.cli.output import console, counted, say, shows_progress
 from binarize.cli.speed import importing
 from binarize.cli.targets import refuse_existing
@@ -32,6 +39,8 @@ _TOP = 5
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True)
 @out_option("Folder.", file_okay=False, default=Path("predictions"), show_default=True)
+@best_option
+@model_option
 @click.option("--overlay", is_flag=True, help="Also write the prediction's colours over the image.")
 @click.option(
     "--panel",
@@ -55,6 +64,8 @@ def predict(
     checkpoint: Path,
     images: tuple[str, ...],
     out: Path,
+    best: bool,
+    custom: str | None,
     overlay: bool,
     panel: bool,
     others: tuple[Path, ...],
@@ -81,14 +92,11 @@ def predict(
         from binarize.data.reading import read_image
         from binarize.files import write_bytes
         from binarize.runtime import keep_memory
-        from binarize.training import environment, pictures, saved
+        from binarize.training import pictures
 
     keep_memory()
-    paths = (checkpoint, *others)
-    with environment.on_device(device):
-        place = environment.device()
-    loaded = (saved.load_with_truth(path) for path in paths)
-    networks: Any = [(recipe, model.to(place), truth) for recipe, model, truth in loaded]
+    paths = (chosen_file(checkpoint, best), *others)
+    networks = _networks(paths, custom, device)
     truth = networks[0][2]
     if isinstance(truth, Classes):
         if overlay or panel:
@@ -115,10 +123,7 @@ def predict(
             _true(known[file], truth, image, file)
     from rich.progress import track
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot make the folder {out}: {error.strerror or error}.") from error
+    _make_folder(out)
     for file in track(
         files, "predicting", console=console(sys.stderr), disable=not shows_progress(), transient=True
     ):
@@ -134,6 +139,32 @@ def predict(
         for ending in endings:
             write_bytes(out / f"{file.stem}{ending}.png", made[ending])
     say(f"{counted(len(files), 'image')}: {out}")
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {out}: {error.strerror or error}.") from error
+
+
+def _networks(paths: Sequence[Path], custom: str | None, device: str | None) -> Any:
+    """Recipe, network and truth of each file, on the device; `custom` builds the first one, if given."""
+    from binarize.preprocessing import preprocessing_of
+    from binarize.training import environment, saved
+    from binarize.training.build import FROM_PYTHON
+
+    networks = [saved.load_with_truth(paths[0], float_model(custom))]
+    networks += [saved.load_with_truth(path) for path in paths[1:]]
+    for path, (recipe, network, _) in zip(paths, networks, strict=True):
+        if recipe.data.name == FROM_PYTHON and preprocessing_of(network) is None:
+            raise ConfigError(
+                f"{path} was trained in Python on tensors of floats, and does not say how they were made of "
+                "images: binarize.predict takes such a tensor."
+            )
+    with environment.on_device(device):
+        place = environment.device()
+    return [(recipe, model.to(place), truth) for recipe, model, truth in networks]
 
 
 def _check_truths(paths: Sequence[Path], truths: Sequence[Labels | Depth]) -> None:

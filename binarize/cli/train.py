@@ -14,6 +14,7 @@ from binarize.cli.output import console, counted, say, shows_progress, size
 from binarize.cli.sparkline import Curves
 from binarize.cli.speed import importing
 from binarize.errors import is_first_process, listed
+from binarize.tables import better
 
 if TYPE_CHECKING:
     from binarize.training.loop import Event
@@ -40,9 +41,15 @@ def train(
 
     The name of a folder of recipes (camvid) lists them. For data of your own `binarize init` writes a recipe.
 
-    The run's folder holds model.safetensors (the network), state.safetensors (what --resume continues from),
-    log.jsonl (the figures of each epoch) and curves.png. Ctrl-C saves and ends. A recipe with stages has a
-    folder in it for each, which is a run of its own.
+    The run's folder holds model.safetensors (the network), best.safetensors (that of the epoch which was best
+    on the validation split; see training.keep), state.safetensors (what --resume continues from), log.jsonl
+    (the figures of each epoch) and curves.png. Ctrl-C saves and ends. A recipe with stages has
+    a folder in it for each, which is a run of its own.
+
+    --resume goes on by the same recipe. --set training.epochs=N extends a run whose learning rate is
+    constant, also one that is finished. With the schedule onecycle the rate depends on the number of epochs:
+    go on with --set training.schedule.name=constant --set training.lr=RATE, or start a new run from its
+    weights (training.start_from).
     """
     with importing():
         from binarize import recipes
@@ -69,10 +76,50 @@ def train(
     if not PartialState().is_main_process:
         return
     if history and screen.shown:
+        print_outcome(folder, history)
         say(f"written  {folder / MODEL}")
         say(f"Next: binarize evaluate {folder / MODEL}")
     elif history:
-        say(f"{folder} holds a complete run of {counted(len(history), 'epoch')}.")
+        epochs = chosen.training.epochs
+        early = "" if len(history) >= epochs else f" of {epochs}, ended early by training.patience"
+        say(f"{folder} holds a complete run of {counted(len(history), 'epoch')}{early}.")
+        if early:
+            say("Go on with --resume --set training.patience=null.")
+
+
+def print_outcome(folder: Path, history: list[dict[str, Any]]) -> None:
+    """Best and last epoch of a run, their figures and files, and the time that it took."""
+    from rich.table import Table
+
+    from binarize.training.figures import ALL
+    from binarize.training.outcome import rows
+
+    found = rows(folder, history)
+    words = {name: word for task in ALL.values() for name, word in task.line.items()}
+    figures = list(dict.fromkeys(name for row in found for name in row.figures))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("epoch")
+    for head in ("", "loss", *(f"{words[name]}{better(name)}" for name in figures)):
+        table.add_column(head, justify="right")
+    table.add_column("network", overflow="fold")
+    for row in found:
+        cells = [_number(row.loss), *(_number(row.figures.get(name)) for name in figures)]
+        table.add_row(row.title, str(row.epoch), *cells, row.file.name if row.file is not None else "-")
+    say()
+    console().print(table)
+    seconds = sum(line["seconds"] for line in history)
+    say(f"time     {_time(seconds)} in all, {_time(seconds / len(history))} for an epoch")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class Screen:
@@ -125,9 +172,12 @@ class Screen:
         """A step, or the end of an epoch."""
         self.shown = True
         if event.figures:
+            from binarize.training.outcome import epoch_line
+
             self._curves.add(event.figures)
             self._progress.stop()  # the bar does not see the line on stdout
-            lines = [f"{self._stage}{': ' if self._stage else ''}{_line(event.figures, self._epochs)}"]
+            stage = f"{self._stage}: " if self._stage else ""
+            lines = [f"{stage}{epoch_line(event.figures, self._epochs)}"]
             if constant := event.figures.get("constant_inputs"):
                 lines.append(_about_constant(constant))
             console(self._lines).print("\n".join(lines), soft_wrap=True, markup=False)
@@ -171,17 +221,3 @@ def _about_constant(names: list[str]) -> str:
         "the output there is the same whatever the image. `binarize.plan` shows the input of each layer; "
         "another method, or keeping the layers in float (policy.keep), may help."
     )
-
-
-def _line(figures: dict[str, Any], epochs: int) -> str:
-    parts = [f"epoch {figures['epoch']}/{epochs}", f"loss {figures['loss']:.4f}"]
-    if "val" in figures:
-        from binarize.training.figures import figures_in
-
-        measured = figures["val"]
-        words = figures_in(measured).line.items()
-        parts += [f"{word} {measured[n]:.4f}" for n, word in words if measured[n] is not None]
-    if "flipped" in figures:
-        parts.append(f"flipped {100 * figures['flipped']:.1f} %")
-    parts.append(f"{figures['images_per_second']:.3g} images/s")
-    return "  ".join(parts)

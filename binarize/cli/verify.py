@@ -186,7 +186,7 @@ def _read(file: Path, custom: str | None) -> tuple[TrainingRecipe | None, nn.Mod
 def _measured(
     net: nn.Module, data: SampleDataset, settings: Evaluation, chosen: str | int | None, where: str
 ) -> dict[str, Any]:
-    from binarize.training.evaluate import evaluate
+    from binarize.training.evaluation import evaluate
 
     how: dict[str, Any] = {"batch": settings.batch, "flip": settings.flip, "scales": settings.scales}
     found = evaluate(net, data, output=chosen, **how, where=where)

@@ -16,9 +16,10 @@ from binarize.accounting.summarize import Convention
 from binarize.errors import ConfigError
 from binarize.recipes import TrainingRecipe
 from binarize.training import saved
+from binarize.training.best import is_complete
 from binarize.training.build import dataset
 from binarize.training.environment import device as chosen_device
-from binarize.training.evaluate import evaluate
+from binarize.training.evaluation import evaluate
 from binarize.training.folder import LOG, MODEL
 
 TEST = "test.json"
@@ -33,7 +34,7 @@ class Result:
         path: folder of the run.
         recipe: of the run.
         split: on which the figures were measured.
-        figures: as `binarize.training.evaluate.evaluate` gives them.
+        figures: as `binarize.training.evaluate` gives them.
         history: its log, one entry per epoch.
         costs: by convention, the totals of `Summary.as_dict`.
     """
@@ -52,8 +53,8 @@ class Result:
 
     @property
     def complete(self) -> bool:
-        """Whether all epochs of the recipe were trained."""
-        return len(self.history) == self.recipe.training.epochs
+        """Whether all epochs of the recipe were trained, or the run ended early by its patience."""
+        return is_complete(self.history, self.recipe.training)
 
 
 def collect(

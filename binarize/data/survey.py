@@ -261,6 +261,8 @@ def nothing(data: DenseDataset, where: str, seen: str) -> DataError:
         where: its name.
         seen: the step that changed the truths before they were counted: "data.augmentation".
     """
+    if not isinstance(data, DenseDataset):  # of the caller's, whom its own files concern
+        return DataError(f"{where}: not one pixel has a truth.")
     survey = Survey(data)
     for index in _spread(len(data))[:SAMPLE] if has_files(data) else ():
         survey.add(index)

@@ -53,8 +53,9 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     """The model that `save` wrote: rebuilt, its plan executed, every tensor as it was.
 
     It is in evaluation mode, on the CPU; what the file says of images is its attribute
-    `binarize_preprocessing`. Which parameters are frozen is not in the file: it is as in the float model,
-    given or rebuilt. A packed file gives a deployed model (`binarize.deploy`), which is for inference.
+    `binarize_preprocessing`, and of its output `binarize_truth` (JSON). Which parameters are frozen is not in
+    the file: it is as in the float model, given or rebuilt. A packed file gives a deployed model
+    (`binarize.deploy`), which is for inference.
 
     Args:
         path: a file written by `save`, or `zoo:NAME`.
@@ -80,6 +81,8 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
         leave_weights_float(network, container.metadata)
     if images is not None:
         network.binarize_preprocessing = images.as_dict()  # type: ignore[assignment] - a plain attribute
+    if (truth := container.metadata.get(preprocessing.TRUTH_ENTRY)) is not None:
+        network.binarize_truth = truth  # type: ignore[assignment] - likewise
     return network.eval()
 
 

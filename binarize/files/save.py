@@ -48,7 +48,7 @@ def save(
             that it has just built). By default it is found out, which takes building the model once more.
         entries: further texts for the file's header, by name. What images go through (`Preprocessing`) is
             added if it is not among them and `model` says it: by its attribute `binarize_preprocessing`, or
-            by timm's configuration.
+            by timm's configuration. So is what its output means, by its attribute `binarize_truth`.
         packed: write the deployed form of `model`, which may be converted or deployed already.
         float_dtype: of the floats in a packed file: `float32`, `float16` or `bfloat16`; `load` gives float32
             again.
@@ -64,7 +64,7 @@ def save(
 
     check_target(path)  # before the work
     model = unwrapped(model)
-    entries = {**_preprocessing_entry(model), **weights_entry(model), **(entries or {})}
+    entries = {**_known_entries(model), **weights_entry(model), **(entries or {})}
     if packed:
         return save_packed(model, path, source=source, entries=entries, float_dtype=float_dtype)
     _check_latent(model, float_dtype)
@@ -118,6 +118,9 @@ def deployed_size(path: str | os.PathLike[str], model: nn.Module) -> int | None:
     return packed_size(unwrapped(model), source=header.source, entries=others)
 
 
-def _preprocessing_entry(model: nn.Module) -> dict[str, str]:
-    found = preprocessing.preprocessing_of(model)
-    return {} if found is None else {preprocessing.ENTRY: found.dumps()}
+def _known_entries(model: nn.Module) -> dict[str, str]:
+    """What the model itself says of its images and its output."""
+    images = preprocessing.preprocessing_of(model)
+    entries = {} if images is None else {preprocessing.ENTRY: images.dumps()}
+    truth = getattr(model, preprocessing.TRUTH_ATTRIBUTE, None)
+    return {**entries, preprocessing.TRUTH_ENTRY: truth} if isinstance(truth, str) else entries

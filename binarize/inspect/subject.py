@@ -18,7 +18,7 @@ from binarize.recipes import TrainingRecipe
 from binarize.tables import better
 from binarize.training import saved
 from binarize.training.build import dataset, network
-from binarize.training.evaluate import evaluate, resized
+from binarize.training.evaluation import evaluate, resized
 from binarize.training.figures import SEGMENTATION, headline
 from binarize.training.folder import LOG
 from binarize.training.step import training_output

@@ -155,7 +155,9 @@ class Training(Part):
     """How it is trained.
 
     Attributes:
-        epochs: how often all training images are seen.
+        epochs: how often all training images are seen. A run with a constant schedule can be extended:
+            `--resume --set training.epochs=60`; what follows the progress of training (parameters of some
+            methods, `activations_first`) keeps its course by the first number, and stays at its end.
         batch: images per step, of all processes together.
         accumulate: parts that a step's images are worked through in; BatchNorm and loss are of each part
             alone, and with several processes a part holds other images than with one.
@@ -193,6 +195,14 @@ class Training(Part):
             final weights (Wu and Johnson, arXiv 2105.07576); 0 leaves the moving averages.
         save_every: epochs from one checkpoint to the next.
         evaluate_every: epochs from one look at `val` to the next; the last epoch is always looked at.
+        keep: networks that stay in the run's folder: that of the `last` epoch or that of the one that was
+            `best` on `val` by the main figure (mIoU, AbsRel...), as model.safetensors, or `both`, the second
+            as best.safetensors.
+        patience: end the run after so many looks at `val` in a row without a better main figure; none to
+            train all epochs. A schedule of the learning rate, and of a method, does not reach its end then.
+        min_delta: how much better than the best one a figure has to be to count for `patience`.
+        trackers: what the figures of each epoch are written to: tensorboard, wandb, mlflow...; none for
+            tensorboard where it is installed, [] for nothing.
     """
 
     epochs: Count
@@ -223,9 +233,18 @@ class Training(Part):
     calibrate: Whole = 0
     save_every: Count = 1
     evaluate_every: Count = 1
+    keep: Literal["last", "best", "both"] = "both"
+    patience: Count | None = None
+    min_delta: NotNegative = 0.0
+    trackers: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Training:
+        if self.patience is not None and self.calibrate:
+            raise ValueError(
+                "patience and calibrate do not go together, since the last epoch is not known before it is "
+                "measured: leave calibrate out, and run `binarize calibrate` afterwards"
+            )
         if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
             raise ValueError("nesterov is for optimizer: sgd with a momentum")
         if self.schedule.warmup >= self.epochs:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten_with_path
 
 from binarize.errors import ConfigError
 from binarize.model_info import DEFAULT_SIZE, converted_size
-from binarize.preprocessing import ENTRY, preprocessing_of
+from binarize.preprocessing import ENTRY, TRUTH_ATTRIBUTE, TRUTH_ENTRY, preprocessing_of
 from binarize.runtime.deploy import deployed_layers
 
 _NEEDED = ("onnx", "onnxscript")
@@ -30,7 +30,8 @@ def to_onnx(
 
     Its weights are floats of +1 and -1, so it is as large as the float network: it is for runtimes that know
     no bits. Its input is called `image`. What images go through before it (`binarize.preprocessing`) stands
-    in its metadata as JSON and in its description in words, if the model says it.
+    in its metadata as JSON and in its description in words, if the model says it; what its output means, with
+    the names of classes, as `binarize.truth`.
 
     Args:
         model: deployed.
@@ -136,7 +137,8 @@ def without_traces(proto: Any) -> None:
 def describe(proto: Any, model: nn.Module, size: Sequence[int], metadata: Mapping[str, str]) -> None:
     """Say in the model itself what its input is, for programs and for people."""
     images = preprocessing_of(model)
-    entries = dict(metadata)
+    truth = getattr(model, TRUTH_ATTRIBUTE, None)
+    entries = {**({TRUTH_ENTRY: truth} if isinstance(truth, str) else {}), **metadata}
     text = f"{type(model).__name__}, binary network. {_INPUT}: float32 (batch, channels, height, width)"
     if images is not None:
         images = images.at(size)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from binarize.recipes import TrainingRecipe
 from binarize.training.build import dataset
-from binarize.training.evaluate import evaluate
+from binarize.training.evaluation import evaluate
 from binarize.training.tasks import task_of
 from binarize.training.tasks.base import Baseline
 

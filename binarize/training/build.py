@@ -27,6 +27,9 @@ from binarize.training.sizes import check_size, check_training
 from binarize.training.start_weights import started
 from binarize.training.tasks import TASKS, task_of
 
+FROM_PYTHON = "python"
+"""What recipes of runs that `binarize.training.fit` made call their data."""
+
 
 def faults(recipe: TrainingRecipe) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Names in a recipe that are unknown, and options that a method does not have, with their places."""
@@ -97,6 +100,11 @@ def dataset(
         DataError: files are missing.
     """
     chosen = recipe.data
+    if chosen.name == FROM_PYTHON:
+        raise ConfigError(
+            "the network was trained in Python on data that no recipe names: measure it there, by "
+            "binarize.training.evaluate(network, data)."
+        )
     folder = root if root is not None else Path(chosen.root) if chosen.root is not None else None
     found = data.create(chosen.name, split, folder, **chosen.options)
     task = task_of(found.truth)

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from binarize.data.class_transforms import evaluation_transform
+from binarize.data.own_samples import normalised_floats
+from binarize.data.transforms import MEAN, STD
+from binarize.preprocessing import preprocessing_of
 from binarize.recipes.schema import Evaluation
-from binarize.training.evaluate import predict
+from binarize.training.evaluation import predict
 
 
 def prepared(image: Tensor, settings: Evaluation) -> Tensor:
@@ -33,7 +36,12 @@ def classify(
         ConfigError: the network does not take the image's size.
     """
     tensors = itertools.chain(model.parameters(), model.buffers())  # a packed network has no parameters
-    shown = prepared(image, settings).to(next(tensors).device)
+    shown = prepared(image, settings)
+    images = preprocessing_of(model)
+    if images is not None and (images.mean, images.std) != (MEAN, STD):  # of a training in Python
+        mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (MEAN, STD))
+        shown = normalised_floats(shown * std + mean, images)
+    shown = shown.to(next(tensors).device)
     with torch.no_grad():
         logits = predict(model, shown, output=chosen, flip=settings.flip, scales=settings.scales)
     return logits[0].softmax(0).cpu()

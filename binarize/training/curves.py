@@ -37,6 +37,15 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     if found:
         right = left.twinx()
         right.plot(*zip(*found, strict=True), color="tab:orange", marker=".")
+        plain = [
+            (line["epoch"], headline(line["val_without_ema"])[1])
+            for line in history
+            if "val_without_ema" in line
+        ]
+        if plain := [(epoch, value) for epoch, value in plain if value is not None]:
+            right.plot(*zip(*found, strict=True), color="tab:orange", label="of the averaged weights")
+            right.plot(*zip(*plain, strict=True), color="tab:orange", linestyle="--", label="without EMA")
+            right.legend(loc="lower center", fontsize="small")
         title = next(figures_in(line["val"]).title for line in history if "val" in line)
         right.set_ylabel(f"{title} on val", color="tab:orange")
     data = io.BytesIO()

@@ -15,7 +15,7 @@ from binarize.files import container
 from binarize.recipes.schema import Distillation
 from binarize.training import saved
 from binarize.training.distributed import all_sum
-from binarize.training.evaluate import resized
+from binarize.training.evaluation import resized
 from binarize.training.folder import model_file
 from binarize.training.metadata import chosen_output, has_recipe
 from binarize.training.outputs import selected

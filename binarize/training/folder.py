@@ -14,6 +14,9 @@ STATE = "state.safetensors"
 MODEL = "model.safetensors"
 """The network of the last checkpoint: `binarize.load` gives it, `binarize evaluate` takes it."""
 
+BEST = "best.safetensors"
+"""The network of the best epoch, where a run keeps it beside that of the last one (`training.keep: both`)."""
+
 LOG = "log.jsonl"
 """The figures of each epoch, one line of JSON each."""
 

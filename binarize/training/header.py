@@ -9,6 +9,7 @@ import torch
 from binarize.layers import BinaryLayer
 from binarize.layers.float_weights import has_float_weights
 from binarize.recipes import TrainingRecipe
+from binarize.training.build import FROM_PYTHON
 from binarize.training.run import Run
 
 
@@ -78,6 +79,8 @@ def _start(run: Run, resumed: bool) -> str:
         done, steps = divmod(run.progress.step, run.progress.steps)
         after = f"{done} epoch{'s' * (done != 1)}"
         return f"continued after {after}{f' and {steps} steps' if steps else ''}"
+    if run.recipe.data.name == FROM_PYTHON:
+        return "weights of the given network"
     if run.settings.start_from is not None:
         return run.settings.start_from
     if run.recipe.network.pretrained:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from binarize import preprocessing
 from binarize.data.dataset import Truth, truth_as_json, truth_from_json
@@ -14,7 +17,33 @@ from binarize.preprocessing import Preprocessing
 from binarize.recipes import TrainingRecipe, validate
 
 _RECIPE = "binarize.recipe"
-_TRUTH = "binarize.truth"
+_TRUTH = preprocessing.TRUTH_ENTRY
+_CHECKPOINT = "binarize.checkpoint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Which network of a run a file holds.
+
+    Attributes:
+        kept: `best` on the validation split, or `last`.
+        epoch: whole epochs that it was trained.
+        epochs: of the recipe.
+        figure: name of the main figure.
+        value: of it on the validation split; None if it was not measured after that epoch.
+        changes: settings that were changed in the middle of the run (`Progress.changes`).
+    """
+
+    kept: str
+    epoch: int
+    epochs: int
+    figure: str | None = None
+    value: float | None = None
+    changes: tuple[dict[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        """In words: `best epoch: 7 of 40`."""
+        return f"{self.kept} epoch: {self.epoch} of {self.epochs}"
 
 
 def file_metadata(recipe: TrainingRecipe, truth: Truth) -> dict[str, str]:
@@ -26,9 +55,45 @@ def file_metadata(recipe: TrainingRecipe, truth: Truth) -> dict[str, str]:
     }
 
 
-def with_recipe(metadata: Mapping[str, str], recipe: TrainingRecipe) -> dict[str, str]:
-    """The text entries of a trained network's file, with another recipe in them."""
-    return {**metadata, _RECIPE: json.dumps(recipe.model_dump(mode="json"))}
+def checkpoint_metadata(
+    recipe: TrainingRecipe, truth: Truth, images: Preprocessing | None, checkpoint: Checkpoint
+) -> dict[str, str]:
+    """The text entries for a network's file in the folder of its run.
+
+    Args:
+        recipe: of the run.
+        truth: what its outputs mean.
+        images: what images go through before it, if that is known.
+        checkpoint: which network of the run it is.
+    """
+    entries = file_metadata(recipe, truth)
+    entries[_CHECKPOINT] = json.dumps(dataclasses.asdict(checkpoint))
+    del entries[preprocessing.ENTRY]
+    return entries if images is None else {**entries, preprocessing.ENTRY: images.dumps()}
+
+
+def read_checkpoint(metadata: Mapping[str, str]) -> Checkpoint | None:
+    """Which network of a run a file holds, by its header's entries; None if they do not say."""
+    try:
+        fields = json.loads(metadata[_CHECKPOINT])
+        return Checkpoint(**{**fields, "changes": tuple(fields["changes"])})
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def with_recipe(metadata: Mapping[str, str], recipe: TrainingRecipe, before: int) -> dict[str, str]:
+    """The text entries of the file of a stage's network, with the recipe of all stages in them.
+
+    Args:
+        metadata: the entries.
+        recipe: of all stages.
+        before: epochs of the stages in front of this one.
+    """
+    entries = {**metadata, _RECIPE: json.dumps(recipe.model_dump(mode="json"))}
+    if (found := read_checkpoint(metadata)) is not None:
+        whole = dataclasses.replace(found, epoch=before + found.epoch, epochs=before + found.epochs)
+        entries[_CHECKPOINT] = json.dumps(dataclasses.asdict(whole))
+    return entries
 
 
 def preprocessing_of(recipe: TrainingRecipe, truth: Truth) -> Preprocessing:

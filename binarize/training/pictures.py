@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +18,9 @@ from binarize.data.dataset import Depth, Labels
 from binarize.data.transforms import MEAN, STD
 from binarize.data.voc2012 import palette
 from binarize.errors import ConfigError, DataError, warn
+from binarize.preprocessing import Preprocessing, preprocessing_of
 from binarize.recipes.schema import Evaluation
-from binarize.training.evaluate import SMALL, predict, resized
+from binarize.training.evaluation import SMALL, device_of, predict, resized
 from binarize.training.sizes import takes, working_sizes
 
 _MILLIMETRES = 1000.0
@@ -54,22 +54,49 @@ def predict_image(
         truth: of the data set that the network was trained on.
         chosen: which of the network's outputs to take (a recipe's `network.output`).
     """
+    shown = prepared(image, settings, preprocessing_of(model))
+    output = map_output(model, shown, settings, chosen, image.shape[-2:])
+    return depth_of(output, truth) if isinstance(truth, Depth) else scores_of(output, truth).argmax(0)
+
+
+def map_output(
+    model: torch.nn.Module,
+    shown: Tensor,
+    settings: Evaluation,
+    chosen: str | int | None,
+    size: Sequence[int],
+) -> Tensor:
+    """A network's output (C, H, W) for an image, on the CPU.
+
+    Args:
+        model: in evaluation mode.
+        shown: (1, 3, H', W') float32, as of `prepared`; of a size that the network does not take it is
+            resized, with a warning.
+        settings: of the recipe.
+        chosen: which of the network's outputs to take.
+        size: (H, W) of the result.
+    """
     how: dict[str, Any] = {"output": chosen, "flip": settings.flip, "scales": settings.scales}
-    tensors = itertools.chain(model.parameters(), model.buffers())  # a packed network has no parameters
-    device = next(tensors).device
-    shown = prepared(image, settings).to(device)
+    shown = shown.to(device_of(model))
     with torch.no_grad():
         try:
             output = predict(model, shown, **how)
         except ConfigError as error:
             shown = _fitting(model, shown, error)
             output = predict(model, shown, **how)
-        output = resized(output, image.shape[-2:])[0].cpu()
-    if isinstance(truth, Depth):
-        return output[0].clamp(truth.least, truth.most)
+        return resized(output, size)[0].cpu()
+
+
+def depth_of(output: Tensor, truth: Depth) -> Tensor:
+    """Metres (H, W) of an output (1, H, W), in the range of the truth."""
+    return output[0].clamp(truth.least, truth.most)
+
+
+def scores_of(output: Tensor, truth: Labels) -> Tensor:
+    """Logits (classes, H, W) of an output; a class that no truth uses is never predicted."""
     scores = output[: len(truth.names)].clone()
-    scores[list(truth.unscored)] = -torch.inf  # a class that no truth uses is never predicted
-    return scores.argmax(0)
+    scores[list(truth.unscored)] = -torch.inf
+    return scores
 
 
 def _fitting(model: torch.nn.Module, shown: Tensor, error: ConfigError) -> Tensor:
@@ -89,20 +116,22 @@ def _fitting(model: torch.nn.Module, shown: Tensor, error: ConfigError) -> Tenso
     return resized(shown, near[-1])
 
 
-def prepared(image: Tensor, settings: Evaluation) -> Tensor:
+def prepared(image: Tensor, settings: Evaluation, images: Preprocessing | None = None) -> Tensor:
     """An image (3, H, W) uint8 as the network takes it: (1, 3, H', W') float32.
 
     Args:
         image: of any size.
         settings: how the recipe resizes; its crops are not for predictions.
+        images: whose mean and std to take; ImageNet's if none.
     """
     x = image
+    mean, std = (MEAN, STD) if images is None else (images.mean, images.std)
     if settings.short_side is not None:
         x = v2.functional.resize(x, [settings.short_side], antialias=True)
     if settings.resize is not None:
         x = v2.functional.resize(x, list(settings.resize), antialias=True)
     x = v2.functional.to_dtype(x, torch.float32, scale=True)
-    return v2.functional.normalize(x, list(MEAN), list(STD))[None]
+    return v2.functional.normalize(x, list(mean), list(std))[None]
 
 
 def as_png(prediction: Tensor, truth: Labels | Depth) -> bytes:

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from binarize.data.samples import SampleDataset
+from binarize.preprocessing import Preprocessing
 from binarize.recipes import TrainingRecipe
 from binarize.recipes.schema import Training
 from binarize.training.averaging import MovingAverage
 from binarize.training.batches import Batches
+from binarize.training.callbacks import Callbacks
 from binarize.training.distill import Teacher
 from binarize.training.health import LatentWatch
 from binarize.training.inputs import InputWatch
@@ -49,7 +51,9 @@ class Run:
         tally: counts over the truths of the first whole epoch; None afterwards.
         latents: looks at latent weights.
         inputs: looks at the inputs of binary layers.
+        images: what an image goes through before it is the network's input; None if that is not known.
         report: called with what happened, in the main process; None if no one listens.
+        callbacks: of the caller's.
         constant_loss: of the best prediction that is the same for all pixels; None while it is unknown.
     """
 
@@ -71,7 +75,9 @@ class Run:
     tally: Tally | None
     latents: LatentWatch
     inputs: InputWatch
+    images: Preprocessing | None
     report: Callable[[Event], None] | None
+    callbacks: Callbacks
     constant_loss: float | None = None
 
     @property
@@ -86,8 +92,8 @@ class Run:
 
     @property
     def share(self) -> float:
-        """How much of the training is done, 0 to 1, by steps."""
-        return self.progress.step / (self.progress.steps * self.settings.epochs)
+        """How much of the planned training is done, 0 to 1, by steps; a run that was extended stays at 1."""
+        return min(1.0, self.progress.step / (self.progress.steps * self.progress.planned))
 
     @property
     def device(self) -> torch.device:
@@ -107,9 +113,11 @@ class Run:
     def show(self, epoch: int, step: int, loss: float, rate: float, figures: dict[str, Any]) -> None:
         """Report a step or, with its figures, the end of an epoch; see `Event`."""
         if self.report is not None and self.is_main:
-            steps, images = self.progress.steps, self.settings.batch
-            self.report(
-                Event(
-                    epoch=epoch, step=step, steps=steps, loss=loss, rate=rate, images=images, figures=figures
-                )
-            )
+            self.report(self.event(epoch, step, loss, rate, figures))
+
+    def event(self, epoch: int, step: int, loss: float, rate: float, figures: dict[str, Any]) -> Event:
+        """What happened; see `Event`."""
+        steps, images = self.progress.steps, self.settings.batch
+        return Event(
+            epoch=epoch, step=step, steps=steps, loss=loss, rate=rate, images=images, figures=figures
+        )

@@ -19,8 +19,13 @@ from binarize.training.folder import MODEL, model_file
 from binarize.training.metadata import read_recipe, read_truth
 
 
-def load(path: Path) -> tuple[TrainingRecipe, nn.Module]:
+def load(path: Path, model: nn.Module | None = None) -> tuple[TrainingRecipe, nn.Module]:
     """The recipe and the network, in evaluation mode, of a run's folder, its model file or `zoo:NAME`.
+
+    Args:
+        path: of it.
+        model: the float network, for a file whose network is of a custom class that this account does not
+            build by itself.
 
     Raises:
         ConfigError: there is no such file.
@@ -32,6 +37,8 @@ def load(path: Path) -> tuple[TrainingRecipe, nn.Module]:
         raise ConfigError(f"{file}: no such file; expected a model that `binarize train` wrote{hint}.")
     metadata = container.read_metadata(file)
     recipe = read_recipe(metadata, file)
+    if model is not None:
+        return recipe, files.load(file, model).float()
     source = files.read_header(file).source
     if source["source"] != "custom" or "code" in source or recipe.network.name not in NETWORKS:
         return recipe, files.load(file).float()  # the zoo's float weights have 16 bits
@@ -66,13 +73,17 @@ def check_classes(path: Path, truth: Truth) -> None:
     )
 
 
-def load_with_truth(path: Path) -> tuple[TrainingRecipe, nn.Module, Truth]:
+def load_with_truth(path: Path, model: nn.Module | None = None) -> tuple[TrainingRecipe, nn.Module, Truth]:
     """As `load`, and the data set's truth, which gives the outputs their meaning; no data is needed.
+
+    Args:
+        path: as of `load`.
+        model: likewise.
 
     Raises:
         ConfigError: there is no such file.
         FormatError: it was not written by a training, or is corrupt.
     """
-    recipe, model = load(path)
+    recipe, network = load(path, model)
     file = model_file(path)
-    return recipe, model, read_truth(container.read_metadata(file), file)
+    return recipe, network, read_truth(container.read_metadata(file), file)

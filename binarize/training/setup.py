@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,18 @@ from torch.utils.data import DataLoader
 from binarize.data.catalog import check_split
 from binarize.data.findings import report
 from binarize.data.samples import SampleDataset
-from binarize.errors import ConfigError, warn
+from binarize.errors import ConfigError, first_line, warn
+from binarize.files import container
+from binarize.preprocessing import Preprocessing
 from binarize.recipes import TrainingRecipe
 from binarize.recipes.schema import Training
+from binarize.training import trackers
 from binarize.training.averaging import MovingAverage, averaging_warning
 from binarize.training.balance import class_weights
 from binarize.training.batches import Batches
 from binarize.training.build import dataset, memory_format, network
 from binarize.training.build import optimizer as create_optimizer
+from binarize.training.callbacks import Callbacks
 from binarize.training.compiled import CompiledForward
 from binarize.training.distill import Teacher
 from binarize.training.distributed import share_drops, synchronize_norms
@@ -32,13 +37,15 @@ from binarize.training.environment import (
     on_cpu,
     requested_sharding,
 )
-from binarize.training.folder import STATE, with_stages_located
+from binarize.training.folder import BEST, MODEL, STATE, with_stages_located
 from binarize.training.health import LatentWatch
 from binarize.training.inputs import InputWatch
+from binarize.training.metadata import preprocessing_of, read_checkpoint
+from binarize.training.outputs import selected
 from binarize.training.process_group import keep_group_at_exit
 from binarize.training.progress import Event, Progress
 from binarize.training.replicas import Replicas
-from binarize.training.resume import check_folder, make_folder
+from binarize.training.resume import Change, check_folder, make_folder, warn_of_changed_code
 from binarize.training.run import Run
 from binarize.training.sharding import Shards
 from binarize.training.sizes import check_size
@@ -46,6 +53,27 @@ from binarize.training.state import restore_state
 from binarize.training.strategy import Strategy
 from binarize.training.tally import Tally
 from binarize.training.tasks import task_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a caller in Python trains, in place of what a recipe names.
+
+    Attributes:
+        network: converted if it is to be; it is trained itself, and moved to the device.
+        data: the training split.
+        val: the validation split, if there is one.
+        images: what images go through before they are what `data` gives; None if that is not known.
+    """
+
+    network: nn.Module
+    data: SampleDataset
+    val: SampleDataset | None
+    images: Preprocessing | None
+
+    def splits(self) -> tuple[SampleDataset, SampleDataset | None, Tally | None]:
+        """Both splits, and the counts to be made of the first."""
+        return self.data, self.val, task_of(self.data.truth).tally(self.data, "the data", set())
 
 
 def set_up(
@@ -56,6 +84,8 @@ def set_up(
     resume: bool = False,
     report: Callable[[Event], None] | None = None,
     tell: Callable[[str], None] | None = None,
+    callbacks: Sequence[Any] = (),
+    given: Given | None = None,
 ) -> Run:
     """Build a run, and find what is wrong with it before anything is written.
 
@@ -66,6 +96,8 @@ def set_up(
         resume: continue with what is in `out`.
         report: called after each step and each epoch, in the main process.
         tell: called in the main process with what was loaded at the start.
+        callbacks: of the caller's.
+        given: network and data of the caller's, in place of those that the recipe names.
 
     Raises:
         BinarizeError: what `loop.train` raises before its first step.
@@ -74,26 +106,31 @@ def set_up(
     keep_group_at_exit()
     sharding = requested_sharding()
     accelerator = _accelerator(settings)
-    check_folder(out, recipe, resume)
-    data, val, tally = _datasets(recipe, root)
+    changes, planned = check_folder(out, recipe, resume)
+    trackers.chosen(settings.trackers)  # or an error
+    data, val, tally = _datasets(recipe, root) if given is None else given.splits()
+    _check_val(settings, val)
     loss = task_of(data.truth).loss(settings, _class_weights(settings, data, accelerator))
     resumed = resume and (out / STATE).is_file()
     heard = tell if tell is not None and accelerator.is_main_process else _unheard
     placed = with_stages_located(recipe, out)
-    net = network(placed, data.truth, weights=not resumed, tell=heard)
+    net = given.network if given else network(placed, data.truth, weights=not resumed, tell=heard)
     net = net.to(memory_format=memory_format(settings))
     strategy = _strategy(net, accelerator, sharding, compiled=settings.compile)
     average = MovingAverage(net) if settings.ema is not None else None
     bare = create_optimizer(net, settings, accelerator.device)
     tensors = average.tensors if average is not None else None
     progress = restore_state(out / STATE, net, bare, tensors) if resumed else Progress()
+    progress.planned = planned
     optimizer = _prepare(strategy, bare, average, accelerator)
-    _check_sizes(strategy.standalone, recipe, data, val, heard)
+    (_check_given if given else _check_sizes)(strategy.standalone, recipe, data, val, heard)
     make_folder(out)  # all that can be wrong with the network is known by now
     learning = placed.training.distillation
     teacher = Teacher(learning, net, accelerator.device) if learning else None
     batches, loader = _batches(recipe, data, accelerator)
     _check_steps(progress, batches.steps, settings, out)
+    if resumed:
+        _go_on(progress, changes, recipe, out, heard)
     return Run(
         recipe=recipe,
         out=out,
@@ -113,7 +150,9 @@ def set_up(
         tally=tally,
         latents=LatentWatch(net),
         inputs=InputWatch(net, batches.steps, accelerator.device),
+        images=preprocessing_of(recipe, data.truth) if given is None else given.images,
         report=report,
+        callbacks=Callbacks(callbacks, on=accelerator.is_main_process),
     )
 
 
@@ -166,6 +205,43 @@ def _class_weights(settings: Training, data: SampleDataset, accelerator: Acceler
     )
 
 
+def _check_val(settings: Training, val: SampleDataset | None) -> None:
+    """Refuse settings that need a validation split."""
+    if val is not None:
+        return
+    for name, on in (("keep: best", settings.keep == "best"), ("patience", settings.patience is not None)):
+        if on:
+            raise ConfigError(
+                f"training.{name} needs a validation split, which decides what is best: set data.val, or "
+                "leave it out."
+            )
+
+
+def _go_on(
+    progress: Progress,
+    changes: Sequence[Change],
+    recipe: TrainingRecipe,
+    out: Path,
+    tell: Callable[[str], None],
+) -> None:
+    """Note what changes in the middle of a run, and say it; find the network of its best epoch."""
+    warn_of_changed_code(out, recipe)
+    for change in changes:
+        if change.name == "network.name":  # the same text elsewhere
+            continue
+        progress.changes.append(
+            {"epochs": progress.done, "name": change.name, "was": change.was, "now": change.now}
+        )
+        tell(f"changed  {change.name}: {change.was} -> {change.now}, after {progress.done} epochs")
+    keep = recipe.training.keep
+    file = out / (BEST if keep == "both" else MODEL)
+    kept = read_checkpoint(container.read_metadata(file)) if file.is_file() else None
+    if keep == "last" or kept is None or kept.kept != "best":
+        progress.best = None
+    elif progress.best is None or kept.epoch != progress.best["epoch"]:  # newer than the state
+        progress.best = {"epoch": kept.epoch, "figure": kept.figure, "value": kept.value}
+
+
 def _strategy(
     net: nn.Module, accelerator: Accelerator, sharding: ShardingSettings | None, *, compiled: bool
 ) -> Strategy:
@@ -214,6 +290,28 @@ def _check_sizes(
         height, width = val[0].image.shape[-2:]
         where = f"images of {recipe.data.val} (see data.evaluation)"
         check_size(net, val.truth, (height, width), where, chosen)
+
+
+def _check_given(net: nn.Module, recipe: TrainingRecipe, data: SampleDataset, *_: Any) -> None:
+    """Find out whether a network of the caller's gives what the truth of the data needs."""
+    image = data[0].image
+    task, training = task_of(data.truth), net.training
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    net.eval()
+    try:
+        with torch.no_grad():
+            output = net(image[None].to(device))
+    except Exception as error:  # whatever the code of the caller's does
+        raise ConfigError(
+            f"the network fails on an image {tuple(image.shape)} of the data: {type(error).__name__}: "
+            f"{first_line(error)}."
+        ) from error
+    finally:
+        net.train(training)
+    maps = selected(output, recipe.network.output)
+    task.check(maps, (image.shape[-2], image.shape[-1]))
+    if spare := task.spare(maps):
+        warn(f"{spare}.")
 
 
 def _batches(

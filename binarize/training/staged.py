@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from binarize.files import container
 from binarize.recipes import TrainingRecipe
 from binarize.recipes.stages import stage_recipes
 from binarize.training import loop
+from binarize.training.best import is_complete
 from binarize.training.curves import draw_curves
-from binarize.training.folder import CURVES, LOG, MODEL, STATE
+from binarize.training.folder import BEST, CURVES, LOG, MODEL, STATE
 from binarize.training.metadata import with_recipe
 from binarize.training.progress import Event
 
@@ -36,6 +37,7 @@ def train(
     report: Callable[[Event], None] | None = None,
     tell: Callable[[str], None] | None = None,
     begin: Callable[[str, int], None] | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> list[dict[str, Any]]:
     """Train by a recipe, with or without stages.
 
@@ -50,6 +52,7 @@ def train(
         report: likewise; epochs are counted in each stage.
         tell: likewise, and for what each stage is.
         begin: called with name and epochs of each stage before it begins.
+        callbacks: as of `loop.train`, for each stage; one that stops a stage stops all.
 
     Returns:
         The figures of every epoch; of several stages each with its `stage`, and epochs counted through.
@@ -60,7 +63,9 @@ def train(
     stages = stage_recipes(recipe)
     _check_folder(out, list(stages))
     if not stages:
-        return loop.train(recipe, out, root=root, resume=resume, report=report, tell=tell)
+        return loop.train(
+            recipe, out, root=root, resume=resume, report=report, tell=tell, callbacks=callbacks
+        )
     history: list[dict[str, Any]] = []
     heard = tell if tell is not None and is_first_process() else None
     for number, (name, stage) in enumerate(stages.items(), start=1):
@@ -69,10 +74,15 @@ def train(
         if begin is not None:
             begin(name, stage.training.epochs)
         # a stage of which nothing is there yet begins, also where the whole is resumed
-        figures = loop.train(stage, out / name, root=root, resume=resume, report=report, tell=tell)
-        history += [{**line, "epoch": len(history) + line["epoch"], "stage": name} for line in figures]
+        figures = loop.train(
+            stage, out / name, root=root, resume=resume, report=report, tell=tell, callbacks=callbacks
+        )
+        before = len(history)
+        history += [{**line, "epoch": before + line["epoch"], "stage": name} for line in figures]
+        if not is_complete(figures, stage.training):  # a callback stopped it
+            return history
     if PartialState().is_main_process:
-        _write_whole(recipe, out, name, history)
+        _write_whole(recipe, out, name, history, before)
     PartialState().wait_for_everyone()
     return history
 
@@ -85,9 +95,21 @@ def _check_folder(out: Path, stages: list[str]) -> None:
         raise ConfigError(f"{out} holds a run in stages, and this recipe has none; name another folder.")
 
 
-def _write_whole(recipe: TrainingRecipe, out: Path, last: str, history: list[dict[str, Any]]) -> None:
-    """Put the last stage's network, by the whole recipe, and the log of all stages into the run's folder."""
-    read = container.read(out / last / MODEL)
+def _write_whole(
+    recipe: TrainingRecipe, out: Path, last: str, history: list[dict[str, Any]], before: int
+) -> None:
+    """Put the last stage's networks, by the whole recipe, and the log of all stages into the run's folder.
+
+    Args:
+        recipe: of all stages.
+        out: folder of the run.
+        last: name of the last stage.
+        history: of all stages.
+        before: epochs of the stages in front of the last one.
+    """
     files.write_bytes(out / LOG, "".join(json.dumps(line) + "\n" for line in history).encode())
     draw_curves(history, out / CURVES)
-    container.write(out / MODEL, read.tensors, with_recipe(read.metadata, recipe))
+    for name in (BEST, MODEL):
+        if (out / last / name).is_file():
+            read = container.read(out / last / name)
+            container.write(out / name, read.tensors, with_recipe(read.metadata, recipe, before))

@@ -16,7 +16,8 @@ from binarize.training.dtensor import gathered, placed_like
 from binarize.training.progress import Progress
 
 _ENTRY = "binarize.training"
-_VERSION = 1
+_VERSION = 2
+"""1: without `planned`, `best` and `changes` of the progress."""
 
 
 def collect_state(
@@ -69,6 +70,16 @@ def read_recipe(path: Path) -> dict[str, Any]:
         FormatError: it is not a state file.
     """
     return _entry(container.read_metadata(path), path)["recipe"]
+
+
+def read_progress(path: Path) -> Progress:
+    """Where the training in a state file is.
+
+    Raises:
+        ConfigError: there is no such file.
+        FormatError: it is not a state file.
+    """
+    return Progress(**_entry(container.read_metadata(path), path)["progress"])
 
 
 def restore_state(

@@ -15,7 +15,7 @@ from binarize.layers import set_progress
 from binarize.training.averaging import decay_at
 from binarize.training.build import memory_format
 from binarize.training.distributed import all_sum
-from binarize.training.evaluate import SMALL, resized
+from binarize.training.evaluation import SMALL, resized
 from binarize.training.folder import STATE
 from binarize.training.health import last_norm, not_finite
 from binarize.training.learning_rate import rate

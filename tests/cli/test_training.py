@@ -65,7 +65,7 @@ def test_processes_share_an_evaluation(
         "import last_threads, sys, small_net\n"
         "last_threads.watch()\n"
         "from binarize.cli import run\n"
-        "from binarize.training import evaluate as shared\n"
+        "from binarize.training import evaluation as shared\n"
         "predict = shared.predict\n"
         "seen = []\n"
         "shared.predict = lambda m, x, **k: seen.append(len(x)) or predict(m, x, **k)\n"

@@ -24,7 +24,7 @@ from binarize.files import container
 from binarize.files.load import read_preprocessing
 from binarize.recipes.schema import Training
 from binarize.training import build, confusion, saved
-from binarize.training.evaluate import predict
+from binarize.training.evaluation import predict
 from binarize.training.loop import StoppedError, train
 from binarize.training.losses import ClassificationLoss
 from binarize.training.metrics import ClassificationMetric

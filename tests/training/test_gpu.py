@@ -16,7 +16,7 @@ from small_net import values
 from binarize import recipes
 from binarize.training import saved
 from binarize.training.build import dataset
-from binarize.training.evaluate import evaluate
+from binarize.training.evaluation import evaluate
 from binarize.training.loop import MODEL, Event, StoppedError, train
 
 pytestmark = [

@@ -14,7 +14,7 @@ from binarize import recipes
 from binarize.data import Depth, Labels
 from binarize.errors import BinarizeWarning, ConfigError
 from binarize.networks.catalog import NETWORKS
-from binarize.training.evaluate import predict
+from binarize.training.evaluation import predict
 from binarize.training.loop import train
 from binarize.training.sizes import check_size
 

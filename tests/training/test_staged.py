@@ -24,7 +24,7 @@ from binarize.recipes.stages import epochs_of, stage_recipes
 from binarize.training import saved
 from binarize.training.build import dataset, network
 from binarize.training.distill import Teacher
-from binarize.training.evaluate import evaluate
+from binarize.training.evaluation import evaluate
 from binarize.training.folder import with_stages_located
 from binarize.training.learning_rate import rate
 from binarize.training.loop import LOG, MODEL, STATE, Event, StoppedError

@@ -18,7 +18,7 @@ from binarize.data import create
 from binarize.data.dataset import Depth
 from binarize.errors import BinarizeWarning, DataError
 from binarize.training.constant_loss import class_entropy, depth_spread
-from binarize.training.evaluate import evaluate
+from binarize.training.evaluation import evaluate
 from binarize.training.loop import train
 from binarize.training.losses import SegmentationLoss, SiLog
 from binarize.training.tally import Tally

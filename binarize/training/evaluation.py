@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -9,8 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from binarize.data.dataset import Truth
+from binarize.data.own_samples import IMAGENET, samples
 from binarize.data.samples import Sample, SampleDataset
 from binarize.errors import ConfigError
+from binarize.preprocessing import preprocessing_of
 from binarize.training.outputs import selected
 from binarize.training.sizes import REFUSALS, first_line, working_sizes
 from binarize.training.tasks import task_of
@@ -21,8 +25,9 @@ SMALL = 64
 
 def evaluate(
     model: nn.Module,
-    data: SampleDataset,
+    data: Any,
     *,
+    truth: Truth | None = None,
     output: str | int | None = None,
     device: torch.device | None = None,
     batch: int = 1,
@@ -37,9 +42,12 @@ def evaluate(
 
     Args:
         model: gives logits (N, classes, H, W) or (N, classes), or metres (N, 1, H, W); its mode is restored.
-        data: through its evaluation transform.
+        data: a data set of the toolkit, through its evaluation transform; or pairs (image, target) by index,
+            such as a torch Dataset: images of 8 bits, or floats as the model takes them, and arrays or
+            tensors of class ids or metres (`data.own_samples.OwnSamples`).
+        truth: what the targets of such pairs mean: `binarize.data.Labels`, `Depth` or `Classes`.
         output: which of the model's outputs to take (a recipe's `network.output`).
-        device: where the model is.
+        device: where the model is; by default that of its first parameter or buffer.
         batch: images at once, as far as neighbours are of one size.
         flip: mean of the predictions for the image and its mirror image.
         scales: mean of the predictions at these sizes, times that of the image.
@@ -52,8 +60,10 @@ def evaluate(
         ConfigError: images of a size, at one of the scales, that the network cannot take.
         DataError: a file is wrong, or not one pixel has a truth.
     """
+    device = device or device_of(model)
+    data = samples(data, truth, images=preprocessing_of(model) or IMAGENET)
     task = task_of(data.truth)
-    metric = task.metric(_outputs(model)).to(device or torch.device("cpu"))
+    metric = task.metric(_outputs(model)).to(device)
     training = model.training
     model.eval()
     done = 0
@@ -72,6 +82,12 @@ def evaluate(
     if not figures.get("pixels", figures.get("images")):
         raise task.nothing(data, where)
     return figures
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's tensors are; a packed network has no parameters."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 def predict(
