@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -30,11 +31,13 @@ from binarize.cli.methods import methods
 from binarize.cli.models import models
 from binarize.cli.predict import predict
 from binarize.cli.recipes import recipes
+from binarize.cli.report import report
 from binarize.cli.summary import summary
+from binarize.cli.tables import tables
 from binarize.cli.train import train
 from binarize.cli.verify import verify
 from binarize.cli.zoo import zoo
-from binarize.errors import BinarizeError, BinarizeWarning
+from binarize.errors import BinarizeError, BinarizeWarning, ConfigError
 from binarize.tables import write_what_can_be
 
 FAILED = 2
@@ -43,8 +46,21 @@ INTERRUPTED = 130
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
 @click.version_option(__version__, prog_name="binarize", message="%(prog)s %(version)s")
-def cli() -> None:
-    """Turn a timm or custom PyTorch network into a binary neural network."""
+@click.option("--quiet", "-q", is_flag=True, help="No progress and no warnings: results and errors only.")
+@click.option("--verbose", "-v", is_flag=True, help="Errors with the traceback, and all Python warnings.")
+@click.pass_context
+def cli(context: click.Context, quiet: bool, verbose: bool) -> None:
+    """Turn a timm or custom PyTorch network into a binary neural network.
+
+    The options below stand in front of the command: `binarize -q train RECIPE`.
+    """
+    if quiet and verbose:
+        raise ConfigError("--quiet or --verbose, not both.")
+    context.ensure_object(dict).update(quiet=quiet, verbose=verbose)
+    if quiet:
+        warnings.simplefilter("ignore")
+    elif verbose:
+        warnings.simplefilter("always")
 
 
 _COMMANDS = (
@@ -64,7 +80,9 @@ _COMMANDS = (
     models,
     predict,
     recipes,
+    report,
     summary,
+    tables,
     train,
     verify,
     zoo,
@@ -81,11 +99,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         write_what_can_be(stream)
+    chosen: dict[str, bool] = {}
     try:
         with _readable_warnings():
-            status = cli.main(args=arguments, prog_name="binarize", standalone_mode=False)
+            status = cli.main(args=arguments, prog_name="binarize", standalone_mode=False, obj=chosen)
         sys.stdout.flush()
     except BinarizeError as error:
+        if chosen.get("verbose"):
+            traceback.print_exc()
         return _fail(str(error))
     except click.ClickException as error:
         error.show()

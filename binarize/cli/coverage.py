@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from binarize.cli.options import DEFAULT_METHOD, listed
-from binarize.cli.output import console, print_json, say
+from binarize.cli.output import console, print_json, say, shows_progress
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError
 
@@ -157,7 +157,7 @@ def _bar(total: int) -> Iterator[Callable[[Record, bool], None]]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console(sys.stderr), disable=not sys.stderr.isatty()) as progress:
+    with Progress(*columns, console=console(sys.stderr), disable=not shows_progress()) as progress:
         task = progress.add_task("models", total=total)
 
         def report(record: Record, old: bool) -> None:

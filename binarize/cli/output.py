@@ -10,6 +10,8 @@ import textwrap
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
+import click
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -61,6 +63,13 @@ def print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
+def shows_progress() -> bool:
+    """Whether progress is shown on stderr: on a terminal, without `binarize --quiet`."""
+    context = click.get_current_context(silent=True)
+    chosen = context.obj if context is not None else None
+    return sys.stderr.isatty() and not (isinstance(chosen, dict) and chosen.get("quiet"))
+
+
 @contextlib.contextmanager
 def progress(text: str) -> Iterator[None]:
     """Show `text` with a spinner on stderr during long work, if stderr is a terminal.
@@ -68,7 +77,7 @@ def progress(text: str) -> Iterator[None]:
     Output of the work on stdout is sent to stderr: stdout is for results.
     """
     with contextlib.ExitStack() as stack:
-        if sys.stderr.isatty():
+        if shows_progress():
             stack.enter_context(console(sys.stderr).status(text))
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         yield
@@ -87,7 +96,7 @@ def progress_bar(text: str, *, counts: bool = False, shown: bool = True, transie
 
     numbers = [MofNCompleteColumn()] if counts else []
     columns = (TextColumn(text), BarColumn(), *numbers, TimeRemainingColumn())
-    disable = not (sys.stderr.isatty() and shown)
+    disable = not (shows_progress() and shown)
     return Progress(*columns, console=console(sys.stderr), disable=disable, transient=transient)
 
 

@@ -18,7 +18,7 @@ from binarize.cli.options import (
     model_option,
     out_option,
 )
-from binarize.cli.output import console, counted, say
+from binarize.cli.output import console, counted, say, shows_progress
 from binarize.cli.speed import importing
 from binarize.cli.targets import refuse_existing
 from binarize.errors import ConfigError, DataError
@@ -126,7 +126,7 @@ def predict(
 
     _make_folder(out)
     for file in track(
-        files, "predicting", console=console(sys.stderr), disable=not sys.stderr.isatty(), transient=True
+        files, "predicting", console=console(sys.stderr), disable=not shows_progress(), transient=True
     ):
         image = read_image(file)
         maps = _maps(networks if panel else networks[:1], image, file)

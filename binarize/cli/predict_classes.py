@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binarize.cli.output import console, counted, print_json, say
+from binarize.cli.output import console, counted, print_json, say, shows_progress
 from binarize.cli.targets import refuse_existing
 from binarize.errors import ConfigError
 
@@ -57,7 +57,7 @@ def predict_classes(
     refuse_existing([out / FILE], force=force)
     found: list[dict[str, Any]] = []
     for path in track(
-        images, "predicting", console=console(sys.stderr), disable=not sys.stderr.isatty(), transient=True
+        images, "predicting", console=console(sys.stderr), disable=not shows_progress(), transient=True
     ):
         try:
             shares = classify(model, read_image(path), recipe.data.evaluation, recipe.network.output)

@@ -10,7 +10,8 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from binarize.cli.options import device_option, out_option
-from binarize.cli.output import console, counted, say, size
+from binarize.cli.output import console, counted, say, shows_progress, size
+from binarize.cli.sparkline import Curves
 from binarize.cli.speed import importing
 from binarize.errors import is_first_process, listed
 from binarize.tables import better
@@ -134,19 +135,21 @@ class Screen:
 
         columns = (
             TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
+            BarColumn(20),
             TimeRemainingColumn(),
             TextColumn(
-                "loss {task.fields[loss]:.4f}  {task.fields[speed]:.1f} images/s  {task.fields[memory]}"
+                "loss {task.fields[loss]:.4f} {task.fields[curves]} {task.fields[speed]:.1f} images/s  "
+                "{task.fields[memory]}"
             ),
         )
         self._progress = Progress(
-            *columns, console=console(sys.stderr), disable=not sys.stderr.isatty(), transient=True
+            *columns, console=console(sys.stderr), disable=not shows_progress(), transient=True
         )
         self._epochs = epochs
         self._lines = lines
         self._task: Any = None
         self._stage = ""
+        self._curves = Curves()
         self._began = (time.perf_counter(), 0)
         self.shown = False
 
@@ -160,6 +163,7 @@ class Screen:
     def begin(self, stage: str, epochs: int) -> None:
         """A stage of the run begins; it has epochs of its own."""
         self._stage, self._epochs = stage, epochs
+        self._curves = Curves()
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
@@ -170,6 +174,7 @@ class Screen:
         if event.figures:
             from binarize.training.outcome import epoch_line
 
+            self._curves.add(event.figures)
             self._progress.stop()  # the bar does not see the line on stdout
             stage = f"{self._stage}: " if self._stage else ""
             lines = [f"{stage}{epoch_line(event.figures, self._epochs)}"]
@@ -182,7 +187,7 @@ class Screen:
         if self._task is None:
             self._began = (time.perf_counter(), done)
             self._task = self._progress.add_task(
-                "", total=self._epochs * event.steps, epoch="", loss=0.0, speed=0.0, memory=""
+                "", total=self._epochs * event.steps, epoch="", loss=0.0, speed=0.0, memory="", curves=""
             )
         began, first = self._began
         passed = time.perf_counter() - began
@@ -191,6 +196,7 @@ class Screen:
             completed=done,
             epoch=f"{event.epoch + 1}/{self._epochs}",
             loss=event.loss,
+            curves=self._curves.text(event.loss),
             speed=(done - first) * event.images / passed if passed > 0 else 0.0,
             memory=size(peak) if (peak := _peak_memory()) else "",
         )

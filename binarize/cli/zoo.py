@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from binarize.cli.output import console, print_json, say, size, tell
+from binarize.cli.output import console, print_json, say, shows_progress, size, tell
 from binarize.errors import ConfigError, FormatError
 from binarize.tables import BINARY, FLOAT, better
 
@@ -46,11 +46,15 @@ def zoo(context: click.Context, as_json: bool) -> None:
 
 @zoo.command()
 @click.argument("name")
-def show(name: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print what was measured, as one JSON document.")
+def show(name: str, as_json: bool) -> None:
     """Print the card of the network NAME."""
     from binarize.cli.card import card
     from binarize.files import zoo as entries
 
+    if as_json:
+        print_json(_metrics(name))
+        return
     text = (entries.entry(name) / entries.CARD).read_text(encoding="utf-8")
     for part in card(text):
         if isinstance(part, str):
@@ -77,9 +81,7 @@ def add(
     if len(runs) > 1 and (name or recipe_name):
         raise ConfigError("zoo add: --name and --recipe are for one run.")
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console(sys.stderr), disable=not sys.stderr.isatty(), transient=True
-    ) as bar:
+    with Progress(*columns, console=console(sys.stderr), disable=not shows_progress(), transient=True) as bar:
         task = bar.add_task("")
 
         def report(what: str, done: int, total: int) -> None:

@@ -85,7 +85,7 @@ def collect(
     part = split or recipe.data.test
     costs = _costs(run, model, recipe) if count else {}
     history = read_history(run)
-    figures = _kept(run, part) if root is None else None  # kept figures are of the recipe's own data
+    figures = kept(run, part) if root is None else None  # kept figures are of the recipe's own data
     if figures is None:
         data = dataset(recipe, part, root=root)
         saved.check_classes(run, data.truth)
@@ -102,18 +102,27 @@ def collect(
             where=f"{recipe.data.name} {part}",
         )
         if root is None:
-            _keep(run, part, figures)
+            keep(run, part, figures)
     return Result(path=run, recipe=recipe, split=part, figures=figures, history=history, costs=costs)
 
 
 def _costs(run: Path, model: nn.Module, recipe: TrainingRecipe) -> dict[str, dict[str, Any]]:
+    file = run / MODEL
+    return cost_totals(model, recipe, files.deployed_size(file, model) or file.stat().st_size)
+
+
+def cost_totals(
+    model: nn.Module, recipe: TrainingRecipe, size: int, *, packed: bool = False
+) -> dict[str, dict[str, Any]]:
     """By convention, totals at the size that training sees, which is the same for all rows.
 
-    Bytes are those of the file that `binarize deploy` writes; a float network's own file is what it needs.
+    Args:
+        model: of a run.
+        recipe: of the run.
+        size: bytes of the file that `binarize deploy` writes; a float network's own file is what it needs.
+        packed: the model is a packed one, which cannot be counted as the paper does.
     """
-    file = run / MODEL
-    size = files.deployed_size(file, model) or file.stat().st_size
-    conventions: tuple[Convention, ...] = ("honest", "paper")
+    conventions: tuple[Convention, ...] = ("honest",) if packed else ("honest", "paper")
     found = {}
     for name in conventions:
         counted = accounting.summary(model, (3, *recipe.data.augmentation.size), name).of_file(size)
@@ -133,7 +142,8 @@ def read_history(run: Path) -> list[dict[str, Any]]:
         raise ConfigError(f"{run / LOG}: no log of a run ({error}).") from error
 
 
-def _kept(run: Path, split: str) -> dict[str, Any] | None:
+def kept(run: Path, split: str) -> dict[str, Any] | None:
+    """The figures of a run's network on a split, measured before; None if there are none."""
     try:
         found = json.loads((run / TEST).read_text(encoding="utf-8"))
         same = found["split"] == split and found["version"] == version()
@@ -144,7 +154,8 @@ def _kept(run: Path, split: str) -> dict[str, Any] | None:
     return None
 
 
-def _keep(run: Path, split: str, figures: dict[str, Any]) -> None:
+def keep(run: Path, split: str, figures: dict[str, Any]) -> None:
+    """Write the figures of a run's network beside it, for `kept`."""
     found = {"split": split, "model": _digest(run / MODEL), "version": version(), "figures": figures}
     files.write_bytes(run / TEST, json.dumps(found, indent=2).encode())
 

@@ -1,83 +1,89 @@
-"""Figures that the BiDense paper prints (arXiv 2411.10346, Tables 1, 2 and 3), for comparison."""
+"""From a recipe to its row in the BiDense paper's tables (`binarize.comparison.paper`)."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from typing import Any
 
+from binarize.comparison.paper import DATA, TABLES, PaperRow
+from binarize.errors import BinarizeError
+from binarize.methods import create
+from binarize.networks.catalog import NETWORKS
+from binarize.option_texts import parse_kwargs
 from binarize.recipes import TrainingRecipe
+from binarize.recipes.schema import MethodSettings, Network
+from binarize.user_code import is_file, parts
 
-_SEGMENTATION = ("pixel_accuracy", "miou")
-_DEPTH = ("delta1", "abs_rel", "rmse")
-
-_ADE20K = {
-    "float-pretrained": (0.7948, 0.4096),
-    "float": (0.7081, 0.2039),
-    "bnn": (0.6169, 0.0868),
-    "reactnet": (0.6277, 0.0922),
-    "adabin": (0.5947, 0.0716),
-    "bisrnet": (0.6285, 0.0974),
-    "bidense": (0.6725, 0.1875),
-}
-_VOC2012 = {
-    "float-pretrained": (0.9858, 0.9972),
-    "float": (0.9602, 0.8460),
-    "bnn": (0.8357, 0.4010),
-    "reactnet": (0.8338, 0.4210),
-    "adabin": (0.7827, 0.2520),
-    "bisrnet": (0.8630, 0.4750),
-    "bidense": (0.9273, 0.7520),
-}
-_NYUV2 = {
-    "float-pretrained": (0.871, 0.117, 0.407),
-    "float": (0.695, 0.201, 0.641),
-    "bnn": (0.644, 0.223, 0.712),
-    "reactnet": (0.664, 0.215, 0.686),
-    "adabin": (0.537, 0.256, 0.851),
-    "bisrnet": (0.659, 0.214, 0.682),
-    "bidense": (0.712, 0.189, 0.610),
-}
-_KITTI = {
-    "float-pretrained": (0.958, 0.065, 2.416),
-    "float": (0.902, 0.092, 3.429),
-    "bnn": (0.889, 0.102, 3.610),
-    "reactnet": (0.893, 0.099, 3.449),
-    "adabin": (0.853, 0.119, 4.016),
-    "bisrnet": (0.890, 0.101, 3.567),
-    "bidense": (0.896, 0.095, 3.389),
-}
-_TABLES = {
-    "ade20k": (_SEGMENTATION, _ADE20K),
-    "voc2012": (_SEGMENTATION, _VOC2012),
-    "nyuv2": (_DEPTH, _NYUV2),
-    "kitti": (_DEPTH, _KITTI),
-}
-
-REMARKS = {
-    "voc2012": "The paper's networks were trained on trainval, which holds the images that they are "
-    "evaluated on; its figures of VOC 2012 are not comparable with honest ones.",
-}
-"""Remarks on the printed figures, by data set."""
+_OF_DATA = ("task", "num_classes", "max_depth", "img_size")  # options that the data set and the sizes decide
+_NOT_IN_ROWS = ("form", "ablation")  # options of methods that make no other row
 
 
 def published(recipe: TrainingRecipe) -> dict[str, float]:
     """The printed figures of a recipe's row, fractions and metres; empty if the paper has no such row."""
-    network = recipe.network
-    if recipe.data.name not in _TABLES or (network.name, network.encoder) != ("upernet", "convnext_tiny"):
-        return {}
-    if network.options.get("head", "full") != "full":
-        return {}
-    method = recipe.method
-    if method is None:
-        row = "float-pretrained" if recipe.network.pretrained else "float"
-    elif set(method.options) <= {"form"}:
-        row = method.name
-    else:  # an ablation
-        return {}
-    names, rows = _TABLES[recipe.data.name]
-    return dict(zip(names, rows[row], strict=True)) if row in rows else {}
+    row = paper_row(recipe)
+    return {} if row is None else dict(row.figures[recipe.data.name])
+
+
+def paper_row(recipe: TrainingRecipe) -> PaperRow | None:
+    """The row that a recipe's network, method and data set have in Tables 1 to 4, if there is one.
+
+    Encoder, decoder and all options of the method have to be the row's; how long and on what sizes it is
+    trained does not matter.
+    """
+    name = recipe.data.name
+    rows = [row for table in TABLES.values() if name in table.data for row in table.rows]
+    return next((row for row in rows if is_of_row(recipe, row)), None)
+
+
+def is_of_row(recipe: TrainingRecipe, row: PaperRow) -> bool:
+    """Whether a recipe's network and method are those of a row; its data set is not looked at."""
+    return _network(recipe.network) == (row.network, row.encoder, row.pretrained) and _same_method(
+        recipe.method, row
+    )
+
+
+def _network(chosen: Network) -> tuple[str, str, bool] | None:
+    """Name, encoder and whether it is pretrained; None for one with options that no row has.
+
+    `upernet:convnext_tiny?width=64` says the same as the name, the encoder and the options apart.
+    """
+    if is_file(chosen.name):
+        return None
+    name, encoder, query = parts(chosen.name)
+    if name not in NETWORKS:
+        return None
+    try:
+        given: dict[str, Any] = {**parse_kwargs(query), **chosen.options}
+    except BinarizeError:
+        return None
+    encoder = str(chosen.encoder or given.pop("encoder", "") or encoder)
+    pretrained = bool(given.pop("pretrained", chosen.pretrained))
+    defaults = {n: p.default for n, p in inspect.signature(NETWORKS.get(name)).parameters.items()}
+    others = {n: v for n, v in given.items() if n not in _OF_DATA}
+    same = all(n in defaults and defaults[n] == v for n, v in others.items())
+    return (name, encoder, pretrained) if same else None
+
+
+def _same_method(chosen: MethodSettings | None, row: PaperRow) -> bool:
+    if chosen is None or row.method is None:
+        return chosen is None and row.method is None
+    policy = (chosen.keep, chosen.only, chosen.first, chosen.last)
+    if chosen.name != row.method or policy != ((), (), 1, 1):
+        return False
+    try:
+        return _options(chosen.name, chosen.options) == _options(row.method, row.options)
+    except BinarizeError:
+        return False
+
+
+def _options(name: str, given: Any) -> dict[str, Any]:
+    """The options of a method that make it another row."""
+    fields = dataclasses.asdict(create(name, **given))
+    return {key: value for key, value in fields.items() if key not in _NOT_IN_ROWS}
 
 
 def remark(recipe: TrainingRecipe) -> dict[str, Any]:
     """Remarks on the printed figures of a recipe's data set."""
-    text = REMARKS.get(recipe.data.name)
-    return {"remark": text} if text else {}
+    known = DATA.get(recipe.data.name)
+    return {"remark": known.remark} if known is not None and known.remark else {}

@@ -46,20 +46,35 @@ def layer_table(
     table.add_column("float layer", no_wrap=width >= _WIDE, max_width=_KIND_WIDTH)
     table.add_column("becomes", no_wrap=width >= _WIDE)
     table.add_column("norm, activation, sum")
-    for name, row in folded:
-        state = f"binary, {_bypass_text(row)}" if row.converted else _kept_text(row)
-        said = (row.reason, row.norm, row.activation, row.residual, row.bypass_reason)
-        detail = "; ".join(part for part in said if part and part != "none")
-        if row.activations:  # in a line of its own, which is not broken inside the braces
-            detail = f"activations {row.activations}\n{detail}"
-        style = BINARY if row.converted else FLOAT
-        cells = (f"{row.kind} {_geometry(row)}", state, detail)
-        table.add_row(Name(name), *map(Text, cells), style=style)
-    for name, row in others:
-        shape = "x".join(map(str, row.query[1:]))
-        cells = (f"attention {shape}".strip(), "binary" if row.converted else "float", row.reason)
+    for name, row in (*folded, *others):
+        cells = _cells(row) if isinstance(row, LayerPlan) else _attention_cells(row)
         table.add_row(Name(name), *map(Text, cells), style=BINARY if row.converted else FLOAT)
     return table
+
+
+def table_rows(
+    rows: Sequence[LayerPlan], attentions: Sequence[AttentionPlan] = ()
+) -> list[tuple[tuple[str, str, str, str], bool]]:
+    """The cells of `layer_table`, and whether the layer becomes binary, for tables in other forms."""
+    layers = [((name, *_cells(row)), row.converted) for name, row in _folded(rows, _look)]
+    others = [
+        ((name, *_attention_cells(row)), row.converted) for name, row in _folded(attentions, _attention_look)
+    ]
+    return [*layers, *others]
+
+
+def _cells(row: LayerPlan) -> tuple[str, str, str]:
+    state = f"binary, {_bypass_text(row)}" if row.converted else _kept_text(row)
+    said = (row.reason, row.norm, row.activation, row.residual, row.bypass_reason)
+    detail = "; ".join(part for part in said if part and part != "none")
+    if row.activations:  # in a line of its own, which is not broken inside the braces
+        detail = f"activations {row.activations}\n{detail}"
+    return f"{row.kind} {_geometry(row)}", state, detail
+
+
+def _attention_cells(row: AttentionPlan) -> tuple[str, str, str]:
+    shape = "x".join(map(str, row.query[1:]))
+    return f"attention {shape}".strip(), "binary" if row.converted else "float", str(row.reason)
 
 
 def note_lines(notes: Iterable[str]) -> Iterator[Text]:

@@ -1,0 +1,62 @@
+"""Pictures of what goes on inside a network, with findings: what `binarize.inspect` adds to a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from binarize.inspect.inspection import Settings, Skipped, inspect_networks
+from binarize.inspect.subject import load_subjects
+from binarize.report.subject import Subject
+
+
+@dataclass(frozen=True, kw_only=True)
+class Insight:
+    """One picture.
+
+    Attributes:
+        title: a few words.
+        picture: a file; its own background is light.
+        form: of the file.
+        findings: sentences.
+        warnings: sentences on what is probably wrong.
+    """
+
+    title: str
+    picture: bytes
+    form: Literal["png", "svg"] = "png"
+    findings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def insights(
+    subject: Subject, root: Path | None, split: str | None, images: int, watch: Callable[[str, int], Any]
+) -> Iterator[Insight | str]:
+    """What the analyses of `binarize.inspect` find in a network; a sentence for each that does not fit it.
+
+    Args:
+        subject: the network.
+        root: folder of its data set.
+        split: part of it.
+        images: how many to look at.
+        watch: shows progress (`binarize.inspect.inspection.Settings`).
+
+    Raises:
+        DataError: data that is missing or wrong.
+    """
+    loaded = [(subject.recipe, subject.model)]
+    label = subject.recipe.method.name if subject.recipe.method else "float"
+    chosen = ("entropy", "parameters", "maps", "weights", "bypass", "gradients")
+    found = load_subjects([subject.file], [label], loaded, root=root, split=split, images=images)
+    for section in inspect_networks(found, chosen, Settings(watch=watch)):
+        if isinstance(section, Skipped):
+            yield f"{section.analysis}: {section.reason}"
+        else:
+            yield Insight(
+                title=section.title,
+                picture=section.picture("png"),
+                findings=tuple(map(str, section.findings)),
+                warnings=tuple(map(str, section.warnings)),
+            )

@@ -1,0 +1,185 @@
+"""What a report is about: a trained network, and what is known of it without running it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from binarize import files
+from binarize.comparison.collect import cost_totals, keep, kept, read_history
+from binarize.data.dataset import Truth
+from binarize.data.samples import SampleDataset
+from binarize.errors import BinarizeError, DataError
+from binarize.files import zoo
+from binarize.recipes import TrainingRecipe
+from binarize.runtime import deployed_layers
+from binarize.training import saved
+from binarize.training.build import dataset
+from binarize.training.environment import device as chosen_device
+from binarize.training.evaluate import evaluate
+from binarize.training.folder import LOG, MODEL, model_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A trained network.
+
+    Attributes:
+        name: how the user named it.
+        file: of the network.
+        recipe: that it was trained by.
+        model: the network, in evaluation mode.
+        truth: what its outputs mean.
+        history: figures by epoch; empty without a log.
+        figures: on `split`; empty if they are not known.
+        split: what `figures` were measured on, in words.
+        costs: totals by convention (`honest`, and `paper` where it can be counted).
+        floors: figures of predictions that never look at the image, by kind; empty if not known.
+        remarks: sentences on what is missing, and why.
+    """
+
+    name: str
+    file: Path
+    recipe: TrainingRecipe
+    model: nn.Module
+    truth: Truth
+    history: list[dict[str, Any]] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+    split: str = ""
+    costs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    floors: dict[str, dict[str, Any]] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the file holds the packed network, without latent weights."""
+        return bool(deployed_layers(self.model))
+
+
+def read(path: Path) -> Subject:
+    """The network of a run's folder, a file of `binarize train` or `deploy`, or `zoo:NAME`.
+
+    Raises:
+        ConfigError: there is no such file.
+        FormatError: it was not written by a training, or is corrupt.
+    """
+    recipe, model, truth = saved.load_with_truth(path)
+    file = model_file(path)
+    subject = Subject(name=str(path), file=file, recipe=recipe, model=model, truth=truth)
+    if str(path).startswith(zoo.PREFIX):
+        return _of_zoo(subject)
+    folder = file.parent
+    if file.name == MODEL and (folder / LOG).is_file():
+        subject = replace(subject, history=read_history(folder))
+        if (found := kept(folder, recipe.data.test)) is not None:
+            subject = replace(subject, figures=found, split=f"{recipe.data.name} {recipe.data.test}")
+    else:
+        subject = _remarked(subject, "No curves: the file is not in the folder of a run, with its log.")
+    return _counted(subject)
+
+
+def find_data(subject: Subject, root: Path | None, split: str | None) -> tuple[SampleDataset | None, Subject]:
+    """A split of the network's data set, and the subject; it says why if there is no such data.
+
+    Args:
+        subject: whose recipe names the data set.
+        root: its folder, in place of the recipe's.
+        split: part of it; the recipe's test split if None.
+
+    Raises:
+        ConfigError: no such split.
+        DataError: a folder that was given does not hold the data.
+    """
+    try:
+        data = dataset(subject.recipe, split or subject.recipe.data.test, root=root)
+        saved.check_classes(subject.file, data.truth)
+    except DataError as error:
+        if root is not None:
+            raise
+        return None, _remarked(subject, f"No images, so no predictions: {error}")
+    return data, subject
+
+
+def measured(
+    subject: Subject,
+    data: SampleDataset | None,
+    split: str | None,
+    report: Callable[[int], None],
+    *,
+    own: bool = True,
+) -> Subject:
+    """The subject with figures of the split, measured if they are not known; else those of the last epoch.
+
+    Args:
+        subject: whose figures.
+        data: the split through its evaluation transform; None without data.
+        split: its name, if it is not the test split.
+        report: called with the number of images done.
+        own: the data are those of the recipe: figures on its test split are kept beside the run.
+    """
+    recipe = subject.recipe
+    if subject.figures and split in (None, recipe.data.test):
+        return subject
+    if data is None:
+        last = next((line for line in reversed(subject.history) if "val" in line), None)
+        if last is None:
+            return _remarked(subject, "No figures: none were measured before, and there is no data.")
+        where = f"{recipe.data.name} {recipe.data.val}, after epoch {last['epoch']}"
+        return replace(subject, figures=last["val"], split=where)
+    device = chosen_device()
+    settings, where = recipe.data.evaluation, f"{recipe.data.name} {split or recipe.data.test}"
+    found = evaluate(
+        subject.model.to(device),
+        data,
+        output=recipe.network.output,
+        device=device,
+        batch=settings.batch,
+        flip=settings.flip,
+        scales=settings.scales,
+        report=report,
+        where=where,
+    )
+    if own and split in (None, recipe.data.test) and subject.history:
+        keep(subject.file.parent, recipe.data.test, found)
+    return replace(subject, figures=found, split=where)
+
+
+def _of_zoo(subject: Subject) -> Subject:
+    """With what was measured when the entry was made."""
+    path = zoo.entry(subject.name) / zoo.METRICS
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    costs = {name: {**totals, "file_bytes": metrics["bytes"]} for name, totals in metrics["costs"].items()}
+    found = replace(
+        subject,
+        figures=metrics["figures"],
+        split=f"{metrics['data']} {metrics['split']}",
+        costs=costs,
+        floors=metrics["floors"],
+    )
+    log = path.parent / LOG
+    if log.is_file():
+        return replace(found, history=read_history(log.parent))
+    return _remarked(found, "No curves: entries of the zoo hold no log.")
+
+
+def _counted(subject: Subject) -> Subject:
+    """With its costs at the size that training sees."""
+    try:
+        size = files.deployed_size(subject.file, subject.model) or subject.file.stat().st_size
+        found = cost_totals(subject.model, subject.recipe, size, packed=subject.is_packed)
+    except BinarizeError as error:
+        return _remarked(subject, f"Costs could not be counted: {error}")
+    subject = replace(subject, costs=found)
+    if subject.is_packed:
+        text = "The paper's counting is of the network in training: give the run in place of its packed file."
+        return _remarked(subject, text)
+    return subject
+
+
+def _remarked(subject: Subject, text: str) -> Subject:
+    return replace(subject, remarks=(*subject.remarks, text))

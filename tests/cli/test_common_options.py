@@ -1,0 +1,92 @@
+"""Progress of a training in a few characters, and the options of all commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+
+import pytest
+
+from binarize.cli import cli, run
+from binarize.cli.output import shows_progress
+from binarize.cli.sparkline import WIDTH, Curves, sparkline
+from binarize.errors import BinarizeWarning, ConfigError
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([1.0], "▁"), ([2.0, 2.0], "▁▁"), ([0.0, 1.0], "▁█"), ([7.0, 0.0, 3.0], "█▁▄"), ([-1.0, -2.0], "█▁")],
+)
+def test_sparkline(values: list[float], expected: str) -> None:
+    assert sparkline(values) == expected
+
+
+def test_many_values_are_means() -> None:
+    assert sparkline([0.0, 2.0, 10.0, 0.0], width=2) == "▁█"
+    assert len(sparkline([float(i) for i in range(101)])) == WIDTH
+    assert sparkline([float(i) for i in range(101)]) == "▁▂▃▄▅▆▇█"
+
+
+def test_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal:
+        encoding = "utf-8"
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    curves = Curves()
+    assert curves.text(1.0) == ""
+    curves.add({"loss": 3.0, "val": {"miou": 0.1}})
+    assert curves.text(1.0).strip() == "█▁"
+    curves.add({"loss": 2.0})
+    curves.add({"loss": 1.0, "val": {"miou": 0.25}})
+    assert curves.text(1.0).split() == ["█▅▁▁", "mIoU", "0.250", "▁█"]
+    Terminal.encoding = "ascii"
+    assert curves.text(1.0) == ""
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """A command that warns, says whether it shows progress, and fails."""
+    import click
+
+    @click.command()
+    def complain() -> None:
+        warnings.warn("look out", BinarizeWarning, stacklevel=1)
+        click.echo(f"progress {shows_progress()}")
+        raise ConfigError("wrong.")
+
+    monkeypatch.setitem(cli.commands, "complain", complain)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    return "complain"
+
+
+@pytest.mark.parametrize(
+    ("options", "progress", "warned", "traced"),
+    [([], True, True, False), (["-q"], False, False, False), (["-v"], True, True, True)],
+)
+def test_quiet_and_verbose(
+    options: list[str],
+    progress: bool,
+    warned: bool,
+    traced: bool,
+    command: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run([*options, command]) == 2
+    out, err = capsys.readouterr()
+    assert out == f"progress {progress}\n"
+    assert ("look out" in err) == warned
+    assert ("Traceback" in err) == traced
+    assert "Error: wrong." in err
+
+
+def test_quiet_or_verbose(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["-q", "-v", "doctor"]) == 2
+    assert "not both" in capsys.readouterr().err
+
+
+def test_lists_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "convnext_atto", "--json"]) == 0
+    assert "convnext_atto" in json.loads(capsys.readouterr().out)
+    assert run(["zoo", "show", "camvid-bnn", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "camvid-bnn"

@@ -1,0 +1,159 @@
+"""Reports of runs, files and entries of the zoo: what they hold, that they load nothing, and their size."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import small_net
+import yaml
+from PIL import Image
+
+from binarize.cli import run
+from binarize.report import Extras, Insight, build, page, read
+from binarize.report.panels import Panel, Panels
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of segmentation."""
+    return _train(tmp_path_factory.mktemp("report"), {})
+
+
+def _train(folder: Path, options: dict[str, str]) -> Path:
+    values = small_net.values(epochs=2)
+    values["about"] = "<b>shapes & co</b>"
+    values["data"]["options"] |= options
+    (folder / "small.yaml").write_text(yaml.safe_dump(values))
+    assert run(["train", str(folder / "small.yaml"), "--out", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+def _report(out: Path, *arguments: object) -> str:
+    assert run(["report", *map(str, arguments), "--out", str(out), "--no-inspect"]) == 0
+    return out.read_text(encoding="utf-8")
+
+
+def _pictures(text: str) -> Iterator[Image.Image]:
+    for data in re.findall(r'src="data:image/(?:png|jpeg);base64,([^"]+)"', text):
+        yield Image.open(io.BytesIO(base64.b64decode(data)))
+
+
+def test_a_run(trained: Path, tmp_path: Path) -> None:
+    text = _report(tmp_path / "report.html", trained, "--images", 2)
+    assert "&lt;b&gt;shapes &amp; co&lt;/b&gt;" in text
+    assert "<b>shapes" not in text
+    for section in ("predictions", "figures", "curves", "costs", "plan", "recipe"):
+        assert f'<section id="{section}">' in text
+    assert [picture.size for picture in _pictures(text)] == [(32, 32)] * 6
+    assert text.count('type="range"') == 2
+    figures = json.loads((trained / "test.json").read_text())["figures"]
+    assert f"{figures['miou']:.4f}" in text
+    assert all(f"<td>{name}</td>" in text for name in figures["class_iou"])
+    assert "encoder.​3" in text
+    assert len(re.findall("data:image/svg", text)) == 6  # three curves, for light and dark pages
+
+
+def test_nothing_is_loaded_from_elsewhere(trained: Path, tmp_path: Path) -> None:
+    text = _report(tmp_path / "report.html", trained, "--images", 1)
+    places = re.findall(r'(?:src|href)="([^"]*)"', text) + re.findall(r"url\(([^)]*)\)", text)
+    assert places
+    assert all(place.startswith("data:") for place in places)
+    assert "@import" not in text
+    assert '<link rel="stylesheet' not in text
+
+
+def test_depth(tmp_path: Path) -> None:
+    text = _report(tmp_path / "report.html", _train(tmp_path, {"task": "depth"}), "--images", 1)
+    assert "AbsRel" in text
+    assert 'class="span"' in text
+    assert [picture.format for picture in _pictures(text)] == ["JPEG"] * 3
+
+
+def test_without_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("BINARIZE_DATA", raising=False)
+    text = _report(tmp_path / "report.html", "zoo:camvid-bidense")
+    assert "No images, so no predictions" in text
+    assert "No curves" in text
+    assert '<section id="predictions">' not in text
+    assert "0.3523" in text
+    assert "1.07 MB" in text
+    assert "by position" in text
+    assert "Pedestrian" in text
+
+
+def test_a_file_alone_and_its_packed_form(trained: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "net.safetensors"
+    shutil.copy(trained / "model.safetensors", alone)
+    assert run(["deploy", str(alone), "--out", str(tmp_path / "packed.safetensors")]) == 0
+    text = _report(tmp_path / "a.html", alone, "--images", 0, "--packed", tmp_path / "packed.safetensors")
+    assert "not in the folder of a run" in text
+    size = (tmp_path / "packed.safetensors").stat().st_size
+    assert page._size(size) in text
+    text = _report(tmp_path / "b.html", tmp_path / "packed.safetensors", "--images", 1)
+    assert "<td>honest</td>" in text
+    assert "<td>paper</td>" not in text
+    assert "give the run in place of its packed file" in text
+
+
+def test_speed(trained: Path, tmp_path: Path) -> None:
+    text = _report(tmp_path / "report.html", trained, "--images", 0, "--bench")
+    assert '<section id="speed">' in text
+    assert "channels_last" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["zoo:none"], "none"),
+        (["{run}", "--out", "report.txt"], "ends in .html"),
+        (["{run}", "--packed", "{run}/model.safetensors"], "not a packed file"),
+        (["{run}", "--split", "nothing"], "nothing"),
+        (["zoo:camvid-float", "--bench", "--images", "0"], "float network"),
+    ],
+)
+def test_errors(
+    arguments: list[str],
+    message: str,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["report", *(text.format(run=trained) for text in arguments), "--no-inspect"]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_not_replaced(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("mine")
+    assert run(["report", str(trained), "--out", str(tmp_path / "report.html")]) == 2
+    assert (tmp_path / "report.html").read_text() == "mine"
+
+
+def _panel(size: int) -> Panel:
+    return Panel(title="a", size=(8, 8), image=b"x" * size, truth=b"", prediction=b"", form="png", figures="")
+
+
+def test_the_size_is_limited(trained: Path) -> None:
+    subject = read(trained)
+    bare = len(build(subject).encode())
+    insight = Insight(title="inside", picture=b"y" * 30_000, findings=("finding",), warnings=("warning",))
+    extras = Extras(panels=Panels(panels=[_panel(30_000)] * 4), insights=[insight])
+    whole = build(subject, extras)
+    assert "inside" in whole
+    assert "finding" in whole
+    assert "were left out" not in whole
+    limit = bare + 100_000
+    text = build(subject, extras, limit=limit)
+    assert len(text.encode()) <= limit
+    assert text.count('class="panel"') == 1
+    assert "pictures were left out" in text
+    assert build(subject, extras, limit=1).count("<img") == whole.count("<img") - 4 * 3 - 1
