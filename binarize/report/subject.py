@@ -21,7 +21,7 @@ from binarize.runtime import deployed_layers
 from binarize.training import saved
 from binarize.training.build import dataset
 from binarize.training.environment import device as chosen_device
-from binarize.training.evaluate import evaluate
+from binarize.training.evaluation import evaluate
 from binarize.training.folder import LOG, MODEL, model_file
 
 
