@@ -11,7 +11,7 @@ from binarize.graph.trace.check_torch import OLDEST_TORCH
 
 ROOT = Path(__file__).parents[1]
 LINTERS = {"ruff", "pyright[nodejs]", "import-linter"}  # run on the newest versions only
-OTHERS = {"coverage", "bench"}  # extras: what binarize is checked on, and compared with
+OTHERS = {"coverage", "bench", "docs"}  # extras: what binarize is checked on, compared with, described by
 
 
 def promised() -> dict[str, str]:

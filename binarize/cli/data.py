@@ -29,8 +29,9 @@ def list_(as_json: bool) -> None:
         print_json([{"name": i.name, "task": i.task, "splits": i.splits, "layout": i.layout} for i in infos])
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("data set", "task", "splits"):
-        table.add_column(column, no_wrap=True)
+    table.add_column("data set", no_wrap=True)
+    table.add_column("task")
+    table.add_column("splits", no_wrap=True)
     table.add_column("in its folder")
     for i in infos:
         layout = i.layout or "drawn, no files"

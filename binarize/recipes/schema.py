@@ -247,7 +247,7 @@ class Training(Part):
             )
         if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
             raise ValueError("nesterov is for optimizer: sgd with a momentum")
-        if self.schedule.warmup >= self.epochs:
+        if self.schedule.name == "cosine" and self.schedule.warmup >= self.epochs:
             raise ValueError(f"schedule.warmup {self.schedule.warmup} leaves nothing of {self.epochs} epochs")
         if self.batch % self.accumulate:
             raise ValueError(f"batch {self.batch} is not a multiple of accumulate {self.accumulate}")

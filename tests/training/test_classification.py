@@ -274,7 +274,6 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     ({"network": {"options": {"num_classes": 12}}}, r"the network has 12 classes, the data set has 10"),
     ({"network": {"name": "fcn32s:resnet18"}}, r"task"),
     ({"training": {"nesterov": True, "optimizer": "adam"}}, r"nesterov is for optimizer: sgd"),
-    ({"training": {"schedule": {"warmup": 1}}}, r"warmup is for the schedule cosine"),
     ({"training": {"schedule": {"name": "cosine", "warmup": 2}}}, r"leaves nothing of 2 epochs"),
     ({"data": {"augmentation": {"size": [32, 32], "pad": 4, "area": [0.5, 1]}}}, r"take one"),
 ])  # fmt: skip

@@ -21,13 +21,13 @@ from binarize.errors import ConfigError
 from binarize.layers.float_weights import FloatWeights, has_float_weights
 from binarize.recipes.schema import Distillation, Schedule
 from binarize.recipes.stages import epochs_of, stage_recipes
-from binarize.training import saved
+from binarize.training import StopTraining, outcome, saved
 from binarize.training.build import dataset, network
 from binarize.training.distill import Teacher
 from binarize.training.evaluation import evaluate
 from binarize.training.folder import with_stages_located
 from binarize.training.learning_rate import rate
-from binarize.training.loop import LOG, MODEL, STATE, Event, StoppedError
+from binarize.training.loop import BEST, LOG, MODEL, STATE, Event, StoppedError
 from binarize.training.staged import train
 
 STAGES: dict[str, Any] = {
@@ -235,3 +235,23 @@ def test_the_page(
         if arguments[0] == "train":
             arguments += [part for setting in fewer for part in ("--set", setting)]
         assert cli.run(arguments) == 0, capsys.readouterr().err
+
+
+def test_the_whole_holds_the_best_network_of_the_last_stage(whole: Path) -> None:
+    history = [json.loads(line) for line in (whole / LOG).read_text().splitlines()]
+    found = {row.title: row for row in outcome.rows(whole, history)}
+    assert found["last"].epoch == len(history)
+    assert found["last"].file == whole / MODEL
+    assert history[found["best"].epoch - 1]["stage"] == "all"
+    assert found["best"].file == whole / BEST
+    assert same(whole / BEST, whole / "all" / BEST)
+
+
+def test_a_callback_that_stops_a_stage_stops_all(tmp_path: Path) -> None:
+    class Stop:
+        def on_step(self, event: Event) -> None:
+            raise StopTraining
+
+    assert train(recipe(), tmp_path, callbacks=[Stop()]) == []
+    assert [path.parent.name for path in tmp_path.glob(f"*/{STATE}")] == ["float"]
+    assert len(train(recipe(), tmp_path, resume=True)) == 3
