@@ -53,6 +53,8 @@ With Zsh it is `zsh_source` and `~/.zshrc`, with Fish `fish_source` and a file i
 
 | option | meaning |
 |---|---|
+| `-q`, `--quiet` | in front of the command (`binarize -q train RECIPE`): no progress and no warnings |
+| `-v`, `--verbose` | likewise: errors with the traceback, and all Python warnings |
 | `-o`, `--out`, `--output` | the file or folder that is written |
 | `--force` | replace it if it exists |
 | `--json` | print one JSON document in place of tables and text |

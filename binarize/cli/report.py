@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.options import out_option
+from binarize.cli.options import best_option, chosen_file, float_model, model_option, out_option
 from binarize.cli.output import progress, progress_bar, say, size, tell
 from binarize.cli.speed import importing
 from binarize.cli.targets import check_output
@@ -36,6 +36,8 @@ _AGAINST = ("eager", "channels_last")
 )
 @click.option("--bench", "measure", is_flag=True, help="Also time it, packed, against the float network.")
 @click.option("--inspect/--no-inspect", default=True, show_default=True, help="Look inside the network, too.")
+@best_option
+@model_option
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
 def report(
     run: Path,
@@ -46,6 +48,8 @@ def report(
     packed: Path | None,
     measure: bool,
     inspect: bool,
+    best: bool,
+    custom: str | None,
     force: bool,
 ) -> None:
     """Write what is known of RUN into one HTML file.
@@ -63,7 +67,7 @@ def report(
 
     keep_memory()
     with progress(f"reading {run}"):
-        subject = read(run)
+        subject = read(chosen_file(run, best), float_model(custom))
         packed_bytes = None if packed is None else _packed_size(packed, subject)
         data, subject = find_data(subject, root, split)
     total = 0 if data is None else len(data)

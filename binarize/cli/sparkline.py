@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,9 +27,20 @@ def sparkline(values: Sequence[float], width: int = WIDTH) -> str:
 
 
 class Curves:
-    """The sparklines of a run, as far as it has come."""
+    """The sparklines of a run, as far as it has come.
 
-    def __init__(self) -> None:
+    Args:
+        encoding: of the terminal; where it lacks the bars, the texts are empty.
+        wide: show the figure, too, which takes some 20 characters more.
+    """
+
+    def __init__(self, encoding: str | None, *, wide: bool = True) -> None:
+        self._wide = wide
+        try:
+            _BARS.encode(encoding or "ascii")
+            self._can = True
+        except (UnicodeError, LookupError):
+            self._can = False
         self._losses: list[float] = []
         self._figures: list[float] = []
         self._name = ""
@@ -49,18 +59,14 @@ class Curves:
     def text(self, loss: float) -> str:
         """The losses of all epochs and of the current one, then the figure on `val`, if there are some.
 
-        Empty before the first epoch is over, and where the terminal cannot show it.
+        Empty before the first epoch is over.
 
         Args:
             loss: mean of the current epoch so far.
         """
-        try:
-            _BARS.encode(getattr(sys.stderr, "encoding", None) or "ascii")
-        except (UnicodeError, LookupError):
-            return ""
-        if not self._losses:
+        if not self._losses or not self._can:
             return ""
         text = sparkline([*self._losses, loss])
-        if len(self._figures) > 1:
+        if self._wide and len(self._figures) > 1:
             text += f"  {self._name} {self._figures[-1]:.3f} {sparkline(self._figures)}"
         return f"{text} "

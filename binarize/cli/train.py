@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ from binarize.tables import better
 
 if TYPE_CHECKING:
     from binarize.training.loop import Event
+
+
+_WIDE = 100  # columns that the line of progress needs for the course of the main figure
 
 
 @click.command()
@@ -135,7 +139,7 @@ class Screen:
 
         columns = (
             TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(20),
+            BarColumn(10),
             TimeRemainingColumn(),
             TextColumn(
                 "loss {task.fields[loss]:.4f} {task.fields[curves]} {task.fields[speed]:.1f} images/s  "
@@ -149,7 +153,9 @@ class Screen:
         self._lines = lines
         self._task: Any = None
         self._stage = ""
-        self._curves = Curves()
+        # asked now: while a bar is shown, stderr is rich's, which says none
+        self._new_curves = partial(Curves, sys.stderr.encoding, wide=self._progress.console.width >= _WIDE)
+        self._curves = self._new_curves()
         self._began = (time.perf_counter(), 0)
         self.shown = False
 
@@ -163,7 +169,7 @@ class Screen:
     def begin(self, stage: str, epochs: int) -> None:
         """A stage of the run begins; it has epochs of its own."""
         self._stage, self._epochs = stage, epochs
-        self._curves = Curves()
+        self._curves = self._new_curves()
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None

@@ -68,8 +68,8 @@ def _network(chosen: Network) -> tuple[str, str, bool] | None:
 def _same_method(chosen: MethodSettings | None, row: PaperRow) -> bool:
     if chosen is None or row.method is None:
         return chosen is None and row.method is None
-    policy = (chosen.keep, chosen.only, chosen.first, chosen.last)
-    if chosen.name != row.method or policy != ((), (), 1, 1):
+    policy = (chosen.keep, chosen.only, chosen.first, chosen.last, chosen.weights)
+    if chosen.name != row.method or policy != ((), (), 1, 1, "binary"):
         return False
     try:
         return _options(chosen.name, chosen.options) == _options(row.method, row.options)

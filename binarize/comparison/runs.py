@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from binarize.comparison.collect import kept, read_history
 from binarize.errors import BinarizeError
 from binarize.files import container, zoo
 from binarize.recipes import TrainingRecipe, validate
+from binarize.training.best import is_complete
 from binarize.training.folder import LOG, MODEL
 from binarize.training.metadata import read_recipe
+from binarize.training.outcome import checkpoint_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +68,22 @@ def zoo_runs() -> Iterator[KnownRun]:
         )
 
 
-def seeds(runs: Sequence[KnownRun]) -> list[int]:
-    """Of the runs, in their order."""
-    return [run.recipe.training.seed for run in runs]
+def logged_figures(file: Path, history: Sequence[Mapping[str, Any]]) -> tuple[int, dict[str, Any]] | None:
+    """Epoch of the network in a run's file, and its figures on the validation split by the run's log.
+
+    Args:
+        file: of the network; one that does not say its epoch holds that of the last one.
+        history: the log of its run.
+
+    Returns:
+        None if nothing was measured after that epoch.
+    """
+    if not history:
+        return None
+    held = checkpoint_in(file)
+    epoch = history[-1]["epoch"] if held is None else held.epoch
+    line = next((line for line in history if line["epoch"] == epoch and "val" in line), None)
+    return None if line is None else (epoch, dict(line["val"]))
 
 
 def _known(run: Path, recipe: TrainingRecipe) -> KnownRun:
@@ -78,12 +93,11 @@ def _known(run: Path, recipe: TrainingRecipe) -> KnownRun:
     if figures is not None:
         return KnownRun(place=str(run), recipe=recipe, figures=figures, source=data.test)
     lines = read_history(run)
-    last = next((line["val"] for line in reversed(lines) if "val" in line), None)
+    last = logged_figures(run / MODEL, lines)
     plain = not data.evaluation.flip and data.evaluation.scales == (1.0,)
-    if last is not None and data.val == data.test and plain and len(lines) == recipe.training.epochs:
-        return KnownRun(
-            place=str(run), recipe=recipe, figures=last, source=f"{data.test}, at the end of training"
-        )
+    if last is not None and data.val == data.test and plain and is_complete(lines, recipe.training):
+        source = f"{data.test}, after epoch {last[0]} of the training"
+        return KnownRun(place=str(run), recipe=recipe, figures=last[1], source=source)
     done = f"{len(lines)} of {recipe.training.epochs} epochs"
     why = f"not measured on {data.test} ({done}): binarize compare {run}"
     return KnownRun(place=str(run), recipe=recipe, figures={}, source=why)

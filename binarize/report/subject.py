@@ -12,6 +12,7 @@ from torch import nn
 
 from binarize import files
 from binarize.comparison.collect import cost_totals, keep, kept, read_history
+from binarize.comparison.runs import logged_figures
 from binarize.data.dataset import Truth
 from binarize.data.samples import SampleDataset
 from binarize.errors import BinarizeError, DataError
@@ -22,7 +23,7 @@ from binarize.training import saved
 from binarize.training.build import dataset
 from binarize.training.environment import device as chosen_device
 from binarize.training.evaluation import evaluate
-from binarize.training.folder import LOG, MODEL, model_file
+from binarize.training.folder import BEST, LOG, MODEL, model_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,22 +62,26 @@ class Subject:
         return bool(deployed_layers(self.model))
 
 
-def read(path: Path) -> Subject:
+def read(path: Path, model: nn.Module | None = None) -> Subject:
     """The network of a run's folder, a file of `binarize train` or `deploy`, or `zoo:NAME`.
+
+    Args:
+        path: of it.
+        model: the float network, for a file whose network is of a custom class that is not built by itself.
 
     Raises:
         ConfigError: there is no such file.
         FormatError: it was not written by a training, or is corrupt.
     """
-    recipe, model, truth = saved.load_with_truth(path)
+    recipe, network, truth = saved.load_with_truth(path, model)
     file = model_file(path)
-    subject = Subject(name=str(path), file=file, recipe=recipe, model=model, truth=truth)
+    subject = Subject(name=str(path), file=file, recipe=recipe, model=network, truth=truth)
     if str(path).startswith(zoo.PREFIX):
         return _of_zoo(subject)
     folder = file.parent
-    if file.name == MODEL and (folder / LOG).is_file():
+    if file.name in (MODEL, BEST) and (folder / LOG).is_file():
         subject = replace(subject, history=read_history(folder))
-        if (found := kept(folder, recipe.data.test)) is not None:
+        if file.name == MODEL and (found := kept(folder, recipe.data.test)) is not None:
             subject = replace(subject, figures=found, split=f"{recipe.data.name} {recipe.data.test}")
     else:
         subject = _remarked(subject, "No curves: the file is not in the folder of a run, with its log.")
@@ -126,11 +131,11 @@ def measured(
     if subject.figures and split in (None, recipe.data.test):
         return subject
     if data is None:
-        last = next((line for line in reversed(subject.history) if "val" in line), None)
+        last = logged_figures(subject.file, subject.history)
         if last is None:
             return _remarked(subject, "No figures: none were measured before, and there is no data.")
-        where = f"{recipe.data.name} {recipe.data.val}, after epoch {last['epoch']}"
-        return replace(subject, figures=last["val"], split=where)
+        where = f"{recipe.data.name} {recipe.data.val}, after epoch {last[0]}"
+        return replace(subject, figures=last[1], split=where)
     device = chosen_device()
     settings, where = recipe.data.evaluation, f"{recipe.data.name} {split or recipe.data.test}"
     found = evaluate(
@@ -144,7 +149,7 @@ def measured(
         report=report,
         where=where,
     )
-    if own and split in (None, recipe.data.test) and subject.history:
+    if own and split in (None, recipe.data.test) and subject.history and subject.file.name == MODEL:
         keep(subject.file.parent, recipe.data.test, found)
     return replace(subject, figures=found, split=where)
 

@@ -28,24 +28,23 @@ def test_many_values_are_means() -> None:
     assert sparkline([float(i) for i in range(101)]) == "▁▂▃▄▅▆▇█"
 
 
-def test_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal:
-        encoding = "utf-8"
-
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    curves = Curves()
+def test_curves() -> None:
+    curves, narrow, plain = Curves("utf-8"), Curves("utf-8", wide=False), Curves("ascii")
     assert curves.text(1.0) == ""
     curves.add({"loss": 3.0, "val": {"miou": 0.1}})
     assert curves.text(1.0).strip() == "█▁"
     curves.add({"loss": 2.0})
     curves.add({"loss": 1.0, "val": {"miou": 0.25}})
     assert curves.text(1.0).split() == ["█▅▁▁", "mIoU", "0.250", "▁█"]
-    Terminal.encoding = "ascii"
-    assert curves.text(1.0) == ""
+    for miou in (0.1, 0.2):
+        narrow.add({"loss": 3.0, "val": {"miou": miou}})
+    assert narrow.text(1.0) == "██▁ "
+    plain.add({"loss": 3.0})
+    assert plain.text(1.0) == ""
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+def command(monkeypatch: pytest.MonkeyPatch) -> str:
     """A command that warns, says whether it shows progress, and fails."""
     import click
 
@@ -56,7 +55,6 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         raise ConfigError("wrong.")
 
     monkeypatch.setitem(cli.commands, "complain", complain)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     return "complain"
 
 
@@ -71,7 +69,9 @@ def test_quiet_and_verbose(
     traced: bool,
     command: str,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert run([*options, command]) == 2
     out, err = capsys.readouterr()
     assert out == f"progress {progress}\n"
