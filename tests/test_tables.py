@@ -217,7 +217,7 @@ def test_a_comparison_uses_the_width_and_breaks_no_word(
         rows.append({**row, "figures": {k: {"mean": v, "sd": 0.001} for k, v in numbers.items()}})
     network = {**metrics["recipe"]["network"], "title": "upernet on convnext_atto"}
     table = {"data": "nyuv2", "split": "test", "network": network, "counted_at": [96, 128]}
-    _print({**table, "epochs": 4, "batch": 8, "differences": [], "rows": rows, "tests": []})
+    _print({**table, "epochs": 4, "batch": 8, "differences": [], "tests": [], "rows": rows})
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line.rstrip()) for line in lines) <= width
     text = "\n".join(lines)
