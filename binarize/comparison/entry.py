@@ -143,7 +143,12 @@ def _card(metrics: dict[str, Any], full: Result, truth: Truth) -> str:
     if recipe.method is not None:
         bits = create(recipe.method.name, **recipe.method.options).bits[0]
         stored = "weights of one bit" if bits == 1 else f"weights of {bits} bits"
-    how = f"in {len(recipe.stages)} stages" if recipe.stages else "from scratch"
+    begun = recipe.training.start_from
+    how = "from scratch" if begun is None else f"from the weights of {begun}"
+    if recipe.stages:
+        how = f"in {len(recipe.stages)} stages"
+    elif begun is None and recipe.network.pretrained:
+        how = "from timm's pretrained weights"
     settings = _settings(metrics["recipe_name"], recipe)
     changed = "".join(f" --set {shlex.quote(setting)}" for setting in settings)
     command = f"`binarize train {metrics['recipe_name']}{changed}`"
