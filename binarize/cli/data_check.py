@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from binarize.cli.data_classes import refuse
 from binarize.cli.output import console, counted, print_json, progress_bar, say, tell
 from binarize.errors import BinarizeError, BinarizeWarning, ConfigError, DataError, warn
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from binarize.data.check import SplitCheck
     from binarize.recipes import TrainingRecipe
 
-_SHOWN = 10
 _SIZES = 5  # sizes of images in the table, and sizes that the network is tried with
 _IMAGES = ("images", "image", "imgs", "img", "rgb", "leftImg8bit", "JPEGImages")
 _MASKS = ("masks", "mask", "labels", "label", "annotations", "annot", "gtFine", "SegmentationClass")
@@ -74,9 +74,7 @@ def check(recipe_or_data: str, root: Path | None, settings: tuple[str, ...], as_
         _print(facts)
         for text in warnings:
             warn(text)
-    if faults:
-        more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        raise DataError(f"{counted(len(faults), 'fault')}:\n" + "\n".join(faults[:_SHOWN]) + more)
+    refuse(faults)
     if not as_json:
         say("all can be read, and every truth fits its image")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from binarize.cli.output import counted, print_json, progress_bar, say, tell
@@ -52,11 +52,16 @@ def check_classes(name: str, parts: Mapping[str, ClassDataset], *, as_json: bool
             say(f"{split}: {_described(part)}, {sizes[split]} (width x height)")
         for text in warnings:
             warn(text)
-    if faults:
-        more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        raise DataError(f"{len(faults)} are wrong:\n" + "\n".join(faults[:_SHOWN]) + more)
+    refuse(faults)
     if not as_json:
         tell("all can be read, and every image has a class")
+
+
+def refuse(faults: Sequence[str]) -> None:
+    """Raise a DataError that names the first faults, if there are any."""
+    if faults:
+        more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise DataError(f"{counted(len(faults), 'fault')}:\n" + "\n".join(faults[:_SHOWN]) + more)
 
 
 def _facts(part: ClassDataset, sizes: Sizes) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 OTHERS = "other layers"
 MOST_ROLES = 5
-"""Roles that are told apart; layers of rarer ones are `OTHERS`."""
+"""Roles that get a colour of their own; layers of rarer ones are `OTHERS`."""
 
 
 def role_of(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Callbacks of the caller's in a training: what they are told, and how they end it."""
+"""The caller's callbacks in a training: what they receive, and how they end it."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class Prediction:
         elif self.labels is not None and self.labels.ndim == 2 and self.names:
             made, truth = torch.from_numpy(self.labels), Labels(names=self.names, palette=self.palette)
         else:
-            raise ConfigError("picture: the prediction is no map of classes or depths.")
+            raise ConfigError("picture: the prediction is not a map of classes or depths.")
         return Image.fromarray(pictures.coloured(made, truth).permute(1, 2, 0).numpy())
 
 

@@ -67,7 +67,7 @@ class Task(ABC):
 
     @abstractmethod
     def arguments(self) -> dict[str, Any]:
-        """What a network is told besides the number of outputs, by the names of its arguments."""
+        """What a network receives besides the number of outputs, by the names of its arguments."""
 
     @abstractmethod
     def check(self, output: Tensor, size: tuple[int, int] | None) -> None:
