@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -360,8 +361,12 @@ def test_class_balance_counts_images(tmp_path: Path) -> None:
     assert torch.allclose(found, torch.tensor([2.0, 2 / 3]))
 
 
+ZIPS = Path(os.environ.get("BINARIZE_DATA", "")) / "cifar10" / "train.zip"
+
+
 @pytest.mark.slow
 @pytest.mark.data
+@pytest.mark.skipif(not ZIPS.is_file(), reason="BINARIZE_DATA names no folder with the zip files of cifar10")
 def test_real_zips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     limited = (
         "--set",

@@ -70,6 +70,7 @@ def test_compiled_layers_give_the_same_outputs_and_gradients(method: str) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the loss at the end")  # 24 steps teach little
 def test_a_stopped_compiled_run_goes_on_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
