@@ -21,7 +21,6 @@ from binarize.recipes.images import (
     Whole,
 )
 
-
 # YAML reads an unquoted `no` as false.
 Precision = Annotated[Literal["no", "bf16"], BeforeValidator(lambda value: "no" if value is False else value)]
 
