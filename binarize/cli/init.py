@@ -23,9 +23,15 @@ _FLOAT = ("none", "float", "null")
 
 
 @click.command()
-@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of the images.")
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of the images.")
 @click.option("--masks", type=click.Path(path_type=Path), help="Folder of the label masks.")
 @click.option("--depth", type=click.Path(path_type=Path), help="Folder of depth maps, instead of masks.")
+@click.option(
+    "--list",
+    "lists",
+    type=click.Path(path_type=Path),
+    help="Text file of a split, or folder of such lists: lines `image truth`, or names of images.",
+)
 @click.option(
     "--network", metavar="SPEC", help="nets.py:unet, upernet:resnet18...  [default: a small UPerNet]"
 )
@@ -40,9 +46,10 @@ _FLOAT = ("none", "float", "null")
 @out_option("The recipe.", default=Path("recipe.yaml"), show_default=True)
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
 def init(
-    images: Path,
+    images: Path | None,
     masks: Path | None,
     depth: Path | None,
+    lists: Path | None,
     network: str | None,
     method: str,
     labels: str | None,
@@ -55,10 +62,11 @@ def init(
 
     The folders are those of all splits, or of one (its siblings train, val, test are found). Files of images
     and masks have the same names, or differ by a beginning or an end (a.jpg, a_mask.png). Names of classes
-    are taken from classes.txt, codes.txt or labels.txt beside the data. Nothing but OUT is written.
+    are taken from classes.txt, codes.txt or labels.txt beside the data. Lists (train.txt, val.txt beside the
+    data, or --list) say which images are for which split. Nothing but OUT is written.
     """
-    truths = _one_kind(masks, depth)
-    _check_options(depth=depth is not None, labels=labels, scale=scale, max_depth=max_depth)
+    truths, is_depth = _one_kind(images, masks, depth, lists)
+    _check_options(depth=is_depth, labels=labels, scale=scale, max_depth=max_depth)
     check_output(out, force=force, ending=".yaml")
     with importing():
         from binarize.data.own import look
@@ -67,12 +75,12 @@ def init(
         from binarize.training.starter import Choice, recipe_text
 
     named = given_names(labels) if labels is not None else None
-    found = look(images, truths, depth=depth is not None, named=named, scale=scale, max_depth=max_depth)
+    found = look(images, truths, depth=is_depth, lists=lists, named=named, scale=scale, max_depth=max_depth)
     choice = Choice(
         network=_seen_from(out, network),
         method=None if method in _FLOAT else method,
         root=_relative(found.layout.root, out),
-        command=_command(images, masks, depth),
+        command=_command(images=images, masks=masks, depth=depth, list=lists),
     )
     text = recipe_text(found, choice)
     _try(text, out)
@@ -84,21 +92,33 @@ def init(
     say(f"      binarize train {out}")
 
 
-def _one_kind(masks: Path | None, depth: Path | None) -> Path:
-    if masks is not None and depth is None:
-        return masks
-    if depth is not None and masks is None:
-        return depth
-    raise ConfigError(
-        "init: give --masks DIR or --depth DIR: a recipe trains one task, from one kind of truth."
-    )
+def _one_kind(
+    images: Path | None, masks: Path | None, depth: Path | None, lists: Path | None
+) -> tuple[Path | None, bool | None]:
+    """The folder of the truths, and whether they are depths; None for what a list has to say."""
+    if masks is not None and depth is not None:
+        raise ConfigError(
+            "init: --masks and --depth: a recipe trains one task, from one kind of truth; give one of them."
+        )
+    truths = masks if masks is not None else depth
+    if lists is None and images is None:
+        raise ConfigError(
+            "init: where is the data? Give --images DIR with --masks DIR or --depth DIR, or --list FILE."
+        )
+    if truths is None and (lists is None or images is not None):
+        raise ConfigError(
+            "init: give --masks DIR or --depth DIR: a recipe trains one task, from one kind of truth."
+        )
+    return truths, None if truths is None else depth is not None
 
 
-def _check_options(*, depth: bool, labels: str | None, scale: float | None, max_depth: float | None) -> None:
+def _check_options(
+    *, depth: bool | None, labels: str | None, scale: float | None, max_depth: float | None
+) -> None:
     if depth and labels is not None:
         raise ConfigError("init: --labels names classes, depth has none.")
     for option, value in (("--scale", scale), ("--max-depth", max_depth)):
-        if value is not None and not depth:
+        if value is not None and depth is False:
             raise ConfigError(f"init: {option} is for --depth.")
         if value is not None and not 0 < value < float("inf"):
             raise ConfigError(f"init: {option} {value:g}: expected a number above 0.")
@@ -127,9 +147,9 @@ def _seen_from(out: Path, network: str | None) -> str | None:
     return f"{_relative(Path(place).resolve(), out)}{network[len(place) :]}"
 
 
-def _command(images: Path, masks: Path | None, depth: Path | None) -> str:
-    kind = ["--depth", str(depth)] if masks is None else ["--masks", str(masks)]
-    return shlex.join(["binarize", "init", "--images", str(images), *kind])
+def _command(**given: Path | None) -> str:
+    options = ((f"--{name}", str(path)) for name, path in given.items() if path is not None)
+    return shlex.join(["binarize", "init", *(word for option in options for word in option)])
 
 
 def _try(text: str, out: Path) -> None:
@@ -164,9 +184,11 @@ def _rows(found: Found, method: str | None, network: str | None) -> Iterator[tup
     total = sum(found.images.values())
     usual = usual_size(found.sizes)
     others = f", and {len(found.sizes) - 1} other sizes" if len(found.sizes) > 1 else ""
-    yield "images", f"{layout.root / layout.images}: {total}, {usual[0]}x{usual[1]}{others} (height x width)"
+    place = layout.root / (layout.images or layout.lists)
+    yield "images", f"{place}: {total}, {usual[0]}x{usual[1]}{others} (height x width)"
     named = "the same names" if naming.image == naming.truth else f"{naming.truth} for {naming.image}"
-    yield "truths", f"{layout.root / layout.truths}: {named}"
+    if layout.truths:
+        yield "truths", f"{layout.root / layout.truths}: {named}"
     for what, alone in (("images without a truth", found.without_truth),
                         ("truths without an image", found.without_image)):  # fmt: skip
         if alone:
@@ -178,7 +200,7 @@ def _rows(found: Found, method: str | None, network: str | None) -> Iterator[tup
     else:
         yield "depth", f"{truth.low:.3g} to {truth.high:.3g} m in {truth.unit} (scale {truth.scale:g})"
         yield "", f"{100 * truth.known:.0f} % of the pixels known; depths to {truth.most:g} m count"
-    how = "folders" if layout.splits else "by shares of the files"
+    how = layout.lists or "folders" if layout.splits else "by shares of the files"
     yield "splits", f"{', '.join(f'{name} {number}' for name, number in found.images.items())} ({how})"
     height, width = training_size(found.sizes)
     number, batch = epochs(found)

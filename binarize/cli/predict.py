@@ -77,9 +77,9 @@ def predict(
 ) -> None:
     """Predict labels, depth or classes for IMAGES: files, folders or patterns.
 
-    For cat.jpg: cat.png, class ids with a palette, or depth in millimetres (16 bits) and cat-colour.png; with
-    --overlay cat-overlay.png, with --panel cat-panel.png. All have the size of the image. Near depths are
-    bright and far ones dark; unknown truth is grey.
+    For cat.jpg: cat.png, a mask with the data's values or colours, or depth in millimetres (16 bits) and
+    cat-colour.png; with --overlay cat-overlay.png, with --panel cat-panel.png. All have the size of the
+    image. Near depths are bright and far ones dark; unknown truth is grey.
 
     Of a network that classifies whole images: a table of the likeliest classes and their probabilities, and
     classes.json in the folder.

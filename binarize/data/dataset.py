@@ -4,112 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
 from binarize.data.classes import Classes
-from binarize.data.reading import read_depth, read_head, read_image, read_labels
+from binarize.data.labels import IGNORE, Labels, Task
+from binarize.data.reading import read_depth, read_head, read_image
 from binarize.data.samples import Sample, SampleDataset, Transform
 from binarize.errors import DataError
 
-IGNORE = 255
-"""Label of pixels that are ignored everywhere."""
-
-Task = Literal["segmentation", "depth", "classification"]
-_ERRORS_SHOWN = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Labels:
-    """What the truth of a segmentation data set means.
-
-    Attributes:
-        names: of the classes, by id.
-        palette: an (R, G, B) per class for pictures, or empty.
-        ignored: values of the files that become `IGNORE`.
-        unscored: ids that networks have but no truth uses; no mean counts them.
-        mapping: (value, id) for values of the files that are not ids themselves; applied before `ignored`.
-    """
-
-    names: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...] = ()
-    ignored: tuple[int, ...] = (IGNORE,)
-    unscored: tuple[int, ...] = ()
-    mapping: tuple[tuple[int, int], ...] = ()
-
-    task: Task = field(default="segmentation", init=False)
-
-    def read(self, path: Path) -> Tensor:
-        """Class ids (H, W) int64, `IGNORE` where there is none.
-
-        Raises:
-            DataError: the file cannot be read, or holds an id that is not a class.
-        """
-        return self.ids(read_labels(path), path)
-
-    def ids(self, values: Tensor, path: Path) -> Tensor:
-        """Class ids (H, W) int64 for a file's values (H, W) int64.
-
-        Args:
-            values: as `read_labels` gives them.
-            path: of the file, for the message.
-
-        Raises:
-            DataError: a value is not a class.
-        """
-        labels = values.clone()
-        wrong = (values < 0) | (values >= len(self.names))
-        mapping = dict.fromkeys(self.ignored, IGNORE) | dict(self.mapping)
-        for value, label in mapping.items():
-            here = values == value
-            labels[here] = label
-            wrong &= ~here
-        if bool(wrong.any()):
-            found = sorted(set(values[wrong].tolist()))
-            more = "..." if len(found) > _ERRORS_SHOWN else ""
-            ignored = (
-                f", or {' or '.join(map(str, self.ignored))} for pixels to ignore" if self.ignored else ""
-            )
-            raise DataError(
-                f"{path}: {int(wrong.sum())} pixels have class id "
-                f"{', '.join(map(str, found[:_ERRORS_SHOWN]))}"
-                f"{more}; expected 0 to {len(self.names) - 1}{ignored}.{self._hint(values, found)}"
-            )
-        return labels
-
-    def _hint(self, values: Tensor, wrong: list[int]) -> str:
-        """What the values look like, and which options of the data set `folder` read them."""
-        n, found = len(self.names), sorted(set(values.unique().tolist()) - set(self.ignored))
-        if wrong == [IGNORE]:
-            also = f", or `labels: {{0: 0, {IGNORE}: 1}}` if they are class 1" if n == 2 else ""
-            hint = f"`ignored: {[*self.ignored, IGNORE]}` if these pixels are to be ignored{also}"
-        elif wrong == [n] and found[0] > 0:
-            hint = f"{_mapping({i + 1: i for i in range(n)})} if ids count from 1 here"
-        elif wrong == [n]:
-            from_1 = _mapping({0: IGNORE, **{i + 1: i for i in range(n)}})
-            hint = (
-                f"`classes: {n + 1}` or their names if there are more classes, or {from_1} if ids count from "
-                "1 and 0 is to be ignored"
-            )
-        elif len(found) <= n and len(wrong) >= len(found) - 1:  # at most one value is a class id, usually 0
-            hint = f"{_mapping({v: i for i, v in enumerate(found)})} if these values stand for the classes"
-        elif found[-1] < IGNORE:
-            hint = f"`classes`, at least {found[-1] + 1} or their names, if there are more classes"
-        else:
-            hint = "`ignored` for values to ignore, `labels` for values that stand for a class"
-        return f" Data set folder, data.options: {hint}."
-
-
-def _mapping(labels: Mapping[int, int]) -> str:
-    pairs = [f"{value}: {label}" for value, label in labels.items()]
-    more = ", ..." if len(pairs) > _ERRORS_SHOWN else ""
-    return f"`labels: {{{', '.join(pairs[:_ERRORS_SHOWN])}{more}}}`"
+__all__ = [
+    "IGNORE",
+    "DenseDataset",
+    "Depth",
+    "Labels",
+    "Pair",
+    "Task",
+    "Truth",
+    "sizes_differ",
+    "truth_as_json",
+    "truth_from_json",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +97,8 @@ def truth_from_json(text: str) -> Truth:
         ignored=tuple(fields["ignored"]),
         unscored=tuple(fields["unscored"]),
         mapping=tuple((int(value), int(label)) for value, label in fields.get("mapping", ())),
+        values=tuple(map(int, fields.get("values", ()))),
+        coloured=bool(fields.get("coloured", False)),
     )
 
 

@@ -75,7 +75,7 @@ def columns(path: Path, count: Sequence[int]) -> list[list[str]]:
     """
     found = []
     for number, line in lines(path).items():
-        parts = _columns(line)
+        parts = split_columns(line)
         if len(parts) not in count:
             expected = " or ".join(map(str, count))
             raise DataError(f"{path}, line {number}: {len(parts)} columns, expected {expected}: {line!r}.")
@@ -83,7 +83,8 @@ def columns(path: Path, count: Sequence[int]) -> list[list[str]]:
     return found
 
 
-def _columns(line: str) -> list[str]:
+def split_columns(line: str) -> list[str]:
+    """Columns of a line, with blanks between; names with spaces are recognized by their endings."""
     parts: list[str] = []
     pending = ""
     for word in line.replace("\t", " ").split(" "):

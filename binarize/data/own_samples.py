@@ -124,6 +124,8 @@ class OwnSamples(SampleDataset):
 
     def _classes(self, ids: Tensor, index: int) -> Tensor:
         """Class ids, those that are ignored as `IGNORE`."""
+        if isinstance(self.truth, Labels) and self.truth.values:
+            return self.truth.ids(ids, self.name(index))
         count, ignored = len(self.truth.names), ()  # type: ignore[union-attr] - a depth has none
         if isinstance(self.truth, Labels):
             ignored = (

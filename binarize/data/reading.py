@@ -124,6 +124,29 @@ def read_labels(path: Path) -> Tensor:
         return torch.from_numpy(_values(image, head).astype(np.int64))
 
 
+def read_colours(path: Path) -> Tensor:
+    """The colours (H, W) int64 of a mask of 8 bits, upright (EXIF): 65536 R + 256 G + B.
+
+    Raises:
+        DataError: the file is missing, no image, one of more than 8 bits, or of a format that changes colours
+            (JPEG).
+    """
+    with _opened(path) as image:
+        head = _head(image)
+        if head.lossy:
+            raise DataError(
+                f"{path}: a label mask in {image.format} does not keep its colours: where two classes meet, "
+                "colours between them appear. Write masks as PNG, from where they were made."
+            )
+        if head.white != 255:
+            raise DataError(
+                f"{path}: a mask of colours has 8 bits for each of red, green and blue, this one has mode "
+                f"{image.mode}."
+            )
+        rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.int64)
+    return torch.from_numpy(rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2])
+
+
 def read_palette(path: Path) -> dict[int, tuple[int, int, int]]:
     """(R, G, B) of the values of a palette image; empty for other images, and for a palette of greys.
 
@@ -235,7 +258,7 @@ def _equal_channels(image: Image.Image) -> str:
     array = np.asarray(image)
     colours = array[..., :3] if image.mode != "LA" else array[..., :1]
     if not (colours == colours[..., :1]).all():
-        return ", and its pixels have colours: turn them into class ids"
+        return ", and its pixels have colours: give data set folder the option `colours: {NAME: [R, G, B]}`"
     return ", whose channels are equal: write one of them"
 
 

@@ -16,7 +16,7 @@ import torch
 from binarize.data.dataset import IGNORE, DenseDataset, Depth, Labels, sizes_differ
 from binarize.data.depth_unit import DepthValues
 from binarize.data.findings import FEW, OUTSIDE, SHOWN, Finding, absent, class_name, report
-from binarize.data.reading import Head, read_depth_values, read_head, read_image_values, read_labels
+from binarize.data.reading import Head, read_depth_values, read_head, read_image_values
 from binarize.errors import DataError
 
 SAMPLE = 32
@@ -52,7 +52,7 @@ class Survey:
         if pair.target is None:
             target = self.data.target(index)
         elif isinstance(truth, Labels):
-            values = read_labels(pair.target)
+            values = truth.read_values(pair.target)
             self.values |= set(values.unique().tolist())
             target = truth.ids(values, pair.target)
         else:
@@ -111,7 +111,8 @@ class Survey:
         """What the truths hold, as text for messages."""
         if self.depth is not None:
             return self.depth.seen()
-        shown = [str(v) for v in sorted(self.values)[:SHOWN]]
+        text = self.data.truth.text if isinstance(self.data.truth, Labels) else str
+        shown = [text(v) for v in sorted(self.values)[:SHOWN]]
         more = ", ..." if len(self.values) > SHOWN else ""
         return f"their values are {', '.join(shown)}{more}" if shown else "they hold no value"
 
@@ -120,10 +121,12 @@ class Survey:
         if self.known or not self.pairs:
             return None
         if isinstance(truth, Labels):
-            ignored = ", ".join(str(v) for v in truth.ignored) or "none"
+            ignored = ", ".join(map(truth.text, truth.ignored)) or "none"
+            ids = f"Class ids are 0 to {len(truth.names) - 1}; see data.options.ignored and labels"
+            known = f"Classes are {', '.join(map(truth.text, truth.values[:SHOWN]))}; see data.options"
             text = (
-                f"{self._seen()}, all of which are ignored (ignored: {ignored}). Class ids are 0 to "
-                f"{len(truth.names) - 1}; see data.options.ignored and labels"
+                f"{self._seen()}, all of which are ignored (ignored: {ignored}). "
+                f"{known if truth.values else ids}"
             )
         else:
             text = f"{self._seen()}{self.depth.remedy() if self.depth is not None else ''}"
@@ -171,7 +174,7 @@ class Survey:
             return None
         ignored = sorted(self.values & set(truth.ignored))
         text = f"{where}: {self._images()} hold class {class_name(present[0], truth.names)} only"
-        if ignored and len(truth.names) == 2 and complete:
+        if ignored and len(truth.names) == 2 and complete and not truth.values:
             value = next(iter(self.values - set(ignored)), 0)
             other = 1 - present[0]
             pairs = ", ".join(f"{v}: {c}" for c, v in sorted([(present[0], value), (other, ignored[0])]))
@@ -182,7 +185,7 @@ class Survey:
                 "data.options (data set folder).",
                 error=True,
             )
-        also = f", besides {', '.join(map(str, ignored))}, which is ignored" if ignored else ""
+        also = f", besides {', '.join(map(truth.text, ignored))}, which is ignored" if ignored else ""
         if not complete:
             return None
         return Finding(

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from binarize.data.dataset import Depth, Labels
+from binarize.data.labels import stored_mask
 from binarize.data.transforms import MEAN, STD
 from binarize.data.voc2012 import palette
 from binarize.errors import ConfigError, DataError, warn
@@ -135,14 +136,30 @@ def prepared(image: Tensor, settings: Evaluation, images: Preprocessing | None =
 
 
 def as_png(prediction: Tensor, truth: Labels | Depth) -> bytes:
-    """A file that `data.reading` reads back: ids with a palette, or 16 bits of `1000` units per metre."""
+    """A file like those of the data, which `truth` reads back.
+
+    Segmentation: the value of each class in the data's masks, in 8 bits with a palette, in 16 bits where
+    values are above 255, or its colour where the masks hold colours. Depth: 16 bits of 1000 units per metre.
+
+    Raises:
+        DataError: more classes than a mask holds.
+    """
     if isinstance(truth, Depth):
         units = (prediction.double() * _MILLIMETRES).round().clamp(0, 65535).numpy().astype(np.uint16)
         return _png(Image.fromarray(units))
     if len(truth.names) > 256:
         raise DataError(f"{len(truth.names)} classes do not fit into a mask of 8 bits.")
-    mask = Image.fromarray(prediction.numpy().astype(np.uint8), mode="P")
-    mask.putpalette([value for colour in _colours(truth) for value in colour])
+    values = stored_mask(prediction, truth)
+    if values.ndim == 3:
+        return _png(Image.fromarray(values))
+    if values.max(initial=0) > 255:
+        return _png(Image.fromarray(values.astype(np.uint16)))
+    mask = Image.fromarray(values.astype(np.uint8), mode="P")
+    table = np.zeros((1 + max(v for v in truth.stored() if v < 256), 3), dtype=np.uint8)
+    for value, colour in zip(truth.stored(), _colours(truth), strict=True):
+        if value < len(table):
+            table[value] = colour
+    mask.putpalette(table.reshape(-1).tolist())
     return _png(mask)
 
 

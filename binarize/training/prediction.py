@@ -40,6 +40,8 @@ class Prediction:
         depth: metres (H, W) float32; None for classes.
         names: of the classes, by id; empty if they are not known.
         palette: (R, G, B) of each class for pictures, or empty.
+        values: what stands for each class in the masks of the data: its id, another number, or a colour as
+            65536 R + 256 G + B; empty if that is not known.
     """
 
     task: str
@@ -49,6 +51,7 @@ class Prediction:
     depth: np.ndarray | None = None
     names: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
+    values: tuple[int, ...] = ()
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
         """The likeliest classes of a whole image, each with its probability; best first.
@@ -243,4 +246,5 @@ def _prediction(output: Tensor, truth: Truth | None) -> Prediction:
         probabilities=scores.softmax(0).numpy(),
         names=names,
         palette=truth.palette if isinstance(truth, Labels) else (),
+        values=truth.stored() if isinstance(truth, Labels) else (),
     )

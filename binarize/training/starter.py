@@ -119,14 +119,15 @@ def _about(found: Found, choice: Choice) -> str:
 
 def _options(found: Found) -> list[str]:
     truth, options = found.truth, found.options()
-    names = ("images", "truths", "nested", "image_name", "truth_name")
+    names = ("lists", "images", "truths", "nested", "image_name", "truth_name")
     rows = [f"    {name}: {_value(options[name])}" for name in names if name in options]
     if found.without_truth:
         alone = f"{len(found.without_truth)} images have no truth, first {found.without_truth[0].name}"
         rows += _comment(f"{alone}: they are left out. `error` refuses them.", 4)  # fmt: skip
         rows.append("    unpaired: skip")
     if "shares" in options:
-        rows += _comment("All files lie in one folder: these shares of them, always the same ones. Where "
+        where = "are in one list" if found.layout.lists else "lie in one folder"
+        rows += _comment(f"All files {where}: these shares of them, always the same ones. Where "
                          "neighbouring files look alike (frames of a video), make folders instead: "
                          "images/train, images/val.", 4)  # fmt: skip
         rows.append(f"    shares: {_value(options['shares'])}")
@@ -145,27 +146,39 @@ def _unit(scale: float) -> str:
 
 
 def _class_options(truth: Classes) -> list[str]:
-    rows = _comment(". ".join(f"{text[0].upper()}{text[1:]}" for text in truth.why) + ".", 4)
+    rows = _comment("".join(f"{text[0].upper()}{text[1:]}. " for text in truth.why), 4)
     absent = [name for name, share in zip(truth.names, truth.shares, strict=True) if not share]
     if absent and truth.named:
         rows += _comment(f"No mask holds {', '.join(absent[:5])}{'...' * (len(absent) > 5)}.", 4)
-    if truth.named:
+    options = truth.options()
+    rename = "" if truth.named else " Names are yours to change."
+    if truth.coloured:
+        rows += _comment(f"The colour of each class in the masks.{rename}", 4)
+        rows += _list("colours", _entries(options["colours"]), "{}")
+    elif truth.values:
+        rows += _comment(f"The class of each value of the masks.{rename}", 4)
+        rows += _list("classes", _entries(options["classes"]), "{}")
+    elif truth.named:
         rows += _list("classes", [_text(name) for name in truth.names])
     else:
         rows.append(f"    classes: {len(truth.names)} # or their names: [{', '.join(truth.names[:2])}...]")
-    if truth.labels:
-        rows.append("    # the class of each value in the masks")
-        rows += _list("labels", [f"{value}: {label}" for value, label in truth.labels.items()], "{}")
-    rows.append(f"    ignored: {_value(list(truth.ignored))} # values that mean: no label")
+    what = "colours" if truth.coloured else "values"
+    rows.append(f"    ignored: {_value(options['ignored'])} # {what} that mean: no label")
     if truth.palette:
         rows += _list("palette", [_value(list(colour)) for colour in truth.palette])
     return rows
 
 
+def _entries(values: dict[Any, Any]) -> list[str]:
+    """`key: value` for each; numbers stay numbers."""
+    return [f"{k if isinstance(k, int) else _text(k)}: {_value(value)}" for k, value in values.items()]
+
+
 def _splits(found: Found) -> list[str]:
     roles = found.roles
     val, test = roles.get("val"), roles.get("test")
-    lacking = "no folder is for this" if found.layout.splits else "too few files for it"
+    place = "list" if found.layout.lists else "folder"
+    lacking = f"no {place} is for this" if found.layout.splits else "too few files for it"
     rows = [f"  train: {_text(roles['train'])}"] if roles["train"] != "train" else []
     if val != "val":
         why = f" # {lacking}: nothing is watched in training" if val is None else ""

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import binarize
 from binarize import recipes
 from binarize.cli import run
 from binarize.training.starter import epochs, one_aspect, training_size
@@ -64,8 +65,7 @@ def test_a_recipe_says_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixt
         "truths": "masks",
         "truth_name": "{}_mask",
         "shares": {"train": 0.8, "val": 0.1, "test": 0.1},
-        "classes": ["nothing", "box"],
-        "labels": {0: 0, 255: 1},
+        "classes": {0: "nothing", 255: "box"},
         "ignored": [],
         "palette": None,
     }
@@ -79,7 +79,7 @@ def test_a_recipe_says_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixt
     assert run([*command, str(out), "--force", "--method", "none", "--labels", "0=a,255=b"]) == 0
     assert out.read_text() != before
     assert recipes.load(out).method is None
-    assert recipes.load(out).data.options["classes"] == ["a", "b"]
+    assert recipes.load(out).data.options["classes"] == {0: "a", 255: "b"}
 
 
 @pytest.mark.parametrize(
@@ -177,6 +177,59 @@ def test_an_own_network_from_nothing_to_a_deployed_file_in_six_commands(
     assert (tmp_path / "packed.safetensors").stat().st_size < (
         tmp_path / "runs/recipe/model.safetensors"
     ).stat().st_size
+
+
+VALUES = {"values": [0, 3, 7], "colours": [[0, 0, 0], [200, 30, 0], [0, 30, 200]]}
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_masks_of_values_or_colours_by_a_list_from_init_to_predictions(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    own_nets.write(tmp_path)
+    table = np.array(VALUES[kind], dtype=np.uint8)
+    for index in range(6):
+        image, mask, _ = scene(index, (32, 32))
+        write(tmp_path / f"d/images/{index}.jpg", image)
+        mask[:8] = 2
+        write(tmp_path / f"d/masks/{index}.png", table[mask])
+    for split, indices in (("train", "0123"), ("val", "4"), ("test", "5")):
+        lines = (f"images/{i}.jpg masks/{i}.png\n" for i in indices)
+        (tmp_path / f"d/{split}.txt").write_text("".join(lines))
+    commands = [
+        ["init", "--list", "d/train.txt", "--network", "nets.py:unet?width=4"],
+        ["data", "check", "recipe.yaml"],
+        ["train", "recipe.yaml", "--set", "training.epochs=1"],
+        ["evaluate", "runs/recipe", "--json"],
+        ["deploy", "runs/recipe", "--out", "packed.safetensors"],
+        ["evaluate", "packed.safetensors", "--json"],
+        ["predict", "packed.safetensors", "d/images/5.jpg", "--out", "made", "--panel", "--truth", "d/masks"],
+        ["compare", "runs/recipe"],
+    ]
+    printed = {}
+    for command in commands:
+        assert run(command) == 0, (command, capsys.readouterr().err)
+        printed[command[0]] = capsys.readouterr().out
+    options = recipes.load(tmp_path / "recipe.yaml").data.options
+    names = [f"class {v}" for v in (VALUES[kind] if kind == "values" else range(3))]
+    if kind == "values":
+        assert options["classes"] == dict(zip(VALUES[kind], names, strict=True))
+    else:  # in the order of their numbers
+        assert options["colours"] == dict(zip(names, sorted(VALUES[kind]), strict=True))
+        table = table[[0, 2, 1]]
+    assert options["lists"] == "{split}.txt"
+    assert "train 4, val 1, test 1" in printed["init"]
+    assert all(name in printed["data"] for name in names)
+    assert list(json.loads(printed["evaluate"])["class_iou"]) == names
+    with Image.open(tmp_path / "made/5.png") as made:
+        held = np.asarray(made).reshape(32 * 32, -1)
+    assert {tuple(v) for v in held.tolist()} <= {tuple(np.atleast_1d(v).tolist()) for v in table}
+    seen = binarize.predict("packed.safetensors", "d/images/5.jpg")
+    assert (seen.names, len(seen.values)) == (tuple(names), 3)
+    third = (held == np.atleast_1d(table[2])).all(1).reshape(32, 32)
+    assert np.array_equal(np.asarray(seen.labels) == 2, third)
 
 
 def test_the_number_of_epochs_follows_the_images() -> None:

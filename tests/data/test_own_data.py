@@ -34,36 +34,71 @@ def named(*names: str, values: tuple[int, ...] = ()) -> NamedClasses:
     return NamedClasses(source="codes.txt", names=pairs, numbered=bool(values), colours={})
 
 
+def kept(*values: int) -> dict[int, str]:
+    return {value: f"class {value}" for value in values}
+
+
 @pytest.mark.parametrize(
-    ("values", "names", "expected", "labels", "ignored"),
+    ("values", "names", "expected", "ignored"),
     [
-        ([0, 255], None, ["class 0", "class 1"], {0: 0, 255: 1}, ()),
-        ([0, 255], named("no", "yes"), ["no", "yes"], {0: 0, 255: 1}, ()),
-        ([0, 128, 255], None, ["class 0", "class 1", "class 2"], {0: 0, 128: 1, 255: 2}, ()),
-        ([0, 1, 2], None, ["class 0", "class 1", "class 2"], {}, (255,)),
-        ([0, 1, 255], None, ["class 0", "class 1"], {}, (255,)),
-        ([0, 2], None, ["class 0", "class 1", "class 2"], {}, (255,)),  # 1 may occur elsewhere
-        ([1, 2, 3], None, ["class 0", "class 1", "class 2"], {1: 0, 2: 1, 3: 2}, (255,)),
-        ([0, 1, 2], named("a", "b", "c", "d"), ["a", "b", "c", "d"], {}, (255,)),
-        ([0, 1, 2], named("a", "b"), ["a", "b"], {1: 0, 2: 1}, (0, 255)),  # as ADE20K
-        ([1, 2], named("a", "b"), ["a", "b"], {1: 0, 2: 1}, (255,)),
-        ([0, 1, 2], named("a", "Void", "c"), ["a", "c"], {0: 0, 2: 1}, (1, 255)),
-        ([0, 1, 2], named("a", "b", "unlabeled"), ["a", "b"], {}, (2, 255)),
-        ([0, 7], named("a", "b", values=(0, 7)), ["a", "b"], {0: 0, 7: 1}, (255,)),
-        ([0, 7, 9], named("a", "b", values=(0, 7)), ["a", "b"], {0: 0, 7: 1}, (9, 255)),
-        (list(range(33)), None, [f"class {i}" for i in range(33)], {}, (255,)),
+        ([0, 255], None, kept(0, 255), ()),
+        ([0, 255], named("no", "yes"), {0: "no", 255: "yes"}, ()),
+        ([0, 128, 255], None, kept(0, 128, 255), ()),
+        ([0, 1, 2], None, kept(0, 1, 2), (255,)),
+        ([0, 1, 255], None, kept(0, 1), (255,)),
+        ([0, 2], None, kept(0, 1, 2), (255,)),  # 1 may occur elsewhere
+        ([0, 3, 7], None, kept(0, 3, 7), (255,)),
+        ([0, 3, 7, 255], None, kept(0, 3, 7), (255,)),
+        ([1, 2, 3], None, kept(1, 2, 3), (255,)),
+        ([0, 1, 2], named("a", "b", "c", "d"), {0: "a", 1: "b", 2: "c", 3: "d"}, (255,)),
+        ([0, 1, 2], named("a", "b"), {1: "a", 2: "b"}, (0, 255)),  # as ADE20K
+        ([1, 2], named("a", "b"), {1: "a", 2: "b"}, (255,)),
+        ([0, 1, 2], named("a", "Void", "c"), {0: "a", 2: "c"}, (1, 255)),
+        ([0, 1, 2], named("a", "b", "unlabeled"), {0: "a", 1: "b"}, (2, 255)),
+        ([0, 7], named("a", "b", values=(0, 7)), {0: "a", 7: "b"}, (255,)),
+        ([0, 7, 9], named("a", "b", values=(0, 7)), {0: "a", 7: "b"}, (9, 255)),
+        (list(range(33)), None, kept(*range(33)), (255,)),
     ],
 )
 def test_classes_by_the_values_of_masks(
-    values: list[int],
-    names: NamedClasses | None,
-    expected: list[str],
-    labels: dict[int, int],
-    ignored: tuple[int, ...],
+    values: list[int], names: NamedClasses | None, expected: dict[int, str], ignored: tuple[int, ...]
 ) -> None:
     found = find_classes(dict.fromkeys(values, 10), names, {})
-    assert (list(found.names), found.labels, found.ignored) == (expected, labels, ignored)
+    assert dict(zip(found.values or range(len(found.names)), found.names, strict=True)) == expected
+    assert bool(found.values) == (list(expected) != list(range(len(expected))))
+    assert found.ignored == ignored
     assert sum(found.shares) == pytest.approx(1.0)
+
+
+def test_ids_that_do_not_occur_are_no_classes_if_all_masks_were_read() -> None:
+    found = find_classes({0: 5, 2: 5}, None, {}, complete=True)
+    assert (found.names, found.values) == (("class 0", "class 2"), (0, 2))
+    assert "ids 1 do not occur" in found.why
+
+
+def test_classes_by_the_colours_of_masks() -> None:
+    red, black, white = 255 << 16, 0, (1 << 24) - 1
+    counts = {black: 50, red: 30, white: 20}
+    found = find_classes(counts, None, {}, coloured=True)
+    assert found.options() == {
+        "colours": {"class 0": [0, 0, 0], "class 1": [255, 0, 0], "class 2": [255, 255, 255]},
+        "ignored": [],
+    }
+    colours = {0: (255, 0, 0), 1: (0, 0, 0), 2: (9, 9, 9), 3: (255, 255, 255)}
+    names = {0: "car", 1: "sky", 2: "rare", 3: "void"}
+    listed = NamedClasses(source="label_colors.txt", names=names, numbered=False, colours=colours)
+    found = find_classes(counts, listed, {}, coloured=True)
+    assert found.options() == {
+        "colours": {"car": [255, 0, 0], "sky": [0, 0, 0], "rare": [9, 9, 9]},
+        "ignored": [[255, 255, 255]],
+    }
+    assert found.shares == (30 / 80, 50 / 80, 0.0)
+    plain = find_classes(counts, named("a", "b", "c"), {}, coloured=True)
+    assert plain.names == ("class 0", "class 1", "class 2")
+    assert "which name is whose is not known" in " ".join(plain.why)
+    mixed = {index: 10_000 if index < 3 else 1 for index in range(400)}
+    with pytest.raises(DataError, match=r"400 colours: .* were the masks resized"):
+        find_classes(mixed, None, {}, coloured=True)
 
 
 def test_values_that_are_no_classes() -> None:
@@ -191,7 +226,7 @@ def test_all_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "data/codes.txt").write_text("cat\ndog\n")
     found = look(tmp_path / "data/images", tmp_path / "data/masks", depth=False)
     assert isinstance(found.truth, Classes)
-    assert (found.truth.names, found.truth.labels) == (("cat", "dog"), {1: 0, 2: 1})
+    assert (found.truth.names, found.truth.values) == (("cat", "dog"), (1, 2))
     assert found.images == {"train": 8, "val": 1, "test": 1}
     assert [p.name for p in found.without_truth] == ["alone.png"]
     assert [p.name for p in found.without_image] == ["noone_mask.png"]

@@ -98,7 +98,7 @@ def test_masks_of_three_channels_say_whether_these_are_equal(tmp_path: Path) -> 
     with pytest.raises(DataError, match="mode RGB, whose channels are equal: write one of them"):
         read_labels(tmp_path / "grey.png")
     Image.new("RGB", (2, 2), (3, 4, 3)).save(tmp_path / "colours.png")
-    with pytest.raises(DataError, match="its pixels have colours: turn them into class ids"):
+    with pytest.raises(DataError, match="its pixels have colours: give data set folder the option `colours"):
         read_labels(tmp_path / "colours.png")
 
 

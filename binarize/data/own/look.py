@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 
 from binarize.data.dataset import Pair
-from binarize.data.files import IMAGES, hidden, pictures
-from binarize.data.own.class_names import Colour, NamedClasses, find_names
+from binarize.data.labels import IGNORE, Colour
+from binarize.data.own.class_names import NamedClasses, find_names
 from binarize.data.own.classes import Classes, find_classes
 from binarize.data.own.depths import DepthRange, find_range
-from binarize.data.own.layout import Layout, find_layout
-from binarize.data.own.names import guess_naming
-from binarize.data.pairing import Matches, Naming, matched
-from binarize.data.reading import read_depth_values, read_head, read_labels, read_palette
+from binarize.data.own.layout import Layout
+from binarize.data.own.sources import find_source
+from binarize.data.pairing import Naming
+from binarize.data.reading import read_colours, read_depth_values, read_head, read_labels, read_palette
 from binarize.data.shares import counts
-from binarize.errors import DataError
 
 MASKS = 1000
 """Masks that are read at most; of more, evenly spread ones."""
 
 _DEPTHS = 48
+_PALETTES = 50  # palettes that are compared
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 """How files of one folder are split."""
 
@@ -64,14 +64,16 @@ class Found:
         truth = self.truth
         if isinstance(truth, DepthRange):
             return {**self.options(), "scale": truth.scale, "max_depth": truth.most}
-        found = {"classes": list(truth.names), "labels": truth.labels, "ignored": list(truth.ignored)}
-        return {**self.options(), **found}
+        return {**self.options(), **truth.options()}
 
     def options(self) -> dict[str, Any]:
         """Those that say where files lie and how they pair, as far as they differ from the defaults."""
         layout, naming = self.layout, self.naming
         depth = isinstance(self.truth, DepthRange)
-        found: dict[str, Any] = {"images": layout.images, "truths": layout.truths}
+        found: dict[str, Any] = {"lists": layout.lists} if layout.lists else {}
+        if layout.lists and not layout.images:  # they have paths of both
+            return found if layout.splits else {**found, "shares": self._shares()}
+        found |= {"images": layout.images, "truths": layout.truths}
         if found == {"images": "{split}/images", "truths": f"{{split}}/{'depth' if depth else 'masks'}"}:
             found = {}
         found |= {"nested": True} if layout.nested else {}
@@ -79,15 +81,19 @@ class Found:
         found |= {"truth_name": naming.truth} if naming.truth != "{}" else {}
         found |= {"unpaired": "skip"} if self.without_truth else {}
         if not layout.splits:
-            found["shares"] = {name: SHARES[name] for name in self.images}
+            found["shares"] = self._shares()
         return found
+
+    def _shares(self) -> dict[str, float]:
+        return {name: SHARES[name] for name in self.images}
 
 
 def look(
-    images: Path,
-    truths: Path,
+    images: Path | None,
+    truths: Path | None,
     *,
-    depth: bool,
+    depth: bool | None = None,
+    lists: Path | None = None,
     named: NamedClasses | None = None,
     scale: float | None = None,
     max_depth: float | None = None,
@@ -95,50 +101,46 @@ def look(
     """Look at images and their truths; files are read, none is written.
 
     Args:
-        images: folder of the images, of all splits or of one.
-        truths: folder of masks or of depth maps.
-        depth: whether they are depth maps.
+        images: folder of the images, of all splits or of one; None for a list that has paths of both.
+        truths: folder of masks or of depth maps; likewise.
+        depth: whether they are depth maps; None to look at one.
+        lists: a list of the pairs, or of the images, of one split, or the folder of the lists.
         named: the classes, if the user names them.
         scale: units per metre of depth files, if known.
         max_depth: largest depth, m, if known.
 
     Raises:
-        DataError: a folder is missing, no image has a truth, too few have one, or a file cannot be read.
+        DataError: a folder or list is missing, no image has a truth, too few have one, or a file cannot be
+            read.
     """
-    layout = find_layout(images, truths)
-    splits = list(layout.splits.values()) or [""]
-    naming = _naming(layout, splits)
-    found = {split: matched(*layout.folders(split), naming, nested=layout.nested) for split in splits}
-    pairs = {split: matches.pairs for split, matches in found.items()}
-    _check_pairs(layout, found, naming)
-    everything = [pair for part in pairs.values() for pair in part]
+    source = find_source(images, truths, lists)
+    layout = source.layout
+    everything = [pair for part in source.pairs.values() for pair in part]
+    if depth is None:
+        depth = _are_depths(everything[0])
     if depth:
         chosen = spread(everything, _DEPTHS)
         maps = [read_depth_values(pair.target) for pair in chosen if pair.target is not None]
         truth: Classes | DepthRange = find_range(maps, scale, max_depth)
     else:
         chosen = spread(everything, MASKS)
-        truth = _classes(chosen, named or find_names(_around(layout)))
+        given = named or find_names(_around(layout))
+        truth = _classes(chosen, given, complete=len(chosen) == len(everything))
     if layout.splits:
-        number = {split: len(part) for split, part in pairs.items()}
+        number = {split: len(part) for split, part in source.pairs.items()}
     else:
         shares = SHARES if len(everything) >= len(SHARES) else {"train": 1.0}
         number = counts(shares, len(everything))
     return Found(
         layout=layout,
-        naming=naming,
+        naming=source.naming,
         images=number,
-        without_truth=[path for m in found.values() for path in _alone(m)],
-        without_image=[m.truths[key] for m in found.values() for key in m.without_image],
+        without_truth=source.without_truth,
+        without_image=source.without_image,
         sizes=_sizes(pair.image for pair in spread(everything, MASKS)),
         truth=truth,
         read=len(chosen),
     )
-
-
-def _alone(matches: Matches) -> list[Path]:
-    """Images without a truth, and those whose names are of another form."""
-    return [*(matches.images[key] for key in matches.without_truth), *matches.unfit]
 
 
 def spread(items: Sequence[Pair], most: int) -> list[Pair]:
@@ -148,52 +150,46 @@ def spread(items: Sequence[Pair], most: int) -> list[Pair]:
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
-def _naming(layout: Layout, splits: Sequence[str]) -> Naming:
-    """From the names of the first split, which is that for training if there is one."""
-    source, targets = layout.folders(splits[0])
-    images, truths = (_stems(path, layout.nested) for path in (source, targets))
-    together = source.resolve() == targets.resolve()
-    return guess_naming(images, truths, together=together)
+def _are_depths(pair: Pair) -> bool:
+    """Whether a truth of which nothing is said holds depths: numbers of more than 8 bits, many of them."""
+    if pair.target is None or read_head(pair.target).white == 255:
+        return False
+    return len(np.unique(read_depth_values(pair.target))) > IGNORE + 1
 
 
-def _stems(path: Path, nested: bool) -> list[str]:
-    if not nested:
-        return [file.stem for file in pictures(path)]
-    files = (p for p in path.rglob("*") if p.suffix.lower() in IMAGES and not hidden(p.relative_to(path)))
-    return sorted({file.stem for file in files})
-
-
-def _check_pairs(layout: Layout, found: dict[str, Matches], naming: Naming) -> None:
-    """Refuse folders in which few images have a truth: another folder was meant, or names tell nothing."""
-    pairs = sum(len(m.pairs) for m in found.values())
-    images = sum(len(m.images) + len(m.unfit) for m in found.values())
-    empty = next((split for split, m in found.items() if not m.pairs), None)
-    if pairs and pairs >= images / 2 and empty is None:
-        return
-    split = empty or next(iter(found))
-    source, targets = layout.folders(split)
-    matches = found[split]
-    total = len(matches.images) + len(matches.unfit)
-    names = [f"{source.name}/{path.name}" for path in (*matches.images.values(), *matches.unfit)][:3]
-    others = [f"{targets.name}/{path.name}" for path in list(matches.truths.values())[:3]] or ["none"]
-    raise DataError(
-        f"{source}: {len(matches.pairs)} of {total} images have a truth in {targets} (names tried: "
-        f"{naming.image} and {naming.truth}). The images are {', '.join(names)}...; the truths "
-        f"{', '.join(others)}... Is it the right folder? Names that differ by more than a beginning and an "
-        "end have to be changed."
-    )
-
-
-def _classes(pairs: Sequence[Pair], named: NamedClasses | None) -> Classes:
+def _classes(pairs: Sequence[Pair], named: NamedClasses | None, *, complete: bool) -> Classes:
+    masks = [pair.target for pair in pairs if pair.target is not None]
+    coloured = hold_colours(masks)
     counts: Counter[int] = Counter()
     palette: dict[int, Colour] = {}
-    for pair in pairs:
-        if pair.target is None:
-            continue
-        values, number = np.unique(read_labels(pair.target).numpy(), return_counts=True)
+    for mask in masks:
+        read = read_colours(mask) if coloured else read_labels(mask)
+        values, number = np.unique(read.numpy(), return_counts=True)
         counts.update(dict(zip(values.tolist(), number.tolist(), strict=True)))
-        palette = palette or read_palette(pair.target)
-    return find_classes(counts, named, palette)
+        palette = palette or ({} if coloured else read_palette(mask))
+    return find_classes(counts, named, palette, coloured=coloured, complete=complete)
+
+
+def hold_colours(masks: Sequence[Path]) -> bool:
+    """Whether masks say their classes by colours: they have three channels, or palettes that differ."""
+    heads = [read_head(mask) for mask in masks]
+    if any(head.mode in ("RGB", "RGBA") for head in heads):
+        return True
+    if len(masks) < 2 or any(head.mode != "P" for head in heads):
+        return False
+    used = [_used_colours(mask) for mask in masks[:_PALETTES]]
+    merged: dict[int, Colour] = {}
+    for colours in used:
+        if any(merged.setdefault(value, colour) != colour for value, colour in colours.items()):
+            return True
+    return False
+
+
+def _used_colours(mask: Path) -> dict[int, Colour]:
+    """The colours of the values that a palette image holds."""
+    palette = read_palette(mask)
+    values = np.unique(read_labels(mask).numpy()).tolist()
+    return {value: palette[value] for value in values if value in palette}
 
 
 def _around(layout: Layout) -> Iterable[Path]:
