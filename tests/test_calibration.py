@@ -20,6 +20,7 @@ from binarize.errors import BinarizeWarning, ConfigError
 from binarize.files import container
 from binarize.training import saved
 from binarize.training.build import dataset
+from binarize.training.evaluation import evaluate
 from binarize.training.loop import MODEL
 from binarize.training.recalibrate import training_batches
 from binarize.training.staged import train
@@ -153,6 +154,31 @@ def test_at_the_end_of_a_training(more: dict[str, Any], tmp_path: Path) -> None:
     for name, tensor in expected.state_dict().items():
         torch.testing.assert_close(own[name], tensor, rtol=1e-4, atol=1e-5)
     assert any(not torch.equal(own[name], t) for name, t in plain.state_dict().items())
+
+
+def test_the_best_epoch_is_measured_again_too(tmp_path: Path) -> None:
+    settings = {"epochs": 3, "calibrate": 4, "keep": "best"}
+    train(recipes.validate(values(**settings), "a test"), tmp_path / "run")
+    log = [json.loads(line)["val"]["miou"] for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    recipe, found = saved.load(tmp_path / "run")
+    images = dataset(recipe, "val")
+    measured = evaluate(found, images, batch=recipe.data.evaluation.batch)["miou"]
+    assert measured == pytest.approx(max(log))
+    data = dataset(recipe, "train", training=True)
+    again = binarize.calibrate(found, training_batches(recipe, data, 4), thresholds="keep")
+    for name, tensor in again.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_an_early_end_keeps_measured_statistics(tmp_path: Path) -> None:
+    settings = {"epochs": 6, "calibrate": 4, "keep": "last", "patience": 1, "lr": 1e-9}
+    train(recipes.validate(values(**settings), "a test"), tmp_path / "run")
+    recipe, found = saved.load(tmp_path / "run")
+    assert len((tmp_path / "run/log.jsonl").read_text().splitlines()) < 6
+    data = dataset(recipe, "train", training=True)
+    again = binarize.calibrate(found, training_batches(recipe, data, 4), thresholds="keep")
+    for name, tensor in again.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 def test_the_command(

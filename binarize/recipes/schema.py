@@ -195,7 +195,9 @@ class Training(Part):
             named, and start as without it), or `any`.
         distillation: from a float network.
         calibrate: batches from which the statistics of BatchNorm are measured again at the end, with the
-            final weights (Wu and Johnson, arXiv 2105.07576); 0 leaves the moving averages.
+            final weights (Wu and Johnson, arXiv 2105.07576), and in front of each look at `val` whose network
+            may be kept (`keep: best` or `both`, `patience`), so that the best epoch is chosen, and kept, with
+            such statistics too; 0 leaves the moving averages.
         save_every: epochs from one checkpoint to the next.
         evaluate_every: epochs from one look at `val` to the next; the last epoch is always looked at.
         keep: networks that stay in the run's folder: that of the `last` epoch or that of the one that was
@@ -243,11 +245,6 @@ class Training(Part):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Training:
-        if self.patience is not None and self.calibrate:
-            raise ValueError(
-                "patience and calibrate do not go together, since the last epoch is not known before it is "
-                "measured: leave calibrate out, and run `binarize calibrate` afterwards"
-            )
         if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
             raise ValueError("nesterov is for optimizer: sgd with a momentum")
         if self.schedule.name == "cosine" and self.schedule.warmup >= self.epochs:

@@ -13,6 +13,7 @@ from torch import Tensor
 from binarize.errors import TrainingError
 from binarize.layers import set_progress
 from binarize.recipes import TrainingRecipe
+from binarize.recipes.schema import Training
 from binarize.training import trackers
 from binarize.training.batches import read_batches
 from binarize.training.best import is_complete
@@ -132,9 +133,9 @@ def _epoch(run: Run, stopped: Callable[[], Stop], track: Callable[[Mapping[str, 
     epoch = progress.done
     began, last = time.perf_counter(), epoch + 1 == settings.epochs
     figures = _train_epoch(run, epoch, stopped)
-    if last and settings.calibrate:
-        recalibrate(run)
     looked = run.val is not None and (last or (epoch + 1) % settings.evaluate_every == 0)
+    if settings.calibrate and (last or (looked and _may_stay(settings))):
+        recalibrate(run)
     if looked:
         figures |= _evaluations(run)
     figures["seconds"] = time.perf_counter() - began
@@ -153,6 +154,11 @@ def _epoch(run: Run, stopped: Callable[[], Stop], track: Callable[[Mapping[str, 
     asked = stopped()
     if asked is Stop.FAILURE or not ends:
         _stop_if_asked(run, asked, f"after epoch {epoch + 1} of {settings.epochs}")
+
+
+def _may_stay(settings: Training) -> bool:
+    """Whether the network of an epoch before the last one may be kept: as the best, or at an early end."""
+    return settings.keep != "last" or settings.patience is not None
 
 
 def _train_epoch(run: Run, epoch: int, stopped: Callable[[], Stop]) -> dict[str, Any]:

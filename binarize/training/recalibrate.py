@@ -1,4 +1,4 @@
-"""Statistics of BatchNorm measured again with the final weights (`training.calibrate`)."""
+"""Statistics of BatchNorm measured again with the weights that are kept (`training.calibrate`)."""
 
 from __future__ import annotations
 
