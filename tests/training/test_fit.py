@@ -21,7 +21,7 @@ import binarize
 from binarize import recipes, training
 from binarize.cli import run as binarize_command
 from binarize.data import Classes, Depth, Labels, create
-from binarize.errors import ConfigError, DataError
+from binarize.errors import BinarizeWarning, ConfigError, DataError
 from binarize.files import container, read_preprocessing
 from binarize.training import Callback, Event, StopTraining, evaluate, fit, saved, trackers
 from binarize.training.folder import STATE
@@ -384,6 +384,53 @@ def test_trackers_that_are_not_there(tmp_path: Path) -> None:
 def test_no_trackers_leave_no_files(tmp_path: Path) -> None:
     train(recipes.validate(values(epochs=1, trackers=[]), "a test"), tmp_path)
     assert not list(tmp_path.glob("events*"))
+
+
+class Broken:
+    """A tracker that starts, or logs, not at all."""
+
+    requires_logging_directory = False
+
+    def __init__(self, project: str) -> None:
+        if project != "binarize":
+            raise AssertionError
+
+    def start(self) -> None: ...
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        raise ConnectionError("the server is away\nand more")
+
+    def finish(self) -> None: ...
+
+
+def test_a_tracker_that_fails_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(trackers.LOGGER_TYPE_TO_CLASS, "json", Broken)  # the module is always there
+    with pytest.warns(BinarizeWarning, match=r"json fails, .* without it: the server is away$"):
+        train(recipes.validate(values(epochs=2, trackers=["json"]), "a test"), tmp_path / "run")
+    assert len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nothing://here")
+    chosen = recipes.validate(values(epochs=2, trackers=["mlflow", "tensorboard"]), "a test")
+    with pytest.raises(ConfigError, match=r"mlflow cannot write its runs: .*Set MLFLOW_TRACKING_URI"):
+        train(chosen, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}/mlruns")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # later versions ask for it
+    train(chosen, tmp_path / "run")
+    (figures,) = (tmp_path / "mlruns").glob("*/*/metrics/val/miou")
+    logged = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [float(line.split()[1]) for line in figures.read_text().splitlines()] == pytest.approx(
+        [line["val"]["miou"] for line in logged]
+    )
+    folder = figures.parents[2]
+    assert (folder / "params/training.lr").read_text() == str(chosen.training.lr)
+    assert (folder / "tags/mlflow.runName").read_text() == "run"
+    assert list((tmp_path / "run").glob("events*"))
 
 
 @pytest.mark.slow
