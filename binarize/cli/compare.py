@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.options import device_option, out_option
+from binarize.cli.options import device_option, float_model, model_option, out_option
 from binarize.cli.output import console, print_json, progress_bar, say, size, tell
-from binarize.cli.recipe_set import names_of, seeds_of, train_trials
+from binarize.cli.recipe_set import names_of, seeds_of, train_trials, warn_of_seeds
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError
 from binarize.tables import BINARY, FLOAT
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from torch import nn
 
     from binarize.comparison import Result
 
@@ -34,8 +35,8 @@ _OTHERS = ("packed", "float MACs", "seeds", "training")
     "--seeds",
     default="0",
     show_default=True,
-    metavar="N,N...",
-    help="Seeds of the set's runs. With --sweep, one number says how many.",
+    metavar="N|N,N...",
+    help="How many seeds the set's runs have (3: 0, 1, 2), or which (0,3; one alone: 3,). 0 is seed 0.",
 )
 @click.option(
     "--sweep",
@@ -62,6 +63,7 @@ _OTHERS = ("packed", "float MACs", "seeds", "training")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Value for the set's recipes.")
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--split", help="Part of the data set.  [default: the recipe's test]")
+@model_option
 @out_option("Also write OUT.md and OUT.json.")
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -75,6 +77,7 @@ def compare(
     settings: tuple[str, ...],
     root: Path | None,
     split: str | None,
+    custom: str | None,
     out: Path | None,
     device: str | None,
     as_json: bool,
@@ -89,7 +92,9 @@ def compare(
         raise ConfigError("compare: give folders of runs, or --recipe-set with the name of a set of recipes.")
     if (settings or sweeps) and recipe_set is None:
         raise ConfigError("compare: --set and --sweep are for a --recipe-set; runs are as they are.")
-    numbers = seeds_of(seeds, counted=bool(sweeps))
+    numbers = seeds_of(seeds)
+    if recipe_set is not None and not sweeps:
+        warn_of_seeds(seeds)
     with importing():
         from binarize import comparison
         from binarize.comparison import sweep
@@ -109,7 +114,7 @@ def compare(
             train_trials(trials, settings, root, jobs, device)
             kept, tried = sweep.chosen(trials) if sweeps else (trials, [])
             found = list(dict.fromkeys([*found, *(trial.folder.resolve() for trial in kept)]))
-        results = _evaluated(found, root, split)
+        results = _evaluated(found, root, split, float_model(custom))
     table = comparison.as_dict(results, tried)
     text = comparison.markdown(table)
     if out is not None:
@@ -125,7 +130,9 @@ def compare(
             say(f"written  {_beside(out, 'md')}, {_beside(out, 'json')}")
 
 
-def _evaluated(runs: Sequence[Path], root: Path | None, split: str | None) -> list[Result]:
+def _evaluated(
+    runs: Sequence[Path], root: Path | None, split: str | None, model: nn.Module | None
+) -> list[Result]:
     from binarize import comparison
 
     results = []
@@ -137,6 +144,7 @@ def _evaluated(runs: Sequence[Path], root: Path | None, split: str | None) -> li
                 run,
                 root=root,
                 split=split,
+                model=model,
                 report=lambda done, total: bar.update(task, completed=done, total=total),
             )
             results.append(result)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from binarize.errors import ConfigError, TrainingError, unknown_name
+from binarize.errors import ConfigError, TrainingError, unknown_name, warn
 
 if TYPE_CHECKING:
     from binarize.comparison.sweep import Trial
@@ -34,19 +34,35 @@ def names_of(recipe_set: str) -> list[str]:
     return [name for name in recipes.names() if name.partition("/")[0] == recipe_set]
 
 
-def seeds_of(text: str, *, counted: bool = False) -> tuple[int, ...]:
-    """The seeds that `--seeds` names: `0,3`; with `counted`, `3` alone stands for 0, 1 and 2.
+def seeds_of(text: str) -> tuple[int, ...]:
+    """The seeds that `--seeds` names: `3` says how many (0, 1 and 2), `0,3` and `3,` which; `0` is seed 0.
 
     Raises:
         ConfigError: it names none.
     """
+    parts = [part.strip() for part in text.split(",")]
+    named = parts[:-1] if len(parts) > 1 and not parts[-1] else parts
     try:
-        found = tuple(int(part) for part in text.split(","))
+        found = tuple(int(part) for part in named)
     except ValueError:
         found = ()
     if not found or min(found) < 0 or len(set(found)) < len(found):
-        raise ConfigError(f"--seeds {text!r}: expected different whole numbers with commas between: 0,1,2.")
-    return tuple(range(found[0])) if counted and len(found) == 1 and found[0] > 0 else found
+        raise ConfigError(
+            f"--seeds {text!r}: expected how many (3), or different whole numbers with commas between "
+            "(0,1,2; one alone: 3,)."
+        )
+    return tuple(range(found[0])) if len(parts) == 1 and found[0] > 0 else found
+
+
+def warn_of_seeds(text: str) -> None:
+    """Say what one number means where it once meant something else: without a sweep, one seed."""
+    seeds = seeds_of(text)
+    if "," in text or int(text) == 0:
+        return
+    warn(
+        f"--seeds {text}: this is how many, with and without --sweep: {', '.join(map(str, seeds))}. Without "
+        f"it, earlier versions took it for seed {text} alone, which is now written --seeds {text},"
+    )
 
 
 def train_trials(

@@ -64,6 +64,7 @@ def collect(
     split: str | None = None,
     count: bool = True,
     report: Callable[[int, int], None] | None = None,
+    model: nn.Module | None = None,
 ) -> Result:
     """Evaluate a run, unless that was done before, and count its network.
 
@@ -73,6 +74,7 @@ def collect(
         split: to evaluate on; by default the recipe's `test`.
         count: whether to count its network; a packed one cannot be counted as the paper does.
         report: called with the number of images done and of all.
+        model: the float network, for a run of code that is gone or another account's; others do without it.
 
     Raises:
         ConfigError: no run there.
@@ -81,9 +83,9 @@ def collect(
     """
     if not run.is_dir():
         raise ConfigError(f"{run}: no such folder; expected one that `binarize train` wrote.")
-    recipe, model = saved.load(run)
+    recipe, network = saved.load(run, model if model is not None and saved.is_custom(run) else None)
     part = split or recipe.data.test
-    costs = _costs(run, model, recipe) if count else {}
+    costs = _costs(run, network, recipe) if count else {}
     history = read_history(run)
     figures = kept(run, part) if root is None else None  # kept figures are of the recipe's own data
     if figures is None:
@@ -91,7 +93,7 @@ def collect(
         saved.check_classes(run, data.truth)
         device = chosen_device()
         figures = evaluate(
-            model.to(device),
+            network.to(device),
             data,
             output=recipe.network.output,
             device=device,

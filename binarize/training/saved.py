@@ -47,6 +47,18 @@ def load(path: Path, model: nn.Module | None = None) -> tuple[TrainingRecipe, nn
     return recipe, files.load(file, network(bare, read_truth(metadata, file), weights=False)).float()
 
 
+def is_custom(path: Path) -> bool:
+    """Whether a file holds a network that only code of its user's, or the user, can build.
+
+    Args:
+        path: as of `load`.
+
+    Raises:
+        ConfigError, FormatError: there is no such file, or it is corrupt.
+    """
+    return files.read_header(model_file(path)).source["source"] == "custom"
+
+
 def check_classes(path: Path, truth: Truth) -> None:
     """Refuse to measure a network of whole images by other classes than it was trained for.
 

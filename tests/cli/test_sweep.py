@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import yaml
 from scipy import stats
 
 from binarize import cli
-from binarize.cli.recipe_set import seeds_of
+from binarize.cli.recipe_set import seeds_of, warn_of_seeds
 from binarize.comparison import paired, sweep
-from binarize.errors import ConfigError
+from binarize.errors import BinarizeWarning, ConfigError
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_jobs_in_processes_of_their_own(recipe_set: Path, capsys: pytest.Capture
     assert table["tests"][0]["p"] is None
     assert cli.run([*command, "--set", "data.name=nothing"]) == 2
     assert "nothing" in capsys.readouterr().err
-    assert cli.run([*command, "--set", "training.start_from=nothing.pth", "--seeds", "7"]) == 2
+    assert cli.run([*command, "--set", "training.start_from=nothing.pth", "--seeds", "7,"]) == 2
     error = capsys.readouterr().err
     assert "its training ended with status 2" in error
     assert "nothing.pth" in error
@@ -95,9 +96,22 @@ def test_combinations() -> None:
     for wrong in ("training.lr", "training.lr=1,1", "training.lr=", "training.seed=1,2"):
         with pytest.raises(ConfigError, match="--sweep"):
             sweep.combinations([wrong])
-    assert seeds_of("3") == (3,)
-    assert seeds_of("3", counted=True) == (0, 1, 2)
-    assert seeds_of("0,3", counted=True) == (0, 3)
+    assert seeds_of("3") == (0, 1, 2)
+    assert seeds_of("1") == seeds_of("0") == (0,)
+    assert seeds_of("0,3") == (0, 3)
+    assert seeds_of("3,") == (3,)
+    for wrong in ("", ",", "3,,", "-1", "1,1", "x"):
+        with pytest.raises(ConfigError, match="expected how many"):
+            seeds_of(wrong)
+
+
+def test_one_number_of_seeds_means_the_same_with_and_without_a_sweep() -> None:
+    with pytest.warns(BinarizeWarning, match=r"0, 1, 2. Without it, .* seed 3 alone, which is now .* 3,$"):
+        warn_of_seeds("3")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for text in ("0", "3,", "0,3"):
+            warn_of_seeds(text)
 
 
 def rows(**values: list[float]) -> list[dict[str, Any]]:
