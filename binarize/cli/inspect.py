@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from binarize.cli.options import DEFAULT_METHOD, listed, out_option
+from binarize.cli.options import DEFAULT_METHOD, float_model, listed, model_option, out_option
 from binarize.cli.output import console, counted, print_json, progress_bar, say, tell
 from binarize.cli.speed import importing
 from binarize.cli.targets import refuse_existing
@@ -66,6 +66,7 @@ _FORMS = ("png", "svg", "pdf")
 @click.option(
     "--budget-ops", type=click.FloatRange(min=0), help="The same: so many more operations per image."
 )
+@model_option
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def inspect(
@@ -80,6 +81,7 @@ def inspect(
     method: str,
     budget_bytes: float | None,
     budget_ops: float | None,
+    custom: str | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -111,7 +113,7 @@ def inspect(
 
     METHODS.get(method)  # a wrong name is an error now, not after minutes
     keep_memory()
-    loaded = load_networks(runs)
+    loaded = load_networks(runs, float_model(custom))
     names = labels([recipe for recipe, _ in loaded], runs)
     subjects = load_subjects(runs, _unique(names), loaded, root=root, split=split, images=images)
     settings = Settings(

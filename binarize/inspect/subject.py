@@ -141,6 +141,8 @@ class Subject:
     def start(self) -> tuple[nn.Module | None, str]:
         """The network that the training started from, or None and the reason why it cannot be built again."""
         chosen = self.recipe
+        if chosen.stages:
+            return None, "the training had stages, and the last one began with the weights of the one before"
         if chosen.network.pretrained or chosen.training.start_from is not None:
             return None, "the training started from other weights than the recipe's seed gives"
         if model_names.is_own(chosen.network.name):
@@ -191,9 +193,17 @@ def load_subjects(
     return found
 
 
-def load_networks(paths: Sequence[Path]) -> list[tuple[TrainingRecipe, nn.Module]]:
-    """Recipe and network of each; see `binarize.training.saved.load`."""
-    return [saved.load(path) for path in paths]
+def load_networks(
+    paths: Sequence[Path], model: nn.Module | None = None
+) -> list[tuple[TrainingRecipe, nn.Module]]:
+    """Recipe and network of each; see `binarize.training.saved.load`.
+
+    Args:
+        paths: of runs, their files or `zoo:NAME`.
+        model: the float network, for those of code that is gone or another account's.
+    """
+    custom = [model is not None and saved.is_custom(path) for path in paths]
+    return [saved.load(path, model if own else None) for path, own in zip(paths, custom, strict=True)]
 
 
 def is_higher_better(figure: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binarize import files
-from binarize.errors import ConfigError
+from binarize.errors import ConfigError, warn
 from binarize.files import container
 from binarize.recipes.schema import Distillation
 from binarize.training import saved
@@ -35,6 +36,8 @@ class Teacher:
         settings: weights of both, and the teacher's file, the folder of its run or `zoo:NAME`.
         student: the network that learns; its attribute `encoder` gives the maps.
         device: where both are.
+        rebuild: gives the float network that the recipe names, which stands in where the teacher's file names
+            code that is gone, or is another account's.
 
     Raises:
         ConfigError: `features` is set and one of the networks has no `encoder`.
@@ -43,12 +46,18 @@ class Teacher:
         hard: weight of the loss against the truth.
     """
 
-    def __init__(self, settings: Distillation, student: nn.Module, device: torch.device) -> None:
+    def __init__(
+        self,
+        settings: Distillation,
+        student: nn.Module,
+        device: torch.device,
+        rebuild: Callable[[], nn.Module] | None = None,
+    ) -> None:
         self._settings = settings
         self.hard = settings.hard
         file = model_file(Path(settings.teacher))
         metadata = container.read_metadata(file)
-        net = saved.load(file)[1] if has_recipe(metadata) else files.load(file)
+        net = _read(file, metadata, rebuild)
         # float: a file may hold half-precision weights, as the zoo's do
         self._net = net.float().to(device).requires_grad_(False)
         self._output = chosen_output(metadata)
@@ -102,3 +111,17 @@ class Teacher:
             self._maps[name] = list(result)
 
         return hook
+
+
+def _read(file: Path, metadata: Mapping[str, str], rebuild: Callable[[], nn.Module] | None) -> nn.Module:
+    """The network of a teacher's file; one of code that cannot run is built by the recipe of the student."""
+    trained = has_recipe(metadata)
+    try:
+        return saved.load(file)[1] if trained else files.load(file)
+    except ConfigError as error:
+        if rebuild is None or not saved.is_custom(file):
+            raise
+        model = rebuild()
+        net = saved.load(file, model)[1] if trained else files.load(file, model)
+        warn(f"distillation.teacher is built by the recipe's network, since {error}")
+        return net

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,9 @@ def set_up(
     (_check_given if given else _check_sizes)(strategy.standalone, recipe, data, val, heard)
     make_folder(out)  # all that can be wrong with the network is known by now
     learning = placed.training.distillation
-    teacher = Teacher(learning, net, accelerator.device) if learning else None
+    floats = placed.model_copy(update={"method": None})
+    rebuild = None if given else partial(network, floats, data.truth, weights=False)
+    teacher = Teacher(learning, net, accelerator.device, rebuild) if learning else None
     batches, loader = _batches(recipe, data, accelerator)
     _check_steps(progress, batches.steps, settings, out)
     if resumed:

@@ -435,19 +435,43 @@ def blocks(language: str) -> list[str]:
     return [block for kind, block in found if kind == language]
 
 
+SMP = """
+import segmentation_models_pytorch as smp
+def unet(classes):
+    return smp.Unet("resnet18", encoder_weights=None, classes=classes)
+"""
+
+
 @pytest.mark.slow
-def test_networks_of_libraries(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("library", "name", "outputs"), [
+    ("segmentation_models_pytorch", "unet", "classes"), ("transformers", "segformer", "num_labels"),
+])  # fmt: skip
+def test_networks_of_libraries_the_whole_way(
+    library: str, name: str, outputs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """By a file of five lines: converted, trained for two steps, measured, packed, compared."""
+    pytest.importorskip(library)
+    monkeypatch.chdir(tmp_path)
+    Path("lib.py").write_text(SMP if name == "unet" else blocks("python")[1])  # of the page
+    chosen = {"name": f"lib.py:{name}", "output": None if name == "unet" else "logits"}
+    path = recipe(tmp_path, chosen)
+    for command in (
+        ["convert", f"lib.py:{name}?{outputs}=6", "--size", "64", "--out", "converted.safetensors"],
+        ["train", str(path), "--out", "run", "--set", "data.options.length=16"],
+        ["evaluate", "run"],
+        ["summary", "run"],
+        ["deploy", "run", "--out", "packed.safetensors"],
+        ["evaluate", "packed.safetensors"],
+        ["verify", "run", "--count", "1"],
+    ):
+        assert run(command) == 0, (command, capsys.readouterr().err)
+
+
+@pytest.mark.slow
+def test_a_callable_of_an_installed_library(tmp_path: Path) -> None:
     pytest.importorskip("segmentation_models_pytorch")
     path = recipe(tmp_path, {"name": "segmentation_models_pytorch:Unet"})
     options = "network.options={encoder_name: resnet18, encoder_weights: null}"
     out = trained(path, tmp_path / "run", options)
     assert type(saved.load(out)[1]).__name__ == "Unet"
-
-
-@pytest.mark.slow
-def test_a_segformer_of_transformers(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
-    (tmp_path / "hf.py").write_text(blocks("python")[1])  # of the page
-    path = recipe(tmp_path, yaml.safe_load(blocks("yaml")[1])["network"])
-    out = trained(path, tmp_path / "run")
-    assert run(["evaluate", str(out)]) == 0
