@@ -38,6 +38,8 @@ class KnownRun:
 def find_runs(folder: Path) -> tuple[list[KnownRun], list[str]]:
     """All runs in a folder and in folders in it, in the order of their names.
 
+    Stages are part of their run, not runs of their own, once all of them are trained.
+
     Args:
         folder: to search.
 
@@ -45,12 +47,13 @@ def find_runs(folder: Path) -> tuple[list[KnownRun], list[str]]:
         The runs, and a sentence for each that cannot be read.
     """
     found, faults = [], []
-    for log in sorted(folder.rglob(LOG)):
-        run = log.parent
-        if not (run / MODEL).is_file():
+    stages: set[Path] = set()
+    for run in sorted(log.parent for log in folder.rglob(LOG)):
+        if run in stages or not (run / MODEL).is_file():
             continue
         try:
             recipe = read_recipe(container.read_metadata(run / MODEL), run / MODEL)
+            stages |= {run / name for name in recipe.stages}  # a folder comes before those in it
             found.append(_known(run, recipe))
         except BinarizeError as error:
             faults.append(str(error))
