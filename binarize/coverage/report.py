@@ -78,8 +78,8 @@ def as_markdown(records: Iterable[Record], commands: Sequence[str] = ()) -> str:
 _INTRODUCTION = (
     "# Coverage of timm",
     "",
-    "Which networks can be converted, and which of their layers? Weights here are random: a pass says that",
-    "conversion works, not what accuracy training reaches. `binarize coverage` made this page; do not edit it.",
+    "Which networks can be converted, and which of their layers? `binarize coverage` made this page; do not",
+    "edit it. Weights are random: a pass means that conversion works, not that training reaches an accuracy.",
     "",
     "Each model was planned at its own image size and converted. Then these were checked, at the smallest",
     "image that the float model takes:",
@@ -91,7 +91,7 @@ _INTRODUCTION = (
     "",
     "| column | meaning |",
     "|---|---|",
-    "| convs wanted | those that neither the policy (stem, final layers, gates) nor the method keeps in float |",
+    "| convs wanted | those that neither policy (stem, final layers, gates) nor method keeps in float |",
     "| kept, and why | convolutions that stay float; *never run*: the model's forward does not use them |",
     "| on meta | models too large for the machine, of which only shapes were computed |",
 )

@@ -22,7 +22,7 @@ _INTRODUCTION = (
     "| column | meaning |",
     "|---|---|",
     "| converted | of all convolutions and linear layers that the network holds |",
-    "| final layers, by output | those that stay float; in parentheses the functions behind them, unchanged |",
+    "| final layers, by output | those that stay float; in parentheses the functions behind them |",
     "| notes | how many notes the plan prints below its table |",
 )
 _COLUMNS = ("library", "network", "task", "converted", "final layers, by output", "notes", "result")
