@@ -150,7 +150,7 @@ def main() -> None:
 
 
 class _End:
-    """End the process at once: deleting torch's objects one by one takes a second for nothing."""
+    """End the process at once: deleting torch's objects one by one would take a second."""
 
     status = 1  # until a command has finished
 

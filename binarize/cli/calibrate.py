@@ -109,7 +109,7 @@ class _Training:
             self._recipe = read_recipe(metadata, source)
         else:
             raise ConfigError(
-                f"{source} was not written by a training, so it knows no data: give --images DIR, or --data "
+                f"{source} was not written by a training, so it names no data: give --images DIR, or --data "
                 "with the name of a recipe."
             )
         self._data = dataset(self._recipe, self._recipe.data.train, root=root, training=True)

@@ -155,7 +155,7 @@ def _tell_if_best(checkpoint: Path, part: str, val: str | None) -> None:
 
     kept = checkpoint_in(model_file(checkpoint))
     if kept is not None and kept.kept == "best":
-        same = ", on these very images" if part == val else ""
+        same = ", on these images" if part == val else ""
         tell(f"The network of the {kept}, chosen by its {kept.figure} on {val}{same}.")
 
 

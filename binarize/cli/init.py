@@ -105,7 +105,7 @@ def _check_options(*, depth: bool, labels: str | None, scale: float | None, max_
 
 
 def _relative(path: Path, out: Path) -> str:
-    """A path as the recipe says it: seen from the recipe's folder, unless that leads through the root."""
+    """A path for the recipe: relative to the recipe's folder, unless that leads through the root."""
     base = out.resolve().parent
     try:
         text = Path(os.path.relpath(path, base)).as_posix()
@@ -116,7 +116,7 @@ def _relative(path: Path, out: Path) -> str:
 
 
 def _seen_from(out: Path, network: str | None) -> str | None:
-    """The network's name with the path of its file seen from the recipe."""
+    """The network's name, with the path of its file relative to the recipe."""
     from binarize.user_code import is_file, parts
 
     if network is None or not is_file(network):

@@ -61,10 +61,12 @@ _FORMS = ("png", "svg", "pdf")
     help="Sensitivity of a float network: which method makes its layers binary.",
 )
 @click.option(
-    "--budget-bytes", type=click.FloatRange(min=0), help="Suggest layers to keep float: so many more bytes."
+    "--budget-bytes",
+    type=click.FloatRange(min=0),
+    help="Suggest layers to keep float, for this many more bytes.",
 )
 @click.option(
-    "--budget-ops", type=click.FloatRange(min=0), help="The same: so many more operations per image."
+    "--budget-ops", type=click.FloatRange(min=0), help="The same, for this many more operations per image."
 )
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

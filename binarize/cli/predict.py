@@ -94,7 +94,7 @@ def predict(
         from binarize.runtime import keep_memory
         from binarize.training import pictures
 
-    images_of(images, alike=True)  # a name that is wrong is said before a network is read
+    images_of(images, alike=True)  # a wrong name is an error before a network is read
     keep_memory()
     paths = (chosen_file(checkpoint, best), *others)
     networks = _networks(paths, custom, device)

@@ -126,7 +126,7 @@ def _insights(subject: Subject, root: Path | None, split: str | None) -> tuple[l
         if isinstance(one, Insight):
             found.append(one)
         else:
-            skipped.append(f"Not looked at: {one}.")
+            skipped.append(f"Not inspected: {one}.")
     return found, skipped
 
 

@@ -88,7 +88,7 @@ def train(
         early = "" if len(history) >= epochs else f" of {epochs}, ended early by training.patience"
         say(f"{folder} holds a complete run of {counted(len(history), 'epoch')}{early}.")
         if early:
-            say("Go on with --resume --set training.patience=null.")
+            say("Continue with --resume --set training.patience=null.")
 
 
 def print_outcome(folder: Path, history: list[dict[str, Any]]) -> None:

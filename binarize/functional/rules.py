@@ -70,7 +70,7 @@ class Rule:
             stats: what `quantize` returned beside the quantized tensor.
             params: the parameters that `quantize` was given; for those that are not learnt (numbers that
                 follow the progress of training), the gradient is None.
-            y: what `rebuild` gives, if the caller has it at hand.
+            y: what `rebuild` gives, if the caller has it already.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define gradient()")
 

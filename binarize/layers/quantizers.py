@@ -81,11 +81,11 @@ class Quantizer(nn.Module):
         return None
 
     def sign_form(self) -> SignForm | str:
-        """What this computes in evaluation mode, as a sign; or, as text, why it is none."""
+        """What this computes in evaluation mode, as a sign; or, as text, why it is not one."""
         return "it computes no sign of its input"
 
     def level_form(self) -> LevelForm | str:
-        """What this computes in evaluation mode, if `planes` is above 1; or, as text, why it is not said."""
+        """What this computes in evaluation mode, if `planes` is above 1; or, as text, why this is unknown."""
         return "it does not say its levels"
 
     def is_upper(self, x: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class Task(ABC):
 
     @abstractmethod
     def metric(self, outputs: int | None = None) -> Metric:
-        """What measures predictions of a network with so many outputs, if that is known."""
+        """What measures predictions of a network with this number of outputs, if that is known."""
 
     @abstractmethod
     def training_transform(self, settings: Augmentation) -> Transform:
@@ -127,7 +127,7 @@ class Task(ABC):
     def doubts(
         self, data: Any, val: Any, names: tuple[str, str], augmentation: Augmentation
     ) -> list[Finding]:
-        """What is doubtful about the splits for training and validation, seen together.
+        """What is doubtful about the splits for training and validation together.
 
         Args:
             data: the training split.
