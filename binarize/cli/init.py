@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from binarize.cli.examples import examples
 from binarize.cli.options import DEFAULT_METHOD, out_option
 from binarize.cli.output import counted, say, tell
 from binarize.cli.speed import importing
@@ -22,7 +23,15 @@ if TYPE_CHECKING:
 _FLOAT = ("none", "float", "null")
 
 
-@click.command()
+@click.command(
+    epilog=examples(r"""
+        # segmentation: images and masks of the same names
+        binarize init --images photos/images --masks photos/masks --out mine.yaml
+        # depth in millimetres, for a network of your own
+        binarize init --images rooms/images --depth rooms/depth --scale 1000 \
+            --network nets.py:unet
+    """)
+)
 @click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of the images.")
 @click.option("--masks", type=click.Path(path_type=Path), help="Folder of the label masks.")
 @click.option("--depth", type=click.Path(path_type=Path), help="Folder of depth maps, instead of masks.")
@@ -51,11 +60,11 @@ def init(
     out: Path,
     force: bool,
 ) -> None:
-    """Look at images and their truths, and write a recipe that trains at once.
+    """Write a recipe for images and truths of your own.
 
     The folders are those of all splits, or of one (its siblings train, val, test are found). Files of images
     and masks have the same names, or differ by a beginning or an end (a.jpg, a_mask.png). Names of classes
-    are taken from classes.txt, codes.txt or labels.txt beside the data. Nothing but OUT is written.
+    are taken from classes.txt, codes.txt or labels.txt beside the data. Only OUT is written.
     """
     truths = _one_kind(masks, depth)
     _check_options(depth=depth is not None, labels=labels, scale=scale, max_depth=max_depth)
