@@ -27,7 +27,7 @@ class Data(Part):
 
     Attributes:
         name: see `binarize data list`.
-        root: its folder, seen from this file or else from the current folder; by default it is looked for
+        root: its folder, relative to this file or else to the current folder; by default it is looked for
             where BINARIZE_DATA points to.
         options: of the data set.
         train: name of the split to train on.

@@ -19,7 +19,7 @@ from binarize.training.mixing import Mixing
 from binarize.training.tally import Tally
 
 Baseline = Literal["constant", "by_position"]
-"""Predictions that never look at the image: one for all, or one for each place in it."""
+"""Predictions that do not depend on the image: one for all pixels, or one for each position."""
 
 _ALL = frozenset(
     {"size", "resize", "flip", "batch", "crop", "short_side", "scales"}
