@@ -56,7 +56,7 @@ class Rule:
         raise NotImplementedError(f"{type(self).__name__} does not define quantize()")
 
     def rebuild(self, x: Tensor, stats: Stats, *params: Tensor) -> Tensor:
-        """The quantized `x` again, from the saved statistics."""
+        """The quantized `x` again, of its shape, from the saved statistics."""
         return self.quantize(x, *params)[0]
 
     def gradient(
@@ -77,8 +77,8 @@ class Rule:
     def formula(self, x: Tensor, *params: Tensor) -> Tensor | None:
         """What this computes, as an expression that autograd differentiates to `gradient`; None: not stated.
 
-        With STE[f; h] = f.detach() + h - h.detach(), for example. Only checks call it
-        (`binarize.testing.check_method`), in float64.
+        It has the shape of `x`. With STE[f; h] = f.detach() + h - h.detach(), for example. Only
+        checks call it (`binarize.testing.check_method`), in float64.
         """
         return None
 

@@ -66,7 +66,10 @@ class Quantizer(nn.Module):
         return False
 
     def prepare(self, x: Tensor) -> Tensor:
-        """What the rule is applied to: the input itself, or a norm of it; may look at it in training."""
+        """What the rule is applied to, of the shape of `x`: `x` itself, or a norm of it.
+
+        In training mode it may keep statistics of `x`.
+        """
         return x
 
     def centring(self, mean: Tensor) -> tuple[nn.Parameter, Tensor] | None:
