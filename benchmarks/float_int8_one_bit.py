@@ -29,7 +29,7 @@ import torch
 
 from binarize import forms
 from binarize.errors import BinarizeError, ConfigError
-from binarize.files import write_bytes
+from binarize.files import check_target, write_bytes
 from binarize.runtime import keep_memory
 
 BEGIN, END = "<!-- forms -->", "<!-- end of forms -->"
@@ -52,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> None:
+    for target in filter(None, (given.results, given.out, given.plot)):
+        check_target(target)
+    if given.out is not None:
+        written_into(given.out, "")  # a mistake there comes before the work
     sources, left_out = forms.find(given.networks)
     for sentence in left_out:
         _tell(sentence)

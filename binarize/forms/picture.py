@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from binarize.errors import ConfigError
 from binarize.forms.made import FLOAT, INT8, ONE_BIT
 from binarize.forms.table import figure_names, megabytes, ordered, shown
 from binarize.tables import DOWN, better
@@ -29,7 +30,7 @@ def picture(document: Mapping[str, Any], figure: str | None = None) -> bytes:
         figure: to draw in place of the main one, where rows have it.
 
     Raises:
-        ValueError: there is nothing to draw.
+        ConfigError: there is nothing to draw.
     """
     from matplotlib.figure import Figure  # without pyplot: no screen, no state
 
@@ -40,7 +41,7 @@ def picture(document: Mapping[str, Any], figure: str | None = None) -> bytes:
         if rows:
             panels.append((data, name, figure_names(group)[name], rows, group))
     if not panels:
-        raise ValueError("no row has both a time and a figure")
+        raise ConfigError("picture: no row has both a time and a figure.")
     drawn = Figure(figsize=(6.2 * len(panels), 4.6), dpi=110, layout="constrained")
     for axes, (data, name, title, rows, group) in zip(
         drawn.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
