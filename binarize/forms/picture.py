@@ -14,8 +14,8 @@ from binarize.tables import DOWN, better
 _STYLES = {FLOAT: ("#0072B2", "o"), INT8: ("#D55E00", "s"), ONE_BIT: ("#009E73", "D")}
 """Colour (Okabe and Ito: told apart by the colour-blind) and shape by kind of numbers."""
 
-_LARGEST = 900.0  # square points, of the largest file of a panel
-_SMALLEST = 20.0
+_LARGEST, _SMALLEST = 600.0, 25.0  # square points, of the largest file of a panel, and at the least
+_ALIKE = 60.0  # of all, where no file is twice as large as another
 _GAP = 0.065  # between labels, of a panel's height
 
 
@@ -42,7 +42,7 @@ def picture(document: Mapping[str, Any], figure: str | None = None) -> bytes:
             panels.append((data, name, figure_names(group)[name], rows, group))
     if not panels:
         raise ConfigError("picture: no row has both a time and a figure.")
-    drawn = Figure(figsize=(6.2 * len(panels), 4.6), dpi=110, layout="constrained")
+    drawn = Figure(figsize=(7.2 * len(panels), 4.4), dpi=110, layout="constrained")
     for axes, (data, name, title, rows, group) in zip(
         drawn.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
     ):
@@ -56,18 +56,18 @@ def picture(document: Mapping[str, Any], figure: str | None = None) -> bytes:
 
 
 def _draw(axes: Any, name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    largest = max(row["bytes"] for row in rows)
+    least, largest = (f(row["bytes"] for row in rows) for f in (min, max))
     points = [(row["ms"], shown(name, row["figures"][name], title)) for row in rows]
     for row, (x, y) in zip(rows, points, strict=True):
         colour, shape = _STYLES[row["form"]]
-        area = max(_SMALLEST, _LARGEST * row["bytes"] / largest)
+        area = max(_SMALLEST, (_LARGEST if largest > 2 * least else _ALIKE) * row["bytes"] / largest)
         axes.scatter([x], [y], s=area, color=colour, marker=shape, alpha=0.75, linewidths=0, zorder=3)
     low, high = min(y for _, y in points), max(y for _, y in points)
     margin = 0.15 * ((high - low) or abs(high) or 1.0)
     axes.set_ylim(low - margin, high + margin)
     if DOWN in better(name):
         axes.invert_yaxis()
-    axes.set_xlim(0, 1.75 * max(x for x, _ in points))  # space for the labels
+    axes.set_xlim(0, 1.12 * max(x for x, _ in points))
     axes.set(xlabel="milliseconds of one image", ylabel=f"{title}{better(name)}")
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
@@ -75,12 +75,11 @@ def _draw(axes: Any, name: str, title: str, rows: Sequence[Mapping[str, Any]]) -
 
 
 def _label(axes: Any, rows: Sequence[Mapping[str, Any]], points: Sequence[tuple[float, float]]) -> None:
-    """Names to the right of all marks, in the order of their heights, apart enough to be read."""
+    """Names to the right of the panel, in the order of the marks' heights, apart enough to be read."""
     inside = axes.transAxes.inverted()
     heights = [inside.transform(axes.transData.transform(point))[1] for point in points]
     order = sorted(range(len(rows)), key=lambda i: heights[i])
     places = spread([heights[i] for i in order], _GAP)
-    column = max(x for x, _ in points) * 1.12
     for index, height in zip(order, places, strict=True):
         row = rows[index]
         colour, _ = _STYLES[row["form"]]
@@ -88,8 +87,9 @@ def _label(axes: Any, rows: Sequence[Mapping[str, Any]], points: Sequence[tuple[
         axes.annotate(
             f"{words}, {megabytes(row)}",
             points[index],
-            xytext=(column, height),
-            textcoords=axes.get_xaxis_transform(),
+            xytext=(1.04, height),
+            textcoords="axes fraction",
+            annotation_clip=False,
             fontsize=8,
             va="center",
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.7},

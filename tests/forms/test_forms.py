@@ -23,7 +23,7 @@ from binarize.training.evaluation import evaluate
 from binarize.training.metadata import file_metadata
 
 MISSING = rivals.why_not("onnxruntime-int8")
-SETTINGS = ["data.options.length=6", "data.options.size=[32,32]", "data.augmentation.size=[32,32]"]
+SETTINGS = ["data.options.size=[32,32]", "data.augmentation.size=[32,32]"]
 
 
 @pytest.fixture(autouse=True)
@@ -34,14 +34,14 @@ def _threads() -> Any:
     torch.set_num_threads(threads)
 
 
-def written(folder: Path, name: str, *settings: str) -> tuple[Path, TrainingRecipe, torch.nn.Module]:
+def written(folder: Path, name: str, length: int = 6) -> tuple[Path, TrainingRecipe, torch.nn.Module]:
     """A run's folder with an untrained network whose norms have seen images, without a log."""
-    recipe = recipes.load(f"shapes/{name}", [*SETTINGS, *settings])
+    recipe = recipes.load(f"shapes/{name}", [*SETTINGS, f"data.options.length={length}"])
     samples = dataset(recipe, recipe.data.test)
     model = network(recipe, samples.truth).train()
     with torch.no_grad():
         for _ in range(5):
-            model(torch.stack([samples[i].image for i in range(6)]))
+            model(torch.stack([samples[i].image for i in range(length)]))
     model.eval()
     path = folder / name / "model.safetensors"
     path.parent.mkdir(parents=True)
@@ -101,7 +101,7 @@ def test_whole_images(tmp_path: Path) -> None:
 @pytest.mark.skipif(bool(MISSING), reason=MISSING or "installed")
 def test_int8_is_calibrated_on_training_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the network is quantized as it was trained, with its own norms."""
-    run, recipe, plain = written(tmp_path, "tiny-float", "data.options.length=12")
+    run, recipe, plain = written(tmp_path, "tiny-float", length=12)
     seen: dict[str, Any] = {}
     original = rivals.program
 
@@ -160,7 +160,7 @@ def test_what_cannot_be_found(places: list[str], message: str) -> None:
 
 def test_networks_that_do_not_belong_together(tmp_path: Path) -> None:
     run, _, _ = written(tmp_path / "a", "tiny-bidense")
-    other, _, _ = written(tmp_path / "b", "tiny-bidense", "data.options.length=5")
+    other, _, _ = written(tmp_path / "b", "tiny-bidense", length=5)
     settings = forms.Settings(runners=(), accuracy=False)
     with pytest.raises(ConfigError, match="evaluated on other images"):
         forms.measure(forms.find([str(run), str(other)])[0], settings)
