@@ -46,7 +46,7 @@ def test_files_of_the_script(
     assert text.startswith("# Title\n\n<!-- forms -->\n\nshapes test, ")
     assert "old" not in text
     assert text.endswith("|\n\n<!-- end of forms -->\n\nlast\n")
-    assert Image.open(plot).format == "PNG"
+    assert Image.open(io.BytesIO(plot.read_bytes())).format == "PNG"
     before = json.loads(results.read_text(encoding="utf-8"))
     assert script.main(["--json", *files]) == 0  # nothing new: drawn again from the kept rows
     assert json.loads(capsys.readouterr().out) == before
