@@ -68,7 +68,7 @@ def warn_of_seeds(text: str) -> None:
 def train_trials(
     trials: Sequence[Trial], settings: Sequence[str], root: Path | None, jobs: int, device: str | None = None
 ) -> None:
-    """Train what is not trained yet; a run that was stopped goes on.
+    """Train what is not trained yet; a run that was stopped continues.
 
     Args:
         trials: what to train.
