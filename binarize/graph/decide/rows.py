@@ -37,7 +37,8 @@ def _row(draft: Draft, name: str, module: nn.Module) -> LayerPlan:
     site = draft.sites.get(name)
     if site is None:
         kept_by, reason = draft.kept[name]
-        return dataclasses.replace(row, reason=reason, kept_by=kept_by, norm=draft.kept_norms.get(name, ""))
+        norm, activation = draft.kept_norms.get(name, ""), draft.kept_activations.get(name, "")
+        return dataclasses.replace(row, reason=reason, kept_by=kept_by, norm=norm, activation=activation)
     return dataclasses.replace(
         row,
         converted=True,
