@@ -153,6 +153,10 @@ def test_predict(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     capsys.readouterr()
     assert run([*command, "--out", str(tmp_path / "out")]) == 2
     assert "exists already; replace it with --force" in capsys.readouterr().err
+    before = (tmp_path / "in/grey.png").read_bytes()
+    assert run([*command, "--out", str(tmp_path / "in"), "--force"]) == 2
+    assert "grey.png is one of the images or truths" in capsys.readouterr().err
+    assert (tmp_path / "in/grey.png").read_bytes() == before
     Image.new("L", (7, 9)).save(tmp_path / "in/grey-overlay.png")
     assert run([*command, "--out", str(tmp_path / "more"), "--overlay"]) == 2
     assert "grey-overlay.png would be written for two" in capsys.readouterr().err
