@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,6 +165,22 @@ def test_predict(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     Image.new("L", (7, 9)).save(tmp_path / "grey.png")
     assert run([*command, str(tmp_path / "grey.png"), "--out", str(tmp_path / "more")]) == 2
     assert "would be written to the same files" in capsys.readouterr().err
+
+
+def test_ctrl_c_saves_and_has_its_own_exit_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    presses = iter([signal.SIGINT])
+
+    def press(*_: Any) -> None:
+        for number in presses:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(sys.modules["binarize.cli.train"].Screen, "show", press)
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(small_net.values(epochs=3)))
+    assert run(["train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run")]) == 130
+    assert "Go on with --resume" in capsys.readouterr().err
+    assert (tmp_path / "run/state.safetensors").is_file()
 
 
 def test_one_bad_image_leaves_no_file_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
