@@ -115,10 +115,9 @@ def predict(
     known = _truths_of(files, truths) if truths is not None else {}
     _check_truths(paths, [other for _, _, other in networks])
     names = _names([recipe for recipe, _, _ in networks], paths)
-    endings = ["", *(["-colour"] if truth.task == "depth" else [])]
-    endings += ["-overlay"] * overlay + ["-panel"] * panel
-    read = [*files, *known.values()]
-    _check_targets([out / f"{file.stem}{ending}.png" for file in files for ending in endings], read, force)
+    endings = [""] + ["-colour"] * (truth.task == "depth") + ["-overlay"] * overlay + ["-panel"] * panel
+    written = [out / f"{file.stem}{ending}.png" for file in files for ending in endings]
+    _check_targets(written, [*files, *known.values()], force)
     for file in files:  # all of them before the first file is written; decoding is fast beside predicting
         image = read_image(file)
         if file in known:
