@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,5 +100,5 @@ def _known(run: Path, recipe: TrainingRecipe) -> KnownRun:
         source = f"{data.test}, after epoch {last[0]} of the training"
         return KnownRun(place=str(run), recipe=recipe, figures=last[1], source=source)
     done = f"{len(lines)} of {recipe.training.epochs} epochs"
-    why = f"not measured on {data.test} ({done}): binarize compare {run}"
+    why = f"not measured on {data.test} ({done}): binarize compare {shlex.quote(str(run))}"
     return KnownRun(place=str(run), recipe=recipe, figures={}, source=why)

@@ -155,5 +155,5 @@ def test_the_size_is_limited(trained: Path) -> None:
     text = build(subject, extras, limit=limit)
     assert len(text.encode()) <= limit
     assert text.count('class="panel"') == 1
-    assert "pictures were left out" in text
+    assert f"pictures were left out: the file would be larger than {limit / 1e6:g} MB" in text
     assert build(subject, extras, limit=1).count("<img") == whole.count("<img") - 4 * 3 - 1
