@@ -25,7 +25,7 @@ class Calibration:
     """What `calibrate` did.
 
     Attributes:
-        batches: how many were seen.
+        batches: how many were used.
         inputs: how many images, or other first inputs, they held.
         norms: the changes, largest first.
         thresholds: names of the quantizers whose thresholds were put to the mean of their input.

@@ -178,7 +178,7 @@ def _unknown(place: str) -> str:
 
 
 def is_own(name: str) -> bool:
-    """Whether a recipe's network is one that the toolkit knows nothing of: by the user's code, or timm's."""
+    """Whether a recipe's network is not one of the toolkit's: by the user's code, or timm's."""
     return name.startswith(TIMM) or is_code(name)
 
 

@@ -9,6 +9,7 @@ import inspect
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +83,11 @@ def command_line() -> str:
         parts.append(f"## {path}\n" if path.count(" ") == 1 else f"### {path}\n")
         parts.append(f"```text\n{path} {usage}\n```\n")
         parts.append(paragraphs(command.help or "") + "\n")
+        if command.epilog:
+            lines = command.epilog.partition("Examples:\n")[2]
+            parts.append(
+                f"<!-- run: no, tests/cli/test_help.py runs it -->\n```bash\n{textwrap.dedent(lines)}\n```\n"
+            )
         rows = [row for parameter in command.get_params(context) if (row := option_row(parameter, context))]
         if rows:
             parts.append("| option | meaning |\n|---|---|\n" + "\n".join(rows) + "\n")
@@ -131,7 +137,7 @@ def in_markdown(text: str) -> str:
     """Options, quoted names and paths as code; what Markdown would read as markup is kept as it is."""
     kept = re.split(r"(`[^`]*`)", text)
     for index in range(0, len(kept), 2):
-        plain = re.sub(r"([*<>\[\]_])", r"\\\1", kept[index])
+        plain = re.sub(r"([*>\[\]_])", r"\\\1", kept[index].replace("<", "&lt;"))
         kept[index] = re.sub(r"(?<![\w\\-])(--[a-z][\w-]*)", r"`\1`", plain)
     return "".join(kept)
 

@@ -45,7 +45,7 @@ class PassThrough(Method):
 
 @contextlib.contextmanager
 def registered() -> Iterator[None]:
-    """Let the method be found by its name for the time being: it is no choice for other tests."""
+    """Let the method be found by its name for the time being: other tests must not find it."""
     METHODS.add(PassThrough.name, PassThrough)
     try:
         yield

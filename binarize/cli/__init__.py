@@ -24,6 +24,7 @@ from binarize.cli.data import data
 from binarize.cli.deploy import deploy
 from binarize.cli.doctor import doctor
 from binarize.cli.evaluate import evaluate
+from binarize.cli.examples import examples
 from binarize.cli.export import export
 from binarize.cli.init import init
 from binarize.cli.inspect import inspect
@@ -44,7 +45,17 @@ FAILED = 2
 INTERRUPTED = 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    epilog=examples("""
+        # what would become binary in a network?
+        binarize convert resnet18 --dry-run
+        # train one, without any download
+        binarize train shapes/tiny-bidense
+        # write it with one bit per weight
+        binarize deploy runs/tiny-bidense --out packed.safetensors
+    """),
+)
 @click.version_option(__version__, prog_name="binarize", message="%(prog)s %(version)s")
 @click.option("--quiet", "-q", is_flag=True, help="No progress and no warnings: results and errors only.")
 @click.option("--verbose", "-v", is_flag=True, help="Errors with the traceback, and all Python warnings.")
@@ -150,7 +161,7 @@ def main() -> None:
 
 
 class _End:
-    """End the process at once: deleting torch's objects one by one takes a second for nothing."""
+    """End the process at once: deleting torch's objects one by one would take a second."""
 
     status = 1  # until a command has finished
 

@@ -7,13 +7,23 @@ from pathlib import Path
 import click
 
 from binarize.cli.bench_networks import Asked, output_files
+from binarize.cli.examples import examples
 from binarize.cli.options import DEFAULT_METHOD, exact_scales_option, listed, out_option, size_option
 from binarize.cli.speed import importing
 from binarize.cli.speed import threads as torch_threads
 from binarize.errors import ConfigError
 
 
-@click.command()
+@click.command(
+    epilog=examples("""
+        # against float torch and torch.compile, with one scale per layer
+        binarize bench resnet18 --set granularity=layer --against eager,compile
+        # a trained network: what was fused, and what was not
+        binarize bench runs/tiny-bidense --fusions
+        # 13 networks against all programs that are installed
+        binarize bench --suite --out suite
+    """)
+)
 @click.argument("model", required=False)
 @click.option("--suite", is_flag=True, help="Time a fixed list of networks in place of MODEL.")
 @click.option(
@@ -74,22 +84,22 @@ def bench(
     out: Path | None,
     as_json: bool,
 ) -> int:
-    """Time the packed form of MODEL and the float network.
+    """Time a packed network against its float form.
 
-    MODEL is a file, the folder of a run, zoo:NAME, torchvision:NAME, or a MODEL of `convert`. Without
-    options, it is what `convert` and `deploy` make.
+    MODEL is a file, the folder of a run, zoo:NAME, torchvision:NAME, or a MODEL as `convert` takes it.
+    Without options, it is converted and deployed as by `convert` and `deploy`.
 
-    Memory of large maps is kept from pass to pass (binarize.runtime.keep_memory) for all of them alike.
-    They take turns: if the machine slows down, it slows down all of them. Figures are medians of all passes.
-    With --passes 1 each pass starts with the data of the other networks in the caches. `compile` is
-    torch.compile with frozen weights, torch's fastest; it takes a minute to compile. With one
-    thread, some versions of torch run 1x1 convolutions slowly: compare with more than `eager`.
+    The networks take turns, so that a machine that slows down slows down all of them. Figures are medians of
+    all passes. With --passes 1 each pass starts with the data of the other networks in the caches. Memory of
+    large maps is kept from pass to pass for all networks alike (binarize.runtime.keep_memory).
 
-    Others than torch (pip install 'binarize[bench]') run an ONNX file of the float network. -int8: quantized
-    on the spot. All outputs are compared with the float network's.
+    `compile` is torch.compile with frozen weights, torch's fastest; it takes a minute to compile. With one
+    thread, some versions of torch run 1x1 convolutions slowly: compare with more than `eager`. Other programs
+    than torch (pip install 'binarize[bench]') run an ONNX file of the float network; for -int8 it is
+    quantized first. All outputs are compared with the float network's.
 
     --suite times 13 networks, each packed as by default and, if no --set is given, with one scale per layer.
-    With --out, a suite that was stopped continues. Exit status 1 if a part of it fails.
+    With --out, a suite that was stopped continues. The exit status is 1 if a part of it fails.
     """
     _check(model, suite, only_suite=bool(patterns or fresh), only_one=bool(custom or size or fusions))
     with importing():

@@ -145,7 +145,7 @@ def _done(out: Path, wanted: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows without a failure in the file that `out` names, if it is there.
 
     Raises:
-        ConfigError: it is no suite's, or of other settings.
+        ConfigError: it was not written by a suite, or with other settings.
     """
     path = output_files(out)[0]
     if not path.exists():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from binarize.cli.examples import examples
 from binarize.cli.options import InputSize, out_option
 from binarize.cli.output import counted, print_json, progress, say, tell
 from binarize.cli.packing import read_network
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
 _SHOWN = 5
 
 
-@click.command()
+@click.command(
+    epilog=examples("""
+        # by training images of the run's own data
+        binarize calibrate runs/tiny-bidense
+        # a fresh conversion, by images of a folder
+        binarize calibrate resnet18-bidense.safetensors --images photos --batches 8
+    """)
+)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
     "--data",
@@ -58,10 +66,10 @@ def calibrate(
     custom: str | None,
     as_json: bool,
 ) -> None:
-    """Measure the statistics of BatchNorm in CHECKPOINT again, over some training images.
+    """Measure the statistics of BatchNorm again, on training images.
 
-    CHECKPOINT is a run, its model file or a file of `binarize convert`. Of a fresh conversion, thresholds and
-    scales that start from data do so first. Weights stay as they are.
+    CHECKPOINT is a run, its model file or a file of `binarize convert`. In a fresh conversion, thresholds and
+    scales that start from data are set first. Weights are not changed.
     """
     if data is not None and images is not None:
         raise click.UsageError("--data and --images cannot be used together.")
@@ -109,7 +117,7 @@ class _Training:
             self._recipe = read_recipe(metadata, source)
         else:
             raise ConfigError(
-                f"{source} was not written by a training, so it knows no data: give --images DIR, or --data "
+                f"{source} was not written by a training, so it names no data: give --images DIR, or --data "
                 "with the name of a recipe."
             )
         self._data = dataset(self._recipe, self._recipe.data.train, root=root, training=True)

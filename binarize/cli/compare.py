@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from binarize.cli.examples import examples
 from binarize.cli.options import device_option, out_option
 from binarize.cli.output import console, print_json, progress_bar, say, size, tell
 from binarize.cli.recipe_set import names_of, seeds_of, train_trials
@@ -27,7 +28,17 @@ _OTHERS = ("packed", "float MACs", "seeds", "training")
 """Columns beside the names and the figures."""
 
 
-@click.command()
+@click.command(
+    epilog=examples(r"""
+        # two runs in one table
+        binarize compare runs/tiny-float runs/tiny-bidense
+        # train all recipes of a set with two seeds, then compare
+        binarize compare --recipe-set camvid --seeds 0,1 --data CamVid --out camvid
+        # the same, with a learning rate for each recipe, chosen on val
+        binarize compare --recipe-set camvid --sweep training.lr=1.5e-3,4.5e-3 \
+            --seeds 2 --data CamVid
+    """)
+)
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--recipe-set", metavar="NAME", help="Train all untrained recipes of a set (camvid).")
 @click.option(
@@ -79,11 +90,12 @@ def compare(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Put RUNS, folders that `binarize train` wrote, into one table as in the BiDense paper.
+    """Compare trained networks in one table, as in the BiDense paper.
 
-    Runs that differ only in their seed make one row. With --recipe-set, all recipes of that set are trained
-    first, one after the other; a second call continues where the first one stopped. With --sweep, every
-    recipe gets the same number of trainings, and the test split sees those with its best values only.
+    RUNS are folders that `binarize train` wrote. Runs that differ only in their seed make one row. With
+    --recipe-set, all recipes of that set are trained first, one after the other; a second call continues
+    where the first one stopped. With --sweep, every recipe gets the same number of trainings, and only those
+    with its best values are measured on the test split.
     """
     if not runs and recipe_set is None:
         raise ConfigError("compare: give folders of runs, or --recipe-set with the name of a set of recipes.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from binarize.cli import scale_notes
+from binarize.cli.examples import examples
 from binarize.cli.options import DEFAULT_METHOD, configure, default_out, out_option, size_option
 from binarize.cli.output import console, print_json, say, size, tell
 from binarize.cli.speed import Clock, importing
@@ -24,7 +25,17 @@ if TYPE_CHECKING:
     from binarize.preprocessing import Preprocessing
 
 
-@click.command()
+@click.command(
+    epilog=examples(r"""
+        # only print the plan: what becomes binary, what does not, and why
+        binarize convert resnet18 --dry-run
+        # one scale per layer, for speed
+        binarize convert resnet18 --set granularity=layer --out net.safetensors
+        # a network for segmentation; the last two layers stay float
+        binarize convert 'upernet:convnext_atto?num_classes=19' --method reactnet \
+            --last 2 --size 480x640
+    """)
+)
 @click.argument("model")
 @click.option("--method", "-m", default=DEFAULT_METHOD, show_default=True, help="See `binarize methods`.")
 @out_option("File to write.  [default: MODEL-METHOD.safetensors]")
@@ -76,8 +87,8 @@ def convert(
       path/to/file.py:callable                    returns an nn.Module
 
     Speed: bidense has one scale per channel by default. It stands inside the sum, which makes packed kernels
-    slower; --set granularity=layer has one scale per layer and is the fast one, --set granularity=group has
-    a few per layer and is nearly as fast (docs/performance.md).
+    slower. --set granularity=layer has one scale per layer and is the fastest; --set granularity=group has a
+    few per layer and is nearly as fast (docs/performance.md).
     """  # noqa: D301 - \b tells click to leave the lines as they are
     if pretrained and checkpoint is not None:
         raise click.UsageError("--pretrained and --checkpoint cannot be used together.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from binarize.cli.examples import examples
 from binarize.cli.options import DEFAULT_METHOD, listed
 from binarize.cli.output import console, print_json, say, shows_progress
 from binarize.cli.speed import importing
@@ -23,7 +24,14 @@ INCOMPLETE = 1
 """Exit status if a model failed."""
 
 
-@click.command()
+@click.command(
+    epilog=examples("""
+        # all ResNets of timm, in two processes
+        binarize coverage --pattern 'resnet*' --jobs 2
+        # networks of another library, by two methods
+        binarize coverage --library torchvision --method bidense --method bnn
+    """)
+)
 @click.option(
     "--library",
     "libraries",
@@ -101,11 +109,11 @@ def coverage(
 ) -> int:
     """Convert and check every model of timm, or those that match.
 
-    Each is planned, converted, trained one step, evaluated alone and in a batch,
-    written, read back and run at another image size. Exit status 1 if one fails.
+    Each is planned, converted, trained one step, evaluated alone and in a batch, written, read again and run
+    at another image size. The exit status is 1 if one fails.
 
-    Networks of other libraries are packed too, and the layers that the plan takes
-    for the final ones are compared with those that the network's source has.
+    Networks of other libraries are packed too. The layers that the plan takes for the final ones are compared
+    with those of the network's source.
 
     With --report-only, the last result of each model, use and method counts.
     """

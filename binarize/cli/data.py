@@ -7,19 +7,33 @@ from pathlib import Path
 import click
 
 from binarize.cli.data_check import check
+from binarize.cli.examples import examples
 from binarize.cli.output import console, print_json, progress_bar, say, tell
 from binarize.tables import Name, better
 
 
-@click.group()
+@click.group(
+    epilog=examples("""
+        # the data sets that recipes can name
+        binarize data list
+        # what a folder of images and masks holds
+        binarize data check photos
+    """)
+)
 def data() -> None:
-    """Look at data sets."""
+    """List and check data sets."""
 
 
-@data.command("list")
+@data.command(
+    "list",
+    epilog=examples("""
+        # as a JSON document
+        binarize data list --json
+    """),
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def list_(as_json: bool) -> None:
-    """List the data sets that recipes can name, and the layouts they come in."""
+    """List the data sets that recipes can name, with their layouts."""
     from rich.table import Table
 
     from binarize.data import catalog
@@ -43,16 +57,22 @@ def list_(as_json: bool) -> None:
 data.add_command(check)
 
 
-@data.command()
+@data.command(
+    epilog=examples("""
+        # how good is a prediction that ignores the image?
+        binarize data floor shapes/tiny-bidense
+    """)
+)
 @click.argument("recipe")
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Another value in the recipe.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def floor(recipe: str, root: Path | None, settings: tuple[str, ...], as_json: bool) -> None:
-    """Measure predictions that ignore the image, on the test split of RECIPE's data.
+    """Measure predictions that ignore the image, for comparison.
 
-    One value for all pixels, and one for each place in the picture, both from the truths of the training
-    split; of classification the most frequent class: a network should be better than these.
+    One value for all pixels, and one for each position in the image, both from the truths of the training
+    split of RECIPE's data; for classification the most frequent class. They are measured on the test split. A
+    network should be better.
     """
     from binarize import recipes
     from binarize.training.baselines import baselines

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from binarize.cli.data_classes import refuse
+from binarize.cli.examples import examples
 from binarize.cli.output import console, counted, print_json, progress_bar, say, tell
 from binarize.errors import BinarizeError, BinarizeWarning, ConfigError, DataError, warn
 
@@ -23,19 +24,28 @@ _MASKS = ("masks", "mask", "labels", "label", "annotations", "annot", "gtFine", 
 _DEPTHS = ("depth", "depths")
 
 
-@click.command()
+@click.command(
+    epilog=examples("""
+        # the data of a recipe
+        binarize data check camvid/convnext_atto-bidense --data CamVid
+        # a folder of images and masks or depth
+        binarize data check photos
+    """)
+)
 @click.argument("recipe_or_data")
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Another value in the recipe.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def check(recipe_or_data: str, root: Path | None, settings: tuple[str, ...], as_json: bool) -> None:
-    """Read every image and truth of a recipe's data, and say what they hold.
+    """Read all images and truths, and report what is wrong.
 
     RECIPE_OR_DATA is a recipe, a data set (`binarize data list`) or a folder with images and masks or depth.
-    Prints the sizes, the share of each class, or the range of depths and how many pixels have one; of
-    classification the images of each class. Warns of what is doubtful: classes that are absent, units of
-    depth, masks of 0 and 255, images without a truth, hidden files, images that two splits share, a crop
-    larger than all images. For a recipe, its network is tried with one image of each size.
+    Prints the sizes, the share of each class, or the range of depths and how many pixels have one; for
+    classification the images of each class.
+
+    Warns of absent classes, doubtful units of depth, masks of 0 and 255, images without a truth, hidden
+    files, images that two splits share, and a crop larger than all images. For a recipe, its network is tried
+    with one image of each size.
 
     The exit status is 0, also with warnings, and 2 if a file or the network cannot be used.
     """

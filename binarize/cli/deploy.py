@@ -6,10 +6,18 @@ from pathlib import Path
 
 import click
 
+from binarize.cli.examples import examples
 from binarize.cli.packing import packing_options, write_packed
 
 
-@click.command()
+@click.command(
+    epilog=examples("""
+        # a trained network
+        binarize deploy runs/tiny-bidense --out packed.safetensors
+        # floats of 16 bits, and what is fused when it runs
+        binarize deploy net.safetensors --float-dtype float16 --fusions
+    """)
+)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--fusions", is_flag=True, help="Print what runs fused on an image, and why other layers do not."
@@ -25,13 +33,13 @@ def deploy(
     custom: str | None,
     as_json: bool,
 ) -> None:
-    """Write the binary network in FILE with one bit per binary weight.
+    """Write the network in FILE with one bit per binary weight.
 
     The same as `export FILE --packed`. binarize.load gives a network that runs on the bits; `predict`,
     `evaluate` and `bench` take the file too.
 
     Layers with one scale per channel (bidense unless converted with --set granularity=layer) are slower: the
-    scale stands inside the sum. Kernels round such scales by default; the file holds them as they are, and
+    scale stands inside the sum. Kernels round such scales by default. The file holds them unrounded, and
     binarize.runtime.configure(network, exact_scales=True) switches rounding off.
     """
     write_packed(

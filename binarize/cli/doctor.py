@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import click
 
+from binarize.cli.examples import examples
 from binarize.cli.output import print_json, tell
 from binarize.cli.speed import importing
 
 
-@click.command()
+@click.command(
+    epilog=examples("""
+        # why is a network slow here?
+        binarize doctor
+    """)
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def doctor(as_json: bool) -> None:
     """Print which kernels run here, and how they were built."""

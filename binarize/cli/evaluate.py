@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from binarize.cli.examples import examples
 from binarize.cli.options import best_option, chosen_file, device_option, float_model, model_option
 from binarize.cli.output import console, counted, print_json, progress_bar, say, tell
 from binarize.cli.speed import importing
@@ -26,7 +27,16 @@ _LOWEST = 20
 _MISTAKES = 5
 
 
-@click.command()
+@click.command(
+    epilog=examples(r"""
+        # the last epoch of a run, and the best one
+        binarize evaluate runs/tiny-bidense
+        binarize evaluate runs/tiny-bidense --best
+        # a network of the zoo, mean over mirror images and three sizes
+        binarize evaluate zoo:camvid-bidense --data CamVid --flip \
+            --scales 0.75,1,1.25
+    """)
+)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--split", help="Part of the data set.  [default: the recipe's test]")
@@ -54,7 +64,9 @@ def evaluate(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Measure CHECKPOINT, a model that `binarize train` wrote, or the folder of its run.
+    """Measure a trained network on a split of its data set.
+
+    CHECKPOINT is a model that `binarize train` wrote, or the folder of its run.
 
     Segmentation: mIoU, pixel accuracy, IoU of each class. Depth: delta1-3, AbsRel, SqRel, RMSE, RMSE log,
     log10, SILog. Classification: top-1 and top-5 accuracy, accuracy of each class. Processes that torchrun
@@ -155,7 +167,7 @@ def _tell_if_best(checkpoint: Path, part: str, val: str | None) -> None:
 
     kept = checkpoint_in(model_file(checkpoint))
     if kept is not None and kept.kept == "best":
-        same = ", on these very images" if part == val else ""
+        same = ", on these images" if part == val else ""
         tell(f"The network of the {kept}, chosen by its {kept.figure} on {val}{same}.")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from binarize.cli.examples import examples
 from binarize.cli.options import chosen_file, size_option
 from binarize.cli.output import progress, say, tell
 from binarize.cli.output import size as _size
@@ -16,7 +17,14 @@ from binarize.errors import ConfigError, first_line
 from binarize.model_info import converted_size
 
 
-@click.command()
+@click.command(
+    epilog=examples("""
+        # the packed file, as `deploy` writes it
+        binarize export runs/tiny-bidense --packed --out packed.safetensors
+        # float operators, for other runtimes
+        binarize export runs/tiny-bidense --onnx net.onnx --size 64
+    """)
+)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--packed", is_flag=True, help="One bit per binary weight, in one safetensors file.")
 @click.option("--onnx", "onnx_out", type=click.Path(path_type=Path), help="ONNX file to write, in floats.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from binarize.cli.examples import examples
 from binarize.cli.options import DEFAULT_METHOD, out_option
 from binarize.cli.output import counted, say, tell
 from binarize.cli.speed import importing
@@ -22,7 +23,15 @@ if TYPE_CHECKING:
 _FLOAT = ("none", "float", "null")
 
 
-@click.command()
+@click.command(
+    epilog=examples(r"""
+        # segmentation: images and masks of the same names
+        binarize init --images photos/images --masks photos/masks --out mine.yaml
+        # depth in millimetres, for a network of your own
+        binarize init --images rooms/images --depth rooms/depth --scale 1000 \
+            --network nets.py:unet
+    """)
+)
 @click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of the images.")
 @click.option("--masks", type=click.Path(path_type=Path), help="Folder of the label masks.")
 @click.option("--depth", type=click.Path(path_type=Path), help="Folder of depth maps, instead of masks.")
@@ -51,11 +60,11 @@ def init(
     out: Path,
     force: bool,
 ) -> None:
-    """Look at images and their truths, and write a recipe that trains at once.
+    """Write a recipe for images and truths of your own.
 
     The folders are those of all splits, or of one (its siblings train, val, test are found). Files of images
     and masks have the same names, or differ by a beginning or an end (a.jpg, a_mask.png). Names of classes
-    are taken from classes.txt, codes.txt or labels.txt beside the data. Nothing but OUT is written.
+    are taken from classes.txt, codes.txt or labels.txt beside the data. Only OUT is written.
     """
     truths = _one_kind(masks, depth)
     _check_options(depth=depth is not None, labels=labels, scale=scale, max_depth=max_depth)
@@ -105,7 +114,7 @@ def _check_options(*, depth: bool, labels: str | None, scale: float | None, max_
 
 
 def _relative(path: Path, out: Path) -> str:
-    """A path as the recipe says it: seen from the recipe's folder, unless that leads through the root."""
+    """A path for the recipe: relative to the recipe's folder, unless that leads through the root."""
     base = out.resolve().parent
     try:
         text = Path(os.path.relpath(path, base)).as_posix()
@@ -116,7 +125,7 @@ def _relative(path: Path, out: Path) -> str:
 
 
 def _seen_from(out: Path, network: str | None) -> str | None:
-    """The network's name with the path of its file seen from the recipe."""
+    """The network's name, with the path of its file relative to the recipe."""
     from binarize.user_code import is_file, parts
 
     if network is None or not is_file(network):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from binarize.cli.examples import examples
 from binarize.cli.options import DEFAULT_METHOD, listed, out_option
 from binarize.cli.output import console, counted, print_json, progress_bar, say, tell
 from binarize.cli.speed import importing
@@ -24,7 +25,17 @@ if TYPE_CHECKING:
 _FORMS = ("png", "svg", "pdf")
 
 
-@click.command()
+@click.command(
+    epilog=examples(r"""
+        # everything about one run
+        binarize inspect runs/tiny-bidense --out look
+        # the entropy of two networks in one plot
+        binarize inspect zoo:camvid-bnn zoo:camvid-bidense --what entropy \
+            --data CamVid
+        # which layers to keep float for 100 kB more
+        binarize inspect runs/tiny-bidense --what sensitivity --budget-bytes 1e5
+    """)
+)
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--split", help="Part of the data set.  [default: the first recipe's test]")
@@ -61,10 +72,12 @@ _FORMS = ("png", "svg", "pdf")
     help="Sensitivity of a float network: which method makes its layers binary.",
 )
 @click.option(
-    "--budget-bytes", type=click.FloatRange(min=0), help="Suggest layers to keep float: so many more bytes."
+    "--budget-bytes",
+    type=click.FloatRange(min=0),
+    help="Suggest layers to keep float, for this many more bytes.",
 )
 @click.option(
-    "--budget-ops", type=click.FloatRange(min=0), help="The same: so many more operations per image."
+    "--budget-ops", type=click.FloatRange(min=0), help="The same, for this many more operations per image."
 )
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -83,7 +96,9 @@ def inspect(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Look into RUN...: folders of runs, files of `binarize train`, zoo:NAME; all of one data set.
+    """Draw and measure what happens inside trained networks.
+
+    RUN... are folders of runs, files of `binarize train` or zoo:NAME, all of one data set.
 
     \b
     entropy      of binary activations, layer by layer (paper's Figure 6d)

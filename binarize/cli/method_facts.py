@@ -1,4 +1,4 @@
-"""What can be told of a method from one layer that it builds: bits, parameters, and what packed layers do."""
+"""What one layer that a method builds says about the method: bits, parameters, and what packed layers do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class MethodFacts:
             scales, the norm and the activation inside.
         constant: those of the whole layer.
         activation_per_channel: of the activation that replaces the network's, for each channel.
-        packed: who computes the packed layer: `kernels`, `torch` or `nobody` (it stays as it is trained).
+        packed: what computes the packed layer: `kernels`, `torch` or `nobody` (it cannot be packed).
         reason: why it is not the kernels; empty if it is.
     """
 
@@ -108,7 +108,7 @@ def _count(layer: Any) -> int:
 
 
 def _packed(layer: Any) -> tuple[str, str]:
-    """Who computes all packed layers of a module, and why not the kernels."""
+    """What computes all packed layers of a module, and why not the kernels."""
     from binarize.layers import BinaryLayer
     from binarize.runtime import Refusal, lower
     from binarize.runtime.kernel_support import why_not

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from binarize.methods import Method
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73")  # told apart by the colour-blind (Okabe and Ito), and by dashes
+_COLOURS = ("#0072B2", "#D55E00", "#009E73")  # distinct for the colour-blind (Okabe and Ito)
 _DASHES = ("-", "--", ":")
 _POINTS = 201
 
@@ -20,7 +20,7 @@ def surrogates(method: Method, progress: float) -> tuple[Any, Any, Any]:
 
     The derivative of the k-th of 201 values in one sample, or in one filter, when it alone moves: as a layer
     computes it, with its statistics of all 201. Schedules are those of `progress`; what follows the weights
-    themselves stays as at the start: behind a rotation, a gradient is no function of one weight alone.
+    themselves stays as at the start: behind a rotation, a gradient is not a function of one weight alone.
 
     Args:
         method: the method.

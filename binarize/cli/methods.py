@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from binarize.cli.examples import examples
 from binarize.cli.method_facts import MethodFacts, facts_of
 from binarize.cli.options import configure, option_rows
 from binarize.cli.output import console, print_json, say
@@ -21,7 +22,15 @@ if TYPE_CHECKING:
     from binarize.methods import Method
 
 
-@click.group(invoke_without_command=True)
+@click.group(
+    invoke_without_command=True,
+    epilog=examples("""
+        # all methods
+        binarize methods
+        # the formulas of one
+        binarize methods show reactnet
+    """),
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
 def methods(context: click.Context, as_json: bool) -> None:
@@ -69,7 +78,12 @@ def methods(context: click.Context, as_json: bool) -> None:
     say("Formulas and gradients: binarize methods show NAME --plot FILE.png")
 
 
-@methods.command()
+@methods.command(
+    epilog=examples("""
+        # formulas, cost and gradients with an option of your choice
+        binarize methods show bidense --set granularity=layer --plot bidense.png
+    """)
+)
 @click.argument("name")
 @click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="An option of the method.")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw its gradients.")

@@ -6,16 +6,24 @@ import fnmatch
 
 import click
 
+from binarize.cli.examples import examples
 from binarize.cli.output import print_json
 from binarize.cli.speed import importing
 from binarize.errors import ConfigError, near_names
 
 
-@click.command()
+@click.command(
+    epilog=examples("""
+        # all sizes of ConvNeXt
+        binarize models 'convnext*'
+        # names that hold `upernet`
+        binarize models upernet
+    """)
+)
 @click.argument("pattern", default="*")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def models(pattern: str, as_json: bool) -> None:
-    """List the models of timm and the networks of the toolkit, one per line.
+    """List the models of timm and the networks of the toolkit.
 
     PATTERN is part of a name, in capitals or not, or has wildcards: 'convnext*tiny*'.
     """

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from binarize.cli.examples import examples
 from binarize.cli.options import (
     best_option,
     chosen_file,
@@ -35,7 +36,15 @@ if TYPE_CHECKING:
 _TOP = 5
 
 
-@click.command()
+@click.command(
+    epilog=examples(r"""
+        # one image, with the labels drawn over it
+        binarize predict runs/tiny-bidense photo.jpg --overlay
+        # all images of a folder, beside the truth and another network
+        binarize predict zoo:nyuv2-397-bidense 'photos/*.jpg' --out depth \
+            --panel --truth depths --with zoo:nyuv2-397-float
+    """)
+)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True)
 @out_option("Folder.", file_okay=False, default=Path("predictions"), show_default=True)
@@ -75,13 +84,13 @@ def predict(
     top: int | None,
     as_json: bool,
 ) -> None:
-    """Predict labels, depth or classes for IMAGES: files, folders or patterns.
+    """Predict labels, depth or classes for images.
 
-    For cat.jpg: cat.png, class ids with a palette, or depth in millimetres (16 bits) and cat-colour.png; with
-    --overlay cat-overlay.png, with --panel cat-panel.png. All have the size of the image. Near depths are
-    bright and far ones dark; unknown truth is grey.
+    IMAGES are files, folders or patterns. For cat.jpg: cat.png, class ids with a palette, or depth in
+    millimetres (16 bits) and cat-colour.png; with --overlay cat-overlay.png, with --panel cat-panel.png. All
+    have the size of the image. Near depths are bright and far ones dark; unknown truth is grey.
 
-    Of a network that classifies whole images: a table of the likeliest classes and their probabilities, and
+    For a network that classifies whole images: a table of the likeliest classes and their probabilities, and
     classes.json in the folder.
     """
     if (others or truths) and not panel:
@@ -94,7 +103,7 @@ def predict(
         from binarize.runtime import keep_memory
         from binarize.training import pictures
 
-    images_of(images, alike=True)  # a name that is wrong is said before a network is read
+    images_of(images, alike=True)  # a wrong name is an error before a network is read
     keep_memory()
     paths = (chosen_file(checkpoint, best), *others)
     networks = _networks(paths, custom, device)

@@ -52,7 +52,7 @@ def seeds_of(text: str, *, counted: bool = False) -> tuple[int, ...]:
 def train_trials(
     trials: Sequence[Trial], settings: Sequence[str], root: Path | None, jobs: int, device: str | None = None
 ) -> None:
-    """Train what is not trained yet; a run that was stopped goes on.
+    """Train what is not trained yet; a run that was stopped continues.
 
     Args:
         trials: what to train.

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import click
 
+from binarize.cli.examples import examples
 from binarize.cli.output import print_json, say
 
 
-@click.group(invoke_without_command=True)
+@click.group(
+    invoke_without_command=True,
+    epilog=examples("""
+        # all recipes
+        binarize recipes
+        # all settings of one
+        binarize recipes show shapes/tiny-bidense
+    """),
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
 def recipes(context: click.Context, as_json: bool) -> None:
@@ -27,14 +36,19 @@ def recipes(context: click.Context, as_json: bool) -> None:
             say(line)
 
 
-@recipes.command()
+@recipes.command(
+    epilog=examples("""
+        # with another value
+        binarize recipes show shapes/tiny-bidense --set training.epochs=10
+    """)
+)
 @click.argument("name")
 @click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Another value: training.lr=1e-3."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def show(name: str, settings: tuple[str, ...], as_json: bool) -> None:
-    """Print the recipe NAME in full, with what it extends and all defaults."""
+    """Print the recipe NAME in full, with all defaults."""
     import yaml
 
     from binarize import recipes as known

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from binarize.cli.examples import examples
 from binarize.cli.options import best_option, chosen_file, float_model, model_option, out_option
 from binarize.cli.output import progress, progress_bar, say, size, tell
 from binarize.cli.speed import importing
@@ -23,7 +24,14 @@ if TYPE_CHECKING:
 _AGAINST = ("eager", "channels_last")
 
 
-@click.command()
+@click.command(
+    epilog=examples("""
+        # a run, with its speed
+        binarize report runs/tiny-bidense --bench --out report.html
+        # a network of the zoo, on its data set
+        binarize report zoo:camvid-bidense --data CamVid
+    """)
+)
 @click.argument("run", type=click.Path(path_type=Path))
 @out_option("File.", default=Path("report.html"), show_default=True)
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
@@ -52,11 +60,11 @@ def report(
     custom: str | None,
     force: bool,
 ) -> None:
-    """Write what is known of RUN into one HTML file.
+    """Write an HTML file about a trained network.
 
-    RUN is a run's folder, a file that `train` or `deploy` wrote, or zoo:NAME. The file opens from disk and
-    loads nothing: plan, costs in both countings, curves, figures, predictions beside truths. Without the
-    data set (--data, or BINARIZE_DATA), it has no predictions, and says so.
+    RUN is a run's folder, a file that `train` or `deploy` wrote, or zoo:NAME. The HTML file opens from disk
+    and loads nothing: plan, costs in both conventions, curves, figures, predictions beside truths. Without
+    the data set (--data, or BINARIZE_DATA) it has no predictions, and says so.
     """
     check_output(out, force=force, ending=".html")
     with importing():
@@ -125,7 +133,7 @@ def _insights(subject: Subject, root: Path | None, split: str | None) -> tuple[l
         if isinstance(one, Insight):
             found.append(one)
         else:
-            skipped.append(f"Not looked at: {one}.")
+            skipped.append(f"Not inspected: {one}.")
     return found, skipped
 
 

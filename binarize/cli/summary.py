@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from binarize.cli.examples import examples
 from binarize.cli.options import size_option
 from binarize.cli.output import console, print_json, progress
 from binarize.cli.speed import importing, one_thread
@@ -19,7 +20,15 @@ if TYPE_CHECKING:
     from binarize.accounting.summarize import Convention
 
 
-@click.command()
+@click.command(
+    epilog=examples(r"""
+        # what a file costs, and how large it is when packed
+        binarize summary net.safetensors
+        # as counted in the paper
+        binarize summary 'upernet:convnext_tiny?num_classes=151' --size 480 \
+            --convention paper
+    """)
+)
 @click.argument("source", metavar="FILE|MODEL")
 @size_option("224, HxW or C,H,W.  [default: as trained, or the model's own]", name="input_size")
 @click.option(

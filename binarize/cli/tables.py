@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from binarize.cli.examples import examples
 from binarize.cli.output import console, print_json, progress_bar, say, tell
 from binarize.cli.speed import importing, one_thread
 from binarize.errors import ConfigError
@@ -21,7 +22,14 @@ _LEAST = ("delta3", "delta2", "log10", "rmse_log", "rmse")
 """Figures that a narrow terminal leaves out, the first one first."""
 
 
-@click.command()
+@click.command(
+    epilog=examples("""
+        # the ablations, with your runs
+        binarize tables 4 --runs runs
+        # all four, for a document
+        binarize tables --markdown
+    """)
+)
 @click.argument("number", required=False, type=click.IntRange(1, 4), metavar="[1|2|3|4]")
 @click.option(
     "--runs",
@@ -32,12 +40,12 @@ _LEAST = ("delta3", "delta2", "log10", "rmse_log", "rmse")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown, all columns.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def tables(number: int | None, folder: Path | None, as_markdown: bool, as_json: bool) -> None:
-    """Tables 1 to 4 of the BiDense paper: printed, and ours.
+    """Print Tables 1 to 4 of the BiDense paper beside our figures.
 
-    Costs have three columns: as printed, counted as the paper does, and counted honestly; the networks are
-    counted without weights. A run fills a row if data set, network, encoder and method are the row's; for
-    runs that differ in their seed alone, it is mean and deviation. The other runs and the entries of the zoo
-    on these data sets are listed below, each with its network.
+    Costs have three columns: as printed, counted as the paper does, and counted honestly. The networks are
+    counted without weights. A run fills a row if data set, network, encoder and method are the row's. Several
+    runs that differ only in their seed give mean and deviation. Other runs, and the entries of the zoo on
+    these data sets, are listed below, each with its network.
     """
     if as_markdown and as_json:
         raise ConfigError("tables: --markdown or --json, not both.")

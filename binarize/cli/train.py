@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from binarize.cli.examples import examples
 from binarize.cli.options import device_option, out_option
 from binarize.cli.output import console, counted, say, shows_progress, size
 from binarize.cli.sparkline import Curves
@@ -24,7 +25,16 @@ if TYPE_CHECKING:
 _WIDE = 100  # columns that the line of progress needs for the course of the main figure
 
 
-@click.command()
+@click.command(
+    epilog=examples("""
+        # no download, a few minutes on a CPU
+        binarize train shapes/tiny-bidense
+        # your data, with other values
+        binarize train mine.yaml --set training.epochs=100 --set training.lr=1e-3
+        # continue a run that was stopped
+        binarize train mine.yaml --resume
+    """)
+)
 @click.argument("recipe")
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
 @out_option("Folder of the run.  [default: runs/RECIPE]")
@@ -41,18 +51,19 @@ def train(
     settings: tuple[str, ...],
     device: str | None,
 ) -> None:
-    """Train by RECIPE, a file or a name that `binarize recipes` lists.
+    """Train a network by a recipe.
 
-    The name of a folder of recipes (camvid) lists them. For data of your own `binarize init` writes a recipe.
+    RECIPE is a file or a name that `binarize recipes` lists. The name of a folder of recipes (camvid) lists
+    them. For data of your own `binarize init` writes a recipe.
 
     The run's folder holds model.safetensors (the network), best.safetensors (that of the epoch which was best
     on the validation split; see training.keep), state.safetensors (what --resume continues from), log.jsonl
-    (the figures of each epoch) and curves.png. Ctrl-C saves and ends. A recipe with stages has
-    a folder in it for each, which is a run of its own.
+    (the figures of each epoch) and curves.png. Ctrl-C saves and ends. For a recipe with stages, the folder
+    has one for each stage, which is a run of its own.
 
-    --resume goes on by the same recipe. --set training.epochs=N extends a run whose learning rate is
+    --resume continues by the same recipe. --set training.epochs=N extends a run whose learning rate is
     constant, also one that is finished. With the schedule onecycle the rate depends on the number of epochs:
-    go on with --set training.schedule.name=constant --set training.lr=RATE, or start a new run from its
+    continue with --set training.schedule.name=constant --set training.lr=RATE, or start a new run from its
     weights (training.start_from).
     """
     with importing():
@@ -88,7 +99,7 @@ def train(
         early = "" if len(history) >= epochs else f" of {epochs}, ended early by training.patience"
         say(f"{folder} holds a complete run of {counted(len(history), 'epoch')}{early}.")
         if early:
-            say("Go on with --resume --set training.patience=null.")
+            say("Continue with --resume --set training.patience=null.")
 
 
 def print_outcome(folder: Path, history: list[dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from binarize.cli.examples import examples
 from binarize.cli.options import exact_scales_option
 from binarize.cli.output import console, print_json, progress, say
 from binarize.cli.speed import importing
@@ -22,7 +23,14 @@ if TYPE_CHECKING:
     from binarize.recipes.schema import Evaluation
 
 
-@click.command()
+@click.command(
+    epilog=examples("""
+        # a run, by the figures of its data set too
+        binarize verify runs/tiny-bidense
+        # a file that was not trained here, on images
+        binarize verify net.safetensors photo.jpg --exact-scales
+    """)
+)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1)
 @click.option(
@@ -51,16 +59,16 @@ def verify(
 ) -> None:
     """Compare the network in FILE with its packed form.
 
-    Layer by layer on the same inputs, then as a whole: on IMAGES, or on images of the data set that it was
-    trained for, and on all of those by their figures. A file that `train` did not write needs IMAGES; they
+    First layer by layer on the same inputs, then as a whole: on IMAGES, or on images of the data set that it
+    was trained for, and by the figures on all of those. A file that `train` did not write needs IMAGES; they
     are resized to the size of its conversion. All tensors that the network returns are compared.
 
-    Layers agree to about 1e-5; where kernels round scales per channel, to what the column `allowed` says.
-    --exact-scales compares without rounding.
+    Layers agree to about 1e-5. Where kernels round scales per channel, the column `allowed` says how far they
+    may differ. --exact-scales compares without rounding.
 
-    Where every layer agrees and the outputs do not, inputs lie on thresholds: the last digit of a number then
-    turns a sign, and what follows moves by whole steps. That is so for untrained networks, whose new norms
-    put many values exactly on thresholds; trained networks agree as a whole too.
+    If every layer agrees and the outputs do not, inputs lie on thresholds: then the last digit of a number
+    changes a sign, and the values behind it change by whole steps. Untrained networks have this, because
+    their new norms put many values exactly on thresholds. Trained networks agree as a whole too.
     """
     with importing():
         from binarize.runtime.verify import verify as compare

@@ -9,16 +9,28 @@ from typing import Any
 
 import click
 
+from binarize.cli.examples import examples
 from binarize.cli.output import console, print_json, say, shows_progress, size, tell
 from binarize.errors import ConfigError, FormatError
 from binarize.tables import BINARY, FLOAT, better
 
 
-@click.group(invoke_without_command=True)
+@click.group(
+    invoke_without_command=True,
+    epilog=examples("""
+        # all networks with their figures
+        binarize zoo
+        # use one in place of a file
+        binarize summary zoo:camvid-bidense
+    """),
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
 def zoo(context: click.Context, as_json: bool) -> None:
-    """List the trained networks: `zoo:NAME` wherever a file is expected."""
+    """List the trained networks that come with the toolkit.
+
+    `zoo:NAME` can be used wherever a file is expected.
+    """
     if context.invoked_subcommand is not None:
         return
     from rich.table import Table
@@ -44,11 +56,16 @@ def zoo(context: click.Context, as_json: bool) -> None:
     console().print(table)
 
 
-@zoo.command()
+@zoo.command(
+    epilog=examples("""
+        # data, figures and limits of a network
+        binarize zoo show camvid-bidense
+    """)
+)
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print what was measured, as one JSON document.")
 def show(name: str, as_json: bool) -> None:
-    """Print the card of the network NAME."""
+    """Print the card of the network NAME: data, figures, limits."""
     from binarize.cli.card import card
     from binarize.files import zoo as entries
 
@@ -63,7 +80,12 @@ def show(name: str, as_json: bool) -> None:
             console().print(part)
 
 
-@zoo.command()
+@zoo.command(
+    epilog=examples("""
+        # an entry in a zoo of your own
+        binarize zoo add runs/tiny-bidense --into zoo --name tiny
+    """)
+)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--into", type=click.Path(path_type=Path, file_okay=False), help="Folder of the zoo.")
 @click.option("--recipe", "recipe_name", default="", help="Name of their recipe.")
@@ -72,7 +94,10 @@ def show(name: str, as_json: bool) -> None:
 def add(
     runs: tuple[Path, ...], into: Path | None, recipe_name: str, name: str | None, root: Path | None
 ) -> None:
-    """Make entries of RUNS, folders that `binarize train` wrote: packed, measured, with a card."""
+    """Make entries of the zoo.
+
+    RUNS are folders that `binarize train` wrote. Their networks are packed and measured, and get a card.
+    """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from binarize.comparison.entry import add_entry

@@ -43,7 +43,7 @@ def add_entry(
     """Write an entry of the zoo.
 
     A binary network is packed; of a float network the weights are rounded to 16 bits. The card's figures
-    were measured with that very file.
+    were measured with that file.
 
     Args:
         run: folder that `binarize train` wrote; all epochs of its recipe are done.
@@ -156,9 +156,9 @@ def _card(metrics: dict[str, Any], full: Result, truth: Truth) -> str:
         command = "`binarize train FILE`, FILE being what `recipe` in metrics.json holds."
     floors = list(metrics["floors"])
     last = (
-        "the last column a prediction that never looks"
+        "the last column a prediction without"
         if len(floors) == 1
-        else "the last two columns predictions that never look"
+        else "the last two columns predictions without"
     )
     counted = []
     if isinstance(truth, Depth):
@@ -180,7 +180,7 @@ def _card(metrics: dict[str, Any], full: Result, truth: Truth) -> str:
         f"| --- | {' | '.join(['---:'] * (2 + len(floors)))} |",
         *(_figure_line(key, text, metrics) for key, text in names.items()),
         "",
-        f"`before` is the trained network as it was, {last} at the image (`binarize data floor`).",
+        f"`before` is the trained network as it was, {last} the image (`binarize data floor`).",
         "",
         f"- Command: {command}",
         f"- Seed {metrics['seed']}, {recipe.training.epochs} epochs of batches of {recipe.training.batch}, "
@@ -190,7 +190,7 @@ def _card(metrics: dict[str, Any], full: Result, truth: Truth) -> str:
         *counted,
         f"- Data: {info(recipe.data.name).terms or 'built in.'}",
         "- Limits: a small network and a small budget, meant for comparisons between methods; images are "
-        f"seen at {height}x{width} or near it. One run; another seed gives other figures.",
+        f"of {height}x{width} or near it. One run; another seed gives other figures.",
     ]
     return "\n".join(lines) + "\n"
 

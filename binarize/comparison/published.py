@@ -37,7 +37,7 @@ def paper_row(recipe: TrainingRecipe) -> PaperRow | None:
 
 
 def is_of_row(recipe: TrainingRecipe, row: PaperRow) -> bool:
-    """Whether a recipe's network and method are those of a row; its data set is not looked at."""
+    """Whether a recipe's network and method are those of a row; its data set does not matter."""
     return _network(recipe.network) == (row.network, row.encoder, row.pretrained) and _same_method(
         recipe.method, row
     )

@@ -90,7 +90,7 @@ def chosen(done: Sequence[Trial]) -> tuple[list[Trial], list[dict[str, Any]]]:
     first one.
 
     Raises:
-        ConfigError: a run that has not looked at `val`.
+        ConfigError: a run that was not evaluated on `val`.
     """
     groups: dict[str, dict[tuple[str, ...], list[Trial]]] = {}
     for trial in done:

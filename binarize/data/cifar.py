@@ -91,7 +91,7 @@ def cifar10(root: Path, split: str, *, limit: int | None = None) -> ClassDataset
     Args:
         root: of the data set.
         split: train (45,000), val (5,000), trainval or test.
-        limit: take so many images of the split only, as many of each class; None for all.
+        limit: take only this many images of the split, as many of each class; None for all.
 
     Raises:
         DataError: files are missing or not as their layout requires.
@@ -113,7 +113,7 @@ def cifar100(root: Path, split: str, *, limit: int | None = None) -> ClassDatase
     Args:
         root: of the data set.
         split: train (45,000), val (5,000), trainval or test.
-        limit: take so many images of the split only, as many of each class; None for all.
+        limit: take only this many images of the split, as many of each class; None for all.
 
     Raises:
         DataError: files are missing or not as their layout requires.

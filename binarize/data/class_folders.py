@@ -104,13 +104,14 @@ class ClassFolders:
             where: the place, for messages.
 
         Raises:
-            DataError: a folder is no class.
+            DataError: a folder is not a class.
         """
         ids = {name: index for index, name in enumerate(classes)}
         unknown = [name for name in self.names if name not in ids]
         if unknown:
             shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
-            raise DataError(f"{where}: folder {unknown[0]} is none of the {len(classes)} classes: {shown}.")
+            of = f"{len(classes)} classes: {shown}"
+            raise DataError(f"{where}: folder {unknown[0]} is not one of the {of}.")
         return np.array([ids[name] for name in self.names], dtype=np.int64)[self.folders]
 
 
@@ -144,7 +145,7 @@ def read_folders(place: Path) -> ClassFolders:
 
 
 def folder_names(place: Path) -> tuple[str, ...]:
-    """The names of `read_folders`; in a folder no image is looked at."""
+    """The names of `read_folders`; in a folder no image is read."""
     if place.suffix == ".zip" and place.is_file():
         return _in_zip(place).names
     return tuple(sorted(_entries(place, folders=True)))

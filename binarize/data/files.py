@@ -117,7 +117,7 @@ def place(base: Path, name: str) -> Path:
 
 
 def hidden(path: Path) -> bool:
-    """Whether a file is hidden, or in a hidden folder: `._x.png` of macOS is no picture."""
+    """Whether a file is hidden, or in a hidden folder: `._x.png` of macOS is not an image."""
     return any(part.startswith(".") for part in path.parts if part not in (".", ".."))
 
 

@@ -28,7 +28,7 @@ def imagenet(root: Path, split: str, *, limit: int | None = None) -> ClassDatase
     Args:
         root: of the data set.
         split: train or val.
-        limit: take so many images of the split only, as many of each class; None for all.
+        limit: take only this many images of the split, as many of each class; None for all.
 
     Raises:
         DataError: folders are missing, or hold no images.
@@ -62,11 +62,11 @@ def image_folder(
         shares: splits to draw from the images of one folder, and the share of each: `{train: 0.8, val: 0.2}`.
             Each class is divided alike, by the names of the images (`parts.drawn`).
         of: the folder in `root` that they are drawn from; by default `root` itself.
-        limit: take so many images of the split only, as many of each class; None for all.
+        limit: take only this many images of the split, as many of each class; None for all.
 
     Raises:
         ConfigError: shares that do not fit together, or a class that is given twice.
-        DataError: folders are missing, hold no images, or are no classes.
+        DataError: folders are missing, hold no images, or are not classes.
     """
     if classes is not None and len(set(classes)) < len(classes):
         twice = next(name for name in classes if classes.count(name) > 1)

@@ -51,7 +51,7 @@ def part(
         seed: another one makes other splits.
 
     Raises:
-        ConfigError: no such split, or shares that are none.
+        ConfigError: no such split, or wrong shares.
         DataError: fewer files than splits.
     """
     if split not in shares:

@@ -92,11 +92,11 @@ class Survey:
         return int((self.counts[:IGNORE] > 0).sum())
 
     def findings(self, where: str, *, complete: bool, trained: bool = False) -> list[Finding]:
-        """What is wrong with the pairs seen so far.
+        """What is wrong with the pairs read so far.
 
         Args:
             where: the name of the data in messages: "camvid train".
-            complete: whether all pairs were seen.
+            complete: whether all pairs were read.
             trained: whether a network is to learn all classes from them.
         """
         truth = self.data.truth

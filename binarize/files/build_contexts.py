@@ -70,7 +70,7 @@ class BoundedMemory(TorchFunctionMode):
 
 
 def memory_bound(held: int) -> int:
-    """How many numbers may be allocated for a model of so many: buffers that no file holds are added."""
+    """How many numbers may be allocated for a model of this size: buffers that no file holds are added."""
     return 20 * held + 50_000_000
 
 

@@ -29,7 +29,7 @@ TRUST = "BINARIZE_TRUST_CODE"
 
 
 def code_source(model: nn.Module, code: Code, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The source, signed, of a network that `code` has just built because the user said so.
+    """The source, signed, of a network that `code` has just built because the user asked for it.
 
     Args:
         model: the network.
@@ -98,9 +98,9 @@ def build_by_code(source: Mapping[str, Any]) -> nn.Module:
 
 
 def _located(entry: Mapping[str, Any]) -> Code:
-    """The code where it was; under the current folder, which may be a stranger's, only if the reader said so.
+    """The code where it was; under the current folder, which may be a stranger's, only if the reader asks so.
 
-    A signature is no proof there: it can be copied from another file, and says nothing of modules, nor of
+    A signature proves nothing there: it can be copied from another file, and says nothing of modules, nor of
     those that a file imports.
     """
     folder = Path(entry["folder"]) if "folder" in entry else None

@@ -74,7 +74,7 @@ def packed_size(
     """Bytes of the file that `save_packed` writes of `model`, to the byte; None if there is nothing to pack.
 
     Args:
-        model: converted or deployed; left untouched, its weights are not looked at (`runtime.stored`).
+        model: converted or deployed; left untouched, its weights are not read (`runtime.stored`).
         source: as the file says it.
         entries: further texts for the file's header.
         float_dtype: of the floats.
@@ -162,7 +162,7 @@ class PackedLayers:
         for name in sorted(binary - self.kept.keys()):
             raise FormatError(f"{where}: {name!r} is a binary layer of the model, but not one of the file.")
         for name in sorted(self.kept.keys() - binary):
-            raise FormatError(f"{where}: {name!r} is said to be a kept binary layer, but is not one.")
+            raise FormatError(f"{where}: the file lists {name!r} as a kept binary layer, but it is not one.")
         return network
 
     def finish(self, network: nn.Module) -> nn.Module:

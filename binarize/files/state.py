@@ -94,7 +94,7 @@ def with_aliases(stored: Mapping[str, Tensor], aliases: Mapping[str, str], where
     for name, target in aliases.items():
         if target not in stored or name in stored:
             raise FormatError(
-                f"{where} is corrupted: {name!r} is said to be tied to {target!r}, which cannot be."
+                f"{where} is corrupted: {name!r} is listed as tied to {target!r}, which is impossible."
             )
         tensors[name] = stored[target]
     return tensors

@@ -117,7 +117,7 @@ class _BinaryDense(torch.autograd.Function):
         quantized, stats = input_rule.quantize(x, *of_input) if input_rule is not None else (x, ())
         binary, weight_stats = weight_rule.quantize(weight, *of_weight)
         kind = x.device.type
-        # meta knows no autocast; torch 2.9 compiles no call of is_autocast_available
+        # meta has no autocast; torch 2.9 compiles no call of is_autocast_available
         cast = kind != "meta" and torch.is_autocast_enabled(kind)
         ctx.dtype = torch.get_autocast_dtype(kind) if cast else None
         ctx.rules = (geometry, input_rule, weight_rule)

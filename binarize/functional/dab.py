@@ -37,7 +37,7 @@ _LARGEST_HALF_EXPONENT = 5.5
 
 
 WORD = 32
-"""Groups of channels with a scale each are whole words of so many signs, see `group_bounds`."""
+"""Groups of channels with a scale each are whole words of this many signs, see `group_bounds`."""
 
 
 def group_bounds(channels: int, groups: int) -> tuple[int, ...]:

@@ -56,7 +56,7 @@ class Rule:
         raise NotImplementedError(f"{type(self).__name__} does not define quantize()")
 
     def rebuild(self, x: Tensor, stats: Stats, *params: Tensor) -> Tensor:
-        """The quantized `x` again, from the saved statistics."""
+        """The quantized `x` again, of its shape, from the saved statistics."""
         return self.quantize(x, *params)[0]
 
     def gradient(
@@ -70,15 +70,15 @@ class Rule:
             stats: what `quantize` returned beside the quantized tensor.
             params: the parameters that `quantize` was given; for those that are not learnt (numbers that
                 follow the progress of training), the gradient is None.
-            y: what `rebuild` gives, if the caller has it at hand.
+            y: what `rebuild` gives, if the caller has it already.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define gradient()")
 
     def formula(self, x: Tensor, *params: Tensor) -> Tensor | None:
         """What this computes, as an expression that autograd differentiates to `gradient`; None: not stated.
 
-        With STE[f; h] = f.detach() + h - h.detach(), for example. Only checks call it
-        (`binarize.testing.check_method`), in float64.
+        It has the shape of `x`. With STE[f; h] = f.detach() + h - h.detach(), for example. Only
+        checks call it (`binarize.testing.check_method`), in float64.
         """
         return None
 

@@ -34,7 +34,7 @@ def sign(x: Tensor, magnitude: Tensor | None = None, *, positive_zeros: bool = F
     """
     if magnitude is None:
         magnitude = torch.ones((), dtype=x.dtype, device=x.device)
-    if torch.compiler.is_exporting():  # ONNX knows no copysign
+    if torch.compiler.is_exporting():  # ONNX has no copysign
         return torch.where(x >= 0, magnitude, -magnitude)
     # copysign is one vectorized pass, an order of magnitude faster than where(x >= 0, ...) on a CPU; it takes
     # the sign bit, so -0.0 has to become +0.0 first.

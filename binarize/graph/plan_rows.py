@@ -24,9 +24,9 @@ class LayerPlan:
         weight_shape: of the float layer.
         converted: becomes binary.
         reason: why not, or its position.
-        kept_by: who keeps it float: `policy`, `method` (it refuses such a layer), `layer` (there is no binary
-            replacement for it, or its weight is used without calling it) or `unused` (the run did not reach
-            it); empty if converted.
+        kept_by: what keeps it float: `policy`, `method` (it refuses such a layer), `layer` (there is no
+            binary replacement for it, or its weight is used without calling it) or `unused` (the run did not
+            reach it); empty if converted.
         bypass: its kind; `units` where a method builds the layer from several bypassed ones.
         bypass_reason: why there is none although the method has one.
         norm: what happens to the norm behind and in front.

@@ -1,4 +1,4 @@
-"""What goes on inside a binary network: entropy of its bits, what it has learnt, where its gradients end.
+"""What happens inside a binary network: entropy of its bits, what it has learnt, where its gradients end.
 
 Each function looks at one network and gives numpy arrays; it leaves the network as it was. Pictures, tables
 and sentences are made of these by `binarize.inspect.inspection`.

@@ -42,7 +42,7 @@ class Entropy:
         upper: (C,) float64 for each layer: share of activations above the lowest level.
         positions: (layers,) float64: of a channel within one image. With a single one, as behind a pooling of
             the whole map, `per_image` is 0 whatever the network does.
-        skipped: paths of layers whose activations could not be told apart by image.
+        skipped: paths of layers whose activations could not be split by image.
     """
 
     layers: tuple[str, ...]

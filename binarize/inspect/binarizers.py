@@ -50,7 +50,7 @@ class Binarizer:
         return _nearest(form.basis, form.signed, x)
 
     def per_channel(self, x: Tensor, images: int) -> Tensor | None:
-        """Values (..., C, ...) as (images, positions, C); None where they cannot be told apart by image."""
+        """Values (..., C, ...) as (images, positions, C); None where they cannot be split by image."""
         last = x.unsqueeze(-1) if self.dim is None else x.movedim(self.dim, -1)
         flat = last.reshape(-1, last.shape[-1])
         return flat.view(images, -1, flat.shape[-1]) if images and len(flat) % images == 0 else None

@@ -64,7 +64,7 @@ class Swap:
         self._uses += side.numel() // side.shape[self._dim]
 
     def macs(self, images: int) -> float:
-        """Multiply-accumulates for one image, if `images` were seen."""
+        """Multiply-accumulates for one image, if `images` were used."""
         return self._uses * self.weights / images
 
     def output(self, args: Any, kwargs: Any) -> Tensor:
@@ -94,7 +94,7 @@ class LayerSwaps:
     Attributes:
         to_float: whether layers become float; else binary.
         swaps: those that the images reached, in the order of their first calls.
-        images: how many were seen.
+        images: how many were used.
 
     Raises:
         ConfigError: a packed network, a float one without a method, or no images.

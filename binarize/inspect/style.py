@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Told apart by the colour-blind (Okabe and Ito, Color Universal Design, without its yellow)."""
+"""Distinct for colour-blind readers (Okabe and Ito, Color Universal Design, without its yellow)."""
 MARKERS = "osD^vPX"
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 GREY = "0.55"
@@ -19,7 +19,7 @@ _LETTERS = 0.14  # inches that a line of an axis label takes
 
 
 def figure(width: float, height: float) -> Any:
-    """A figure of so many inches, without a screen or state of pyplot."""
+    """A figure of this size in inches, without a screen or state of pyplot."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=120, layout="constrained")

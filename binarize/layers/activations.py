@@ -109,7 +109,7 @@ class PiecewiseLinear(nn.Module):
     """Base of activations that are `Pieces` in evaluation mode: packed layers hold and compute only these."""
 
     def pieces(self) -> Pieces | str:
-        """What this computes in evaluation mode, float64 and detached, or why it cannot be told."""
+        """What this computes in evaluation mode, float64 and detached, or why this is unknown."""
         raise NotImplementedError(f"{type(self).__name__} does not define pieces()")
 
 

@@ -37,7 +37,7 @@ class BinaryProduct(nn.Module):
 class AttentionShapes:
     """Shapes of what has one value per channel, broadcastable to the factors of the products.
 
-    `()` where channels cannot be told: one value for the whole tensor.
+    `()` where the channel axes are unknown: one value for the whole tensor.
 
     Attributes:
         query: of the first factor of the scores.

@@ -26,7 +26,7 @@ def batch_norm(channels: int, *, dim: int, spatial: int) -> nn.Module:
 def why_no_affine(norm: nn.Module) -> str | None:
     """Why a norm has no `affine_of`, as a sentence of the layer that holds it; None if it has one."""
     if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
-        return f"its norm {type(norm).__name__} is no BatchNorm"
+        return f"its norm {type(norm).__name__} is not a BatchNorm"
     if norm.running_mean is None:
         return "its BatchNorm has no running statistics, so that a result depends on the rest of its batch"
     return None

@@ -66,7 +66,10 @@ class Quantizer(nn.Module):
         return False
 
     def prepare(self, x: Tensor) -> Tensor:
-        """What the rule is applied to: the input itself, or a norm of it; may look at it in training."""
+        """What the rule is applied to, of the shape of `x`: `x` itself, or a norm of it.
+
+        In training mode it may keep statistics of `x`.
+        """
         return x
 
     def centring(self, mean: Tensor) -> tuple[nn.Parameter, Tensor] | None:
@@ -81,11 +84,11 @@ class Quantizer(nn.Module):
         return None
 
     def sign_form(self) -> SignForm | str:
-        """What this computes in evaluation mode, as a sign; or, as text, why it is none."""
+        """What this computes in evaluation mode, as a sign; or, as text, why it is not one."""
         return "it computes no sign of its input"
 
     def level_form(self) -> LevelForm | str:
-        """What this computes in evaluation mode, if `planes` is above 1; or, as text, why it is not said."""
+        """What this computes in evaluation mode, if `planes` is above 1; or, as text, why this is unknown."""
         return "it does not say its levels"
 
     def is_upper(self, x: Tensor) -> Tensor:

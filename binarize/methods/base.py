@@ -20,7 +20,7 @@ from binarize.option_texts import readings
 Form = Literal["default", "table"]
 
 _UNSAID = (("bypass", "own"), ("attention", "float"))
-"""Values of options that go without saying: files say what earlier versions said."""
+"""Values of options that files leave out, so that they hold the same texts as those of earlier versions."""
 
 _REMEDY = ("constant_remedy", "against_blindness")  # a property of methods, and its earlier name
 

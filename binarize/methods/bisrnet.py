@@ -203,7 +203,7 @@ class _UnitMethod:
 
 
 def _part(ranges: tuple[tuple[int, int], ...], start: int, channels: int) -> tuple[tuple[int, int], ...]:
-    """Ranges of channels [start, stop) as seen by a unit that gets `channels` of them from `start` on."""
+    """Ranges of channels [start, stop) relative to a unit that gets `channels` of them from `start` on."""
     inside = ((max(low - start, 0), min(high - start, channels)) for low, high in ranges)
     return tuple((low, high) for low, high in inside if low < high)
 

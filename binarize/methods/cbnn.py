@@ -5,7 +5,7 @@ Backward: max(0, 2 - 2 abs(x + b)) for activations, that of clamp(w, -1, 1) for 
 Block: two branches, o_i = RPReLU(BN(conv(.))), with lateral links l_i per channel: out_1 = o_1 + l_2 o_2,
 out_2 = o_2 + l_1 o_1; then (out_1 + out_2) / 2 + bypass. The bypass is the identity where channels agree,
 average-pooled at a stride. No other activation.
-Departures: after the authors' code (their paper was not at hand). Its two branches run side by side through
+Departures: after the authors' code (their paper was not available). Its two branches run side by side through
 the whole network, each with its residuals, and are added up at its end. Here they are added up behind each
 layer, where the links amount to a factor 1 + l_i of each branch; and half their sum is taken, so that the
 bypass weighs as much as in a branch of theirs. Their residual is inside the RPReLU, and a float 1x1

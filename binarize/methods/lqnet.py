@@ -183,7 +183,7 @@ class Basis(WeightState):
         return as_they_are(self._per_filter())
 
     def _per_filter(self) -> Tensor:
-        # a buffer of 5 dims would be in the way of `net.to(memory_format=torch.channels_last)`
+        # a buffer of 5 dims would make an error of `net.to(memory_format=torch.channels_last)`
         return self.basis.view(-1, *self._each)
 
     def _refit(self, weight: Tensor, share: float) -> None:
@@ -191,7 +191,7 @@ class Basis(WeightState):
 
 
 def refit(basis: Tensor, means: Moments, share: Tensor | float) -> None:
-    """Bring a basis by this share of the way to the one that fits, in place; not where that is not finite."""
+    """Move a basis by this share towards the one that fits, in place; not where that is not finite."""
     found = fitted(basis, means)
     basis.copy_(torch.where(found.isfinite(), basis + share * (found - basis), basis))
 

@@ -9,7 +9,7 @@ of the operations plus 1 - w_op times its share of the parameters.
 As bits: m sign(w) = (sign(w - d) + sign(w + d)) / 2, two binary convolutions of the same activations.
 Two bits store the log2(3) = 1.58 bits of a weight.
 Block: conv -> BN -> hard tanh in place of the network's activation; the network's own residual connections.
-Departures: written from the paper's abstract and summaries of it; its text was not at hand. They do not say
+Departures: written from the paper's abstract and summaries of it; its text was not available. They do not say
 what makes a weight 0: here d = 0.7 mean(abs(w)) of the layer, as in ternary weight networks (arXiv
 1605.04711). Layers are masked, from the cheapest on, while together they have at most `masked` of the cost.
 0.35 is near the paper's light variant, which has a third of what masks everywhere cost. The paper chooses
@@ -82,7 +82,7 @@ class MBUNet(Method):
     """Weights in {-1, 0, +1} in the cheapest layers, signs in the others; hard tanh.
 
     Attributes:
-        threshold: weights of at most so many mean magnitudes of their layer are 0.
+        threshold: weights of at most this many times the mean magnitude of their layer are 0.
         masked: share of the layers' cost that is masked, from the cheapest layer on; 1 masks all.
         w_op: weight of the operations in a layer's cost, against its parameters.
     """

@@ -96,7 +96,7 @@ class _Trial:
 
 
 def _twin(layer: Any) -> nn.Module:
-    """A copy on the CPU with numbers of its own: small weights, so that an eps in their norm is seen."""
+    """A copy on the CPU with numbers of its own: small weights, so that an eps in their norm counts."""
     memo: dict[int, Any] = {}
     generator = torch.Generator().manual_seed(0)
     with torch.device("cpu"):

@@ -128,7 +128,7 @@ def binary_branch(
 
 
 def remainders(weight: Tensor, count: int, *, per_filter: bool) -> tuple[list[Tensor], Tensor]:
-    """Latent weights of several layers that together stand for one: what those before left of it.
+    """Latent weights of several layers that together replace one: each gets the rest that those before left.
 
     w_0 = w, w_k+1 = w_k - mean(abs(w_k)) sign(w_k). Where nothing is left, they start from N(0, 1e-3), as
     latent weights without a float model do.

@@ -204,7 +204,7 @@ class Dab:
         k: (C,) or None.
         b: (C,) or None.
         a: (C,), (G,) with G groups, or None for no scale.
-        groups: scales per image, one for each of so many groups of neighbouring channels (1: one for all;
+        groups: scales per image, one for each of this many groups of neighbouring channels (1: one for all;
             the groups are those of `binarize.functional.dab.group_bounds`); 0 for one per channel.
         plain: the scale is the mean absolute deviation itself, without `a`.
     """

@@ -49,7 +49,7 @@ def from_text(text: str, path: Path, faults: Faults | None = None) -> TrainingRe
 
     Args:
         text: of the file.
-        path: of the file: what it names is seen from there.
+        path: of the file: paths in it are relative to its folder.
         faults: as of `load`.
 
     Raises:
@@ -76,7 +76,7 @@ def _about(name: str) -> str:
     try:
         return load(name).about
     except ConfigError:
-        return "(is no recipe)"
+        return "(is not a recipe)"
 
 
 def _read(path: Path, source: Source, via: tuple[Path, ...]) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _parsed(text: str, path: Path, source: Source, via: tuple[Path, ...]) -> dic
 
 
 def _locate_code(values: Mapping[str, Any], folder: Path) -> None:
-    """Make the path of the network's Python file absolute if it is there, seen from `folder`."""
+    """Make the path of the network's Python file absolute if it is there, relative to `folder`."""
     network = values.get("network")
     name = network.get("name") if isinstance(network, dict) else None
     if isinstance(network, dict) and isinstance(name, str) and is_file(name):
@@ -138,7 +138,7 @@ def _locate_code(values: Mapping[str, Any], folder: Path) -> None:
 
 
 def _locate_data(values: Mapping[str, Any], folder: Path) -> None:
-    """Make the data set's folder absolute, seen from the recipe's; else it is seen from the current one."""
+    """Make the data set's folder absolute: relative to the recipe's folder, else to the current one."""
     data = values.get("data")
     root = data.get("root") if isinstance(data, dict) else None
     if not isinstance(data, dict) or not isinstance(root, str):

@@ -30,7 +30,7 @@ class Data(Part):
 
     Attributes:
         name: see `binarize data list`.
-        root: its folder, seen from this file or else from the current folder; by default it is looked for
+        root: its folder, relative to this file or else to the current folder; by default it is looked for
             where BINARIZE_DATA points to.
         options: of the data set.
         train: name of the split to train on.
@@ -158,7 +158,7 @@ class Training(Part):
     """How it is trained.
 
     Attributes:
-        epochs: how often all training images are seen. A run with a constant schedule can be extended:
+        epochs: passes over all training images. A run with a constant schedule can be extended:
             `--resume --set training.epochs=60`; what follows the progress of training (parameters of some
             methods, `activations_first`) keeps its course by the first number, and stays at its end.
         batch: images per step, of all processes together.
@@ -197,12 +197,12 @@ class Training(Part):
         calibrate: batches from which the statistics of BatchNorm are measured again at the end, with the
             final weights (Wu and Johnson, arXiv 2105.07576); 0 leaves the moving averages.
         save_every: epochs from one checkpoint to the next.
-        evaluate_every: epochs from one look at `val` to the next; the last epoch is always looked at.
+        evaluate_every: epochs from one evaluation of `val` to the next; the last epoch is always evaluated.
         keep: networks that stay in the run's folder: that of the `last` epoch or that of the one that was
             `best` on `val` by the main figure (mIoU, AbsRel...), as model.safetensors, or `both`, the second
             as best.safetensors.
-        patience: end the run after so many looks at `val` in a row without a better main figure; none to
-            train all epochs. A schedule of the learning rate, and of a method, does not reach its end then.
+        patience: end the run after this many evaluations of `val` in a row without a better main figure;
+            none to train all epochs. Schedules of the learning rate and of a method do not reach their end.
         min_delta: how much better than the best one a figure has to be to count for `patience`.
         trackers: what the figures of each epoch are written to: tensorboard, wandb, mlflow...; none for
             tensorboard where it is installed, [] for nothing.
@@ -294,7 +294,7 @@ class TrainingRecipe(Part):
 
 
 def can_be_none(place: tuple[str | int, ...]) -> bool:
-    """Whether the setting at a place of a recipe can be null; False for what is no setting of its own."""
+    """Whether the setting at a place of a recipe can be null; False for what is not a setting itself."""
     model: Any = TrainingRecipe
     allowed = False
     for part in place:

@@ -1,4 +1,4 @@
-"""Pictures of what goes on inside a network, with findings: what `binarize.inspect` adds to a report."""
+"""Pictures of what happens inside a network, with findings: what `binarize.inspect` adds to a report."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def insights(
         subject: the network.
         root: folder of its data set.
         split: part of it.
-        images: how many to look at.
+        images: how many to use.
         watch: shows progress (`binarize.inspect.inspection.Settings`).
 
     Raises:

@@ -34,7 +34,7 @@ class Extras:
 
     Attributes:
         panels: predictions; None if there are none.
-        insights: pictures of what goes on inside.
+        insights: pictures of what happens inside.
         packed_bytes: of the packed file that the user names; None if the size is that of the one that
             `deploy` would write.
         speed: what `binarize bench --json` prints; None if it was not measured.
@@ -150,7 +150,7 @@ def _packed_bytes(subject: Subject, extras: Extras) -> int | None:
 
 
 def _figures(subject: Subject) -> list[tuple[str, str, list[str]]]:
-    """Name with its arrow, value, and those of the predictions that never look at the image."""
+    """Name with its arrow, value, and those of the predictions that do not depend on the image."""
     found: list[tuple[str, str, list[str]]] = []
     if not subject.figures:
         return found

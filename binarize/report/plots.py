@@ -11,7 +11,7 @@ from binarize.tables import better
 from binarize.training.figures import figures_in
 
 _INK = {"light": ("#3d4450", "#0072b2"), "dark": ("#c3cad6", "#56b4e9")}
-"""Of text and lines, and of the curve; told apart by the colour-blind (Okabe and Ito)."""
+"""Of text and lines, and of the curve; distinct for colour-blind readers (Okabe and Ito)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Curve:
         title: what it shows, for people.
         light: SVG for a light page.
         dark: SVG for a dark page.
-        text: first, best and last value, for who does not see the picture.
+        text: first, best and last value, for readers who do not see the picture.
     """
 
     title: str

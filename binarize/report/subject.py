@@ -40,7 +40,7 @@ class Subject:
         figures: on `split`; empty if they are not known.
         split: what `figures` were measured on, in words.
         costs: totals by convention (`honest`, and `paper` where it can be counted).
-        floors: figures of predictions that never look at the image, by kind; empty if not known.
+        floors: figures of predictions that do not depend on the image, by kind; empty if not known.
         remarks: sentences on what is missing, and why.
     """
 

@@ -153,7 +153,7 @@ def with_packed_layers(model: nn.Module, specs: Mapping[str, PackedSpec], where:
             found = describe(layer)
         if layer is None or found is None:
             what = "no layer of that name" if layer is None else f"a {type(layer).__name__} there"
-            raise FormatError(f"{where}: {path!r} is said to be packed, but the model has {what}.")
+            raise FormatError(f"{where}: the file lists {path!r} as packed, but the model has {what}.")
         if isinstance(found, Refusal) or found != spec:
             got = found.reason if isinstance(found, Refusal) else f"the model's is {found.as_dict()}"
             raise FormatError(f"{where}: layer {path!r} is {spec.as_dict()}, but {got}.")

@@ -32,7 +32,7 @@ def _becomes(name: str, known: type[nn.Module]) -> type[nn.Module]:
 
 
 class _Link:
-    """Joined two layers."""
+    """Concatenated two layers."""
 
 
 class _Parts(tuple):

@@ -69,7 +69,7 @@ class FusionReport:
     """All programs of a network; prints as a table each.
 
     Attributes:
-        programs: there are several where it has seen inputs of several shapes.
+        programs: there are several after inputs of several shapes.
         reasons: why there is no program, for inputs of which that is known.
     """
 

@@ -89,7 +89,7 @@ def why_exact(spec: PackedSpec) -> str | None:
     if spec.groups > 1:
         return "the groups of channels share the step of rounding: one of small scales could lose all of them"
     if rounding_error(spec) > LARGEST_ERROR:
-        return f"so many channels that rounding could change the sums by more than {LARGEST_ERROR:.1%}"
+        return f"too many channels: rounding could change the sums by more than {LARGEST_ERROR:.1%}"
     return None
 
 
@@ -121,7 +121,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def can_interpolate(spec: PackedSpec) -> bool:
-    """Whether the kernels can bring the layer's input to another size on the way."""
+    """Whether the kernels can resize the layer's input while they pack it."""
     plain = spec.kind == "conv" and len(spec.kernel) == 2 and not spec.quantizer.ranges
     plain = plain and not spec.sum_of_binary
     return plain and not is_depthwise(spec)

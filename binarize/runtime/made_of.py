@@ -2,7 +2,7 @@
 
 Memory moves without a word: `share_memory_`, `.data = ...`, resizes, the sending to another process. What is
 made of a tensor (packed words, addresses, unpacked signs) holds as long as the tensor lies where it lay and
-torch has counted no change. What is done to values past torch (`.data`, NumPy) is not seen.
+torch has counted no change. Changes past torch (`.data`, NumPy) are not noticed.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class NativeLayer:
         data: see above.
         exact: whether scales per channel, if there are any, are not rounded.
         direct: whether the bypass takes the input as it is.
-        whole: whether the kernels do all of the layer; else torch goes on behind scale and shift.
+        whole: whether the kernels do all of the layer; else torch does the rest after scale and shift.
     """
 
     def __init__(self, data: LayerData, *, threads: int | None = None, exact_scales: bool = True) -> None:
@@ -267,7 +267,7 @@ class NativeLayer:
         Args:
             maps: the layer's input.
             prepared: for maps of its shape.
-            make: `bypass_map`, called where the kernel cannot make the bypass on the way.
+            make: `bypass_map`, called where the kernel cannot make the bypass itself.
         """
         if self.data.bypass is None:
             return None, None

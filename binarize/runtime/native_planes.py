@@ -1,8 +1,8 @@
 """A packed layer of several bits on the native kernels: one binary convolution for each pair of planes.
 
 A number's digits change at thresholds, so each plane of activations is made of the bits x >= t: those of all
-thresholds at which its digit changes, joined by XOR. The border and the words behind a plane stay zero. Every
-sum of a convolution is exact; scaled, they are added in the order of `binarize.runtime.reference`.
+thresholds at which its digit changes, combined by XOR. The border and the words behind a plane stay zero.
+Every sum of a convolution is exact; scaled, they are added in the order of `binarize.runtime.reference`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class NativePlanes:
     Attributes:
         data: see above.
         rounded: as of the single binary layers.
-        whole: whether a call gives all of the layer; else torch goes on behind scale and shift.
+        whole: whether a call gives all of the layer; else torch does the rest after scale and shift.
         fused: whether the last convolution does what `extras` put behind the layer; else that is left to the
             caller.
     """

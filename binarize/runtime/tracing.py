@@ -1,4 +1,4 @@
-"""Who watches a computation: kernels, which torch does not see, must not be called then."""
+"""Whether a computation is recorded or transformed: then kernels, which torch cannot record, must not run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def is_recorded() -> bool:
 
 
 def is_traced(x: Tensor) -> bool:
-    """Whether what is done with `x` is being written down or transformed: kernels would not be seen."""
+    """Whether what is done with `x` is being written down or transformed: kernels would not be recorded."""
     watched = is_recorded() or _dispatch_modes() > 0
     return watched or _functorch.is_functorch_wrapped_tensor(x)
 

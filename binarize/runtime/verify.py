@@ -29,7 +29,7 @@ CLOSE = 1e-5
 """Relative to the largest value of a layer's output: what rounding explains."""
 
 APART = 1e-2
-"""Relative to the mean of an output: from here on, the networks are said to differ."""
+"""Relative to the mean of an output: from here on, the report says that the networks differ."""
 
 FEW = 1e-2
 """Share of a result's values that may lie on thresholds."""
@@ -131,7 +131,7 @@ class Verification:
             for networks of one output channel. Of several outputs, the least.
         difference: mean of abs(difference of the outputs) / mean abs(output). Of several outputs, the
             largest.
-        inputs: how many batches were looked at.
+        inputs: how many batches were compared.
         outputs: each tensor that the networks return.
         steps: each operator of the program that the packed network runs for inputs such as the first one,
             against its definition; none if it runs as modules.

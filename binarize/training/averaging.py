@@ -55,7 +55,7 @@ def decay_at(settings: Training, step: int) -> float:
 
 
 def averaging_warning(settings: Training, steps: int) -> str | None:
-    """A warning of an average that reaches back too far for a run of so many steps; None if it does not.
+    """A warning of an average that reaches back too far for a run of this many steps; None if it does not.
 
     An average with decay d weighs about the last 1 / (1 - d) steps.
     """

@@ -1,4 +1,4 @@
-"""How good a prediction is that never looks at the image: what a trained network has to beat."""
+"""How good a prediction is that does not depend on the image: a trained network has to be better."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def baselines(
     its depths.
 
     Args:
-        recipe: which data, seen as its evaluation sees it.
+        recipe: which data, prepared as for its evaluation.
         root: folder of the data set, in place of the recipe's.
         report: called with the number of images done and of all.
 

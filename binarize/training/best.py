@@ -62,7 +62,7 @@ def waited(history: Sequence[Line], delta: float = 0.0) -> int:
 
 
 def ran_out(history: Sequence[Line], settings: Training) -> bool:
-    """Whether a run ends early: `training.patience` evaluations in a row brought nothing better."""
+    """Whether a run ends early: `training.patience` evaluations in a row were not better."""
     return settings.patience is not None and waited(history, settings.min_delta) >= settings.patience
 
 

@@ -1,4 +1,4 @@
-"""The loss of the best prediction that never looks at the image: what a training should end below."""
+"""The loss of the best prediction that does not depend on the image: a training should end below it."""
 
 from __future__ import annotations
 

@@ -104,9 +104,9 @@ def predict(
         model: in evaluation mode.
         images: (N, 3, H, W), normalized.
         output: which one to take, if there are several (a recipe's `network.output`).
-        flip: also look at the mirror images. With flips or several scales, depths are averaged, or class
+        flip: also predict the mirror images. With flips or several scales, depths are averaged, or class
             probabilities, whose logarithms come back.
-        scales: sizes to look at, times that of the images.
+        scales: sizes to predict, times that of the images.
 
     Raises:
         ConfigError: images of a size, at one of the scales, that the network cannot take.

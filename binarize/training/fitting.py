@@ -89,7 +89,7 @@ def fit(
             Dataset. Images: PIL, arrays (H, W, 3) or tensors (3, H, W) of 8 bits, or tensors (C, H, W) of
             floats as the network takes them, all of one size. Targets: class ids (H, W), metres (H, W), or a
             class id.
-        epochs: how often all images are seen.
+        epochs: passes over all images.
         val: likewise, of any sizes; evaluated after each epoch.
         truth: what targets mean: `binarize.data.Labels(names=...)`, `Depth(scale=1, most=...)`,
             `Classes(names=...)`; not needed for data sets that have an attribute `truth`.

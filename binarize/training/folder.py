@@ -24,7 +24,7 @@ CURVES = "curves.png"
 """Loss and figure on `val` by epoch, drawn at the end."""
 
 CONFUSION = "confusion.png"
-"""Which class was taken for which at the last look at `val`; of classification."""
+"""Which class was taken for which at the last evaluation of `val`; of classification."""
 
 
 def model_file(path: Path) -> Path:

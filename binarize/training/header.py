@@ -25,7 +25,7 @@ def header(run: Run, *, resumed: bool) -> Iterator[str]:
 
     Args:
         run: before its first step.
-        resumed: it goes on with what its folder holds.
+        resumed: it continues with what its folder holds.
     """
     recipe, settings = run.recipe, run.settings
     yield f"network  {recipe.network.title}, {_method(run)}: {_counts(run)}"

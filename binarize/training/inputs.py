@@ -14,15 +14,15 @@ from binarize.layers.quantizers import Quantizer
 from binarize.training.distributed import all_sum
 from binarize.training.dtensor import is_split
 
-_STEPS = 4  # of an epoch that are looked at, and the last one
+_STEPS = 4  # of an epoch that are examined, and the last one
 _SAMPLES = 4  # of a batch
 
 
 class InputWatch:
-    """Looks at a few steps of an epoch for binary layers with inputs in which no channel ever changes sign.
+    """Searches a few steps of an epoch for binary layers with inputs in which no channel ever changes sign.
 
     The output of such a layer is the same for all images. A layer that was seen
-    to be alive is not looked at again in that epoch. Nothing random is drawn and nothing is changed.
+    to be alive is not examined again in that epoch. Nothing random is drawn and nothing is changed.
 
     Args:
         model: converted or not.
@@ -41,13 +41,13 @@ class InputWatch:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was seen: an epoch begins."""
+        """Forget earlier inputs: an epoch begins."""
         self._seen: dict[str, tuple[Tensor, Tensor]] = {}  # per channel: the lower value, the upper value
         self._alive: set[str] = set()
 
     @contextlib.contextmanager
     def looked_at(self, number: int) -> Iterator[bool]:
-        """Around the forward passes of step `number` of the epoch; whether layers are looked at."""
+        """Around the forward passes of step `number` of the epoch; whether layers are examined."""
         if number not in self._steps:
             yield False
             return
@@ -57,7 +57,7 @@ class InputWatch:
             if name not in self._alive and not any(is_split(p) for p in layer.quantizer.parameters())
         ]
         try:
-            yield bool(self._layers)  # by the number of the step alone: a run that goes on does the same
+            yield bool(self._layers)  # by the number of the step alone: a run that continues does the same
         finally:
             for handle in handles:
                 handle.remove()

@@ -107,7 +107,7 @@ def follow(run: Run, tell: Callable[[str], None] | None = None) -> list[dict[str
     destroy_group_at_exit()
     reason = run.callbacks.reason or ""
     if tell is not None and main and reason:
-        tell(f"stopped: {reason}; all is saved in {run.out}. Go on with --resume.")
+        tell(f"stopped: {reason}; all is saved in {run.out}. Continue with --resume.")
     run.callbacks.call("on_end", End(out=run.out, history=progress.history, stopped=reason))
     if run.callbacks.failure is not None:
         raise run.callbacks.failure
@@ -242,4 +242,4 @@ def _stop_if_asked(run: Run, asked: Stop, when: str) -> None:
     destroy_group_at_exit()
     if run.callbacks.failure is not None:
         raise run.callbacks.failure
-    raise StoppedError(f"stopped {when}; all is saved in {run.out}. Go on with --resume.")
+    raise StoppedError(f"stopped {when}; all is saved in {run.out}. Continue with --resume.")

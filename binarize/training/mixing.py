@@ -13,7 +13,7 @@ from binarize.recipes.schema import Training
 class Mixing:
     """Mixes each step's images by torchvision's MixUp or CutMix, drawn by seed and step alone.
 
-    So a run that goes on mixes as it would have. All processes draw the same shares; an image is mixed with
+    So a run that continues mixes as it would have. All processes draw the same shares; an image is mixed with
     another one of its own process.
 
     Args:

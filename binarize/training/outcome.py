@@ -105,7 +105,7 @@ def _main(measured: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def epoch_line(figures: Mapping[str, Any], epochs: int) -> str:
-    """The figures of an epoch, of so many, as one line of text."""
+    """The figures of an epoch, and how many epochs there are, as one line of text."""
     parts = [f"epoch {figures['epoch']}/{epochs}", f"loss {figures['loss']:.4f}"]
     if "val" in figures:
         measured = figures["val"]

@@ -18,7 +18,7 @@ from binarize.training.run import Run
 
 
 def training_batches(recipe: TrainingRecipe, data: SampleDataset, batches: int) -> Iterator[Tensor]:
-    """Images (N, 3, H, W) of so many batches as a training would see them behind its last epoch.
+    """Images (N, 3, H, W) of this many batches, as a training would read them after its last epoch.
 
     Args:
         recipe: says how many are in a batch, and in how many parts of it.

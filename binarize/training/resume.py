@@ -1,6 +1,6 @@
 """The folder of a run: whether a training can start there, or continue what it holds.
 
-A run goes on by the same recipe. Other values are allowed of settings that do not change what is trained
+A run continues by the same recipe. Other values are allowed of settings that do not change what is trained
 (`FREE`), and, where the learning rate is constant, of those that may change in the middle (`CONSTANT`):
 
 * `training.epochs`, a larger number: the run is extended. With OneCycle the rate of every step depends on the
@@ -63,7 +63,7 @@ def check_folder(out: Path, recipe: TrainingRecipe, resume: bool) -> tuple[list[
     if not state.is_file():
         return [], recipe.training.epochs
     if not resume:
-        raise ConfigError(f"{out} holds a run already; go on with --resume, or name another folder.")
+        raise ConfigError(f"{out} holds a run already; continue it with --resume, or name another folder.")
     stored = validate(read_recipe(state), str(state))
     progress = read_progress(state)
     differing = sorted(_differences(stored.model_dump(mode="json"), recipe.model_dump(mode="json")))
@@ -96,7 +96,7 @@ def _check_changes(
     rate = f" (the last one was {history[-1]['lr']:.3g})" if history else ""
     raise ConfigError(
         f"{out}: {named}: the learning rate of the schedule {now.schedule.name} depends on the number of "
-        f"epochs, and would jump. Go on at a constant rate{rate}: --resume "
+        f"epochs, and would jump. Continue at a constant rate{rate}: --resume "
         f"--set training.epochs={now.epochs} --set training.schedule.name=constant --set training.lr=RATE; "
         "or start a new run from its weights: "
         f"--set training.start_from={out} --out ANOTHER."
@@ -125,7 +125,7 @@ def warn_of_changed_code(out: Path, recipe: TrainingRecipe) -> None:
     code = Code(name.partition("?")[0], None)
     stored = files.read_header(out / MODEL).source.get("code", {}).get("sha256")
     if stored and code.path is not None and code.path.is_file() and code.fingerprint() != stored:
-        warn(f"{code.path} was changed since {out} was trained: the run goes on with the new text.")
+        warn(f"{code.path} was changed since {out} was trained: the run continues with the new text.")
 
 
 def make_folder(out: Path) -> None:

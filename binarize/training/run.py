@@ -49,8 +49,8 @@ class Run:
         batches: which images a step sees.
         loader: that reads them.
         tally: counts over the truths of the first whole epoch; None afterwards.
-        latents: looks at latent weights.
-        inputs: looks at the inputs of binary layers.
+        latents: examines latent weights.
+        inputs: examines the inputs of binary layers.
         images: what an image goes through before it is the network's input; None if that is not known.
         report: called with what happened, in the main process; None if no one listens.
         callbacks: of the caller's.

@@ -42,7 +42,7 @@ def train(
     """Train by a recipe, with or without stages.
 
     Each stage is a run in a folder of its own, `out/STAGE`. After the last one, `out` holds its network, the
-    log of all stages and their curves. `resume` goes on in the stage that was interrupted.
+    log of all stages and their curves. `resume` continues in the stage that was interrupted.
 
     Args:
         recipe: as of `loop.train`.

@@ -51,6 +51,7 @@ def recipe_text(found: Found, choice: Choice) -> str:
         found: what the data is.
         choice: what the user chose.
     """
+    relative = "" if Path(choice.root).is_absolute() else " # relative to this file"
     lines = [
         *_comment(
             f"Written by `{choice.command}`: a start, small enough for a CPU. Change what you like.", 0
@@ -59,7 +60,7 @@ def recipe_text(found: Found, choice: Choice) -> str:
         "",
         "data:",
         "  name: folder",
-        f"  root: {_text(choice.root)}{'' if Path(choice.root).is_absolute() else ' # seen from this file'}",
+        f"  root: {_text(choice.root)}{relative}",
         *_options(found),
         *_splits(found),
         *_sizes(found),

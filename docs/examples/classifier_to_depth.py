@@ -73,7 +73,7 @@ def main(arguments: argparse.Namespace) -> None:
     print("\nThe packed network against the trained one, layer by layer\n")
     print(verify(trained, packed, [prepared(image, trained) for image, _ in examples(val)]))
 
-    # ---- 5. Does it beat a prediction that never looks at the image? ----
+    # ---- 5. Does it beat a prediction that does not depend on the image? ----
     print("\nOn images that the training did not see: mean of |predicted - true| / true\n")
     median = float(np.median(np.concatenate([depth[depth > 0] for _, depth in examples(train, len(train))])))
     rows = [("constant prediction", Constant(median), None)]

@@ -4,7 +4,7 @@ r"""Three methods on one task with one budget: what each costs, and what it reac
     python docs/examples/compare_three_methods.py --methods xnor bireal bnext --epochs 40
 
 One small residual network, one data set of drawn images, the same number of epochs and the same seed for
-all. Beside the methods stand the float network and a prediction that never looks at the image. It takes
+all. Beside the methods stand the float network and a prediction that does not depend on the image. It takes
 about a minute on two cores, and writes a table and a picture into `methods/`.
 """
 

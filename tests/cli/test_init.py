@@ -58,7 +58,7 @@ def test_a_recipe_says_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixt
         assert text in printed
     text = out.read_text()
     values = yaml.safe_load(text)
-    assert values["data"]["root"] == "data"  # seen from the recipe
+    assert values["data"]["root"] == "data"  # relative to the recipe
     assert values["data"]["options"] | {"palette": None} == {
         "images": "images",
         "truths": "masks",

@@ -169,7 +169,7 @@ def test_image_folder_of_a_part_and_zips(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"classes": ["x", "x"]}, "'x' is given twice"),
-    ({"classes": ["x", "z"]}, "folder y is none of the 2 classes: x, z"),
+    ({"classes": ["x", "z"]}, "folder y is not one of the 2 classes: x, z"),
     ({"of": "train"}, "give both"),
     ({"limit": 0}, "at least 1"),
 ])  # fmt: skip

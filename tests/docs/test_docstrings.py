@@ -1,15 +1,18 @@
-"""Public names are documented: all of them, their methods, and their arguments."""
+"""Public names are documented: all of them, their methods, arguments, shapes of tensors, and errors."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 DOCS = Path(__file__).parents[2] / "docs"
 MODULES = sorted(
@@ -56,6 +59,49 @@ def faults(name: str, value: Any) -> Iterator[str]:
                 yield f"{name} does not say what {missing} are"
 
 
+SHAPE = re.compile(r"\([A-Z*.n][^()]*\)|\bshapes?\b|\bnumbers?\b")
+"""How docstrings write one: (N, C, H, W), `the shape of x`, `one number per channel`."""
+
+
+def functions(name: str, value: Any) -> Iterator[tuple[str, Any, str]]:
+    """A function, or the public methods of a class, each with all that is written about its arguments."""
+    if inspect.isfunction(value):
+        yield name, value, value.__doc__ or ""
+    elif inspect.isclass(value):
+        for member, function in vars(value).items():
+            plain = getattr(function, "__func__", function)
+            if member[0] != "_" and inspect.isfunction(plain):
+                yield f"{name}.{member}", plain, f"{inspect.getdoc(getattr(value, member))} {value.__doc__}"
+
+
+def tensors(function: Any) -> list[str]:
+    """Arguments that are tensors; several at once (`dict[str, Tensor]`) need no shape."""
+    hints = function.__annotations__.items()
+    return [
+        name for name, hint in hints if name != "return" and re.fullmatch(r"Tensor( \| None)?", str(hint))
+    ]
+
+
+def raised(function: Any) -> set[str]:
+    """The errors that a function itself raises."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    calls = [
+        node.exc.func
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+    ]
+    names = {call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "") for call in calls}
+    return {name for name in names if name.endswith("Error")} - {"NotImplementedError", "AttributeError"}
+
+
+def unsaid(name: str, value: Any) -> Iterator[str]:
+    for path, function, text in functions(name, value):
+        if (found := tensors(function)) and not SHAPE.search(text):
+            yield f"{path} does not say the shape of {found}"
+        if "Raises:" not in text and (errors := [error for error in raised(function) if error not in text]):
+            yield f"{path} does not say when it raises {errors}"
+
+
 def test_the_reference_has_modules() -> None:
     assert len(MODULES) > 12
 
@@ -69,3 +115,34 @@ def test_public_names_are_documented(module: str) -> None:
         assert not list(faults(name, getattr(importlib.import_module(parent), name)))
         return
     assert not [fault for name, value in public(found) for fault in faults(f"{module}.{name}", value)]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_shapes_and_errors_are_documented(module: str) -> None:
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError:
+        parent, _, name = module.rpartition(".")
+        assert not list(unsaid(name, getattr(importlib.import_module(parent), name)))
+        return
+    assert not [fault for name, value in public(found) for fault in unsaid(f"{module}.{name}", value)]
+
+
+def test_what_is_unsaid() -> None:
+    def without(x: Tensor) -> Tensor:
+        """Nothing."""
+        raise ValueError(x)
+
+    def with_both(x: Tensor) -> Tensor:
+        """Of (N, C).
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(x)
+
+    assert list(unsaid("f", without)) == [
+        "f does not say the shape of ['x']",
+        "f does not say when it raises ['ValueError']",
+    ]
+    assert not list(unsaid("f", with_both))

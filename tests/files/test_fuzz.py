@@ -235,7 +235,7 @@ _HEADERS: dict[str, Any] = {
     "a hole": {"a": _tensor([1], [0, 4]), "b": _tensor([2], [8, 16])},
     "not all": {"a": _tensor([1], [0, 4])},
     "unknown type": {"a": _tensor([4], [0, 16], "F31")},
-    "sizes that are no numbers": {"a": _tensor(["4"], [0, 16])},
+    "sizes that are not numbers": {"a": _tensor(["4"], [0, 16])},
     "no shape": {"a": {"dtype": "F32", "data_offsets": [0, 16]}},
     "numbers with fractions": {"a": _tensor([4.5], [0, 16])},
     "empty and huge": {"a": _tensor([0, 2**62], [0, 0]), "b": _tensor([4], [0, 16])},

@@ -299,7 +299,7 @@ def test_kept_layers_come_back(tmp_path: Path):
     assert torch.equal(loaded[0].weight, net[0].weight)  # latent weights are never rounded
     assert "Odd" in report(loaded).refused["0"]
     plain = nn.Sequential(BinaryConv2d(8, 8, 3, method="bnn"), nn.Conv2d(8, 8, 3))
-    with pytest.raises(FormatError, match="'1' is said to be packed, but the model has a Conv2d there"):
+    with pytest.raises(FormatError, match="the file lists '1' as packed, but the model has a Conv2d there"):
         load(path, model=plain)
 
 

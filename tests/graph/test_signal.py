@@ -1,7 +1,7 @@
 """At initialisation a converted network neither amplifies nor starves its signal.
 
 Measured with batch statistics (training mode): an untrained BatchNorm does not normalise in evaluation mode,
-so that a float network's own scale decays from stage to stage there and is no yardstick.
+so that a float network's own scale decays from stage to stage there and is not a yardstick.
 """
 
 from __future__ import annotations

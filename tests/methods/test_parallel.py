@@ -302,7 +302,7 @@ def test_bases_whose_norm_cannot_be_folded_stay_float() -> None:
     refused = packed.deploy_report.refused
     assert list(refused) == ["0.branches.1", "0.branches.2"]
     assert "no running statistics" in refused["0.branches.1"]
-    assert "GroupNorm is no BatchNorm" in refused["0.branches.2"]
+    assert "GroupNorm is not a BatchNorm" in refused["0.branches.2"]
     with torch.no_grad():
         torch.testing.assert_close(packed(x), net(x), rtol=1e-4, atol=1e-5)
 

@@ -308,7 +308,7 @@ def test_the_folder_of_the_data_is_seen_from_the_recipe(
     for root, expected in (("../data", tmp_path / "data"), ("old", "old"), ("nil", tmp_path / "project/nil")):
         path = write(tmp_path / "project", text.replace("{root}", root))
         assert recipes.load(path).data.root == str(expected)
-    assert recipes.load(path, ["data.root=old"]).data.root == "old"  # of the command line: seen from here
+    assert recipes.load(path, ["data.root=old"]).data.root == "old"  # relative to the current folder
 
 
 def test_a_folder_of_recipes_is_listed(tmp_path: Path) -> None:
@@ -325,7 +325,7 @@ def test_a_folder_of_recipes_is_listed(tmp_path: Path) -> None:
         recipes.load(tmp_path)
     rows = [row.strip() for row in str(caught.value).splitlines()[2:]]
     names = [f"{tmp_path / name}.yaml" for name in "abc"]
-    assert rows == [f"{names[0]}  of a", f"{names[1]}  of b", f"{names[2]}  (is no recipe)"]
+    assert rows == [f"{names[0]}  of a", f"{names[1]}  of b", f"{names[2]}  (is not a recipe)"]
 
 
 def test_the_recipe_of_the_page_on_own_data(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_compiled_layers_give_the_same_outputs_and_gradients(method: str) -> Non
     model(x)  # what starts from the first batch
     twin = copy.deepcopy(model)  # a step changes bases and running statistics
     forward = CompiledForward(twin)
-    for progress in (0.0, 0.5, 1.0):  # schedules are no constants of the compiled code
+    for progress in (0.0, 0.5, 1.0):  # schedules are not constants of the compiled code
         binarize.set_progress(model, progress)
         binarize.set_progress(twin, progress)
         wanted, gradients = _gradients(model, model, x)

@@ -64,7 +64,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
         if event.epoch == 1 and event.step == 2:
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(StoppedError, match="Go on with --resume"):
+    with pytest.raises(StoppedError, match="Continue with --resume"):
         train(chosen, tmp_path / "parts", report=press)
     parts = train(chosen, tmp_path / "parts", resume=True)
     assert [h["loss"] for h in parts] == pytest.approx([h["loss"] for h in whole], rel=1e-3)

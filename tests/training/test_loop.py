@@ -74,7 +74,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(when: str, tmp_path: Path) -> No
         if event.epoch == 1 and (event.step == 2 if when == "step" else bool(event.figures)):
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(StoppedError, match="Go on with --resume"):
+    with pytest.raises(StoppedError, match="Continue with --resume"):
         train(chosen, tmp_path / "parts", report=press)
     train(chosen, tmp_path / "parts", resume=True)
     assert same(tmp_path / "whole" / STATE, tmp_path / "parts" / STATE)
@@ -283,7 +283,7 @@ def test_numbers_that_are_not_finite_stop_the_run(tmp_path: Path, monkeypatch: p
 
 def test_a_folder_is_not_used_twice_by_accident(tmp_path: Path) -> None:
     train(recipe(epochs=1), tmp_path)
-    with pytest.raises(ConfigError, match="holds a run already; go on with --resume"):
+    with pytest.raises(ConfigError, match="holds a run already; continue it with --resume"):
         train(recipe(epochs=1), tmp_path)
     with pytest.raises(ConfigError, match=r"of another recipe: training.lr was 0.003, is 0.1"):
         train(recipe(epochs=1, lr=0.1), tmp_path, resume=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +35,27 @@ class FloatNetwork:
     Args:
         plain: float network; left untouched.
         x: images (N, C, H, W), of the shape that is timed.
+        calibration: batches of that shape from the data of a trained network, for its quantized forms; its
+            norms are then left as they were trained. Random images if None.
 
     Attributes:
         model: the copy, in evaluation mode.
         x: the images.
     """
 
-    def __init__(self, plain: nn.Module, x: Tensor) -> None:
+    def __init__(self, plain: nn.Module, x: Tensor, calibration: Sequence[Tensor] | None = None) -> None:
         self.model = copied(plain).eval().requires_grad_(False)
         self.x = x
-        _settle(self.model, torch.cat(self.images))
+        self._calibration = calibration
+        if calibration is None:
+            _settle(self.model, torch.cat(self.images))
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     @functools.cached_property
     def images(self) -> list[Tensor]:
-        """A few batches to calibrate on; the first is the one that is timed."""
+        """Batches to calibrate on; of random ones, the first is the one that is timed."""
+        if self._calibration is not None:
+            return list(self._calibration)
         return [self.x, *(random_images(self.x.shape, seed) for seed in range(1, _IMAGES))]
 
     @functools.cached_property

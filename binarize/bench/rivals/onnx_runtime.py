@@ -49,7 +49,8 @@ def program(network: FloatNetwork, form: str) -> Program:
     def outputs() -> list[Tensor]:
         return [torch.from_numpy(array.copy()) for array in binding.copy_outputs_to_cpu()]
 
-    return Program(run, outputs)
+    size = path.stat().st_size
+    return Program(run, outputs, lambda: size)
 
 
 def _quantized(network: FloatNetwork) -> Path:

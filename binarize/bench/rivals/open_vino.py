@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,7 +58,7 @@ def program(network: FloatNetwork, form: str) -> Program:
     def outputs() -> list[Tensor]:
         return [torch.from_numpy(request.get_output_tensor(i).data.copy()) for i in range(count)]
 
-    return Program(run, outputs)
+    return Program(run, outputs, lambda: _stored(model))
 
 
 @functools.cache
@@ -66,6 +68,13 @@ def _core() -> Any:
 
 def _package() -> Any:
     return importlib.import_module("openvino")  # it is optional: by name, so that it need not be there
+
+
+def _stored(model: Any) -> int:
+    """Bytes of the two files that OpenVINO writes of a model, with floats as they are."""
+    with tempfile.TemporaryDirectory(prefix="binarize-bench-") as folder:
+        _package().save_model(model, f"{folder}/model.xml", compress_to_fp16=False)
+        return sum(path.stat().st_size for path in Path(folder).iterdir())
 
 
 def _quantized(model: Any, network: FloatNetwork) -> Any:

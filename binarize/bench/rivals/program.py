@@ -22,10 +22,12 @@ class Program:
     Attributes:
         run: one pass; results stay in the program's own memory.
         outputs: the tensors of the last pass, in the order of the float network's.
+        stored: bytes of the files that hold the network in the form that is run.
     """
 
     run: Callable[[], Any]
     outputs: Callable[[], list[Tensor]]
+    stored: Callable[[], int] = lambda: 0
 
 
 @functools.cache

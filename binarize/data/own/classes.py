@@ -84,7 +84,7 @@ def find_classes(
 
 
 def _by_value(values: list[int], named: NamedClasses | None) -> tuple[dict[int, str], list[str]]:
-    """The name of the class that each value stands for, in the order of ids; values left out are no label."""
+    """The name of the class that each value stands for, in the order of ids; values left out are ignored."""
     why: list[str] = []
     if named is not None:
         if (fitted := _fitted(values, named)) is not None:

@@ -92,7 +92,7 @@ def look(
     scale: float | None = None,
     max_depth: float | None = None,
 ) -> Found:
-    """Look at images and their truths; files are read, none is written.
+    """Find out what images and their truths are; files are read, none is written.
 
     Args:
         images: folder of the images, of all splits or of one.

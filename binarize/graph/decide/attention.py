@@ -124,7 +124,7 @@ def _is_its_step(node: fx.Node, step: fx.Node | None) -> bool:
 
 
 def _attentions(flow: Flow) -> list[Found | tuple[fx.Node, Statement]]:
-    """Every attention, in the order of the run; of what is none, or cannot be taken apart, a node and why.
+    """Every attention, in the order of the run; for others, a node and why its products cannot be found.
 
     Of products in a forward without attention the last one stands for all.
     """

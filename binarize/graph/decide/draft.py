@@ -31,13 +31,13 @@ class Draft:
         position: of its layers.
         method: what the layers become.
         sites: converted layers by name.
-        kept: by name for all other layers, who keeps them float and why.
+        kept: by name for all other layers, what keeps them float and why.
         kept_norms: what happens to the norm behind a layer that stays float, by its name.
         norms: the decision on a norm, by node: `absorbed`, `removed` or `batch`.
         scales: nodes of layer scale that are removed.
         swaps: modules to replace, by path.
         edits: changes of a module's own graph, by (path, node name).
-        rewritable: graphs for training and evaluation of the modules that were looked at.
+        rewritable: graphs for training and evaluation of the modules that were examined.
         needs_negatives: whether the method would turn a layer's input without negative values into +1
             everywhere.
         sums_normed: paths of the modules that hold the sums with a norm behind them, one per sum.

@@ -17,7 +17,7 @@ from binarize.methods.float_layer import why_not
 
 
 def sort_layers(draft: Draft, layers: dict[str, nn.Module], policy: Policy) -> None:
-    """Enter each layer in `draft.sites`, to be converted, or in `draft.kept`, with who keeps it and why."""
+    """Enter each layer in `draft.sites`, to be converted, or in `draft.kept`, with the reason."""
     method: Method = draft.method
     for name, module in layers.items():
         nodes = draft.flow.calls.get(name, [])

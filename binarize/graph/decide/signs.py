@@ -16,7 +16,7 @@ from binarize.graph.trace.module_graph import acts
 Ranges = tuple[tuple[int, int], ...]
 
 _IN_PLACE = {"iadd", "isub", "imul", "idiv", "itruediv", "ipow", "ifloordiv", "imod", "setitem"}
-_SMALL = 4096  # elements of a constant that is looked at
+_SMALL = 4096  # elements of a constant that are examined
 _STILL = (nn.modules.padding._ReflectionPadNd, nn.modules.padding._ReplicationPadNd)
 
 

@@ -1,1 +1,1 @@
-"""Executing a plan: layers replaced, forwards generated anew."""
+"""Executing a plan: layers replaced, forwards generated again."""

@@ -25,7 +25,7 @@ def channel_axes(flow: Flow, node: fx.Node) -> tuple[int, ...]:
     positions have size 1: images differ in them.
 
     Returns:
-        Without leading ones; `()` if the channels cannot be told.
+        Without leading ones; `()` if the channel axes are unknown.
     """
     steps: list[fx.Node] = []
     found = node

@@ -11,7 +11,7 @@ from binarize.graph.trace.recording import Recording
 
 OLDEST_TORCH = "2.9"
 NEWEST_TORCH = "2.14"
-_MANY = 10  # of so many modules, at most one was traced: nearly every one failed
+_MANY = 10  # if at most one in this many modules was traced, nearly every one failed
 
 
 class _Plain(nn.Module):

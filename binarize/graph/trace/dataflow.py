@@ -182,7 +182,7 @@ class Flow:
     # -- channel dims -------------------------------------------------------------------------------
 
     def _channel_dim(self, node: fx.Node) -> int | None:
-        """The channel dim of a node's result, which cannot be seen from its shape."""
+        """The channel dim of a node's result, which its shape does not show."""
         shape, role = self.shape(node), self.role(node)
         if node.op in ("placeholder", "output"):
             return 1 if len(shape) >= 3 else len(shape) - 1 if shape else None

@@ -109,7 +109,7 @@ class FlatGraph:
                 self.recording.written.setdefault(name, writer)
 
     def erase_unused(self) -> None:
-        """Erase steps whose results nobody uses: what hooks compute about a signal is not on its path."""
+        """Erase steps whose results are not used: what hooks compute about a signal is not on its path."""
         for node in reversed(self.graph.nodes):
             if node.op in ("call_function", "get_attr") and not node.users and not acts(node):
                 self.graph.erase_node(node)

@@ -127,7 +127,7 @@ class FunctionCalls(TorchFunctionMode):
                 self._run.recording.computed.add(known)
 
     def _is_layer_step(self) -> bool:
-        """Whether the step at hand applies the weight of the layer whose own forward runs.
+        """Whether the current step applies the weight of the layer whose own forward runs.
 
         A function of its own: see `proxies`, which take a caller that says isinstance for a user's.
         """

@@ -43,7 +43,7 @@ class _Honest:
 
 
 class Value(_Honest, fx.Proxy):
-    """A value that changes in place where a tensor does: `y += x` is seen under all names of `y`."""
+    """A value that changes in place where a tensor does: `y += x` holds for all names of `y`."""
 
     def __getattr__(self, k: str) -> Any:
         return ValueAttribute(self, k)

@@ -91,7 +91,7 @@ def _in_one_line(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
         return name
-    others = (str(Path(torch.__file__).parent), str(Path(__file__).parent))  # `torch._assert`, who records
+    others = (str(Path(torch.__file__).parent), str(Path(__file__).parent))  # `torch._assert`, which records
     last = next((f for f in reversed(frames) if not f.filename.startswith(others)), frames[-1])
     line = f", {last.line[:120]!r}" if last.line else ""
     return f"{name} at {Path(last.filename).name}, line {last.lineno}{line}"

@@ -31,7 +31,7 @@ def result_of(fake: bool, role: Role, original: Any, args: tuple[Any, ...], kwar
 
 
 def _keeps_shape(fused: Any) -> bool:
-    """Whether what a norm holds beside itself, timm's `act`, is no module or leaves the shape as it is."""
+    """Whether what a norm holds beside itself, timm's `act`, is not a module, or keeps the shape."""
     return not isinstance(fused, nn.Module) or module_role(fused) in ("act", "identity")
 
 

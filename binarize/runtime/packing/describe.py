@@ -79,7 +79,7 @@ def describe(layer: nn.Module) -> PackedSpec | Refusal:
     """What the packed form of `layer` is, apart from its numbers; it may be without data (meta device)."""
     kind = _KINDS.get(type(layer))
     if kind is None:
-        return Refusal(f"{type(layer).__name__} is no binary layer that the packed runtime knows")
+        return Refusal(f"{type(layer).__name__} is not a binary layer that the packed runtime knows")
     known: Any = layer  # one of the four classes, all of which are a `BinaryLayer`
     reason = _tampered(known)
     if reason is not None:
@@ -119,7 +119,7 @@ def describe_quantizer(quantizer: nn.Module) -> QuantizerSpec | Refusal:
     if isinstance(form, str):
         return Refusal(form)
     if form is None and (not kind or type(known.rule) is not rule):
-        return Refusal(f"its quantizer {name} is none that the packed runtime knows")
+        return Refusal(f"its quantizer {name} is not one that the packed runtime knows")
     if (tampered := _tampered_quantizer(quantizer)) is not None:
         return tampered
     if form is not None:

@@ -43,9 +43,9 @@ class Captured:
             fake tensor (or several), with shape and strides.
         constants: parameters, buffers and constants by the placeholder that stands for them.
         inputs: placeholders of the network's tensors, in the order of its flattened arguments; None for an
-            argument that is no tensor.
+            argument that is not a tensor.
         out_spec: how the output's leaves make what the network returns (`torch.utils._pytree`).
-        outputs: the leaves: nodes, or values that are no tensors.
+        outputs: the leaves: nodes, or values that are not tensors.
     """
 
     graph: fx.Graph

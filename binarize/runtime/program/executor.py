@@ -38,7 +38,7 @@ class Program:
 
     Args:
         graph: after all passes.
-        inputs: tensors of the shapes and strides that all calls have; None where an argument is no tensor.
+        inputs: tensors of the shapes and strides that all calls have; None where an argument is not a tensor.
         results: how the leaves of its result have to lie (`results.described`).
 
     Attributes:

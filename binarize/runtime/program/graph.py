@@ -46,7 +46,7 @@ class ProgramGraph:
     Attributes:
         graph: placeholders for constants and inputs, then operators.
         constants: tensors by placeholder; also those that passes made of others.
-        inputs: placeholders of the inputs; None where an argument is no tensor.
+        inputs: placeholders of the inputs; None where an argument is not a tensor.
         out_spec: see `Captured`.
         chances: what the passes found.
     """
@@ -91,7 +91,7 @@ class ProgramGraph:
         return all(v is None or (t is not None and t.dtype == torch.float32) for v, t in held)
 
     def replace(self, node: fx.Node, by: fx.Node) -> None:
-        """Let `by` take the place of `node`, which goes."""
+        """Replace `node` by `by`."""
         for made in (by, *(by.all_input_nodes if by.target is operator.getitem else ())):
             if _MODULES in node.meta:
                 made.meta.setdefault(_MODULES, node.meta[_MODULES])

@@ -47,7 +47,7 @@ class Result:
 def described(
     leaves: Sequence[Any], inputs: Sequence[Tensor | None], constants: Collection[Tensor]
 ) -> tuple[Result | None, ...]:
-    """How the results of a call of the modules lie; None for leaves that are no tensors.
+    """How the results of a call of the modules lie; None for leaves that are not tensors.
 
     Args:
         leaves: of the result.

@@ -102,7 +102,7 @@ class State:
         return torch.is_grad_enabled() and True in [t.requires_grad for t in self._tensors]
 
     def strangers(self, called: Iterable[nn.Module]) -> str:
-        """The class of a module that was called and is no part of the network; nothing if there is none."""
+        """The class of a module that was called and is not in the network; nothing if there is none."""
         own = {id(module) for module in (self._root, *self._parts)}
         # layers of one geometry share their bypass, which has no state
         return next((type(m).__name__ for m in called if id(m) not in own and type(m) is not Bypass), "")

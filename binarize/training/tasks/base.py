@@ -19,7 +19,7 @@ from binarize.training.mixing import Mixing
 from binarize.training.tally import Tally
 
 Baseline = Literal["constant", "by_position"]
-"""Predictions that never look at the image: one for all, or one for each place in it."""
+"""Predictions that do not depend on the image: one for all pixels, or one for each position."""
 
 _ALL = frozenset(
     {"size", "resize", "flip", "batch", "crop", "short_side", "scales"}
@@ -99,7 +99,7 @@ class Task(ABC):
 
     @abstractmethod
     def metric(self, outputs: int | None = None) -> Metric:
-        """What measures predictions of a network with so many outputs, if that is known."""
+        """What measures predictions of a network with this number of outputs, if that is known."""
 
     @abstractmethod
     def training_transform(self, settings: Augmentation) -> Transform:
@@ -127,7 +127,7 @@ class Task(ABC):
     def doubts(
         self, data: Any, val: Any, names: tuple[str, str], augmentation: Augmentation
     ) -> list[Finding]:
-        """What is doubtful about the splits for training and validation, seen together.
+        """What is doubtful about the splits for training and validation together.
 
         Args:
             data: the training split.

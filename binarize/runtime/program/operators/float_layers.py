@@ -40,7 +40,7 @@ def linear(
     made = as_rows(out.movedim(1, -1) if maps else out, count, outputs)
     if made is None:
         return NotImplemented
-    # read where they lie at each call: who changes a weight past torch (NumPy, `.data`) is not told of copies
+    # read where they lie at each call: changes past torch (NumPy, `.data`) would not reach a copy
     step = structs.LinearStep(rows=count, inputs=inputs, outputs=outputs, op=structs.OPS[op], p=p, q=q)
     step.x_row, step.y_row, step.weights_row = flat.stride(0), made.stride(0), weight.stride(0)
     lowering.point(step, "weights", weight.detach())

@@ -1,7 +1,7 @@
 """The passes that rewrite a program's graph, in their order. One file is one pass.
 
 A pass is a function of a `ProgramGraph`. It looks for a pattern, checks whether it may be fused (a chance
-that it misses is noted with the reason), and rewrites. After each pass the graph is checked and what nobody
+that it misses is noted with the reason), and rewrites. After each pass the graph is checked and what is not
 uses is dropped.
 """
 
@@ -40,7 +40,7 @@ PASSES: tuple[Pass, ...] = (
     squeeze_excite,  # before `pointwise`, which would take the activations of its layers
     attention,  # before `pointwise`, which would take its scales, biases and masks
     pointwise,  # what elementwise operators are left
-    channel_sums,  # last: who makes a map is known now
+    channel_sums,  # last: which step makes a map is known now
 )
 
 

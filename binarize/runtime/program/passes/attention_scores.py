@@ -122,7 +122,7 @@ def _source(node: fx.Node) -> fx.Node:
 
 
 def _number(node: Any) -> float | None:
-    """What a product or quotient multiplies with; None if that is no number."""
+    """What a product or quotient multiplies with; None if that is not a number."""
     value: Any = node.args[1]
     if not isinstance(value, (int, float)) or node.kwargs or value == 0:
         return None

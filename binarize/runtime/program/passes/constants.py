@@ -1,6 +1,6 @@
 """What is computed from constants alone is computed once: tables of biases, masks, weights.
 
-A program is made anew when a parameter or buffer changes, so that these stay what they would be.
+A program is made again when a parameter or buffer changes, so that these stay what they would be.
 """
 
 from __future__ import annotations

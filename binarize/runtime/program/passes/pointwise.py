@@ -130,7 +130,7 @@ def _replace(
             vectors += [] if vector is None else [vector]
         instructions.append(Instruction(step.op, registers[made], a, b, step.p, step.q, tuple(held)))
     like = next((i for i, n in enumerate(operands) if shape_of(n) == shape_of(node)), 0)
-    dim = -1 if chain.dim is None else chain.dim  # of no vectors: who asks for sums chooses it
+    dim = -1 if chain.dim is None else chain.dim  # of no vectors: the step that needs sums chooses it
     code = Code(tuple(instructions), registers[node], dim, like)
     constants = [program.constant(vector) for vector in vectors]
     with program.graph.inserting_after(node):
@@ -184,7 +184,7 @@ def _pair(op: str) -> Callable[[ProgramGraph, fx.Node], _Step | None]:
 
 
 def _quotient(program: ProgramGraph, x: fx.Node, by: float) -> _Step:
-    """A product where it gives the same number: for powers of two whose inverse is no subnormal."""
+    """A product where it gives the same number: for powers of two whose inverse is not subnormal."""
     mantissa, exponent = math.frexp(by)
     if abs(mantissa) == 0.5 and abs(exponent) < 120:
         return _Step("mul_scalar", (x,), 1 / by)

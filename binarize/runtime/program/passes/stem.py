@@ -15,16 +15,16 @@ from binarize.runtime.program.graph import COMPUTED, ProgramGraph, is_float, onl
 
 aten = torch.ops.aten
 _CHANNELS = 16  # most input channels: there a stem gains 2 to 5 %, and less with more
-_WEIGHTS = 1 << 16  # most of them: they are ordered anew at each call, and read from the second cache
+_WEIGHTS = 1 << 16  # most of them: they are ordered again at each call, and read from the second cache
 
 
 def stem(program: ProgramGraph) -> None:
     """Convolutions that the kernels do faster than torch: with a pool behind them, or on AVX-512.
 
-    Alone, torch's convolution is as fast as the kernel, or up to a third faster: what is gained is the way to
-    memory and back of what follows. Measured over usual stems of 224x224, in both memory formats: on AVX-512
-    as fast as torch's (3x3, 16 channels) to 3.7 times as fast (7x7 with RPReLU and pool); on AVX2 1.1 to 3.5
-    times with a pool, 0.75 to 1.3 times without one; slower in portable C++.
+    Alone, torch's convolution is as fast as the kernel, or up to a third faster: the kernel only saves the
+    reading and writing of memory by the layers that follow. Measured over usual stems of 224x224, in both
+    memory formats: on AVX-512 as fast as torch's (3x3, 16 channels) to 3.7 times as fast (7x7 with RPReLU and
+    pool); on AVX2 1.1 to 3.5 times with a pool, 0.75 to 1.3 times without one; slower in portable C++.
     """
     isa = resolve()
     for node in program.calls(aten.conv2d.default):
@@ -74,7 +74,7 @@ def _replace(program: ProgramGraph, last: fx.Node, args: tuple[Any, ...]) -> Non
 
 
 def _why_not(program: ProgramGraph, node: fx.Node) -> str | None:
-    """Why a convolution is not done by the kernel; None if it is no stem at all."""
+    """Why a convolution is not done by the kernel; None if it is not a stem at all."""
     _, weight, bias, _, padding, dilation, groups = arguments(node, CONV)
     tensor = program.tensor(weight)
     if tensor is None or not is_float(node) or tensor.shape[1] > _CHANNELS or groups != 1:
