@@ -48,8 +48,8 @@ def find_runs(folder: Path) -> tuple[list[KnownRun], list[str]]:
     found, faults = [], []
     for log in sorted(folder.rglob(LOG)):
         run = log.parent
-        if not (run / MODEL).is_file():
-            continue
+        if not (run / MODEL).is_file() or (run / zoo.METRICS).is_file():
+            continue  # entries of the zoo, which `zoo_runs` gives, keep the log of their run too
         try:
             recipe = read_recipe(container.read_metadata(run / MODEL), run / MODEL)
             found.append(_known(run, recipe))
