@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from binarize.functional.fused import FusedRule, fused_rule
 from binarize.functional.rules import Rule
 
 
@@ -153,7 +154,10 @@ class _BinaryDense(torch.autograd.Function):
             gweight, *gof_weight = weight_rule.gradient(gw, weight, weight_stats, *of_weight)
         gparams: list[Tensor | None] = [None for _ in params]
         if input_rule is not None and gx is not None:
-            gx, *gparams = input_rule.gradient(gx, x, stats, *params, y=quantized.to(x.dtype))
+            if isinstance(input_rule, FusedRule):
+                gx, *gparams = input_rule.gradient_(gx, x, stats, *params)
+            else:
+                gx, *gparams = input_rule.gradient(gx, x, stats, *params, y=quantized.to(x.dtype))
         return None, None, None, gx, gweight, gb, None, *gparams, *gof_weight
 
 
@@ -184,4 +188,7 @@ def binary_dense(
         (N, Cout, ...) or (..., Cout). Under autocast both operands are cast after quantization.
     """
     given = (*params, *weight_params)
+    weight_rule = fused_rule(weight_rule, weight, *weight_params)
+    if input_rule is not None:
+        input_rule = fused_rule(input_rule, x, *params)
     return _BinaryDense.apply(geometry, input_rule, weight_rule, x, weight, bias, len(params), *given)
