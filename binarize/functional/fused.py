@@ -100,8 +100,13 @@ class FusedSte(FusedRule):
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
         return kernels.signs(x, self.values), ()
 
-    def gradient_(self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor) -> Gradients:
+    def gradient(
+        self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
+    ) -> Gradients:
         return (clip_gradient(grad, x),)
+
+    def gradient_(self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor) -> Gradients:
+        return (clip_gradient(grad, x, out=grad),)
 
 
 @dataclass(frozen=True)

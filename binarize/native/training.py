@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,22 +34,22 @@ def usable(*tensors: Tensor) -> bool:
     """
     if torch.compiler.is_compiling():
         return False
-    return all(_plain(x) for x in tensors) and _available() and not _watched()
-
-
-def _plain(x: Tensor) -> bool:
-    return type(x) in _PLAIN and x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0
+    for x in tensors:
+        if type(x) not in _PLAIN or x.dtype != torch.float32 or not x.is_cpu or not x.numel():
+            return False
+    return _available() and not _watched()
 
 
 _available = functools.cache(available)
 
 
 def _watched() -> bool:
+    state: Any = torch._C
     return bool(
-        torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._get_tracing_state() is not None
+        state._len_torch_dispatch_stack()
+        or state._len_torch_function_stack()
+        or state._functorch.peek_interpreter_stack() is not None
+        or state._get_tracing_state() is not None
         or forward_ad._current_level >= 0
         or torch.is_autocast_enabled("cpu")
     )
@@ -59,20 +59,15 @@ def values_of(x: Tensor, dim: int = 1) -> Values | None:
     """How `x` lies in memory, (N, C, ...) or with `dim` -1 (N, ..., C); None if it has gaps or another order."""
     if x.dim() < 2:
         return None
-    last = x.dim() == 2 or dim == -1
-    if not (x.is_contiguous() if last else _dense_last(x)):
-        if last or not x.is_contiguous():
-            return None
-    elif not last:
-        last = True
-    channels = x.shape[1 if dim == 1 else -1]
-    images = x.shape[0]
+    shape = x.shape
+    last = dim == -1 or x.dim() == 2 or (shape[1] > 1 and _dense_last(x))
+    if not x.is_contiguous() and (dim == -1 or not last or x.dim() == 2):
+        return None
+    images, channels = shape[0], shape[dim]
     return Values(images, x.numel() // (images * channels), channels, int(last), 0)
 
 
 def _dense_last(x: Tensor) -> bool:
-    if x.shape[1] == 1:
-        return False
     if x.dim() in _LAST:
         return x.is_contiguous(memory_format=_LAST[x.dim()])
     return x.dim() == 3 and x.transpose(1, 2).is_contiguous()
@@ -121,7 +116,8 @@ def dab(
         NativeError: arguments that do not fit, no memory, a missing library.
     """
     y, kept = torch.empty_like(x), x.new_empty(4, values.images, values.channels)
-    _call("bz_train_dab", threads, isa, ctypes.byref(values), numbers.struct(), x, kept, y)
+    given = ctypes.byref(values), numbers.struct(), x.data_ptr()
+    _call("bz_train_dab", threads, isa, *given, kept.data_ptr(), y.data_ptr())
     return y, kept
 
 
@@ -142,8 +138,8 @@ def dab_backward(
         NativeError: arguments that do not fit, no memory, a missing library.
     """
     grads = x.new_empty(3, values.channels)
-    given = ctypes.byref(values), numbers.struct()
-    _call("bz_train_dab_backward", threads, isa, *given, grad, x, kept, out, grads)
+    maps = grad.data_ptr(), x.data_ptr(), kept.data_ptr(), out.data_ptr(), grads.data_ptr()
+    _call("bz_train_dab_backward", threads, isa, ctypes.byref(values), numbers.struct(), *maps)
     return grads
 
 
@@ -163,8 +159,8 @@ def signs(
         NativeError: arguments that do not fit, no memory, a missing library.
     """
     y = torch.empty_like(x)
-    how = Signs(address(threshold), address(magnitude), int(per_image), 0)
-    _call("bz_train_signs", threads, isa, ctypes.byref(values), how, x, y)
+    how = ctypes.byref(Signs(address(threshold), address(magnitude), int(per_image), 0))
+    _call("bz_train_signs", threads, isa, ctypes.byref(values), how, x.data_ptr(), y.data_ptr())
     return y
 
 
@@ -187,8 +183,9 @@ def signs_backward(
         NativeError: arguments that do not fit, no memory, a missing library.
     """
     sums = x.new_empty(2, values.images, values.channels, dtype=torch.float64)
-    how = Signs(address(threshold), None, 0, 0)
-    _call("bz_train_signs_backward", threads, isa, ctypes.byref(values), how, grad, x, out, sums)
+    how = ctypes.byref(Signs(address(threshold), None, 0, 0))
+    maps = grad.data_ptr(), x.data_ptr(), out.data_ptr(), sums.data_ptr()
+    _call("bz_train_signs_backward", threads, isa, ctypes.byref(values), how, *maps)
     return sums
 
 
@@ -218,7 +215,8 @@ def pieces(
         NativeError: arguments that do not fit, no memory, a missing library.
     """
     y = torch.empty_like(x)
-    _call("bz_train_pieces", threads, isa, ctypes.byref(values), lines.struct(), x, y)
+    maps = x.data_ptr(), y.data_ptr()
+    _call("bz_train_pieces", threads, isa, ctypes.byref(values), lines.struct(), *maps)
     return y
 
 
@@ -237,8 +235,8 @@ def pieces_backward(
         NativeError: arguments that do not fit, no memory, a missing library.
     """
     gx, grads = torch.empty_like(x), x.new_empty(4, values.channels)
-    given = ctypes.byref(values), lines.struct()
-    _call("bz_train_pieces_backward", threads, isa, *given, grad, x, gx, grads)
+    maps = grad.data_ptr(), x.data_ptr(), gx.data_ptr(), grads.data_ptr()
+    _call("bz_train_pieces_backward", threads, isa, ctypes.byref(values), lines.struct(), *maps)
     return gx, grads
 
 
@@ -249,7 +247,7 @@ def add_bypass(x: Tensor, onto: Tensor, *, threads: int | None = None, isa: Isa 
         NativeError: arguments that do not fit, a missing library.
     """
     sizes = _bypass_sizes(x, onto)
-    _call("bz_train_bypass", threads, isa, *sizes, x, onto)
+    _call("bz_train_bypass", threads, isa, *sizes, x.data_ptr(), onto.data_ptr())
 
 
 def bypass_backward(
@@ -261,18 +259,22 @@ def bypass_backward(
         NativeError: arguments that do not fit, a missing library.
     """
     sizes = _bypass_sizes(out, grad)
-    _call("bz_train_bypass_backward", threads, isa, *sizes, grad, out)
+    _call("bz_train_bypass_backward", threads, isa, *sizes, grad.data_ptr(), out.data_ptr())
 
 
-def _bypass_sizes(x: Tensor, y: Tensor) -> tuple[ctypes.c_int64, ...]:
+def _bypass_sizes(x: Tensor, y: Tensor) -> tuple[int, int, int]:
     if x.shape[0] != y.shape[0] or x.shape[2:] != y.shape[2:]:
         raise NativeError(f"bypass: {tuple(x.shape)} and {tuple(y.shape)} differ in more than channels.")
     positions = x.shape[0] * math.prod(x.shape[2:])
-    return ctypes.c_int64(positions), ctypes.c_int64(x.shape[1]), ctypes.c_int64(y.shape[1])
+    return positions, x.shape[1], y.shape[1]
 
 
-def _call(name: str, threads: int | None, isa: Isa, *arguments: object) -> None:
-    given = (one.data_ptr() if isinstance(one, Tensor) else one for one in arguments)
-    given = (ctypes.byref(one) if isinstance(one, ctypes.Structure) else one for one in given)
-    status = getattr(required(), name)(number_of(isa), threads_or_default(threads), *given)
-    check(status, name)
+def _call(name: str, threads: int | None, isa: Isa, *arguments: Any) -> None:
+    status = _function(name)(number_of(isa), threads_or_default(threads), *arguments)
+    if status:
+        check(status, name)
+
+
+@functools.cache
+def _function(name: str) -> Any:
+    return getattr(required(), name)

@@ -74,7 +74,12 @@ struct Pass {
         const float* data = n.data;
         if (data) data += n.per_image ? line * lines.width : line * lines.width % lines.channels;
         if (data && lines.period == lines.width) return data;
-        for (int64_t j = 0; j < lines.period; ++j) memory[j] = data ? data[j % lines.width] : n.missing;
+        const float alone = data ? data[0] : n.missing;
+        if (!data || lines.width == 1)
+            for (int64_t j = 0; j < lines.period; j += kLanes) store(memory + j, splat(alone));
+        else
+            for (int64_t j = 0; j < lines.period; j += lines.width)
+                memcpy(memory + j, data, size_t(lines.width) * sizeof(float));
         return memory;
     }
 
