@@ -1,7 +1,7 @@
 """Training by kernels: the same rules and activations as elsewhere, each in one pass over a map.
 
-Where `binarize.native.training.usable` says no, or a tensor has gaps, everything here gives way to torch's operators.
-Results differ from theirs by rounding only.
+Where `binarize.native.training.usable` says no, or a tensor has gaps, everything here gives way to torch's
+operators. Results differ from theirs by rounding only.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def _again(grad: Tensor, x: Tensor, parts: list[Tensor | None], dim: int, flat_a
 
 
 def piecewise_in_torch(x: Tensor, lines: Lines, dim: int = 1) -> Tensor:
-    """The same in torch's operators; parameters have shapes that broadcast, but a lone `negative` has (C,)."""
+    """The same in torch's operators; parameters have shapes that broadcast, a lone `negative` has (C,)."""
     before, negative, positive, after, _ = lines
     t = x if before is None else x + before
     if positive is not None and negative is not None:
@@ -233,7 +233,7 @@ def piecewise_in_torch(x: Tensor, lines: Lines, dim: int = 1) -> Tensor:
 
 
 def add_channel_bypass(x: Tensor, onto: Tensor) -> Tensor | None:
-    """Add `channel_bypass(x)` to `onto`, in place, in one pass; None where the kernels cannot stand for torch.
+    """Add `channel_bypass(x)` to `onto`, in place and in one pass; None where torch has to do it.
 
     Args:
         x: (N, Cin, H, W).

@@ -1,7 +1,7 @@
 """Kernels of a training step: what stands around the convolutions, in one pass over a map each.
 
-A map is float32 on the CPU without gaps, its channels the second dim or the last, whichever way they lie in memory.
-Sums over positions are the same with any number of threads. Autograd does not see these calls:
+A map is float32 on the CPU without gaps, its channels the second dim or the last, whichever way they lie in
+memory. Sums over positions are the same with any number of threads. Autograd does not see these calls:
 `binarize.functional.fused` has the functions with their gradients.
 """
 
@@ -29,15 +29,15 @@ _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 def usable(*tensors: Tensor) -> bool:
     """Whether the kernels can stand for torch's operators on these tensors, here and now.
 
-    They cannot where others have to see the operators: compilation, tracing, modes that watch or change calls,
-    transforms such as vmap, forward-mode gradients, autocast, tensor subclasses.
+    They cannot where others have to see the operators: compilation, tracing, modes that watch or change
+    calls, transforms such as vmap, forward-mode gradients, autocast, tensor subclasses.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or _watched() or not _available():
         return False
     for x in tensors:
         if type(x) not in _PLAIN or x.dtype != torch.float32 or not x.is_cpu or not x.numel():
             return False
-    return _available() and not _watched()
+    return True
 
 
 _available = functools.cache(available)
@@ -56,7 +56,7 @@ def _watched() -> bool:
 
 
 def values_of(x: Tensor, dim: int = 1) -> Values | None:
-    """How `x` lies in memory, (N, C, ...) or with `dim` -1 (N, ..., C); None if it has gaps or another order."""
+    """How `x`, (N, C, ...) or with `dim` -1 (N, ..., C), lies in memory; None if with gaps or otherwise."""
     if x.dim() < 2:
         return None
     shape = x.shape
@@ -153,7 +153,7 @@ def signs(
     threads: int | None = None,
     isa: Isa = "auto",
 ) -> Tensor:
-    """magnitude * sign(x - threshold), like `x`; both (C,), or with `per_image` (N, C), or None for 1 and 0.
+    """The product magnitude * sign(x - threshold), like `x`; both (C,), with `per_image` (N, C), or None.
 
     Raises:
         NativeError: arguments that do not fit, no memory, a missing library.
@@ -190,7 +190,7 @@ def signs_backward(
 
 
 class Lines(NamedTuple):
-    """Two lines per channel, (C,) each or None: t = x + before; y = (t > 0 ? positive : negative) * t + after.
+    """Two lines per channel: t = x + before; y = (t > 0 ? positive : negative) * t + after; (C,) or None.
 
     `flat_at_zero`: the gradient of `x` is 0 where t is 0, not that of the negative side.
     """
@@ -250,9 +250,7 @@ def add_bypass(x: Tensor, onto: Tensor, *, threads: int | None = None, isa: Isa 
     _call("bz_train_bypass", threads, isa, *sizes, x.data_ptr(), onto.data_ptr())
 
 
-def bypass_backward(
-    grad: Tensor, out: Tensor, *, threads: int | None = None, isa: Isa = "auto"
-) -> None:
+def bypass_backward(grad: Tensor, out: Tensor, *, threads: int | None = None, isa: Isa = "auto") -> None:
     """The gradient of `add_bypass`'s `x`, into `out`, from that of the sum.
 
     Raises:

@@ -18,7 +18,8 @@ from binarize.native.training import DabNumbers, Lines
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the native kernels are not built")
 ISAS = native.features().isas
-# fewer floats than a vector, more than a run of sums, channels that divide no vector, one position, one channel
+# fewer floats than a vector, more than a run of sums, channels that divide no vector, one position, one
+# channel
 SHAPES = [(2, 3, 2, 3), (1, 40, 9, 11), (2, 70, 17, 33), (3, 1, 70, 70), (2, 33, 1, 1), (1, 128, 12, 8)]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 everywhere = pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_dab(isa: Any, shape: tuple[int, ...], layout: torch.memory_format, grou
     close(out, gx)
     da = (g * scale * (deviation - 1) * torch.where(xs >= 0, 1.0, -1.0)).sum((0, 2, 3))
     da = torch.stack([da[start:end].sum() for start, end in itertools.pairwise(bounds)])
-    many = torch.tensor(float(x.numel())).sqrt()  # roundings of so many terms, and a few signs at the threshold
+    many = torch.tensor(float(x.numel())).sqrt()  # roundings of so many terms, a few signs at 0
     if not plain:
         close(found[0][: len(da)], da, many * scale.max())
     close(found[1], -(gx * mean).sum((0, 2, 3)), many * scale.max())
