@@ -6,7 +6,7 @@ import typing
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from binarize.recipes.images import (
     Augmentation,
@@ -20,6 +20,9 @@ from binarize.recipes.images import (
     Share,
     Whole,
 )
+
+# YAML reads an unquoted `no` as false.
+Precision = Annotated[Literal["no", "bf16"], BeforeValidator(lambda value: "no" if value is False else value)]
 
 
 class Data(Part):
@@ -222,7 +225,7 @@ class Training(Part):
     cutmix: NotNegative = 0.0
     seed: Annotated[Int, Field(ge=0, lt=2**31)] = 0
     channels_last: bool = False
-    precision: Literal["no", "bf16"] = "no"
+    precision: Precision = "no"
     compile: bool = False
     ema: Annotated[Float, Field(gt=0, lt=1)] | None = None
     ema_warmup: bool = True

@@ -63,6 +63,15 @@ def test_a_recipe_holds_only_what_differs(tmp_path: Path) -> None:
     assert recipes.load(floats).method is None
 
 
+def test_no_without_quotes_is_the_precision_no(tmp_path: Path) -> None:
+    path = write(tmp_path, BASE + "  precision: no\n")
+    assert recipes.load(path).training.precision == "no"
+    assert recipes.load(path, ["training.precision=bf16"]).training.precision == "bf16"
+    assert recipes.load(path, ["training.precision=no"]).training.precision == "no"
+    with pytest.raises(ConfigError, match="precision"):
+        recipes.load(path, ["training.precision=yes"])
+
+
 def test_all_faults_at_once_with_file_and_line(tmp_path: Path) -> None:
     write(tmp_path, BASE.replace("  batch: 8\n", "  batch: 0\n"), "_base.yaml")
     path = write(tmp_path, "extends: _base.yaml\ntraining:\n  epoch: 3\ndata: {splitt: x}\n")
