@@ -198,6 +198,27 @@ static void stem(int isa) {
     }
 }
 
+// A layer that gives bits in place of its map y, and reads a plane in place of x if it is given one.
+void bits_of_layer(int isa, int threads, bz_layer_step given, const bz_conv_shape& s, std::vector<float> y,
+                   const uint32_t* plane) {
+    const int groups = s.out_channels % 2 ? 1 : between(1, 2);
+    const bz_plane_shape shape = {s.input.images, s.out_h, s.out_w, s.out_channels, groups, between(0, 2), between(0, 2)};
+    const std::vector<float> mul = normal(size_t(s.out_channels)), add = normal(size_t(s.out_channels));
+    std::vector<uint32_t> wanted(size_t(bz_plane_words(&shape))), words(wanted.size(), 0xffffffffu);
+    const bz_map map = {y.data(), int64_t(s.out_h) * s.out_w * s.out_channels, int64_t(s.out_w) * s.out_channels,
+                        s.out_channels, 1};
+    const float* const add_or_none = between(0, 1) ? add.data() : nullptr;
+    must(bz_pack(isa, threads, &shape, &map, nullptr, mul.data(), add_or_none, 0, wanted.data(), nullptr), "pack");
+    const bz_bits bits = {words.data(), shape, mul.data(), add_or_none};
+    given.out = nullptr, given.bits = &bits;
+    if (plane) given.x = nullptr, given.plane = plane;
+    const bz_step step = {BZ_STEP_LAYER, 0, &given};
+    must(bz_run(isa, threads, 1, &step, nullptr), "layer");
+    if (words == wanted) return;
+    fprintf(stderr, "layer: its bits are not those of its map\n");
+    exit(1);
+}
+
 // A step against the calls that it stands for: the same bits.
 void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<float>& weights, int threads) {
     bz_conv_shape s = shape;
@@ -277,10 +298,12 @@ void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<floa
         fprintf(stderr, "layer: other bits than its parts, kind %d\n", kind);
         exit(1);
     }
-    if (kind != BZ_LAYER_SCALED) return;
-    x[0] = NAN;
     e.bypass.data = e.out.data = nullptr;
     e.sums = nullptr;
+    e.mul = mul.data(), e.offset = depthwise ? offset.data() : nullptr, e.sample_scale = nullptr;
+    bits_of_layer(isa, threads, given, s, wanted, plain ? plane.data() : nullptr);
+    if (kind != BZ_LAYER_SCALED) return;
+    x[0] = NAN;
     given.sums = nullptr;
     if (bz_run(isa, threads, 1, &step, nullptr) != BZ_NOT_FINITE) {
         fprintf(stderr, "layer: scales that are not finite were taken\n");
