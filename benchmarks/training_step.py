@@ -1,211 +1,101 @@
-"""Time and peak memory of one training step: fused quantizers against elementwise surrogates.
+"""Time of a training step of binary networks against that of the float network, eager and compiled.
 
-Both networks are the BiDense UPerNet on ConvNeXt-Tiny, built by `binarize.apply` with the same weights. The
-naive one writes each straight-through estimator as `f(x).detach() + h(x) - h(x).detach()` with h built from
-tensor operations (the quadratic's pieces blended by 0/1 masks), as published code of these methods commonly
-does; autograd keeps what it likes. A step is forward, backward and AdamW.
+Two networks, channels-last: the UPerNet on convnext_atto of the CamVid recipes (8 images of 96x128) and
+ResNet-20 (128 images of 32x32). A step is forward, loss, backward and AdamW (UPerNet) or SGD (ResNet), with
+memory kept as `binarize train` keeps it. Networks take turns; figures are medians, of wall time or (on a
+machine that is not idle) of processor time. Compiling takes minutes.
 
-Time: both variants in one process, steps alternating, median. Memory: one process per variant, the highest
-point during steps, whole and above what stood there before the steps (model, gradients and optimizer state,
-which both variants share): of resident memory by the kernel's high-water mark (Linux), of a GPU's by torch's
-allocator.
-
-    python benchmarks/training_step.py [--size 128 | 360x480] [--batch 2] [--steps 7] [--device cuda] [--bf16]
-                                       [--compile] [--json]
+    python benchmarks/training_step.py [--threads 1] [--steps 9] [--network upernet] [--method bidense]
+                                       [--mode eager] [--clock cpu] [--device cuda] [--json]
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import functools
 import json
-import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 import binarize
-from binarize.layers import DAB, BinaryLayer
+from binarize.model_names import create
+from binarize.runtime import keep_memory
+from binarize.training.compiled import CompiledForward
 
-VARIANTS = ("fused", "naive")
-
-
-def straight_through(value: Tensor, surrogate: Tensor) -> Tensor:
-    """Forward `value`, gradient of `surrogate`."""
-    return value.detach() + surrogate - surrogate.detach()
-
-
-def naive_sign(x: Tensor) -> Tensor:
-    """sign(x) with the gradient of the piecewise quadratic that approximates it, pieces blended by masks."""
-    below, left, right = ((x < bound).float() for bound in (-1, 0, 1))
-    surrogate = -below + (x * x + 2 * x) * (1 - below)
-    surrogate = surrogate * left + (2 * x - x * x) * (1 - left)
-    surrogate = surrogate * right + (1 - right)
-    return straight_through(torch.sign(x), surrogate)
+NETWORKS = ("upernet", "resnet20")
+METHODS = ("float", "bnn", "reactnet", "adabin", "bidense")
+MODES = ("eager", "compiled")
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+LAST = torch.channels_last
 
 
-def naive_dab(dab: DAB, x: Tensor) -> Tensor:
-    """The DAB in tensor operations (channel granularity)."""
-    dims = tuple(range(2, x.dim())) if dab.rule.dim == 1 else tuple(range(1, x.dim() - 1))
-    shifted = x - (dab.k * x.mean(dims, keepdim=True).detach() + dab.b)
-    deviation = shifted.abs().mean(dims, keepdim=True).detach()
-    return torch.exp(dab.a * (deviation - 1)) * naive_sign(shifted)
-
-
-def naive_weight(weight: Tensor) -> Tensor:
-    """mean(abs(w)) * sign(w) per filter with the gradient of clamp(w, -1, 1)."""
-    scale = weight.abs().mean(tuple(range(1, weight.dim())), keepdim=True).detach()
-    return straight_through(scale * torch.sign(weight), weight.clamp(-1, 1))
-
-
-def naive_dense(layer: Any, x: Tensor, geometry: Any, *, quantized: bool = False) -> Tensor:
-    """What the layer computes, through autograd alone."""
-    y = naive_dab(layer.quantizer, x)
-    weight = naive_weight(layer.weight)
-    if geometry is None:
-        return F.linear(y, weight, layer.bias)
-    return F.conv2d(
-        y, weight, layer.bias, geometry.stride, geometry.padding, geometry.dilation, geometry.groups
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What is measured: (H, W), images per step, where, in which precision, compiled or not."""
-
-    size: tuple[int, int]
-    batch: int
-    device: str
-    bf16: bool
-    compiled: bool
-
-    @property
-    def words(self) -> str:
-        """The setting and its machine."""
-        height, width = self.size
-        name = platform.processor() or platform.machine()
-        where = torch.cuda.get_device_name() if self.device == "cuda" else name
-        threads = "" if self.device == "cuda" else f", {torch.get_num_threads()} threads"
-        how = f"{', bfloat16' if self.bf16 else ''}{', compiled' if self.compiled else ''}"
-        return f"{self.batch} x {height}x{width}, {where}{threads}, torch {torch.__version__}{how}"
-
-
-def network(variant: str, setting: Setting, classes: int = 151) -> nn.Module:
-    """The BiDense UPerNet in training mode, quantizing in one way or the other."""
+def network(name: str, method: str, device: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """The network in training mode, images and labels."""
     torch.manual_seed(0)
-    net = binarize.networks.upernet("convnext_tiny", num_classes=classes)
-    model = binarize.apply(net, "bidense", example_inputs=torch.zeros(1, 3, *setting.size)).train()
-    if variant == "naive":
-        for layer in model.modules():
-            if isinstance(layer, BinaryLayer):
-                layer.__dict__["_dense"] = functools.partial(naive_dense, layer)
-    return model.to(setting.device)
-
-
-class Stepper:
-    """A model with its optimizer and one fixed batch."""
-
-    def __init__(self, variant: str, setting: Setting) -> None:
-        self.setting = setting
-        model = network(variant, setting)
-        self.optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
-        self.model: Any = torch.compile(model) if setting.compiled else model
-        generator = torch.Generator().manual_seed(1)
-        images = torch.randn(setting.batch, 3, *setting.size, generator=generator)
-        labels = torch.randint(0, 151, (setting.batch, *setting.size), generator=generator)
-        self.images, self.labels = images.to(setting.device), labels.to(setting.device)
-
-    def forward_backward(self) -> float:
-        """One forward and backward; the loss."""
-        lower = torch.autocast(self.setting.device, torch.bfloat16)
-        with lower if self.setting.bf16 else contextlib.nullcontext():
-            output = self.model(self.images)
-        loss = F.cross_entropy(output.float(), self.labels)
-        loss.backward()
-        return loss.item()
-
-    def step(self) -> float:
-        """One whole training step; the loss."""
-        self.optimizer.zero_grad()
-        loss = self.forward_backward()
-        self.optimizer.step()
-        return loss
-
-
-def _now(setting: Setting) -> float:
-    if setting.device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def time_both(setting: Setting, steps: int) -> dict[str, Any]:
-    """Median seconds of a whole step and of forward + backward, variants alternating."""
-    steppers = {variant: Stepper(variant, setting) for variant in VARIANTS}
-    whole: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-    passes: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-    losses: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-    for index in range(steps + 1):
-        for variant, stepper in steppers.items():
-            start = _now(setting)
-            losses[variant].append(stepper.step())
-            middle = _now(setting)
-            stepper.optimizer.zero_grad()
-            restart = _now(setting)
-            stepper.forward_backward()
-            end = _now(setting)
-            if index:  # the first step allocates
-                whole[variant].append(middle - start)
-                passes[variant].append(end - restart)
-    return {
-        "step_s": {variant: statistics.median(values) for variant, values in whole.items()},
-        "forward_backward_s": {variant: statistics.median(values) for variant, values in passes.items()},
-        "images_per_s": {
-            variant: setting.batch / statistics.median(values) for variant, values in whole.items()
-        },
-        "loss": {variant: values[:3] for variant, values in losses.items()},
-    }
-
-
-def _status(key: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key + ":"):
-            return int(line.split()[1]) / 1024
-    raise SystemExit(f"/proc/self/status has no {key}: this benchmark measures memory on Linux only.")
-
-
-def memory_of(variant: str, setting: Setting) -> dict[str, float]:
-    """MiB before the steps and at the highest point during two steps, in this process."""
-    stepper = Stepper(variant, setting)
-    for group in stepper.optimizer.param_groups:  # gradients and AdamW's state exist before the clock starts
-        for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter)
-    stepper.optimizer.step()
-    if setting.device == "cuda":
-        stepper.step()  # cuDNN's choice of algorithms takes memory of its own
-        before = torch.cuda.memory_allocated() / 2**20
-        torch.cuda.reset_peak_memory_stats()
+    if name == "upernet":
+        net: nn.Module = binarize.networks.upernet("convnext_atto", num_classes=12, width=32)
+        images, labels = torch.randn(8, 3, 96, 128), torch.randint(0, 12, (8, 96, 128))
     else:
-        before = _status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    for _ in range(2):
-        stepper.step()
-    peak = torch.cuda.max_memory_allocated() / 2**20 if setting.device == "cuda" else _status("VmHWM")
-    return {"before": before, "peak": peak}
+        net = create("resnet20-cifar")
+        images, labels = torch.randn(128, 3, 32, 32), torch.randint(0, 10, (128,))
+    if method != "float":
+        net = binarize.apply(net, method, example_inputs=images[:2])
+    net = net.to(device=device, memory_format=LAST).train()
+    return net, images.to(device=device, memory_format=LAST), labels.to(device)
 
 
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    return int(height), int(width or height)
+def stepper(name: str, method: str, mode: str, device: str) -> Callable[[], None]:
+    """One step of this network, to be called again and again."""
+    net, images, labels = network(name, method, device)
+    kind: Any = torch.optim.AdamW if name == "upernet" else torch.optim.SGD
+    how = {"lr": 1e-3, "fused": True} | ({} if name == "upernet" else {"momentum": 0.9, "nesterov": True})
+    optimizer = kind(net.parameters(), **how)
+    forward: Any = CompiledForward(net) if mode == "compiled" else net
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(forward(images), labels)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return step
+
+
+def seconds(
+    steps: dict[Any, Callable[[], None]], count: int, device: str, clock: Callable[[], float]
+) -> dict[Any, float]:
+    """Medians; one round more than `count`, whose first allocates."""
+    times: dict[Any, list[float]] = {key: [] for key in steps}
+    for index in range(count + 1):
+        for key, step in steps.items():
+            if device == "cuda":
+                torch.cuda.synchronize()
+            start = clock()
+            step()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if index:
+                times[key].append(clock() - start)
+    return {key: statistics.median(values) for key, values in times.items()}
+
+
+def processor(device: str) -> str:
+    """The name of what computes."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def main() -> None:
@@ -213,51 +103,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", type=_size, default=(128, 128))
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--network", choices=NETWORKS, action="append")
+    parser.add_argument("--method", choices=METHODS, action="append", help="beside float")
+    parser.add_argument("--mode", choices=MODES, action="append")
+    parser.add_argument("--clock", choices=[*CLOCKS], default="wall")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--memory-of", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    setting = Setting(
-        size=options.size,
-        batch=options.batch,
-        device=options.device,
-        bf16=options.bf16,
-        compiled=options.compile,
-    )
-    if options.memory_of:
-        sys.stdout.write(json.dumps(memory_of(options.memory_of, setting)))
-        return
-    memory = {}
-    for variant in VARIANTS:
-        command = [sys.executable, __file__, "--memory-of", variant, *sys.argv[1:]]
-        # Freed memory goes back at once, so that the high-water mark is the step's and not the allocator's.
-        environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}
-        output = subprocess.run(
-            command, check=True, stdout=subprocess.PIPE, text=True, env=environment
-        ).stdout
-        memory[variant] = json.loads(output)
-    result = time_both(setting, options.steps)
-    result["memory_mib"] = memory
-    result["setting"] = setting.words
+    torch.set_num_threads(options.threads)
+    keep_memory()
+    methods = ["float", *(m for m in options.method or METHODS if m != "float")]
+    modes, device = options.mode or MODES, options.device
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name in options.network or NETWORKS:
+        steps = {(method, mode): stepper(name, method, mode, device) for mode in modes for method in methods}
+        times = seconds(steps, options.steps, device, CLOCKS[options.clock])
+        found[name] = {method: {mode: times[method, mode] for mode in modes} for method in methods}
+    isa = binarize.native.features().isa
+    setting = f"{processor(device)}, {options.threads} threads, torch {torch.__version__}, kernels {isa}"
+    setting += f", {options.clock} time, medians of {options.steps} steps"
     if options.json:
-        sys.stdout.write(json.dumps(result, indent=2) + "\n")
+        sys.stdout.write(json.dumps({"setting": setting, "steps": found}, indent=2) + "\n")
         return
-    sys.stdout.write(setting.words + "\n")
-    for name in ("step_s", "forward_backward_s", "images_per_s"):
-        fused, naive = result[name]["fused"], result[name]["naive"]
-        sys.stdout.write(f"{name:20s} fused {fused:.3f}  naive {naive:.3f}  ratio {fused / naive:.2f}\n")
-    for name, value in (
-        ("peak MiB", lambda m: m["peak"]),
-        ("above before", lambda m: m["peak"] - m["before"]),
-    ):
-        fused, naive = value(memory["fused"]), value(memory["naive"])
-        sys.stdout.write(f"{name:20s} fused {fused:.0f}  naive {naive:.0f}  ratio {fused / naive:.2f}\n")
-    sys.stdout.write(f"losses fused {result['loss']['fused']}\nlosses naive {result['loss']['naive']}\n")
+    sys.stdout.write(f"{setting}; ms a step, and times the float network's in the same mode\n\n")
+    sys.stdout.write(f"| network | method |{'|'.join(f' {mode} | ratio ' for mode in modes)}|\n")
+    sys.stdout.write(f"|---|---|{'---:|---:|' * len(modes)}\n")
+    for name, rows in found.items():
+        for method, row in rows.items():
+            cells = (f" {row[m] * 1e3:.0f} | {row[m] / rows['float'][m]:.2f} " for m in modes)
+            sys.stdout.write(f"| {name} | {method} |{'|'.join(cells)}|\n")
 
 
 if __name__ == "__main__":

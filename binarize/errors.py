@@ -42,6 +42,10 @@ class TrainingError(BinarizeError):
     """A training run that cannot continue: numbers that overflow, a run folder that does not fit."""
 
 
+class StoppedError(TrainingError):
+    """A training that was interrupted after it was saved."""
+
+
 class NativeError(BinarizeError, ValueError):
     """An argument that the packed kernels cannot use, or an instruction set that this machine lacks."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from binarize.errors import ConfigError, near_names, unknown_name, with_article
+from binarize.errors import ConfigError, listed, near_names, unknown_name, with_article
 
 if TYPE_CHECKING:
     from torch import nn
@@ -147,6 +147,7 @@ class Code:
                     raise ConfigError(
                         f"{self.text}: {unknown_name(f'option of {self.name}()', key, parameters)}"
                     )
+            self._check_complete(parameters, kwargs)
         with self._importing():
             try:
                 model = make(**kwargs)
@@ -186,6 +187,20 @@ class Code:
             )
         self._make = found
         return found
+
+    def _check_complete(self, parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> None:
+        """Refuse a call that leaves out an argument which has no default."""
+        needed = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        missing = [
+            name for name, p in parameters.items()
+            if p.kind in needed and p.default is p.empty and name not in given
+        ]  # fmt: skip
+        if missing:
+            values = "&".join(f"{name}=VALUE" for name in missing)
+            raise ConfigError(
+                f"{self.text}: {self.name}() needs {listed(missing)}, and nothing gives it a value. Write "
+                f"'{self.place}:{self.name}?{values}', or in a recipe network.options."
+            )
 
     def _imported(self) -> ModuleType:
         if self.path is None:

@@ -38,7 +38,7 @@
 extern "C" {
 #endif
 
-#define BZ_ABI_VERSION 9
+#define BZ_ABI_VERSION 10
 #define BZ_SLACK 16 /* words behind a bit plane that kernels may read */
 
 typedef enum bz_status {
@@ -269,6 +269,58 @@ typedef struct bz_norm {
  * additions) by line, column and channel. */
 BZ_API int bz_stem(int isa, int num_threads, const bz_conv_shape* shape, const bz_map* x, const float* weights,
                    const bz_norm* norm, const bz_pool* pool, const bz_epilogue* epilogue);
+
+/* ---- training: what stands around the convolutions, one pass each ---- */
+/* A map without gaps: x[image][position][channel] with channels_last, else x[image][channel][position]. Of weights, a
+ * filter is an image of one channel. Sums over positions do not depend on num_threads. */
+typedef struct bz_values {
+    int64_t images, positions, channels;
+    int32_t channels_last;
+    int32_t reserved; /* 0 */
+} bz_values;
+
+/* y = magnitude * sign(x - threshold), sign(0) = 1; a NaN gives -magnitude. */
+typedef struct bz_signs {
+    const float *threshold, *magnitude; /* [channels], with per_image [images][channels]; null for 0, 1 */
+    int32_t per_image;
+    int32_t reserved; /* 0 */
+} bz_signs;
+BZ_API int bz_train_signs(int isa, int num_threads, const bz_values* values, const bz_signs* signs, const float* x,
+                          float* y);
+/* With u = x - threshold: gx = grad * magnitude * max(0, 2 - 2 abs(u)). sums: [2][images][channels], over positions, of
+ * gx and of grad * sign(u). gx may be grad. */
+BZ_API int bz_train_signs_backward(int isa, int num_threads, const bz_values* values, const bz_signs* signs,
+                                   const float* grad, const float* x, float* gx, double* sums);
+
+/* The binarizer of bz_dab with all values: y = scale * sign(x - t), or M * sign(x - t) if it is plain. There is a scale
+ * or it is plain. kept: [4][images][channels], for the backward pass: mean(x) (if there is a k), t, M, scale, those of a
+ * group at each of its channels. */
+BZ_API int bz_train_dab(int isa, int num_threads, const bz_values* values, const bz_dab* dab, const float* x,
+                        float* kept, float* y);
+/* With s = scale and h = max(0, 2 - 2 abs(x - t)), sums over images and positions: gx = grad s h; grads, [3][channels],
+ * has sum of grad s (M - 1) sign(x - t) (of a; where the exponent is at its limit 0; 0 if plain; with groups the first
+ * numbers), -sum of gx mean(x) (of k; 0 if there is none), -sum of gx (of b). gx may be grad. */
+BZ_API int bz_train_dab_backward(int isa, int num_threads, const bz_values* values, const bz_dab* dab,
+                                 const float* grad, const float* x, const float* kept, float* gx, float* grads);
+
+/* t = x + before; y = (t > 0 ? positive : negative) * t + after. */
+typedef struct bz_pieces {
+    const float *before, *negative, *positive, *after; /* [channels] or null for 0, 0, 1, 0 */
+    int32_t flat_at_zero; /* gx is 0 where t is 0, not negative * grad */
+    int32_t reserved; /* 0 */
+} bz_pieces;
+BZ_API int bz_train_pieces(int isa, int num_threads, const bz_values* values, const bz_pieces* pieces, const float* x,
+                           float* y);
+/* grads, [4][channels], over images and positions: of before, negative, positive and after. gx may be grad. */
+BZ_API int bz_train_pieces_backward(int isa, int num_threads, const bz_values* values, const bz_pieces* pieces,
+                                    const float* grad, const float* x, float* gx, float* grads);
+
+/* y += the bypass of bz_epilogue, of x [positions][in_channels] to y [positions][out_channels]. */
+BZ_API int bz_train_bypass(int isa, int num_threads, int64_t positions, int64_t in_channels, int64_t out_channels,
+                           const float* x, float* y);
+/* gx, [positions][in_channels], from the gradient of y. */
+BZ_API int bz_train_bypass_backward(int isa, int num_threads, int64_t positions, int64_t in_channels,
+                                    int64_t out_channels, const float* grad, float* gx);
 
 /* ---- programs: steps on memory that was planned beforehand ---- */
 /* A network of one input shape is a list of steps whose addresses lie in memory of the caller. Sizes are those of the

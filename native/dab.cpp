@@ -1,24 +1,13 @@
 // The distribution-adaptive binarizer in one call: for small maps, what stands between the passes costs more than they.
-#include <math.h>
 #include <stddef.h>
 #include <string.h>
 
 #include "checks.h"
+#include "dab.h"
 
 using namespace bz;
 
 namespace {
-
-// Limits of binarize/functional/dab.py: finite inputs give finite scales, whatever their sums are.
-constexpr float kLargestStatistic = 1e18f, kLargestExponent = 22.0f;
-
-// NaN stays NaN, which fminf and fmaxf would make a number of.
-float limited(float statistic) {
-    if (statistic > kLargestStatistic) return kLargestStatistic;
-    return statistic < -kLargestStatistic ? -kLargestStatistic : statistic;
-}
-
-float scale_of(float exponent) { return expf(exponent > kLargestExponent ? kLargestExponent : exponent); }
 
 // The mean of a channel whose sum is NaN because parts of it overflowed to both infinities: NaN if a value is.
 float mean_of(const bz_plane_shape& shape, const bz_map& x, int64_t n, int64_t c) {

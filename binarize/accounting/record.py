@@ -99,7 +99,7 @@ def record(
         shapes = [tuple(t.shape) for t in tree_iter(inputs()) if isinstance(t, Tensor)]
         raise TraceError(
             f"{type(model).__name__} does not run on inputs of shape {shapes}: {error}. "
-            "Give another input_size, or a tuple of example tensors."
+            "Give another input_size (--size on the command line), or a tuple of example tensors."
         ) from error
 
 

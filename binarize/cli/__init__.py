@@ -38,7 +38,7 @@ from binarize.cli.tables import tables
 from binarize.cli.train import train
 from binarize.cli.verify import verify
 from binarize.cli.zoo import zoo
-from binarize.errors import BinarizeError, BinarizeWarning, ConfigError
+from binarize.errors import BinarizeError, BinarizeWarning, ConfigError, StoppedError
 from binarize.tables import write_what_can_be
 
 FAILED = 2
@@ -105,7 +105,8 @@ for _command in _COMMANDS:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
-    Errors that the user can correct (`BinarizeError`, wrong usage) give one message on stderr and status 2.
+    Errors that the user can correct (`BinarizeError`, wrong usage) give one message on stderr and status 2,
+    Ctrl-C status 130, whether a training was saved first or not.
     Any other error is a defect of the toolkit, and shows its traceback.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -118,7 +119,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BinarizeError as error:
         if chosen.get("verbose"):
             traceback.print_exc()
-        return _fail(str(error))
+        return _fail(str(error), INTERRUPTED if isinstance(error, StoppedError) else FAILED)
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -172,9 +173,9 @@ class _End:
         os._exit(self.status)
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, status: int = FAILED) -> int:
     click.echo(f"Error: {message}", err=True)
-    return FAILED
+    return status
 
 
 def _abandon_stdout() -> None:

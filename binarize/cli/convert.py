@@ -241,13 +241,24 @@ def _finish(
     if remark:
         tell(f"weights  {remark}", SLOWER)
     say()
+    _print_next(document)
+
+
+def _print_next(document: dict[str, Any]) -> None:
+    """Commands that go on from here."""
+    from binarize.cli.model import is_code
+
     tell(
-        "Next: count it layer by layer, or load it in Python and train it (a conversion keeps the weights, "
-        "not the accuracy):"
+        "Next: count it layer by layer, or train it (a conversion keeps the weights, not the accuracy), in "
+        "Python or on the command line:"
     )
-    given = (f" --model {_quoted(document['model'])}", ", model=...") if document["custom"] else ("", "")
-    say(f"  binarize summary {_quoted(document['file'])}{given[0]}")
-    say(f"  binarize.load({document['file']!r}{given[1]})")
+    model, file = document["model"], document["file"]
+    given = (f" --model {_quoted(model)}", ", model=...") if document["custom"] else ("", "")
+    say(f"  binarize summary {_quoted(file)}{given[0]}")
+    say(f"  binarize.load({file!r}{given[1]})")
+    if is_code(model):  # without options: `init` finds the number of classes in the masks
+        network = model.partition("?")[0]
+        say(f"  binarize init --images DIR --masks DIR --network {_quoted(network)}")
 
 
 def _print_totals(document: dict[str, Any]) -> None:
@@ -258,7 +269,8 @@ def _print_totals(document: dict[str, Any]) -> None:
     table.add_column("")
     for column, style in (("1-bit", BINARY), ("32-bit", ""), ("share 1-bit", "")):
         table.add_column(column, justify="right", style=style)
-    for what, name in (("parameters", "params"), ("MACs", "macs")):
+    of_size = f"MACs at {'x'.join(map(str, document['input_size'][1:]))}"
+    for what, name in (("parameters", "params"), (of_size, "macs")):
         binary, real = counted[f"binary_{name}"], counted[f"float_{name}"]
         share = f"{binary / (binary + real):.1%}" if binary + real else "-"
         table.add_row(what, f"{binary:,}", f"{real:,}", share)

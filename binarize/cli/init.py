@@ -97,8 +97,8 @@ def init(
         tell(f"{name:9}{line}")
     write_bytes(out, text.encode())
     say(f"written  {out}")
-    say(f"Next: binarize data check {out}")
-    say(f"      binarize train {out}")
+    say(f"Next: {shlex.join(['binarize', 'data', 'check', str(out)])}")
+    say(f"      {shlex.join(['binarize', 'train', str(out)])}")
 
 
 def _one_kind(

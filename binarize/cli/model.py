@@ -26,7 +26,29 @@ def resolve(text: str, *, pretrained: bool = False) -> nn.Module:
             f"{text} is a file of weights or of a converted network, not a MODEL. Look at it with `binarize "
             "summary`, or give a MODEL and start from these weights with --checkpoint."
         )
+    _check_path(text)
     return create(text, pretrained=pretrained)
+
+
+def _check_path(text: str) -> None:
+    """Refuse a path that names no model; a model of timm may be called as a folder here is.
+
+    Raises:
+        ConfigError: the message says what could be meant.
+    """
+    import timm
+
+    path = Path(text)
+    if not text or is_code(text) or not path.exists() or timm.is_model(text):
+        return
+    if path.is_dir():
+        raise ConfigError(
+            f"{text} is a folder without a trained network (model.safetensors), and not the name of a MODEL."
+        )
+    raise ConfigError(
+        f"{text} is a file, but not of a network (.safetensors), nor a Python file with a callable that "
+        "returns one (nets.py:CALLABLE)."
+    )
 
 
 def weights_of(text: str, model: nn.Module, *, pretrained: bool, checkpoint: bool) -> tuple[str, str]:
@@ -76,7 +98,8 @@ def network_file(text: str) -> Path | None:
     path = Path(text)
     if text.startswith(PREFIX) or (path / MODEL).is_file():
         return model_file(path)
-    return path if path.suffix == ".safetensors" or (path.is_file() and ":" not in text) else None
+    named = path.is_file() and ":" not in text and path.suffix != ".py"
+    return path if path.suffix == ".safetensors" or named else None
 
 
 def is_code(text: str) -> bool:

@@ -124,9 +124,9 @@ def predict(
     known = _truths_of(files, truths) if truths is not None else {}
     _check_truths(paths, [other for _, _, other in networks])
     names = _names([recipe for recipe, _, _ in networks], paths)
-    endings = ["", *(["-colour"] if truth.task == "depth" else [])]
-    endings += ["-overlay"] * overlay + ["-panel"] * panel
-    _check_targets([out / f"{file.stem}{ending}.png" for file in files for ending in endings], force)
+    endings = [""] + ["-colour"] * (truth.task == "depth") + ["-overlay"] * overlay + ["-panel"] * panel
+    written = [out / f"{file.stem}{ending}.png" for file in files for ending in endings]
+    _check_targets(written, [*files, *known.values()], force)
     for file in files:  # all of them before the first file is written; decoding is fast beside predicting
         image = read_image(file)
         if file in known:
@@ -185,8 +185,13 @@ def _check_truths(paths: Sequence[Path], truths: Sequence[Labels | Depth]) -> No
             raise ConfigError(f"{path}: was trained for another task or other classes than {paths[0]}.")
 
 
-def _check_targets(written: Sequence[Path], force: bool) -> None:
-    """Refuse to write one file twice, and, without `force`, to replace one."""
+def _check_targets(written: Sequence[Path], read: Sequence[Path], force: bool) -> None:
+    """Refuse to write one file twice, to replace an image or truth, and, without `force`, any file."""
+    own = {path.resolve() for path in read}
+    if taken := next((path for path in written if path.resolve() in own), None):
+        raise ConfigError(
+            f"{taken} is one of the images or truths, which are never replaced: choose another --out."
+        )
     if len(set(written)) < len(written):
         twice = next(p for p in written if written.count(p) > 1)
         raise ConfigError(

@@ -81,11 +81,11 @@ def report(
     total = 0 if data is None else len(data)
     with _watched("measuring", total) as done:
         subject = measured(subject, data, split, done, own=root is None)
-    panels, remarks = _panels(subject, data, images)
+    panels = _panels(subject, data, images)
     insights: list[Insight] = []
+    remarks: list[str] = []
     if inspect and data is not None:
-        insights, skipped = _insights(subject, root, split)
-        remarks += skipped
+        insights, remarks = _insights(subject, root, split)
     speed = _speed(subject) if measure else None
     page = build(
         subject,
@@ -116,14 +116,13 @@ def _packed_size(packed: Path, subject: Subject) -> int:
     return file.stat().st_size
 
 
-def _panels(subject: Subject, data: SampleDataset | None, images: int) -> tuple[Panels | None, list[str]]:
+def _panels(subject: Subject, data: SampleDataset | None, images: int) -> Panels | None:
     from binarize.report.panels import make_panels
 
     if data is None or not images:
-        return None, []
+        return None
     with _watched("predicting", min(images, len(data))) as done:
-        found = make_panels(subject, data, images, done)
-    return (None, [found]) if isinstance(found, str) else (found, [])
+        return make_panels(subject, data, images, done)
 
 
 def _insights(subject: Subject, root: Path | None, split: str | None) -> tuple[list[Insight], list[str]]:

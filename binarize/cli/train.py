@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from functools import partial
@@ -93,7 +94,7 @@ def train(
     if history and screen.shown:
         print_outcome(folder, history)
         say(f"written  {folder / MODEL}")
-        say(f"Next: binarize evaluate {folder / MODEL}")
+        say(f"Next: {shlex.join(['binarize', 'evaluate', str(folder / MODEL)])}")
     elif history:
         epochs = chosen.training.epochs
         early = "" if len(history) >= epochs else f" of {epochs}, ended early by training.patience"

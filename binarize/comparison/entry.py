@@ -88,7 +88,7 @@ def add_entry(
         files.write_bytes(made / CARD, _card(metrics, full, truth).encode())
         target = folder / title
         target.mkdir(exist_ok=True)
-        for part in (MODEL, METRICS, CARD):
+        for part in (MODEL, METRICS, CARD, LOG):
             files.write_bytes(target / part, (made / part).read_bytes())
     return target
 

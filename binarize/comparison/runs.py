@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +50,8 @@ def find_runs(folder: Path) -> tuple[list[KnownRun], list[str]]:
     found, faults = [], []
     stages: set[Path] = set()
     for run in sorted(log.parent for log in folder.rglob(LOG)):
-        if run in stages or not (run / MODEL).is_file():
-            continue
+        if run in stages or not (run / MODEL).is_file() or (run / zoo.METRICS).is_file():
+            continue  # entries of the zoo, which `zoo_runs` gives, keep the log of their run too
         try:
             recipe = read_recipe(container.read_metadata(run / MODEL), run / MODEL)
             stages |= {run / name for name in recipe.stages}  # a folder comes before those in it
@@ -102,5 +103,5 @@ def _known(run: Path, recipe: TrainingRecipe) -> KnownRun:
         source = f"{data.test}, after epoch {last[0]} of the training"
         return KnownRun(place=str(run), recipe=recipe, figures=last[1], source=source)
     done = f"{len(lines)} of {recipe.training.epochs} epochs"
-    why = f"not measured on {data.test} ({done}): binarize compare {run}"
+    why = f"not measured on {data.test} ({done}): binarize compare {shlex.quote(str(run))}"
     return KnownRun(place=str(run), recipe=recipe, figures={}, source=why)

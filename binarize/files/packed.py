@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from binarize.errors import ConfigError, FormatError, unknown_name
+from binarize.errors import ConfigError, FormatError, listed, unknown_name, warn
 from binarize.files.container import file_size, write
 from binarize.files.find_source import find_source
 from binarize.files.header import ENTRY, FLOAT_DTYPES, PackedHeader, versions
@@ -48,6 +48,7 @@ def save_packed(
     if not layers:
         reasons = "; ".join(f"{name}: {why}" for name, why in list(report(deployed).refused.items())[:3])
         raise ConfigError(f"no layer of {type(model).__name__} can be packed: {reasons}.")
+    _warn_of_other_dtypes(model)
     kept = report(deployed).refused
     tensors, aliases = state_of(deployed)
     tensors = {
@@ -186,6 +187,16 @@ def is_deployed(model: nn.Module) -> bool:
     from binarize.runtime import PackedLayer
 
     return any(isinstance(module, PackedLayer) for module in model.modules())
+
+
+def _warn_of_other_dtypes(model: nn.Module) -> None:
+    kinds = dict.fromkeys(str(p.dtype).removeprefix("torch.") for p in model.parameters())
+    others = [kind for kind in kinds if "float" in kind and kind != "float32"]
+    if others:
+        warn(
+            f"{type(model).__name__} has parameters of {listed(others)}; all floats of a packed file are "
+            "read as float32. Give the packed network float32 inputs; one whose forward casts them fails."
+        )
 
 
 def _narrowed(name: str, tensor: Tensor, float_dtype: str) -> Tensor:

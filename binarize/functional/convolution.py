@@ -6,6 +6,7 @@ computes both quantized tensors again when it needs them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from binarize.functional.fused import FusedRule, fused_rule
 from binarize.functional.rules import Rule
 
 
@@ -67,9 +69,40 @@ class Geometry:
         return grouped.transpose(1, 2).reshape(self.groups * cin, cout // self.groups, *kernel)
 
 
+def _is_product(geometry: Geometry, x: Tensor, weight: Tensor) -> bool:
+    """Whether a convolution is a product of matrices as they lie in memory: of one tap, channels last.
+
+    torch takes a slow path for those on one thread, with a pass for each image and copies between them.
+    """
+    if torch.compiler.is_compiling() or x.dim() != 4 or x.device.type != "cpu" or type(x) is not Tensor:
+        return False
+    one_tap = weight.shape[2:] == (1, 1) and geometry.stride == (1, 1) and geometry.padding == (0, 0)
+    return one_tap and geometry.groups == 1 and not geometry.transposed and _rows(x) is not None
+
+
+def _rows(x: Tensor) -> Tensor | None:
+    """(N, C, H, W) as a matrix (N H W, C) without a copy, or None."""
+    if not x.is_contiguous(memory_format=torch.channels_last) or x.numel() == 0:
+        return None
+    return x.detach().permute(0, 2, 3, 1).view(-1, x.shape[1])
+
+
+def _product(left: Tensor, right: Tensor, shape: Sequence[int]) -> Tensor:
+    """The matrix product as a map (N, C, H, W) whose channels are last in memory."""
+    n, _, h, w = shape
+    y = torch.empty((n, right.shape[1], h, w), dtype=left.dtype, memory_format=torch.channels_last)
+    rows = _rows(y)
+    if rows is not None:
+        torch.mm(left, right, out=rows)
+    return y
+
+
 def _dense(geometry: Geometry | None, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if geometry is None:
         return torch.nn.functional.linear(x, weight, bias)
+    if _is_product(geometry, x, weight) and (rows := _rows(x)) is not None:
+        y = _product(rows, weight.flatten(1).t(), x.shape)
+        return y if bias is None else y.add_(bias.view(1, -1, 1, 1))
     return geometry.convolve(x, geometry.filters_back(weight), bias)
 
 
@@ -83,6 +116,14 @@ def _dense_backward(
             grad @ weight if wanted[0] else None,
             flat.t() @ x.reshape(-1, x.shape[-1]) if wanted[1] else None,
             flat.sum(0) if wanted[2] else None,
+        )
+    if _is_product(geometry, x, weight) and (rows := _rows(x)) is not None:
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        along = grad.permute(0, 2, 3, 1).reshape(rows.shape[0], -1)
+        return (
+            _product(along, weight.flatten(1), x.shape) if wanted[0] else None,
+            (along.t() @ rows).view(weight.shape) if wanted[1] else None,
+            along.sum(0) if wanted[2] else None,
         )
     gx, gw, gb = torch.ops.aten.convolution_backward(
         grad,
@@ -150,10 +191,15 @@ class _BinaryDense(torch.autograd.Function):
         del binary  # large, and the rules' gradients need memory too
         gweight, gof_weight = None, [None for _ in of_weight]
         if gw is not None:
-            gweight, *gof_weight = weight_rule.gradient(gw, weight, weight_stats, *of_weight)
+            fused = isinstance(weight_rule, FusedRule)
+            gradient = weight_rule.gradient_ if fused else weight_rule.gradient
+            gweight, *gof_weight = gradient(gw, weight, weight_stats, *of_weight)
         gparams: list[Tensor | None] = [None for _ in params]
         if input_rule is not None and gx is not None:
-            gx, *gparams = input_rule.gradient(gx, x, stats, *params, y=quantized.to(x.dtype))
+            if isinstance(input_rule, FusedRule):
+                gx, *gparams = input_rule.gradient_(gx, x, stats, *params)
+            else:
+                gx, *gparams = input_rule.gradient(gx, x, stats, *params, y=quantized.to(x.dtype))
         return None, None, None, gx, gweight, gb, None, *gparams, *gof_weight
 
 
@@ -184,4 +230,7 @@ def binary_dense(
         (N, Cout, ...) or (..., Cout). Under autocast both operands are cast after quantization.
     """
     given = (*params, *weight_params)
+    weight_rule = fused_rule(weight_rule, weight, *weight_params)
+    if input_rule is not None:
+        input_rule = fused_rule(input_rule, x, *params)
     return _BinaryDense.apply(geometry, input_rule, weight_rule, x, weight, bias, len(params), *given)

@@ -59,9 +59,14 @@ def to_subtract(threshold: Tensor) -> Tensor:
     return torch.where(threshold == 0, -0.0, threshold)
 
 
-def clip_gradient(grad: Tensor, x: Tensor) -> Tensor:
-    """`grad` where abs(x) <= 1, else 0: the gradient of clamp(x, -1, 1) (BinaryNet; ReActNet weights)."""
+def clip_gradient(grad: Tensor, x: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """`grad` where abs(x) <= 1, else 0: the gradient of clamp(x, -1, 1) (BinaryNet; ReActNet weights).
+
+    `out`: where to, possibly `grad` itself; None for a new tensor.
+    """
     bound = _OUTSIDE.get(x.dtype, 1.0)
+    if out is not None:
+        return torch.ops.aten.hardtanh_backward.grad_input(grad, x, -bound, bound, grad_input=out)
     return torch.ops.aten.hardtanh_backward(grad, x, -bound, bound)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from binarize.errors import ConfigError
@@ -47,3 +49,17 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
             f"the given {type(model).__name__} cannot be copied ({type(error).__name__}: {error}); "
             "execute(plan(model), model, copy=False) changes the model itself."
         ) from error
+
+
+def weight_shape(module: nn.Module) -> tuple[int, ...] | None:
+    """The shape of a layer's weight, of whatever it is computed; None if it has none.
+
+    Reading a parametrized weight computes it, and in training mode that may change the layer: spectral norms
+    go on with their power iteration. So a copy of the parametrization computes it.
+    """
+    if parametrize.is_parametrized(module, "weight"):
+        with torch.no_grad():
+            weight = copied(module.parametrizations["weight"])()  # type: ignore[index, operator]
+    else:
+        weight = getattr(module, "weight", None)
+    return tuple(weight.shape) if isinstance(weight, Tensor) else None

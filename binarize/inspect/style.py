@@ -25,6 +25,26 @@ def figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
+def tall_above_low(lists: Sequence[Sequence[str]]) -> tuple[Any, Any, Any, list[np.ndarray]]:
+    """A figure of two panels, one above the other, over the layers of several networks.
+
+    Args:
+        lists: the names of the layers of each network.
+
+    Returns:
+        The figure, its tall panel, its low panel, and the places of each network's layers on their x axis.
+    """
+    made = figure(9.0, 6.2)
+    upper, lower = made.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [2, 1]})
+    found, names = places(lists)
+    for axes in (upper, lower):
+        layer_axis(axes, names, 8.0)
+        axes.grid(axis="y", alpha=0.3)
+    upper.set_xlabel("")
+    upper.tick_params(axis="x", labelbottom=False)
+    return made, upper, lower, found
+
+
 def looks(index: int) -> dict[str, Any]:
     """Colour, marker and dashes of the index-th line: each alone tells lines apart."""
     place = index % len(COLOURS)

@@ -6,15 +6,26 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from binarize.errors import ConfigError
+from binarize.functional.fused import piecewise, piecewise_in_torch
 from binarize.layers.quantizers import channel_shape
+from binarize.native.training import Lines
 
 
-def _prelu(x: Tensor, slope: Tensor, dim: int) -> Tensor:
-    # F.prelu needs channels in dim 1; moving a dim copies nothing.
-    return F.prelu(x, slope) if dim == 1 else F.prelu(x.movedim(-1, 1), slope).movedim(1, -1)
+def _lines(
+    x: Tensor,
+    dim: int,
+    *,
+    before: Tensor | None = None,
+    negative: Tensor | None = None,
+    positive: Tensor | None = None,
+    after: Tensor | None = None,
+    flat_at_zero: bool = False,
+) -> Tensor:
+    lines = Lines(before, negative, positive, after, flat_at_zero)
+    y = piecewise(x, lines, dim)
+    return piecewise_in_torch(x, lines, dim) if y is None else y
 
 
 class ChannelPReLU(nn.Module):
@@ -32,7 +43,7 @@ class ChannelPReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) or (N, ..., C) -> the same shape."""
-        return _prelu(x, self.weight, self._dim)
+        return _lines(x, self._dim, negative=self.weight)
 
 
 class BiasPReLU(nn.Module):
@@ -52,7 +63,7 @@ class BiasPReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) or (N, ..., C) -> the same shape."""
-        return _prelu(x + self.b0, self.weight, self._dim)
+        return _lines(x, self._dim, before=self.b0, negative=self.weight)
 
 
 class RPReLU(BiasPReLU):
@@ -70,7 +81,7 @@ class RPReLU(BiasPReLU):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) or (N, ..., C) -> the same shape."""
-        return super().forward(x) + self.b1
+        return _lines(x, self._dim, before=self.b0, negative=self.weight, after=self.b1)
 
 
 class Maxout(nn.Module):
@@ -90,7 +101,9 @@ class Maxout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) or (N, ..., C) -> the same shape."""
-        return self.p.view(self._shape) * F.relu(x) - self.q.view(self._shape) * F.relu(-x)
+        p, q = self.p.view(self._shape), self.q.view(self._shape)
+        dim = -1 if len(self._shape) == 1 else 1
+        return _lines(x, dim, negative=q, positive=p, flat_at_zero=True)
 
 
 class Pieces(NamedTuple):

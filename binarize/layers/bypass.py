@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binarize.functional import channel_bypass
+from binarize.functional.fused import add_channel_bypass
 
 Fit = Literal["floor", "ceil", "crop"]
 
@@ -64,6 +65,10 @@ class Bypass(nn.Module):
         if self.stride:
             x = self.at(x, size)
         copies, rest = divmod(self.out_channels, self.in_channels)
+        if onto is not None and self.in_channels != self.out_channels and self.dim == 1:
+            added = add_channel_bypass(x, onto)
+            if added is not None:
+                return added
         if onto is None or rest or copies == 1:
             carried = channel_bypass(x, self.out_channels, self.dim)
             return carried if onto is None else onto.add_(carried)

@@ -14,7 +14,7 @@ STATUS = {
     NOT_FINITE: "scales that are not finite",
 }
 ISAS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3}
-ABI_VERSION = 9
+ABI_VERSION = 10
 SLACK = 16
 REGISTERS = 16  # of a pointwise step
 COPY_DIMS = 6
@@ -326,8 +326,38 @@ class AttentionStep(ctypes.Structure):
     ]
 
 
+class Values(ctypes.Structure):
+    """`bz_values`."""
+
+    _fields_ = [
+        *((n, c_int64) for n in ("images", "positions", "channels")),
+        *((n, c_int32) for n in ("channels_last", "reserved")),
+    ]
+
+
+class Signs(ctypes.Structure):
+    """`bz_signs`."""
+
+    _fields_ = [
+        ("threshold", c_void_p),
+        ("magnitude", c_void_p),
+        ("per_image", c_int32),
+        ("reserved", c_int32),
+    ]
+
+
+class Pieces(ctypes.Structure):
+    """`bz_pieces`."""
+
+    _fields_ = [
+        *((n, c_void_p) for n in ("before", "negative", "positive", "after")),
+        *((n, c_int32) for n in ("flat_at_zero", "reserved")),
+    ]
+
+
 _PLANE, _CONV, _MAP, _EPILOGUE = POINTER(PlaneShape), POINTER(ConvShape), POINTER(Map), POINTER(Epilogue)
 _INT, _RESIZE = ctypes.c_int, POINTER(Resize)
+_VALUES, _DAB, _SIGNS, _PIECES = POINTER(Values), POINTER(Dab), POINTER(Signs), POINTER(Pieces)
 SIGNATURES = {
     "bz_abi_version": (_INT, []),
     "bz_build_info": (ctypes.c_char_p, []),
@@ -359,4 +389,12 @@ SIGNATURES = {
     "bz_layer_scratch": (c_int64, [c_void_p]),
     "bz_run": (_INT, [_INT, _INT, c_int64, c_void_p, POINTER(c_int64)]),
     "bz_stem": (_INT, [_INT, _INT, _CONV, _MAP, c_void_p, POINTER(Norm), POINTER(Pool), _EPILOGUE]),
+    "bz_train_signs": (_INT, [_INT, _INT, _VALUES, _SIGNS, *(c_void_p,) * 2]),
+    "bz_train_signs_backward": (_INT, [_INT, _INT, _VALUES, _SIGNS, *(c_void_p,) * 4]),
+    "bz_train_dab": (_INT, [_INT, _INT, _VALUES, _DAB, *(c_void_p,) * 3]),
+    "bz_train_dab_backward": (_INT, [_INT, _INT, _VALUES, _DAB, *(c_void_p,) * 5]),
+    "bz_train_pieces": (_INT, [_INT, _INT, _VALUES, _PIECES, *(c_void_p,) * 2]),
+    "bz_train_pieces_backward": (_INT, [_INT, _INT, _VALUES, _PIECES, *(c_void_p,) * 4]),
+    "bz_train_bypass": (_INT, [_INT, _INT, *(c_int64,) * 3, *(c_void_p,) * 2]),
+    "bz_train_bypass_backward": (_INT, [_INT, _INT, *(c_int64,) * 3, *(c_void_p,) * 2]),
 }

@@ -59,7 +59,7 @@ def build(subject: Subject, extras: Extras | None = None, *, limit: int = LIMIT)
     extras = extras or Extras()
     left_out = 0
     while True:
-        page = _rendered(subject, extras, left_out)
+        page = _rendered(subject, extras, left_out, limit)
         smaller = _with_one_picture_less(extras)
         if len(page.encode()) <= limit or smaller is None:
             return page
@@ -75,12 +75,12 @@ def _with_one_picture_less(extras: Extras) -> Extras | None:
     return replace(extras, panels=None) if panels else None
 
 
-def _rendered(subject: Subject, extras: Extras, left_out: int) -> str:
+def _rendered(subject: Subject, extras: Extras, left_out: int, limit: int) -> str:
     recipe, plan = subject.recipe, plan_of(subject.model)
     remarks = [*subject.remarks, *extras.remarks]
     if left_out:
         remarks.append(
-            f"{left_out} pictures were left out: the file would be larger than {LIMIT / 1e6:g} MB."
+            f"{left_out} pictures were left out: the file would be larger than {limit / 1e6:g} MB."
         )
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("binarize.report"),

@@ -169,7 +169,11 @@ def _of_zoo(subject: Subject) -> Subject:
     log = path.parent / LOG
     if log.is_file():
         return replace(found, history=read_history(log.parent))
-    return _remarked(found, "No curves: entries of the zoo hold no log.")
+    if name := metrics["recipe_name"]:
+        how = f"`binarize train {name}` with the settings of its card trains it again, with a log"
+    else:
+        how = "training it again by the recipe in its metrics.json writes one"
+    return _remarked(found, f"No curves: this entry of the zoo was made without the log of its run; {how}.")
 
 
 def _counted(subject: Subject) -> Subject:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from binarize import files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _NAMED = 40  # classes whose names fit beside the picture
 _NUMBERED = 20  # classes whose shares fit into it
@@ -35,9 +39,17 @@ def draw_confusion(confusion: Mapping[str, Mapping[str, int]], path: Path, names
     Raises:
         ConfigError: it cannot be written.
     """
+    from matplotlib import rc_context
+
+    data = io.BytesIO()
+    with rc_context({"text.parse_math": False}):  # a class may be called `$`
+        _figure(matrix(confusion, names), names).savefig(data, format="png", metadata={"Software": None})
+    files.write_bytes(path, data.getvalue())
+
+
+def _figure(counts: np.ndarray, names: list[str]) -> Figure:
     from matplotlib.figure import Figure  # without pyplot: no screen, no state
 
-    counts = matrix(confusion, names)
     shares = counts / counts.sum(1, keepdims=True).clip(1)
     side = min(12.0, 3.0 + 0.4 * len(names))
     figure = Figure(figsize=(side + 0.8, side), dpi=120, layout="constrained")
@@ -54,6 +66,4 @@ def draw_confusion(confusion: Mapping[str, Mapping[str, int]], path: Path, names
             dark = shares[row, column] > 0.5
             text = f"{100 * shares[row, column]:.0f}"
             axes.text(column, row, text, ha="center", va="center", fontsize=7, color="w" if dark else "k")
-    data = io.BytesIO()
-    figure.savefig(data, format="png", metadata={"Software": None})
-    files.write_bytes(path, data.getvalue())
+    return figure

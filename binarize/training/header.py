@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import torch
 
+from binarize.graph.wrappers import unwrapped
 from binarize.layers import BinaryLayer
 from binarize.layers.float_weights import has_float_weights
+from binarize.model_info import plan_of
 from binarize.recipes import TrainingRecipe
 from binarize.training.build import FROM_PYTHON
 from binarize.training.run import Run
@@ -26,7 +28,7 @@ def header(run: Run, *, resumed: bool) -> Iterator[str]:
         resumed: it continues with what its folder holds.
     """
     recipe, settings = run.recipe, run.settings
-    yield f"network  {recipe.network.title}, {_method(recipe)}: {_counts(run)}"
+    yield f"network  {recipe.network.title}, {_method(run)}: {_counts(run)}"
     height, width = recipe.data.augmentation.size
     val = "" if run.val is None else f", {len(run.val)} of {recipe.data.val}"
     images = f"{len(run.data)} images of {recipe.data.train}{val}"
@@ -38,10 +40,12 @@ def header(run: Run, *, resumed: bool) -> Iterator[str]:
     yield f"start    {_start(run, resumed)}"
 
 
-def _method(recipe: TrainingRecipe) -> str:
-    chosen = recipe.method
+def _method(run: Run) -> str:
+    """The recipe's method; of a network that `fit` was given converted, the one that converted it."""
+    chosen = run.recipe.method
     if chosen is None:
-        return "float"
+        plan = plan_of(unwrapped(run.net))
+        return "float" if plan is None else f"{plan.method['name']}, converted before"
     options = ", ".join(f"{name}={value}" for name, value in chosen.options.items())
     return f"{chosen.name} ({options})" if options else chosen.name
 

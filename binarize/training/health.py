@@ -34,15 +34,15 @@ class LatentWatch:
         """Shares of all latent weights; nothing for a float network.
 
         `flipped`: those with another sign than at the last `restart`. `dead`: those that the last step's
-        gradient did not reach (exactly 0). Where weights are split, all processes have to call this.
+        gradient did not reach (exactly 0, or none although they are trained). Where weights are split, all
+        processes have to call this.
         """
         total = sum(layer.weight.numel() for layer in self._layers)
         if not total:
             return {}
         pairs = zip(self._layers, self._signs, strict=True)
         flipped = sum(int(self._positive(layer).ne(old).sum()) for layer, old in pairs)
-        gradients = [layer.weight.grad for layer in self._layers]
-        dead = sum(int((local_part(g) == 0).sum()) for g in gradients if g is not None)
+        dead = sum(_without_gradient(layer.weight) for layer in self._layers)
         weight = self._layers[0].weight
         if is_split(weight):
             counts = torch.tensor([flipped, dead], device=weight.device)
@@ -54,14 +54,26 @@ class LatentWatch:
         return local_part(layer.weight.detach()) >= 0
 
 
-def first_not_finite(model: nn.Module) -> str:
-    """What holds the first NaN or infinity: a parameter, a gradient, a buffer, by name; or nothing.
+def _without_gradient(weight: nn.Parameter) -> int:
+    if weight.grad is None:
+        return local_part(weight.detach()).numel() if weight.requires_grad else 0
+    return int((local_part(weight.grad) == 0).sum())
 
-    All processes have to call this, and all get the same answer.
+
+def first_not_finite(model: nn.Module) -> str:
+    """What holds the first NaN or infinity: a parameter, a gradient, statistics, by name; or nothing.
+
+    All processes have to call this, and all get the same answer. Statistics are the buffers of norms and of
+    the toolkit's modules; those of others may hold infinities by right, as the masks of attention do.
     """
     parameters = list(model.named_parameters())
     found = [(f"the weights {name}", p) for name, p in parameters]
-    found += [(f"the statistics {name}", b) for name, b in model.named_buffers() if b.is_floating_point()]
+    for path, module in model.named_modules():
+        ours = type(module).__module__.startswith("binarize.")
+        if ours or isinstance(module, nn.modules.batchnorm._NormBase):
+            prefix = f"{path}." if path else ""
+            own = module.named_buffers(recurse=False)
+            found += [(f"the statistics {prefix}{name}", b) for name, b in own if b.is_floating_point()]
     # backward meets the last layers first
     found += [(f"the gradient of {name}", p.grad) for name, p in reversed(parameters) if p.grad is not None]
     if not found:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from binarize.errors import TrainingError
+from binarize.errors import StoppedError
 from binarize.layers import set_progress
 from binarize.recipes import TrainingRecipe
 from binarize.recipes.schema import Training
@@ -37,10 +37,6 @@ from binarize.training.stages import float_weights
 from binarize.training.step import train_step
 
 __all__ = ["BEST", "CURVES", "LOG", "MODEL", "STATE", "Event", "StoppedError", "train"]
-
-
-class StoppedError(TrainingError):
-    """A training that was interrupted after it was saved."""
 
 
 class _EndedError(Exception):

@@ -147,7 +147,7 @@ def _unit(scale: float) -> str:
 
 
 def _class_options(truth: Classes) -> list[str]:
-    rows = _comment("".join(f"{text[0].upper()}{text[1:]}. " for text in truth.why), 4)
+    rows = _comment(" ".join(f"{text[0].upper()}{text[1:]}." for text in truth.why), 4)
     absent = [name for name, share in zip(truth.names, truth.shares, strict=True) if not share]
     if absent and truth.named:
         rows += _comment(f"No mask holds {', '.join(absent[:5])}{'...' * (len(absent) > 5)}.", 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -121,6 +122,20 @@ def test_sizes_are_multiples_of_32_and_small(sizes: list[tuple[int, int]], expec
     assert found == expected
     assert all(side % 32 == 0 for side in found)
     assert one_aspect(sizes, sizes[0]) == (len(sizes) == 1)
+
+
+def test_a_path_with_spaces_can_be_copied_from_what_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders(tmp_path / "my data")
+    out = tmp_path / "my recipe.yaml"
+    data = ["--images", str(tmp_path / "my data/images"), "--masks", str(tmp_path / "my data/masks")]
+    assert run(["init", *data, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert shlex.split(printed[-2].partition(":")[2]) == ["binarize", "data", "check", str(out)]
+    assert shlex.split(printed[-1]) == ["binarize", "train", str(out)]
+    comments = [line.strip() for line in out.read_text().splitlines() if line.strip().startswith("#")]
+    assert all(any(map(str.isalpha, comment)) for comment in comments)  # not "# ."
 
 
 def real(kind: str, root: Path) -> list[str]:

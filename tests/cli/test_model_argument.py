@@ -192,3 +192,20 @@ class Picky(nn.Sequential):
     assert "--input-size" not in said
     assert run(["convert", f"{tmp_path}/nets.py:Picky", "--input-size", "3,8,8", "--dry-run"]) == 2
     assert "--input-size" in capsys.readouterr().err
+
+
+def test_paths_that_name_no_model(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    with pytest.raises(ConfigError, match="run is a folder without a trained network"):
+        resolve("run")
+    for command in ("summary", "convert", "bench"):
+        assert run([command, file.name]) == 2
+        assert "name a callable" in " ".join(capsys.readouterr().err.split())
+    Path("notes.txt").touch()
+    with pytest.raises(ConfigError, match=r"notes\.txt is a file, but not of a network"):
+        resolve("notes.txt")
+    Path("test_resnet").mkdir()
+    assert resolve("test_resnet").binarize_spec["name"] == "test_resnet"

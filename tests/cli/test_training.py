@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,12 +155,32 @@ def test_predict(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     capsys.readouterr()
     assert run([*command, "--out", str(tmp_path / "out")]) == 2
     assert "exists already; replace it with --force" in capsys.readouterr().err
+    before = (tmp_path / "in/grey.png").read_bytes()
+    assert run([*command, "--out", str(tmp_path / "in"), "--force"]) == 2
+    assert "grey.png is one of the images or truths" in capsys.readouterr().err
+    assert (tmp_path / "in/grey.png").read_bytes() == before
     Image.new("L", (7, 9)).save(tmp_path / "in/grey-overlay.png")
     assert run([*command, "--out", str(tmp_path / "more"), "--overlay"]) == 2
     assert "grey-overlay.png would be written for two" in capsys.readouterr().err
     Image.new("L", (7, 9)).save(tmp_path / "grey.png")
     assert run([*command, str(tmp_path / "grey.png"), "--out", str(tmp_path / "more")]) == 2
     assert "would be written to the same files" in capsys.readouterr().err
+
+
+def test_ctrl_c_saves_and_has_its_own_exit_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    presses = iter([signal.SIGINT])
+
+    def press(*_: Any) -> None:
+        for number in presses:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(sys.modules["binarize.cli.train"].Screen, "show", press)
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(small_net.values(epochs=3)))
+    assert run(["train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run")]) == 130
+    assert "Go on with --resume" in capsys.readouterr().err
+    assert (tmp_path / "run/state.safetensors").is_file()
 
 
 def test_one_bad_image_leaves_no_file_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

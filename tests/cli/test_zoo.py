@@ -12,11 +12,13 @@ import yaml
 from PIL import Image
 
 import binarize
-from binarize import recipes
+from binarize import recipes, report
 from binarize.cli import run
+from binarize.comparison.runs import find_runs
 from binarize.errors import ConfigError
 from binarize.files import zoo
 from binarize.training import saved
+from binarize.training.folder import LOG
 
 
 @pytest.fixture
@@ -54,7 +56,12 @@ def test_from_a_run_to_a_loaded_network(
     assert run(["zoo", "--json"]) == 0
     metrics = {m["name"]: m for m in json.loads(capsys.readouterr().out)}
     for name in zoo.names():
-        assert {p.name for p in (tmp_path / "zoo" / name).iterdir()} == {zoo.MODEL, zoo.METRICS, zoo.CARD}
+        assert {p.name for p in (tmp_path / "zoo" / name).iterdir()} == {
+            zoo.MODEL,
+            zoo.METRICS,
+            zoo.CARD,
+            LOG,
+        }
         model = binarize.load(f"zoo:{name}")
         with torch.no_grad():
             assert model(torch.rand(1, 3, 40, 48)).dtype == torch.float32
@@ -62,7 +69,9 @@ def test_from_a_run_to_a_loaded_network(
         found = json.loads(capsys.readouterr().out)
         assert found["miou"] == metrics[name]["figures"]["miou"]
         size = (tmp_path / "zoo" / name / zoo.MODEL).stat().st_size
+        assert len(report.read(Path(f"zoo:{name}")).history) == 1
         assert metrics[name]["bytes"] == size < (tmp_path / name[7:] / zoo.MODEL).stat().st_size
+    assert find_runs(tmp_path / "zoo") == ([], [])  # their logs do not make them runs
     Image.new("RGB", (20, 10)).save(tmp_path / "x.png")
     assert (
         run(["predict", "zoo:shapes-bidense", str(tmp_path / "x.png"), "--out", str(tmp_path / "out")]) == 0

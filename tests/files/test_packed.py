@@ -14,7 +14,7 @@ from conftest import SmallNet
 from torch import nn
 
 import binarize
-from binarize.errors import BinarizeError, ConfigError, FormatError
+from binarize.errors import BinarizeError, BinarizeWarning, ConfigError, FormatError
 from binarize.files import create_timm, load, load_checkpoint, read_header, save
 from binarize.files.build_contexts import WithoutStartValues
 from binarize.files.header import PackedHeader
@@ -159,6 +159,16 @@ def test_float_dtype(tmp_path: Path, float_dtype: str):
         assert torch.equal(state[name], rounded), name
     again = save(loaded, tmp_path / "again.safetensors", packed=True, leftovers=float_dtype)  # its old name
     assert again.read_bytes() == path.read_bytes()
+
+
+def test_a_network_of_another_type_is_packed_with_a_warning(tmp_path: Path):
+    """The file holds float32 alone, and a forward that casts its input would fail."""
+    model = _network("test_resnet", "bidense", {}).double()
+    with pytest.warns(BinarizeWarning, match="parameters of float64"):
+        path = save(model, tmp_path / "m.safetensors", packed=True)
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert load(path)(x).dtype == torch.float32
 
 
 def test_floats_that_do_not_fit(tmp_path: Path):

@@ -47,6 +47,16 @@ def test_rows_tell_bypass_norm_activation_and_sum() -> None:
     assert seen["mix"].out_shape == (2, 32, 8, 8)
 
 
+def test_every_replaced_activation_is_in_a_row() -> None:
+    """Also those behind a sum, and behind a layer that stays float: the stem's."""
+    made = plan(timm.create_model("resnet10t"), example_inputs=IMAGE)
+    named = {name: str(row.activation) for name, row in rows(made).items() if "->" in str(row.activation)}
+    assert named["conv1.0"] == named["layer2.0.conv2"] == "ReLU -> RPReLU"
+    assert "layer2.0.downsample.1" not in named
+    assert len(named) == sum(swap.to == "activation" for swap in made.swaps) == 11
+    assert "RPReLU" in str(made).partition("conv1.3")[0]
+
+
 @pytest.mark.parametrize(
     ("cin", "cout", "stride", "expected"),
     [

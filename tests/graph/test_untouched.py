@@ -491,3 +491,17 @@ def test_what_a_run_imports_stays_imported(monkeypatch: pytest.MonkeyPatch) -> N
     made = binarize.plan(model, "bidense", example_inputs=torch.rand(1, 3, 8, 8))
     assert [row.name for row in made.converted] == ["2"]
     assert "imported_by_a_run" in sys.modules
+
+
+def test_the_power_iteration_of_spectral_norms_does_not_go_on() -> None:
+    """Reading such a weight in training mode changes the vectors that it is computed with."""
+    spectral = nn.utils.parametrizations.spectral_norm
+    layers = [spectral(nn.Conv2d(8, 8, 3)), spectral(nn.Conv2d(8, 4, 1)), nn.ReLU(), nn.Conv2d(4, 4, 1)]
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), *layers, nn.ReLU(), nn.Conv2d(4, 2, 1)).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    binary = binarize.apply(model, "bidense", example_inputs=torch.rand(2, 3, 8, 8))
+    shapes = {row.name: row.weight_shape for row in binary.binarize_plan.rows}
+    assert (shapes["1"], shapes["2"]) == ((8, 8, 3, 3), (4, 8, 1, 1))
+    binarize.summary(binary, (3, 8, 8))
+    for changed in (model.state_dict(), {n: t for n, t in binary.state_dict().items() if "_u" in n}):
+        assert all(torch.equal(tensor, before[name]) for name, tensor in changed.items())

@@ -106,6 +106,35 @@ static void check(const Layer& l, bool depthwise, Kind kind, const float* got, d
                 }
 }
 
+// The kernels of training: buffers end where the last number does.
+static void training(int isa) {
+    const bz_values v = {between(1, 3), between(1, 300), between(1, 140), between(0, 1), 0};
+    const size_t channels = size_t(v.channels), per_image = size_t(v.images) * channels;
+    const size_t all = per_image * size_t(v.positions);
+    const int threads = between(1, 2), groups = between(0, int(v.channels + 31) / 32);
+    const std::vector<float> x = normal(all), grad = normal(all), k = normal(channels), b = normal(channels);
+    const std::vector<float> a = normal(groups ? size_t(groups) : channels);
+    std::vector<float> kept(4 * per_image), y(all), gx(all), grads(4 * channels);
+    std::vector<double> sums(2 * per_image);
+    const bz_dab dab = {k.data(), b.data(), a.data(), groups, 0};
+    must(bz_train_dab(isa, threads, &v, &dab, x.data(), kept.data(), y.data()), "train dab");
+    must(bz_train_dab_backward(isa, threads, &v, &dab, grad.data(), x.data(), kept.data(), gx.data(), grads.data()),
+         "train dab backward");
+    const bz_signs signs = {k.data(), nullptr, 0, 0};
+    must(bz_train_signs(isa, threads, &v, &signs, x.data(), y.data()), "train signs");
+    must(bz_train_signs_backward(isa, threads, &v, &signs, grad.data(), x.data(), gx.data(), sums.data()),
+         "train signs backward");
+    const bz_pieces pieces = {k.data(), b.data(), nullptr, k.data(), between(0, 1), 0};
+    must(bz_train_pieces(isa, threads, &v, &pieces, x.data(), y.data()), "train pieces");
+    must(bz_train_pieces_backward(isa, threads, &v, &pieces, grad.data(), x.data(), gx.data(), grads.data()),
+         "train pieces backward");
+    const int64_t positions = v.images * v.positions, outputs = between(1, 200);
+    std::vector<float> onto = normal(size_t(positions * outputs));
+    must(bz_train_bypass(isa, threads, positions, v.channels, outputs, x.data(), onto.data()), "train bypass");
+    must(bz_train_bypass_backward(isa, threads, positions, v.channels, outputs, onto.data(), gx.data()),
+         "train bypass backward");
+}
+
 // A float stem with and without a pool: buffers end where the last number does.
 static void stem(int isa) {
     bz_conv_shape s = {};
@@ -167,6 +196,27 @@ static void stem(int isa) {
             }
         }
     }
+}
+
+// A layer that gives bits in place of its map y, and reads a plane in place of x if it is given one.
+void bits_of_layer(int isa, int threads, bz_layer_step given, const bz_conv_shape& s, std::vector<float> y,
+                   const uint32_t* plane) {
+    const int groups = s.out_channels % 2 ? 1 : between(1, 2);
+    const bz_plane_shape shape = {s.input.images, s.out_h, s.out_w, s.out_channels, groups, between(0, 2), between(0, 2)};
+    const std::vector<float> mul = normal(size_t(s.out_channels)), add = normal(size_t(s.out_channels));
+    std::vector<uint32_t> wanted(size_t(bz_plane_words(&shape))), words(wanted.size(), 0xffffffffu);
+    const bz_map map = {y.data(), int64_t(s.out_h) * s.out_w * s.out_channels, int64_t(s.out_w) * s.out_channels,
+                        s.out_channels, 1};
+    const float* const add_or_none = between(0, 1) ? add.data() : nullptr;
+    must(bz_pack(isa, threads, &shape, &map, nullptr, mul.data(), add_or_none, 0, wanted.data(), nullptr), "pack");
+    const bz_bits bits = {words.data(), shape, mul.data(), add_or_none};
+    given.out = nullptr, given.bits = &bits;
+    if (plane) given.x = nullptr, given.plane = plane;
+    const bz_step step = {BZ_STEP_LAYER, 0, &given};
+    must(bz_run(isa, threads, 1, &step, nullptr), "layer");
+    if (words == wanted) return;
+    fprintf(stderr, "layer: its bits are not those of its map\n");
+    exit(1);
 }
 
 // A step against the calls that it stands for: the same bits.
@@ -248,10 +298,12 @@ void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<floa
         fprintf(stderr, "layer: other bits than its parts, kind %d\n", kind);
         exit(1);
     }
-    if (kind != BZ_LAYER_SCALED) return;
-    x[0] = NAN;
     e.bypass.data = e.out.data = nullptr;
     e.sums = nullptr;
+    e.mul = mul.data(), e.offset = depthwise ? offset.data() : nullptr, e.sample_scale = nullptr;
+    bits_of_layer(isa, threads, given, s, wanted, plain ? plane.data() : nullptr);
+    if (kind != BZ_LAYER_SCALED) return;
+    x[0] = NAN;
     given.sums = nullptr;
     if (bz_run(isa, threads, 1, &step, nullptr) != BZ_NOT_FINITE) {
         fprintf(stderr, "layer: scales that are not finite were taken\n");
@@ -468,6 +520,7 @@ int main(int argc, char** argv) {
         for (int isa = BZ_ISA_PORTABLE; isa <= BZ_ISA_AVX512; ++isa) {
             if (!bz_isa_available(isa)) continue;
             stem(isa);
+            training(isa);
             steps(isa);
             bits(isa);
             const bool depthwise = round % 3 == 0;

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import class_data
 import pytest
 import small_net
 import yaml
@@ -73,6 +74,26 @@ def test_the_page(browser: Any, report: Path, width: int, scheme: str) -> None:
     page.locator("#theme").focus()
     page.keyboard.press("Enter")
     assert page.evaluate(background) != before
+    page.close()
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_a_page_of_whole_images(browser: Any, tmp_path: Path, width: int) -> None:
+    root = class_data.cifar_zips(tmp_path / "data", train=10, test=4)
+    (tmp_path / "classes.yaml").write_text(yaml.safe_dump(class_data.values(root, epochs=1)))
+    assert run(["train", str(tmp_path / "classes.yaml"), "--out", str(tmp_path / "run")]) == 0
+    out = tmp_path / "report.html"
+    assert run(["report", str(tmp_path / "run"), "--out", str(out), "--no-inspect"]) == 0
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    faults: list[str] = []
+    page.on("console", lambda message: faults.append(message.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(out.as_uri())
+    assert faults == []
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    boxes = [card.bounding_box() for card in page.locator(".card").all()]
+    assert len(boxes) == 6
+    assert len({box["y"] for box in boxes}) == (6 if width == 400 else 2)  # one beside the other where wide
     page.close()
 
 

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import class_data
 import pytest
 import small_net
 import yaml
@@ -18,6 +19,8 @@ from PIL import Image
 from binarize.cli import run
 from binarize.report import Extras, Insight, build, page, read
 from binarize.report.panels import Panel, Panels
+from binarize.training.build import dataset as build_dataset
+from binarize.training.classify import classify
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +79,42 @@ def test_depth(tmp_path: Path) -> None:
     assert [picture.format for picture in _pictures(text)] == ["JPEG"] * 3
 
 
+def test_classification(tmp_path: Path) -> None:
+    root = class_data.cifar_zips(tmp_path / "data", train=10, test=4)
+    (tmp_path / "classes.yaml").write_text(yaml.safe_dump(class_data.values(root, epochs=1)))
+    assert run(["train", str(tmp_path / "classes.yaml"), "--out", str(tmp_path / "run")]) == 0
+    text = _report(tmp_path / "report.html", tmp_path / "run", "--images", 5)
+    assert text.count('class="card"') == 5
+    assert 'type="range"' not in text
+    assert [picture.size for picture in _pictures(text)] == [(32, 32)] * 5
+    subject = read(tmp_path / "run")
+    recipe, truth = subject.recipe, subject.truth
+    data = build_dataset(recipe, "test")
+    cards = re.findall(r'class="card".*?</article>', text, re.DOTALL)
+    for card, index in zip(cards, (4, 12, 20, 28, 36), strict=True):  # spread over 40 images
+        image, target = data.load(index)
+        shares = classify(subject.model, image, recipe.data.evaluation)
+        best = [truth.names[i] for i in shares.topk(3).indices.tolist()]
+        assert re.findall(r"<dt>(?:<b>)?(\w+)", card) == best
+        percents = [float(n) for n in re.findall(r'class="n">(\d+\.\d) %', card)]
+        assert percents == pytest.approx([100 * n for n in shares.topk(3).values.tolist()], abs=0.06)
+        assert f"<h3>{truth.names[int(target)]} " in card
+        assert (">right<" in card) == (best[0] == truth.names[int(target)])
+
+
+def test_a_zoo_entry_with_its_log(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("binarize.files.zoo.folder", lambda: tmp_path / "zoo")
+    assert run(["zoo", "add", str(trained), "--name", "mine"]) == 0
+    text = _report(tmp_path / "report.html", "zoo:mine", "--images", 0)
+    assert '<section id="curves">' in text
+    assert "No curves" not in text
+
+
 def test_without_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("BINARIZE_DATA", raising=False)
     text = _report(tmp_path / "report.html", "zoo:camvid-bidense")
     assert "No images, so no predictions" in text
-    assert "No curves" in text
+    assert "No curves: this entry of the zoo was made without the log of its run; `binarize train" in text
     assert '<section id="predictions">' not in text
     assert "0.3523" in text
     assert "1.07 MB" in text
@@ -155,5 +189,5 @@ def test_the_size_is_limited(trained: Path) -> None:
     text = build(subject, extras, limit=limit)
     assert len(text.encode()) <= limit
     assert text.count('class="panel"') == 1
-    assert "pictures were left out" in text
+    assert f"pictures were left out: the file would be larger than {limit / 1e6:g} MB" in text
     assert build(subject, extras, limit=1).count("<img") == whole.count("<img") - 4 * 3 - 1

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from program_nets import Net, pair, plain, programs, same, third
+from program_nets import Net, front, pair, plain, programs, same, third
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
+import binarize
 from binarize.native.library import available
+from binarize.runtime.program import memory
 
 pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")
 IMAGE = (2, 3, 16, 16)
@@ -289,3 +291,39 @@ def test_inputs_that_share_memory_are_not_taken_for_each_other() -> None:
             packed(x, y=x)
         assert packed(x, y=z)[1] is z
         assert packed(z, y=x)[1] is x
+
+
+def _segmentation() -> Net:
+    """Scores at twice the image's size."""
+    torch.manual_seed(0)
+    return Net(lambda net, x: F.interpolate(net.head(front(net, x)), scale_factor=4.0, mode="bilinear"))
+
+
+@pytest.mark.parametrize("small", [0, 4096])
+def test_maps_lie_in_the_memory_of_a_large_result(monkeypatch: pytest.MonkeyPatch, small: int) -> None:
+    _, packed = pair(_segmentation())
+    x = torch.rand(2, 3, 48, 40)
+    expected = third(packed, x)
+    before = programs(packed)[0].bytes
+    monkeypatch.setattr(memory, "LARGE", 1024)
+    monkeypatch.setattr(memory, "SMALL", small)
+    _, again = pair(_segmentation())
+    kept = [third(again, x) for _ in range(2)]
+    assert programs(again)[0].bytes < before
+    assert all(torch.equal(y, expected) for y in kept)
+    y = again(torch.rand(2, 3, 48, 40))
+    assert not torch.equal(y, expected)
+    assert torch.equal(kept[0], expected)  # no later call writes into a result
+
+
+@pytest.mark.slow
+def test_the_maps_of_a_upernet_lie_in_its_scores() -> None:
+    """Of 151 classes at 480x480: scores of 133 MiB, before them maps of 28 MiB at a time."""
+    net = binarize.networks.upernet("convnext_tiny", num_classes=151).eval()
+    packed = binarize.deploy(binarize.apply(net, "bidense", form="table", granularity="layer").eval())
+    x = torch.rand(1, 3, 480, 480)
+    with torch.inference_mode():
+        for _ in range(2):
+            packed(x)
+    (program,) = programs(packed)
+    assert program.bytes <= 12 << 20  # the map in front of the classifier, and its bits

@@ -19,7 +19,7 @@ from binarize.runtime import ops
 from binarize.runtime.layer_data import text_of_spec
 from binarize.runtime.program.graph import ProgramGraph
 from binarize.runtime.program.lowering import TorchStep
-from binarize.runtime.program.memory import ALIGNMENT, Buffer, plan_offsets
+from binarize.runtime.program.memory import ALIGNMENT, SMALL, Buffer, Host, plan_places
 from binarize.runtime.program.passes import PASSES
 
 pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")
@@ -170,7 +170,8 @@ def test_reasons_say_why_a_fusion_was_missed() -> None:
 @settings(max_examples=200, deadline=None)
 def test_buffers_that_live_at_the_same_time_do_not_overlap(drawn: list[tuple[int, int, int]]) -> None:
     buffers = [Buffer(size, first, first + length) for size, first, length in drawn]
-    offsets, total = plan_offsets(buffers)
+    places, total = plan_places(buffers)
+    offsets = [place.offset for place in places]
     least = max(
         sum(b.size for b in buffers if b.first <= step <= b.last) for step in {b.first for b in buffers}
     )
@@ -181,6 +182,31 @@ def test_buffers_that_live_at_the_same_time_do_not_overlap(drawn: list[tuple[int
         for b, other in zip(buffers[i + 1 :], offsets[i + 1 :], strict=True):
             together = a.size and b.size and a.first <= b.last and b.first <= a.last
             assert not together or at + a.size <= other or other + b.size <= at
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 99), st.integers(0, 30), st.integers(0, 8)), min_size=1, max_size=40),
+    st.lists(st.tuples(st.integers(1, 300), st.integers(0, 30)), max_size=3),
+)
+@settings(max_examples=200, deadline=None)
+def test_buffers_lie_in_results_that_are_written_later(
+    drawn: list[tuple[int, int, int]], results: list[tuple[int, int]]
+) -> None:
+    unit = SMALL // 10
+    buffers = [Buffer(size * unit, first, first + length) for size, first, length in drawn]
+    hosts = [Host(size * unit, first) for size, first in results]
+    places, total = plan_places(buffers, hosts)
+    for i, (a, at) in enumerate(zip(buffers, places, strict=True)):
+        if at.host is not None:
+            assert a.size >= SMALL
+            assert a.last < hosts[at.host].first
+            assert at.offset + a.size <= hosts[at.host].size
+        else:
+            assert at.offset + a.size <= total
+        for b, other in zip(buffers[i + 1 :], places[i + 1 :], strict=True):
+            together = a.size and b.size and a.first <= b.last and b.first <= a.last
+            apart = at.offset + a.size <= other.offset or other.offset + b.size <= at.offset
+            assert not together or at.host != other.host or apart
 
 
 ARGUMENTS: dict[str, Any] = {

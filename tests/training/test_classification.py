@@ -57,6 +57,12 @@ def test_figures_are_those_of_sklearn() -> None:
     assert found["images"] == 200
 
 
+def test_names_of_classes_are_drawn_as_they_are(tmp_path: Path) -> None:
+    """Between two dollar signs matplotlib expects a formula."""
+    confusion.draw_confusion({"$^$": {"b_c": 3}}, tmp_path / "c.png", ["$^$", "b_c"])
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_figures_of_few_classes_and_of_nothing() -> None:
     metric = ClassificationMetric(names(3))
     metric.update(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))

@@ -89,6 +89,15 @@ def test_a_network_learns_and_the_callers_own_stays() -> None:
     assert said[-1].startswith("epoch 8/8  loss ")
 
 
+def test_a_network_that_was_converted_before_is_not_called_float() -> None:
+    said: list[str] = []
+    network = binarize.apply(Small(2, None), "bidense", example_inputs=torch.rand(1, 3, 32, 32))
+    quick(network, Bright(), epochs=1, tell=said.append)
+    line = next(line for line in said if line.startswith("network"))
+    assert "bidense, converted before: " in line
+    assert "float" not in line
+
+
 @pytest.mark.parametrize("kind", ["pil", "floats"])
 def test_images_of_all_kinds_are_the_same_to_the_network(kind: str) -> None:
     network = Small(2, None)

@@ -68,6 +68,41 @@ def decide_activations(draft: Draft) -> None:
         text = _decide(draft, nodes, site)
         if site is not None:
             site.activation = text
+        elif text.code is Code.BECOMES:
+            _note_replaced(draft, nodes[0], text)
+
+
+def _note_replaced(draft: Draft, node: fx.Node, text: Statement) -> None:
+    """Say in the row of a layer in front that an activation behind its sum changes, or behind a float layer.
+
+    Of several layers that are added up or concatenated there, it is the last one that has a bypass.
+    """
+    flow = draft.flow
+    seen: set[fx.Node] = set()
+    queue = list(flow.sources(node))
+    layers: list[fx.Node] = []
+    while queue:
+        source = queue.pop()
+        if source in seen:
+            continue
+        seen.add(source)
+        if flow.role(source) in ("conv", "linear"):
+            layers.append(source)
+        elif flow.role(source) in _NEAR:
+            queue += flow.sources(source)
+    if not layers:
+        return
+    name = str(max(layers, key=lambda layer: (_has_bypass(draft, layer), flow.order[layer])).target)
+    site = draft.sites.get(name)
+    if site is None:
+        draft.kept_activations.setdefault(name, text)
+    elif site.activation.code is Code.NONE:
+        site.activation = text
+
+
+def _has_bypass(draft: Draft, layer: fx.Node) -> bool:
+    site = draft.site_at(layer)
+    return site is not None and site.bypass
 
 
 def _decide(draft: Draft, nodes: list[fx.Node], front: SiteDraft | None) -> Statement:

@@ -33,6 +33,7 @@ class Draft:
         sites: converted layers by name.
         kept: by name for all other layers, what keeps them float and why.
         kept_norms: what happens to the norm behind a layer that stays float, by its name.
+        kept_activations: likewise to the activation.
         norms: the decision on a norm, by node: `absorbed`, `removed` or `batch`.
         scales: nodes of layer scale that are removed.
         swaps: modules to replace, by path.
@@ -50,6 +51,7 @@ class Draft:
     sites: dict[str, SiteDraft] = field(default_factory=dict)
     kept: dict[str, tuple[KeptBy, Statement]] = field(default_factory=dict)
     kept_norms: dict[str, Statement] = field(default_factory=dict)
+    kept_activations: dict[str, Statement] = field(default_factory=dict)
     norms: dict[fx.Node, str] = field(default_factory=dict)
     scales: set[fx.Node] = field(default_factory=set)
     swaps: dict[str, Swap] = field(default_factory=dict)

@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from binarize.functional.bypass import bypass_kind
 from binarize.graph.decide.draft import Draft, SiteDraft
 from binarize.graph.decide.outputs import Output, shaping_function
+from binarize.graph.model_copy import weight_shape
 from binarize.graph.plan import LayerPlan, OutputPlan
 from binarize.graph.plan_sentences import Code, Statement, joined
 from binarize.layers.recipe import chosen_bypass
@@ -26,18 +27,18 @@ def layer_rows(draft: Draft, layers: dict[str, nn.Module]) -> tuple[LayerPlan, .
 
 def _row(draft: Draft, name: str, module: nn.Module) -> LayerPlan:
     nodes = draft.flow.calls.get(name, [])
-    weight = getattr(module, "weight", None)
     row = LayerPlan(
         name=name,
         kind=_kind_name(module),
         in_shape=nodes[0].meta["input_shape"] if nodes else (),
         out_shape=draft.flow.shape(nodes[0]) if nodes else (),
-        weight_shape=tuple(weight.shape) if isinstance(weight, Tensor) else (),
+        weight_shape=weight_shape(module) or (),
     )
     site = draft.sites.get(name)
     if site is None:
         kept_by, reason = draft.kept[name]
-        return dataclasses.replace(row, reason=reason, kept_by=kept_by, norm=draft.kept_norms.get(name, ""))
+        norm, activation = draft.kept_norms.get(name, ""), draft.kept_activations.get(name, "")
+        return dataclasses.replace(row, reason=reason, kept_by=kept_by, norm=norm, activation=activation)
     return dataclasses.replace(
         row,
         converted=True,

@@ -11,7 +11,7 @@ from torch import nn
 from binarize.errors import RewriteError
 from binarize.graph.decide.planner import plan
 from binarize.graph.decide.policy import Policy
-from binarize.graph.model_copy import copied
+from binarize.graph.model_copy import copied, weight_shape
 from binarize.graph.plan import Plan
 from binarize.graph.rewrite.forward_edits import edit_forwards
 from binarize.graph.rewrite.layer_swaps import swap_layers
@@ -110,8 +110,8 @@ def _disable_fast_paths(model: nn.Module) -> None:
 def _check(plan: Plan, model: nn.Module) -> None:
     modules = dict(model.named_modules())
     for row in plan.rows:
-        weight = getattr(modules.get(row.name), "weight", None)
-        shape = tuple(weight.shape) if isinstance(weight, torch.Tensor) else None
+        module = modules.get(row.name)
+        shape = None if module is None else weight_shape(module)
         if row.weight_shape and shape != row.weight_shape:
             raise RewriteError(
                 f"{row.name}: the plan was made for a weight of {row.weight_shape}, "

@@ -28,9 +28,7 @@ def bypass_section(found: Mapping[str, BypassShares]) -> Section:
 
 
 def _figure(found: Mapping[str, BypassShares]) -> Any:
-    figure = style.figure(9.0, 6.2)
-    upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [2, 1]})
-    places, names = style.places([one.layers for one in found.values()])
+    figure, upper, lower, places = style.tall_above_low([one.layers for one in found.values()])
     for index, (place, (label, one)) in enumerate(zip(places, found.items(), strict=True)):
         looks = style.looks(index) | {"markersize": 3.5, "linewidth": 1.0}
         upper.plot(place, one.share, label=label, **looks)
@@ -42,12 +40,6 @@ def _figure(found: Mapping[str, BypassShares]) -> Any:
     lower.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     lower.set_ylim(-1.05, 1.05)
     lower.set_ylabel("correlation", fontsize=9)
-    style.layer_axis(upper, names, 8.0)
-    style.layer_axis(lower, names, 8.0)
-    upper.set_xlabel("")
-    upper.tick_params(axis="x", labelbottom=False)
-    for axes in (upper, lower):
-        axes.grid(axis="y", alpha=0.3)
     return figure
 
 

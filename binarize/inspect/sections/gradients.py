@@ -28,9 +28,7 @@ def gradients_section(found: Mapping[str, Gradients]) -> Section:
 
 
 def _figure(found: Mapping[str, Gradients]) -> Any:
-    figure = style.figure(9.0, 6.2)
-    upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [2, 1]})
-    places, names = style.places([one.layers for one in found.values()])
+    figure, upper, lower, places = style.tall_above_low([one.layers for one in found.values()])
     for index, (place, (label, one)) in enumerate(zip(places, found.items(), strict=True)):
         looks = style.looks(index) | {"markersize": 3.5, "linewidth": 1.0}
         there = np.where(one.relative > 0, one.relative, np.nan)
@@ -48,12 +46,6 @@ def _figure(found: Mapping[str, Gradients]) -> Any:
     style.legend_above(figure, upper)
     lower.set_ylim(-3, 103)
     lower.set_ylabel("weights without\ngradient (%)", fontsize=9)
-    style.layer_axis(upper, names, 8.0)
-    style.layer_axis(lower, names, 8.0)
-    upper.set_xlabel("")
-    upper.tick_params(axis="x", labelbottom=False)
-    for axes in (upper, lower):
-        axes.grid(axis="y", alpha=0.3)
     return figure
 
 

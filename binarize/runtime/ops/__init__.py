@@ -10,6 +10,7 @@ bounds (`binarize.native.epilogue.Activation`).
 from binarize.runtime.ops.elementwise import piecewise, pointwise
 from binarize.runtime.ops.float_layers import attention, linear, mean, stem
 from binarize.runtime.ops.packed_layer import layer, native_of, normed
+from binarize.runtime.ops.planes import plane_words
 
 __all__ = [
     "attention",
@@ -19,6 +20,7 @@ __all__ = [
     "native_of",
     "normed",
     "piecewise",
+    "plane_words",
     "pointwise",
     "stem",
 ]

@@ -3,6 +3,9 @@
 `layer` is a packed layer with all that a program can put around it. Its text `spec` is JSON as in a packed
 file (`PackedSpec.as_dict`). `normed` is the layer norm of a packed linear layer's result y with what follows
 it, x being the layer's input (or none, without a bypass).
+
+Between two layers a plane of bits may take the place of a map (`ops.planes`): `next_plane` describes the one
+that a layer gives, of the bits next_mul * y + next_add >= 0, and `plane` the one that it gets as its x.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binarize.functional import channel_bypass
+from binarize.runtime.kernel_arguments import quantizer_arguments
 from binarize.runtime.layer_data import LayerData, spec_of_text
 from binarize.runtime.native_layer import Extras, NativeLayer
 from binarize.runtime.native_planes import NativePlanes
@@ -24,6 +28,7 @@ from binarize.runtime.ops.arguments import (
     tail_of_arguments,
 )
 from binarize.runtime.ops.common import channel_sums, register
+from binarize.runtime.ops.planes import map_of, plane_of, plane_words
 from binarize.runtime.packed_weights import native_layer
 from binarize.runtime.reference import reference
 from binarize.runtime.shapes import extra_of, result_shape
@@ -58,10 +63,16 @@ def _layer(
     tail_weight: Tensor | None = None,
     tail_bias: Tensor | None = None,
     with_sums: bool = False,
+    plane: Sequence[int] = (),
+    next_plane: Sequence[int] = (),
+    next_mul: Tensor | None = None,
+    next_add: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     data = LayerData(
         spec=spec_of_text(spec), bits=bits, vectors=vectors, inner=activation_of_arguments(inner)
     )
+    if plane:
+        x = map_of(x, plane, quantizer_arguments(data).get("mul"))
     x = x.resolve_neg()
     channels = data.spec.out_channels
     sums = x.new_empty((x.shape[0], channels) if with_sums else (0,))
@@ -81,7 +92,7 @@ def _layer(
         y = _finished(reference(data, _resized(x, extras), output_size), extras, data.spec.dim)
     elif isinstance(native, NativePlanes) and not native.fused:
         y = _finished(y, extras, data.spec.dim)
-    return y, sums
+    return plane_of(y, next_plane, next_mul, next_add) if next_plane else y, sums
 
 
 def _resized(x: Tensor, extras: Extras) -> Tensor:
@@ -113,9 +124,13 @@ def _fake_layer(
     resize: Sequence[int] = (),
     tail_weight: Tensor | None = None,
     with_sums: bool = False,
+    plane: Sequence[int] = (),
+    next_plane: Sequence[int] = (),
     **others: Any,
 ) -> tuple[Tensor, Tensor]:
     known = spec_of_text(spec)
+    if plane:
+        x = x.new_empty(tuple(plane[:4]), dtype=torch.float32)
     size = tuple(resize[:2]) if resize else x.shape[2:]
     given = x.shape if known.kind == "linear" else (*x.shape[:2], *size)
     extra = extra_of(known, output_size, given[2:]) if known.kind == "transposed" else ()
@@ -134,6 +149,8 @@ def _fake_layer(
         device=x.device,
         memory_format=torch.channels_last if last else torch.contiguous_format,
     )
+    if next_plane:
+        y = y.new_empty((plane_words(next_plane),), dtype=torch.int32)
     return y, x.new_empty((x.shape[0], known.out_channels) if with_sums else (0,))
 
 
@@ -166,7 +183,8 @@ layer = register(
     "layer(Tensor x, Tensor bits, Tensor vectors, str spec, Tensor?[] inner, Tensor?[] activation, *, "
     "bool exact_scales=True, int threads=0, int[]? output_size=None, Tensor? sums_of_x=None, "
     "int[] resize=[], float[] bounds=[], Tensor? residual=None, Tensor? tail_weight=None, "
-    "Tensor? tail_bias=None, bool with_sums=False) -> (Tensor, Tensor)",
+    "Tensor? tail_bias=None, bool with_sums=False, int[] plane=[], int[] next_plane=[], "
+    "Tensor? next_mul=None, Tensor? next_add=None) -> (Tensor, Tensor)",
     _layer,
     fake=_fake_layer,
 )

@@ -18,7 +18,8 @@ from binarize.native.library import check, required
 from binarize.runtime import ops
 from binarize.runtime.program.arguments import arguments
 from binarize.runtime.program.graph import ProgramGraph, nodes_in
-from binarize.runtime.program.lowering import Lowering, NativeStep, TorchStep, at_call, plan
+from binarize.runtime.program.lowering import Lowering, NativeStep, TorchStep, at_call
+from binarize.runtime.program.memory import at_memory, plan
 from binarize.runtime.program.operators import lower_node
 from binarize.runtime.program.operators.views import WRITE_NOTHING
 from binarize.runtime.program.placement import maker, place
@@ -43,7 +44,6 @@ class Program:
 
     Attributes:
         graph: see above.
-        bytes: of the arena.
         threads: of the kernels, as the layers ask for; 0 for as many as torch has.
 
     Raises:
@@ -74,7 +74,12 @@ class Program:
         leaves, made = self._leaves(values), {storage_of(t) for t, _, _ in first.buffers}
         self._direct = returned_directly(self._results, leaves, lambda t: storage_of(t) in made)
         outputs = {storage_of(leaves[i]) for i in self._direct}
-        self._offsets, self.bytes = plan(first.buffers, self._last_reads(values), outputs)
+        self._planned = plan(first.buffers, self._last_reads(values), outputs)
+
+    @property
+    def bytes(self) -> int:
+        """Of the memory that a program keeps for each call that runs at the same time: the arena."""
+        return self._planned.bytes
 
     def _leaves(self, values: dict[fx.Node, Any]) -> list[Any]:
         (leaves,) = arguments(self.graph.output)
@@ -138,7 +143,7 @@ class Program:
     def _instance(self) -> _Instance:
         with memory_that_counts():
             arena = torch.empty(self.bytes, dtype=torch.uint8, device="cpu")
-            lowering = Lowering(self._placement, self._offsets, arena, self._wanted)
+            lowering = Lowering(self._placement, self._planned, arena, self._wanted)
             values = self._lower(lowering)
             returned = Returned(self._results, self._leaves(values), self._direct)
         return _Instance(lowering, values, returned, sum(x is not None for x in self._strides))
@@ -213,8 +218,12 @@ class _Instance:
             if root is None:
                 return tensor
             base = bases[root]
-            start = tensor.storage_offset() + base.storage_offset()
-            return base.as_strided(tensor.shape, tensor.stride(), start)
+            if base.dtype == tensor.dtype:
+                start = tensor.storage_offset() + base.storage_offset()
+                return base.as_strided(tensor.shape, tensor.stride(), start)
+            before = base.storage_offset() * base.element_size() // tensor.element_size()
+            start = int(tensor.storage_offset()) + before
+            return at_memory(base, tuple(tensor.shape), tensor.stride(), tensor.dtype, start)
 
         return at
 

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from binarize.native import structs
 from binarize.native.library import required
 from binarize.runtime.program.capture import NoProgramError
-from binarize.runtime.program.memory import Buffer, plan_offsets
+from binarize.runtime.program.memory import Planned, at_memory
 from binarize.runtime.program.placement import Placement
 from binarize.runtime.program.recorded import storage_of
 
@@ -83,8 +83,7 @@ class Lowering:
 
     Args:
         placement: which results are written into which concatenation.
-        offsets: place in the arena of each buffer, in the order in which they are asked for; None for
-            outputs. Without them (the first time) all memory is on the meta device.
+        planned: where the buffers lie (`plan`). Without it (the first time) all memory is on the meta device.
         arena: (bytes,) uint8.
         strides: that results of nodes should have; others are copied at the end.
 
@@ -98,7 +97,7 @@ class Lowering:
     def __init__(
         self,
         placement: Placement,
-        offsets: Sequence[int | None] | None = None,
+        planned: Planned | None = None,
         arena: Tensor | None = None,
         strides: dict[fx.Node, tuple[int, ...]] | None = None,
     ) -> None:
@@ -111,8 +110,9 @@ class Lowering:
         self.placement = placement
         self.wanted = strides or {}
         self._joined: dict[fx.Node, Tensor] = {}
-        self._offsets, self._arena = offsets, arena
+        self._planned, self._arena = planned, arena
         self._count = 0
+        self._hosts: dict[int, Tensor] = {}
         self._held: list[Any] = []
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -126,16 +126,27 @@ class Lowering:
         size = dtype.itemsize * (1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)))
         size = size if all(shape) else 0
         number, self._count = self._count, self._count + 1
-        offset = None if self._offsets is None else self._offsets[number]
-        if offset is None or self._arena is None:
-            made = torch.empty_strided(tuple(shape), tuple(strides), dtype=dtype, device="meta")
-            self.buffers.append((made, size, self.index))
-            if self._offsets is not None:
-                self.outside.add(made)
-            return made
+        like = torch.empty_strided(tuple(shape), tuple(strides), dtype=dtype, device="meta")
+        if self._planned is None or self._arena is None:
+            self.buffers.append((like, size, self.index))
+            return like
         self.buffers.append((self._arena, 0, self.index))
-        flat = self._arena.narrow(0, offset, size).view(dtype)
-        return flat.as_strided(tuple(shape), tuple(strides))
+        place = self._planned.places[number]
+        if place is None:
+            return self._host(number, like)
+        if place.host is None:
+            flat = self._arena.narrow(0, place.offset, size).view(dtype)
+            return flat.as_strided(tuple(shape), tuple(strides))
+        host = self._host(place.host, self._planned.hosts[place.host])
+        return at_memory(host, tuple(shape), tuple(strides), dtype, place.offset // dtype.itemsize)
+
+    def _host(self, number: int, like: Tensor) -> Tensor:
+        """An output, by the number of its buffer: others may lie in its memory before it is written."""
+        if number not in self._hosts:
+            made = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device="meta")
+            self.outside.add(made)
+            self._hosts[number] = made
+        return self._hosts[number]
 
     def placed(self, node: fx.Node) -> Tensor | None:
         """The part of a concatenation that a node's result is written to; None if it has its own memory."""
@@ -223,7 +234,7 @@ class Lowering:
         elif not tensor.is_meta:
             ctypes.c_void_p.from_address(address).value = tensor.data_ptr()
             self._held.append(tensor)
-        elif self._offsets is not None:
+        elif self._planned is not None:
             raise NoProgramError(f"the place of {name} is not known")
 
     def is_constant(self, *values: Any) -> bool:
@@ -254,25 +265,6 @@ def strides_of(shape: Sequence[int]) -> tuple[int, ...]:
 def rows(shape: Sequence[int]) -> tuple[int, ...]:
     """Contiguous strides: the last dim lies side by side."""
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
-
-
-def plan(buffers: Sequence[tuple[Tensor, int, int]], last: dict[int, int], outputs: set[int]) -> Any:
-    """Offsets of all buffers (None for outputs), and the size of the arena.
-
-    Args:
-        buffers: of a first lowering.
-        last: index of the last node that reads a memory, by `storage_of`.
-        outputs: memories that the network returns.
-    """
-    wanted = [
-        Buffer(0 if storage_of(t) in outputs else size, first, last.get(storage_of(t), first))
-        for t, size, first in buffers
-    ]
-    offsets, total = plan_offsets(wanted)
-    placed = [
-        None if storage_of(t) in outputs else at for (t, _, _), at in zip(buffers, offsets, strict=True)
-    ]
-    return placed, total
 
 
 def at_call(value: Any, at: Callable[[Tensor], Tensor]) -> Any:

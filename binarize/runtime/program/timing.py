@@ -95,6 +95,8 @@ def _macs(step: NativeStep | TorchStep, node: fx.Node) -> int:
     if not _is_layer(step, node):
         return 0
     spec = spec_of_text(str(node.args[3]))
-    made = tuple(node.meta["val"][0].shape)
+    ours, given = (node.kwargs.get(name) for name in ("next_plane", "plane"))  # a plane of bits, for a map
+    made = tuple(ours[:4]) if ours else tuple(node.meta["val"][0].shape)
+    x = tuple(given[:4]) if given else shape_of(node.all_input_nodes[0])
     channels = made[-1 if spec.kind == "linear" else 1]
-    return binary_macs(spec, shape_of(node.all_input_nodes[0]), math.prod(made) // max(channels, 1))
+    return binary_macs(spec, x, math.prod(made) // max(channels, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from binarize.runtime.ops.arguments import (
     activation_of_arguments,
     resize_of_arguments,
 )
+from binarize.runtime.ops.planes import plane_words
 from binarize.runtime.program.lowering import Lowering
 from binarize.runtime.program.operators.movement import fill
 from binarize.runtime.program.operators.registry import lowers, same_memory
@@ -42,9 +44,15 @@ def layer(
     **given: Any,
 ) -> Any:
     """One step, with everything that the passes put around the layer."""
-    operands = [x, *(t for t in given.values() if isinstance(t, Tensor))]
+    if given.get("plane"):  # the strides of a map that is not there
+        words, shape = x, tuple(given["plane"][:4])
+        x = torch.empty(shape, device="meta", memory_format=torch.channels_last)
+        given["words"] = words
+    known = ("words", "next_mul", "next_add")
+    operands = [x, *(t for name, t in given.items() if isinstance(t, Tensor) and name not in known)]
     floats = all(t.dtype == torch.float32 for t in operands)
-    if not floats or not lowering.is_constant(bits, vectors, inner, activation):
+    constants = (bits, vectors, inner, activation, given.get("next_mul"), given.get("next_add"))
+    if not floats or not lowering.is_constant(*constants):
         return NotImplemented
     native = ops.native_of(bits, vectors, spec, inner, given)
     extras = Extras(
@@ -69,8 +77,18 @@ def layer(
         native.data.spec.out_channels if given.get("tail_weight") is None else given["tail_weight"].shape[0]
     )
     shape = _result_shape(native, prepared, x, channels)
-    out = _memory(lowering, node, shape, linear=native.linear)
-    return _Step(lowering, native, prepared, maps, given | {"residual": added}).add(x, out)
+    if given.get("plane") and not _fits(given["plane"], prepared.pack.plane):
+        return NotImplemented
+    if given.get("next_plane"):
+        out = lowering.strided((plane_words(given["next_plane"]),), (1,), torch.int32)
+    else:
+        out = _memory(lowering, node, shape, linear=native.linear)
+    return _Step(lowering, native, prepared, maps, given | {"residual": added}).add(x, out, shape)
+
+
+def _fits(plane: Sequence[int], wanted: structs.PlaneShape) -> bool:
+    """Whether a plane lies as the layer's kernels read it."""
+    return bytes(plane_shape(plane)) == bytes(wanted)
 
 
 def _maps(lowering: Lowering, x: Tensor | None, *, linear: bool) -> Tensor | None:
@@ -107,14 +125,17 @@ class _Step:
         self.lowering, self.native, self.prepared, self.given = lowering, native, prepared, given
         self.maps = maps
 
-    def add(self, x: Tensor, out: Tensor) -> Any:
-        """Add the step and give the layer's two results."""
+    def add(self, x: Tensor, out: Tensor, shape: tuple[int, ...]) -> Any:
+        """Add the step and give the layer's two results; `shape` is that of the result's map."""
         lowering, native, prepared, given = self.lowering, self.native, self.prepared, self.given
         conv, pack = prepared.conv, prepared.pack
         if conv is None:
             raise RuntimeError("no convolution")
         maps = _readable(lowering, self.maps, prepared)
-        result = as_maps(out, linear=native.linear)
+        like = out
+        if given.get("next_plane"):
+            like = torch.empty(shape, device="meta", memory_format=torch.channels_last)
+        result = as_maps(like, linear=native.linear)
         described = structs.Layer(
             conv=conv.geometry,
             kind=_KINDS[conv.weights.kind],
@@ -131,13 +152,17 @@ class _Step:
         described.epilogue.tail = structs.Tail()
         step = structs.LayerStep(layer=ctypes.pointer(described))
         lowering.hold(native, prepared, described)
-        lowering.point(step, "x", maps)
+        if (words := given.get("words")) is None:
+            lowering.point(step, "x", maps)
+        else:
+            lowering.point(step, "plane", words)
         self._bypass(step, described, maps)
-        self._around(step, described, result)
+        self._around(step, result, out)
         if prepared.resize is not None:
             step.resize = prepared.resize.struct(maps)
-        size = lowering.library.bz_layer_scratch(ctypes.byref(described))
-        lowering.point(step, "scratch", lowering.scratch(max(int(size), 0)))
+        if words is None:
+            size = lowering.library.bz_layer_scratch(ctypes.byref(described))
+            lowering.point(step, "scratch", lowering.scratch(max(int(size), 0)))
         sums = lowering.empty((x.shape[0], native.data.spec.out_channels) if given.get("with_sums") else (0,))
         if given.get("with_sums"):
             lowering.point(step, "sums", sums)
@@ -168,18 +193,32 @@ class _Step:
         lowering.torch(make, (maps,), {}, (out,), "bypass")
         return out
 
-    def _around(self, step: structs.LayerStep, described: structs.Layer, result: Tensor) -> None:
+    def _around(self, step: structs.LayerStep, result: Tensor, out: Tensor) -> None:
         lowering, given = self.lowering, self.given
         if (residual := given.get("residual")) is not None:
             lowering.map(step.residual, residual)
         if (sums := given.get("sums_of_x")) is not None:
             lowering.point(step, "sums_of_x", sums)
         weight = given.get("tail_weight")
+        if given.get("next_plane"):
+            self._bits(step, out)
+            return
         if weight is None:
             lowering.point(step, "out", result)
             return
         self._tail(step, weight.detach().flatten(1), given.get("tail_bias"))
         lowering.map(step.tail.out, result)
+
+    def _bits(self, step: structs.LayerStep, out: Tensor) -> None:
+        """The plane of the next layer's bits in place of a map."""
+        lowering, given = self.lowering, self.given
+        bits = structs.Bits(shape=plane_shape(given["next_plane"]))
+        lowering.point(bits, "plane", out)
+        for name in ("mul", "add"):
+            vector = given.get(f"next_{name}")
+            lowering.point(bits, name, None if vector is None else vector.contiguous())
+        step.bits = ctypes.pointer(bits)
+        lowering.hold(bits)
 
     def _tail(self, step: structs.LayerStep, weight: Tensor, bias: Tensor | None) -> None:
         """Weights and bias in the kernels' layout, put there at each call: their owner may change them."""
@@ -198,6 +237,12 @@ class _Step:
             fill(lowering, shifts, 0.0)
             copy(lowering, bias.detach(), shifts[:outputs])
             lowering.point(step.tail, "add", shifts)
+
+
+def plane_shape(plane: Sequence[int]) -> structs.PlaneShape:
+    """The library's structure of [N, C, H, W, groups, border_h, border_w]."""
+    n, c, h, w, *rest = plane
+    return structs.PlaneShape(n, h, w, c, *rest)
 
 
 def _is_mean_pool(bypass: Bypass | None) -> bool:

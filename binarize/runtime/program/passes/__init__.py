@@ -12,6 +12,7 @@ from collections.abc import Callable
 from binarize.runtime.program.graph import ProgramGraph
 from binarize.runtime.program.passes.activation import layer_activations, name_activations
 from binarize.runtime.program.passes.attention import attention
+from binarize.runtime.program.passes.bits import bits
 from binarize.runtime.program.passes.channel_sums import channel_sums
 from binarize.runtime.program.passes.classifier import classifier
 from binarize.runtime.program.passes.constants import constants
@@ -40,7 +41,8 @@ PASSES: tuple[Pass, ...] = (
     squeeze_excite,  # before `pointwise`, which would take the activations of its layers
     attention,  # before `pointwise`, which would take its scales, biases and masks
     pointwise,  # what elementwise operators are left
-    channel_sums,  # last: which step makes a map is known now
+    channel_sums,  # which step makes a map is known now
+    bits,  # last: whatever else reads a map is known now
 )
 
 
