@@ -344,7 +344,7 @@ def test_several_large_results_of_calls_at_the_same_time(monkeypatch: pytest.Mon
             return [(i, packed(images[i])) for i in numbers]
 
     with ThreadPoolExecutor(4) as pool:
-        made = [pair for calls in pool.map(call, range(4)) for pair in calls]
+        made = [result for results in pool.map(call, range(4)) for result in results]
     for i, ours in made:
         assert all(torch.equal(a, b) for a, b in zip(ours, expected[i], strict=True))
         assert ours[2].untyped_storage().data_ptr() == ours[1].untyped_storage().data_ptr()
