@@ -9,6 +9,8 @@ import pytest
 import torch
 from program_nets import fused, pair, programs, third, through_passes
 from torch import Tensor, nn
+from torch.fx.node import map_arg
+from torch.utils._pytree import tree_map_only
 
 from binarize import native
 from binarize.native.library import available
@@ -44,6 +46,21 @@ class Chain(nn.Module):
         for layer, norm in zip(self.layers, self.norms, strict=True):
             x = norm(layer(x)).relu()
         return self.head(x), x
+
+
+class Added(Chain):
+    """The input of the second layer is added to its result, which only the third layer reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers[1] = nn.Conv2d(72, 72, 3, padding=1, bias=False)
+        self.norms[1] = nn.BatchNorm2d(72)
+        self.layers[2] = nn.Conv2d(72, 40, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.norms[0](self.layers[0](self.stem(x)))
+        x = self.norms[1](self.layers[1](x)) + x
+        return self.head(self.norms[3](self.layers[3](self.norms[2](self.layers[2](x)))))
 
 
 class Twice(Chain):
@@ -99,6 +116,53 @@ def test_maps_with_other_readers_stay() -> None:
     reasons = [c.reason for c in program.graph.chances if c.fusion == "bits"]
     assert reasons.count("others read the result of the packed layer in front, too") == 1
     assert reasons.count("") == 2
+
+
+def test_a_map_that_its_layer_adds_stays() -> None:
+    _, packed = pair(Added(), "bnn")
+    x = torch.rand(IMAGE)
+    with torch.no_grad():
+        expected = packed(x)
+    torch.testing.assert_close(third(packed, x), expected)
+    (program,) = programs(packed)
+    reasons = [c.reason for c in program.graph.chances if c.fusion == "bits"]
+    assert sorted(reasons) == ["", "", "it adds its input to its result"]
+
+
+@pytest.mark.parametrize("isa", native.features().isas)
+@pytest.mark.parametrize("method", ["bnn", "adabin"])
+def test_planes_of_each_instruction_set(isa: Any, method: str) -> None:
+    """Also of values that are not finite: the bit of a NaN is 0."""
+    x = torch.rand(IMAGE)
+    x[0, 1, 3, 4], x[1, 0, 5, 5] = torch.nan, torch.inf
+    try:
+        native.set_isa(isa)
+        _, packed = pair(Chain(), method, **({"bypass": "none"} if method != "bnn" else {}))
+        with torch.no_grad():
+            expected = packed(x)
+        made = third(packed, x)
+        errors = packed.binarize_programs.compared(x)
+    finally:
+        native.set_isa("auto")
+    assert "bits" in fused(packed)
+    torch.testing.assert_close(made, expected, equal_nan=True)
+    assert all(step.beyond == 0 for step in errors)
+
+
+def test_the_layer_operator_on_planes() -> None:
+    _, packed = pair(Chain(), "reactnet", bypass="none")
+    x = torch.rand(IMAGE)
+    third(packed, x)
+    (program,) = programs(packed)
+    seen = 0
+    with torch.no_grad():
+        for node, value_of in program.walk([x], 1):
+            if node.target is ops.layer:
+                given = map_arg((node.args, node.kwargs), value_of)
+                args, kwargs = tree_map_only(Tensor, lambda t: t.detach().clone(), given)
+                torch.library.opcheck(ops.layer, args, kwargs, test_utils="test_faketensor")
+                seen += bool(kwargs.get("plane") or kwargs.get("next_plane"))
+    assert seen == 4
 
 
 def test_changed_thresholds_make_a_new_program() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,7 +14,8 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 import binarize
-from binarize.native.library import available
+from binarize import native
+from binarize.native.library import available, features
 from binarize.runtime.program import memory
 
 pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")
@@ -311,9 +314,58 @@ def test_maps_lie_in_the_memory_of_a_large_result(monkeypatch: pytest.MonkeyPatc
     kept = [third(again, x) for _ in range(2)]
     assert programs(again)[0].bytes < before
     assert all(torch.equal(y, expected) for y in kept)
-    y = again(torch.rand(2, 3, 48, 40))
+    y = third(again, x.flip(-1))
     assert not torch.equal(y, expected)
     assert torch.equal(kept[0], expected)  # no later call writes into a result
+
+
+def _several(net: Any, x: Tensor) -> tuple[Tensor, ...]:
+    scores = F.interpolate(net.head(front(net, x)), scale_factor=4.0, mode="bilinear")
+    shares = scores.softmax(1)
+    return scores, shares, shares[:, 1:3], scores.argmax(1), scores > 0, scores.double()
+
+
+def test_several_large_results_of_calls_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several dtypes, one read by the others, one a part of another; the caller keeps them all."""
+    monkeypatch.setattr(memory, "LARGE", 1)
+    monkeypatch.setattr(memory, "SMALL", 0)
+    _, packed = pair(Net(_several))
+    images = [torch.rand(2, 3, 48, 40) for _ in range(4)]
+    expected = [[y.clone() for y in third(packed, x)] for x in images]
+    (program,) = programs(packed)
+    assert len(program._planned.hosts) == 5
+    assert any(place is not None and place.host is not None for place in program._planned.places)
+    start = threading.Barrier(4)
+
+    def call(first: int) -> list[tuple[int, Any]]:
+        start.wait()
+        numbers = [(first + i) % 4 for i in range(8)]
+        with torch.inference_mode():
+            return [(i, packed(images[i])) for i in numbers]
+
+    with ThreadPoolExecutor(4) as pool:
+        made = [result for results in pool.map(call, range(4)) for result in results]
+    for i, ours in made:
+        assert all(torch.equal(a, b) for a, b in zip(ours, expected[i], strict=True))
+        assert ours[2].untyped_storage().data_ptr() == ours[1].untyped_storage().data_ptr()
+    with torch.no_grad():
+        modules = packed._call_impl(images[0])
+    assert all(same(a, b) for a, b in zip(expected[0][:3], modules[:3], strict=True))
+
+
+@pytest.mark.skipif(len(features().isas) < 2, reason="one instruction set only")
+def test_calls_at_the_same_time_after_another_instruction_set_was_chosen() -> None:
+    """Memory that was planned for the steps of one instruction set is not used for those of another."""
+    _, packed = pair(Net(plain), granularity="channel")
+    x = torch.rand(IMAGE)
+    expected = third(packed, x)
+    programs(packed)[0]._ready.clear()  # as if other calls held all of its memory
+    try:
+        native.set_isa("portable")
+        assert same(third(packed, x), expected)
+        assert len(programs(packed)) == 2
+    finally:
+        native.set_isa("auto")
 
 
 @pytest.mark.slow

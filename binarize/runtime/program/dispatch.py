@@ -1,9 +1,9 @@
 """The forward of a deployed network: its program where there is one, else its modules.
 
-A program is made when inputs of one signature (shapes, strides, dtypes, other arguments) are seen for the
-second time: one of them is often the only one. Hooks, training, gradients, autocast and everything that
-watches what torch does get the modules; so do networks whose forward changes state or cannot be captured,
-and calls of submodules.
+A program is made when inputs of one signature (shapes, strides, dtypes, other arguments; the instruction set
+of the kernels) are seen for the second time: one of them is often the only one. Hooks, training, gradients,
+autocast and everything that watches what torch does get the modules; so do networks whose forward changes
+state or cannot be captured, and calls of submodules.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_flatten
 from binarize.errors import BinarizeWarning, NativeError
 from binarize.graph.trace.outside_state import Outside
 from binarize.graph.trace.preserve_state import Snapshot
+from binarize.native.instruction_set import resolve
 from binarize.native.library import available
 from binarize.runtime.layer import PackedLayer
 from binarize.runtime.memory import return_memory
@@ -241,7 +242,8 @@ def _check_calls(state: State, called: Sequence[nn.Module]) -> None:
 
 def _signature(leaves: Sequence[Any], spec: Any) -> Any:
     """What inputs of one program have in common; None for those that no program takes."""
-    parts: list[Any] = [spec]
+    # steps and the places of their memory are those of an instruction set
+    parts: list[Any] = [spec, resolve() if available() else None]
     grad = torch.is_grad_enabled()
     for leaf in leaves:
         if isinstance(leaf, Tensor):

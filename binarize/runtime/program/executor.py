@@ -221,7 +221,7 @@ class _Instance:
             if base.dtype == tensor.dtype:
                 start = tensor.storage_offset() + base.storage_offset()
                 return base.as_strided(tensor.shape, tensor.stride(), start)
-            before = base.storage_offset() * base.element_size() // tensor.element_size()
+            before = int(base.storage_offset()) * base.element_size() // tensor.element_size()
             start = int(tensor.storage_offset()) + before
             return at_memory(base, tuple(tensor.shape), tensor.stride(), tensor.dtype, start)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx
 
@@ -95,7 +96,8 @@ def _macs(step: NativeStep | TorchStep, node: fx.Node) -> int:
     if not _is_layer(step, node):
         return 0
     spec = spec_of_text(str(node.args[3]))
-    ours, given = (node.kwargs.get(name) for name in ("next_plane", "plane"))  # a plane of bits, for a map
+    planes: Any = node.kwargs  # a plane of bits stands for a map
+    ours, given = planes.get("next_plane"), planes.get("plane")
     made = tuple(ours[:4]) if ours else tuple(node.meta["val"][0].shape)
     x = tuple(given[:4]) if given else shape_of(node.all_input_nodes[0])
     channels = made[-1 if spec.kind == "linear" else 1]

@@ -11,7 +11,7 @@ from binarize.runtime.kernel_arguments import quantizer_arguments
 from binarize.runtime.kernel_support import scales_differ
 from binarize.runtime.layer_data import LayerData, spec_of_text
 from binarize.runtime.native_layer import NativeLayer
-from binarize.runtime.program.graph import ProgramGraph, layer_of, only_user, shape_of
+from binarize.runtime.program.graph import ProgramGraph, layer_of, nodes_in, only_user, shape_of
 from binarize.runtime.spec import PackedSpec
 
 _FIXED = ("sign", "step", "shifted", "shifted_step", "redistributed", "adabin")
@@ -38,8 +38,11 @@ def _plane(program: ProgramGraph, node: fx.Node, front: fx.Node, result: fx.Node
     spec, before = (spec_of_text(str(n.args[3])) for n in (node, front))
     if spec.bypass is not None:
         return "its bypass adds the values of its input"
-    if only_user(result) is not node:
+    others = [n for n in front.users if n.args[1] == 0] != [result] or only_user(result) is not node
+    if others:
         return "others read the result of the packed layer in front, too"
+    if result in nodes_in((node.args[1:], node.kwargs)):
+        return "it adds its input to its result"
     if node.kwargs.get("resize"):
         return "it reads a resized map"
     if front.kwargs.get("tail_weight") is not None:
