@@ -121,9 +121,12 @@ def _dense_backward(
     if has_memory(grad) and _is_product(geometry, x, weight) and (rows := _rows(x)) is not None:
         grad = grad.contiguous(memory_format=torch.channels_last)
         along = grad.permute(0, 2, 3, 1).reshape(rows.shape[0], -1)
+        gw = torch.empty_like(weight) if wanted[1] else None  # with its strides: others are copied, DDP warns
+        if gw is not None:
+            torch.mm(along.t(), rows, out=gw.flatten(1))
         return (
             _product(along, weight.flatten(1), x.shape) if wanted[0] else None,
-            (along.t() @ rows).view(weight.shape) if wanted[1] else None,
+            gw,
             along.sum(0) if wanted[2] else None,
         )
     gx, gw, gb = torch.ops.aten.convolution_backward(

@@ -252,3 +252,11 @@ def test_numbers_that_are_not_one_per_channel_stay_with_torch() -> None:
     assert fused.fused_rule(shifted, x, one) is shifted
     with pytest.raises(RuntimeError, match="size"):  # as in evaluation
         RPReLU(8)(torch.randn(2, 8, 4))
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_gradients_of_weights_lie_as_the_weights_do(kernel: int) -> None:
+    conv = BinaryConv2d(6, 9, kernel, method="bnn").to(memory_format=torch.channels_last)
+    conv(torch.randn(2, 6, 5, 5).contiguous(memory_format=torch.channels_last)).sum().backward()
+    assert conv.weight.grad is not None
+    assert conv.weight.grad.stride() == conv.weight.stride()
