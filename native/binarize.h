@@ -287,8 +287,8 @@ typedef struct bz_signs {
 } bz_signs;
 BZ_API int bz_train_signs(int isa, int num_threads, const bz_values* values, const bz_signs* signs, const float* x,
                           float* y);
-/* With u = x - threshold: gx = grad * magnitude * max(0, 2 - 2 abs(u)). sums: [2][images][channels], over positions, of
- * gx and of grad * sign(u). gx may be grad. */
+/* With u = x - threshold: gx = grad * magnitude * max(0, 2 - 2 abs(u)), NaN where u is. sums: [2][images][channels],
+ * over positions, of gx and of grad * sign(u). gx may be grad. */
 BZ_API int bz_train_signs_backward(int isa, int num_threads, const bz_values* values, const bz_signs* signs,
                                    const float* grad, const float* x, float* gx, double* sums);
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from binarize.functional.fused import FusedRule, fused_rule
+from binarize.functional.fused import fused_rule, rule_for_gradient
 from binarize.functional.rules import Rule
+from binarize.native.training import has_memory
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,15 @@ def _dense_backward(
             flat.t() @ x.reshape(-1, x.shape[-1]) if wanted[1] else None,
             flat.sum(0) if wanted[2] else None,
         )
-    if _is_product(geometry, x, weight) and (rows := _rows(x)) is not None:
+    if has_memory(grad) and _is_product(geometry, x, weight) and (rows := _rows(x)) is not None:
         grad = grad.contiguous(memory_format=torch.channels_last)
         along = grad.permute(0, 2, 3, 1).reshape(rows.shape[0], -1)
+        gw = torch.empty_like(weight) if wanted[1] else None  # with its strides: others are copied, DDP warns
+        if gw is not None:
+            torch.mm(along.t(), rows, out=gw.flatten(1))
         return (
             _product(along, weight.flatten(1), x.shape) if wanted[0] else None,
-            (along.t() @ rows).view(weight.shape) if wanted[1] else None,
+            gw,
             along.sum(0) if wanted[2] else None,
         )
     gx, gw, gb = torch.ops.aten.convolution_backward(
@@ -180,6 +184,9 @@ class _BinaryDense(torch.autograd.Function):
         params, of_weight = rest[weight_end:split], rest[split:]
         inputs_wanted = ctx.needs_input_grad[3] or any(ctx.needs_input_grad[7 : 7 + len(params)])
         weight_wanted = ctx.needs_input_grad[4] or any(ctx.needs_input_grad[7 + len(params) :])
+        if input_rule is not None:
+            input_rule, stats = rule_for_gradient(grads[0], input_rule, x, stats, *params)
+        weight_rule, weight_stats = rule_for_gradient(grads[0], weight_rule, weight, weight_stats, *of_weight)
         quantized = input_rule.rebuild(x, stats, *params) if input_rule is not None else x
         binary = weight_rule.rebuild(weight, weight_stats, *of_weight)
         if ctx.dtype is not None:
@@ -191,15 +198,10 @@ class _BinaryDense(torch.autograd.Function):
         del binary  # large, and the rules' gradients need memory too
         gweight, gof_weight = None, [None for _ in of_weight]
         if gw is not None:
-            fused = isinstance(weight_rule, FusedRule)
-            gradient = weight_rule.gradient_ if fused else weight_rule.gradient
-            gweight, *gof_weight = gradient(gw, weight, weight_stats, *of_weight)
+            gweight, *gof_weight = weight_rule.gradient(gw, weight, weight_stats, *of_weight)
         gparams: list[Tensor | None] = [None for _ in params]
         if input_rule is not None and gx is not None:
-            if isinstance(input_rule, FusedRule):
-                gx, *gparams = input_rule.gradient_(gx, x, stats, *params)
-            else:
-                gx, *gparams = input_rule.gradient(gx, x, stats, *params, y=quantized.to(x.dtype))
+            gx, *gparams = input_rule.gradient(gx, x, stats, *params, y=quantized.to(x.dtype))
         return None, None, None, gx, gweight, gb, None, *gparams, *gof_weight
 
 

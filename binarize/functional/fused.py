@@ -28,29 +28,20 @@ _LAST = torch.channels_last
 
 @dataclass(frozen=True)
 class FusedRule(Rule):
-    """A rule on the kernels, for one map.
+    """A rule on the kernels, for one map; its `gradient` may overwrite the gradient that it is given.
 
     Attributes:
         values: how the map lies in memory.
+        rule: the same in torch's operators.
     """
 
     values: Values
-
-    def gradient(
-        self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
-    ) -> Gradients:
-        return self.gradient_(grad.clone(memory_format=torch.preserve_format), x, stats, *params)
-
-    def gradient_(self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor) -> Gradients:
-        """`gradient`; `grad` may be overwritten."""
-        raise NotImplementedError(f"{type(self).__name__} does not define gradient_()")
+    rule: Any
 
 
 @dataclass(frozen=True)
 class FusedDab(FusedRule):
     """`DabRule` with a scale by M."""
-
-    rule: DabRule
 
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
         y, kept = kernels.dab(x, self.values, self._numbers(params))
@@ -59,21 +50,27 @@ class FusedDab(FusedRule):
     def rebuild(self, x: Tensor, stats: Stats, *params: Tensor) -> Tensor:
         return kernels.signs(x, self.values, stats[0][1], stats[0][3], per_image=True)
 
-    def gradient_(self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor) -> Gradients:
+    def gradient(
+        self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
+    ) -> Gradients:
         grad = kernels.like(grad, x)
         found = kernels.dab_backward(grad, x, self.values, self._numbers(params), stats[0], grad)
         given = zip(self.rule.names(), params, strict=True)
         parts = dict(zip("akb", found, strict=True))
         return grad, *(parts[name][: param.numel()].view(param.shape) for name, param in given)
 
+    @property
+    def groups(self) -> int:
+        """How many groups of channels have a scale each; 0 if each channel has one."""
+        if self.rule.granularity == "channel":
+            return 0
+        wanted = self.rule.groups if self.rule.granularity == "group" else 1
+        return len(group_bounds(self.values.channels, wanted)) - 1
+
     def _numbers(self, params: tuple[Tensor, ...]) -> DabNumbers:
         given = dict(zip(self.rule.names(), params, strict=True))
-        a = given.get("a")
-        groups = 0
-        if self.rule.granularity != "channel":
-            wanted = self.rule.groups if self.rule.granularity == "group" else 1
-            groups = len(group_bounds(self.values.channels, wanted)) - 1
-        return DabNumbers(given.get("k"), given.get("b"), a, groups, self.rule.scale == "mad")
+        plain = self.rule.scale == "mad"
+        return DabNumbers(given.get("k"), given.get("b"), given.get("a"), self.groups, plain)
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,9 @@ class FusedSign(FusedRule):
     def rebuild(self, x: Tensor, stats: Stats, *params: Tensor) -> Tensor:
         return kernels.signs(x, self.values, *stats)
 
-    def gradient_(self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor) -> Gradients:
+    def gradient(
+        self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
+    ) -> Gradients:
         grad = kernels.like(grad, x)
         sums = kernels.signs_backward(grad, x, self.values, stats[0] if stats else None, grad)
         return grad, *(sums[0].sum(0).to(beta.dtype).view(beta.shape) for beta in params)
@@ -103,9 +102,6 @@ class FusedSte(FusedRule):
     def gradient(
         self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
     ) -> Gradients:
-        return (clip_gradient(grad, x),)
-
-    def gradient_(self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor) -> Gradients:
         return (clip_gradient(grad, x, out=grad),)
 
 
@@ -134,28 +130,48 @@ def fused_rule(rule: Rule, x: Tensor, *params: Tensor) -> Rule:
     return _FUSED[type(rule)](rule, x, params) or rule
 
 
+def rule_for_gradient(
+    grad: Tensor, rule: Rule, x: Tensor, stats: Stats, *params: Tensor
+) -> tuple[Rule, Stats]:
+    """The rule whose `gradient` can take `grad`, and its statistics: torch's if `grad` is a batch of them."""
+    if not isinstance(rule, FusedRule) or kernels.usable(grad):
+        return rule, stats
+    return rule.rule, rule.rule.quantize(x, *params)[1]
+
+
+def _per_channel(part: Tensor, x: Tensor, dim: int, count: int) -> bool:
+    """Whether `part` is `count` numbers for the channels of `x`, not other numbers that broadcast."""
+    dims = 1 if dim == -1 else x.dim()
+    return part.dim() == dims and part.shape[dim] == part.numel() == count and part.is_contiguous()
+
+
 def _fused_dab(rule: Any, x: Tensor, params: tuple[Tensor, ...]) -> Rule | None:
     values = kernels.values_of(x, rule.dim)
-    fits = rule.scale in ("adaptive", "mad") and all(p.is_contiguous() for p in params)
-    return FusedDab(values, rule) if fits and values is not None else None
+    if values is None or rule.scale not in ("adaptive", "mad"):
+        return None
+    fused = FusedDab(values, rule)
+    sizes = {"a": fused.groups or values.channels, "k": values.channels, "b": values.channels}
+    fits = (_per_channel(p, x, rule.dim, sizes[n]) for n, p in zip(rule.names(), params, strict=True))
+    return fused if all(fits) else None
 
 
 def _fused_sign(rule: Any, x: Tensor, params: tuple[Tensor, ...]) -> Rule | None:
     # parameters say where the channels are: (C,) at the end, (1, C, 1, ...) in dim 1
     dim = -1 if params and params[0].dim() == 1 else 1
     values = kernels.values_of(x, dim)
-    fits = values is not None and all(p.numel() == values.channels for p in params)
-    return FusedSign(values) if fits and values is not None else None
+    if values is None or not all(_per_channel(p, x, dim, values.channels) for p in params):
+        return None
+    return FusedSign(values, rule)
 
 
 def _fused_ste(rule: Any, x: Tensor, params: tuple[Tensor, ...]) -> Rule | None:
     values = kernels.filters_of(x)
-    return FusedSte(values) if values is not None else None
+    return FusedSte(values, rule) if values is not None else None
 
 
 def _fused_scaled(rule: Any, x: Tensor, params: tuple[Tensor, ...]) -> Rule | None:
     values = kernels.filters_of(x)
-    return FusedScaledSign(values) if values is not None else None
+    return FusedScaledSign(values, rule) if values is not None else None
 
 
 _FUSED: dict[type[Rule], Any] = {
@@ -178,7 +194,7 @@ def piecewise(x: Tensor, lines: Lines, dim: int = 1) -> Tensor | None:
     if not torch.is_grad_enabled() or not kernels.usable(x, *_present(lines)):
         return None
     values = kernels.values_of(x, dim)
-    if values is None or not all(p.is_contiguous() and p.numel() == values.channels for p in _present(lines)):
+    if values is None or not _fit(lines, x, dim, values.channels):
         return None
     return _Piecewise.apply(x, values, dim, lines.flat_at_zero, *lines[:4])
 
@@ -187,48 +203,54 @@ def _present(lines: Lines) -> list[Tensor]:
     return [part for part in lines[:4] if part is not None]
 
 
+def _fit(lines: Lines, x: Tensor, dim: int, channels: int) -> bool:
+    alone = lines.positive is None  # as F.prelu takes it
+    others = [part for part in (lines.before, lines.positive, lines.after) if part is not None]
+    fits = _per_channel(lines.negative, x, -1 if alone else dim, channels)
+    return fits and all(_per_channel(part, x, dim, channels) for part in others)
+
+
 class _Piecewise(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, values: Values, dim: int, flat_at_zero: bool, *parts: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, values: Values, dim: int, flat_at_zero: bool, *parts: Any) -> Tensor:
         ctx.how = values, dim, flat_at_zero
         ctx.save_for_backward(x, *parts)
-        return kernels.pieces(x, values, Lines(*parts, flat_at_zero))
+        return kernels.pieces(x, values, Lines(*parts, flat_at_zero=flat_at_zero))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, *parts = ctx.saved_tensors
         values, dim, flat_at_zero = ctx.how
-        if torch.is_grad_enabled():  # a gradient that is differentiated itself
-            return _again(grads[0], x, parts, dim, flat_at_zero)
-        lines = Lines(*parts, flat_at_zero)
-        gx, found = kernels.pieces_backward(kernels.like(grads[0], x), x, values, lines)
-        given = zip(parts, found, strict=True)
-        return gx, None, None, None, *(g.view(p.shape) if p is not None else None for p, g in given)
+        lines = Lines(*parts, flat_at_zero=flat_at_zero)
+        if torch.is_grad_enabled() or not kernels.usable(grads[0]):  # differentiated itself; in a batch
+            gx, *found = _gradients_in_torch(grads[0], x, lines, dim)
+        else:
+            gx, each = kernels.pieces_backward(kernels.like(grads[0], x), x, values, lines)
+            found = [g.view(p.shape) if p is not None else None for p, g in zip(parts, each, strict=True)]
+        return gx, None, None, None, *found
 
 
-def _again(grad: Tensor, x: Tensor, parts: list[Tensor | None], dim: int, flat_at_zero: bool) -> Any:
-    given = [one for one in (x, *parts) if one is not None and one.requires_grad]
+def _gradients_in_torch(grad: Tensor, x: Tensor, lines: Lines, dim: int) -> list[Tensor | None]:
+    """Of `x` and the four parts; what needs none has None."""
+    again = torch.is_grad_enabled()
     with torch.enable_grad():
-        y = piecewise_in_torch(x, Lines(*parts, flat_at_zero), dim)
-        found = iter(torch.autograd.grad(y, given, grad, create_graph=True))
-    wanted = [one is not None and one.requires_grad for one in (x, *parts)]
-    gx, *rest = (next(found) if one else None for one in wanted)
-    return gx, None, None, None, *rest
+        # views: where x was computed from a part, that part's gradient is not to pass through x here
+        views: list[Any] = [one if one is None else one.view_as(one) for one in (x, *lines[:4])]
+        y = piecewise_in_torch(views[0], Lines(*views[1:], flat_at_zero=lines.flat_at_zero), dim)
+        given = [one for one in views if one is not None and one.requires_grad]
+        found = iter(torch.autograd.grad(y, given, grad, create_graph=again))
+    return [next(found) if one is not None and one.requires_grad else None for one in views]
 
 
 def piecewise_in_torch(x: Tensor, lines: Lines, dim: int = 1) -> Tensor:
     """The same in torch's operators; parameters have shapes that broadcast, a lone `negative` has (C,)."""
     before, negative, positive, after, _ = lines
     t = x if before is None else x + before
-    if positive is not None and negative is not None:
+    if positive is not None:
         y = positive * F.relu(t) - negative * F.relu(-t)
-    elif negative is not None:
+    else:
         # F.prelu needs channels in dim 1; moving a dim copies nothing.
         y = F.prelu(t, negative) if dim == 1 else F.prelu(t.movedim(-1, 1), negative).movedim(1, -1)
-    else:
-        y = t
     return y if after is None else y + after
 
 
@@ -258,10 +280,12 @@ class _AddBypass(torch.autograd.Function):
         grad = grads[0]
         if not ctx.needs_input_grad[0]:
             return None, grad
-        if torch.is_grad_enabled():  # a gradient that is differentiated itself; the bypass is linear
-            x = grad.new_zeros(ctx.shape, requires_grad=True)
-            y = channel_bypass(x, grad.shape[1])
-            return torch.autograd.grad(y, x, grad, create_graph=True)[0], grad
-        gx = torch.empty(ctx.shape, dtype=grad.dtype, memory_format=_LAST)
+        again = torch.is_grad_enabled()
+        if again or not kernels.usable(grad):  # differentiated itself; in a batch. The bypass is linear.
+            with torch.enable_grad():
+                x = torch.zeros(ctx.shape, dtype=grad.dtype, device=grad.device, requires_grad=True)
+                y = channel_bypass(x, grad.shape[1])
+            return torch.autograd.grad(y, x, grad, create_graph=again)[0], grad
+        gx = torch.empty(ctx.shape, dtype=grad.dtype, device=grad.device, memory_format=_LAST)
         kernels.bypass_backward(grad.contiguous(memory_format=_LAST), gx)
         return gx, grad

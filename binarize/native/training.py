@@ -30,14 +30,23 @@ def usable(*tensors: Tensor) -> bool:
     """Whether the kernels can stand for torch's operators on these tensors, here and now.
 
     They cannot where others have to see the operators: compilation, tracing, modes that watch or change
-    calls, transforms such as vmap, forward-mode gradients, autocast, tensor subclasses.
+    calls, transforms such as vmap, forward-mode gradients, autocast, tensor subclasses. Nor where the memory
+    of a tensor does not hold its values: batches of gradients, layouts of other libraries, negated views.
     """
     if torch.compiler.is_compiling() or _watched() or not _available():
         return False
     for x in tensors:
-        if type(x) not in _PLAIN or x.dtype != torch.float32 or not x.is_cpu or not x.numel():
+        if type(x) not in _PLAIN or x.dtype != torch.float32 or not x.is_cpu or not has_memory(x):
+            return False
+        if not x.numel() or x.is_neg() or x._is_zerotensor():
             return False
     return True
+
+
+def has_memory(x: Tensor) -> bool:
+    """Whether `x` has memory of its own that can be read; a gradient of vmap, say, has none."""
+    state: Any = torch._C
+    return state._has_storage(x)
 
 
 _available = functools.cache(available)
@@ -190,13 +199,14 @@ def signs_backward(
 
 
 class Lines(NamedTuple):
-    """Two lines per channel: t = x + before; y = (t > 0 ? positive : negative) * t + after; (C,) or None.
+    """Two lines per channel: t = x + before; y = (t > 0 ? positive : negative) * t + after; each (C,).
 
-    `flat_at_zero`: the gradient of `x` is 0 where t is 0, not that of the negative side.
+    Of those that may be None, `positive` is 1 then, the others 0. `flat_at_zero`: the gradient of `x` is 0
+    where t is 0, not that of the negative side.
     """
 
     before: Tensor | None
-    negative: Tensor | None
+    negative: Tensor
     positive: Tensor | None
     after: Tensor | None
     flat_at_zero: bool = False

@@ -96,7 +96,7 @@ struct Pass {
         int64_t done = 0;
         for (; done + lines.period <= floats; done += lines.period) {
             for (int i = 0; i < Op::Inputs; ++i) from[i] = in[i] + start + done;
-            vectors(from, params, sums, out + start + done, lines.period);
+            vectors(from, params, sums, Op::Writes ? out + start + done : nullptr, lines.period);
         }
         if (done < floats) {
             const size_t rest = size_t(floats - done) * sizeof(float);

@@ -42,7 +42,7 @@ struct SignsBackward {  // g m max(0, 2 - 2 abs(x - t)); its sum, and that of g 
     static constexpr bool Writes = true, Pad = false;
     inline __attribute__((always_inline)) Floats operator()(const Floats* in, const Floats* p, Floats* sums) const {
         const Floats u = in[1] - p[0], outside = absolute(u), one = splat(1.0f);
-        const Floats inside = where(outside < one, one - outside, Floats{});
+        const Floats inside = where(outside >= one, Floats{}, one - outside);  // a NaN stays one
         const Floats gx = in[0] * inside * (p[1] + p[1]);
         sums[0] += gx;
         sums[1] += signed_like(in[0], u);

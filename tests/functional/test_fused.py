@@ -14,7 +14,9 @@ from torch import Tensor, nn
 import binarize
 from binarize import native
 from binarize.functional import DabRule, ScaledSign, fused
+from binarize.functional.activations import ShiftedSign
 from binarize.layers import BiasPReLU, BinaryConv2d, Maxout, RPReLU
+from binarize.layers.activations import ChannelPReLU
 from binarize.native import training as kernels
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the native kernels are not built")
@@ -145,6 +147,45 @@ def test_gradients_of_gradients(module: nn.Module) -> None:
     agree([g.double() for g in found[0]], list(found[1]))
 
 
+def test_gradients_of_gradients_of_a_module_used_twice() -> None:
+    """A parameter that the input depends on counts once for each use."""
+    module, x = scattered(RPReLU(4)), torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    found = []
+    for one, where in ((module, x), (copy.deepcopy(module).double(), x.double())):
+        leaves = [where.clone().requires_grad_(), *one.parameters()]
+        first = torch.autograd.grad(one(one(leaves[0])).square().sum(), leaves, create_graph=True)
+        found.append([*first, *torch.autograd.grad(sum(g.square().sum() for g in first), leaves)])
+    agree([g.double() for g in found[0]], found[1])
+
+
+def bypass(x: Tensor) -> Tensor:
+    y = fused.add_channel_bypass(x, x.new_zeros(2, 9, 3, 3).contiguous(memory_format=torch.channels_last))
+    assert y is not None
+    return y
+
+
+BATCHED: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
+    "rprelu": lambda: RPReLU(4),
+    "bypass": lambda: bypass,
+    "bidense": lambda: BinaryConv2d(4, 6, 3, padding=1, method="bidense", norm=True),
+    "bidense product": lambda: BinaryConv2d(4, 6, 1, method="bidense", norm=True),
+    "reactnet": lambda: BinaryConv2d(4, 4, 3, padding=1, method="reactnet", norm=True),
+    "bnn": lambda: BinaryConv2d(4, 4, 1, method="bnn", norm=True),
+}
+
+
+@pytest.mark.parametrize("name", BATCHED)
+def test_batches_of_gradients(name: str) -> None:
+    """As Jacobians are computed with vectorize=True."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 3, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
+    y = BATCHED[name]()(x)
+    many = torch.randn(3, *y.shape)
+    (got,) = torch.autograd.grad(y, x, many, is_grads_batched=True, retain_graph=True)
+    wanted = torch.stack([torch.autograd.grad(y, x, one, retain_graph=True)[0] for one in many])
+    agree([got], [wanted])
+
+
 def test_gradients_of_the_bypass_gradients() -> None:
     x = torch.randn(2, 6, 3, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
     base = torch.zeros(2, 9, 3, 3).contiguous(memory_format=torch.channels_last)
@@ -177,6 +218,8 @@ WAYS: dict[str, Callable[[nn.Module, Tensor], Any]] = {
     "float64": lambda module, x: copy.deepcopy(module).double()(x.double()),
     "meta": lambda module, x: copy.deepcopy(module).to("meta")(x.to("meta")),
     "gaps": lambda module, x: module(torch.cat([x, x], 3)[..., :3]),
+    "negated": lambda module, x: module(torch._neg_view(x)),
+    "of MKL-DNN": lambda module, x: ChannelPReLU(4)(x.to_mkldnn()),
     "empty": lambda module, x: module(x[:0]),
 }
 
@@ -197,3 +240,23 @@ def test_rules_that_the_kernels_do_not_know_stay() -> None:
     assert fused.fused_rule(rule, x) is rule
     assert fused.fused_rule(ScaledSign(), x) is not rule
     assert fused.fused_rule(ScaledSign(), x[:, ::2]) == ScaledSign()
+
+
+def test_numbers_that_are_not_one_per_channel_stay_with_torch() -> None:
+    x, one, each = torch.randn(2, 8, 4, 4), torch.ones(1, 1, 1, 1), torch.ones(1, 8, 1, 1)
+    rule, shifted = DabRule(), ShiftedSign()
+    assert fused.fused_rule(rule, x, each, each, each) is not rule
+    for params in ((one, each, each), (each, one, each), (each, each, one), (each, each, torch.ones(8))):
+        assert fused.fused_rule(rule, x, *params) is rule
+    assert fused.fused_rule(shifted, x, each) is not shifted
+    assert fused.fused_rule(shifted, x, one) is shifted
+    with pytest.raises(RuntimeError, match="size"):  # as in evaluation
+        RPReLU(8)(torch.randn(2, 8, 4))
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_gradients_of_weights_lie_as_the_weights_do(kernel: int) -> None:
+    conv = BinaryConv2d(6, 9, kernel, method="bnn").to(memory_format=torch.channels_last)
+    conv(torch.randn(2, 6, 5, 5).contiguous(memory_format=torch.channels_last)).sum().backward()
+    assert conv.weight.grad is not None
+    assert conv.weight.grad.stride() == conv.weight.stride()

@@ -184,6 +184,16 @@ def test_a_mean_of_huge_numbers_is_finite() -> None:
     assert kept[0].item() == 0
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_nan_stays_one_in_the_gradient(isa: Any) -> None:
+    x, grad = maps((1, 3, 5, 7), torch.channels_last)
+    x[0, 1, 2, 3], x[0, 2, 0, 0] = torch.nan, torch.inf
+    out = torch.empty_like(x)
+    kernels.signs_backward(grad, x, described(x), None, out, isa=isa)
+    assert torch.equal(out.isnan(), x.isnan())
+    assert out[0, 2, 0, 0] == 0
+
+
 def test_what_does_not_fit() -> None:
     x = torch.rand(2, 8, 4, 4)
     assert kernels.values_of(x[:, :4]) is None
