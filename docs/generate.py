@@ -67,6 +67,21 @@ With Zsh it is `zsh_source` and `~/.zshrc`, with Fish `fish_source` and a file i
 | `--model` | the float network, for files of a network whose class they do not hold ([own networks](own-network.md)) |
 | `--exact-scales` | do not round scales per channel ([kernels](kernels.md#scales-per-image-and-channel)) |
 | `--pattern` | only what matches this pattern |
+| `--device` | where to run: cpu, cuda, cuda:1, mps |
+| `--best` | of a run's folder, the network of the epoch that was best on the validation split |
+| `-j`, `--jobs` | processes at a time |
+
+## Options that differ
+
+Three names mean something else in some commands:
+
+| option | meaning |
+|---|---|
+| `--images` | a folder of images (`init`, `calibrate`); how many images (`inspect`, `report`) |
+| `--packed` | a packed file (`report`, `verify`); write packed weights (`export`) |
+| `--markdown` | print Markdown (`tables`); the file for it (`coverage`) |
+
+## Names of networks
 
 A network is named in the same form everywhere: a file, the folder of a run, `zoo:NAME`, or a MODEL as
 [`convert`](#binarize-convert) takes it.
@@ -167,7 +182,7 @@ def catalogue() -> str:
         found = facts_of(cls.create())
         text = inspect.cleandoc(sys.modules[cls.__module__].__doc__ or "")
         parts.append(f"## {name}\n")
-        parts.append(f"```text\n{text}\n```\n")
+        parts.append(formulas(text))
         parts.append(f"![Gradients of {name}](pictures/method-{name}.png)\n")
         rows = [
             ("class", f"[`{cls.__name__}`](api/methods.md#binarize.methods.{cls.__name__})"),
@@ -175,13 +190,33 @@ def catalogue() -> str:
             ("parameters of a layer of C channels beside its weights", found.parameters),
             *measured(name),
         ]
-        parts.append("| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in rows) + "\n")
+        parts.append(
+            "| property | value |\n|---|---|\n"
+            + "\n".join(f"| {key} | {value} |" for key, value in rows)
+            + "\n"
+        )
     return "\n".join(parts)
+
+
+LABELS = re.compile(
+    r"(?:^|(?<=\. ))((?:Forward|Backward|During training|Block|Masked layers|As bits|Dilations|Departures)(?: \([^)]*\))?(?=:|,))",
+    re.MULTILINE,
+)
+"""What begins a part of a method's docstring."""
+
+
+def formulas(text: str) -> str:
+    """A method's docstring as paragraphs: each part begins with what it is about."""
+    parts = []
+    for paragraph in text.split("\n\n"):
+        marked = LABELS.sub("\n\n\\1", paragraph)
+        parts.extend(" ".join(part.split()) for part in marked.split("\n\n") if part.strip())
+    return "\n\n".join(LABELS.sub(r"**\1**", in_markdown(part)) for part in parts) + "\n"
 
 
 def overview() -> str:
     """One row for each method."""
-    rows = ["| method | year | what it is | paper |", "|---|---|---|---|"]
+    rows = ["| method | year | what it is | paper |", "|---|:---|---|---|"]
     for name in built_in():
         cls = methods.get(name)
         what = cls.describe().partition(": ")[2] or cls.describe()
@@ -197,15 +232,39 @@ def built_in() -> list[str]:
 
 
 def measured(name: str) -> Iterator[tuple[str, str]]:
-    """Rows of the zoo's networks with this method in its default setting."""
+    """Rows of the zoo's networks with this method in its default setting, or what to run for them."""
+    rows = [*of_zoo(name)]
+    if not rows and (row := of_comparison(name)):
+        rows.append(("NYUv2 test: AbsRel", f"{row}, one seed ([Measured side by side](comparison.md))"))
+    if not rows:
+        recipe = f"binarize train nyuv2-397/convnext_atto-{name}"
+        rows.append(("measured", f"not yet: accuracy here is unknown. `{recipe}` trains the same network"))
+    yield from rows
+
+
+def of_comparison(name: str) -> str:
+    """AbsRel of a method in its default setting, of the tables of docs/comparison.md; empty if it has no row."""
+    header: list[str] = []
+    for line in (HERE / "comparison.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if cells[0] == "network":
+            header = cells
+        elif cells[0] == name and "AbsRel" in header:
+            return cells[header.index("AbsRel")]
+    return ""
+
+
+def of_zoo(name: str) -> Iterator[tuple[str, str]]:
+    """Rows of the zoo's networks."""
     figures = {"camvid": ("miou", "CamVid test: mIoU"), "nyuv2-397": ("abs_rel", "NYUv2 test: AbsRel")}
     for data, (key, label) in figures.items():
         path = HERE.parent / "zoo" / f"{data}-{name}" / "metrics.json"
         if path.exists():
             document = json.loads(path.read_text(encoding="utf-8"))
             value = document["figures"][key]
+            options = document["label"].removeprefix(name).strip()
             yield (
-                f"{label}, {document['bytes'] / 1e6:.2f} MB",
+                f"{label}, {document['bytes'] / 1e6:.2f} MB{f' {options}' if options else ''}",
                 f"{value:.1%}" if key == "miou" else f"{value:.3f}",
             )
 

@@ -131,6 +131,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         _abandon_stdout()
         return _fail(f"cannot write the output: {error.strerror}.") if error.errno == errno.ENOSPC else 1
+    except SystemExit as ended:  # click's, behind a script for shell completion
+        status = ended.code
     return status if isinstance(status, int) else 0
 
 

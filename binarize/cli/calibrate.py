@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from binarize.cli.examples import examples
-from binarize.cli.options import InputSize, out_option
+from binarize.cli.options import model_option, out_option, size_option
 from binarize.cli.output import counted, print_json, progress, say, tell
 from binarize.cli.packing import read_network
 from binarize.cli.speed import importing
@@ -45,13 +45,13 @@ _SHOWN = 5
 @click.option(
     "--batch", default=16, show_default=True, type=click.IntRange(1), help="Images in one, with --images."
 )
-@click.option("--input-size", type=InputSize(), help="Of --images: HxW.  [default: as the file says]")
+@size_option("Of --images: HxW.  [default: as the file says]", name="input_size")
 @click.option(
     "--keep-thresholds", is_flag=True, help="Leave thresholds of a fresh conversion as they are, too."
 )
 @out_option("File to write.  [default: CHECKPOINT-calibrated.safetensors]")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
-@click.option("--model", "custom", metavar="MODEL", help="The float network, if the file cannot rebuild it.")
+@model_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def calibrate(
     checkpoint: Path,

@@ -58,6 +58,7 @@ _OTHERS = ("packed", "float MACs", "seeds", "training")
 )
 @click.option(
     "--jobs",
+    "-j",
     default=1,
     show_default=True,
     type=click.IntRange(1),

@@ -44,7 +44,7 @@ _FLOAT = ("none", "float", "null")
 @click.option(
     "--network", metavar="SPEC", help="nets.py:unet, upernet:resnet18...  [default: a small UPerNet]"
 )
-@click.option("--method", default=DEFAULT_METHOD, show_default=True, help="none for a float network.")
+@click.option("--method", "-m", default=DEFAULT_METHOD, show_default=True, help="none for a float network.")
 @click.option(
     "--labels",
     metavar="NAMES",

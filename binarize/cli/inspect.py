@@ -67,6 +67,7 @@ _FORMS = ("png", "svg", "pdf")
 )
 @click.option(
     "--method",
+    "-m",
     default=DEFAULT_METHOD,
     show_default=True,
     help="Sensitivity of a float network: which method makes its layers binary.",

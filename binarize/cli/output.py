@@ -37,10 +37,10 @@ def console(stream: IO[str] | None = None) -> Console:
     )
 
 
-def say(text: str = "") -> None:
-    """One line on stdout, never broken: paths in it can be copied."""
-    console().print(text, soft_wrap=True, markup=False)
-    sys.stdout.flush()  # in a pipe, too, it is visible before long work
+def say(text: str = "", stream: IO[str] | None = None) -> None:
+    """One line on `stream` (stdout), never broken: paths in it can be copied."""
+    console(stream).print(text, soft_wrap=True, markup=False)
+    (stream or sys.stdout).flush()  # in a pipe, too, it is visible before long work
 
 
 def tell(text: str, style: str = "") -> None:

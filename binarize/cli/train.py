@@ -11,9 +11,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from binarize.cli import output
 from binarize.cli.examples import examples
 from binarize.cli.options import device_option, out_option
-from binarize.cli.output import console, counted, say, shows_progress, size
+from binarize.cli.output import console, counted, shows_progress, size
 from binarize.cli.sparkline import Curves
 from binarize.cli.speed import importing
 from binarize.errors import is_first_process, listed
@@ -44,6 +45,7 @@ _WIDE = 100  # columns that the line of progress needs for the course of the mai
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Another value: training.lr=1e-3."
 )
 @device_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, the figures of the networks.")
 def train(
     recipe: str,
     root: Path | None,
@@ -51,6 +53,7 @@ def train(
     resume: bool,
     settings: tuple[str, ...],
     device: str | None,
+    as_json: bool,
 ) -> None:
     """Train a network by a recipe.
 
@@ -61,6 +64,8 @@ def train(
     on the validation split; see training.keep), state.safetensors (what --resume continues from), log.jsonl
     (the figures of each epoch) and curves.png. Ctrl-C saves and ends. For a recipe with stages, the folder
     has one for each stage, which is a run of its own.
+
+    With --json the lines of the epochs go to stderr.
 
     --resume continues by the same recipe. --set training.epochs=N extends a run whose learning rate is
     constant, also one that is finished. With the schedule onecycle the rate depends on the number of epochs:
@@ -75,6 +80,7 @@ def train(
         from binarize.training.folder import MODEL, STATE
         from binarize.training.header import first_line
 
+    say = partial(output.say, stream=sys.stderr) if as_json else output.say
     keep_memory()  # a step takes a tenth less time
     chosen = recipes.load(recipe, settings, build.faults)
     if is_first_process():
@@ -83,7 +89,8 @@ def train(
     begun = any(path.is_file() for path in (folder / STATE, *(folder / n / STATE for n in chosen.stages)))
     if resume and is_first_process() and not begun:
         say(f"{folder} holds no run to continue: this is a new one")
-    with on_device(device), Screen(chosen.training.epochs) as screen:
+    lines = sys.stderr if as_json else None
+    with on_device(device), Screen(chosen.training.epochs, lines) as screen:
         history = staged.train(
             chosen, folder, root=root, resume=resume, report=screen.show, tell=say, begin=screen.begin
         )
@@ -91,7 +98,9 @@ def train(
 
     if not PartialState().is_main_process:
         return
-    if history and screen.shown:
+    if as_json:
+        output.print_json(outcome(folder, history))
+    elif history and screen.shown:
         print_outcome(folder, history)
         say(f"written  {folder / MODEL}")
         say(f"Next: {shlex.join(['binarize', 'evaluate', str(folder / MODEL)])}")
@@ -101,6 +110,24 @@ def train(
         say(f"{folder} holds a complete run of {counted(len(history), 'epoch')}{early}.")
         if early:
             say("Continue with --resume --set training.patience=null.")
+
+
+def outcome(folder: Path, history: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `--json` prints: best and last epoch of a run, with the figures that the log has."""
+    from binarize.training.outcome import rows
+
+    networks = [
+        {
+            "title": row.title,
+            "epoch": row.epoch,
+            "loss": row.loss,
+            "figures": dict(row.figures),
+            "file": None if row.file is None else str(row.file),
+        }
+        for row in (rows(folder, history) if history else [])
+    ]
+    seconds = sum(line["seconds"] for line in history)
+    return {"run": str(folder), "epochs": len(history), "seconds": seconds, "networks": networks}
 
 
 def print_outcome(folder: Path, history: list[dict[str, Any]]) -> None:
@@ -121,10 +148,10 @@ def print_outcome(folder: Path, history: list[dict[str, Any]]) -> None:
     for row in found:
         cells = [_number(row.loss), *(_number(row.figures.get(name)) for name in figures)]
         table.add_row(row.title, str(row.epoch), *cells, row.file.name if row.file is not None else "-")
-    say()
+    output.say()
     console().print(table)
     seconds = sum(line["seconds"] for line in history)
-    say(f"time     {_time(seconds)} in all, {_time(seconds / len(history))} for an epoch")
+    output.say(f"time     {_time(seconds)} in all, {_time(seconds / len(history))} for an epoch")
 
 
 def _number(value: float | None) -> str:

@@ -87,7 +87,14 @@ def show(name: str, as_json: bool) -> None:
     """)
 )
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--into", type=click.Path(path_type=Path, file_okay=False), help="Folder of the zoo.")
+@click.option(
+    "--into",
+    "--out",
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the zoo.",
+)
 @click.option("--recipe", "recipe_name", default="", help="Name of their recipe.")
 @click.option("--name", help="Name of the entry.  [default: from the recipe]")
 @click.option("--data", "root", type=click.Path(path_type=Path), help="Folder of the data set.")

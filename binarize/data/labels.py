@@ -107,7 +107,7 @@ class Labels:
         return str(list(colour_of(value))) if self.coloured else str(value)
 
     def _unknown(self, values: Tensor, wrong: Tensor) -> str:
-        """The message for values that are no class."""
+        """The message for values that do not stand for a class."""
         found = sorted(set(values[wrong].tolist()))
         shown = ", ".join(self.text(value) for value in found[:_ERRORS_SHOWN])
         more = "..." if len(found) > _ERRORS_SHOWN else ""

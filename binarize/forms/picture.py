@@ -42,9 +42,9 @@ def picture(document: Mapping[str, Any], figure: str | None = None) -> bytes:
             panels.append((data, name, figure_names(group)[name], rows, group))
     if not panels:
         raise ConfigError("picture: no row has both a time and a figure.")
-    drawn = Figure(figsize=(7.2 * len(panels), 4.4), dpi=110, layout="constrained")
+    drawn = Figure(figsize=(7.6, 3.8 * len(panels) + 0.5), dpi=110, layout="constrained")
     for axes, (data, name, title, rows, group) in zip(
-        drawn.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        drawn.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True
     ):
         _draw(axes, name, title, rows)
         height, width = group["size"]
@@ -92,7 +92,13 @@ def _label(axes: Any, rows: Sequence[Mapping[str, Any]], points: Sequence[tuple[
             annotation_clip=False,
             fontsize=8,
             va="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.7},
+            arrowprops={
+                "arrowstyle": "-",
+                "relpos": (0, 0.5),
+                "color": colour,
+                "linewidth": 0.6,
+                "alpha": 0.7,
+            },
         )
 
 

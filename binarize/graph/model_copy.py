@@ -55,7 +55,7 @@ def weight_shape(module: nn.Module) -> tuple[int, ...] | None:
     """The shape of a layer's weight, of whatever it is computed; None if it has none.
 
     Reading a parametrized weight computes it, and in training mode that may change the layer: spectral norms
-    go on with their power iteration. So a copy of the parametrization computes it.
+    do a step of their power iteration. So a copy of the parametrization computes it.
     """
     if parametrize.is_parametrized(module, "weight"):
         with torch.no_grad():

@@ -11,7 +11,7 @@ from binarize import files
 from binarize.data.classes import Classes
 from binarize.data.dataset import Truth
 from binarize.errors import ConfigError
-from binarize.files import container
+from binarize.files import container, zoo
 from binarize.networks.catalog import NETWORKS
 from binarize.recipes import TrainingRecipe
 from binarize.training.build import network
@@ -34,6 +34,8 @@ def load(path: Path, model: nn.Module | None = None) -> tuple[TrainingRecipe, nn
     file = model_file(path)
     if not file.is_file():
         hint = f" ({MODEL} in a run's folder)" if file.name == MODEL else ""
+        if str(path) in zoo.names():
+            hint += f"; the network of the zoo is {zoo.PREFIX}{path}"
         raise ConfigError(f"{file}: no such file; expected a model that `binarize train` wrote{hint}.")
     metadata = container.read_metadata(file)
     recipe = read_recipe(metadata, file)

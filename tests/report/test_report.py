@@ -114,7 +114,9 @@ def test_without_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("BINARIZE_DATA", raising=False)
     text = _report(tmp_path / "report.html", "zoo:camvid-bidense")
     assert "No images, so no predictions" in text
-    assert "No curves: this entry of the zoo was made without the log of its run; `binarize train" in text
+    assert (
+        "No curves: this entry of the zoo was made without the log of its run; <code>binarize train" in text
+    )
     assert '<section id="predictions">' not in text
     assert "0.3523" in text
     assert "1.07 MB" in text

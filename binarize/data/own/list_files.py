@@ -58,7 +58,7 @@ class Lists:
                 return base
         raise DataError(
             f"{source}: the files that its first lines name are not in {source.parent}, nor in the folders "
-            "above it. Put the list beside the data, or write paths that are seen from the list."
+            "above it. Put the list beside the data, or write paths relative to the list."
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from binarize.inspect import style
 from binarize.inspect.layer_sensitivity import KeepList, Sensitivity
 from binarize.inspect.section import Section
+from binarize.training.figures import ALL
 
 
 def sensitivity_section(
@@ -30,12 +31,13 @@ def sensitivity_section(
         name: of the section's files.
     """
     chosen = set(keep.groups) if keep is not None else set()
+    word = next((task.title for task in ALL.values() if task.main == figure), figure)
     return Section(
         name=name,
         analysis="sensitivity",
-        title=f"What {figure} gains from layers that stay float: {label}",
-        figure=_figure(label, found, figure, chosen),
-        findings=(*_findings(label, found, figure), *_suggestion(label, keep, figure, measured)),
+        title=f"What {word} gains from layers that stay float: {label}",
+        figure=_figure(label, found, word, chosen),
+        findings=(*_findings(label, found, word), *_suggestion(label, keep, word, measured)),
         rows=[
             {
                 "network": label,

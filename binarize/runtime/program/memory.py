@@ -80,7 +80,7 @@ def plan_places(buffers: Sequence[Buffer], hosts: Sequence[Host] = ()) -> tuple[
     """Places of buffers, and the size of the arena in bytes.
 
     Large buffers first, each at the lowest place that is free while it lives: within some per cent of the
-    least possible size for the graphs of networks. Hosts before the arena: what nobody reads any more when
+    least possible size for the graphs of networks. Hosts before the arena: what is not read any more when
     a host is written can lie there.
 
     Args:
