@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,10 @@ if BESIDE_OTHERS:  # threads that wait for each other's cores take far longer; f
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on the network; read when timm is imported
 os.environ["ACCELERATE_USE_CPU"] = "1"  # the same bits again are promised there only
 
+hypothesis.settings.register_profile(
+    "no deadline", deadline=None
+)  # how long an example takes depends on the machine
+hypothesis.settings.load_profile("no deadline")
 
 # Tests of minutes come first, or the last of them would run alone.
 LONGEST = {

@@ -201,7 +201,7 @@ def test_the_command(
     capsys.readouterr()
     assert cli.run(["convert", "test_resnet", "--out", "m.safetensors"]) == 0
     assert cli.run(["calibrate", "m.safetensors"]) == 2
-    assert "knows no data: give --images" in capsys.readouterr().err
+    assert "names no data: give --images" in capsys.readouterr().err
     Path("images").mkdir()
     from PIL import Image
 

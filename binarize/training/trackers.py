@@ -56,7 +56,7 @@ def _check_mlflow() -> None:
     except Exception as error:  # of many classes, also of its stores
         raise ConfigError(
             f"training.trackers: mlflow cannot write its runs: {first_line(error)} Set MLFLOW_TRACKING_URI "
-            "to a server (http://...) or, with the package mlflow in place of mlflow-skinny, to "
+            "to the address of a server or, with the package mlflow in place of mlflow-skinny, to "
             "sqlite:///mlflow.db."
         ) from error
 
@@ -98,7 +98,7 @@ def tracked(
 
 @contextlib.contextmanager
 def _left_out(name: str, trackers: dict[str, GeneralTracker]) -> Iterator[None]:
-    """Go on without a tracker that fails: its server may be away, and the training is worth more."""
+    """Continue without a tracker that fails: its server may be away, and the training is worth more."""
     try:
         yield
     except Exception as error:  # of any class, a tracker is the code of others

@@ -179,7 +179,7 @@ def test_ctrl_c_saves_and_has_its_own_exit_status(
     monkeypatch.setattr(sys.modules["binarize.cli.train"].Screen, "show", press)
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(small_net.values(epochs=3)))
     assert run(["train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run")]) == 130
-    assert "Go on with --resume" in capsys.readouterr().err
+    assert "Continue with --resume" in capsys.readouterr().err
     assert (tmp_path / "run/state.safetensors").is_file()
 
 
@@ -315,7 +315,7 @@ def test_floor(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["compare"], "--recipe-set"),
         (["compare", "nothing"], "no such folder"),
         (["compare", "--recipe-set", "camvit"], "did you mean 'camvid'"),
-        (["compare", "--recipe-set", "shapes", "--seeds", "0,x"], "expected different whole numbers"),
+        (["compare", "--recipe-set", "shapes", "--seeds", "0,x"], "or different whole numbers"),
         (["compare", "nothing", "--set", "training.lr=1"], "runs are as they are"),
         (["evaluate", "{recipe}"], "small.yaml"),
         (["evaluate", "{recipe}", "--scales", "0,1"], "expected numbers from 0.1 to 10"),

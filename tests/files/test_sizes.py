@@ -59,6 +59,7 @@ def test_a_file_has_the_size_that_was_promised(
     assert promised == packed.stat().st_size == deployed_size(packed, binarize.load(packed))
 
 
+@pytest.mark.filterwarnings("ignore:Odd has parameters of float16")
 @pytest.mark.parametrize("float_dtype", ["float32", "bfloat16"])
 def test_networks_written_by_hand(tmp_path: Path, float_dtype: str):
     model = Odd()

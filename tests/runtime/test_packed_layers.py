@@ -315,7 +315,7 @@ def _changed(change: Callable[[Any], Any]) -> nn.Module:
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (nn.Conv2d(3, 3, 3), "no binary layer"),
+        (nn.Conv2d(3, 3, 3), "not a binary layer"),
         (_changed(lambda m: setattr(m, "norm", nn.BatchNorm2d(8, track_running_stats=False))), "statistics"),
         (_changed(lambda m: setattr(m, "quantizer", nn.Tanh())), "quantizer Tanh"),
         (_changed(lambda m: m.quantizer.register_forward_hook(lambda *a: None)), "hooks"),
