@@ -44,9 +44,9 @@ def usable(*tensors: Tensor) -> bool:
 
 
 def has_memory(x: Tensor) -> bool:
-    """Whether `x` has memory of its own that can be read; a gradient of vmap, say, has none."""
+    """Whether `x` has memory that can be read; a gradient of vmap, or of a compilation, has none."""
     state: Any = torch._C
-    return state._has_storage(x)
+    return not torch.compiler.is_compiling() and state._has_storage(x)
 
 
 _available = functools.cache(available)

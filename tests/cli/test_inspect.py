@@ -86,7 +86,7 @@ def test_sensitivity_of_a_float_network(tmp_path: Path, capsys: pytest.CaptureFi
     place, out = trained(tmp_path, None, task="depth"), tmp_path / "out"
     given = ["inspect", place, "--out", str(out), "--images", "4", "--method", "reactnet", "--by", "layer"]
     assert run([*given, "--budget-ops", "1e9"]) == 0
-    assert "abs_rel" in capsys.readouterr().out
+    assert "AbsRel" in capsys.readouterr().out
     found = json.loads((out / "sensitivity.json").read_text())["data"]["float"]
     assert found["from_float"]
     assert found["groups"] == ["encoder.3", "encoder.6"]

@@ -260,3 +260,15 @@ def test_gradients_of_weights_lie_as_the_weights_do(kernel: int) -> None:
     conv(torch.randn(2, 6, 5, 5).contiguous(memory_format=torch.channels_last)).sum().backward()
     assert conv.weight.grad is not None
     assert conv.weight.grad.stride() == conv.weight.stride()
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_training_is_compiled_in_one_graph(kernel: int) -> None:
+    layer = binarize.binary_layer(nn.Conv2d(4, 4, kernel, padding=kernel // 2), "bidense").train()
+    x = torch.randn(2, 4, 5, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    (grad,) = torch.autograd.grad(compiled(x).square().sum(), x)
+    (expected,) = torch.autograd.grad(layer(x).square().sum(), x)
+    torch.testing.assert_close(grad, expected, rtol=1e-3, atol=1e-3)
