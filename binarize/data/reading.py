@@ -102,6 +102,13 @@ def _rgb(image: Image.Image, path: Path | str) -> Tensor:
     return torch.from_numpy(array.copy()).permute(2, 0, 1)
 
 
+def _lossy(path: Path, image: Image.Image, kept: str, between: str) -> DataError:
+    return DataError(
+        f"{path}: a label mask in {image.format} does not keep its {kept}: where two classes meet, {between} "
+        "between them appear. Write masks as PNG, from where they were made."
+    )
+
+
 def read_labels(path: Path) -> Tensor:
     """The values (H, W) int64 of a grey or palette image, upright (EXIF).
 
@@ -112,10 +119,7 @@ def read_labels(path: Path) -> Tensor:
     with _opened(path) as image:
         head = _head(image)
         if head.lossy:
-            raise DataError(
-                f"{path}: a label mask in {image.format} does not keep its class ids: where two classes "
-                "meet, values between them appear. Write masks as PNG, from where they were made."
-            )
+            raise _lossy(path, image, "class ids", "values")
         if image.mode not in ("L", "P", "1", *_WIDE):
             raise DataError(
                 f"{path}: a label mask holds class ids in one channel (mode L or P), this one has mode "
@@ -134,10 +138,7 @@ def read_colours(path: Path) -> Tensor:
     with _opened(path) as image:
         head = _head(image)
         if head.lossy:
-            raise DataError(
-                f"{path}: a label mask in {image.format} does not keep its colours: where two classes meet, "
-                "colours between them appear. Write masks as PNG, from where they were made."
-            )
+            raise _lossy(path, image, "colours", "colours")
         if head.white != 255:
             raise DataError(
                 f"{path}: a mask of colours has 8 bits for each of red, green and blue, this one has mode "
