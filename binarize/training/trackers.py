@@ -49,7 +49,7 @@ def _check_mlflow() -> None:
 
     mlflow-skinny has no database, and current versions refuse plain folders.
     """
-    from mlflow import MlflowClient
+    from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]  (optional)
 
     try:
         MlflowClient()
