@@ -43,24 +43,45 @@ def summary(model: nn.Module, input_size: InputSize, convention: Convention = "h
             packed model.
         TraceError: if the model does not run on such an input.
     """
-    if convention not in get_args(Convention):
-        raise ConfigError(unknown_name("convention", convention, get_args(Convention)))
+    return summaries(model, input_size, (convention,))[convention]
+
+
+def summaries(
+    model: nn.Module, input_size: InputSize, conventions: Sequence[Convention] = get_args(Convention)
+) -> dict[Convention, Summary]:
+    """The `summary` of each of these conventions, from one run of the network.
+
+    Args:
+        model: as for `summary`.
+        input_size: as for `summary`.
+        conventions: those that are wanted.
+
+    Raises:
+        ConfigError, TraceError: as `summary`.
+    """
+    for convention in conventions:
+        if convention not in get_args(Convention):
+            raise ConfigError(unknown_name("convention", convention, get_args(Convention)))
     model = getattr(model, "_orig_mod", model)  # a model by torch.compile
-    if convention == "paper" and any(isinstance(module, PackedLayer) for module in model.modules()):
+    if "paper" in conventions and any(isinstance(module, PackedLayer) for module in model.modules()):
         raise ConfigError(
             "convention='paper' counts the layers of a network in training, which a packed one has folded: "
             "count the converted model, or use convention='honest'."
         )
     inputs = _inputs(model, input_size)
     recording = record(model, inputs, WHOLE)
-    layers, uncounted = _COUNTERS[convention](model, recording)
-    return Summary(
-        model=type(model).__name__,
-        inputs=tuple(tuple(t.shape) for t in tree_iter(inputs()) if isinstance(t, Tensor)),
-        convention=convention,
-        layers=layers,
-        uncounted=uncounted,
-    )
+    shapes = tuple(tuple(t.shape) for t in tree_iter(inputs()) if isinstance(t, Tensor))
+    found: dict[Convention, Summary] = {}
+    for convention in conventions:
+        layers, uncounted = _COUNTERS[convention](model, recording)
+        found[convention] = Summary(
+            model=type(model).__name__,
+            inputs=shapes,
+            convention=convention,
+            layers=layers,
+            uncounted=uncounted,
+        )
+    return found
 
 
 def _inputs(model: nn.Module, size: InputSize) -> Callable[[], tuple[Any, ...]]:

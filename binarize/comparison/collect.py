@@ -125,11 +125,11 @@ def cost_totals(
         packed: the model is a packed one, which cannot be counted as the paper does.
     """
     conventions: tuple[Convention, ...] = ("honest",) if packed else ("honest", "paper")
-    found = {}
-    for name in conventions:
-        counted = accounting.summary(model, (3, *recipe.data.augmentation.size), name).of_file(size)
-        found[name] = {k: v for k, v in counted.as_dict().items() if k != "layers"}
-    return found
+    counted = accounting.summaries(model, (3, *recipe.data.augmentation.size), conventions)
+    return {
+        name: {k: v for k, v in total.of_file(size).as_dict().items() if k != "layers"}
+        for name, total in counted.items()
+    }
 
 
 def read_history(run: Path) -> list[dict[str, Any]]:

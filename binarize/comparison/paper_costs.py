@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import nn
 
 from binarize import accounting, graph, networks
-from binarize.accounting.summarize import Convention
 from binarize.comparison.paper import DATA, PaperRow, PaperTable
 from binarize.methods import create, get
 
@@ -46,9 +45,7 @@ def _binary(row: PaperRow, network: nn.Module) -> nn.Module:
 
 
 def _costs(network: nn.Module, size: tuple[int, int]) -> dict[str, dict[str, float]]:
-    conventions: tuple[Convention, ...] = get_args(Convention)
-    found = {}
-    for name in conventions:
-        counted = accounting.summary(network, (3, *size), name)
-        found[name] = {"params_k": counted.params / 1e3, "ops_g": counted.ops / 1e9}
-    return found
+    return {
+        convention: {"params_k": counted.params / 1e3, "ops_g": counted.ops / 1e9}
+        for convention, counted in accounting.summaries(network, (3, *size)).items()
+    }

@@ -47,8 +47,12 @@ def _faults(error: ValidationError, source: Source) -> Iterator[str]:
             yield located(source, place, f"no such setting; {hint}")
         elif fault["type"] == "missing":
             yield located(source, place, "is missing.")
+        elif fault["type"] == "tuple_type":
+            given = fault["input"]
+            hint = f" Write [{given}]." if isinstance(given, str) else ""
+            yield located(source, place, f"expected a list; got {given!r}.{hint}")
         else:
-            message = fault["msg"].removeprefix("Value error, ")
+            message = fault["msg"].removeprefix("Value error, ").replace("Tuple", "list")
             yield located(source, place, f"{message[0].lower()}{message[1:]}; got {fault['input']!r}.")
 
 

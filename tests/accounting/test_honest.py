@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import binarize
-from binarize.accounting import summary
+from binarize.accounting import summaries, summary
 from binarize.accounting.record import record
 from binarize.errors import ConfigError, TraceError
 from binarize.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear
@@ -319,3 +319,20 @@ def test_parts_of_other_tensors_layers_of_two_names_and_the_meta_device(meta: bo
     assert recording.used == {"part", "layer.weight", "layer.bias"}
     assert net.layer.weight.is_meta == meta
     assert [event.work.kind for event in recording.events if event.work is not None] == ["linear", "linear"]
+
+
+def test_both_conventions_come_from_one_run_of_the_network():
+    runs = 0
+
+    class Net(nn.Sequential):
+        def forward(self, x):
+            nonlocal runs
+            runs += 1
+            return super().forward(x)
+
+    net = binarize.apply(Net(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1)), "bnn")
+    runs = 0
+    both = summaries(net, (3, 16, 16))
+    of_both = runs
+    assert both == {name: binarize.summary(net, (3, 16, 16), name) for name in ("honest", "paper")}
+    assert runs == 3 * of_both

@@ -143,6 +143,11 @@ def test_no_layer_to_convert() -> None:
         plan(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)))
 
 
+def test_fields_of_the_policy_are_no_options_of_a_method() -> None:
+    with pytest.raises(ConfigError, match=r"option of bnn 'keep'.*policy=binarize\.Policy\(keep=\['0'\]\)"):
+        plan(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)), "bnn", keep=["0"])
+
+
 def test_unknown_method_and_option() -> None:
     with pytest.raises(ConfigError, match="did you mean 'bidense'"):
         plan(ResNetLike(), "bidens")

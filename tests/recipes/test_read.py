@@ -91,7 +91,11 @@ def test_all_faults_at_once_with_file_and_line(tmp_path: Path) -> None:
         ("data.augmentation.size=[64, on]", "data.augmentation.size.1: input should be a number; got True."),
         ("data.augmentation.scale=[2, 0.5]", "the least comes first"),
         ("data.augmentation.border=[9, 3, 0, 5]", "holds no row or no column"),
-        ("data.evaluation.scales=[]", "data.evaluation.scales: tuple should have at least 1 item"),
+        ("data.evaluation.scales=[]", "data.evaluation.scales: list should have at least 1 item"),
+        (
+            "training.trackers=a,b",
+            "training.trackers: expected a list; got 'a,b'. Write [a,b].",
+        ),
     ],
 )
 def test_values_that_would_fail_or_mislead_later(setting: str, message: str, tmp_path: Path) -> None:

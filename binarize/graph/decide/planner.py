@@ -64,7 +64,7 @@ def plan(
             quantized or a TorchScript program.
         TraceError: the model does not run on the inputs, or the installed torch traces no module.
     """
-    chosen = resolve(method, options)
+    chosen = _resolved(method, options)
     wanted = _checked_policy(policy)
     compiled = isinstance(model, nn.Module) and is_compiled(model)
     model, layers = _checked_model(model)
@@ -109,6 +109,18 @@ def _decide(draft: Draft) -> None:
     decide_activations(draft)
     decide_sets(draft)
     decide_growth(draft)
+
+
+def _resolved(method: str | Method, options: dict[str, Any]) -> Method:
+    """As `resolve`; who gives a method the policy's fields is told where they belong."""
+    try:
+        return resolve(method, options)
+    except ConfigError as error:
+        fields = [field.name for field in dataclasses.fields(Policy) if field.name in options]
+        if not fields:
+            raise
+        given = ", ".join(f"{name}={options[name]!r}" for name in fields)
+        raise ConfigError(f"{error} Layers are chosen by policy=binarize.Policy({given}).") from None
 
 
 def _checked_policy(policy: Policy | None) -> Policy:
