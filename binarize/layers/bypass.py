@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -64,6 +65,8 @@ class Bypass(nn.Module):
         """
         if self.stride:
             x = self.at(x, size)
+        if onto is not None and _is_watched(onto):
+            onto = onto.clone()
         copies, rest = divmod(self.out_channels, self.in_channels)
         if onto is not None and self.in_channels != self.out_channels and self.dim == 1:
             added = add_channel_bypass(x, onto)
@@ -103,6 +106,11 @@ class Bypass(nn.Module):
         """Channels, and the stride if there is one."""
         stride = f", stride={self.stride}" if any(s > 1 for s in self.stride) else ""
         return f"{self.in_channels}, {self.out_channels}{stride}"
+
+
+def _is_watched(x: Tensor) -> bool:
+    """Whether a hook on a module's gradient waits for this tensor's: autograd refuses to overwrite it then."""
+    return not torch.compiler.is_compiling() and type(x.grad_fn).__name__ == "BackwardHookFunctionBackward"
 
 
 def fit_of(

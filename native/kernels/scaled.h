@@ -53,7 +53,8 @@ struct ScaledPlan {
     int64_t tap_rows;       // rows of weights per group and tap, `kPieces` pieces each
     int64_t rows;           // taps * tap_rows
     int64_t pixel;          // pieces per position: groups * tap_rows * kPieces
-    Index* indices;         // [plane positions of one image][pixel]
+    Index* indices;         // [positions of the plane's rows that a band of output lines reads][pixel]
+    int64_t first_row;      // of the plane, in `indices`
     int64_t* offsets;       // [rows]: of a row's first index from that of a position's first tap
     int16_t* tables;        // [pixel]
     float* float_tables;    // the same, exact
@@ -62,13 +63,21 @@ struct ScaledPlan {
     int64_t image;
 };
 
+// Bytes of indices for each thread: a band of lines reads them from the cache they were written to.
+constexpr int64_t kBandBytes = 512 << 10;
+
+// The plane's row that the first tap of an output line reads.
+static int64_t first_row(const bz_conv_shape& s, int64_t line) {
+    return line * s.stride_h - s.pad_top + s.input.border_h;
+}
+
 // Table numbers of one plane row of the image.
 static void index_row(const ScaledPlan& p, int64_t row) {
     const bz_plane_shape& in = p.s.input;
     const int64_t width = in.width + 2 * int64_t(in.border_w), pixel_words = bz_pixel_words(in);
     const int channels = in.channels / in.groups, group_words = bz_group_words(in);
     const int64_t of_group = p.tap_rows * kPieces;
-    Index* to = p.indices + row * width * p.pixel;
+    Index* to = p.indices + (row - p.first_row) * width * p.pixel;
     const bool outside = row < in.border_h || row >= in.border_h + in.height;
     const uint32_t* from = p.plane + p.image * bz_image_words(in) + row * bz_row_words(in);
     for (int64_t x = 0; x < width; ++x, to += p.pixel) {
@@ -130,8 +139,8 @@ static void scaled_tiles(const ScaledPlan& p, const bz_epilogue& e, const Piece&
     for (int64_t t = 0; t < tiles; ++t) {
         const int64_t width = piece.end - piece.begin;
         const int64_t x0 = piece.begin + width * t / tiles, x1 = piece.begin + width * (t + 1) / tiles;
-        const Index* position = p.indices + (y * s.stride_h - s.pad_top + in.border_h) * row +
-                                   (x0 * s.stride_w - s.pad_left + in.border_w) * p.pixel;
+        const Index* position = p.indices + (first_row(s, y) - p.first_row) * row +
+                                (x0 * s.stride_w - s.pad_left + in.border_w) * p.pixel;
         for (int g = 0; g < in.groups; ++g)
             for (int first = 0; first < outputs; first += kBlock) {
                 const Channels channels = channels_of(p.parameters, s, &e, g, first, kBlock);
@@ -176,10 +185,13 @@ static int scaled(int threads, const bz_conv_shape& s, const uint32_t* plane, co
     p.pixel = int64_t(in.groups) * p.tap_rows * kPieces;
     if (p.pixel > kMostPieces) return BZ_UNSUPPORTED;
     Lines lines = {1, s.out_h, s.out_w, (s.out_w + kChunk - 1) / kChunk};
-    const int64_t rows = in.height + 2 * int64_t(in.border_h), width = in.width + 2 * int64_t(in.border_w);
+    const int64_t width = in.width + 2 * int64_t(in.border_w);
     const size_t entry = exact ? sizeof(float) : sizeof(int16_t);
     const size_t table_bytes = (size_t(table_entries(p.pixel)) * entry + 63) / 64 * 64;
-    p.indices = static_cast<Index*>(malloc(size_t(rows * width * p.pixel) * sizeof(Index)));
+    const int64_t extent = int64_t(s.kernel_h - 1) * s.dilation_h + 1, of_row = width * p.pixel * int64_t(sizeof(Index));
+    const int64_t in_bytes = (kBandBytes * threads / of_row - extent) / s.stride_h + 1;
+    const int64_t band = in_bytes < 1 ? 1 : in_bytes > s.out_h ? s.out_h : in_bytes;  // output lines
+    p.indices = static_cast<Index*>(malloc(size_t(((band - 1) * s.stride_h + extent) * of_row)));
     p.offsets = static_cast<int64_t*>(malloc(size_t(p.rows + 1) * sizeof(int64_t)));
     void* tables = aligned_alloc(64, table_bytes);
     const int padded = bz_padded_outputs(s);
@@ -201,12 +213,17 @@ static int scaled(int threads, const bz_conv_shape& s, const uint32_t* plane, co
         for (p.image = 0; p.image < in.images; ++p.image) {
             make_tables(p, alpha);
             if (p.partial) memset(p.partial, 0, partial);
+            for (int64_t begin = 0; begin < s.out_h; begin += band) {
+                const int64_t end = begin + band < s.out_h ? begin + band : s.out_h;
+                const int64_t past = first_row(s, end - 1) + extent;
+                p.first_row = first_row(s, begin);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-            for (int64_t row = 0; row < rows; ++row) index_row(p, row);
+                for (int64_t row = p.first_row; row < past; ++row) index_row(p, row);
 #pragma omp parallel for schedule(static) num_threads(threads) reduction(| : status) if (threads > 1)
-            for (int64_t item = 0; item < lines.items(); ++item) {
-                status |= scaled_piece(p, lines, item);
-                if (p.parameters.past) settle();
+                for (int64_t item = begin * lines.chunks; item < end * lines.chunks; ++item) {
+                    status |= scaled_piece(p, lines, item);
+                    if (p.parameters.past) settle();
+                }
             }
             if (e.sums)
                 reduce(p.partial, 1, lines.lines * lines.chunks, in.groups, p.parameters.outputs, padded,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -121,3 +122,22 @@ def test_other_values_are_refused_and_the_usual_one_goes_unsaid() -> None:
     assert "bypass" not in create("irnet").options()
     assert create("irnet", bypass="cfb").options()["bypass"] == "cfb"
     assert create("bidense").options()["bypass"] == "cfb"
+
+
+@pytest.mark.parametrize("method", names())
+def test_hooks_on_the_gradients_of_all_modules_change_nothing(method: str) -> None:
+    """As users of gradient maps register them: what their hooks wait for must not be overwritten."""
+    torch.manual_seed(0)
+    net = binarize.apply(Net(), method, example_inputs=torch.rand(2, 3, 8, 8))
+    hooked, images = copy.deepcopy(net), torch.rand(2, 3, 8, 8, requires_grad=True)
+    seen = []
+    for name, module in hooked.named_modules():
+        module.register_full_backward_hook(lambda *_, name=name: seen.append(name))
+    for made in (net, hooked):
+        made(images).square().sum().backward()
+    assert "same" in seen and "" in seen
+    for (name, parameter), other in zip(net.named_parameters(), hooked.parameters(), strict=True):
+        if parameter.grad is None:
+            assert other.grad is None
+        else:
+            torch.testing.assert_close(other.grad, parameter.grad, rtol=1e-4, atol=1e-5, msg=name)
