@@ -120,6 +120,29 @@ def test_scaled_sums(isa: Any, exact: bool, layer: dict[str, Any]):
     assert (y - wanted).abs().max() <= bound
 
 
+@pytest.mark.parametrize(
+    ("channels", "high", "geometry"),
+    [
+        (256, 301, {"padding": (1, 1)}),
+        (250, 301, {"padding": (2, 0), "stride": (2, 1), "dilation": (2, 1)}),
+        (250, 302, {"stride": (5, 2)}),  # rows that no tap reads
+        (2500, 12, {"padding": (1, 1)}),  # no more than one line in a band
+    ],
+)
+@pytest.mark.parametrize("isa", ISAS)
+def test_scaled_sums_of_high_maps(isa: Any, channels: int, high: int, geometry: dict[str, Any]):
+    """Indices are made for a band of output lines at a time."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(1, channels, high, 40 if channels < 1000 else 150, generator=random)
+    weight, alpha = torch.randn(3, channels, 3, 3, generator=random), torch.rand(1, channels, generator=random)
+    plane = native.pack(x, border=geometry.get("padding", 0), isa=isa)
+    weights = native.pack_scaled(weight, isa=isa, **geometry)
+    wanted = F.conv2d(signs(x) * alpha[:, :, None, None].double(), signs(weight), **geometry)
+    for threads in (1, 2):
+        y = native.conv_scaled(plane, weights, alpha, exact=True, threads=threads)
+        assert (y - wanted).abs().max() <= 1e-5 * channels * 9
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @given(layer=layers(grouped=False), channels=st.sampled_from([33, 64, 70, 250]), groups=st.integers(2, 8))
 @QUICK
