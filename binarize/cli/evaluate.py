@@ -12,6 +12,7 @@ from binarize.cli.examples import examples
 from binarize.cli.options import best_option, chosen_file, device_option, float_model, model_option
 from binarize.cli.output import console, counted, print_json, progress_bar, say, tell
 from binarize.cli.speed import importing
+from binarize.cli.targets import check_output
 from binarize.errors import ConfigError, listed
 from binarize.tables import better
 
@@ -50,6 +51,7 @@ _MISTAKES = 5
     type=click.Path(path_type=Path, dir_okay=False),
     help="Of classification: draw which class was taken for which (PNG).",
 )
+@click.option("--force", is_flag=True, help="Replace the picture if it exists.")
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def evaluate(
@@ -61,6 +63,7 @@ def evaluate(
     flip: bool,
     scales: str | None,
     picture: Path | None,
+    force: bool,
     device: str | None,
     as_json: bool,
 ) -> None:
@@ -78,7 +81,6 @@ def evaluate(
 
         from binarize.data.classes import Classes
         from binarize.data.dataset import Depth
-        from binarize.files import check_target
         from binarize.runtime import keep_memory
         from binarize.training import saved
         from binarize.training.build import dataset
@@ -95,7 +97,7 @@ def evaluate(
     data = dataset(recipe, part, root=root)
     saved.check_classes(checkpoint, data.truth)
     if picture is not None:
-        check_target(picture)
+        check_output(picture, force=force, option="--confusion", ending=".png")
         if not isinstance(data.truth, Classes):
             raise ConfigError(
                 f"evaluate: --confusion is for classification; {checkpoint} is for {data.truth.task}."

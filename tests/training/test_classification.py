@@ -230,6 +230,8 @@ def test_commands_on_a_run(
     assert "top1" in text
     assert "automobile" in text
     assert picture.is_file()
+    assert run(["evaluate", str(trained), "--confusion", str(picture)]) == 2
+    assert "--force" in capsys.readouterr().err
     images = class_data.folder(tmp_path / "images", {
         f"{i}/same.png": class_data.encoded(class_data.picture(i, 50)) for i in range(3)})  # fmt: skip
     pattern = str(images / "*" / "*.png")
