@@ -109,7 +109,7 @@ class Bypass(nn.Module):
 
 
 def _is_watched(x: Tensor) -> bool:
-    """Whether a hook on a module's gradient waits for this tensor's: autograd refuses to overwrite it then."""
+    """Whether a hook on a module's gradient waits for this tensor's: autograd will not overwrite it."""
     return not torch.compiler.is_compiling() and type(x.grad_fn).__name__ == "BackwardHookFunctionBackward"
 
 

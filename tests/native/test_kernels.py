@@ -134,7 +134,8 @@ def test_scaled_sums_of_high_maps(isa: Any, channels: int, high: int, geometry: 
     """Indices are made for a band of output lines at a time."""
     random = torch.Generator().manual_seed(0)
     x = torch.randn(1, channels, high, 40 if channels < 1000 else 150, generator=random)
-    weight, alpha = torch.randn(3, channels, 3, 3, generator=random), torch.rand(1, channels, generator=random)
+    weight = torch.randn(3, channels, 3, 3, generator=random)
+    alpha = torch.rand(1, channels, generator=random)
     plane = native.pack(x, border=geometry.get("padding", 0), isa=isa)
     weights = native.pack_scaled(weight, isa=isa, **geometry)
     wanted = F.conv2d(signs(x) * alpha[:, :, None, None].double(), signs(weight), **geometry)
