@@ -18,7 +18,7 @@ from binarize.functional.bypass import channel_bypass
 from binarize.functional.dab import DabRule, group_bounds
 from binarize.functional.rules import Gradients, Rule, Stats
 from binarize.functional.sign import clip_gradient
-from binarize.functional.weights import ScaledSign
+from binarize.functional.weights import ScaledSign, mean_magnitude
 from binarize.native import training as kernels
 from binarize.native.structs import Values
 from binarize.native.training import DabNumbers, Lines
@@ -107,11 +107,15 @@ class FusedSte(FusedRule):
 
 @dataclass(frozen=True)
 class FusedScaledSign(FusedSte):
-    """`ScaledSign` of weights, a filter being an image of one channel."""
+    """`ScaledSign` of weights, a filter being an image of one channel.
+
+    The scales are torch's, bit for bit: sums of signs are often 0, and with a scale of another rounding such a
+    sum would have another sign for the next quantizer than without gradients, compiled or exported.
+    """
 
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
-        y, kept = kernels.dab(x, self.values, DabNumbers(None, None, None, plain=True))
-        return y, (kept[3],)
+        stats = (mean_magnitude(x).view(-1, 1),)
+        return self.rebuild(x, stats), stats
 
     def rebuild(self, x: Tensor, stats: Stats, *params: Tensor) -> Tensor:
         return kernels.signs(x, self.values, None, stats[0], per_image=True)
