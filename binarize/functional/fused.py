@@ -109,8 +109,8 @@ class FusedSte(FusedRule):
 class FusedScaledSign(FusedSte):
     """`ScaledSign` of weights, a filter being an image of one channel.
 
-    The scales are torch's, bit for bit: sums of signs are often 0, and with a scale of another rounding such a
-    sum would have another sign for the next quantizer than without gradients, compiled or exported.
+    The scales are torch's, bit for bit: sums of signs are often 0, and with a scale of another rounding a sum
+    of 0 would have another sign for the next quantizer than without gradients, compiled or exported.
     """
 
     def quantize(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Stats]:
