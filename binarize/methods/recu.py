@@ -56,7 +56,7 @@ class ReCUSign(Rule):
         self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
     ) -> Gradients:
         over = [-1] if self.token else list(range(1, x.dim()))
-        n = math.prod(x.shape[d] for d in over)
+        n = x.shape[-1] if self.token else x[0].numel()
         s = (x.var(over, keepdim=True, correction=min(1, n - 1)) + _EPS).sqrt()
         u = x / s
         h = approx_gradient(grad, u)
