@@ -10,7 +10,7 @@ Block: conv -> alpha -> BN -> hard tanh in place of the network's activation; th
 connections.
 Departures: alpha starts from mean(abs(w)), not from U(0, 1): a converted layer's outputs keep their size. Of
 a linear layer on tokens a sample is one token. Until `set_progress` is called, tau is `tau_min`. Filters of
-one weight, which have no deviation, stay float. Linear layers on tokens bring a LayerNorm.
+one weight, which have no deviation, stay float. Linear layers on tokens have a LayerNorm.
 """
 
 from __future__ import annotations
