@@ -265,7 +265,7 @@ def of_zoo(name: str) -> Iterator[tuple[str, str]]:
             options = document["label"].removeprefix(name).strip()
             yield (
                 f"{label}, {document['bytes'] / 1e6:.2f} MB{f' {options}' if options else ''}",
-                f"{value:.1%}" if key == "miou" else f"{value:.3f}",
+                f"{100 * value:.1f} %" if key == "miou" else f"{value:.3f}",
             )
 
 
