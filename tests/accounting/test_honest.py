@@ -261,6 +261,16 @@ def test_binary_layers() -> None:
     assert result.uncounted == ()
 
 
+def test_bits_that_packed_layers_share_count_once() -> None:
+    net = nn.Sequential(*(nn.Conv2d(8, 8, 1, bias=False) for _ in range(2)), nn.Conv2d(8, 2, 1))
+    net[1].weight = net[0].weight
+    binary = binarize.apply(
+        net, "bnn", policy=binarize.Policy(first=0), example_inputs=torch.rand(1, 8, 4, 4)
+    )
+    assert summary(binary, (8, 4, 4)).binary_params == 64
+    assert summary(binarize.deploy(binary), (8, 4, 4)).binary_params == 64
+
+
 def test_packed_bytes_of_float_layers() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 5, 1, bias=False))
     net.register_buffer("mean", torch.zeros(3))
