@@ -63,7 +63,10 @@ def check_folder(out: Path, recipe: TrainingRecipe, resume: bool) -> tuple[list[
     if not state.is_file():
         return [], recipe.training.epochs
     if not resume:
-        raise ConfigError(f"{out} holds a run already; continue it with --resume, or name another folder.")
+        raise ConfigError(
+            f"{out} holds a run already; continue it with --resume (in Python resume=True), or name another "
+            "folder."
+        )
     try:
         stored = validate(read_recipe(state), str(state))
         progress = read_progress(state)
