@@ -56,11 +56,18 @@ def check_folder(out: Path, recipe: TrainingRecipe, resume: bool) -> tuple[list[
         What changes in the middle of the run, and the epochs that it was planned for at its start.
 
     Raises:
-        ConfigError: it holds a run, and `resume` is False or the recipes differ in what has to stay.
+        ConfigError: it holds a run, and `resume` is False or the recipes differ in what has to stay; or it
+            holds a network alone.
         FormatError: its state file is corrupt.
     """
     state = out / STATE
     if not state.is_file():
+        if (out / MODEL).is_file():
+            raise ConfigError(
+                f"{out} holds a network, {MODEL}, and no state to continue from: a new run would replace it. "
+                "Name another folder with --out (training.start_from begins with the network's weights), or "
+                "delete the file."
+            )
         return [], recipe.training.epochs
     if not resume:
         raise ConfigError(

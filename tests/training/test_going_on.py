@@ -277,3 +277,13 @@ def test_a_state_that_cannot_be_read_is_no_dead_end(tmp_path: Path) -> None:
     (tmp_path / "run" / MODEL).write_bytes(b"")
     with pytest.raises(FormatError, match=r"The run cannot be continued: delete .*run, or train with"):
         train(short, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_network_without_its_state_is_not_replaced(resume: bool, tmp_path: Path) -> None:
+    (tmp_path / MODEL).write_bytes(b"trained for days")
+    with pytest.raises(
+        ConfigError, match=r"holds a network, model.safetensors, and no state to continue from"
+    ):
+        train(recipe(epochs=1), tmp_path, resume=resume)
+    assert (tmp_path / MODEL).read_bytes() == b"trained for days"
