@@ -28,7 +28,7 @@ class Calibration:
         batches: how many were used.
         inputs: how many images, or other first inputs, they held.
         norms: the changes, largest first.
-        thresholds: names of the quantizers whose thresholds were put to the mean of their input.
+        thresholds: names of the quantizers whose thresholds were set to the mean of their input.
         started: names of those that took their start values from the first batch.
     """
 
@@ -45,18 +45,11 @@ class Calibration:
 
 
 def calibrate(model: nn.Module, batches: Iterable[Any], *, thresholds: Thresholds = "fresh") -> nn.Module:
-    """A copy of a model whose statistics are those of the given batches; see `calibrated`."""
-    return calibrated(model, batches, thresholds=thresholds)[0]
+    """A copy of a model whose BatchNorm statistics are those of the given batches.
 
-
-def calibrated(
-    model: nn.Module, batches: Iterable[Any], *, thresholds: Thresholds = "fresh"
-) -> tuple[nn.Module, Calibration]:
-    """A copy of a model whose statistics are those of the given batches, and a report.
-
-    First, of a conversion that was never trained: activation quantizers that start from the first batch (BiT,
-    LQ-Net) do so, and thresholds that have never moved (DAB, RSign, BiSRNet's shift) are put to the mean of
-    each channel of their input, so that both signs occur. A threshold that training has moved is left alone.
+    First, in a conversion that was never trained: activation quantizers that start from the first batch (BiT,
+    LQ-Net) do so, and thresholds that have never moved (DAB, RSign, BiSRNet's shift) are set to the mean of
+    each channel of their input, so that both signs occur. A threshold that training has moved stays.
 
     Then the running statistics of each BatchNorm become mean and (unbiased) variance of all its inputs over
     all batches, each normalized by its own statistics as in training (Wu and Johnson, Rethinking "Batch" in
@@ -66,13 +59,20 @@ def calibrated(
     Args:
         model: float or converted, on any device; left untouched.
         batches: inputs (N, ...), or tuples whose first item is the input, such as those of a DataLoader;
-            dicts are keyword arguments. Gone through twice if there are fresh thresholds; an iterator is kept
-            in memory for that.
-        thresholds: `keep` leaves all thresholds as they are.
+            dicts are keyword arguments. If there are thresholds that were never trained, the batches are read
+            twice; those of an iterator are then kept in memory.
+        thresholds: `fresh` sets thresholds that were never trained; `keep` leaves all as they are.
 
     Raises:
         ConfigError: no batches, a deployed model, or batches too small for a BatchNorm.
     """
+    return calibrated(model, batches, thresholds=thresholds)[0]
+
+
+def calibrated(
+    model: nn.Module, batches: Iterable[Any], *, thresholds: Thresholds = "fresh"
+) -> tuple[nn.Module, Calibration]:
+    """As `calibrate`, and a report of what it did."""
     if thresholds not in ("fresh", "keep"):
         raise ConfigError(f"calibrate: thresholds={thresholds!r}, expected 'fresh' or 'keep'.")
     result = copied(unwrapped(model))
@@ -82,7 +82,7 @@ def calibrated(
 def calibrate_in_place(
     model: nn.Module, batches: Iterable[Any], *, thresholds: Thresholds = "fresh"
 ) -> Calibration:
-    """As `calibrated`, of the model itself; modes are restored. Warns of dead channels."""
+    """As `calibrate`, of the model itself; modes are restored. Warns of dead channels."""
     from binarize.runtime import PackedLayer
 
     if any(isinstance(module, PackedLayer) for module in model.modules()):

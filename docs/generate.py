@@ -27,7 +27,7 @@ MADE = "<!-- Made by `python docs/generate.py`; do not edit. -->\n"
 
 CLI_HEAD = """# Command line
 
-`binarize COMMAND --help` prints what stands here. Results are printed on stdout, progress and warnings on stderr.
+`binarize COMMAND --help` prints the same texts. Results are printed on stdout, progress and warnings on stderr.
 
 ## Exit status
 
@@ -55,17 +55,17 @@ With Zsh it is `zsh_source` and `~/.zshrc`, with Fish `fish_source` and a file i
 | option | meaning |
 |---|---|
 | `-q`, `--quiet` | in front of the command (`binarize -q train RECIPE`): no progress and no warnings |
-| `-v`, `--verbose` | likewise: errors with the traceback, and all Python warnings |
+| `-v`, `--verbose` | in front of the command: errors with the traceback, and all Python warnings |
 | `-o`, `--out`, `--output` | the file or folder that is written |
 | `--force` | replace it if it exists |
 | `--json` | print one JSON document in place of tables and text |
 | `-m`, `--method` | the method |
 | `--set NAME=VALUE` | an option of the method (`convert`, `bench`, `methods show`), or a value of the recipe (`train`, `compare`, `data`, `recipes show`); can be repeated |
 | `--size`, `--input-size` | image size: 224, 480x640 (height x width) or 3,480,640 (channels, height, width) |
-| `--data` | folder of the data set; by default it is looked for where `BINARIZE_DATA` points to |
+| `--data` | folder of the data set; by default it is looked for in the folder that `BINARIZE_DATA` names |
 | `--split` | part of the data set |
-| `--model` | the float network, for files of a network whose class they do not hold ([own networks](own-network.md)) |
-| `--exact-scales` | do not round scales per channel ([kernels](kernels.md#scales-per-image-and-channel)) |
+| `--model` | the float network, for files of a network whose class they do not hold ([Train your network](own-network.md#files-and-who-may-run-the-code)) |
+| `--exact-scales` | do not round scales per channel ([Scales per image and channel](kernels.md#scales-per-image-and-channel)) |
 | `--pattern` | only what matches this pattern |
 | `--device` | where to run: cpu, cuda, cuda:1, mps |
 | `--best` | of a run's folder, the network of the epoch that was best on the validation split |
@@ -265,7 +265,7 @@ def of_zoo(name: str) -> Iterator[tuple[str, str]]:
             options = document["label"].removeprefix(name).strip()
             yield (
                 f"{label}, {document['bytes'] / 1e6:.2f} MB{f' {options}' if options else ''}",
-                f"{value:.1%}" if key == "miou" else f"{value:.3f}",
+                f"{100 * value:.1f} %" if key == "miou" else f"{value:.3f}",
             )
 
 

@@ -86,9 +86,9 @@ def predict(
 ) -> None:
     """Predict labels, depth or classes for images.
 
-    IMAGES are files, folders or patterns. For cat.jpg: cat.png, a mask of the data's values or colours, or
-    depth in millimetres (16 bits) and cat-colour.png; with --overlay cat-overlay.png, with --panel
-    cat-panel.png, all of the image's size. Near depths are bright and far ones dark; unknown truth is grey.
+    IMAGES are files, folders or patterns. For cat.jpg the command writes cat.png, a mask of the data's
+    values or colours, or depth in millimetres (16 bits) and cat-colour.png; with --overlay cat-overlay.png,
+    with --panel cat-panel.png, all of the image's size. Near depths are bright, unknown truth is grey.
 
     For a network that classifies whole images: a table of the likeliest classes and their probabilities, and
     classes.json in the folder.

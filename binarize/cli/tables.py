@@ -43,9 +43,9 @@ def tables(number: int | None, folder: Path | None, as_markdown: bool, as_json: 
     """Print Tables 1 to 4 of the BiDense paper beside our figures.
 
     Costs have three columns: as printed, counted as the paper does, and counted honestly. The networks are
-    counted without weights. A run fills a row if data set, network, encoder and method are the row's. Several
-    runs that differ only in their seed give mean and deviation. Other runs, and the entries of the zoo on
-    these data sets, are listed below, each with its network.
+    counted without weights. A run belongs to a row with the same data set, network, encoder and method.
+    Several runs that differ only in their seed give mean and deviation. Other runs, and the entries of the
+    zoo on these data sets, are listed below, each with its network.
     """
     if as_markdown and as_json:
         raise ConfigError("tables: --markdown or --json, not both.")

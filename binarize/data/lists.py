@@ -20,8 +20,8 @@ def listed_pairs(
     """The pairs that a list names.
 
     A line has the path of an image and that of its truth, with blanks, tabs, commas or semicolons between.
-    Further columns, a first line of headings, and images with the truth `None` are left out. Paths are seen
-    from `root` or from the list's folder; folders at their beginning that are not there are skipped:
+    Further columns, a first line of headings, and images with the truth `None` are left out. Paths are
+    relative to `root` or to the list's folder; folders at their beginning that are not there are skipped:
     `/SegNet/CamVid/train/1.png` is found at `train/1.png`. A line may also have a single name, as in VOC's
     lists, with or without its ending: the image is then looked for in `images`, the truth in `truths`.
 

@@ -1,4 +1,4 @@
-"""Data sets of the caller's in Python, pairs of an image and a truth in memory, as samples."""
+"""Data sets of the caller, pairs of an image and a truth in memory, as samples."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class OwnSamples(SampleDataset):
     seed, epoch and index only, so that a run that is resumed sees the same images.
 
     Args:
-        items: of the caller's, such as a torch Dataset; left untouched.
+        items: the caller's data, such as a torch Dataset; left untouched.
         truth: what the targets mean.
         images: mean and std for images of 8 bits.
         seed: of random choices.
@@ -207,7 +207,7 @@ def samples(
     same_size: bool = False,
     what: str = "data",
 ) -> SampleDataset:
-    """A data set of the toolkit as it is, or one of the caller's as samples.
+    """A data set of the toolkit as it is, or one of the caller as samples.
 
     Args:
         data: a `SampleDataset` with a transform, or as of `OwnSamples`.

@@ -1,6 +1,6 @@
 """Training by kernels: the same rules and activations as elsewhere, each in one pass over a map.
 
-Where `binarize.native.training.usable` says no, or a tensor has gaps, everything here gives way to torch's
+Where `binarize.native.training.usable` says no, or a tensor has gaps, everything here is computed by torch's
 operators. Results differ from theirs by rounding only.
 """
 

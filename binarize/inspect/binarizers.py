@@ -57,7 +57,7 @@ class Binarizer:
 
 
 def find_binarizers(model: nn.Module) -> list[Binarizer]:
-    """All binarizers of a network, in the order of definition; a quantizer that tells no bits is left out."""
+    """All binarizers of a network, in the order of definition, without those that do not state their bits."""
     return list(_found(model))
 
 

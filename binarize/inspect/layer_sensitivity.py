@@ -2,7 +2,7 @@
 
 In a converted network, each layer (or block) in turn computes with its float input and latent weights; in a
 float one, each in turn is made binary. How, says `binarize.inspect.layer_swaps`. Nothing is trained, so the
-figures order layers; they do not foretell what a training with these layers in float would reach.
+figures order layers; they do not predict what a training with these layers in float would reach.
 
     gain = figure with the layer float - figure with the layer binary     (sign turned where lower is better)
     bytes = weights (32 - bits) / 8,  OPs = MACs (1 - bits / 64)          that a float layer costs beyond a

@@ -9,7 +9,7 @@ Departures: where the shape changes, conv -> BN without bypass, then RPReLU. The
 (RPReLU -> pixel shuffle, + x upsampled to the nearest) is this one in a network whose pixel shuffle is a
 module of its own, but without its bypass. Its factor in front of the residual path (residual alignment) is a
 matter of the network. The network's own activations become RPReLU, also those beside units. Linear layers on
-tokens have no bypass and bring a LayerNorm.
+tokens have a LayerNorm and no bypass.
 """
 
 from __future__ import annotations

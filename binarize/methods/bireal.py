@@ -8,7 +8,7 @@ nonlinearity. The bypass is the identity where channels agree, average-pooled at
 Departures: the paper's gradient of the weights is that of its magnitude-aware sign, mean(abs(w)) times this
 one; its authors' published code, and this, leave the factor out. Where channels change the paper has a float
 1x1 convolution as bypass: here such a layer has none, and the network's own residual connection stays. Linear
-layers on tokens bring a LayerNorm.
+layers on tokens have a LayerNorm.
 """
 
 from __future__ import annotations

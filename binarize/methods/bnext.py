@@ -7,14 +7,14 @@ Backward: 1 for abs(x + move) <= 1.5, else 0; 1 for abs(w) <= 1.5, beyond only w
 smaller.
 During training: the temperature T = 0.9^(512 progress) falls from 1 (the authors: by a tenth in each of 512
 epochs); below 1e-7, from 30 % of the training on, weights are signs.
-Block: conv -> BN -> PReLU per channel -> + bypass; the bypass is the identity where channels agree, average-
-pooled at a stride, and x twice where they double (the authors: two convolutions with the same bypass,
+Block: conv -> BN -> PReLU per channel -> + bypass; the bypass is the identity where channels agree,
+average-pooled at a stride, and x twice where they double (the authors: two convolutions with the same bypass,
 concatenated). The network's own activations become PReLU per channel, too.
 Departures: without the element-wise attention and the recoupling by squeeze-excitation of the paper's blocks,
 float branches that multiply: the authors' `BasicBlock_No_Extra_Design`. They clamp the latent weights
 themselves to +-1.5 in each step; here those beyond keep their value until a gradient makes them smaller.
 Until `set_progress` is called, T is 1 and weights are not binary; such layers cannot be packed. Linear layers
-on tokens bring a LayerNorm.
+on tokens have a LayerNorm.
 """
 
 from __future__ import annotations

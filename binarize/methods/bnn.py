@@ -6,7 +6,7 @@ activations are 1 where x > 0, else 0, with the same backward: what torch.sign, 
 Block: conv -> BN -> the network's own activation. No bypass but the network's own residual connections.
 Departures: the BNN paper has a hard tanh in place of each activation (option `nonlinearity`). In the "table"
 form (the networks of BiDense's Table 1) shape-keeping spatial convolutions that no activation follows have an
-identity bypass. Linear layers on tokens bring a LayerNorm.
+identity bypass. Linear layers on tokens have a LayerNorm.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ layer, where the links amount to a factor 1 + l_i of each branch; and half their
 bypass weighs as much as in a branch of theirs. Their residual is inside the RPReLU, and a float 1x1
 convolution where channels change: here such a layer has no bypass, and the network's own residual connection
 stays. One float weight w starts both branches: latent weights w and w - mean(abs(w)) sign(w) (theirs start
-at random). Links start in [0, 1e-3), as theirs for ImageNet. Linear layers on tokens bring a LayerNorm.
+at random). Links start in [0, 1e-3), as theirs for ImageNet. Linear layers on tokens have a LayerNorm.
 """
 
 from __future__ import annotations

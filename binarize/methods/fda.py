@@ -10,7 +10,7 @@ Departures: the paper's noise adaptation module, two small float layers at each 
 of the series and are removed after training, is left out: while they are there, neither weights nor
 activations have two values. The paper says nothing of the block; its networks for ImageNet have ReActNet's.
 The gradient beyond abs(u) = 1 is cut as in the BiBench benchmark, and its weights' factor mean(abs(w)) is
-left out. Until `set_progress` is called, n is `n_min`. Linear layers on tokens bring a LayerNorm.
+left out. Until `set_progress` is called, n is `n_min`. Linear layers on tokens have a LayerNorm.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Backward: k t (1 - tanh(t u)^2) for both signs (error decay estimator), u = x or
 During training: t = t_min (t_max / t_min)^progress, from 0.1 to 10, and k = max(1 / t, 1).
 Block: conv -> BN -> hard tanh in place of the network's activation; the network's own residual connections.
 Departures: the authors' script for CIFAR-10 starts t at 1e-3 (`t_min=0.001`). Until `set_progress` is called,
-t is `t_min`. Linear layers on tokens bring a LayerNorm. Filters of one weight, which have no deviation, stay
+t is `t_min`. Linear layers on tokens have a LayerNorm. Filters of one weight, which have no deviation, stay
 float; filters of equal weights take no gradient.
 """
 

@@ -11,7 +11,7 @@ authors' code the lower one). A step computes with its own fit (theirs with that
 weights start from the deviation of the latent weights and one fit (theirs from that of new weights), those of
 activations from the first batch (theirs from deviation 1, which is what they are before training here).
 Several processes fit one basis to the data of all (theirs to that of the first). Where codes are missing, the
-fit keeps to the basis of before, for activations too. Linear layers on tokens bring a LayerNorm.
+fit keeps to the basis of before, for activations too. Linear layers on tokens have a LayerNorm.
 """
 
 from __future__ import annotations

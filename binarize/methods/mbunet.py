@@ -14,7 +14,7 @@ what makes a weight 0: here d = 0.7 mean(abs(w)) of the layer, as in ternary wei
 1605.04711). Layers are masked, from the cheapest on, while together they have at most `masked` of the cost.
 0.35 is near the paper's light variant, which has a third of what masks everywhere cost. The paper chooses
 among pairs of convolutions, here each layer counts for itself. Its two bits of a weight are 0 or 1 and are
-subtracted. A layer on its own (`binary_layer`) is masked. Linear layers on tokens bring a LayerNorm.
+subtracted. A layer on its own (`binary_layer`) is masked. Linear layers on tokens have a LayerNorm.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ the forward. Rotations start from the identity (theirs are random), so that a co
 the signs of its centred weights, and b from pi / 4: from their pi / 2, where the sine is flat, it could not
 leave. Their code updates the rotations in the first step of each epoch; here at most 100 times in all
 (`updates`). Until `set_progress` is called, t is `t_min`. Filters of one weight, which have no deviation,
-stay float; filters of equal weights take no gradient. Linear layers on tokens bring a LayerNorm.
+stay float; filters of equal weights take no gradient. Linear layers on tokens have a LayerNorm.
 """
 
 from __future__ import annotations

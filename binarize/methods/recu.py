@@ -10,7 +10,7 @@ Block: conv -> alpha -> BN -> hard tanh in place of the network's activation; th
 connections.
 Departures: alpha starts from mean(abs(w)), not from U(0, 1): a converted layer's outputs keep their size. Of
 a linear layer on tokens a sample is one token. Until `set_progress` is called, tau is `tau_min`. Filters of
-one weight, which have no deviation, stay float. Linear layers on tokens bring a LayerNorm.
+one weight, which have no deviation, stay float. Linear layers on tokens have a LayerNorm.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ReCUSign(Rule):
         self, grad: Tensor, x: Tensor, stats: Stats, *params: Tensor, y: Tensor | None = None
     ) -> Gradients:
         over = [-1] if self.token else list(range(1, x.dim()))
-        n = math.prod(x.shape[d] for d in over)
+        n = x.shape[-1] if self.token else x[0].numel()
         s = (x.var(over, keepdim=True, correction=min(1, n - 1)) + _EPS).sqrt()
         u = x / s
         h = approx_gradient(grad, u)

@@ -7,7 +7,7 @@ Backward: that of sign(u) abs(u)^(1/o), which is the straight-through estimator 
 0.1, t = 1.5. Gradients flow through the weights' scale.
 During training: o = 1 + (o_end - 1) (1 - cos(progress pi / 2)), from 1 to 3.
 Block: conv -> BN -> hard tanh in place of the network's activation; the network's own residual connections.
-Departures: until `set_progress` is called, o is 1. Linear layers on tokens bring a LayerNorm.
+Departures: until `set_progress` is called, o is 1. Linear layers on tokens have a LayerNorm.
 """
 
 from __future__ import annotations

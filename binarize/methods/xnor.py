@@ -5,7 +5,7 @@ Forward: sign(BN(x)), a BatchNorm of the layer's own in front of the sign. With 
 channels (dim 1) and v = clamp(c, -1, 1), weights are mean(abs(v)) * sign(v) per filter.
 Backward: 1 for abs(.) <= 1, else 0, of both signs; the weights' scale and centring have their gradients.
 Block: BN -> sign -> conv -> the network's own activation and residuals. The network's norm behind the layer
-goes.
+is removed.
 Departures: the paper multiplies each position of the output by the mean of abs(x) around it, which its
 authors' training code leaves out; `activation_scale` is the mean of abs(BN(x)), what the sign sees (abs(x)
 with `input_norm=False`), over the whole sample (of a token: over its vector), as the BiBench benchmark has

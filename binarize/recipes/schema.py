@@ -160,7 +160,7 @@ class Training(Part):
     Attributes:
         epochs: passes over all training images. A run with a constant schedule can be extended:
             `--resume --set training.epochs=60`; what follows the progress of training (parameters of some
-            methods, `activations_first`) keeps its course by the first number, and stays at its end.
+            methods, `activations_first`) keeps the schedule of the first number, and then its last value.
         batch: images per step, of all processes together.
         accumulate: parts that a step's images are worked through in; BatchNorm and loss are of each part
             alone, and with several processes a part holds other images than with one.
@@ -201,7 +201,7 @@ class Training(Part):
         save_every: epochs from one checkpoint to the next.
         evaluate_every: epochs from one evaluation of `val` to the next; the last epoch is always evaluated.
         keep: networks that stay in the run's folder: that of the `last` epoch or that of the one that was
-            `best` on `val` by the main figure (mIoU, AbsRel...), as model.safetensors, or `both`, the second
+            `best` on `val` by the main figure (mIoU, AbsRel...), as model.safetensors; or `both`, the second
             as best.safetensors.
         patience: end the run after this many evaluations of `val` in a row without a better main figure;
             none to train all epochs. Schedules of the learning rate and of a method do not reach their end.
@@ -261,7 +261,7 @@ class Stage(Part):
         binary: `none` trains the float network, `activations` one with binary activations and float weights,
             `all` the binary one.
         share: of `training.epochs`, in relation to the other stages' numbers.
-        training: settings of `training` that are others in this stage.
+        training: settings of `training` that differ in this stage.
     """
 
     binary: Literal["none", "activations", "all"] = "all"

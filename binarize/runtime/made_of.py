@@ -1,6 +1,6 @@
 """What of a packed layer is kept in another form, and whether it is still that.
 
-Memory moves without a word: `share_memory_`, `.data = ...`, resizes, the sending to another process. What is
+Memory can move unnoticed: by `share_memory_`, `.data = ...`, resizes, the sending to another process. What is
 made of a tensor (packed words, addresses, unpacked signs) holds as long as the tensor lies where it lay and
 torch has counted no change. Changes past torch (`.data`, NumPy) are not noticed.
 """

@@ -15,8 +15,8 @@ def keep_memory() -> bool:
 
     By default it returns every large map to the system when it is freed and gets fresh, zeroed pages for the
     next one. On maps of a hundred megabytes, as the heads of dense-prediction networks have them, that takes
-    about a third of the time of a packed network. It concerns all allocations of the process, which is why
-    nothing here does it unasked but the command line, whose process is its own.
+    about a third of the time of a packed network. It affects all allocations of the process. So only the
+    command line calls it by itself, since the process is its own.
 
     Returns:
         Whether it could be done: on Linux with glibc.

@@ -28,10 +28,10 @@ def to_onnx(
 
     C is that of the example that the network was converted on, or 3 where none is known.
 
-    Its weights are floats of +1 and -1, so it is as large as the float network: it is for runtimes that know
-    no bits. Its input is called `image`. What images go through before it (`binarize.preprocessing`) stands
-    in its metadata as JSON and in its description in words, if the model says it; what its output means, with
-    the names of classes, as `binarize.truth`.
+    Its weights are floats of +1 and -1, so it is as large as the float network: it is for runtimes without
+    binary operators. Its input is called `image`. Its metadata holds, as JSON, how images are prepared
+    (`binarize.preprocessing`), if the model says it, and what its output means, with the names of classes
+    (`binarize.truth`). Its description says the former in words.
 
     Args:
         model: deployed.

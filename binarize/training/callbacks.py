@@ -57,7 +57,7 @@ class End:
 
 
 class Callback:
-    """What a training tells; a subclass overrides what it wants to hear.
+    """What a training reports; a subclass overrides the methods that it needs.
 
     All methods are called in the main process, with plain data. Each may raise `StopTraining`. Another
     exception ends the training too, once the other processes know: all is saved, so that the run can be

@@ -39,7 +39,7 @@ def evaluate(
     report: Callable[[int], None] | None = None,
     where: str = "the data set",
 ) -> dict[str, Any]:
-    """The figures of `metrics` for a model on a data set; of many processes, each takes its part.
+    """The figures of `metrics` for a model on a data set; each of several processes evaluates a part.
 
     Args:
         model: gives logits (N, classes, H, W) or (N, classes), or metres (N, 1, H, W); its mode is restored.

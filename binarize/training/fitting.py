@@ -106,7 +106,7 @@ def fit(
         out: folder of the run; None keeps no files.
         resume: continue the run in `out`, with the same arguments.
         workers: processes that load images.
-        tell: called with lines of text: what is trained, and each epoch. `print` will do.
+        tell: called with lines of text: what is trained, and each epoch; for instance `print`.
         training: further settings of a recipe's part `training` (`binarize.recipes.schema.Training`):
             `ema=0.99`, `schedule="constant"`, `keep="best"`, `patience=5`, `seed=1`...
 

@@ -64,7 +64,7 @@ def first_not_finite(model: nn.Module) -> str:
     """What holds the first NaN or infinity: a parameter, a gradient, statistics, by name; or nothing.
 
     All processes have to call this, and all get the same answer. Statistics are the buffers of norms and of
-    the toolkit's modules; those of others may hold infinities by right, as the masks of attention do.
+    the toolkit's modules; those of others may hold infinities on purpose, as the masks of attention do.
     """
     parameters = list(model.named_parameters())
     found = [(f"the weights {name}", p) for name, p in parameters]

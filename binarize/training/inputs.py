@@ -21,8 +21,8 @@ _SAMPLES = 4  # of a batch
 class InputWatch:
     """Searches a few steps of an epoch for binary layers with inputs in which no channel ever changes sign.
 
-    The output of such a layer is the same for all images. A layer that was seen
-    to be alive is not examined again in that epoch. Nothing random is drawn and nothing is changed.
+    The output of such a layer is the same for all images. After an input with a sign that changes, a layer
+    is not examined again in that epoch. Nothing random is drawn and nothing is changed.
 
     Args:
         model: converted or not.

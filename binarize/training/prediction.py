@@ -1,4 +1,4 @@
-"""`binarize.predict`: an image in, what a network sees in it out, prepared as the network was trained."""
+"""`binarize.predict`: what a network predicts for an image, prepared as in the network's training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from binarize.training.metadata import has_recipe
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a network sees in an image of height H and width W.
+    """What a network predicts for an image of height H and width W.
 
     Attributes:
         task: `segmentation`, `depth`, `classification`, or empty where nothing says what the output means.
@@ -98,10 +98,10 @@ def predict(
     output: str | int | None = None,
     network: nn.Module | None = None,
 ) -> Prediction:
-    """What a network sees in an image; the image is prepared as the network's file says.
+    """What a network predicts for an image; the image is prepared as the network's file says.
 
-    The same as `binarize predict`. Whoever has many images loads the network once, by `binarize.load`, and
-    gives that.
+    The same as `binarize predict`. For many images, load the network once, by `binarize.load`, and give the
+    network.
 
     Args:
         model: a file with latent weights or a packed one, the folder of a run, `zoo:NAME`; or a network that

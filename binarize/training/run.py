@@ -53,7 +53,7 @@ class Run:
         inputs: examines the inputs of binary layers.
         images: what an image goes through before it is the network's input; None if that is not known.
         report: called with what happened, in the main process; None if no one listens.
-        callbacks: of the caller's.
+        callbacks: those of the caller.
         constant_loss: of the best prediction that is the same for all pixels; None while it is unknown.
     """
 

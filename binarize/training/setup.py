@@ -97,8 +97,8 @@ def set_up(
         resume: continue with what is in `out`.
         report: called after each step and each epoch, in the main process.
         tell: called in the main process with what was loaded at the start.
-        callbacks: of the caller's.
-        given: network and data of the caller's, in place of those that the recipe names.
+        callbacks: those of the caller.
+        given: network and data of the caller, in place of those that the recipe names.
 
     Raises:
         BinarizeError: what `loop.train` raises before its first step.
@@ -296,7 +296,7 @@ def _check_sizes(
 
 
 def _check_given(net: nn.Module, recipe: TrainingRecipe, data: SampleDataset, *_: Any) -> None:
-    """Find out whether a network of the caller's gives what the truth of the data needs."""
+    """Find out whether a network of the caller gives what the truth of the data needs."""
     image = data[0].image
     task, training = task_of(data.truth), net.training
     device = next((p.device for p in net.parameters()), torch.device("cpu"))

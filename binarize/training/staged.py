@@ -45,20 +45,25 @@ def train(
     log of all stages and their curves. `resume` continues in the stage that was interrupted.
 
     Args:
-        recipe: as of `loop.train`.
-        out: likewise.
-        root: likewise.
-        resume: likewise.
-        report: likewise; epochs are counted in each stage.
-        tell: likewise, and for what each stage is.
+        recipe: what to train, on what, and how.
+        out: folder of the run; made if it is not there.
+        root: folder of the data set, in place of the recipe's.
+        resume: continue with what is in `out`; a run that is complete is left as it is.
+        report: called after each step and each epoch, in the main process; epochs are counted in each stage.
+        tell: called in the main process with what was loaded at the start, and what run and stages are.
         begin: called with name and epochs of each stage before it begins.
-        callbacks: as of `loop.train`, for each stage; one that stops a stage stops all.
+        callbacks: see `callbacks.Callback`; they are called in each stage, and one that stops a stage stops
+            the whole training.
 
     Returns:
-        The figures of every epoch; of several stages each with its `stage`, and epochs counted through.
+        The figures of every epoch. With several stages each has its `stage`, and the epochs of all stages are
+        counted through.
 
     Raises:
-        ConfigError, DataError, StoppedError, TrainingError: as `loop.train`.
+        ConfigError: a recipe that cannot be followed, a folder that holds another run or cannot be written.
+        DataError: data that is missing or wrong, or has nothing to learn from.
+        StoppedError: Ctrl-C; all was saved.
+        TrainingError: numbers that are not finite; the last checkpoint is kept.
     """
     stages = stage_recipes(recipe)
     _check_folder(out, list(stages))

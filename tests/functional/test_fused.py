@@ -289,3 +289,22 @@ def test_training_is_compiled_in_one_graph(kernel: int) -> None:
     (grad,) = torch.autograd.grad(compiled(x).square().sum(), x)
     (expected,) = torch.autograd.grad(layer(x).square().sum(), x)
     torch.testing.assert_close(grad, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        name if name == "recu" else pytest.param(name, marks=pytest.mark.slow)
+        for name in binarize.methods.names()
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_every_method_trains_in_one_graph(method: str) -> None:
+    """In several graphs a network is slower than without compilation, or torch's autograd stops."""
+    layer = binarize.binary_layer(nn.Conv2d(4, 6, 3, padding=1), method).train()
+    x = torch.randn(2, 4, 5, 5)
+    layer(x)  # what starts from the first batch has started
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    (grad,) = torch.autograd.grad(compiled(x.requires_grad_()).square().sum(), x)
+    assert grad.isfinite().all()

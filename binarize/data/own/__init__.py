@@ -1,4 +1,4 @@
-"""Looking at data of the user's own: which folders, names, classes and units it has; `look` finds all."""
+"""Looks at the user's own data: which folders, names, classes and units it has; `look` finds all."""
 
 from __future__ import annotations
 

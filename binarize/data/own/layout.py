@@ -122,6 +122,6 @@ def common_folder(one: Path, two: Path) -> Path:
 
 
 def inside(text: str, root: Path) -> str:
-    """A path as seen from `root`; the whole path if it lies elsewhere."""
+    """A path relative to `root`; the whole path if it lies elsewhere."""
     path = Path(text)
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)

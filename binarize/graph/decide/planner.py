@@ -48,7 +48,7 @@ def plan(
     """Decide what happens to every layer of `model`; the model is left untouched.
 
     The model runs once, on tensors without data where that is possible; hooks on its modules run with it. For
-    a model by torch.compile, the plan is for the model inside.
+    a model of torch.compile, the plan is for the model inside.
 
     Args:
         model: any network.

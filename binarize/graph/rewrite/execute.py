@@ -34,11 +34,10 @@ def apply(
 ) -> nn.Module:
     """A binary copy of `model`; the given model is left untouched.
 
-    The copy has the class, methods, training flags and state
-    dict prefixes of the model, its float weights as latent weights, and the executed plan as attribute
-    `binarize_plan`. Parameters that modules share stay shared and frozen ones stay frozen; what the method
-    adds (quantizers, norms, activations) is trainable. Hooks move to the replacement of their module. The
-    copy of a compiled model is not compiled.
+    The copy has the class, methods, training flags and names of the state dict of the model, its float
+    weights as latent weights, and the executed plan as attribute `binarize_plan`. Parameters that modules
+    share stay shared and frozen ones stay frozen; what the method adds (quantizers, norms, activations) is
+    trainable. Hooks move to the replacement of their module. The copy of a compiled model is not compiled.
 
     Args:
         model: any float network; what `plan` refuses is refused here too.

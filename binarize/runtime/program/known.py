@@ -18,8 +18,9 @@ PATIENCE = 8
 class Known:
     """What is known of a network's signatures. Those that were used last are kept.
 
-    A program is wanted at second sight. Recording takes seconds, which only later calls pay back: for each
-    program that had to go before any call used it (images of ever new sizes), one more sight is waited for.
+    A program is made when a signature occurs for the second time. Recording takes seconds, which only later
+    calls pay back: for each program that was dropped before any call used it (images of ever new sizes), one
+    more call is waited for.
     """
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ arXiv 1606.06160, with weights and activations of one bit.
 Forward: 1 where x >= 1/2, else 0 (the rounded clamp(x, 0, 1)); E * sign(w), E = mean(abs(w)) of the layer.
 Backward: 1 for 0 <= x <= 1, else 0; 1 for weights, E constant.
 Block: conv -> BN -> the network's own activation and residual connections.
-Departures: gradients are not quantized. Linear layers on tokens bring a LayerNorm.
+Departures: gradients are not quantized. Linear layers on tokens have a LayerNorm.
 """
 
 from __future__ import annotations
