@@ -91,7 +91,7 @@ def near_paths(path: Path) -> str:
         held = sorted(p.name for p in path.parent.iterdir() if not p.name.startswith("."))
     except (OSError, ValueError):
         return ""
-    near = difflib.get_close_matches(path.name, held, n=2, cutoff=0.75)  # endings alone are no likeness
+    near = difflib.get_close_matches(path.name, held, n=2, cutoff=0.75)  # equal endings alone do not count
     return f" Did you mean {' or '.join(repr(str(path.parent / name)) for name in near)}?" if near else ""
 
 

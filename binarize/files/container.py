@@ -162,7 +162,7 @@ _OURS = "give a file that `binarize train`, `convert` or `deploy` wrote, or the 
 
 
 def _unreadable(path: Path, error: BaseException) -> str:
-    """The message for a file that is none of ours, with what to give in its place."""
+    """The message for another kind of file, with what to give in its place."""
     ending = path.suffix.lower()
     if ending == ".py":
         return f"{str(path)!r} is source code, without weights: {_OURS}."
