@@ -10,6 +10,7 @@ import difflib
 import os
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 
 _RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # of torchrun and of MPI
 
@@ -78,6 +79,20 @@ def near_names(name: str, known: Iterable[str], *, limit: int = 3) -> list[str]:
         limit: how many at most.
     """
     return difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)
+
+
+def near_paths(path: Path) -> str:
+    """For the end of a message, what lies beside a missing `path` and is called nearly so; else empty.
+
+    Args:
+        path: that does not exist.
+    """
+    try:
+        held = sorted(p.name for p in path.parent.iterdir() if not p.name.startswith("."))
+    except (OSError, ValueError):
+        return ""
+    near = difflib.get_close_matches(path.name, held, n=2, cutoff=0.75)  # equal endings alone do not count
+    return f" Did you mean {' or '.join(repr(str(path.parent / name)) for name in near)}?" if near else ""
 
 
 def unknown_name(what: str, name: str, known: Iterable[str], listed_by: str = "") -> str:

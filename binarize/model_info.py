@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,14 @@ ImageSize = tuple[int, int, int]
 def qualified_name(model: nn.Module) -> str:
     """Module and name of the model's class."""
     return f"{type(model).__module__}.{type(model).__qualname__}"
+
+
+def first_nan(model: nn.Module) -> str:
+    """Name of the first parameter or buffer that holds NaN; empty if none does."""
+    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if tensor.is_floating_point() and not tensor.is_meta and bool(tensor.detach().isnan().any()):
+            return name
+    return ""
 
 
 def plan_of(model: nn.Module) -> Any:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from binarize.errors import ConfigError, listed, near_names, unknown_name, with_article
+from binarize.errors import ConfigError, listed, near_names, near_paths, unknown_name, with_article
 
 if TYPE_CHECKING:
     from torch import nn
@@ -164,10 +164,10 @@ class Code:
         if self._make is not None:
             return self._make
         if self.path is not None and not self.path.is_file():
-            raise ConfigError(f"{self.text}: there is no file {str(self.path)!r}.")
+            raise ConfigError(f"{self.text}: there is no file {str(self.path)!r}.{near_paths(self.path)}")
         if not self.name:
             raise ConfigError(
-                f"{self.text}: name a callable in the file that returns the model, {self.place}:build_model."
+                f"{self.place}: name a callable in the file that returns the model, {self.place}:build_model."
             )
         with self._importing():
             found: Any = self._imported()

@@ -213,7 +213,7 @@ class Summary:
         lines = [
             f"params = 1-bit / 32 + 32-bit = {self.params:,.0f}{_times(params, self.params)}",
             f"OPs = 1-bit / 64 + 32-bit = {short(self.ops, 4)}{_times(macs, self.ops)}",
-            f"{self._size()}, in 32 bits {short(self.float_bytes, 4)}B"
+            f"{self._size()}, in 32 bits {_bytes(self.float_bytes)}"
             + _times(self.float_bytes, self.packed_bytes),
             f"{100 * self.binary_share:.1f} % of the {work} are binary",
         ]
@@ -224,7 +224,7 @@ class Summary:
         if self.header_bytes is not None:
             return f"packed file {self.packed_bytes:,} bytes (header {self.header_bytes:,})"
         packed = "packed" if self.binary_params else "size"
-        return f"{packed} {short(self.packed_bytes, 4)}B of tensors (without a file's header)"
+        return f"{packed} {_bytes(self.packed_bytes)} of tensors (without a file's header)"
 
 
 def short(number: float, digits: int = 3) -> str:
@@ -238,6 +238,13 @@ def short(number: float, digits: int = 3) -> str:
         number /= 1000
         power += 1
     return f"{number:.{max(0, digits - len(str(int(number))))}f}{' KMGTP'[power]}"
+
+
+def _bytes(number: float) -> str:
+    """A number of bytes as short text: `455.4 kB`, as other commands print it."""
+    text = short(number, 4)
+    unit = text[-1] if text[-1].isalpha() else ""
+    return f"{text.removesuffix(unit)} {unit.replace('K', 'k')}B" if unit else f"{number:.0f} bytes"
 
 
 def _times(whole: float, part: float) -> str:

@@ -65,10 +65,16 @@ class Tally:
         return 0, 0
 
     def add_packed_layers(self) -> None:
-        """Add the weights of packed layers, as bits, and the floats that they hold beside them."""
+        """Add the weights of packed layers, as bits, and the floats that they hold beside them.
+
+        Bits that two layers share count once, as the latent weights that they are of.
+        """
+        seen: set[int] = set()
         for path, module in self.modules.items():
             if isinstance(module, PackedLayer):
-                self.at(path).binary_params += module.spec.weights * module.spec.weight_planes
+                if id(module.bits) not in seen:
+                    self.at(path).binary_params += module.spec.weights * module.spec.weight_planes
+                seen.add(id(module.bits))
                 self.at(path).float_params += sum(
                     buffer.numel() for buffer in module.buffers() if buffer.is_floating_point()
                 )

@@ -12,7 +12,15 @@ import click
 from binarize.cli.data_classes import refuse
 from binarize.cli.examples import examples
 from binarize.cli.output import console, counted, print_json, progress_bar, say, tell
-from binarize.errors import BinarizeError, BinarizeWarning, ConfigError, DataError, warn
+from binarize.errors import (
+    BinarizeError,
+    BinarizeWarning,
+    ConfigError,
+    DataError,
+    near_paths,
+    unknown_name,
+    warn,
+)
 
 if TYPE_CHECKING:
     from binarize.data.check import SplitCheck
@@ -101,6 +109,11 @@ def _chosen(name: str, settings: tuple[str, ...]) -> tuple[TrainingRecipe, list[
     if Path(name).is_dir() and not recipes_of(name):
         recipe = _around(_folder(Path(name)), settings)
         return recipe, _named(recipe), False
+    known = [*recipes.names(), *data.names()]
+    plain = not Path(name).suffix and name.removeprefix("recipes/") not in known
+    if plain and not Path(name).exists() and not recipes_of(name):
+        message = unknown_name("recipe, data set or folder", name, known, "binarize data list")
+        raise ConfigError(f"{message}{near_paths(Path(name))}")
     recipe = recipes.load(name, settings)
     return recipe, _named(recipe), True
 

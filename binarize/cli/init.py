@@ -19,6 +19,7 @@ from binarize.errors import ConfigError, listed
 
 if TYPE_CHECKING:
     from binarize.data.own import Found
+    from binarize.data.own.class_names import NamedClasses
 
 _FLOAT = ("none", "float", "null")
 
@@ -85,6 +86,8 @@ def init(
 
     named = given_names(labels) if labels is not None else None
     found = look(images, truths, depth=is_depth, lists=lists, named=named, scale=scale, max_depth=max_depth)
+    if named is not None:
+        _check_names(named, found)
     choice = Choice(
         network=_seen_from(out, network),
         method=None if method in _FLOAT else method,
@@ -131,6 +134,30 @@ def _check_options(
             raise ConfigError(f"init: {option} is for --depth.")
         if value is not None and not 0 < value < float("inf"):
             raise ConfigError(f"init: {option} {value:g}: expected a number above 0.")
+
+
+def _check_names(named: NamedClasses, found: Found) -> None:
+    """Refuse names of --labels of which it is not known whose they are; a file beside the data may be old.
+
+    Raises:
+        ConfigError: the masks hold other values, or colours.
+    """
+    from binarize.data.own.classes import Classes
+
+    truth = found.truth
+    if not isinstance(truth, Classes) or truth.named:
+        return
+    if truth.coloured:
+        raise ConfigError(
+            f"init: --labels: the masks hold {len(truth.names)} colours, and no name has one. Give a file "
+            "with lines `name R G B`, or leave --labels out and name them in the recipe."
+        )
+    values = truth.values or range(len(truth.names))
+    own = f" of the values {listed(map(str, named.names), 12)}" if named.numbered else ""
+    raise ConfigError(
+        f"init: --labels names {len(named.names)} classes{own}, but the masks hold {len(values)} values: "
+        f"{listed(map(str, values), 12)}. Name one class for each, or write VALUE=NAME for each."
+    )
 
 
 def _relative(path: Path, out: Path) -> str:

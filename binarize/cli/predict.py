@@ -22,7 +22,7 @@ from binarize.cli.options import (
 from binarize.cli.output import console, counted, say, shows_progress
 from binarize.cli.speed import importing
 from binarize.cli.targets import refuse_existing
-from binarize.errors import ConfigError, DataError
+from binarize.errors import ConfigError, DataError, near_paths
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -288,7 +288,8 @@ def images_of(given: Sequence[str], *, alike: bool = False) -> list[Path]:
         else:
             matching = sorted(Path(p) for p in glob.glob(text, recursive=True) if Path(p).is_file())  # noqa: PTH207 - patterns may be absolute
             if not matching:
-                raise ConfigError(f"{text}: no such file or folder, and no file matches it as a pattern.")
+                missing = f"{text}: no such file or folder, and no file matches it as a pattern."
+                raise ConfigError(f"{missing}{near_paths(path)}")
             found |= dict.fromkeys(matching)
     stems: dict[str, Path] = {}
     for path in () if alike else found:

@@ -17,7 +17,7 @@ from binarize.cli.options import device_option, out_option
 from binarize.cli.output import console, counted, shows_progress, size
 from binarize.cli.sparkline import Curves
 from binarize.cli.speed import importing
-from binarize.errors import is_first_process, listed
+from binarize.errors import ConfigError, is_first_process, listed
 from binarize.tables import better
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def train(
 
     say = partial(output.say, stream=sys.stderr) if as_json else output.say
     keep_memory()  # a step takes a tenth less time
+    _check_name(recipe, out)
     chosen = recipes.load(recipe, settings, build.faults)
     if is_first_process():
         say(first_line(recipe, chosen))  # data and network take a while
@@ -110,6 +111,27 @@ def train(
         say(f"{folder} holds a complete run of {counted(len(history), 'epoch')}{early}.")
         if early:
             say("Continue with --resume --set training.patience=null.")
+
+
+def _check_name(recipe: str, out: Path | None) -> None:
+    """Refuse what is given in place of a recipe by mistake.
+
+    Raises:
+        ConfigError: it is the folder of a run, or a network.
+    """
+    from binarize.training.folder import LOG, STATE
+
+    path = Path(recipe)
+    if any((path / name).is_file() for name in (STATE, LOG)):
+        raise ConfigError(
+            f"{recipe} is the folder of a run, expected a recipe. To continue the run: "
+            f"`binarize train RECIPE --out {out or recipe} --resume`, with the recipe that it began with."
+        )
+    if path.suffix == ".py" or ".py:" in recipe:
+        raise ConfigError(
+            f"{recipe} is a network's code, expected a recipe, which names it as network.name. "
+            "`binarize init --network nets.py:NAME` writes one for your images."
+        )
 
 
 def outcome(folder: Path, history: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from binarize import accounting, files
 from binarize.accounting.summarize import Convention
-from binarize.errors import ConfigError
+from binarize.errors import ConfigError, near_paths
 from binarize.recipes import TrainingRecipe
 from binarize.training import saved
 from binarize.training.best import is_complete
@@ -82,7 +82,8 @@ def collect(
         FormatError: files of the run that are damaged.
     """
     if not run.is_dir():
-        raise ConfigError(f"{run}: no such folder; expected one that `binarize train` wrote.")
+        near = near_paths(run)
+        raise ConfigError(f"{run}: no such folder; expected one that `binarize train` wrote.{near}")
     recipe, network = saved.load(run, model if model is not None and saved.is_custom(run) else None)
     part = split or recipe.data.test
     costs = _costs(run, network, recipe) if count else {}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from binarize.data.dataset import Pair
-from binarize.errors import DataError, listed
+from binarize.errors import DataError, listed, near_paths
 
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -26,7 +26,7 @@ def folder(path: Path, what: str) -> Path:
         DataError: it is not a folder.
     """
     if not path.is_dir():
-        raise DataError(f"{path}: no such folder; expected {what}.")
+        raise DataError(f"{path}: no such folder; expected {what}.{near_paths(path)}")
     return path
 
 

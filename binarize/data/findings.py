@@ -38,19 +38,27 @@ class Finding:
     error: bool = False
 
 
-def absent(truth: Labels, counts: Tensor, where: str) -> Finding | None:
+def absent(truth: Labels, counts: Tensor, where: str, *, of_epoch: bool = False) -> Finding | None:
     """Scored classes that no truth holds.
 
     Args:
         truth: of the data set.
         counts: pixels of each id, (>= classes,).
         where: the name of the data in the message.
+        of_epoch: whether the truths are those of one epoch, cut by the augmentation: others may hold more.
     """
     names = truth.names
     missing = [i for i in range(len(names)) if i not in truth.unscored and counts[i] == 0]
     if not missing or len(missing) >= len(names) - len(truth.unscored) - 1:
         return None  # no class, or a single one, has its own message
     shown = [class_name(i, names) for i in missing[:SHOWN]] + ["..."] * (len(missing) > SHOWN)
+    if of_epoch:
+        return Finding(
+            "absent",
+            f"{where}: {len(missing)} of {len(names)} classes were in no truth of the first epoch, as the "
+            f"augmentation cut them: {', '.join(shown)}. If they are rare, later epochs may hold them; "
+            "`binarize data check RECIPE` says which classes the files hold.",
+        )
     return Finding(
         "absent",
         f"{where}: {len(missing)} of {len(names)} classes occur nowhere: {', '.join(shown)}. The network "

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from binarize.errors import ConfigError, FormatError
+from binarize.errors import ConfigError, FormatError, near_paths
 
 
 @dataclass(frozen=True)
@@ -153,10 +153,28 @@ class _opened:  # noqa: N801 - used as a function
         if isinstance(error, PermissionError):
             return ConfigError(f"cannot read {str(self._path)!r}: {_why(error)}.")
         if isinstance(error, (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError)):
-            return FormatError(
-                f"{str(self._path)!r} is not a safetensors file, or it is truncated or corrupted: {error}."
-            )
+            return FormatError(_unreadable(self._path, error))
         return error
+
+
+_TORCH = (".pth", ".pt", ".ckpt", ".bin", ".tar")
+_OURS = "give a file that `binarize train`, `convert` or `deploy` wrote, or the folder of a run"
+
+
+def _unreadable(path: Path, error: BaseException) -> str:
+    """The message for another kind of file, with what to give in its place."""
+    ending = path.suffix.lower()
+    if ending == ".py":
+        return f"{str(path)!r} is source code, without weights: {_OURS}."
+    if ending in (".yaml", ".yml"):
+        return f"{str(path)!r} has no weights; a recipe is for `binarize train`. Here {_OURS}."
+    if ending in _TORCH:
+        return (
+            f"{str(path)!r} is not a safetensors file: {_OURS}, or start from such weights with "
+            "`binarize convert MODEL --checkpoint FILE`."
+        )
+    text = f"{str(path)!r} is not a safetensors file, or it is truncated or corrupted: {error}."
+    return text if ending == ".safetensors" else f"{text} {_OURS[0].upper()}{_OURS[1:]}."
 
 
 def check_readable(path: str | os.PathLike[str]) -> Path:
@@ -173,7 +191,7 @@ def check_readable(path: str | os.PathLike[str]) -> Path:
         reason = what if file.exists() else "there is no such file"
     except (OSError, ValueError) as error:
         reason = _why(error)
-    raise ConfigError(f"cannot read {str(file)!r}: {reason}.")
+    raise ConfigError(f"cannot read {str(file)!r}: {reason}.{near_paths(file)}")
 
 
 def detached(tensor: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from binarize.inspect.sections.parameters import parameters_section
 from binarize.inspect.sections.sensitivity import sensitivity_section
 from binarize.inspect.sections.weights import weights_section
 from binarize.inspect.subject import Subject, is_higher_better
+from binarize.model_info import first_nan
 
 MAPS = 3
 """Images whose feature maps are drawn."""
@@ -91,10 +92,12 @@ def inspect_networks(
         DataError: images or truths that cannot be read, or no truth where one is needed.
     """
     settings = settings or Settings()
+    broken = {one.label: f"its {name} holds NaN" for one in subjects if (name := first_nan(one.model))}
     for analysis in what:
         fit = []
         for subject in subjects:
             reason = why_not(subject.model, analysis) or _nothing(subject, analysis)
+            reason = reason or broken.get(subject.label, "")
             if reason:
                 yield Skipped(analysis, subject.label, reason)
             else:

@@ -50,6 +50,7 @@ class Section:
         data = io.BytesIO()
         metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
         with mpl.rc_context({"svg.hashsalt": "binarize", "svg.fonttype": "none"}):
+            _literally(self.figure)
             self.figure.savefig(data, format=form, metadata=metadata[form])
         return data.getvalue()
 
@@ -77,6 +78,23 @@ class Section:
         for row in self.rows:
             writer.writerow({k: "" if v is None else v for k, v in plain_values(row).items()})
         return text.getvalue().encode()
+
+
+def _literally(figure: Figure) -> None:
+    """Write every text as it is: names of networks and layers may hold `$`, which begins a formula.
+
+    Only numbers of logarithmic axes are formulas.
+    """
+    from matplotlib.text import Text
+
+    kept: set[int] = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() != "linear":
+                kept |= {id(text) for text in (*axis.get_ticklabels(), *axis.get_ticklabels(minor=True))}
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and id(text) not in kept:
+            text.set_parse_math(False)
 
 
 def plain_values(value: Any) -> Any:

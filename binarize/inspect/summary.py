@@ -22,10 +22,15 @@ def summary_rows(labels: Sequence[str], sections: Sequence[Section]) -> dict[str
 def _entropy(data: Any) -> dict[str, str]:
     means = np.where(data["positions"] > 1, data["mean"], np.nan)
     return {
-        "entropy,\nfirst": f"{means[0]:.3f}",
-        "entropy,\nmean": f"{np.nanmean(means):.3f}",
+        "entropy,\nfirst": _bits(means[:1]),
+        "entropy,\nmean": _bits(means),
         "dead\nchannels": str(sum(data["dead"])),
     }
+
+
+def _bits(means: np.ndarray) -> str:
+    """Their mean; a dash where all are of vectors, which have no entropy within an image."""
+    return f"{np.nanmean(means):.3f}" if np.isfinite(means).any() else "-"
 
 
 def _weights(data: Any) -> dict[str, str]:
@@ -39,7 +44,8 @@ def _weights(data: Any) -> dict[str, str]:
 
 
 def _bypass(data: Any) -> dict[str, str]:
-    return {"bypass": f"{100 * np.nanmean(data['share']):.0f} %"}
+    known = data["share"][np.isfinite(data["share"])]
+    return {"bypass": f"{100 * known.mean():.0f} %" if len(known) else "-"}
 
 
 def _gradients(data: Any) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from binarize.errors import ConfigError, near_names, unknown_name
+from binarize.errors import ConfigError, near_names, near_paths, unknown_name
 from binarize.shipped import shipped
 
 
@@ -33,7 +33,8 @@ def find(name: str | Path) -> Path:
     if text in (known := names()):
         return folder() / f"{text}.yaml"
     if path.suffix in (".yaml", ".yml") and not near_names(text, known):
-        raise ConfigError(f"recipe {path}: no such file, and no recipe of this name; see `binarize recipes`.")
+        missing = f"recipe {path}: no such file, and no recipe of this name; see `binarize recipes`."
+        raise ConfigError(f"{missing}{near_paths(path)}")
     raise ConfigError(unknown_name("recipe", text, known, "binarize recipes"))
 
 

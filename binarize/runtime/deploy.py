@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from binarize.errors import ConfigError, FormatError
+from binarize.errors import ConfigError, FormatError, warn
 from binarize.graph.model_copy import copied
 from binarize.graph.rewrite.module_slots import Places
 from binarize.graph.trace.roles import known_class
@@ -16,7 +16,7 @@ from binarize.graph.unsupported import refuse
 from binarize.graph.wrappers import unwrapped
 from binarize.layers import BinaryAttention, BinaryLayer
 from binarize.layers.float_weights import has_float_weights
-from binarize.model_info import plan_of
+from binarize.model_info import first_nan, plan_of
 from binarize.runtime.layer import PackedLayer, RuntimeOptions
 from binarize.runtime.lower import empty_packed, lower
 from binarize.runtime.packing.describe import Refusal, describe
@@ -66,6 +66,8 @@ def deploy(
     model = unwrapped(model)
     _check(model)
     refuse(model)
+    if name := first_nan(model):
+        warn(f"{name} holds NaN, so the packed network computes nothing of use. Was the training broken off?")
     memo: dict[int, Any] = {}
     refused: dict[str, str] = {}
     bits: dict[Any, PackedLayer] = {}

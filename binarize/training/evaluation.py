@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from binarize.data.dataset import Truth
 from binarize.data.own_samples import IMAGENET, samples
 from binarize.data.samples import Sample, SampleDataset
-from binarize.errors import ConfigError
+from binarize.errors import ConfigError, warn
+from binarize.model_info import first_nan
 from binarize.preprocessing import preprocessing_of
 from binarize.training.outputs import selected
 from binarize.training.sizes import REFUSALS, first_line, working_sizes
@@ -148,7 +149,12 @@ def _output(model: nn.Module, images: Tensor, chosen: str | int | None) -> Tenso
             f"{first_line(error)}.{works} Take {other} images or scales, or let the recipe resize them "
             "(data.evaluation.resize or short_side)."
         ) from error
-    return selected(output, chosen).float()
+    found = selected(output, chosen).float()
+    if found.isnan().any():
+        name = first_nan(model)
+        why = f"So does its {name}." if name else "Its weights do not: do the images?"
+        warn(f"the network's output holds NaN, its predictions and figures mean nothing. {why}")
+    return found
 
 
 def resized(output: Tensor, size: Sequence[int]) -> Tensor:

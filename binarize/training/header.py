@@ -82,7 +82,8 @@ def _start(run: Run, resumed: bool) -> str:
     if resumed:
         done, steps = divmod(run.progress.step, run.progress.steps)
         after = f"{done} epoch{'s' * (done != 1)}"
-        return f"continued after {after}{f' and {steps} steps' if steps else ''}"
+        more = f" and {steps} step{'s' * (steps != 1)}" if steps else ""
+        return f"continued after {after}{more}"
     if run.recipe.data.name == FROM_PYTHON:
         return "weights of the given network"
     if run.settings.start_from is not None:

@@ -93,10 +93,11 @@ def not_finite(model: nn.Module, epoch: int, step: int, state: Path, what: str) 
         what: that is not finite: "the loss".
     """
     found = first_not_finite(model)
+    verb = "are" if found.startswith(("the weights", "the statistics")) else "is"
     kept = f"{state} is of before" if state.is_file() else "nothing was saved yet"
     return TrainingError(
         f"epoch {epoch + 1}, step {step + 1}: {what} is not finite"
-        f"{f', and so is {found}' if found and found != what else ''}; {kept}. A lower training.lr, "
+        f"{f', and so {verb} {found}' if found and found != what else ''}; {kept}. A lower training.lr, "
         "training.clip=1.0 or precision=no may help."
     )
 

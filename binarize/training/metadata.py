@@ -20,6 +20,9 @@ _RECIPE = "binarize.recipe"
 _TRUTH = preprocessing.TRUTH_ENTRY
 _CHECKPOINT = "binarize.checkpoint"
 
+STATE_ENTRY = "binarize.training"
+"""The entry of a state file, which has none of the others."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
@@ -125,6 +128,11 @@ def read_recipe(metadata: Mapping[str, str], where: Path) -> TrainingRecipe:
         FormatError: there is none, or it is corrupted.
     """
     if _RECIPE not in metadata:
+        if STATE_ENTRY in metadata:
+            raise FormatError(
+                f"{where} is the state that a training continues from; its network is in the file beside it: "
+                "give the folder of the run."
+            )
         raise FormatError(
             f"{where}: its header holds no recipe: it was not written by `binarize train`, so it is "
             "unknown how images are prepared and what its outputs mean. binarize.load gives the network in "

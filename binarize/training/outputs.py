@@ -54,7 +54,8 @@ def _message(output: object, found: object, chosen: str | int | None) -> str:
         what += f", in which {SETTING}: {chosen} is {got}"
     if not tensors:
         return f"{what}; expected one tensor (N, C, H, W): let its forward return that."
-    return f"{what}; expected one tensor (N, C, H, W): set {SETTING}, for instance {SETTING}: {tensors[0]}."
+    example = f"set {SETTING}, for instance {SETTING}: {tensors[0]} (in Python output={tensors[0]!r})"
+    return f"{what}; expected one tensor (N, C, H, W): {example}."
 
 
 def _parts(output: Any) -> dict[str | int, Any]:

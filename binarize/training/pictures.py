@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -256,7 +257,13 @@ def _key(classes: Sequence[Class], width: int, size: int) -> Tensor:
 
 @functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+    """The letters of matplotlib's pictures: Pillow's own have no umlauts and no accents."""
+    import matplotlib as mpl
+
+    try:
+        return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+    except (OSError, ImportError):  # a system's matplotlib without its fonts, a Pillow without FreeType
+        return ImageFont.load_default(size)
 
 
 def _under(name: str, part: Tensor, size: int) -> Tensor:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from binarize import files
-from binarize.errors import BinarizeError, ConfigError, warn
+from binarize.errors import BinarizeError, ConfigError, FormatError, warn
 from binarize.recipes import TrainingRecipe, validate
 from binarize.training.folder import MODEL, STATE
 from binarize.training.state import read_progress, read_recipe
@@ -56,16 +56,29 @@ def check_folder(out: Path, recipe: TrainingRecipe, resume: bool) -> tuple[list[
         What changes in the middle of the run, and the epochs that it was planned for at its start.
 
     Raises:
-        ConfigError: it holds a run, and `resume` is False or the recipes differ in what has to stay.
+        ConfigError: it holds a run, and `resume` is False or the recipes differ in what has to stay; or it
+            holds a network alone.
         FormatError: its state file is corrupt.
     """
     state = out / STATE
     if not state.is_file():
+        if (out / MODEL).is_file():
+            raise ConfigError(
+                f"{out} holds a network, {MODEL}, and no state to continue from: a new run would replace it. "
+                "Name another folder with --out (training.start_from begins with the network's weights), or "
+                "delete the file."
+            )
         return [], recipe.training.epochs
     if not resume:
-        raise ConfigError(f"{out} holds a run already; continue it with --resume, or name another folder.")
-    stored = validate(read_recipe(state), str(state))
-    progress = read_progress(state)
+        raise ConfigError(
+            f"{out} holds a run already; continue it with --resume (in Python resume=True), or name another "
+            "folder."
+        )
+    try:
+        stored = validate(read_recipe(state), str(state))
+        progress = read_progress(state)
+    except FormatError as error:
+        raise FormatError(f"{error} {_remedy(out)}") from error
     differing = sorted(_differences(stored.model_dump(mode="json"), recipe.model_dump(mode="json")))
     changes = [change for change in differing if change.name not in FREE]
     changes = [c for c in changes if not (c.name == "network.name" and _same_code(out, c.was, c.now))]
@@ -74,6 +87,18 @@ def check_folder(out: Path, recipe: TrainingRecipe, resume: bool) -> tuple[list[
         raise ConfigError(f"{out} holds a run of another recipe: {'; '.join(map(str, fixed[:5]))}.")
     _check_changes(out, stored, recipe, changes, progress.history)
     return changes, progress.planned or stored.training.epochs
+
+
+def _remedy(out: Path) -> str:
+    """What to do about a state that cannot be read: the network beside it may be whole."""
+    try:
+        files.read_header(out / MODEL)
+    except (BinarizeError, OSError):
+        return f"The run cannot be continued: delete {out}, or train with another --out."
+    return (
+        "The run cannot be continued; a new one can start from its last network: "
+        f"--set training.start_from={out} --out ANOTHER."
+    )
 
 
 def _check_changes(

@@ -10,7 +10,7 @@ from torch import nn
 from binarize import files
 from binarize.data.classes import Classes
 from binarize.data.dataset import Truth
-from binarize.errors import ConfigError
+from binarize.errors import ConfigError, listed, near_paths
 from binarize.files import container, zoo
 from binarize.networks.catalog import NETWORKS
 from binarize.recipes import TrainingRecipe
@@ -36,7 +36,8 @@ def load(path: Path, model: nn.Module | None = None) -> tuple[TrainingRecipe, nn
         hint = f" ({MODEL} in a run's folder)" if file.name == MODEL else ""
         if str(path) in zoo.names():
             hint += f"; the network of the zoo is {zoo.PREFIX}{path}"
-        raise ConfigError(f"{file}: no such file; expected a model that `binarize train` wrote{hint}.")
+        near = _runs_in(path) if path.is_dir() else near_paths(path)
+        raise ConfigError(f"{file}: no such file; expected a model that `binarize train` wrote{hint}.{near}")
     metadata = container.read_metadata(file)
     recipe = read_recipe(metadata, file)
     if model is not None:
@@ -47,6 +48,12 @@ def load(path: Path, model: nn.Module | None = None) -> tuple[TrainingRecipe, nn
     # a registered network of a third party: its class is not in the file, but the recipe builds it
     bare = recipe.model_copy(update={"method": None})
     return recipe, files.load(file, network(bare, read_truth(metadata, file), weights=False)).float()
+
+
+def _runs_in(folder: Path) -> str:
+    """For the end of a message, the runs that a folder holds; empty if it holds none."""
+    runs = sorted(str(file.parent) for file in folder.glob(f"*/{MODEL}"))
+    return f" Runs in it: {listed(runs)}." if runs else ""
 
 
 def is_custom(path: Path) -> bool:

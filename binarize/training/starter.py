@@ -19,6 +19,7 @@ AREA = 96 * 128
 """Pixels of a training image: the UPerNet on convnext_atto takes a few milliseconds for one on a CPU."""
 
 _STEP = 32  # encoders halve a picture five times
+_KEPT = 0.75  # share of a side that a crop has to keep: images are scaled by 0.75 to 1.5 in training
 _STEPS = 1600  # of a training: about half an hour on two cores
 _RARE = 0.02  # share of the rarest class below which rare classes weigh more
 _EQUAL = 0.05  # difference of two aspect ratios that does not count
@@ -77,13 +78,15 @@ def recipe_text(found: Found, choice: Choice) -> str:
 def training_size(sizes: Counter[Size]) -> Size:
     """(H, W) of training images, multiples of 32.
 
-    Images that are small enough keep their size, cut down to multiples of 32. For others it is the size of
-    about `AREA` pixels that changes their aspect ratio least.
+    Images that are small enough keep about their size: cut down to multiples of 32, or resized to the nearest
+    ones where that would cut off too much. For others it is the size of about `AREA` pixels that changes
+    their aspect ratio least.
     """
-    least = min(h for h, _ in sizes), min(w for _, w in sizes)
+    if (cut := _cut(sizes)) is not None:
+        return cut
     height, width = usual_size(sizes)
-    if height * width <= 1.5 * AREA and min(least) >= _STEP:
-        return least[0] // _STEP * _STEP, least[1] // _STEP * _STEP
+    if height * width <= 1.5 * AREA and min(height, width) >= _STEP:
+        return _nearest(height), _nearest(width)
     sides = range(_STEP, 16 * _STEP, _STEP)
 
     def badness(size: Size) -> float:
@@ -91,6 +94,22 @@ def training_size(sizes: Counter[Size]) -> Size:
         return aspect + 0.25 * abs(math.log(size[0] * size[1] / AREA))
 
     return min(((h, w) for h in sides for w in sides), key=badness)
+
+
+def _cut(sizes: Counter[Size]) -> Size | None:
+    """The largest multiples of 32 that all images have, if these are small and lose little by it.
+
+    Predictions are made on whole images, resized: an object there has to be about as large as in a crop.
+    """
+    height, width = usual_size(sizes)
+    least = min(h for h, _ in sizes), min(w for _, w in sizes)
+    cut = least[0] // _STEP * _STEP, least[1] // _STEP * _STEP
+    little = cut[0] >= _KEPT * height and cut[1] >= _KEPT * width
+    return cut if height * width <= 1.5 * AREA and min(cut) and little else None
+
+
+def _nearest(side: int) -> int:
+    return (side + _STEP // 2) // _STEP * _STEP
 
 
 def usual_size(sizes: Counter[Size]) -> Size:
@@ -195,11 +214,10 @@ def _sizes(found: Found) -> list[str]:
     shown, given = f"[{size[0]}, {size[1]}]", f"{usual[0]}x{usual[1]}"
     many = f"{given} and {len(found.sizes) - 1} other sizes" if len(found.sizes) > 1 else given
     native = set(found.sizes) == {size}
-    cropped = usual[0] * usual[1] <= 1.5 * AREA and min(min(sides) for sides in found.sizes) >= _STEP
     rows = _comment(f"Images: {many} (height x width). Encoders halve them five times: multiples of 32.", 2)
     resize = f", resize: {shown}"
     if isinstance(found.truth, Classes):
-        if native or cropped:
+        if native or _cut(found.sizes) is not None:
             resize = ""
         elif one_aspect(found.sizes, size):
             resize = f", long_side: {max(size)}"

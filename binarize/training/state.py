@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from binarize.errors import FormatError, TrainingError
 from binarize.files import container
 from binarize.training.dtensor import gathered, placed_like
+from binarize.training.metadata import STATE_ENTRY
 from binarize.training.progress import Progress
 
-_ENTRY = "binarize.training"
 _VERSION = 2
 """1: without `planned`, `best` and `changes` of the progress."""
 
@@ -59,7 +59,7 @@ def save_state(path: Path, recipe: dict[str, Any], progress: Progress, state: di
         ConfigError: it cannot be written, or the disk is full.
     """
     entry = {"version": _VERSION, "recipe": recipe, "progress": vars(progress)}
-    container.write(path, state, {_ENTRY: json.dumps(entry)})
+    container.write(path, state, {STATE_ENTRY: json.dumps(entry)})
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -139,16 +139,16 @@ def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tup
 
 
 def _entry(metadata: dict[str, str], path: Path) -> dict[str, Any]:
-    if _ENTRY not in metadata:
-        raise FormatError(f"{path} is not a training state: its header has no {_ENTRY!r} entry.")
+    if STATE_ENTRY not in metadata:
+        raise FormatError(f"{path} is not a training state: its header has no {STATE_ENTRY!r} entry.")
     try:
-        entry = json.loads(metadata[_ENTRY])
+        entry = json.loads(metadata[STATE_ENTRY])
         version = entry["version"]
         whole = isinstance(entry["recipe"], dict) and isinstance(entry["progress"]["step"], int)
     except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"{path} is corrupted: its {_ENTRY!r} entry is not a training state.") from error
+        raise FormatError(f"{path} is corrupted: its entry {STATE_ENTRY} is not a training state.") from error
     if not whole or not isinstance(version, int):
-        raise FormatError(f"{path} is corrupted: its {_ENTRY!r} entry is not a training state.")
+        raise FormatError(f"{path} is corrupted: its {STATE_ENTRY!r} entry is not a training state.")
     if version > _VERSION:
         raise FormatError(f"{path} has version {version}; this binarize reads up to {_VERSION}.")
     return entry

@@ -60,7 +60,7 @@ class Tally:
             text = f"{self._where}: only {100 * share:.2g} % of the pixels of an epoch have a truth."
             found.append(Finding("few", text))
         if not isinstance(truth, Depth):
-            found.append(absent(truth, counts, self._where))
+            found.append(absent(truth, counts, self._where, of_epoch=True))
         for finding in found:
             if finding is not None and finding.kind not in self._known:
                 warn(finding.message)

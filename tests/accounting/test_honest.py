@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 import binarize
 from binarize.accounting import summaries, summary
 from binarize.accounting.record import record
+from binarize.accounting.report import _bytes
 from binarize.errors import ConfigError, TraceError
 from binarize.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear
 
@@ -259,6 +261,16 @@ def test_binary_layers() -> None:
     assert result.uncounted == ()
 
 
+def test_bits_that_packed_layers_share_count_once() -> None:
+    net = nn.Sequential(*(nn.Conv2d(8, 8, 1, bias=False) for _ in range(2)), nn.Conv2d(8, 2, 1))
+    net[1].weight = net[0].weight
+    binary = binarize.apply(
+        net, "bnn", policy=binarize.Policy(first=0), example_inputs=torch.rand(1, 8, 4, 4)
+    )
+    assert summary(binary, (8, 4, 4)).binary_params == 64
+    assert summary(binarize.deploy(binary), (8, 4, 4)).binary_params == 64
+
+
 def test_packed_bytes_of_float_layers() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 5, 1, bias=False))
     net.register_buffer("mean", torch.zeros(3))
@@ -277,6 +289,12 @@ def test_printed_form(small_net: nn.Module) -> None:
     for part in ("SmallNet on 1x3x64x64", "conv1", "BinaryConv2d", "total", "% of the MACs are binary"):
         assert part in text
     assert "not counted" not in text
+    assert re.search(r"packed [0-9.]+ kB of tensors .*in 32 bits [0-9.]+ kB", text.replace("\n", " "))
+
+
+def test_bytes_are_written_as_by_other_commands() -> None:
+    numbers = {999: "999 bytes", 22_544: "22.54 kB", 455_400: "455.4 kB", 6_100_000: "6.100 MB"}
+    assert {number: _bytes(number) for number in numbers} == numbers
 
 
 def test_dict_form(small_net: nn.Module) -> None:

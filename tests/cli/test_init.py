@@ -95,6 +95,9 @@ def test_a_recipe_says_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixt
         (["--masks", "{d}/masks", "--network", "upernt:resnet18"], "did you mean 'upernet'"),
         (["--masks", "{d}/masks", "--network", "timm:resnet10t"], "classifier of whole images"),
         (["--masks", "{d}/masks", "--labels", "a"], "at least two classes"),
+        (["--masks", "{d}/masks", "--labels", "5=a,6=b"], "values 5, 6, but the masks hold 2 values: 0, 1"),
+        (["--masks", "{d}/masks", "--labels", "names.txt"], "--labels names.txt: no such file."),
+        (["--masks", "{d}/mask"], "no such folder; expected the truth. Did you mean 'd/masks'?"),
         (["--masks", "{d}/masks", "--out", "{d}/r.txt"], "expected a name that ends in .yaml"),
     ],
 )
@@ -112,16 +115,37 @@ def test_what_cannot_be_is_said_and_nothing_is_written(
     assert not list(tmp_path.rglob("r.txt"))
 
 
+def test_a_depth_at_which_nothing_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders(tmp_path / "d", 3, kind="depth")
+    out = tmp_path / "r.yaml"
+    given = ["--images", f"{tmp_path}/d/images", "--depth", f"{tmp_path}/d/depth", "--out", str(out)]
+    assert run(["init", *given, "--max-depth", "0.5"]) == 2
+    assert "no depth counts: they are 2 to 7 m (scale 1000)" in capsys.readouterr().err
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(("sizes", "expected"), [
     ([(360, 480)], (96, 128)), ([(1024, 2048)], (96, 192)), ([(1080, 1920)], (96, 160)),
     ([(500, 500), (400, 640)], (128, 128)), ([(64, 64)], (64, 64)), ([(70, 100), (64, 97)], (64, 96)),
     ([(20, 20)], (128, 128)), ([(375, 1242)], (64, 224)),
+    ([(48, 48)], (64, 64)), ([(40, 80)], (32, 64)), ([(60, 90), (60, 90), (33, 40)], (64, 96)),
 ])  # fmt: skip
 def test_sizes_are_multiples_of_32_and_small(sizes: list[tuple[int, int]], expected: tuple[int, int]) -> None:
     found = training_size(Counter(sizes))
     assert found == expected
     assert all(side % 32 == 0 for side in found)
     assert one_aspect(sizes, sizes[0]) == (len(sizes) == 1)
+
+
+def test_things_are_as_large_in_training_as_in_predictions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders(tmp_path / "d")  # 48x64: cut down to 32x64 they would be larger in crops than in whole images
+    out = tmp_path / "r.yaml"
+    given = ["--images", f"{tmp_path}/d/images", "--masks", f"{tmp_path}/d/masks", "--out", str(out)]
+    assert run(["init", *given]) == 0, capsys.readouterr().err
+    data = recipes.load(out).data
+    assert data.augmentation.size == data.augmentation.resize == data.evaluation.resize == (64, 64)
 
 
 def test_a_path_with_spaces_can_be_copied_from_what_is_printed(

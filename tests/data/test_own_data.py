@@ -70,6 +70,12 @@ def test_classes_by_the_values_of_masks(
     assert sum(found.shares) == pytest.approx(1.0)
 
 
+def test_255_among_odd_values_is_a_class_that_may_be_none() -> None:
+    remark = "if 255 means no label, move it from `classes` to `ignored`"
+    assert remark in find_classes(dict.fromkeys([10, 77, 200, 255], 9), None, {}).why
+    assert remark not in find_classes(dict.fromkeys([0, 128, 255], 9), None, {}).why
+
+
 def test_ids_that_do_not_occur_are_no_classes_if_all_masks_were_read() -> None:
     found = find_classes({0: 5, 2: 5}, None, {}, complete=True)
     assert (found.names, found.values) == (("class 0", "class 2"), (0, 2))

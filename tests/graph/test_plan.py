@@ -95,6 +95,33 @@ def test_residual_keep_leaves_sums_and_bypasses() -> None:
     assert all(row.bypass != "none" for row in made.converted)
 
 
+class Context(nn.Module):
+    """The image's mean beside a map, as in an ASPP, or as a factor of it."""
+
+    def __init__(self, gate: bool) -> None:
+        super().__init__()
+        self.gate = gate
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.mean = nn.Conv2d(8, 8, 1)
+        self.mix = nn.Conv2d(8 if gate else 16, 8, 1)
+        self.head = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        mean = self.mean(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[-2:])
+        return self.head(self.mix(x * mean if self.gate else torch.cat([x, mean], 1)))
+
+
+@pytest.mark.parametrize(("gate", "reason"), [(False, "on a pooled vector"), (True, "squeeze-excite gate")])
+def test_the_context_of_an_aspp_is_no_gate(gate: bool, reason: str) -> None:
+    assert rows(plan(Context(gate), example_inputs=IMAGE))["mean"].reason == reason
+
+
+def test_a_shape_in_place_of_example_inputs() -> None:
+    with pytest.raises(ConfigError, match=r"not a shape: torch.rand\(1, 3, 32, 32\)"):
+        plan(Excited(), example_inputs=(1, 3, 32, 32))
+
+
 def test_pyramid_pooling_is_no_gate() -> None:
     net = timm.create_model("resnet18", features_only=True, out_indices=(1, 2, 3, 4))
     upernet = __import__("binarize").networks.upernet("resnet18", num_classes=5)

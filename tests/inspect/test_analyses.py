@@ -17,6 +17,7 @@ from binarize.errors import ConfigError
 from binarize.inspect import style
 from binarize.inspect.binarizers import find_binarizers
 from binarize.inspect.roles import OTHERS, block_of, role_of, roles_of
+from binarize.inspect.section import Section
 from binarize.layers import BinaryConv2d, BinaryLinear
 
 
@@ -174,6 +175,20 @@ def test_places_of_layers_in_one_picture():
     found, names = style.places([["a", "b", "c"], ["x", "a"]])
     assert names == ()
     assert [list(one) for one in found] == [[0, 0.5, 1], [0, 1]]
+
+
+def test_names_are_no_formulas():
+    figure = style.figure(4, 3)
+    axes = figure.subplots()
+    axes.plot([0, 1], [1e-3, 1e3], label="runs/$x$")
+    axes.set_yscale("log")
+    axes.set_xticks([0, 1], ["$a$", "b_1"])
+    style.legend_above(figure, axes)
+    section = Section(name="a", analysis="entropy", title="t", figure=figure, findings=(), rows=[], data={})
+    svg = section.picture("svg").decode()
+    for text in ("runs/$x$", "$a$", "b_1"):
+        assert f">{text}</text>" in svg
+    assert ">$\\mathdefault" not in svg  # the powers of 10 of the other axis are still drawn as such
 
 
 def test_rare_roles_are_taken_together():

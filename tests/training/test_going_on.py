@@ -17,7 +17,7 @@ from small_net import values
 
 from binarize import recipes
 from binarize.cli import run as binarize_command
-from binarize.errors import BinarizeWarning, ConfigError
+from binarize.errors import BinarizeWarning, ConfigError, FormatError
 from binarize.files import container
 from binarize.training import loop, outcome, saved
 from binarize.training.best import best_of, is_better, is_complete, waited
@@ -262,3 +262,28 @@ def test_a_moved_project_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     after.rename(before)
     with pytest.raises(ConfigError, match=r"of another recipe: network\.name"):
         train(recipes.load(before / "own.yaml"), before / "run", resume=True)
+
+
+def test_a_state_that_cannot_be_read_is_no_dead_end(tmp_path: Path) -> None:
+    short = recipe(epochs=1)
+    train(short, tmp_path / "run")
+    state = tmp_path / "run" / STATE
+    state.write_bytes(state.read_bytes()[:3000])
+    with pytest.raises(
+        FormatError, match=r"start from its last network: --set training.start_from=.*run --out"
+    ):
+        train(short, tmp_path / "run", resume=True)
+    train(recipe(epochs=1, start_from=str(tmp_path / "run")), tmp_path / "another")
+    (tmp_path / "run" / MODEL).write_bytes(b"")
+    with pytest.raises(FormatError, match=r"The run cannot be continued: delete .*run, or train with"):
+        train(short, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_network_without_its_state_is_not_replaced(resume: bool, tmp_path: Path) -> None:
+    (tmp_path / MODEL).write_bytes(b"trained for days")
+    with pytest.raises(
+        ConfigError, match=r"holds a network, model.safetensors, and no state to continue from"
+    ):
+        train(recipe(epochs=1), tmp_path, resume=resume)
+    assert (tmp_path / MODEL).read_bytes() == b"trained for days"

@@ -85,3 +85,14 @@ def test_a_key_cuts_no_name_and_names_the_largest_of_many_classes() -> None:
     line = shown[:, bare.shape[1] : bare.shape[1] + 18].float().mean(0)
     assert line[:, -20:].min() < 128  # the end of the name is there
     assert line[4:16, :14].min() < 200  # a white square has an edge
+
+
+@pytest.mark.parametrize("letter", "üéßñżøЖΩ")
+def test_names_may_have_any_letters(letter: str) -> None:
+    missing = panel_key("\U0010fffe")
+    assert not torch.equal(panel_key(letter), missing)  # a box
+
+
+def panel_key(letter: str) -> torch.Tensor:
+    picture = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    return panel([("image", picture)], classes=[(letter, (0, 0, 0))])[:, 64:]

@@ -76,8 +76,9 @@ def test_classes_that_never_occur_are_named_once(tmp_path: Path) -> None:
         warnings.simplefilter("always")
         train(chosen, tmp_path / "run")
     assert [str(w.message) for w in found if w.category is BinarizeWarning] == [
-        "folder train: 1 of 4 classes occur nowhere: 3 (tree). The network cannot learn them; are the number "
-        "of classes and the ids of the masks right?"
+        "folder train: 1 of 4 classes were in no truth of the first epoch, as the augmentation cut them: "
+        "3 (tree). If they are rare, later epochs may hold them; `binarize data check RECIPE` says which "
+        "classes the files hold."
     ]
 
 

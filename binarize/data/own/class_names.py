@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from binarize.data import files
-from binarize.errors import DataError
+from binarize.errors import DataError, near_paths
 
 _STEMS = ("classes", "codes", "labels", "class_names", "names", "label_colors", "label_names", "categories")
 _ENDINGS = (".txt", ".csv", ".json")
@@ -125,13 +125,15 @@ def given_names(text: str) -> NamedClasses | None:
     """The classes of an option: names with commas between, each maybe with its value, `0=sky,255=crack`.
 
     Raises:
-        DataError: it is a file that lists no classes, or a value is given twice.
+        DataError: it is a file that lists no classes, or is missing, or a value is given twice.
     """
     if Path(text).is_file():
         found = read_names(Path(text))
         if found is None:
             raise DataError(f"--labels {text}: expected a file with the name of a class on each line.")
         return found
+    if "," not in text and Path(text).suffix.lower() in _ENDINGS:
+        raise DataError(f"--labels {text}: no such file.{near_paths(Path(text))}")
     parts = [part.strip() for part in text.split(",") if part.strip()]
     pairs = [part.partition("=") for part in parts]
     numbered = all(equals and _NUMBER.fullmatch(value.strip()) for value, equals, _ in pairs)

@@ -160,6 +160,8 @@ def _by_value(
     counted = [v for v in values if v != IGNORE]
     if _stand_for(counted, values):
         why.append(f"the values {listed(map(str, values), 6)} stand for classes")
+        if IGNORE in values and len(counted) > 2:  # 0, 128 and 255 are levels of grey
+            why.append(f"if {IGNORE} means no label, move it from `classes` to `ignored`")
         return {v: f"class {v}" for v in values}, why
     if counted[0] == 1:
         why.append("ids count from 1")

@@ -20,6 +20,7 @@ from binarize.data.own.sources import find_source
 from binarize.data.pairing import Naming
 from binarize.data.reading import read_colours, read_depth_values, read_head, read_labels, read_palette
 from binarize.data.shares import counts
+from binarize.errors import DataError
 
 MASKS = 1000
 """Masks that are read at most; of more, evenly spread ones."""
@@ -110,8 +111,8 @@ def look(
         max_depth: largest depth, m, if known.
 
     Raises:
-        DataError: a folder or list is missing, no image has a truth, too few have one, or a file cannot be
-            read.
+        DataError: a folder or list is missing, no image has a truth, too few have one, a file cannot be
+            read, or no depth counts.
     """
     source = find_source(images, truths, lists)
     layout = source.layout
@@ -122,6 +123,11 @@ def look(
         chosen = spread(everything, _DEPTHS)
         maps = [read_depth_values(pair.target) for pair in chosen if pair.target is not None]
         truth: Classes | DepthRange = find_range(maps, scale, max_depth)
+        if truth.low > truth.most:
+            raise DataError(
+                f"no depth counts: they are {truth.low:.3g} to {truth.high:.3g} m (scale {truth.scale:g}), "
+                f"and only depths to {truth.most:g} m shall count. Are --max-depth and --scale right?"
+            )
     else:
         chosen = spread(everything, MASKS)
         given = named or find_names(_around(layout))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from binarize.errors import TraceError
+from binarize.errors import ConfigError, TraceError
 from binarize.graph.trace.recorder import RunError, record
 from binarize.graph.trace.recording import Recording
 from binarize.graph.trace.roles import module_role
@@ -28,12 +28,18 @@ def run_of(model: nn.Module, example_inputs: Any) -> Recording:
     """The recorded run of `model` on its example inputs, by default on images that are tried in turn.
 
     Raises:
+        ConfigError: a shape in place of a tensor.
         TraceError: the model does not run on them.
     """
     if example_inputs is not None:
         if isinstance(example_inputs, dict):
             return record(model, (), example_inputs)
         args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+        if args and all(isinstance(part, int) for part in args):
+            raise ConfigError(
+                f"example_inputs={example_inputs!r}: expected a tensor, or a tuple of what forward takes, "
+                f"not a shape: torch.rand({', '.join(map(str, args))})."
+            )
         return record(model, args)
     parameter = next(model.parameters())
     dtype = parameter.dtype if parameter.dtype.is_floating_point else torch.float32

@@ -9,6 +9,8 @@ from binarize.graph.decide.outputs import Outputs
 from binarize.graph.decide.pooling import elements, map_size, pooled_values
 from binarize.graph.trace.dataflow import Flow
 
+_REPEATS = ("expand", "expand_as", "broadcast_to", "repeat", "tile")
+
 
 class Position:
     """The position of each layer in the network.
@@ -71,7 +73,7 @@ class Position:
         size = elements(flow, node)
 
         def scales_map(user: fx.Node) -> bool:
-            if flow.role(user) not in ("mul", "other", "attention"):
+            if flow.role(user) not in ("mul", "other", "attention") or _repeats(user):
                 return False
             larger = elements(flow, user) - size
             return larger > 0 or (larger == 0 and map_size(flow, user) == 1 and user not in self._pooled)
@@ -86,3 +88,8 @@ class Position:
             lambda user: flow.role(user) == "upsample",
             lambda user: flow.role(user) in ("mul", "add", "cat"),
         )
+
+
+def _repeats(node: fx.Node) -> bool:
+    """Whether a call only repeats a value at more positions: no factor, as the context of an ASPP shows."""
+    return node.op == "call_function" and getattr(node.target, "__name__", "") in _REPEATS

@@ -44,6 +44,8 @@ def _figure(found: Mapping[str, BypassShares]) -> Any:
 
 
 def _findings(label: str, one: BypassShares) -> list[str]:
+    if not np.isfinite(one.share).any():
+        return [f"{label}: the outputs of its {len(one.layers)} layers with a bypass do not vary."]
     most = int(np.nanargmax(one.share))
     return [
         f"{label}: {100 * np.nanmean(one.share):.0f} % of a layer's output variance comes through the bypass "

@@ -90,6 +90,9 @@ def _deepest(found: Mapping[str, Entropy]) -> list[str]:
     said = []
     for label, one in found.items():
         means = np.where(one.positions > 1, one.means, np.nan)
+        if not np.isfinite(means).any():
+            said.append(f"{label}: all binarizations see vectors; entropy is that of maps.")
+            continue
         lowest = int(np.nanargmin(means))
         said.append(
             f"{label}: {np.nanmean(means):.3f} bits on average over {int(np.isfinite(means).sum())} "
