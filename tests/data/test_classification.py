@@ -215,6 +215,7 @@ def test_zip_of_several_depths_and_hidden_files(tmp_path: Path) -> None:
         of("image-folder", "val", tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a single core
 def test_zip_read_by_loader_processes(tmp_path: Path) -> None:
     class_data.archive(tmp_path / "train.zip", class_data.images(("a", "b"), 6))
     found = of("image-folder", "train", tmp_path)
