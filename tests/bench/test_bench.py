@@ -38,6 +38,7 @@ def test_variants_take_turns() -> None:
     assert bench([wait], (1,), rounds=1, warmup=0).passes == 1
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     threads = torch.get_num_threads()
     try:

@@ -110,6 +110,7 @@ def test_rows_file_and_picture(capsys: pytest.CaptureFixture[str]) -> None:
         assert picture.size[0] > 1000
 
 
+@pytest.mark.slow
 def test_a_suite_that_was_stopped_continues(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

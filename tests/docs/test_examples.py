@@ -57,6 +57,7 @@ def test_help_shows_how_to_call_it(script: str, capsys: pytest.CaptureFixture[st
         names["parsed"](shlex.split(line))  # the options of its own examples exist
 
 
+@pytest.mark.slow
 def test_a_unet_on_images_of_the_reader(tmp_path: Path) -> None:
     """In a few seconds: files are read, masks' values become classes, all steps run."""
     random = np.random.default_rng(0)
@@ -71,6 +72,7 @@ def test_a_unet_on_images_of_the_reader(tmp_path: Path) -> None:
     assert (tmp_path / "my-unet" / "predictions.png").is_file()
 
 
+@pytest.mark.slow
 def test_masks_that_fit_no_image(tmp_path: Path) -> None:
     for folder in ("photos", "masks"):
         (tmp_path / folder).mkdir()

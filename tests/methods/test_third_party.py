@@ -70,6 +70,7 @@ def run(*arguments: str, env: dict[str, str], cwd: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_an_installed_package_adds_a_method(installed: dict[str, str], tmp_path: Path) -> None:
     assert "dorefa" not in binarize.methods.names()  # not in this process: it comes with the package
     converted, listed = map(json.loads, run("-c", CHECK, env=installed, cwd=tmp_path).split("methods:"))
