@@ -51,7 +51,7 @@ def test_a_map_without_channels_gets_one() -> None:
 
 
 @pytest.mark.parametrize(("output", "chosen", "message"), [
-    ((None, Y), None, r"a tuple \(0: NoneType, 1: tensor \(2, 3, 4, 5\)\); .* network.output: 1 \(in Python output=1\)\."),
+    ((None, Y), None, r"a tuple \(0: NoneType, 1: tensor \(2, 3, 4, 5\)\); .* network.output: 1 \(in Python"),
     ((None, Y), 0, "in which network.output: 0 is nothing; .* network.output: 1"),
     ((Y, Y), 2, "in which network.output: 2 is nothing"),
     (([Y], Y), 0, "in which network.output: 0 is a list"),
