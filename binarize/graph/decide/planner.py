@@ -112,7 +112,7 @@ def _decide(draft: Draft) -> None:
 
 
 def _resolved(method: str | Method, options: dict[str, Any]) -> Method:
-    """As `resolve`; who gives a method the policy's fields is told where they belong."""
+    """As `resolve`; if a field of the policy is given as an option, the error names `policy=`."""
     try:
         return resolve(method, options)
     except ConfigError as error:
