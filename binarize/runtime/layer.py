@@ -207,7 +207,8 @@ class PackedLayer(StandsForLayer):
                 warn_missing()
             options = self._options
             given = {"threads": options.threads, "exact_scales": options.exact_scales}
-            made.native, made.native_of = native_layer(self.data(), **given), self._marks()
+            marks = self._marks()  # before: the tensors can be moved by another thread while it is made
+            made.native, made.native_of = native_layer(self.data(), **given), marks
         return made.native
 
     def _marks(self) -> tuple[Mark, ...]:
@@ -250,9 +251,10 @@ class PackedLayer(StandsForLayer):
         if kept is not None and not compiling and type(self.bits) is Tensor and not is_traced(like):
             kept = kept if self._made.weight_of == place_of(self.bits) else None
         if kept is None or kept[0].dtype != like.dtype or kept[0].device != like.device:
+            place = None if compiling or type(self.bits) is not Tensor else place_of(self.bits)
             kept = weights_of(self.data(), like)
-            if type(kept[0]) is Tensor and not compiling:  # a graph must not change the module
-                self._made.weights, self._made.weight_of = kept, place_of(self.bits)
+            if type(kept[0]) is Tensor and place is not None:  # a graph must not change the module
+                self._made.weights, self._made.weight_of = kept, place
         return kept
 
     def train(self, mode: bool = True) -> PackedLayer:

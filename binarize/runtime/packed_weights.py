@@ -34,13 +34,19 @@ def native_layer(
     """
     if why_not(data, exact_scales=exact_scales) is not None:
         return None
-    marks = _marks(data)
-    key = (data.spec, marks, threads, exact_scales, resolve())  # weights are packed for an instruction set
-    found = _shared.get(key)
-    # memory that a layer's tensors have left may hold another layer's by now
-    if found is None or _marks(found.data) != marks:
-        kind = NativePlanes if data.spec.sum_of_binary else NativeLayer
-        found = _shared[key] = kind(data, threads=threads, exact_scales=exact_scales)
+    while True:
+        marks = _marks(data)
+        # weights are packed for an instruction set
+        key = (data.spec, marks, threads, exact_scales, resolve())
+        found = _shared.get(key)
+        # memory that a layer's tensors have left may hold another layer's by now
+        if found is None or _marks(found.data) != marks:
+            kind = NativePlanes if data.spec.sum_of_binary else NativeLayer
+            found = kind(data, threads=threads, exact_scales=exact_scales)
+        if _marks(data) == marks:
+            break
+        # another thread (the queue of a process) moved the tensors meanwhile: freed memory may have been read
+    _shared[key] = found
     return _single.keep(key, found) if keep else found
 
 

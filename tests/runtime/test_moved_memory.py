@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import binarize
 from binarize.layers import RPReLU
 from binarize.runtime import PackedLayer
+from binarize.runtime.layer_data import LayerData
 
 
 class Net(nn.Module):
@@ -195,3 +196,24 @@ def test_packed_layers_while_a_thread_moves_their_memory() -> None:
                 while mover.is_alive():
                     answers.append(layer(x))
                 assert all(torch.equal(answer, expected) for answer in [*answers, layer(x)])
+
+
+def test_memory_that_moves_while_kernels_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read of memory that another thread freed meanwhile is not kept, and not used."""
+    _, packed = deployed("bidense", granularity="layer")
+    layer, x, read = packed.a, torch.randn(1, 16, 8, 8), LayerData.signs
+    expected = layer.reference(x)
+    calls: list[Tensor] = []
+
+    def signs(data: LayerData, dtype: torch.dtype, plane: int = 0) -> Tensor:
+        calls.append(read(data, dtype, plane))
+        if len(calls) > 1:
+            return calls[-1]
+        MOVES["by descriptor"](layer)
+        return -calls[-1]  # freed memory holds anything
+
+    monkeypatch.setattr(LayerData, "signs", signs)
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
+    assert len(calls) == 2
