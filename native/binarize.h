@@ -38,7 +38,7 @@
 extern "C" {
 #endif
 
-#define BZ_ABI_VERSION 10
+#define BZ_ABI_VERSION 11
 #define BZ_SLACK 16 /* words behind a bit plane that kernels may read */
 
 typedef enum bz_status {
@@ -54,7 +54,8 @@ typedef enum bz_isa {
     BZ_ISA_AUTO = 0,     /* that of bz_set_isa, else the best one available */
     BZ_ISA_PORTABLE = 1, /* plain C++ (NEON on aarch64) */
     BZ_ISA_AVX2 = 2,     /* AVX2 */
-    BZ_ISA_AVX512 = 3    /* AVX-512 F, BW, VL, DQ, VPOPCNTDQ */
+    BZ_ISA_AVX512 = 3,   /* AVX-512 F, BW, VL, DQ, VPOPCNTDQ */
+    BZ_ISA_AMX = 4       /* AVX-512 VBMI, AMX TILE and INT8, on Linux */
 } bz_isa;
 
 typedef struct bz_plane_shape {
@@ -221,9 +222,10 @@ BZ_API int bz_depthwise_int(int isa, int num_threads, const bz_conv_shape* shape
 
 /* ---- convolution with one activation scale per image and channel ---- */
 /* sum = sum over taps and channels of alpha[n][c] * activation * weight. exact 0: from tables of 16-bit sums of five
- * alphas each (four on AVX2), exact 1: of float sums, at half the speed (slow without AVX-512). Words, as uint16_t, for
- * one instruction set: [groups][ceil(out / groups / 32)][taps][ceil(ceil(channels per group / 5) / 3)][32], three 5-bit
- * pieces each; AVX2: [...][taps][ceil(channels per group / 8)][32] bytes, two 4-bit pieces each. */
+ * alphas each (four on AVX2; AMX: alphas of 14 bits), exact 1: of float sums, at half the speed (slow without AVX-512).
+ * Words, as uint16_t, for one instruction set: [groups][ceil(out / groups / 32)][taps][ceil(ceil(channels per group / 5)
+ * / 3)][32], three 5-bit pieces each; AVX2: [...][taps][ceil(channels per group / 8)][32] bytes, two 4-bit pieces each;
+ * AMX: those of bz_pack_weights. */
 BZ_API int64_t bz_scaled_words(int isa, const bz_conv_shape* shape);
 BZ_API int bz_pack_scaled(int isa, const bz_conv_shape* shape, const float* weights, uint16_t* words);
 BZ_API int bz_conv_scaled(int isa, int num_threads, const bz_conv_shape* shape, const uint32_t* plane,

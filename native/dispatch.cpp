@@ -2,6 +2,9 @@
 #include <string.h>
 
 #include "checks.h"
+#ifdef BZ_AMX
+#include "amx.h"
+#endif
 
 #ifndef BZ_FLAGS
 #define BZ_FLAGS "unknown"
@@ -45,12 +48,15 @@ bool supported(int isa) {
         return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512vpopcntdq");
+#ifdef BZ_AMX
+    if (isa == BZ_ISA_AMX) return supported(BZ_ISA_AVX512) && amx_usable();
+#endif
 #endif
     return false;
 }
 
 int best() {
-    for (int isa = BZ_ISA_AVX512; isa > BZ_ISA_PORTABLE; --isa)
+    for (int isa = BZ_ISA_AMX; isa > BZ_ISA_PORTABLE; --isa)
         if (supported(isa)) return isa;
     return BZ_ISA_PORTABLE;
 }
@@ -60,6 +66,9 @@ int best() {
 const Kernels* kernels_of(int isa) {
     if (isa == BZ_ISA_AUTO) isa = bz_get_isa();
     if (!supported(isa)) return nullptr;
+#ifdef BZ_AMX
+    if (isa == BZ_ISA_AMX) return &amx_kernels();
+#endif
 #if defined(__x86_64__)
     if (isa == BZ_ISA_AVX512) return &avx512_kernels;
     if (isa == BZ_ISA_AVX2) return &avx2_kernels;

@@ -26,7 +26,7 @@ struct Kernels {
                 const bz_pool* pool, const bz_epilogue& epilogue);
     double (*peak)(int64_t rounds);  // multiply-accumulates done
     bool byte_rows;                  // weights in the AVX2 layout
-    int row_channels, row_bytes;     // of a row of weights of `scaled`, per output
+    int row_channels, row_bytes;     // of a row of weights of `scaled`, per output; 0: weights as those of `conv`
     const StepKernels* steps;
 };
 

@@ -28,6 +28,32 @@ struct ScaledRows {
           per_tap(bz_ceil_div(s.input.channels / s.input.groups, channels)), per_block(bz_taps(s) * per_tap) {}
 };
 
+// counts: or null
+void pack_signs(const Kernels& kernels, const bz_conv_shape& s, const float* weights, uint32_t* words,
+                int32_t* counts) {
+    const int outputs = bz_group_outputs(s), padded = bz_padded_outputs(s), taps = bz_taps(s);
+    const int per_group = s.input.channels / s.input.groups, parts = s.input.groups * bz_scale_groups(s);
+    const int64_t blocks = padded / 16;
+    for (int g = 0; g < s.input.groups; ++g)
+        for (int o = 0; o < outputs; ++o)
+            for (int tap = 0; tap < taps; ++tap)
+                for (int c = 0; c < per_group; ++c) {
+                    if (!bit_of(weights, s, g * outputs + o, c, tap)) continue;
+                    const int q = scale_group_of(s, c / 32), part = g * bz_scale_groups(s) + q;
+                    const int first = bz_scale_word(s, q), words_of = bz_scale_word(s, q + 1) - first;
+                    const int64_t before = int64_t(g) * bz_group_words(s.input) + first;  // words of earlier parts
+                    const int64_t row =
+                        taps * (before * blocks + o / 16 * int64_t(words_of)) + tap * words_of + c / 32 - first;
+                    if (kernels.byte_rows) {
+                        uint8_t* bytes = reinterpret_cast<uint8_t*>(words + row * 16);
+                        bytes[(c % 32) / 8 * 16 + o % 16] |= uint8_t(1u << (c % 8));
+                    } else {
+                        words[row * 16 + o % 16] |= 1u << (c % 32);
+                    }
+                    if (counts) ++counts[(int64_t(tap) * parts + part) * padded + o];
+                }
+}
+
 }  // namespace
 
 extern "C" {
@@ -56,27 +82,7 @@ int bz_pack_weights(int isa, const bz_conv_shape* shape, const float* weights, u
     if (!weights || !words || !counts) return BZ_BAD_ARGUMENT;
     memset(words, 0, size_t(bz_weight_words(shape)) * sizeof *words);
     memset(counts, 0, size_t(bz_weight_counts(shape)) * sizeof *counts);
-    const int outputs = bz_group_outputs(s), padded = bz_padded_outputs(s), taps = bz_taps(s);
-    const int per_group = s.input.channels / s.input.groups, parts = s.input.groups * bz_scale_groups(s);
-    const int64_t blocks = padded / 16;
-    for (int g = 0; g < s.input.groups; ++g)
-        for (int o = 0; o < outputs; ++o)
-            for (int tap = 0; tap < taps; ++tap)
-                for (int c = 0; c < per_group; ++c) {
-                    if (!bit_of(weights, s, g * outputs + o, c, tap)) continue;
-                    const int q = scale_group_of(s, c / 32), part = g * bz_scale_groups(s) + q;
-                    const int first = bz_scale_word(s, q), words_of = bz_scale_word(s, q + 1) - first;
-                    const int64_t before = int64_t(g) * bz_group_words(s.input) + first;  // words of earlier parts
-                    const int64_t row =
-                        taps * (before * blocks + o / 16 * int64_t(words_of)) + tap * words_of + c / 32 - first;
-                    if (kernels->byte_rows) {
-                        uint8_t* bytes = reinterpret_cast<uint8_t*>(words + row * 16);
-                        bytes[(c % 32) / 8 * 16 + o % 16] |= uint8_t(1u << (c % 8));
-                    } else {
-                        words[row * 16 + o % 16] |= 1u << (c % 32);
-                    }
-                    ++counts[(int64_t(tap) * parts + part) * padded + o];
-                }
+    pack_signs(*kernels, s, weights, words, counts);
     return BZ_OK;
 }
 
@@ -113,6 +119,7 @@ int bz_pack_depthwise(const bz_conv_shape* shape, const float* weights, uint32_t
 int64_t bz_scaled_words(int isa, const bz_conv_shape* s) {
     const Kernels* kernels = kernels_of(isa);
     if (!good_conv(s) || !kernels) return -1;
+    if (!kernels->row_channels) return 2 * bz_weight_words(s);
     const ScaledRows rows(*kernels, *s);
     return int64_t(s->input.groups) * bz_ceil_div(bz_group_outputs(*s), 32) * 16 * rows.bytes * rows.per_block;
 }
@@ -125,6 +132,10 @@ int bz_pack_scaled(int isa, const bz_conv_shape* shape, const float* weights, ui
     if (bz_taps(s) == 0) return BZ_OK;
     if (!weights || !words) return BZ_BAD_ARGUMENT;
     memset(words, 0, size_t(bz_scaled_words(isa, shape)) * sizeof *words);
+    if (!kernels->row_channels) {
+        pack_signs(*kernels, s, weights, reinterpret_cast<uint32_t*>(words), nullptr);
+        return BZ_OK;
+    }
     uint8_t* const bytes = reinterpret_cast<uint8_t*>(words);
     const ScaledRows rows(*kernels, s);
     const int outputs = bz_group_outputs(s), blocks = bz_ceil_div(outputs, 32);

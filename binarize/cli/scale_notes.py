@@ -26,7 +26,7 @@ def note(model: nn.Module) -> str:
         return ""
     return (
         f"scales   one per channel in {slow} of {len(layers)} binary layers. It stands inside the sum, so "
-        f"packed kernels are slower than with one scale per layer or group ({REMEDY}): they look up sums of "
-        "rounded scales (exact_scales=True: of exact ones, slower still, and without AVX-512 by torch). "
+        f"packed kernels are slower than with one scale per layer or group ({REMEDY}), and round the scales "
+        "(exact_scales=True: they do not, which is slower still, and without AVX-512 done by torch). "
         "Times: docs/performance.md; error: docs/kernels.md."
     )

@@ -9,7 +9,7 @@ from binarize.errors import NativeError, unknown_name
 from binarize.native.library import check, features, required
 from binarize.native.structs import ISAS
 
-Isa = Literal["auto", "portable", "avx2", "avx512"]
+Isa = Literal["auto", "portable", "avx2", "avx512", "amx"]
 
 
 def set_isa(isa: Isa) -> None:

@@ -13,8 +13,8 @@ STATUS = {
     4: "this processor or build lacks the instruction set",
     NOT_FINITE: "scales that are not finite",
 }
-ISAS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3}
-ABI_VERSION = 10
+ISAS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3, "amx": 4}
+ABI_VERSION = 11
 SLACK = 16
 REGISTERS = 16  # of a pointwise step
 COPY_DIMS = 6

@@ -20,6 +20,10 @@ _TAPS = 255  # of a depthwise kernel, which counts in bytes
 _PIECE = 5  # channels of one table of scales per channel (AVX2: 4, with no limit to their number)
 _TABLES = 2047  # tables of one position
 _STEPS = 1365  # of rounded tables, in the largest sum of scales of one table
+_DIGITS = 8128  # steps of the largest scale, as AMX rounds it
+_PRODUCTS = 2**31 // _DIGITS  # of one sum with AMX, which has 32 bits
+
+_TRANSPOSED = "a transposed convolution with a scale per channel"
 
 LARGEST_ERROR = 0.025
 """What rounded scales may do to a layer's sums at most, see `rounding_error`; else they are not rounded."""
@@ -66,10 +70,15 @@ def why_not_per_channel(spec: PackedSpec, *, exact_scales: bool = False) -> str 
             return "scales per channel on a processor without AVX2"
         if isa == "avx2" and (exact_scales or why_exact(spec)):
             return "exact scales per channel on a processor without AVX-512 VPOPCNTDQ"
+        if isa == "amx":
+            wide = spec.in_channels // spec.groups * math.prod(spec.kernel) >= _PRODUCTS
+            if wide:
+                return "more products of scales per channel than a sum of 32 bits can hold"
+            return _TRANSPOSED if spec.kind == "transposed" else None
         pieces = math.ceil(spec.in_channels // spec.groups / _PIECE)
         if spec.groups * math.ceil(pieces / 3) * 3 > _TABLES:
             return "more channels than the tables of scales per channel can hold"
-    return "a transposed convolution with a scale per channel" if spec.kind == "transposed" else None
+    return _TRANSPOSED if spec.kind == "transposed" else None
 
 
 def rounding_error(spec: PackedSpec) -> float:
@@ -80,13 +89,18 @@ def rounding_error(spec: PackedSpec) -> float:
     most. Over the taps and C / 5 tables of a position this is at most S / 2730 sqrt(taps C / 5). The sums
     have sqrt(taps sum a^2), at least S sqrt(taps / 5). Together: sqrt(C) / 2730. Scales of similar sizes give
     a fifth of it with 64 channels, and less with more (`docs/kernels.md`).
+
+    With AMX each scale is rounded by itself, to steps of S / 8128, S being the largest scale of a group: the
+    errors of C scales are S / 16256 sqrt(taps C) at most, and the sums have at least S sqrt(taps).
     """
+    if resolve() == "amx":
+        return math.sqrt(spec.in_channels // spec.groups) / (2 * _DIGITS)
     return math.sqrt(spec.in_channels // spec.groups) / (2 * _STEPS)
 
 
 def why_exact(spec: PackedSpec) -> str | None:
     """Why the scales per channel of a layer are not rounded, even if they may be; None if they are."""
-    if spec.groups > 1:
+    if spec.groups > 1 and resolve() != "amx":
         return "the groups of channels share the step of rounding: one of small scales could lose all of them"
     if rounding_error(spec) > LARGEST_ERROR:
         return f"too many channels: rounding could change the sums by more than {LARGEST_ERROR:.1%}"

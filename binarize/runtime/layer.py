@@ -36,8 +36,8 @@ class RuntimeOptions:
     Attributes:
         threads: of native kernels; None for as many as torch has.
         exact_scales: True keeps native kernels from rounding scales that stand inside a sum (a DAB per
-            channel). Rounded ones are twice as fast; `kernel_support.rounding_error` bounds the error, and
-            where it could be too large, scales are exact anyhow.
+            channel). Rounded ones are up to twice as fast; `kernel_support.rounding_error` bounds the error,
+            and where it could be too large, scales are exact anyhow.
     """
 
     threads: int | None = None

@@ -124,7 +124,7 @@ class NativeLayer:
 
     @property
     def rounded(self) -> bool:
-        """Whether sums come from rounded tables (`kernel_support.rounding_error`)."""
+        """Whether sums are of rounded scales (`kernel_support.rounding_error`)."""
         return self.scaled and not self.exact
 
     def _pack_weights(self) -> None:

@@ -77,8 +77,9 @@ static void pack_planar(const float* x, int64_t step, int width, int count, cons
 
 constexpr int kRun = 64;  // positions summed in float before the sum goes on in double
 
-static int pack(int threads, const bz_plane_shape& s, const bz_map& x, const bz_resize* resize, const float* mul,
-                const float* add, int64_t add_stride, uint32_t* plane, float* abs_sums) {
+[[maybe_unused]] static int pack(int threads, const bz_plane_shape& s, const bz_map& x, const bz_resize* resize,
+                                 const float* mul, const float* add, int64_t add_stride, uint32_t* plane,
+                                 float* abs_sums) {
     const int pixel = bz_pixel_words(s), group_words = bz_group_words(s), group = s.channels / s.groups;
     const int64_t row_words = bz_row_words(s), rows = s.height + 2 * int64_t(s.border_h);
     const int64_t runs = (s.width + kRun - 1) / kRun;
@@ -142,7 +143,8 @@ static int pack(int threads, const bz_plane_shape& s, const bz_map& x, const bz_
     return status;
 }
 
-static int channel_sums(int threads, const bz_plane_shape& s, const bz_map& x, const bz_resize* resize, float* sums) {
+[[maybe_unused]] static int channel_sums(int threads, const bz_plane_shape& s, const bz_map& x,
+                                         const bz_resize* resize, float* sums) {
     if (resize) {
         Resizer r;
         int status = make_resizer(r, x, *resize, s.channels, s.height, s.width);

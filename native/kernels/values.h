@@ -26,7 +26,8 @@ BZ_INLINE bool has_values(const bz_epilogue* e) { return e && (e->offset || e->m
 
 // Of an epilogue that is a step: sum b (s + midpoint) = base + midpoint * (sum b over the taps inside) - 2 * mismatches,
 // where sum b = 2 * (+1 weights of all taps) - base.
-static void midpoint_base(Border& b, const bz_conv_shape& s, const bz_epilogue& e, const int32_t* counts) {
+[[maybe_unused]] static void midpoint_base(Border& b, const bz_conv_shape& s, const bz_epilogue& e,
+                                           const int32_t* counts) {
     const int32_t midpoint = int32_t(e.midpoint);
     for (int64_t i = 0; i < b.length; ++i) {
         int32_t ones = 0;
@@ -40,8 +41,8 @@ static void midpoint_base(Border& b, const bz_conv_shape& s, const bz_epilogue& 
 
 // Of an epilogue that has values. From here on `p.mul` is 1: Values::mul is applied to the sums before.
 // Returns a bz_status; free(v.memory) later.
-static int take_values(Values& v, Parameters& p, const bz_conv_shape& s, const bz_epilogue& e, const Border& b,
-                       const int32_t* counts, int32_t channels) {
+[[maybe_unused]] static int take_values(Values& v, Parameters& p, const bz_conv_shape& s, const bz_epilogue& e,
+                                        const Border& b, const int32_t* counts, int32_t channels) {
     const int64_t length = b.length;
     float* const memory = static_cast<float*>(calloc(size_t(length) * size_t(b.classes + 2), sizeof(float)));
     int64_t* const ones = static_cast<int64_t*>(calloc(size_t(length), sizeof(int64_t)));  // +1 weights of all taps
@@ -169,7 +170,7 @@ static void window_sums_of_row(const bz_conv_shape& s, const int32_t* image, int
 }
 
 // [images][out_h][out_w][groups]: sum s over the taps inside. Null: no memory.
-static int32_t* make_window_sums(int threads, const bz_conv_shape& s, const uint32_t* plane) {
+[[maybe_unused]] static int32_t* make_window_sums(int threads, const bz_conv_shape& s, const uint32_t* plane) {
     const bz_plane_shape& in = s.input;
     const int64_t row = int64_t(in.width) * in.groups, out_row = int64_t(s.out_w) * in.groups;
     const int64_t image = in.height * row, rows = int64_t(in.images) * s.out_h;

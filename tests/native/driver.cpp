@@ -517,7 +517,7 @@ static void steps(int isa) {
 int main(int argc, char** argv) {
     const int rounds = argc > 1 ? atoi(argv[1]) : 50;
     for (int round = 0; round < rounds; ++round)
-        for (int isa = BZ_ISA_PORTABLE; isa <= BZ_ISA_AVX512; ++isa) {
+        for (int isa = BZ_ISA_PORTABLE; isa <= BZ_ISA_AMX; ++isa) {
             if (!bz_isa_available(isa)) continue;
             stem(isa);
             training(isa);

@@ -74,7 +74,7 @@ def test_the_default_dtype_does_not_matter() -> None:
             torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.skipif(features().isa != "avx512", reason="tables of scales are for AVX-512")
+@pytest.mark.skipif(features().isa not in ("avx512", "amx"), reason="tables of scales are for AVX-512")
 def test_options_and_threads_are_heeded_after_the_first_call() -> None:
     torch.manual_seed(0)
     layer = packed(nn.Conv2d(96, 64, 3, padding=1))
@@ -93,7 +93,7 @@ def test_options_and_threads_are_heeded_after_the_first_call() -> None:
         torch.set_num_threads(threads)
 
 
-@pytest.mark.skipif(features().isa != "avx512", reason="tables of scales are for AVX-512")
+@pytest.mark.skipif(features().isa not in ("avx512", "amx"), reason="tables of scales are for AVX-512")
 @pytest.mark.parametrize(
     "layer",
     [
@@ -210,6 +210,8 @@ def test_nan_stays_nan() -> None:
 )
 def test_what_torch_computes_says_why(layer: nn.Module, method: str, reason: str) -> None:
     found = packed(layer, method)
+    if method == "bidense" and features().isa == "amx":
+        pytest.skip("AMX needs no tables")
     if method == "bidense" and features().isa != "avx512":
         reason = "without AVX-512"
     assert reason in (found.why_by_torch() or "")
@@ -281,7 +283,7 @@ def test_two_values_like_the_reference(
     finally:
         native.set_isa("auto")
     alone = spec.groups == spec.in_channels == spec.out_channels and spec.kind == "conv"
-    tables = isa == "avx512" and not offset and spec.kind != "transposed"
+    tables = isa in ("avx512", "amx") and not offset and spec.kind != "transposed"
     assert (reason is None) == (quantizer != "per channel" or alone or tables)
     assert relative_difference(got, expected) < 1e-5
 

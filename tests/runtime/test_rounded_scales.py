@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,16 @@ DAB = QuantizerSpec(kind="dab", threshold="adaptive", scale="adaptive", granular
 
 
 @pytest.fixture(autouse=True)
-def _tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels take scales per channel, as with AVX-512; those of other processors give the same sums."""
+def _tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Kernels take scales per channel, as with AVX-512; those of other processors give the same sums.
+
+    AMX, which has no tables, is in `tests/native/test_amx.py`.
+    """
     monkeypatch.setattr("binarize.runtime.kernel_support.resolve", lambda: "avx512")
+    if native.features().isa == "amx":
+        native.set_isa("avx512")
+    yield
+    native.set_isa("auto")
 
 
 def _layer(channels: int, groups: int = 1) -> PackedLayer:

@@ -44,11 +44,11 @@ def stem(program: ProgramGraph) -> None:
 
 def _why_slower(isa: str, alone: bool, pool: bool) -> str:
     """Why torch's convolution is not slower on this processor; empty if it is."""
-    if isa not in ("avx2", "avx512"):
+    if isa not in ("avx2", "avx512", "amx"):
         return "without AVX2, torch's convolution is faster"
     if alone:
         return "no norm, activation or max-pool that its kernel knows is behind it: torch's is as fast"
-    return "" if pool or isa == "avx512" else "without a max-pool behind it, torch's is as fast on AVX2"
+    return "" if pool or isa != "avx2" else "without a max-pool behind it, torch's is as fast on AVX2"
 
 
 def _not_all(program: ProgramGraph, last: fx.Node) -> str:
