@@ -96,10 +96,20 @@ static const LinearTile kLinearTiles[kLinearRows][kLinearSixteens] = {
 };
 #undef BZ_ROW
 
-// Weights of `count` blocks of 16 outputs from `block` on, zeros behind the last output.
-static void take_weights(const LinearPart& part, int64_t block, int64_t count) {
+// Some outputs' weights of some inputs lie in so many places that the processor does not see which ones come next.
+BZ_INLINE void fetch_weights(const bz_linear_step& s, int64_t block, int64_t first, int64_t inputs) {
+    for (int64_t o = block * 16; o < block * 16 + 16 && o < s.outputs; ++o)
+        for (int64_t i = first; i < first + inputs; i += 16)
+            __builtin_prefetch(s.weights + o * s.weights_row + i, 0, 2);
+}
+
+// Weights of `count` blocks of 16 outputs from `block` on, zeros behind the last output. Meanwhile those of as many blocks
+// from `next` on, and of inputs from `next_first` on, are fetched.
+static void take_weights(const LinearPart& part, int64_t block, int64_t count, int64_t next, int64_t next_first) {
     const bz_linear_step& s = part.s;
+    const int64_t rest = s.inputs - next_first;
     for (int64_t b = block; b < block + count; ++b) {
+        fetch_weights(s, b - block + next, next_first, rest < kLinearPiece ? rest : kLinearPiece);
         float* const to = part.weights + (b - block) * part.inputs * 16;
         const int64_t some = s.outputs - b * 16 < 16 ? s.outputs - b * 16 : 16;
         if (some < 16) memset(to, 0, sizeof(float) * size_t(part.inputs) * 16);
@@ -112,7 +122,8 @@ static void linear_part(const LinearPart& part, int64_t begin, int64_t end) {
     const int64_t tiles = (part.rows + kLinearRows - 1) / kLinearRows, most = sixteens_of(part.rows);
     for (int64_t b = begin; b < end; b += most) {
         const int64_t some = end - b < most ? end - b : most;
-        take_weights(part, b, some);
+        const bool last = b + most >= end;
+        take_weights(part, b, some, last ? begin : b + most, last ? part.first + part.inputs : part.first);
         for (int64_t t = 0; t < tiles; ++t) {
             const int64_t first = part.rows * t / tiles, last = part.rows * (t + 1) / tiles;
             kLinearTiles[last - first - 1][some - 1](part, part.row + first, b);
