@@ -18,6 +18,7 @@ from binarize.runtime.program.passes.classifier import classifier
 from binarize.runtime.program.passes.constants import constants
 from binarize.runtime.program.passes.functional import functional
 from binarize.runtime.program.passes.norms import norms
+from binarize.runtime.program.passes.patches import patches
 from binarize.runtime.program.passes.pointwise import pointwise
 from binarize.runtime.program.passes.residual import residual
 from binarize.runtime.program.passes.resize import resize
@@ -33,6 +34,7 @@ PASSES: tuple[Pass, ...] = (
     simplify,  # then nothing stands between an operator and its neighbour that does nothing
     name_activations,  # several small operators become one activation: the next two take it
     stem,  # before `pointwise`, which would take its norm and activation
+    patches,  # convolutions that are not stems, before linear layers take their activations
     norms,  # before whatever stands behind a norm
     layer_activations,  # behind the bypass of a layer, in front of a sum
     classifier,  # a tail excludes sums and residuals: it gains more than both

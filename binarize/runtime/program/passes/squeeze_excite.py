@@ -30,24 +30,47 @@ _OTHERS = (aten.gelu.default, aten.elu.default, aten.leaky_relu.default, aten.re
 def squeeze_excite(program: ProgramGraph) -> None:
     """Means over all positions, and layers on vectors with their activation."""
     for node in program.calls(*_POOLS):
-        if _is_mean(node):
-            with program.graph.inserting_after(node):
-                made = program.graph.call_function(ops.mean, (node.args[0], None))
-            made.meta["val"] = node.meta["val"]
-            program.replace(node, made)
+        if (order := _positions(node)) is not None:
+            _replace_mean(program, node, order)
     for node in program.calls(aten.conv2d.default, aten.linear.default):
         if _is_linear(program, node):
             _take_activation(program, node)
 
 
-def _is_mean(node: fx.Node) -> bool:
-    source: Any = node.args[0]
-    if not is_float(node) or len(shape_of(source)) != 4 or 0 in shape_of(source) or node.kwargs:
-        return False
+def _positions(node: fx.Node) -> list[int] | None:
+    """The permutation of the input to (N, C, positions ...), if it is a mean over positions; else None."""
+    shape = shape_of(node.args[0])
+    rank = len(shape)
+    if not is_float(node) or rank not in (3, 4) or 0 in shape or node.kwargs:
+        return None
     if node.target is aten.adaptive_avg_pool2d.default:
-        return tuple(arguments(node)[1]) == (1, 1)
-    _, dims, keep = arguments(node, (None, None, False))
-    return bool(dims) and sorted(d % 4 for d in dims) == [2, 3] and bool(keep)
+        return [0, 1, 2, 3] if rank == 4 and tuple(arguments(node)[1]) == (1, 1) else None
+    over = sorted(d % rank for d in arguments(node, (None, None, False))[1] or ())
+    if over == [*range(2, rank)]:
+        return [*range(rank)]
+    return [0, rank - 1, *over] if over == [*range(1, rank - 1)] else None
+
+
+def _replace_mean(program: ProgramGraph, node: fx.Node, order: list[int]) -> None:
+    """The mean as an operator on maps (N, C, H, W)."""
+    val, x = node.meta["val"], node.args[0]
+    shape = tuple(shape_of(x)[d] for d in order)
+
+    def put(target: Any, *args: Any, shape: tuple[int, ...]) -> fx.Node:
+        made = program.graph.call_function(target, args)
+        made.meta["val"] = val.new_empty(shape)
+        return made
+
+    with program.graph.inserting_before(node):
+        if order != [*range(len(order))]:
+            x = put(aten.permute.default, x, order, shape=shape)
+        if len(shape) == 3:
+            shape = (*shape[:2], 1, shape[2])
+            x = put(aten.unsqueeze.default, x, 2, shape=shape)
+        made = put(ops.mean, x, None, shape=(*shape[:2], 1, 1))
+        if tuple(val.shape) != (*shape[:2], 1, 1):
+            made = put(aten.reshape.default, made, list(val.shape), shape=tuple(val.shape))
+    program.replace(node, made)
 
 
 def _is_linear(program: ProgramGraph, node: fx.Node) -> bool:
