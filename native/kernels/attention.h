@@ -143,12 +143,12 @@ static float attention_weights(float* x, int64_t wide, float top) {
     int64_t i = 0;
     for (; i + 2 * kLanes <= wide; i += 2 * kLanes)
         BZ_UNROLL for (int j = 0; j < 2; ++j) {
-            const Floats v = exponential(load<Floats>(x + i + j * kLanes) - top);
+            const Floats v = exponential_or_zero(load<Floats>(x + i + j * kLanes) - top);
             store(x + i + j * kLanes, v);
             sum[j] += v;
         }
     if (i < wide) {
-        const Floats v = exponential(load<Floats>(x + i) - top);
+        const Floats v = exponential_or_zero(load<Floats>(x + i) - top);
         store(x + i, v);
         sum[0] += v;
     }

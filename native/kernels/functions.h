@@ -73,6 +73,13 @@ BZ_INLINE Floats exponential(Floats x) {
     return (e.small + 1.0f) * power_of_two(half) * power_of_two(e.n - half);
 }
 
+// e^x for x <= 0 beside an e^0: 0 for what would be below all normal numbers, where processors take a hundred times as
+// long. Masks of -100, as shifted windows have them, make many of these.
+BZ_INLINE Floats exponential_or_zero(Floats x) {
+    const auto small = x < splat(-87.0f);
+    return small ? Floats{} : exponential(small ? splat(-87.0f) : x);
+}
+
 // e^x - 1 for x <= 88
 BZ_INLINE Floats exponential_less_one(Floats x) {
     const Reduced e = reduce_exponent(limit(x, -30.0f, 88.0f));

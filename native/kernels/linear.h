@@ -96,20 +96,21 @@ static const LinearTile kLinearTiles[kLinearRows][kLinearSixteens] = {
 };
 #undef BZ_ROW
 
-// Some outputs' weights of some inputs lie in so many places that the processor does not see which ones come next.
+// The weights of some outputs lie in so many places that the processor does not see which ones come next.
 BZ_INLINE void fetch_weights(const bz_linear_step& s, int64_t block, int64_t first, int64_t inputs) {
     for (int64_t o = block * 16; o < block * 16 + 16 && o < s.outputs; ++o)
         for (int64_t i = first; i < first + inputs; i += 16)
             __builtin_prefetch(s.weights + o * s.weights_row + i, 0, 2);
 }
 
-// Weights of `count` blocks of 16 outputs from `block` on, zeros behind the last output. Meanwhile those of as many blocks
-// from `next` on, and of inputs from `next_first` on, are fetched.
-static void take_weights(const LinearPart& part, int64_t block, int64_t count, int64_t next, int64_t next_first) {
+// Weights of `count` blocks of 16 outputs from `block` on, zeros behind the last output. Meanwhile the next ones are
+// fetched: of the next inputs, or of the next outputs.
+static void take_weights(const LinearPart& part, int64_t block, int64_t count) {
     const bz_linear_step& s = part.s;
-    const int64_t rest = s.inputs - next_first;
+    const int64_t first = part.ends ? 0 : part.first + part.inputs, next = part.ends ? count : 0;
+    const int64_t rest = s.inputs - first, inputs = rest < kLinearPiece ? rest : kLinearPiece;
     for (int64_t b = block; b < block + count; ++b) {
-        fetch_weights(s, b - block + next, next_first, rest < kLinearPiece ? rest : kLinearPiece);
+        fetch_weights(s, b + next, first, inputs);
         float* const to = part.weights + (b - block) * part.inputs * 16;
         const int64_t some = s.outputs - b * 16 < 16 ? s.outputs - b * 16 : 16;
         if (some < 16) memset(to, 0, sizeof(float) * size_t(part.inputs) * 16);
@@ -117,17 +118,13 @@ static void take_weights(const LinearPart& part, int64_t block, int64_t count, i
     }
 }
 
-// Blocks [begin, end) of 16 outputs.
-static void linear_part(const LinearPart& part, int64_t begin, int64_t end) {
-    const int64_t tiles = (part.rows + kLinearRows - 1) / kLinearRows, most = sixteens_of(part.rows);
-    for (int64_t b = begin; b < end; b += most) {
-        const int64_t some = end - b < most ? end - b : most;
-        const bool last = b + most >= end;
-        take_weights(part, b, some, last ? begin : b + most, last ? part.first + part.inputs : part.first);
-        for (int64_t t = 0; t < tiles; ++t) {
-            const int64_t first = part.rows * t / tiles, last = part.rows * (t + 1) / tiles;
-            kLinearTiles[last - first - 1][some - 1](part, part.row + first, b);
-        }
+// `some` blocks of 16 outputs from `block` on.
+static void linear_part(const LinearPart& part, int64_t block, int64_t some) {
+    const int64_t tiles = (part.rows + kLinearRows - 1) / kLinearRows;
+    take_weights(part, block, some);
+    for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t first = part.rows * t / tiles, last = part.rows * (t + 1) / tiles;
+        kLinearTiles[last - first - 1][some - 1](part, part.row + first, block);
     }
 }
 
@@ -144,10 +141,13 @@ static int linear(int threads, const bz_linear_step& s) {
         const int64_t row = s.rows * block / blocks, rows = s.rows * (block + 1) / blocks - row;
         const int64_t begin = groups * part / parts * most, end = groups * (part + 1) / parts * most;
         alignas(64) float weights[kLinearSixteens * 16 * kLinearPiece];
-        for (int64_t first = 0; first < s.inputs; first += kLinearPiece) {
-            const int64_t inputs = s.inputs - first < kLinearPiece ? s.inputs - first : kLinearPiece;
-            linear_part({s, row, rows, first, inputs, first == 0, first + inputs == s.inputs, weights}, begin,
-                        end < sixteens ? end : sixteens);
+        // all inputs of some outputs before the next outputs: each one's weights lie in pages of their own
+        for (int64_t b = begin; b < end && b < sixteens; b += most) {
+            const int64_t count = sixteens - b < most ? sixteens - b : most;
+            for (int64_t first = 0; first < s.inputs; first += kLinearPiece) {
+                const int64_t inputs = s.inputs - first < kLinearPiece ? s.inputs - first : kLinearPiece;
+                linear_part({s, row, rows, first, inputs, first == 0, first + inputs == s.inputs, weights}, b, count);
+            }
         }
     }
     return BZ_OK;

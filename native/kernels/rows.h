@@ -149,7 +149,7 @@ static void softmax_row(const float* x, float* y, int64_t length, float factor) 
         const float v = x[i] * factor;
         top = v > top || v != v ? v : top;
     }
-    map_one<1>(y, x, length, [&](Floats v) { return exponential(v * factor - top); });
+    map_one<1>(y, x, length, [&](Floats v) { return exponential_or_zero(v * factor - top); });
     const float sum = sum_of(y, length, [](Floats v) { return v; });
     map_one<4>(y, y, length, [&](Floats v) { return v / sum; });
 }

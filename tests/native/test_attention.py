@@ -64,6 +64,21 @@ def result(shape: tuple[int, ...], extra: int = 3) -> Tensor:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_weights_below_all_normal_numbers_are_zero(isa: str) -> None:
+    """As if they were masked: processors take long for such numbers."""
+    q, k, v = tokens(3, (1, 2, 3, 49, 32))
+    hidden = torch.rand(1, 2, 1, 49, 49) < 0.5
+    hidden.diagonal(dim1=-2, dim2=-1).fill_(False)
+    found = []
+    for value in (-98.0, -INF):  # e^-98 is 3e-43
+        out, bias = result((1, 2, 3, 49, 32)), torch.zeros(hidden.shape).masked_fill(hidden, value)
+        must("attention", attention(q, k, v, out, (bias, None), factor=1e-3), isa)
+        torch.testing.assert_close(out, expected(q, k, v, (bias,), 1e-3).float())
+        found.append(out)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("length", [1, 7, 49, 197])
 @pytest.mark.parametrize("floats", [1, 7, 32, 64, 80])
 def test_attention(isa: str, length: int, floats: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from program_nets import Net, front, pair, plain
+from program_nets import Net, front, pair, plain, same
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -162,3 +162,18 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert {"classifier", "activation"} <= names
     assert run(["bench", "--suite", "--fusions"]) == 2
     assert "--fusions" in capsys.readouterr().err
+
+
+def two_positions(net: Any, x: Tensor) -> Tensor:
+    return net.head(net.c(front(net, x)[:, :, :1, :2]))
+
+
+def test_a_classifier_of_few_positions_is_a_step_of_its_own() -> None:
+    """Its weights would be laid out for the layer's kernel at each call."""
+    model, packed = pair(Wide(two_positions), example_inputs=X)
+    (program,) = fusions(packed, X).programs
+    (found,) = (f for f in program.fusions if f.name == "classifier")
+    assert not found.taken
+    assert any("fewer positions" in missed.reason for missed in found.missed)
+    with torch.no_grad():
+        assert same(packed(X), model(X))

@@ -132,6 +132,45 @@ def test_a_layer_norm_takes_in_what_stands_behind_it() -> None:
     assert not program.graph.calls(torch.ops.aten.layer_norm.default)
 
 
+class Patches(nn.Module):
+    """Patches of a size that does not divide the image, and means in the layouts of transformers."""
+
+    def __init__(self, mean: Any) -> None:
+        super().__init__()
+        self.stem, self.mix, self.mean = nn.Conv2d(3, 24, (4, 5), stride=(4, 5)), nn.Linear(24, 24), mean
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = self.mix(self.stem(x).permute(0, 2, 3, 1))
+        return self.head(self.mean(t).reshape(len(x), -1))
+
+
+MEANS = {
+    "last": lambda t: t.mean((1, 2)),
+    "last, kept": lambda t: t.mean((2, 1), keepdim=True),
+    "first": lambda t: t.permute(0, 3, 1, 2).mean((2, 3)),
+    "tokens": lambda t: t.flatten(1, 2).mean(1),
+    "tokens first": lambda t: t.flatten(1, 2).transpose(1, 2).mean(-1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("mean", list(MEANS))
+def test_patches_are_products_and_means_are_steps(mean: str) -> None:
+    x = torch.rand(2, 3, 27, 36)
+    model, packed = pair(Patches(MEANS[mean]), example_inputs=x)
+    for name, off in through_passes(packed, x):
+        assert off < 1e-5, name
+    with torch.no_grad():
+        assert same(third(packed, x), model(x))
+        packed.stem.weight.data.mul_(2)  # torch counts no change: weights are read where they lie
+        model.stem.weight.data.mul_(2)
+        assert same(packed(x), model(x))
+    (program,) = programs(packed)
+    assert not program.graph.calls(torch.ops.aten.conv2d.default, torch.ops.aten.mean.dim)
+    assert len(program.graph.calls(ops.mean)) == 1
+    assert "patches" in fused(packed)
+
+
 def test_a_pass_that_is_broken_is_found() -> None:
     _, packed = pair(Wider(summed))
 

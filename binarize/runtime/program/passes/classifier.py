@@ -51,4 +51,7 @@ def _why_not(program: ProgramGraph, node: fx.Node, layer: fx.Node, result: fx.No
         return "kernels of this kind of layer have no classifier behind them"
     if spec.norm is not None:
         return "the packed layer has a norm that is not folded into its scales"
+    n, outputs, h, w = shape_of(node)
+    if n * h * w < outputs:  # the map is smaller than the weights, which are laid out again at each call
+        return f"fewer positions ({n * h * w}) than outputs ({outputs}): to store the map is faster"
     return ""
