@@ -10,11 +10,24 @@ namespace bz {
 namespace BZ_NS {
 
 BZ_INLINE float sum_lanes(Floats v) {  // halves onto each other
+#if BZ_VEC_BYTES == 64
+    __m256 halves[2];
+    memcpy(halves, &v, sizeof halves);
+    const __m256 half = _mm256_add_ps(halves[0], halves[1]);
+#elif BZ_VEC_BYTES == 32
+    const __m256 half = (__m256)v;
+#endif
+#if BZ_VEC_BYTES >= 32
+    __m128 sum = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+#else
     alignas(64) float lanes[kLanes];
     store(lanes, v);
     BZ_UNROLL for (int half = kLanes / 2; half > 0; half /= 2)
         BZ_UNROLL for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
     return lanes[0];
+#endif
 }
 
 // Sums f(x) in four chains of vectors, whose order does not depend on anything but `count`.
@@ -51,63 +64,93 @@ static NormRows norm_rows(const bz_layer_norm_step& s) {
     return {s, activation_of(s.first), activation_of(s.second), direct};
 }
 
-// One vector of channels, the first of them c, of some positions. load, save: whole vectors, or the last channels.
-template <class Load, class Save>
-BZ_INLINE void norm_vector(const NormRows& r, int64_t c, int count, const float* const* x, const float* const* bypass,
-                           const float* const* residual, float* const* to, const Floats* mean, const Floats* factor,
-                           const Load& load, const Save& save) {
+// Some positions, whose channels are one row each.
+struct NormedRows {
+    const float *x[kRowsTogether], *bypass[kRowsTogether], *residual[kRowsTogether];
+    float* to[kRowsTogether];
+    Floats mean[kRowsTogether], factor[kRowsTogether];
+};
+
+// What stands behind a norm, known when its loop is compiled.
+enum : int { kNormFirst = 1, kNormBypass = 2, kNormSecond = 4, kNormResidual = 8 };
+
+static int norm_features(const bz_layer_norm_step& s) {
+    return (s.first.kind ? kNormFirst : 0) | (s.bypass.data ? kNormBypass : 0) | (s.second.kind ? kNormSecond : 0) |
+           (s.residual.data ? kNormResidual : 0);
+}
+
+// One vector of channels, the first of them c, of the first N rows; `from`: of the bypass. load, save: whole vectors,
+// or the last channels.
+template <int Has, int N, class Load, class Save>
+BZ_INLINE void norm_vector(const NormRows& r, const NormedRows& rows, int64_t c, int64_t from, const Load& load,
+                           const Save& save) {
     const bz_layer_norm_step& s = r.s;
     const auto get = [&](const float* p) { return load(p + c); };
     const Floats weight = s.weight ? get(s.weight) : splat(1.0f), bias = s.bias ? get(s.bias) : Floats{};
     Lanes first, second;
-    take_lanes_by(first, r.first, get);
-    take_lanes_by(second, r.second, get);
-    const int64_t from = r.direct ? c % s.bypass_channels : c % kRowBlock;
-    for (int i = 0; i < count; ++i) {
-        Floats v = (load(x[i] + c) - mean[i]) * factor[i];
+    if (Has & kNormFirst) take_lanes_by(first, r.first, get);
+    if (Has & kNormSecond) take_lanes_by(second, r.second, get);
+    BZ_UNROLL for (int i = 0; i < N; ++i) {
+        Floats v = (load(rows.x[i] + c) - rows.mean[i]) * rows.factor[i];
         v *= weight;
         v += bias;
-        v = activate(first, v);
-        if (s.bypass.data) v += load(bypass[i] + from);
-        v = activate(second, v);
-        if (s.residual.data) v += load(residual[i] + c);
-        save(to[i] + c, v);
+        if (Has & kNormFirst) v = activate(first, v);
+        if (Has & kNormBypass) v += load(rows.bypass[i] + from);
+        if (Has & kNormSecond) v = activate(second, v);
+        if (Has & kNormResidual) v += load(rows.residual[i] + c);
+        save(rows.to[i] + c, v);
     }
 }
 
+// Channels [begin, end), at most kRowBlock of them if the bypass is put together.
+template <int Has, int N>
+static void norm_channels(const NormRows& r, const NormedRows& rows, int64_t begin, int64_t end) {
+    int64_t c = begin, from = r.direct ? begin % r.s.bypass_channels : 0;
+    for (; c + kLanes <= end; c += kLanes) {
+        norm_vector<Has, N>(r, rows, c, from, [](const float* p) { return load<Floats>(p); },
+                            [](float* p, Floats v) { store(p, v); });
+        from += kLanes;
+        if (r.direct && from == r.s.bypass_channels) from = 0;
+    }
+    const int64_t rest = end - c;
+    if (rest > 0)
+        norm_vector<Has, N>(r, rows, c, from, [&](const float* p) { return load_part(p, rest); },
+                            [&](float* p, Floats v) { store_part(p, v, rest); });
+}
+
+typedef void (*NormChannels)(const NormRows&, const NormedRows&, int64_t, int64_t);
+
+#define BZ_ROW(F) {norm_channels<F, 1>, norm_channels<F, kRowsTogether>}
+static const NormChannels kNormChannels[16][2] = {
+    BZ_ROW(0), BZ_ROW(1), BZ_ROW(2),  BZ_ROW(3),  BZ_ROW(4),  BZ_ROW(5),  BZ_ROW(6),  BZ_ROW(7),
+    BZ_ROW(8), BZ_ROW(9), BZ_ROW(10), BZ_ROW(11), BZ_ROW(12), BZ_ROW(13), BZ_ROW(14), BZ_ROW(15)};
+#undef BZ_ROW
+
+// 1 or kRowsTogether positions.
 static void norm_some(const NormRows& r, int64_t n, int64_t y, int64_t x0, int count) {
     const bz_layer_norm_step& s = r.s;
     const int64_t channels = s.channels;
     alignas(64) float spare[kRowsTogether][kRowBlock];
-    const float *x[kRowsTogether], *bypass[kRowsTogether], *residual[kRowsTogether];
-    float* to[kRowsTogether];
-    Floats mean[kRowsTogether], factor[kRowsTogether];
+    NormedRows rows;
     for (int i = 0; i < count; ++i) {
-        x[i] = at(s.x, n, y, x0 + i);
-        to[i] = at(s.out, n, y, x0 + i);
-        residual[i] = s.residual.data ? at(s.residual, n, y, x0 + i) : nullptr;
-        bypass[i] = r.direct ? at(s.bypass, n, y, x0 + i) : spare[i];
+        rows.x[i] = at(s.x, n, y, x0 + i);
+        rows.to[i] = at(s.out, n, y, x0 + i);
+        rows.residual[i] = s.residual.data ? at(s.residual, n, y, x0 + i) : nullptr;
+        rows.bypass[i] = r.direct ? at(s.bypass, n, y, x0 + i) : spare[i];
         const float size = float(channels);
-        const Floats centre = splat(sum_of(x[i], channels, [](Floats v) { return v; }) / size);
+        const Floats centre = splat(sum_of(rows.x[i], channels, [](Floats v) { return v; }) / size);
         const auto spread = [&](Floats v) { return (v - centre) * (v - centre); };
-        const double variance = sum_of(x[i], channels, spread) / size;
-        mean[i] = centre;
-        factor[i] = splat(float(1.0 / __builtin_sqrt(variance + s.eps)));
+        const double variance = sum_of(rows.x[i], channels, spread) / size;
+        rows.mean[i] = centre;
+        rows.factor[i] = splat(float(1.0 / __builtin_sqrt(variance + s.eps)));
     }
-    for (int64_t c = 0; c < channels; c += kLanes) {
-        if (s.bypass.data && !r.direct && c % kRowBlock == 0) {
-            const int some = int(channels - c < kRowBlock ? channels - c : kRowBlock);
-            for (int i = 0; i < count; ++i)
-                bypass_part(at(s.bypass, n, y, x0 + i), s.bypass_channels, s.channels, int(c), some, some, spare[i]);
-        }
-        const int64_t rest = channels - c;
-        if (rest >= kLanes)
-            norm_vector(r, c, count, x, bypass, residual, to, mean, factor,
-                        [](const float* p) { return load<Floats>(p); }, [](float* p, Floats v) { store(p, v); });
-        else
-            norm_vector(r, c, count, x, bypass, residual, to, mean, factor,
-                        [&](const float* p) { return load_part(p, rest); },
-                        [&](float* p, Floats v) { store_part(p, v, rest); });
+    const NormChannels run = kNormChannels[norm_features(s)][count > 1];
+    if (!s.bypass.data || r.direct) return run(r, rows, 0, channels);
+    for (int64_t c = 0; c < channels; c += kRowBlock) {
+        const int some = int(channels - c < kRowBlock ? channels - c : kRowBlock);
+        for (int i = 0; i < count; ++i)
+            bypass_part(at(s.bypass, n, y, x0 + i), s.bypass_channels, s.channels, int(c), some, some, spare[i]);
+        run(r, rows, c, c + some);
     }
 }
 
@@ -124,9 +167,9 @@ static int layer_norm(int threads, const bz_layer_norm_step& s) {
 #pragma omp parallel for schedule(static) num_threads(some) if (some > 1)
     for (int64_t item = 0; item < r.items(); ++item) {
         const Piece piece = run_of(r, item);
-        for (int64_t x = piece.begin; x < piece.end; x += kRowsTogether) {
-            const int together = int(piece.end - x < kRowsTogether ? piece.end - x : kRowsTogether);
-            norm_some(rows, piece.image, piece.line, x, together);
+        for (int64_t x = piece.begin, some; x < piece.end; x += some) {
+            some = piece.end - x < kRowsTogether ? 1 : kRowsTogether;
+            norm_some(rows, piece.image, piece.line, x, int(some));
         }
         if (partial)
             add_positions(partial + item * s.channels, at(s.out, piece.image, piece.line, piece.begin), s.out.pixel,
