@@ -7,12 +7,13 @@
 namespace bz {
 
 // What is left to popcounts: values other than +-1, 0 and +-2, scales of groups, and what is not worth the expansion to
-// int8: few products per output, few positions.
+// int8: few products per output, few positions, narrow groups.
 static bool by_popcount(const bz_conv_shape& s, const bz_epilogue* e) {
     const int64_t positions = int64_t(s.input.images) * s.out_h * s.out_w, taps = bz_taps(s);
     const int64_t steps = taps * bz_ceil_div(bz_group_words(s.input), 2);
     const bool few = taps > 1 ? steps < 9 || positions < 32 : steps < 12 || positions < 128;
-    return amx::has_values(e) || bz_scale_groups(s) > 1 || few;
+    const bool narrow = s.input.groups > 1 && (bz_group_outputs(s) < 32 || s.input.channels / s.input.groups < 64);
+    return amx::has_values(e) || bz_scale_groups(s) > 1 || few || narrow;
 }
 
 int amx_conv(int threads, const bz_conv_shape& s, const uint32_t* plane, const uint32_t* words, const int32_t* counts,

@@ -29,18 +29,14 @@ static void clear_border(const bz_bits& bits) {
 // values: of position piece.begin; `step` floats from one position to the next. A line may run over rows and images.
 static void put_bits(const bz_bits& bits, const Piece& piece, const float* values, int64_t step) {
     const bz_plane_shape& s = bits.shape;
-    const int pixel = bz_pixel_words(s), group_words = bz_group_words(s), group = s.channels / s.groups;
+    const int pixel = bz_pixel_words(s), group = s.channels / s.groups;
     const PackChannels pack_some = kPackChannels[bits.mul != nullptr][bits.add != nullptr][0];
     int64_t position = (piece.image * s.height + piece.line) * s.width + piece.begin;
     int64_t x = position % s.width, y = position / s.width % s.height, n = position / s.width / s.height;
     for (int64_t i = piece.begin; i < piece.end; ++i, values += step) {
         uint32_t* const to = bits.plane + n * bz_image_words(s) + (y + s.border_h) * bz_row_words(s) +
                              (x + s.border_w) * pixel;
-        for (int g = 0; g < s.groups; ++g) {
-            const int first = g * group;
-            const Packing p = {bits.mul ? bits.mul + first : nullptr, bits.add ? bits.add + first : nullptr, nullptr};
-            pack_some(values + first, group, p, to + g * group_words);
-        }
+        pack_groups(pack_some, values, s.groups, group, {bits.mul, bits.add, nullptr}, to);
         if (++x < s.width) continue;
         x = 0;
         if (++y < s.height) continue;

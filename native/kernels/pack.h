@@ -44,6 +44,35 @@ static const PackChannels kPackChannels[2][2][2] = {
     {{pack_channels<true, false, false>, pack_channels<true, false, true>},
      {pack_channels<true, true, false>, pack_channels<true, true, true>}}};
 
+// The channels of all groups of one position, which are neighbours, into the words of each group. Groups that do not
+// fill vectors are packed together first, and their bits are moved to their words.
+static void pack_groups(PackChannels pack_some, const float* x, int groups, int group, const Packing& p,
+                        uint32_t* words) {
+    constexpr int kTogetherChannels = 1024;
+    const int group_words = bz_ceil_div(group, 32);
+    const auto from = [&](int c) {
+        return Packing{p.mul ? p.mul + c : nullptr, p.add ? p.add + c : nullptr, p.abs_sums ? p.abs_sums + c : nullptr};
+    };
+    if (groups == 1 || group % kLanes == 0 || group > kTogetherChannels) {
+        for (int g = 0; g < groups; ++g)
+            pack_some(x + g * group, group, from(g * group), words + g * group_words);
+        return;
+    }
+    uint32_t bits[kTogetherChannels / 32 + 1] = {};
+    const int some = kTogetherChannels / group;
+    for (int first = 0; first < groups; first += some) {
+        const int count = groups - first < some ? groups - first : some;
+        pack_some(x + first * group, count * group, from(first * group), bits);
+        for (int g = 0; g < count; ++g)
+            for (int w = 0; w < group_words; ++w) {
+                const int at = g * group + w * 32, length = group - w * 32 < 32 ? group - w * 32 : 32;
+                uint64_t pair;
+                memcpy(&pair, bits + at / 32, sizeof pair);
+                *words++ = uint32_t(pair >> at % 32 & ((uint64_t(1) << length) - 1));
+            }
+    }
+}
+
 // One row of a map whose positions are neighbours in memory: `count` channels, `step` floats apart, into words that
 // lie `pixel` words apart.
 static void pack_planar(const float* x, int64_t step, int width, int count, const Packing& p, uint32_t* words,
@@ -119,19 +148,19 @@ constexpr int kRun = 64;  // positions summed in float before the sum goes on in
             // of position 0; x.channel is 1 if positions are made
             const int64_t step = made ? s.channels : x.pixel;
             const float* const from = made ? made - begin * step : x.data + n * x.image + y * x.row;
+            float* const sums = partial ? partial + ((n * s.height + y) * runs + run) * s.channels : nullptr;
+            const Packing all = {mul, add ? add + n * add_stride : nullptr, sums};
+            if (x.channel == 1) {
+                for (int64_t i = begin; i < end; ++i)
+                    pack_groups(pack_some, from + i * step, s.groups, group, all, to + i * pixel);
+                continue;
+            }
             for (int g = 0; g < s.groups; ++g) {
                 const int first = g * group;
-                uint32_t* words = to + g * group_words;
-                const Packing p = {
-                    mul ? mul + first : nullptr, add ? add + n * add_stride + first : nullptr,
-                    partial ? partial + ((n * s.height + y) * runs + run) * s.channels + first : nullptr};
-                if (x.channel == 1) {
-                    for (int64_t i = begin; i < end; ++i)
-                        pack_some(from + i * step + first, group, p, words + i * pixel);
-                } else {
-                    pack_planar(from + first * x.channel + begin, x.channel, int(end - begin), group, p,
-                                words + begin * pixel, pixel);
-                }
+                const Packing p = {mul ? mul + first : nullptr, all.add ? all.add + first : nullptr,
+                                   sums ? sums + first : nullptr};
+                pack_planar(from + first * x.channel + begin, x.channel, int(end - begin), group, p,
+                            to + g * group_words + begin * pixel, pixel);
             }
         }
         free(made);

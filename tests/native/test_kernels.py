@@ -25,6 +25,7 @@ from binarize.errors import NativeError
 from binarize.functional.dab import group_bounds
 from binarize.native import instruction_set, library
 from binarize.native.prepared import PreparedConv, PreparedPack
+from binarize.native.structs import SLACK
 from native import reference
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the native kernels are not built")
@@ -511,6 +512,21 @@ def test_pack(isa: Any, layout: str):
         finite = z.abs().sum((2, 3), dtype=torch.float64).float()
         assert torch.allclose(sums, finite, rtol=1e-5, equal_nan=True)
         assert torch.equal(plane.words, reference.pack(x, m, a, 2, (1, 2)))
+
+
+@pytest.mark.parametrize(("groups", "inside"), [(300, 5), (130, 8), (40, 24), (3, 700), (2, 1100), (5, 33)])
+@pytest.mark.parametrize("isa", ISAS)
+def test_pack_of_many_groups(isa: Any, groups: int, inside: int):
+    channels = groups * inside
+    x = torch.randn(2, channels, 3, 5).contiguous(memory_format=torch.channels_last)
+    mul, add, sums = torch.randn(channels), torch.randn(2, channels), torch.empty(2, channels)
+    plane = native.pack(x, mul=mul, add=add, groups=groups, border=1, abs_sums=sums, threads=1, isa=isa)
+    expected = x * mul[:, None, None] + add[..., None, None]
+    assert torch.equal(native.unpack(plane), signs(expected).float())
+    torch.testing.assert_close(sums, expected.abs().sum((2, 3)))
+    words = plane.words[:-SLACK].view(2, 5, 7, groups, -1)[..., -1].long()
+    used = inside - 32 * (inside // 32 - (inside % 32 == 0))
+    assert not (words & 0xFFFFFFFF >> used << used).any()  # zeros behind a group
 
 
 @pytest.mark.parametrize("isa", ISAS)

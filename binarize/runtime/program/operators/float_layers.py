@@ -7,12 +7,13 @@ from typing import Any
 from torch import Tensor, fx
 
 from binarize.native import structs
+from binarize.native.instruction_set import resolve
 from binarize.runtime import ops
 from binarize.runtime.program.lowering import Lowering
 from binarize.runtime.program.operators.registry import lowers
 
-_ROWS = 64
-"""Most rows of a product on the library's kernel; oneDNN is faster with more."""
+_ROWS = {"portable": 64, "avx2": 64}
+"""Most rows of a product on the library's kernel: with more, oneDNN is faster there."""
 
 
 @lowers(ops.linear)
@@ -33,7 +34,7 @@ def linear(
     count = x.numel() // max(inputs, 1)
     flat = as_rows(x, count, inputs)
     dense = weight.stride(1) == 1 and (bias is None or bias.stride(0) == 1)
-    if flat is None or count > _ROWS or not count or not dense:
+    if flat is None or count > _ROWS.get(resolve(), count) or not count or not dense:
         return NotImplemented
     shape = tuple(node.meta["val"].shape)
     out = lowering.empty(shape) if maps else lowering.rows(shape)
