@@ -102,7 +102,7 @@ def _cells(group: Mapping[str, Any]) -> Iterator[Sequence[str]]:
             f"{shown(name, figures[name], head):.{2 if '%' in head else 3}f}" if name in figures else "-"
             for name, head in names.items()
         ]
-        ms = f"{row['ms']:.3g}" if "ms" in row else "-"
+        ms = _three_digits(row["ms"]) if "ms" in row else "-"
         yield [row["network"], row["form"], row["runner"], *cells, megabytes(row), ms]
 
 
@@ -114,3 +114,7 @@ def megabytes(row: Mapping[str, Any]) -> str:
 
 def _key(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return row["place"], row["form"], row["runner"]
+
+
+def _three_digits(number: float) -> str:
+    return f"{number:.0f}" if number >= 100 else f"{number:#.3g}"
