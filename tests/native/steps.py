@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from binarize.native import structs
-from binarize.native.library import load
+from binarize.native.library import features, load
 from binarize.native.prepared import PreparedConv, PreparedPack
 
 CHANNELS = (1, 3, 16, 17, 64, 100)
+ISAS = tuple(isa for isa in features().isas if isa != "amx")
+"""Instruction sets with steps of their own: those of AMX are AVX-512's."""
 
 
 def run(*steps: tuple[str, ctypes.Structure], isa: str = "auto", threads: int = 1) -> tuple[int, int]:

@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from native.steps import must, run
+from native.steps import ISAS, must, run
 from torch import Tensor
 
 from binarize import native
 from binarize.native import structs
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the native kernels are not built")
-ISAS = native.features().isas
 INF, NAN = float("inf"), float("nan")
 
 

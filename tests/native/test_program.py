@@ -9,6 +9,7 @@ import pytest
 import torch
 from native.steps import (
     CHANNELS,
+    ISAS,
     address,
     blank,
     instruction,
@@ -30,7 +31,6 @@ from binarize.native.epilogue import Activation
 from binarize.native.library import load
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the native kernels are not built")
-ISAS = native.features().isas
 INF, NAN = float("inf"), float("nan")
 
 ONE = {

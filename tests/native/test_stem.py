@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from native.steps import ISAS
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,7 +20,6 @@ from binarize.native.library import load
 from native import reference
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the native kernels are not built")
-ISAS = native.features().isas
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 LAYOUTS = ("first", "last", "strided", "expanded")
 

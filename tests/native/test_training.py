@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from native.steps import ISAS
 from torch import Tensor
 
 from binarize import native
@@ -17,7 +18,6 @@ from binarize.native import training as kernels
 from binarize.native.training import DabNumbers, Lines
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the native kernels are not built")
-ISAS = native.features().isas
 # fewer floats than a vector, more than a run of sums, channels that divide no vector, one position, one
 # channel
 SHAPES = [(2, 3, 2, 3), (1, 40, 9, 11), (2, 70, 17, 33), (3, 1, 70, 70), (2, 33, 1, 1), (1, 128, 12, 8)]
