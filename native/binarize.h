@@ -225,7 +225,7 @@ BZ_API int bz_depthwise_int(int isa, int num_threads, const bz_conv_shape* shape
  * alphas each (four on AVX2; AMX: alphas of 14 bits), exact 1: of float sums, at half the speed (slow without AVX-512).
  * Words, as uint16_t, for one instruction set: [groups][ceil(out / groups / 32)][taps][ceil(ceil(channels per group / 5)
  * / 3)][32], three 5-bit pieces each; AVX2: [...][taps][ceil(channels per group / 8)][32] bytes, two 4-bit pieces each;
- * AMX: those of bz_pack_weights. */
+ * AMX: those of bz_pack_weights, and BZ_NOT_FINITE if an alpha is not finite. */
 BZ_API int64_t bz_scaled_words(int isa, const bz_conv_shape* shape);
 BZ_API int bz_pack_scaled(int isa, const bz_conv_shape* shape, const float* weights, uint16_t* words);
 BZ_API int bz_conv_scaled(int isa, int num_threads, const bz_conv_shape* shape, const uint32_t* plane,

@@ -27,7 +27,7 @@ const TrainKernels* train_kernels_of(int isa) {
     if (isa == BZ_ISA_AUTO) isa = bz_get_isa();
     if (!bz_isa_available(isa)) return nullptr;
 #if defined(__x86_64__)
-    if (isa == BZ_ISA_AVX512) return &avx512_train;
+    if (isa == BZ_ISA_AVX512 || isa == BZ_ISA_AMX) return &avx512_train;
     if (isa == BZ_ISA_AVX2) return &avx2_train;
 #endif
     return &portable_train;

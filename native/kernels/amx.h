@@ -26,7 +26,7 @@ static void multiply_strip(const MatrixPlan& p, const Block& b, int strip, const
     const bool two = outputs - output > kRows;
     const int64_t all = bz_taps(p.s) * p.steps_of_tap, width = b.x1 - b.x0, lines = b.y1 - b.y0;
     int64_t begin = 0;
-    do {  // sums over no steps are 0
+    while (begin < all) {
         const int64_t end = all - begin <= p.chunk ? all : begin + p.chunk;
         two ? expand_weights<2>(p, g, output / 16, begin, end, weights)
             : expand_weights<1>(p, g, output / 16, begin, end, weights);
@@ -45,7 +45,7 @@ static void multiply_strip(const MatrixPlan& p, const Block& b, int strip, const
                 run(a + y * p.s.stride_h * p.buffer_cols * kStep, width, to + y * p.sums_pitch * kStrip);
         }
         begin = end;
-    } while (begin < all);
+    }
 }
 
 static void copy_sums(const MatrixPlan& p, const Block& b, int strip, const int32_t* sums) {

@@ -29,10 +29,19 @@ def layers(draw: st.DrawFn) -> dict[str, Any]:
     kernel = (1, 1) if pointwise else draw(st.sampled_from([(3, 3), (2, 5), (5, 1), (7, 7)]))
     inside = draw(st.sampled_from([768, 800] if pointwise else [65, 96, 130, 160, 576]))
     dilation = draw(st.sampled_from([(1, 1), (2, 3), (9, 1)]))
-    padding = (0, 0) if pointwise else draw(st.sampled_from([(0, 0), (1, 1), (2, 3), (4, 9)]))
+    pads = [
+        (0, 0, 0, 0),
+        (1, 1, 1, 1),
+        (2, 3, 2, 3),
+        (4, 9, 4, 9),
+        (-1, 2, 3, -2),
+    ]  # top, left, bottom, right
+    padding = pads[0] if pointwise else draw(st.sampled_from(pads))
     reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
     size = draw(st.sampled_from([(7, 7), (12, 13), (16, 16), (9, 57), (3, 300), (1, 130), (40, 4)]))
-    low = [max(n, r + 1 - 2 * p) for n, r, p in zip(size, reach, padding, strict=True)]
+    low = [
+        max(n, r + 1 - padding[i] - padding[i + 2]) for i, (n, r) in enumerate(zip(size, reach, strict=True))
+    ]
     random = torch.Generator().manual_seed(draw(st.integers(0, 1 << 30)))
     groups = draw(st.sampled_from([1, 1, 2]))
     outputs = draw(st.sampled_from([1, 16, 31, 33, 150]))
@@ -51,9 +60,9 @@ def layers(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def _plane(layer: dict[str, Any], isa: Any = "amx") -> native.BitPlane:
-    return native.pack(
-        layer["x"], groups=layer["groups"], border=layer["geometry"]["padding"], threads=1, isa=isa
-    )
+    top, left, bottom, right = layer["geometry"]["padding"]
+    border = (max(top, bottom, 0), max(left, right, 0))
+    return native.pack(layer["x"], groups=layer["groups"], border=border, threads=1, isa=isa)
 
 
 def _epilogue(layer: dict[str, Any], size: tuple[int, ...], features: frozenset[str]) -> dict[str, Any]:
@@ -118,7 +127,9 @@ def _scaled(layer: dict[str, Any], alpha: Tensor) -> Tensor:
     """Sums of scaled signs in double."""
     signs = torch.where(layer["x"] >= 0, 1.0, -1.0).double() * alpha.double()[..., None, None]
     weight = torch.where(layer["weight"] >= 0, 1.0, -1.0).double()
-    return F.conv2d(signs, weight, groups=layer["groups"], **layer["geometry"])
+    top, left, bottom, right = layer["geometry"]["padding"]
+    given = {name: layer["geometry"][name] for name in ("stride", "dilation")}
+    return F.conv2d(F.pad(signs, (left, right, top, bottom)), weight, groups=layer["groups"], **given)
 
 
 @given(layer=layers(), exact=st.booleans(), spread=st.booleans())
@@ -155,7 +166,7 @@ def test_no_smaller_error_can_be_stated() -> None:
     alpha = torch.full((1, 512), 0.5 / 8128)
     alpha[0, 0] = 1.0
     layer = {"x": torch.randn(1, 512, 12, 12), "weight": torch.randn(32, 512, 1, 1), "groups": 1}
-    layer |= {"geometry": {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}}
+    layer |= {"geometry": {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1)}}
     weights = native.pack_scaled(layer["weight"], isa="amx")
     found, expected = native.conv_scaled(_plane(layer), weights, alpha), _scaled(layer, alpha)
     error = (found.double() - expected).square().mean().sqrt() / expected.square().mean().sqrt()
@@ -182,7 +193,7 @@ def test_each_group_has_steps_of_its_own() -> None:
     layer = {
         "x": torch.randn(1, 64, 6, 6),
         "weight": torch.randn(64, 32, 1, 1),
-        "geometry": {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)},
+        "geometry": {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1)},
         "groups": 2,
     }
     alpha = torch.cat([torch.rand(1, 32) + 0.5, 1e-6 * (torch.rand(1, 32) + 0.5)], 1)
@@ -198,7 +209,7 @@ def test_scales_at_the_ends_of_the_range(alpha: float, exact: bool) -> None:
     layer = {
         "x": x,
         "weight": weight,
-        "geometry": {"stride": 1, "padding": (1, 1), "dilation": 1},
+        "geometry": {"stride": 1, "padding": (1, 1, 1, 1), "dilation": 1},
         "groups": 1,
     }
     scales = torch.full((1, 40), alpha)
@@ -213,3 +224,34 @@ def test_more_products_than_a_sum_can_hold_are_refused() -> None:
     weights = native.pack_scaled(torch.ones(1, 300_000, 1, 1), isa="amx")
     with pytest.raises(NativeError, match="more taps or channels"):
         native.conv_scaled(plane, weights, torch.ones(1, 300_000))
+
+
+@given(layer=layers(), features=FEATURES)
+@QUICK
+def test_scaled_sums_have_the_same_epilogue(layer: dict[str, Any], features: frozenset[str]) -> None:
+    alpha = torch.randn(layer["x"].shape[:2], generator=layer["random"])
+    results = []
+    state = layer["random"].get_state()
+    for isa in ("avx512", "amx"):
+        weights = native.pack_scaled(layer["weight"], groups=layer["groups"], isa=isa, **layer["geometry"])
+        plane = _plane(layer, isa)
+        size = weights.out_size(plane.height, plane.width)
+        epilogue = native.Epilogue(**_epilogue(layer, size, features))
+        layer["random"].set_state(state)
+        results.append(native.conv_scaled(plane, weights, alpha, epilogue, exact=True, threads=1))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-3)
+
+
+def test_a_kernel_without_taps_gives_zeros() -> None:
+    plane = native.pack(torch.randn(1, 64, 6, 6), isa="amx")
+    weights = native.pack_scaled(torch.empty(32, 64, 0, 0), isa="amx")
+    found = native.conv_scaled(plane, weights, torch.ones(1, 64), out_size=(6, 6))
+    assert torch.equal(found, torch.zeros(1, 32, 6, 6))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scales_that_are_not_finite_are_refused(value: float) -> None:
+    plane = native.pack(torch.randn(1, 64, 6, 6), isa="amx")
+    weights = native.pack_scaled(torch.randn(32, 64, 1, 1), isa="amx")
+    with pytest.raises(NativeError, match="not finite"):
+        native.conv_scaled(plane, weights, torch.full((1, 64), value))

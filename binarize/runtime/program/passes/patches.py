@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from binarize.runtime.program.arguments import CONV, arguments
 from binarize.runtime.program.graph import COMPUTED, ProgramGraph, is_float, shape_of
@@ -28,17 +28,37 @@ def patches(program: ProgramGraph) -> None:
         if not is_float(node) or 0 in shape_of(node) or not program.known(weight, bias):
             program.missed("patches", node, COMPUTED)
             continue
+        tensor = program.tensor(weight)
+        order = None if tensor is None else _order(tensor)
+        if tensor is None or order is None:
+            program.missed("patches", node, "its weights are not dense")
+            continue
         program.taken("patches", node)
-        _replace(program, node, weight, bias, kernel)
+        _replace(program, node, tensor.detach().permute(0, *order), bias, order)
 
 
-def _replace(program: ProgramGraph, node: fx.Node, weight: Any, bias: Any, kernel: tuple[int, ...]) -> None:
-    tensor, val = program.tensor(weight), node.meta["val"]
-    if tensor is None:
-        raise RuntimeError("weights that are known have a tensor")
-    (n, outputs, h, w), channels = shape_of(node), tensor.shape[1]
-    kh, kw = kernel
-    matrix = program.constant(tensor.detach().reshape(outputs, -1))
+def _order(weight: Tensor) -> tuple[int, int, int] | None:
+    """Dims of the weights in the order of memory, so that their matrix is a view: it is read at each call."""
+    orders = ((1, 2, 3), (2, 3, 1))
+    return next((order for order in orders if weight.permute(0, *order).is_contiguous()), None)
+
+
+def _replace(
+    program: ProgramGraph, node: fx.Node, weight: Tensor, bias: Any, order: tuple[int, int, int]
+) -> None:
+    """The convolution as a product.
+
+    Args:
+        program: the graph.
+        node: the convolution.
+        weight: its weights, contiguous with their dims in `order`.
+        bias: a node, or None.
+        order: of the channel, row and column of a patch; 1, 2 and 3 as in the convolution's weights.
+    """
+    val = node.meta["val"]
+    n, outputs, h, w = shape_of(node)
+    channels, kh, kw = (weight.shape[1 + order.index(d)] for d in (1, 2, 3))
+    matrix = program.constant(weight.view(outputs, -1))
 
     def put(target: Any, *args: Any, shape: tuple[int, ...]) -> fx.Node:
         made = program.graph.call_function(target, args)
@@ -53,8 +73,8 @@ def _replace(program: ProgramGraph, node: fx.Node, weight: Any, bias: Any, kerne
                 x = put(aten.slice.Tensor, x, dim, 0, size, shape=cut)
         split = (n, channels, h, kh, w, kw)
         x = put(aten.view.default, x, list(split), shape=split)
-        order = [0, 2, 4, 1, 3, 5]
-        x = put(aten.permute.default, x, order, shape=tuple(split[i] for i in order))
+        dims = [0, 2, 4, *(2 * d - 1 for d in order)]
+        x = put(aten.permute.default, x, dims, shape=tuple(split[i] for i in dims))
         inside = (n, h, w, channels * kh * kw)
         x = put(aten.reshape.default, x, list(inside), shape=inside)
         x = put(aten.linear.default, x, matrix, bias, shape=(n, h, w, outputs))

@@ -46,8 +46,8 @@ def _positions(node: fx.Node) -> list[int] | None:
     if node.target is aten.adaptive_avg_pool2d.default:
         return [0, 1, 2, 3] if rank == 4 and tuple(arguments(node)[1]) == (1, 1) else None
     over = sorted(d % rank for d in arguments(node, (None, None, False))[1] or ())
-    if over == [*range(2, rank)]:
-        return [*range(rank)]
+    if over == [2, 3]:
+        return [0, 1, 2, 3]
     return [0, rank - 1, *over] if over == [*range(1, rank - 1)] else None
 
 
