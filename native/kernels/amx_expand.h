@@ -8,7 +8,7 @@ namespace BZ_NS {
 
 // Which products of a step have a weight of 1: 64 channels, or 32 for each of two digits.
 BZ_INLINE uint64_t bits_of_step(const MatrixPlan& p, const uint32_t* words, int64_t k) {
-    if (p.digits == 2) return words[k] * 0x100000001;
+    if (p.digits == 2) return words[k] * UINT64_C(0x100000001);
     return 2 * k + 1 < p.group_words ? load<uint64_t>(words + 2 * k) : words[2 * k];
 }
 
