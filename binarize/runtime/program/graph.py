@@ -90,6 +90,12 @@ class ProgramGraph:
         held = [(value, self.tensor(value)) for value in values]
         return all(v is None or (t is not None and t.dtype == torch.float32) for v, t in held)
 
+    def call(self, target: Any, *args: Any, like: Tensor, shape: tuple[int, ...]) -> fx.Node:
+        """A new node, where the graph inserts, that gives a tensor of this shape, with the dtype of `like`."""
+        made = self.graph.call_function(target, args)
+        made.meta["val"] = like.new_empty(shape)
+        return made
+
     def replace(self, node: fx.Node, by: fx.Node) -> None:
         """Replace `node` by `by`."""
         for made in (by, *(by.all_input_nodes if by.target is operator.getitem else ())):

@@ -6,6 +6,7 @@ their weights and their input at each call.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -59,11 +60,7 @@ def _replace(
     n, outputs, h, w = shape_of(node)
     channels, kh, kw = (weight.shape[1 + order.index(d)] for d in (1, 2, 3))
     matrix = program.constant(weight.view(outputs, -1))
-
-    def put(target: Any, *args: Any, shape: tuple[int, ...]) -> fx.Node:
-        made = program.graph.call_function(target, args)
-        made.meta["val"] = val.new_empty(shape)
-        return made
+    put = functools.partial(program.call, like=val)
 
     with program.graph.inserting_before(node):
         x: Any = node.args[0]

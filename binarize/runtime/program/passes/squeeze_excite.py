@@ -5,6 +5,7 @@ What is left of the block, a product with the gate, is an elementwise operator l
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -39,7 +40,8 @@ def squeeze_excite(program: ProgramGraph) -> None:
 
 def _positions(node: fx.Node) -> list[int] | None:
     """The permutation of the input to (N, C, positions ...), if it is a mean over positions; else None."""
-    shape = shape_of(node.args[0])
+    source: Any = node.args[0]
+    shape = shape_of(source)
     rank = len(shape)
     if not is_float(node) or rank not in (3, 4) or 0 in shape or node.kwargs:
         return None
@@ -53,13 +55,9 @@ def _positions(node: fx.Node) -> list[int] | None:
 
 def _replace_mean(program: ProgramGraph, node: fx.Node, order: list[int]) -> None:
     """The mean as an operator on maps (N, C, H, W)."""
-    val, x = node.meta["val"], node.args[0]
-    shape = tuple(shape_of(x)[d] for d in order)
-
-    def put(target: Any, *args: Any, shape: tuple[int, ...]) -> fx.Node:
-        made = program.graph.call_function(target, args)
-        made.meta["val"] = val.new_empty(shape)
-        return made
+    x: Any = node.args[0]
+    val, shape = node.meta["val"], tuple(shape_of(x)[d] for d in order)
+    put = functools.partial(program.call, like=val)
 
     with program.graph.inserting_before(node):
         if order != [*range(len(order))]:
