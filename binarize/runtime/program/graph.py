@@ -91,7 +91,7 @@ class ProgramGraph:
         return all(v is None or (t is not None and t.dtype == torch.float32) for v, t in held)
 
     def call(self, target: Any, *args: Any, like: Tensor, shape: tuple[int, ...]) -> fx.Node:
-        """A new node, where the graph inserts, that gives a tensor of this shape, with the dtype of `like`."""
+        """A new node, where the graph inserts, that gives a tensor of this shape and the dtype of `like`."""
         made = self.graph.call_function(target, args)
         made.meta["val"] = like.new_empty(shape)
         return made
