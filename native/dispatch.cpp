@@ -99,6 +99,9 @@ const char* bz_cpu_features(void) {
     BZ_FEATURE("avx512f") BZ_FEATURE("avx512bw") BZ_FEATURE("avx512vl") BZ_FEATURE("avx512dq")
     BZ_FEATURE("avx512vpopcntdq") BZ_FEATURE("avx512bitalg") BZ_FEATURE("avx512vbmi") BZ_FEATURE("avx512vnni")
 #undef BZ_FEATURE
+#ifdef BZ_AMX
+    if (supported(BZ_ISA_AMX)) strcat(made, " amx");
+#endif
     memcpy(text, made, sizeof text);
     return text;
 #elif defined(__aarch64__)
