@@ -281,9 +281,13 @@ def test_two_values_like_the_reference(
     finally:
         native.set_isa("auto")
     alone = spec.groups == spec.in_channels == spec.out_channels and spec.kind == "conv"
-    tables = isa in ("avx512", "amx") and not offset and spec.kind != "transposed"
+    narrow = spec.groups > 1 and spec.in_channels // spec.groups < 8  # of which torch is faster than AMX
+    tables = isa == "avx512" or (isa == "amx" and not narrow)
+    tables = tables and not offset and spec.kind != "transposed"
     assert (reason is None) == (quantizer != "per channel" or alone or tables)
-    assert relative_difference(got, expected) < 1e-5
+    # the reference is a convolution of torch in float32, whose sums of up to 2,000 products with an offset
+    # are off by 1e-5 of the largest (the kernels' by 3e-7); one wrong sign is 1e-3
+    assert relative_difference(got, expected) < 5e-5
 
 
 def test_values_of_a_turned_comparison() -> None:
