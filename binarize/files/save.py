@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from binarize import preprocessing
 from binarize.earlier_names import earlier_arguments
-from binarize.errors import ConfigError
+from binarize.errors import ConfigError, warn
 from binarize.files.container import check_target, read_metadata, write
 from binarize.files.find_source import find_source
 from binarize.files.header import ENTRY, Header, PackedHeader, loads, versions
@@ -63,6 +63,7 @@ def save(
     from binarize.graph.wrappers import unwrapped
 
     check_target(path)  # before the work
+    _warn_of_ending(Path(path))
     model = unwrapped(model)
     entries = {**_known_entries(model), **weights_entry(model), **(entries or {})}
     if packed:
@@ -81,6 +82,14 @@ def save(
         strides={name: s for name, s in strides_of(model).items() if name in tensors},
     )
     return write(path, tensors, {**entries, ENTRY: header.dumps(tensors)})
+
+
+def _warn_of_ending(path: Path) -> None:
+    if path.suffix.lower() in (".pth", ".pt", ".ckpt", ".bin", ".onnx"):
+        warn(
+            f"{str(path)!r} will be a safetensors file, which neither torch.load nor other readers of "
+            f"{path.suffix} files read. Name it {path.with_suffix('.safetensors').name!r}."
+        )
 
 
 def _check_latent(model: nn.Module, float_dtype: str) -> None:

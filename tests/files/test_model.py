@@ -521,3 +521,11 @@ def test_arguments_that_a_model_does_not_show(tmp_path: Path, packed: bool) -> N
         example_inputs=torch.zeros(1, 3, 32, 32),
     )
     load(save(kept, tmp_path / "k.safetensors", packed=packed))
+
+
+@pytest.mark.parametrize("ending", [".pth", ".pt", ".ckpt", ".bin"])
+def test_an_ending_of_other_files_is_a_warning(tmp_path: Path, ending: str) -> None:
+    model = timm.create_model("test_resnet")
+    with pytest.warns(BinarizeWarning, match=r"neither torch\.load nor .*Name it 'net\.safetensors'"):
+        path = save(model, tmp_path / f"net{ending}")
+    _same_state(load(path), model)
