@@ -38,7 +38,7 @@
 extern "C" {
 #endif
 
-#define BZ_ABI_VERSION 11
+#define BZ_ABI_VERSION 12
 #define BZ_SLACK 16 /* words behind a bit plane that kernels may read */
 
 typedef enum bz_status {
@@ -80,10 +80,14 @@ typedef struct bz_conv_shape {
 } bz_conv_shape;
 
 /* A float map: element (n, y, x, c) is data[n * image + y * row + x * pixel + c * channel]. Channel is 1 everywhere
- * but in a source of bz_pack, where pixel may be 1 instead (NCHW), and in one of bz_stem, where strides are any. */
+ * but in a source of bz_pack, where pixel may be 1 instead (NCHW), and in one of bz_stem, where strides are any.
+ * bf16: not 0 where data points to bfloat16 numbers, uint16_t each: the upper halves of floats, rounded to the nearest,
+ * ties to even. Such maps are a source of bz_pack, bz_pack_dab and bz_channel_sums with channel 1, the out of a stem,
+ * and in an epilogue the bypass, the residual and the out (with neither a tail nor bits); all else refuses them. */
 typedef struct bz_map {
     float* data;
     int64_t image, row, pixel, channel;
+    int32_t bf16;
 } bz_map;
 
 /* A map of another size, which stands for itself brought to the size at hand bilinearly, as torch's interpolate does;

@@ -63,6 +63,7 @@ bool good_epilogue(const bz_conv_shape& s, const bz_epilogue* e) {
     if (!e || !good_tail(e->tail)) return false;
     const bz_map& out = e->tail.channels ? e->tail.out : e->out;
     if (!good_bits(e->bits, s) || (e->bits && e->tail.channels)) return false;
+    if (out.bf16 && (e->bits || e->tail.channels)) return false;
     if (out.data ? !good_map(out) : !e->bits) return false;
     if (!good_activation(e->first) || !good_activation(e->second)) return false;
     if (e->bypass_resize.height && !good_resize(&e->bypass_resize)) return false;
@@ -75,7 +76,7 @@ bool good_epilogue(const bz_conv_shape& s, const bz_epilogue* e) {
 bool good_stem(const bz_conv_shape* s, const bz_map* x, const bz_pool* pool, const bz_epilogue* e) {
     if (!good_conv(s) || bz_taps(*s) == 0 || s->input.groups != 1 || bz_scale_groups(*s) > 1) return false;
     if (s->dilation_h != 1 || s->dilation_w != 1) return false;
-    if (!x || !x->data || x->image < 0 || x->row < 0 || x->pixel < 0 || x->channel < 0) return false;
+    if (!x || !x->data || x->image < 0 || x->row < 0 || x->pixel < 0 || x->channel < 0 || x->bf16) return false;
     if (pool && (!windows(pool->out_h, pool->kernel_h, pool->stride_h, pool->pad_h, s->out_h) ||
                  !windows(pool->out_w, pool->kernel_w, pool->stride_w, pool->pad_w, s->out_w)))
         return false;

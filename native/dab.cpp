@@ -9,12 +9,20 @@ using namespace bz;
 
 namespace {
 
+float value(const bz_map& x, int64_t i) {
+    if (!x.bf16) return x.data[i];
+    const uint32_t word = uint32_t(reinterpret_cast<const uint16_t*>(x.data)[i]) << 16;
+    float found;
+    memcpy(&found, &word, sizeof found);
+    return found;
+}
+
 // The mean of a channel whose sum is NaN because parts of it overflowed to both infinities: NaN if a value is.
 float mean_of(const bz_plane_shape& shape, const bz_map& x, int64_t n, int64_t c) {
     double sum = 0.0;
     for (int64_t row = 0; row < shape.height; ++row)
         for (int64_t pixel = 0; pixel < shape.width; ++pixel)
-            sum += x.data[n * x.image + row * x.row + pixel * x.pixel + c];
+            sum += value(x, n * x.image + row * x.row + pixel * x.pixel + c);
     return float(sum / (double(shape.height) * shape.width));
 }
 

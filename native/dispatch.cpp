@@ -141,7 +141,7 @@ int bz_channel_sums(int isa, int threads, const bz_plane_shape* shape, const bz_
 int bz_pack(int isa, int threads, const bz_plane_shape* shape, const bz_map* x, const bz_resize* resize,
             const float* mul, const float* add, int64_t add_stride, uint32_t* plane, float* abs_sums) {
     if (threads < 1 || !good_plane(shape) || !x || !x->data || !plane) return BZ_BAD_ARGUMENT;
-    if (x->channel != 1 && (x->pixel != 1 || resize)) return BZ_BAD_ARGUMENT;
+    if (x->channel != 1 && (x->pixel != 1 || resize || x->bf16)) return BZ_BAD_ARGUMENT;
     if (!good_resize(resize)) return BZ_BAD_ARGUMENT;
     if (add_stride != 0 && add_stride != shape->channels) return BZ_BAD_ARGUMENT;
     const Kernels* kernels = kernels_of(isa);

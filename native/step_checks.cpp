@@ -13,7 +13,9 @@ bool sizes(int32_t images, int32_t height, int32_t width, int32_t channels) {
     return size(images) && size(height) && size(width) && size(channels);
 }
 
-bool good_map(const bz_map& m) { return m.data && m.channel == 1 && m.image >= 0 && m.row >= 0 && m.pixel >= 0; }
+bool good_map(const bz_map& m) {
+    return m.data && m.channel == 1 && !m.bf16 && m.image >= 0 && m.row >= 0 && m.pixel >= 0;
+}
 
 // One that is written: no two positions share memory.
 bool good_out(const bz_map& m, int32_t images, int32_t height, int32_t width, int32_t channels) {
@@ -46,7 +48,7 @@ bool good_step(const bz_pointwise_step* s) {
     if (!s->operand || !s->result || (s->instructions && !s->instruction)) return false;
     for (int32_t i = 0; i < s->operands; ++i) {
         const bz_map& m = s->operand[i];
-        const bool strides = m.image >= 0 && m.row >= 0 && m.pixel >= 0 && (m.channel == 0 || m.channel == 1);
+        const bool strides = m.image >= 0 && m.row >= 0 && m.pixel >= 0 && (m.channel == 0 || m.channel == 1) && !m.bf16;
         if (!m.data || !strides) return false;
     }
     uint32_t written = (1u << s->operands) - 1;  // registers that hold something

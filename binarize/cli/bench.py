@@ -60,6 +60,13 @@ from binarize.errors import ConfigError
     "--passes", type=click.IntRange(1), help="Passes per turn.  [default: what the packed one does in 50 ms]"
 )
 @exact_scales_option
+@click.option(
+    "--precision",
+    default="float32",
+    show_default=True,
+    type=click.Choice(["float32", "bf16"]),
+    help="Of the maps that the packed network stores between its layers.",
+)
 @click.option("--fusions", is_flag=True, help="Print which layers were fused, and why others were not.")
 @click.option("--fresh-memory", is_flag=True, help="Use the C library's memory defaults.")
 @out_option("Also write OUT.json and OUT.png.")
@@ -79,6 +86,7 @@ def bench(
     rounds: int,
     passes: int | None,
     exact: bool,
+    precision: str,
     fusions: bool,
     fresh_memory: bool,
     out: Path | None,
@@ -119,6 +127,7 @@ def bench(
         rounds=rounds,
         passes=passes,
         exact=exact,
+        precision=precision,
         memory_kept=not fresh_memory and keep_memory(),
     )
     with torch_threads(threads):

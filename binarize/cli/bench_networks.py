@@ -33,6 +33,7 @@ class Asked:
         rounds: as of `binarize.bench.bench`.
         passes: as of `binarize.bench.bench`.
         exact: `deploy`'s exact_scales.
+        precision: as of `deploy`.
         memory_kept: as of `binarize.bench.bench`.
     """
 
@@ -44,6 +45,7 @@ class Asked:
     rounds: int
     passes: int | None
     exact: bool
+    precision: str
     memory_kept: bool
 
     @property
@@ -92,7 +94,11 @@ def networks(model: str, custom: str | None, asked: Asked) -> tuple[nn.Module, n
         raise ConfigError(f"{model} takes inputs of {plan.inputs}; bench is for networks that take images.")
     if trained is not None:
         shape = (shape[0], *trained)
-    options: dict[str, Any] = {"threads": asked.threads, "exact_scales": asked.exact}
+    options: dict[str, Any] = {
+        "threads": asked.threads,
+        "exact_scales": asked.exact,
+        "precision": asked.precision,
+    }
     if runtime.deployed_layers(converted):
         packed = runtime.configure(converted, **options)
     else:

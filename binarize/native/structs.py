@@ -14,7 +14,7 @@ STATUS = {
     NOT_FINITE: "scales that are not finite",
 }
 ISAS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3, "amx": 4}
-ABI_VERSION = 11
+ABI_VERSION = 12
 SLACK = 16
 REGISTERS = 16  # of a pointwise step
 COPY_DIMS = 6
@@ -60,7 +60,11 @@ class ConvShape(ctypes.Structure):
 class Map(ctypes.Structure):
     """`bz_map`."""
 
-    _fields_ = [("data", c_void_p), *((n, c_int64) for n in ("image", "row", "pixel", "channel"))]
+    _fields_ = [
+        ("data", c_void_p),
+        *((n, c_int64) for n in ("image", "row", "pixel", "channel")),
+        ("bf16", c_int32),
+    ]
 
 
 class Resize(ctypes.Structure):

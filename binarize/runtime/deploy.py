@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from binarize.errors import ConfigError, FormatError, warn
+from binarize.errors import ConfigError, FormatError, unknown_name, warn
 from binarize.graph.model_copy import copied
 from binarize.graph.rewrite.module_slots import Places
 from binarize.graph.trace.roles import known_class
@@ -17,7 +17,7 @@ from binarize.graph.wrappers import unwrapped
 from binarize.layers import BinaryAttention, BinaryLayer
 from binarize.layers.float_weights import has_float_weights
 from binarize.model_info import first_nan, plan_of
-from binarize.runtime.layer import PackedLayer, RuntimeOptions
+from binarize.runtime.layer import PackedLayer, Precision, RuntimeOptions
 from binarize.runtime.lower import empty_packed, lower
 from binarize.runtime.packing.describe import Refusal, describe
 from binarize.runtime.program.dispatch import Programs
@@ -38,12 +38,17 @@ _LAYERS = (
 ATTENTION = "binary attention is computed in float: its factors are two-valued, and no kernel has its bits"
 """What the report says of it."""
 
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 MOST_THREADS = 1024
 """More of them, and the system may have none left."""
 
 
 def deploy(
-    model: nn.Module, *, threads: int | None = None, exact_scales: bool = RuntimeOptions.exact_scales
+    model: nn.Module,
+    *,
+    threads: int | None = None,
+    exact_scales: bool = RuntimeOptions.exact_scales,
+    precision: str = RuntimeOptions.precision,
 ) -> nn.Module:
     """A copy of `model` for inference, its binary layers packed; the given model is left untouched.
 
@@ -58,11 +63,14 @@ def deploy(
         exact_scales: True keeps native kernels from rounding scales that stand inside a sum (bidense per
             channel). Rounded ones take half the time or less; `docs/kernels.md` states the error.
             `configure` sets it for a network that `load` gave.
+        precision: of the maps that a program stores between packed layers. `float32`, or `bf16`: half the
+            memory to write and to read, each value rounded by at most 2^-8 of itself (`RuntimeOptions`).
 
     Raises:
-        ConfigError: a model without binary layers, on another device, or one that cannot be copied.
+        ConfigError: a model without binary layers, on another device, or one that cannot be copied; another
+            precision.
     """
-    options = _options("deploy", threads, exact_scales)
+    options = _options("deploy", threads, exact_scales, precision)
     model = unwrapped(model)
     _check(model)
     refuse(model)
@@ -89,7 +97,13 @@ def deploy(
     return finished(result, refused)
 
 
-def configure(model: nn.Module, *, threads: int | None = None, exact_scales: bool = False) -> nn.Module:
+def configure(
+    model: nn.Module,
+    *,
+    threads: int | None = None,
+    exact_scales: bool = RuntimeOptions.exact_scales,
+    precision: str = RuntimeOptions.precision,
+) -> nn.Module:
     """Set how the kernels of a deployed network work, in place; what is left out becomes the default.
 
     A packed file does not hold them: this is for what `binarize.load` gives.
@@ -98,27 +112,30 @@ def configure(model: nn.Module, *, threads: int | None = None, exact_scales: boo
         model: deployed.
         threads: see `deploy`.
         exact_scales: see `deploy`.
+        precision: see `deploy`.
 
     Returns:
         `model`.
 
     Raises:
-        ConfigError: a model that is not deployed, or such a number of threads.
+        ConfigError: a model that is not deployed, such a number of threads, or another precision.
     """
     layers = deployed_layers(model)
     if not layers:
         raise ConfigError(f"{type(model).__name__} is not deployed: binarize.deploy(model) first.")
-    options = _options("configure", threads, exact_scales)
+    options = _options("configure", threads, exact_scales, precision)
     for layer in layers.values():
         layer.options = options
     return model
 
 
-def _options(what: str, threads: int | None, exact_scales: bool) -> RuntimeOptions:
+def _options(what: str, threads: int | None, exact_scales: bool, precision: str) -> RuntimeOptions:
     whole = isinstance(threads, int) and not isinstance(threads, bool)
     if threads is not None and not (whole and 1 <= threads <= MOST_THREADS):
         raise ConfigError(f"{what}: threads={threads!r}, expected a number from 1 to {MOST_THREADS} or None.")
-    return RuntimeOptions(threads=threads, exact_scales=bool(exact_scales))
+    if precision not in PRECISIONS:
+        raise ConfigError(f"{what}: {unknown_name('precision', str(precision), PRECISIONS)}")
+    return RuntimeOptions(threads=threads, exact_scales=bool(exact_scales), precision=precision)
 
 
 def finished(model: nn.Module, refused: Mapping[str, str]) -> nn.Module:

@@ -50,5 +50,33 @@ BZ_INLINE Floats activate(const Lanes& l, Floats t) {
     return l.moves ? t + l.after : t;
 }
 
+// Of N vectors of the same channels, whose numbers start at `at`: all questions are asked once.
+template <int N>
+BZ_INLINE void activate(const Activation& a, int at, Floats (&t)[N]) {
+    if (a.kind == BZ_ACT_NONE) return;
+    if (a.kind == BZ_ACT_CLAMP) {
+        const Floats low = splat(a.low), high = splat(a.high);
+        BZ_UNROLL for (int i = 0; i < N; ++i) {
+            t[i] = t[i] < low ? low : t[i];
+            t[i] = t[i] > high ? high : t[i];
+        }
+        return;
+    }
+    const auto get = [&](const float* p) { return p ? load<Floats>(p + at) : Floats{}; };
+    const Floats before = get(a.before), negative = get(a.negative), positive = get(a.positive);
+    BZ_UNROLL for (int i = 0; i < N; ++i) t[i] += before;
+    if (a.negative && a.positive)
+        BZ_UNROLL for (int i = 0; i < N; ++i) t[i] = t[i] < Floats{} ? t[i] * negative : t[i] * positive;
+    else if (a.negative)
+        BZ_UNROLL for (int i = 0; i < N; ++i) t[i] = t[i] < Floats{} ? t[i] * negative : t[i];
+    else if (a.positive)
+        BZ_UNROLL for (int i = 0; i < N; ++i) t[i] = t[i] < Floats{} ? Floats{} : t[i] * positive;
+    else
+        BZ_UNROLL for (int i = 0; i < N; ++i) t[i] = t[i] < Floats{} ? Floats{} : t[i];
+    if (!a.after) return;
+    const Floats after = get(a.after);
+    BZ_UNROLL for (int i = 0; i < N; ++i) t[i] += after;
+}
+
 }  // namespace BZ_NS
 }  // namespace bz

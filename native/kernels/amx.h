@@ -110,7 +110,6 @@ static int matrix_block(const MatrixPlan& p, int64_t item, int first, int last, 
 static int run_matrices(int threads, MatrixPlan& p) {
     const bz_conv_shape& s = p.s;
     const bz_plane_shape& in = s.input;
-    p.features = p.e ? features_of(*p.e) : 0;
     const int padded = bz_padded_outputs(s), strips = in.groups * bz_ceil_div(bz_group_outputs(s), kStrip);
     int status = take_parameters(p.parameters, s, p.e, padded);
     if (status == BZ_OK) status = make_bypass_resizer(p.resizer, s, p.e);

@@ -23,7 +23,6 @@ struct MatrixPlan {
     const bz_epilogue* e;
     int32_t* out_int;
     Parameters parameters;
-    int features;
     float* partial;  // [blocks][padded outputs of all groups], or null
     Resizer resizer;
     Lines lines;

@@ -30,11 +30,17 @@ struct ExactSums : SteppedSums {
 };
 template <class Of>
 struct MatrixSumsOfLine {
+    static constexpr int kMost = kAnyNumber;
     Of zero;  // position 0 of the line
     inline __attribute__((always_inline)) Of operator()(int64_t x) const {
         Of of = zero;
         of.sums += x * kStrip;
         return of;
+    }
+    bool alike(int64_t, int) const { return true; }
+    inline __attribute__((always_inline)) Of beside(Of first, int64_t i) const {
+        first.sums += i * kStrip;
+        return first;
     }
 };
 
@@ -45,7 +51,7 @@ static void finish_channels(const MatrixPlan& p, const bz_epilogue& e, const Cha
     float* const partial = p.partial ? p.partial + item * all + channels.at : nullptr;
     const int32_t* const zero = sums - piece.begin * kStrip;
     const auto run = [&](const auto& of_line) {
-        finish(p.features, channels, p.parameters, p.s, e, of_line, piece.image, piece.line, piece.begin, piece.end,
+        finish(channels, p.parameters, p.s, e, of_line, piece.image, piece.line, piece.begin, piece.end,
                partial);
     };
     if (p.digits == 1)

@@ -30,7 +30,7 @@ static void clear_border(const bz_bits& bits) {
 static void put_bits(const bz_bits& bits, const Piece& piece, const float* values, int64_t step) {
     const bz_plane_shape& s = bits.shape;
     const int pixel = bz_pixel_words(s), group = s.channels / s.groups;
-    const PackChannels pack_some = kPackChannels[bits.mul != nullptr][bits.add != nullptr][0];
+    const auto pack_some = pack_channels_of<float>(bits.mul, bits.add, false);
     int64_t position = (piece.image * s.height + piece.line) * s.width + piece.begin;
     int64_t x = position % s.width, y = position / s.width % s.height, n = position / s.width / s.height;
     for (int64_t i = piece.begin; i < piece.end; ++i, values += step) {

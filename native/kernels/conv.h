@@ -25,7 +25,6 @@ struct ConvPlan {
     int32_t* out_int;
     Parameters parameters;
     const Channels* channels;  // [groups * blocks]
-    int features;
     float* partial;  // [pieces][padded outputs of all groups]: sums of each piece, or null
     const int64_t* offsets;
     int64_t length;  // words per output
@@ -115,14 +114,14 @@ static void conv_tiles(const ConvPlan& p, const bz_epilogue* e, const Tiles& til
     if (p.scale_groups) {
         alignas(64) float scaled[kTogetherTiles * kTile][kOutputs];
         sum_groups(p, tiles, first, last, b, scaled);
-        finish(p.features, channels, p.parameters, s, *e, ScaledSumsOfLine<kOutputs>{scaled, x0}, n, y, x0, x1, sums);
+        finish(channels, p.parameters, s, *e, ScaledSumsOfLine<kOutputs>{scaled, x0}, n, y, x0, x1, sums);
         return;
     }
 #if BZ_VEC_BYTES == 32
     if (p.length <= kBatch && e && !p.values.used) {
         alignas(64) uint8_t few[kTogetherTiles * kTile][kOutputs];
         count_tiles(p, all_words(p), tiles, first, last, b, few);
-        finish(p.features, channels, p.parameters, s, *e,
+        finish(channels, p.parameters, s, *e,
                SumsOfLine<uint8_t>{p.border, y, channels.at, few[0], x0, kOutputs}, n, y, x0, x1, sums);
         return;
     }
@@ -133,13 +132,13 @@ static void conv_tiles(const ConvPlan& p, const bz_epilogue* e, const Tiles& til
     if (p.values.used) {
         const int64_t group = b / p.blocks, line = (n * p.lines.lines + y) * p.lines.width;
         const WindowSumsOfGroup window_sums = {p.window_sums + line * s.input.groups + group, s.input.groups};
-        finish(p.features, channels, p.parameters, s, *e,
+        finish(channels, p.parameters, s, *e,
                ValueSumsOfLine<int32_t, WindowSumOfGroup, WindowSumsOfGroup>{of_line, p.values, window_sums}, n, y, x0,
                x1, sums);
         return;
     }
     if (e) {
-        finish(p.features, channels, p.parameters, s, *e, of_line, n, y, x0, x1, sums);
+        finish(channels, p.parameters, s, *e, of_line, n, y, x0, x1, sums);
         return;
     }
     int32_t* out = p.out_int + ((n * p.lines.lines + y) * p.lines.width + x0) * s.out_channels + channels.first;
@@ -182,7 +181,7 @@ static int conv_piece(const ConvPlan& p, int64_t item, int block_begin, int bloc
 
 static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, const uint32_t* words,
                 const int32_t* counts, const bz_epilogue* e, int32_t* out_int) {
-    ConvPlan p = {s, plane, words, e, out_int, {}, nullptr, e ? features_of(*e) : 0, nullptr, nullptr, 0, {},
+    ConvPlan p = {s, plane, words, e, out_int, {}, nullptr, nullptr, nullptr, 0, {},
                   lines_of(s, e), 0, {}, nullptr, {}, 0, nullptr};
     const bz_plane_shape& in = s.input;
     const int group_words = bz_group_words(in);
@@ -200,7 +199,6 @@ static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, cons
         unscaled = *e;
         unscaled.sample_scale = nullptr;
         p.e = e = &unscaled;
-        p.features = features_of(*e);
     }
     if (status == BZ_OK) status = take_parameters(p.parameters, s, e, bz_padded_outputs(s));
     int32_t* window_sums = nullptr;

@@ -117,7 +117,6 @@ struct DepthwisePlan {
     const bz_epilogue* e;
     int32_t* out_int;
     Parameters parameters;
-    int features;
     float* partial;
     Border border;
     Values values;
@@ -137,7 +136,7 @@ static int depthwise_row(const DepthwisePlan& p, int64_t item) {
     if (!memory) return BZ_NO_MEMORY;
     bz_epilogue e = {};
     if (p.e) e = *p.e;
-    if (line) e.out = {reinterpret_cast<float*>(memory + row * 8 * counts + copies), 0, 0, p.parameters.padded, 1};
+    if (line) e.out = {reinterpret_cast<float*>(memory + row * 8 * counts + copies), 0, 0, p.parameters.padded, 1, 0};
     uint8_t* const bytes = reinterpret_cast<uint8_t*>(memory);
     uint8_t* const ones = bytes + (counts - 1) * row * 32;
     Taps taps;
@@ -175,13 +174,13 @@ static int depthwise_row(const DepthwisePlan& p, int64_t item) {
                 if (p.values.used) {
                     const WindowSumsOfChannels window_sums = {ones + x0 * pixel * 32 + first, p.border.taps, x0,
                                                               pixel * 32};
-                    finish(p.features, block, p.parameters, s, e,
+                    finish(block, p.parameters, s, e,
                            ValueSumsOfLine<uint8_t, WindowSumOfChannels, WindowSumsOfChannels>{of_line, p.values,
                                                                                                window_sums},
                            n, y, x0, x1, sums);
                     continue;
                 }
-                finish(p.features, block, p.parameters, s, e, of_line, n, y, x0, x1, sums);
+                finish(block, p.parameters, s, e, of_line, n, y, x0, x1, sums);
                 continue;
             }
             int32_t* out = p.out_int + ((n * s.out_h + y) * s.out_w + x0) * channels + first;
@@ -198,7 +197,7 @@ static int depthwise_row(const DepthwisePlan& p, int64_t item) {
 static int depthwise(int threads, const bz_conv_shape& s, const uint32_t* plane, const uint32_t* words,
                      const int32_t* counts, const bz_epilogue* e, int32_t* out_int) {
     if (bz_taps(s) > kMostTaps) return BZ_UNSUPPORTED;
-    DepthwisePlan p = {s, plane, words, e, out_int, {}, e ? features_of(*e) : 0, nullptr, {}, {}, nullptr};
+    DepthwisePlan p = {s, plane, words, e, out_int, {}, nullptr, {}, {}, nullptr};
     const int padded = bz_pixel_words(s.input) * 32;
     int status = make_border(p.border, s, counts, 1, padded);
     if (status == BZ_OK) status = take_parameters(p.parameters, s, e, padded);

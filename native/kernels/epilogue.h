@@ -34,7 +34,7 @@ static bool goes_past(const bz_conv_shape& s, const bz_epilogue& e) {
     const int64_t floats = int64_t(s.input.images) * s.out_h * s.out_w * s.out_channels;
     const int64_t steps = out.image | out.row | out.pixel | bz_group_outputs(s);
     const bool aligned = steps % kLanes == 0 && uintptr_t(out.data) % BZ_VEC_BYTES == 0;
-    return BZ_VEC_BYTES >= 32 && floats * 4 >= kPast && aligned && !e.tail.channels && !e.bits;
+    return BZ_VEC_BYTES >= 32 && floats * 4 >= kPast && aligned && !e.tail.channels && !e.bits && !out.bf16;
 }
 
 static int take_parameters(Parameters& p, const bz_conv_shape& s, const bz_epilogue* e, int padded) {
@@ -85,90 +85,133 @@ static Channels channels_of(const Parameters& p, const bz_conv_shape& s, const b
     return c;
 }
 
-// What an epilogue has, known when its loop is compiled.
-// kAny: with a residual, which is rare, all is asked when it runs.
-enum : int { kActivated = 1, kBypassed = 2, kScaled = 4, kSummed = 8, kAny = 31 };
-
-static int features_of(const bz_epilogue& e) {
-    if (e.residual.data) return kAny;
-    return (e.first.kind || e.second.kind ? kActivated : 0) | (e.bypass.data ? kBypassed : 0) |
-           (e.sample_scale ? kScaled : 0) | (e.sums ? kSummed : 0);
+// A position's channels from `first` on, in a map that may hold bfloat16.
+BZ_INLINE void* at_typed(const bz_map& m, int64_t n, int64_t y, int64_t x, int64_t first) {
+    const int64_t offset = n * m.image + y * m.row + x * m.pixel + first;
+    if (m.bf16) return reinterpret_cast<uint16_t*>(m.data) + offset;
+    return m.data + offset;
 }
 
-constexpr int kTogether = 8;  // positions for which the numbers of a channel are loaded once
+// The channels of neighbouring positions, `step` bytes apart: a map's own, or copies of them.
+struct Neighbourhood {
+    char* data;
+    int64_t step;
+    bool halves;  // bfloat16
 
-// `count` neighbouring positions of a line times the channels of a block. sources[i](j) gives kLanes sums as floats;
-// `sums` [padded] is added to, or null.
-template <int Has, class Source>
-static void finish_some(const Channels& c, const Parameters& p, const bz_conv_shape& s, const bz_epilogue& e,
-                        const Source* sources, int64_t n, int64_t y, int64_t x0, int count, float* sums) {
-    alignas(64) float spare_bypass[kTogether][kBlock], spare_residual[kTogether][kBlock], spare_out[kTogether][kBlock];
-    const float *bypass[kTogether], *residual[kTogether];
-    float* out[kTogether];
-    const bool whole = c.count == c.padded, more = Has == kAny;
-    const bool bypassed = Has & kBypassed && (Has != kAny || e.bypass.data);
-    const bool summed = Has & kSummed && (Has != kAny || sums);
-    for (int i = 0; i < count; ++i) {
-        out[i] = whole ? at(e.out, n, y, x0 + i) + c.first : spare_out[i];
-        if (bypassed) {
-            const float* way = at(e.bypass, n, y, x0 + i);
-            bypass[i] = c.bypass >= 0 ? way : spare_bypass[i];
-            if (c.bypass < 0)
-                bypass_part(way, e.bypass_channels, s.out_channels, c.first, c.count, c.padded, spare_bypass[i]);
-        }
-        if (more) {
-            residual[i] = at(e.residual, n, y, x0 + i) + c.first;
-            if (!whole) {
-                memset(spare_residual[i], 0, sizeof(float) * size_t(c.padded));
-                memcpy(spare_residual[i], residual[i], sizeof(float) * size_t(c.count));
-                residual[i] = spare_residual[i];
-            }
-        }
+    template <class T>
+    T* at(int i, int64_t k) const {
+        return reinterpret_cast<T*>(data + i * step) + k;
     }
-    const Floats scale = splat(Has & kScaled && (Has != kAny || e.sample_scale) ? e.sample_scale[n] : 1.0f);
+};
+
+static Neighbourhood own_channels(const bz_map& m, int64_t n, int64_t y, int64_t x, int64_t first) {
+    const bool halves = m.data && m.bf16;
+    return {static_cast<char*>(at_typed(m, n, y, x, first)), m.pixel * (halves ? 2 : 4), halves};
+}
+static Neighbourhood copies(float (*spare)[kBlock]) {
+    return {reinterpret_cast<char*>(spare), int64_t(sizeof *spare), false};
+}
+
+// t[i] += vector k of position i.
+template <int N>
+BZ_INLINE void add_vectors(Floats (&t)[N], const Neighbourhood& from, int64_t k) {
+    if (from.halves)
+        BZ_UNROLL for (int i = 0; i < N; ++i) t[i] += read(from.at<const uint16_t>(i, k));
+    else
+        BZ_UNROLL for (int i = 0; i < N; ++i) t[i] += read(from.at<const float>(i, k));
+}
+
+// N neighbouring positions of a line times the channels of a block: every question is asked once for all of them.
+// `of` gives the sums of a position; Alike: those of all N lie side by side. `sums` [padded] or null: those of all
+// positions but the first `skipped` are added to them.
+template <int N, bool Alike, class Sources>
+static void finish_some(const Channels& c, const Parameters& p, const bz_conv_shape& s, const bz_epilogue& e,
+                        const Sources& of, int64_t n, int64_t y, int64_t x, int skipped, float* sums) {
+    alignas(64) float spare_bypass[N][kBlock], spare_residual[N][kBlock], spare_out[N][kBlock];
+    const bool whole = c.count == c.padded;
+    Neighbourhood bypass = own_channels(e.bypass, n, y, x, 0), residual = own_channels(e.residual, n, y, x, c.first);
+    const Neighbourhood to = own_channels(e.out, n, y, x, c.first), out = whole ? to : copies(spare_out);
+    if (e.bypass.data && c.bypass < 0) {
+        const auto part = [&](const auto* from, float* spare) {
+            bypass_part(from, e.bypass_channels, s.out_channels, c.first, c.count, c.padded, spare);
+        };
+        for (int i = 0; i < N; ++i)
+            bypass.halves ? part(bypass.at<const uint16_t>(i, 0), spare_bypass[i])
+                          : part(bypass.at<const float>(i, 0), spare_bypass[i]);
+        bypass = copies(spare_bypass);
+    }
+    if (e.residual.data && !whole) {
+        for (int i = 0; i < N; ++i) {
+            memset(spare_residual[i], 0, sizeof(float) * size_t(c.padded));
+            residual.halves ? copy_floats(spare_residual[i], residual.at<const uint16_t>(i, 0), c.count)
+                            : copy_floats(spare_residual[i], residual.at<const float>(i, 0), c.count);
+        }
+        residual = copies(spare_residual);
+    }
+    const Floats scale = splat(e.sample_scale ? e.sample_scale[n] : 1.0f);
+    const bool bf16 = has_bf16();
+    const auto first = of(x);
+    decltype(of(x)) others[N];
+    if (!Alike)
+        for (int i = 0; i < N; ++i) others[i] = of(x + i);
+    int from = c.bypass >= 0 ? c.bypass : 0;
     for (int j = 0; j < c.padded; j += kLanes) {
         const Floats mul = load<Floats>(p.mul + c.at + j), add = load<Floats>(p.add + c.at + j);
-        Lanes first, second;  // not cleared: that would take longer than the rest
-        if (Has & kActivated) take_lanes(first, p.first, c.at + j), take_lanes(second, p.second, c.at + j);
-        const int from = c.bypass >= 0 ? (c.bypass + j) % e.bypass_channels : j;
-        Floats sum = summed ? load<Floats>(sums + j) : Floats{};
-        for (int i = 0; i < count; ++i) {
-            Floats t = sources[i](j) * mul;
-            if (Has & kScaled) t *= scale;
-            t += add;
-            if (Has & kActivated) t = activate(first, t);
-            if (bypassed) t += load<Floats>(bypass[i] + from);
-            if (Has & kActivated) t = activate(second, t);
-            if (more) t += load<Floats>(residual[i] + j);
-            if (Has & kSummed) sum += t;
-            if (p.past && whole)
-                store_past(out[i] + j, t);
-            else
-                store(out[i] + j, t);
+        Floats t[N];
+        BZ_UNROLL for (int i = 0; i < N; ++i) t[i] = (Alike ? of.beside(first, i)(j) : others[i](j)) * mul;
+        if (e.sample_scale) BZ_UNROLL for (int i = 0; i < N; ++i) t[i] *= scale;
+        BZ_UNROLL for (int i = 0; i < N; ++i) t[i] += add;
+        activate(p.first, c.at + j, t);
+        if (e.bypass.data) {
+            add_vectors(t, bypass, from);
+            from += kLanes;
+            if (c.bypass >= 0 && from >= e.bypass_channels) from = 0;  // its channels once more
         }
-        if (summed) store(sums + j, sum);
+        activate(p.second, c.at + j, t);
+        if (e.residual.data) add_vectors(t, residual, j);
+        if (sums) {
+            Floats sum = load<Floats>(sums + j);  // in their order, whatever the groups: the same bits on all processors
+            BZ_UNROLL for (int i = 0; i < N; ++i)
+                if (i >= skipped) sum += t[i];
+            store(sums + j, sum);
+        }
+        if (out.halves && bf16)
+            BZ_UNROLL for (int i = 0; i < N; ++i) write_by_bf16(out.at<uint16_t>(i, j), t[i]);
+        else if (out.halves)
+            BZ_UNROLL for (int i = 0; i < N; ++i) write(out.at<uint16_t>(i, j), t[i]);
+        else if (p.past && whole)
+            BZ_UNROLL for (int i = 0; i < N; ++i) store_past(out.at<float>(i, j), t[i]);
+        else
+            BZ_UNROLL for (int i = 0; i < N; ++i) store(out.at<float>(i, j), t[i]);
     }
-    if (!whole)
-        for (int i = 0; i < count; ++i)
-            memcpy(at(e.out, n, y, x0 + i) + c.first, spare_out[i], sizeof(float) * size_t(c.count));
+    for (int i = 0; !whole && i < N; ++i) {
+        if (to.halves)
+            for (int j = 0; j < c.count; ++j) write_one(to.at<uint16_t>(i, j), spare_out[i][j]);
+        else
+            memcpy(to.at<float>(i, 0), spare_out[i], sizeof(float) * size_t(c.count));
+    }
 }
 
-// Positions [x0, x1) of a line; sources(x) is the source of one.
+// Positions [x0, x1) of a line; of(x) is the source of one, and there are at most kMost of them. The last ones are a group of the same size that begins
+// earlier: some positions are finished once more, which costs less than one by one, but they are not summed again.
 template <class Sources>
-static void finish(int features, const Channels& c, const Parameters& p, const bz_conv_shape& s, const bz_epilogue& e,
-                   const Sources& sources, int64_t n, int64_t y, int64_t x0, int64_t x1, float* sums) {
-    for (int64_t x = x0; x < x1; x += kTogether) {
-        const int count = int(x1 - x < kTogether ? x1 - x : kTogether);
-        decltype(sources(x)) some[kTogether];
-        for (int i = 0; i < count; ++i) some[i] = sources(x + i);
-#define BZ_CASE(F) \
-    case F: finish_some<F>(c, p, s, e, some, n, y, x, count, sums); break;
-        switch (features) {
-            BZ_CASE(0) BZ_CASE(1) BZ_CASE(2) BZ_CASE(3) BZ_CASE(4) BZ_CASE(5) BZ_CASE(6) BZ_CASE(7)
-            BZ_CASE(8) BZ_CASE(9) BZ_CASE(10) BZ_CASE(11) BZ_CASE(12) BZ_CASE(13) BZ_CASE(14) BZ_CASE(15)
-            BZ_CASE(kAny)
-        }
-#undef BZ_CASE
+static void finish(const Channels& c, const Parameters& p, const bz_conv_shape& s, const bz_epilogue& e,
+                   const Sources& of, int64_t n, int64_t y, int64_t x0, int64_t x1, float* sums) {
+    constexpr int kSome = 4, kMany = Sources::kMost < 8 ? kSome : 8;
+    int64_t x = x0;
+    for (int64_t left; (left = x1 - x) > 0;) {
+        const int size = x1 - x0 < kSome ? 1 : left > kSome && x1 - x0 >= kMany ? kMany : kSome;
+        const int again = left < size ? int(size - left) : 0;
+        x -= again;
+        if (size == 1)
+            finish_some<1, true>(c, p, s, e, of, n, y, x, 0, sums);
+        else if (size == kMany && of.alike(x, kMany))
+            finish_some<kMany, true>(c, p, s, e, of, n, y, x, again, sums);
+        else if (size == kMany)
+            finish_some<kMany, false>(c, p, s, e, of, n, y, x, again, sums);
+        else
+            finish_some<kSome, false>(c, p, s, e, of, n, y, x, again, sums);
+        x += size;
     }
 }
 

@@ -6,6 +6,8 @@
 namespace bz {
 namespace BZ_NS {
 
+constexpr int kAhead = 2048;  // bytes: a map that the second cache does not hold is fetched before it is needed
+
 struct Packing {
     const float *mul, *add;  // of the channels at hand, or null
     float* abs_sums;         // added to, or null
@@ -19,34 +21,48 @@ BZ_INLINE uint32_t pack_scalar(float x, const Packing& p, int c) {
 }
 
 // `count` neighbouring channels of one position.
-template <bool Mul, bool Add, bool Abs>
-static void pack_channels(const float* x, int count, const Packing& p, uint32_t* words) {
-    for (int c0 = 0; c0 < count; c0 += 32) {
-        const int end = count - c0 < 32 ? count : c0 + 32;
+template <class T, bool Mul, bool Add, bool Abs>
+static void pack_channels(const T* x, int count, const Packing& p, uint32_t* words) {
+    const float *const mul = p.mul, *const add = p.add;
+    float* const abs_sums = p.abs_sums;
+    const auto some = [&](int c) __attribute__((always_inline)) {
+        Floats v = read(x + c);
+        if (Mul) v *= load<Floats>(mul + c);
+        if (Add) v += load<Floats>(add + c);
+        if (Abs) store(abs_sums + c, load<Floats>(abs_sums + c) + absolute(v));
+        return not_negative(v);
+    };
+    int c0 = 0;
+    for (; c0 + 32 <= count; c0 += 32) {
+        __builtin_prefetch(x + c0 + kAhead / sizeof(T));
         uint32_t bits = 0;
-        int c = c0;
-        for (; c + kLanes <= end; c += kLanes) {
-            Floats v = load<Floats>(x + c);
-            if (Mul) v *= load<Floats>(p.mul + c);
-            if (Add) v += load<Floats>(p.add + c);
-            if (Abs) store(p.abs_sums + c, load<Floats>(p.abs_sums + c) + absolute(v));
-            bits |= not_negative(v) << (c - c0);
-        }
-        for (; c < end; ++c) bits |= pack_scalar(x[c], p, c) << (c - c0);
+        BZ_UNROLL for (int c = 0; c < 32; c += kLanes) bits |= some(c0 + c) << c;
         *words++ = bits;
     }
+    if (c0 == count) return;
+    uint32_t bits = 0;
+    int c = c0;
+    for (; c + kLanes <= count; c += kLanes) bits |= some(c) << (c - c0);
+    for (; c < count; ++c) bits |= pack_scalar(read_one(x + c), p, c) << (c - c0);
+    *words = bits;
 }
 
-typedef void (*PackChannels)(const float*, int, const Packing&, uint32_t*);
-static const PackChannels kPackChannels[2][2][2] = {
-    {{pack_channels<false, false, false>, pack_channels<false, false, true>},
-     {pack_channels<false, true, false>, pack_channels<false, true, true>}},
-    {{pack_channels<true, false, false>, pack_channels<true, false, true>},
-     {pack_channels<true, true, false>, pack_channels<true, true, true>}}};
+template <class T>
+using PackChannels = void (*)(const T*, int, const Packing&, uint32_t*);
+template <class T>
+static PackChannels<T> pack_channels_of(bool mul, bool add, bool abs) {
+    static const PackChannels<T> all[2][2][2] = {
+        {{pack_channels<T, false, false, false>, pack_channels<T, false, false, true>},
+         {pack_channels<T, false, true, false>, pack_channels<T, false, true, true>}},
+        {{pack_channels<T, true, false, false>, pack_channels<T, true, false, true>},
+         {pack_channels<T, true, true, false>, pack_channels<T, true, true, true>}}};
+    return all[mul][add][abs];
+}
 
 // The channels of all groups of one position, which are neighbours, into the words of each group. Groups that do not
 // fill vectors are packed together first, and their bits are moved to their words.
-static void pack_groups(PackChannels pack_some, const float* x, int groups, int group, const Packing& p,
+template <class T>
+static void pack_groups(PackChannels<T> pack_some, const T* x, int groups, int group, const Packing& p,
                         uint32_t* words) {
     constexpr int kTogetherChannels = 1024;
     const int group_words = bz_ceil_div(group, 32);
@@ -124,7 +140,8 @@ constexpr int kRun = 64;  // positions summed in float before the sum goes on in
         free(partial);
         return status;
     }
-    const PackChannels pack_some = kPackChannels[mul != nullptr][add != nullptr][abs_sums != nullptr];
+    const auto pack_floats = pack_channels_of<float>(mul, add, abs_sums);
+    const auto pack_halves = pack_channels_of<uint16_t>(mul, add, abs_sums);
 #pragma omp parallel for schedule(static) num_threads(threads) reduction(| : status) if (threads > 1)
     for (int64_t item = 0; item < s.images * rows; ++item) {
         const int64_t n = item / rows, y = item % rows - s.border_h;
@@ -146,13 +163,19 @@ constexpr int kRun = 64;  // positions summed in float before the sum goes on in
             const int64_t begin = run * kRun, end = begin + kRun < s.width ? begin + kRun : s.width;
             if (made) resize_run(r, n, y, begin, end, made, s.channels);
             // of position 0; x.channel is 1 if positions are made
-            const int64_t step = made ? s.channels : x.pixel;
-            const float* const from = made ? made - begin * step : x.data + n * x.image + y * x.row;
+            const int64_t step = made ? s.channels : x.pixel, line = n * x.image + y * x.row;
+            const float* const from = made ? made - begin * step : x.data + line;
             float* const sums = partial ? partial + ((n * s.height + y) * runs + run) * s.channels : nullptr;
             const Packing all = {mul, add ? add + n * add_stride : nullptr, sums};
+            if (x.bf16 && !made) {
+                const uint16_t* const halves = reinterpret_cast<const uint16_t*>(x.data) + line;
+                for (int64_t i = begin; i < end; ++i)
+                    pack_groups(pack_halves, halves + i * step, s.groups, group, all, to + i * pixel);
+                continue;
+            }
             if (x.channel == 1) {
                 for (int64_t i = begin; i < end; ++i)
-                    pack_groups(pack_some, from + i * step, s.groups, group, all, to + i * pixel);
+                    pack_groups(pack_floats, from + i * step, s.groups, group, all, to + i * pixel);
                 continue;
             }
             for (int g = 0; g < s.groups; ++g) {
@@ -172,6 +195,20 @@ constexpr int kRun = 64;  // positions summed in float before the sum goes on in
     return status;
 }
 
+// Sums over `positions`, `step` numbers apart, to zeros.
+template <class T>
+static void sum_positions(const T* from, int64_t step, int64_t positions, int channels, float* to) {
+    int c = 0;
+    for (; c + 4 * kLanes <= channels; c += 4 * kLanes) {
+        Floats sum[4] = {};
+        for (int64_t i = 0; i < positions; ++i)
+            BZ_UNROLL for (int q = 0; q < 4; ++q) sum[q] += read(from + i * step + c + q * kLanes);
+        BZ_UNROLL for (int q = 0; q < 4; ++q) store(to + c + q * kLanes, sum[q]);
+    }
+    for (int64_t i = 0; i < positions; ++i)
+        for (int rest = c; rest < channels; ++rest) to[rest] += read_one(from + i * step + rest);
+}
+
 [[maybe_unused]] static int channel_sums(int threads, const bz_plane_shape& s, const bz_map& x,
                                          const bz_resize* resize, float* sums) {
     if (resize) {
@@ -189,17 +226,12 @@ constexpr int kRun = 64;  // positions summed in float before the sum goes on in
     for (int64_t item = 0; item < s.images * pieces; ++item) {
         const int64_t n = item / pieces, y = item % pieces / runs, begin = item % runs * kRun;
         const int64_t end = begin + kRun < s.width ? begin + kRun : s.width;
-        const float* from = x.data + n * x.image + y * x.row;
-        float* to = partial + item * s.channels;
-        int c = 0;
-        for (; c + 4 * kLanes <= s.channels; c += 4 * kLanes) {
-            Floats sum[4] = {};
-            for (int64_t i = begin; i < end; ++i)
-                BZ_UNROLL for (int q = 0; q < 4; ++q) sum[q] += load<Floats>(from + i * x.pixel + c + q * kLanes);
-            BZ_UNROLL for (int q = 0; q < 4; ++q) store(to + c + q * kLanes, sum[q]);
-        }
-        for (int64_t i = begin; i < end; ++i)
-            for (int rest = c; rest < s.channels; ++rest) to[rest] += from[i * x.pixel + rest];
+        const int64_t offset = n * x.image + y * x.row + begin * x.pixel;
+        float* const to = partial + item * s.channels;
+        if (x.bf16)
+            sum_positions(reinterpret_cast<const uint16_t*>(x.data) + offset, x.pixel, end - begin, s.channels, to);
+        else
+            sum_positions(x.data + offset, x.pixel, end - begin, s.channels, to);
     }
     reduce(partial, s.images, pieces, 1, s.channels, s.channels, sums);
     free(partial);

@@ -25,17 +25,17 @@ BZ_INLINE void add_products(Floats (&sum)[P][S * kVectors], const float* x, int6
     }
 }
 
-// The first `count` floats of some vectors.
-template <int J>
-BZ_INLINE void store_first(float* to, const Floats (&values)[J], int count) {
+// The first `count` floats of some vectors, as the type of `to`.
+template <class T, int J>
+BZ_INLINE void store_first(T* to, const Floats (&values)[J], int count) {
     const int whole = count / kLanes;
     alignas(64) float spare[kLanes];
     BZ_UNROLL for (int j = 0; j < J; ++j) {
         if (j < whole) {
-            store(to + j * kLanes, values[j]);
+            write(to + j * kLanes, values[j]);
         } else if (j == whole && count % kLanes) {
             store(spare, values[j]);
-            memcpy(to + j * kLanes, spare, sizeof(float) * size_t(count % kLanes));
+            for (int lane = 0; lane < count % kLanes; ++lane) write_one(to + j * kLanes + lane, spare[lane]);
         }
     }
 }

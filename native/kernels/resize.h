@@ -41,24 +41,33 @@ static void find_neighbours(Neighbours* to, int32_t out, int32_t in, bool aligne
     return BZ_OK;
 }
 
-// Positions [x0, x1) of a row, `step` floats apart.
-static void resize_run(const Resizer& r, int64_t n, int64_t y, int64_t x0, int64_t x1, float* to, int64_t step) {
+// Positions [x0, x1) of a row, `step` floats apart. data: of the source, in its type.
+template <class T>
+static void resize_run_of(const Resizer& r, const T* data, int64_t n, int64_t y, int64_t x0, int64_t x1, float* to,
+                          int64_t step) {
     const Neighbours v = r.rows[y];
-    const float* const above = r.source.data + n * r.source.image + v.low * r.source.row;
-    const float* const below = r.source.data + n * r.source.image + v.high * r.source.row;
+    const T* const above = data + n * r.source.image + v.low * r.source.row;
+    const T* const below = data + n * r.source.image + v.high * r.source.row;
     for (int64_t x = x0; x < x1; ++x, to += step) {
         const Neighbours h = r.cols[x];
-        const float *const a = above + h.low * r.source.pixel, *const b = above + h.high * r.source.pixel;
-        const float *const c = below + h.low * r.source.pixel, *const d = below + h.high * r.source.pixel;
+        const T *const a = above + h.low * r.source.pixel, *const b = above + h.high * r.source.pixel;
+        const T *const c = below + h.low * r.source.pixel, *const d = below + h.high * r.source.pixel;
         const float wa = (1 - v.weight) * (1 - h.weight), wb = (1 - v.weight) * h.weight;
         const float wc = v.weight * (1 - h.weight), wd = v.weight * h.weight;
         const Floats va = splat(wa), vb = splat(wb), vc = splat(wc), vd = splat(wd);
         int i = 0;
         for (; i + kLanes <= r.channels; i += kLanes)
-            store(to + i, load<Floats>(a + i) * va + load<Floats>(b + i) * vb + load<Floats>(c + i) * vc +
-                              load<Floats>(d + i) * vd);
-        for (; i < r.channels; ++i) to[i] = a[i] * wa + b[i] * wb + c[i] * wc + d[i] * wd;
+            store(to + i, read(a + i) * va + read(b + i) * vb + read(c + i) * vc + read(d + i) * vd);
+        for (; i < r.channels; ++i)
+            to[i] = read_one(a + i) * wa + read_one(b + i) * wb + read_one(c + i) * wc + read_one(d + i) * wd;
     }
+}
+
+static void resize_run(const Resizer& r, int64_t n, int64_t y, int64_t x0, int64_t x1, float* to, int64_t step) {
+    if (r.source.bf16)
+        resize_run_of(r, reinterpret_cast<const uint16_t*>(r.source.data), n, y, x0, x1, to, step);
+    else
+        resize_run_of(r, r.source.data, n, y, x0, x1, to, step);
 }
 
 // Sums over all positions of the larger map: those of the smaller one, each as often as it is asked for.
@@ -80,17 +89,22 @@ static void resize_run(const Resizer& r, int64_t n, int64_t y, int64_t x0, int64
         wide[r.cols[x].low] += 1 - double(r.cols[x].weight);
         wide[r.cols[x].high] += double(r.cols[x].weight);
     }
+    const auto add = [&](const auto* from, float weight) {
+        int i = 0;
+        for (; i + kLanes <= r.channels; i += kLanes)
+            store(line + i, load<Floats>(line + i) + read(from + i) * splat(weight));
+        for (; i < r.channels; ++i) line[i] += read_one(from + i) * weight;
+    };
     for (int32_t n = 0; n < images; ++n) {
         memset(total, 0, sizeof(double) * size_t(r.channels));
         for (int32_t y = 0; y < z.height; ++y) {
             memset(line, 0, sizeof(float) * size_t(r.channels));
             for (int32_t x = 0; x < z.width; ++x) {
-                const float* const from = r.source.data + n * r.source.image + y * r.source.row + x * r.source.pixel;
-                const float weight = float(wide[x]);
-                int i = 0;
-                for (; i + kLanes <= r.channels; i += kLanes)
-                    store(line + i, load<Floats>(line + i) + load<Floats>(from + i) * splat(weight));
-                for (; i < r.channels; ++i) line[i] += from[i] * weight;
+                const int64_t offset = n * r.source.image + y * r.source.row + x * r.source.pixel;
+                if (r.source.bf16)
+                    add(reinterpret_cast<const uint16_t*>(r.source.data) + offset, float(wide[x]));
+                else
+                    add(r.source.data + offset, float(wide[x]));
             }
             for (int32_t i = 0; i < r.channels; ++i) total[i] += high[y] * double(line[i]);
         }

@@ -36,9 +36,14 @@ struct ScaledSums {
 
 template <int Outputs>
 struct ScaledSumsOfLine {
+    static constexpr int kMost = kAnyNumber;
     const float (*sums)[Outputs];  // of position x0
     int64_t x0;
     inline __attribute__((always_inline)) ScaledSums operator()(int64_t x) const { return {sums[x - x0]}; }
+    bool alike(int64_t, int) const { return true; }
+    inline __attribute__((always_inline)) ScaledSums beside(const ScaledSums& first, int64_t i) const {
+        return {first.sums + i * Outputs};
+    }
 };
 
 }  // namespace BZ_NS

@@ -35,10 +35,16 @@ struct ScaledInts {
 
 template <class Of, class Value>
 struct ScaledOfLine {
+    static constexpr int kMost = kScaledTile;
     const Value (*values)[kBlock];
     int64_t x0;
     float step;
     inline __attribute__((always_inline)) Of operator()(int64_t x) const { return Of{values[x - x0], step}; }
+    bool alike(int64_t, int) const { return true; }
+    inline __attribute__((always_inline)) Of beside(Of first, int64_t i) const {
+        first.sums += i * kBlock;
+        return first;
+    }
 };
 
 struct ScaledPlan {
@@ -47,7 +53,6 @@ struct ScaledPlan {
     const uint16_t* words;
     const bz_epilogue* e;
     Parameters parameters;
-    int features;
     float* partial;
     Resizer resizer;
     int64_t tap_rows;       // rows of weights per group and tap, `kPieces` pieces each
@@ -156,10 +161,10 @@ static void scaled_tiles(const ScaledPlan& p, const bz_epilogue& e, const Piece&
                                tables_of_group(p.tables, piece), out.ints);
                 float* const sums = p.partial ? p.partial + item * all + channels.at : nullptr;
                 if (p.exact)
-                    finish(p.features, channels, p.parameters, s, e,
+                    finish(channels, p.parameters, s, e,
                            ScaledOfLine<ScaledFloats, float>{out.floats, x0, 1.0f}, p.image, y, x0, x1, sums);
                 else
-                    finish(p.features, channels, p.parameters, s, e,
+                    finish(channels, p.parameters, s, e,
                            ScaledOfLine<ScaledInts, int32_t>{out.ints, x0, p.step}, p.image, y, x0, x1, sums);
             }
     }
@@ -179,7 +184,7 @@ static int scaled(int threads, const bz_conv_shape& s, const uint32_t* plane, co
                   const float* alpha, bool exact, const bz_epilogue& e) {
     const bz_plane_shape& in = s.input;
     ScaledPlan p = {};
-    p.s = s, p.plane = plane, p.words = words, p.e = &e, p.exact = exact, p.features = features_of(e);
+    p.s = s, p.plane = plane, p.words = words, p.e = &e, p.exact = exact;
     p.tap_rows = bz_ceil_div(bz_ceil_div(in.channels / in.groups, kPiece), kPieces);
     p.rows = int64_t(bz_taps(s)) * p.tap_rows;
     p.pixel = int64_t(in.groups) * p.tap_rows * kPieces;

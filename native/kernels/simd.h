@@ -50,6 +50,47 @@ template <class V, class T>
 BZ_INLINE void store(T* p, V v) {
     memcpy(p, &v, sizeof v);
 }
+// Maps may hold bfloat16: kernels read and write them by pointers to either type.
+typedef uint16_t Halves __attribute__((vector_size(BZ_VEC_BYTES / 2)));
+BZ_INLINE Floats read(const float* p) { return load<Floats>(p); }
+BZ_INLINE Floats read(const uint16_t* p) { return (Floats)(__builtin_convertvector(load<Halves>(p), Words) << 16); }
+BZ_INLINE float read_one(const float* p) { return *p; }
+BZ_INLINE float read_one(const uint16_t* p) {
+    const uint32_t word = uint32_t(*p) << 16;
+    float value;
+    memcpy(&value, &word, sizeof value);
+    return value;
+}
+BZ_INLINE void write(float* p, Floats v) { store(p, v); }
+// To the nearest, ties to even, and a NaN to one that stays one.
+BZ_INLINE void write(uint16_t* p, Floats v) {
+    const Words word = (Words)v, high = word >> 16;
+    const Words rounded = (word + 0x7fffu + (high & 1u)) >> 16;
+    store(p, __builtin_convertvector((Words)(v != v ? (Floats)(high | 0x40u) : (Floats)rounded), Halves));
+}
+// Whether the processor rounds to bfloat16 by one instruction; numbers below all normal ones become 0 then.
+BZ_INLINE bool has_bf16() {
+#if BZ_VEC_BYTES == 64 && defined(BZ_BF16)
+    return __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
+BZ_INLINE void write_by_bf16(uint16_t* p, Floats v) {
+#if BZ_VEC_BYTES == 64 && defined(BZ_BF16)
+    __m256i halves;
+    asm("vcvtneps2bf16 %1, %0" : "=v"(halves) : "v"((__m512)v));
+    store(p, halves);
+#else
+    write(p, v);
+#endif
+}
+BZ_INLINE void write_one(float* p, float v) { *p = v; }
+BZ_INLINE void write_one(uint16_t* p, float v) {
+    uint32_t word;
+    memcpy(&word, &v, sizeof word);
+    *p = uint16_t(v != v ? word >> 16 | 0x40u : (word + 0x7fffu + (word >> 16 & 1u)) >> 16);
+}
 // Past the caches, to an address that is a multiple of the vector's size.
 BZ_INLINE void store_past(float* p, Floats v) {
 #if BZ_VEC_BYTES == 64

@@ -33,13 +33,13 @@ static int staged(const bz_epilogue& e, const bz_conv_shape& s, const Resizer& r
     if (kept) {
         const int64_t pixel = (s.out_channels + 15) / 16 * 16;
         values = lines_for(positions, pixel);
-        inner.out = {values - piece.begin * pixel, 0, 0, pixel, 1};
+        inner.out = {values - piece.begin * pixel, 0, 0, pixel, 1, 0};
     }
     if (r.rows) {
         const int64_t pixel = (r.channels + 15) / 16 * 16;
         bypass = lines_for(positions, pixel);
         if (bypass) resize_run(r, piece.image, piece.line, piece.begin, piece.end, bypass, pixel);
-        inner.bypass = {bypass - piece.begin * pixel, 0, 0, pixel, 1};
+        inner.bypass = {bypass - piece.begin * pixel, 0, 0, pixel, 1, 0};
     }
     const bool enough = (values || !kept) && (bypass || !r.rows);
     if (enough) {

@@ -30,7 +30,6 @@ struct StemPlan {
     const bz_epilogue* e;
     const float* weights;  // [sixteens][kernel_h][kernel_w * channels][16]
     Parameters parameters;
-    int features;  // of an epilogue in front of a pool: without sums
     int sixteens, blocks;
     int64_t run, row;  // floats of a kernel's row, and of an input row with its border
     int64_t bands, lines;  // of an image; lines: of the result
@@ -105,9 +104,12 @@ struct FloatSums {
     Floats operator()(int j) const { return load<Floats>(sums + j); }
 };
 struct FloatSumsOfLine {
+    static constexpr int kMost = kStemTogether * kStemPositions;
     const float* sums;
     int64_t begin, step;
     FloatSums operator()(int64_t x) const { return {sums + (x - begin) * step}; }
+    bool alike(int64_t, int) const { return true; }
+    FloatSums beside(const FloatSums& first, int64_t i) const { return {first.sums + i * step}; }
 };
 
 // Line y of the convolution's output, through the epilogue `e`. rows: of the input, one for each of the kernel's.
@@ -127,7 +129,7 @@ static void stem_line(const StemPlan& p, const float* const* rows, const bz_epil
             for (int64_t i = t, x = begin; x < end; x = begin_of(++i))
                 kStemTiles[begin_of(i + 1) - x - 1][count - 1](rows, skipped + x * step, step, s.kernel_h, p.run,
                                                                weights, made + (x - begin) * count * 16);
-            finish(p.features, channels, p.parameters, s, e, FloatSumsOfLine{made, begin, count * 16}, n, y, begin,
+            finish(channels, p.parameters, s, e, FloatSumsOfLine{made, begin, count * 16}, n, y, begin,
                    end, sums ? sums + channels.at : nullptr);
         }
     }
@@ -144,7 +146,7 @@ static void stem_pool(const StemPlan& p, const StemRows& rows, int64_t n, int64_
     for (int32_t x = 0; x < pool.out_w; ++x) {
         const Range wide = taps_inside(x, pool.kernel_w, pool.stride_w, pool.pad_w, 1, p.s.out_w);
         const int64_t left = x * int64_t(pool.stride_w) - pool.pad_w;
-        float* const to = at(p.e->out, n, y, x);
+        void* const to = at_typed(p.e->out, n, y, x, 0);
         for (int64_t j = 0; j < padded; j += 16) {
             Floats most[kVectors];
             for (int v = 0; v < kVectors; ++v) {
@@ -158,7 +160,11 @@ static void stem_pool(const StemPlan& p, const StemRows& rows, int64_t n, int64_
                 most[v] = m;
                 if (sums) store(sums + at_channel, load<Floats>(sums + at_channel) + m);
             }
-            store_first(to + j, most, int(p.s.out_channels - j < 16 ? p.s.out_channels - j : 16));
+            const int count = int(p.s.out_channels - j < 16 ? p.s.out_channels - j : 16);
+            if (p.e->out.bf16)
+                store_first(static_cast<uint16_t*>(to) + j, most, count);
+            else
+                store_first(static_cast<float*>(to) + j, most, count);
         }
     }
 }
@@ -185,7 +191,7 @@ static void stem_band(const StemPlan& p, const StemRows& rows, const float** ker
         const Range inside = taps_inside(int32_t(y), p.pool->kernel_h, p.pool->stride_h, p.pool->pad_h, 1, s.out_h);
         const int64_t top = y * p.pool->stride_h - p.pool->pad_h;
         for (line = line < top + inside.low ? top + inside.low : line; line < top + inside.high; ++line) {
-            inner.out = {rows.line(p, line), 0, 0, p.parameters.padded, 1};
+            inner.out = {rows.line(p, line), 0, 0, p.parameters.padded, 1, 0};
             convolve(line, inner, nullptr);
         }
         stem_pool(p, rows, n, y, sums);
@@ -242,8 +248,7 @@ static int stem(int threads, const bz_conv_shape& s, const bz_map& x, const floa
     float* const folded = static_cast<float*>(malloc(size_t(s.out_channels) * 2 * sizeof(float)));
     if (!folded) return BZ_NO_MEMORY;
     const bz_epilogue e = norm ? with_norm(given, *norm, s.out_channels, folded) : given;
-    StemPlan p = {s, x, pool, &e, nullptr, {}, 0, bz_ceil_div(s.out_channels, 16), 0, 0, 0, 1, 0, nullptr};
-    p.features = features_of(e) & ~(pool ? kSummed : 0);
+    StemPlan p = {s, x, pool, &e, nullptr, {}, bz_ceil_div(s.out_channels, 16), 0, 0, 0, 1, 0, nullptr};
     p.blocks = bz_ceil_div(p.sixteens, kStemSixteens);
     p.run = int64_t(s.kernel_w) * s.input.channels;
     const int64_t left = s.pad_left > 0 ? s.pad_left : 0, reach = int64_t(s.out_w - 1) * s.stride_w - s.pad_left + s.kernel_w;

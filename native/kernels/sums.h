@@ -31,6 +31,7 @@ struct Sums {
 // The sums of neighbouring positions of a line.
 template <class Count>
 struct SumsOfLine {
+    static constexpr int kMost = kAnyNumber;
     const Border& border;
     int64_t y, at;
     const Count* mismatches;  // of position x0
@@ -38,6 +39,15 @@ struct SumsOfLine {
 
     inline __attribute__((always_inline)) Sums<Count> operator()(int64_t x) const {
         return {border.base + border.class_of(y, x) * border.length + at, mismatches + (x - x0) * step};
+    }
+    // Whether `count` positions from x on have the same taps outside; then `beside` gives the i-th from the first.
+    bool alike(int64_t x, int count) const {
+        bool same = true;
+        for (int i = 1; i < count && !border.uniform; ++i) same = same && border.col[x] == border.col[x + i];
+        return same;
+    }
+    inline __attribute__((always_inline)) Sums<Count> beside(const Sums<Count>& first, int64_t i) const {
+        return {first.base, first.mismatches + i * step};
     }
 };
 

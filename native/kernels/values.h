@@ -101,6 +101,7 @@ struct ValueSums {
 // The sums of neighbouring positions of a line. `window_sums(x, class)` gives a position's WindowSum.
 template <class Count, class WindowSum, class WindowSums>
 struct ValueSumsOfLine {
+    static constexpr int kMost = kAnyNumber;
     SumsOfLine<Count> sums;
     const Values& values;
     WindowSums window_sums;
@@ -110,6 +111,8 @@ struct ValueSumsOfLine {
         return {sums(x), values.mul + at, values.fixed + c * sums.border.length + at, values.offset + at,
                 window_sums(x, c)};
     }
+    bool alike(int64_t, int) const { return false; }
+    ValueSums<Count, WindowSum> beside(const ValueSums<Count, WindowSum>& first, int64_t) const { return first; }
 };
 
 struct WindowSumsOfGroup {

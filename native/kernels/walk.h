@@ -6,6 +6,7 @@
 namespace bz {
 namespace BZ_NS {
 
+constexpr int kAnyNumber = 1 << 24;  // of positions of a line
 constexpr int kChunk = 96;  // positions per piece of work: weights of a block stay in the first cache meanwhile
 
 BZ_INLINE float* at(const bz_map& m, int64_t n, int64_t y, int64_t x) {

@@ -28,6 +28,11 @@ def register(
     return getattr(torch.ops.binarize, name).default
 
 
+def widened(x: Tensor) -> Tensor:
+    """A map that a program stored as bfloat16, as float32."""
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
 def channel_sums(y: Tensor, dim: int = 1) -> Tensor:
     """(N, C): sums over positions of (N, C, ...) or, with dim -1, (N, ..., C)."""
     return y.movedim(dim, 1).unsqueeze(-1).flatten(2).sum(2)  # also of no images, and of no positions

@@ -37,6 +37,7 @@ def _stem(
     pool: list[int],
     *,
     with_sums: bool = False,
+    as_bf16: bool = False,
 ) -> tuple[Tensor, Tensor]:
     y = F.conv2d(x, weight, bias, stride, padding)
     if norm:
@@ -46,7 +47,8 @@ def _stem(
         y = second(y)
     if pool:
         y = F.max_pool2d(y, pool[:2], pool[2:4], pool[4:6])
-    return y, channel_sums(y) if with_sums else y.new_empty(0)
+    sums = channel_sums(y) if with_sums else y.new_empty(0)
+    return y.bfloat16() if as_bf16 else y, sums
 
 
 def _attention(
@@ -71,7 +73,8 @@ mean = register(
 )
 stem = register(
     "stem(Tensor x, Tensor weight, Tensor? bias, Tensor?[] norm, float eps, Tensor?[] activation, "
-    "float[] bounds, int[] stride, int[] padding, int[] pool, *, bool with_sums=False) -> (Tensor, Tensor)",
+    "float[] bounds, int[] stride, int[] padding, int[] pool, *, bool with_sums=False, "
+    "bool as_bf16=False) -> (Tensor, Tensor)",
     _stem,
 )
 attention = register(

@@ -6,6 +6,9 @@ it, x being the layer's input (or none, without a bypass).
 
 Between two layers a plane of bits may take the place of a map (`ops.planes`): `next_plane` describes the one
 that a layer gives, of the bits next_mul * y + next_add >= 0, and `plane` the one that it gets as its x.
+
+A program may store maps as bfloat16: with `as_bf16` a layer's result is, with `from_bf16` its x or residual
+may be. All sums are of float32, also `sums`, which are those of the values before they are rounded.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from binarize.runtime.ops.arguments import (
     resize_of_arguments,
     tail_of_arguments,
 )
-from binarize.runtime.ops.common import channel_sums, register
+from binarize.runtime.ops.common import channel_sums, register, widened
 from binarize.runtime.ops.planes import map_of, plane_of, plane_words
 from binarize.runtime.packed_weights import native_layer
 from binarize.runtime.reference import reference
@@ -67,19 +70,21 @@ def _layer(
     next_plane: Sequence[int] = (),
     next_mul: Tensor | None = None,
     next_add: Tensor | None = None,
+    as_bf16: bool = False,
+    from_bf16: bool = False,
 ) -> tuple[Tensor, Tensor]:
     data = LayerData(
         spec=spec_of_text(spec), bits=bits, vectors=vectors, inner=activation_of_arguments(inner)
     )
     if plane:
         x = map_of(x, plane, quantizer_arguments(data).get("mul"))
-    x = x.resolve_neg()
+    x = widened(x) if from_bf16 else x.resolve_neg()
     channels = data.spec.out_channels
     sums = x.new_empty((x.shape[0], channels) if with_sums else (0,))
     extras = Extras(
         resize=resize_of_arguments(resize),
         second=activation_of_arguments(activation, bounds),
-        residual=residual,
+        residual=widened(residual) if from_bf16 and residual is not None else residual,
         sums_of_x=sums_of_x,
         sums=sums if with_sums else None,
         tail=None if tail_weight is None else tail_of_arguments(tail_weight, tail_bias),
@@ -92,7 +97,9 @@ def _layer(
         y = _finished(reference(data, _resized(x, extras), output_size), extras, data.spec.dim)
     elif isinstance(native, NativePlanes) and not native.fused:
         y = _finished(y, extras, data.spec.dim)
-    return plane_of(y, next_plane, next_mul, next_add) if next_plane else y, sums
+    if next_plane:
+        return plane_of(y, next_plane, next_mul, next_add), sums
+    return y.bfloat16() if as_bf16 else y, sums
 
 
 def _resized(x: Tensor, extras: Extras) -> Tensor:
@@ -126,11 +133,14 @@ def _fake_layer(
     with_sums: bool = False,
     plane: Sequence[int] = (),
     next_plane: Sequence[int] = (),
+    as_bf16: bool = False,
+    from_bf16: bool = False,
     **others: Any,
 ) -> tuple[Tensor, Tensor]:
     known = spec_of_text(spec)
     if plane:
         x = x.new_empty(tuple(plane[:4]), dtype=torch.float32)
+    dtype = torch.float32 if from_bf16 else x.dtype
     size = tuple(resize[:2]) if resize else x.shape[2:]
     given = x.shape if known.kind == "linear" else (*x.shape[:2], *size)
     extra = extra_of(known, output_size, given[2:]) if known.kind == "transposed" else ()
@@ -145,13 +155,13 @@ def _fake_layer(
     last = known.kind != "linear" and len(shape) == 4
     y = torch.empty(
         shape,
-        dtype=x.dtype,
+        dtype=torch.bfloat16 if as_bf16 else dtype,
         device=x.device,
         memory_format=torch.channels_last if last else torch.contiguous_format,
     )
     if next_plane:
         y = y.new_empty((plane_words(next_plane),), dtype=torch.int32)
-    return y, x.new_empty((x.shape[0], known.out_channels) if with_sums else (0,))
+    return y, x.new_empty((x.shape[0], known.out_channels) if with_sums else (0,), dtype=dtype)
 
 
 def _normed(
@@ -184,7 +194,8 @@ layer = register(
     "bool exact_scales=True, int threads=0, int[]? output_size=None, Tensor? sums_of_x=None, "
     "int[] resize=[], float[] bounds=[], Tensor? residual=None, Tensor? tail_weight=None, "
     "Tensor? tail_bias=None, bool with_sums=False, int[] plane=[], int[] next_plane=[], "
-    "Tensor? next_mul=None, Tensor? next_add=None) -> (Tensor, Tensor)",
+    "Tensor? next_mul=None, Tensor? next_add=None, bool as_bf16=False, "
+    "bool from_bf16=False) -> (Tensor, Tensor)",
     _layer,
     fake=_fake_layer,
 )

@@ -193,7 +193,7 @@ class Programs:
             raise NoProgramError("what torch.export recorded gives another result than the modules")
         results = described(wanted, given, captured.constants.values())
         with memory_that_counts():
-            graph = ProgramGraph.of(captured)
+            graph = ProgramGraph.of(captured, _precision(self._model))
             run_passes(graph)
         try:
             program = Program(graph, given, results)
@@ -209,6 +209,12 @@ class Programs:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._start(state["_model"])
+
+
+def _precision(model: nn.Module) -> str:
+    """In which the maps of a network may be stored: in less than float32 if all of its layers allow it."""
+    found = {m.options.precision for m in model.modules() if isinstance(m, PackedLayer)}
+    return found.pop() if len(found) == 1 else "float32"
 
 
 def _usual() -> bool:

@@ -48,6 +48,7 @@ class ProgramGraph:
         constants: tensors by placeholder; also those that passes made of others.
         inputs: placeholders of the inputs; None where an argument is not a tensor.
         out_spec: see `Captured`.
+        precision: in which maps may be stored, see `RuntimeOptions`.
         chances: what the passes found.
     """
 
@@ -55,14 +56,15 @@ class ProgramGraph:
     constants: dict[fx.Node, Tensor]
     inputs: tuple[fx.Node | None, ...]
     out_spec: Any
+    precision: str = "float32"
     chances: list[Chance] = field(default_factory=list)
     _found: list[tuple[str, fx.Node, str]] = field(default_factory=list, repr=False)
 
     @classmethod
-    def of(cls, captured: Captured) -> ProgramGraph:
+    def of(cls, captured: Captured, precision: str = "float32") -> ProgramGraph:
         """The graph of a run, before any pass."""
         note_strides(captured.graph)
-        return cls(captured.graph, dict(captured.constants), captured.inputs, captured.out_spec)
+        return cls(captured.graph, dict(captured.constants), captured.inputs, captured.out_spec, precision)
 
     @property
     def output(self) -> fx.Node:
@@ -161,6 +163,12 @@ def made_by(value: Any, *targets: Any) -> tuple[fx.Node | None, fx.Node | None]:
     if isinstance(made, fx.Node) and made.target in targets and value.args[1] == 0:
         return made, value
     return None, None
+
+
+def first_result(node: fx.Node) -> fx.Node | None:
+    """The node of an operator's first result, if it has several; None if nothing reads it, or several do."""
+    found = [user for user in node.users if user.target is operator.getitem and user.args[1] == 0]
+    return found[0] if len(found) == 1 else None
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:

@@ -159,14 +159,16 @@ class Lowering:
         whole = self._joined[found.whole]
         return whole.narrow(found.dim, found.start, found.size)
 
-    def placed_or_empty(self, node: fx.Node, shape: Sequence[int]) -> Tensor:
-        """Memory for a float map that a node makes."""
+    def placed_or_empty(
+        self, node: fx.Node, shape: Sequence[int], dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Memory for a map that a node makes."""
         place = self.placed(node)
-        return self.empty(shape) if place is None else place
+        return self.empty(shape, dtype) if place is None else place
 
-    def rows(self, shape: Sequence[int]) -> Tensor:
-        """Memory for a float tensor whose last dim lies side by side."""
-        return self.strided(shape, rows(shape))
+    def rows(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Memory for a tensor whose last dim lies side by side."""
+        return self.strided(shape, rows(shape), dtype)
 
     def scratch(self, size: int) -> Tensor:
         """Memory of `size` bytes that this node alone uses."""
@@ -251,6 +253,7 @@ class Lowering:
         n, c, h, w = maps.stride()
         structure.image, structure.row, structure.pixel = n, h, w
         structure.channel = 1 if maps.shape[1] == 1 else c
+        structure.bf16 = maps.dtype == torch.bfloat16
         self.point(structure, "data", maps)
 
 

@@ -21,6 +21,7 @@ from binarize.runtime.ops.arguments import (
     activation_of_arguments,
     resize_of_arguments,
 )
+from binarize.runtime.ops.common import widened
 from binarize.runtime.ops.planes import plane_words
 from binarize.runtime.program.lowering import Lowering
 from binarize.runtime.program.operators.movement import fill
@@ -49,8 +50,10 @@ def layer(
         x = torch.empty(shape, device="meta", memory_format=torch.channels_last)
         given["words"] = words
     known = ("words", "next_mul", "next_add")
-    operands = [x, *(t for name, t in given.items() if isinstance(t, Tensor) and name not in known)]
+    operands = [t for name, t in given.items() if isinstance(t, Tensor) and name not in (*known, "residual")]
     floats = all(t.dtype == torch.float32 for t in operands)
+    stored = (torch.float32, torch.bfloat16) if given.get("from_bf16") else (torch.float32,)
+    floats = floats and all(t.dtype in stored for t in (x, given.get("residual")) if t is not None)
     constants = (bits, vectors, inner, activation, given.get("next_mul"), given.get("next_add"))
     if not floats or not lowering.is_constant(*constants):
         return NotImplemented
@@ -82,7 +85,8 @@ def layer(
     if given.get("next_plane"):
         out = lowering.strided((plane_words(given["next_plane"]),), (1,), torch.int32)
     else:
-        out = _memory(lowering, node, shape, linear=native.linear)
+        dtype = torch.bfloat16 if given.get("as_bf16") else torch.float32
+        out = _memory(lowering, node, shape, dtype, linear=native.linear)
     return _Step(lowering, native, prepared, maps, given | {"residual": added}).add(x, out, shape)
 
 
@@ -95,18 +99,22 @@ def _maps(lowering: Lowering, x: Tensor | None, *, linear: bool) -> Tensor | Non
     """`as_maps`, or that of a copy in the program's memory; None where the library cannot copy."""
     if x is None or same_memory(maps := as_maps(x, linear=linear), x):
         return None if x is None else maps
+    if x.dtype != torch.float32:
+        return None
     out = lowering.rows(tuple(x.shape))
     return as_maps(out, linear=linear) if copy(lowering, x, out) else None
 
 
-def _memory(lowering: Lowering, node: fx.Node, shape: tuple[int, ...], *, linear: bool) -> Tensor:
+def _memory(
+    lowering: Lowering, node: fx.Node, shape: tuple[int, ...], dtype: torch.dtype, *, linear: bool
+) -> Tensor:
     """Memory for a result whose channels lie next to each other."""
     if linear:
-        return lowering.rows(shape)
+        return lowering.rows(shape, dtype)
     if len(shape) == 3:
         n, c, length = shape
-        return lowering.strided((n, c, length), (c * length, 1, c))
-    return lowering.placed_or_empty(node, shape)
+        return lowering.strided((n, c, length), (c * length, 1, c), dtype)
+    return lowering.placed_or_empty(node, shape, dtype)
 
 
 def _result_shape(native: NativeLayer, prepared: Prepared, x: Tensor, channels: int) -> tuple[int, ...]:
@@ -183,12 +191,17 @@ class _Step:
         native, prepared, lowering = self.native, self.prepared, self.lowering
         out = lowering.empty((*maps.shape[:2], *prepared.size))
         stride = () if native.data.bypass is None else native.data.bypass.stride
-        if prepared.resize is None and _is_mean_pool(native.data.bypass) and is_map(maps):
+        if (
+            maps.dtype == torch.float32
+            and prepared.resize is None
+            and _is_mean_pool(native.data.bypass)
+            and is_map(maps)
+        ):
             pool(lowering, maps, out, (*stride, *stride, 0, 0), average=1)
             return out
 
         def make(x: Tensor) -> Tensor:
-            return native.bypass_map(x, prepared)
+            return native.bypass_map(widened(x), prepared)
 
         lowering.torch(make, (maps,), {}, (out,), "bypass")
         return out
@@ -254,7 +267,7 @@ def _is_mean_pool(bypass: Bypass | None) -> bool:
 
 def _strides(maps: Tensor) -> structs.Map:
     n, c, h, w = maps.stride()
-    return structs.Map(None, n, h, w, 1 if maps.shape[1] == 1 else c)
+    return structs.Map(None, n, h, w, 1 if maps.shape[1] == 1 else c, maps.dtype == torch.bfloat16)
 
 
 def _readable(lowering: Lowering, maps: Tensor, prepared: Prepared) -> Tensor:

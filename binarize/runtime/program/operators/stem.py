@@ -34,6 +34,7 @@ def stem(
     padding: Sequence[int],
     pool: Sequence[int],
     with_sums: bool = False,
+    as_bf16: bool = False,
 ) -> Any:
     """One step; tensors are read where they lie."""
     given = [x, weight, *(t for t in (bias, *norm) if t is not None)]
@@ -48,7 +49,7 @@ def stem(
     second = activation_of_arguments(activation, bounds)
     epilogue = Epilogue() if second is None else Epilogue(first=second)
     epilogue = epilogue.checked(len(x), outputs, size)
-    out = lowering.placed_or_empty(node, shape)
+    out = lowering.placed_or_empty(node, shape, torch.bfloat16 if as_bf16 else torch.float32)
     described = epilogue.struct(torch.empty(1, 1, 1, 1, device="cpu"))
     if bias is not None:
         lowering.point(described, "add", dense(lowering, bias))

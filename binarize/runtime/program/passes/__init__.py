@@ -12,6 +12,7 @@ from collections.abc import Callable
 from binarize.runtime.program.graph import ProgramGraph
 from binarize.runtime.program.passes.activation import layer_activations, name_activations
 from binarize.runtime.program.passes.attention import attention
+from binarize.runtime.program.passes.bf16_maps import bf16_maps
 from binarize.runtime.program.passes.bits import bits
 from binarize.runtime.program.passes.channel_sums import channel_sums
 from binarize.runtime.program.passes.classifier import classifier
@@ -44,7 +45,8 @@ PASSES: tuple[Pass, ...] = (
     attention,  # before `pointwise`, which would take its scales, biases and masks
     pointwise,  # what elementwise operators are left
     channel_sums,  # which step makes a map is known now
-    bits,  # last: whatever else reads a map is known now
+    bits,  # whatever else reads a map is known now
+    bf16_maps,  # last: of the maps that are still stored
 )
 
 

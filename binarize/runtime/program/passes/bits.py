@@ -12,6 +12,7 @@ from binarize.runtime.kernel_support import scales_differ
 from binarize.runtime.layer_data import LayerData, spec_of_text
 from binarize.runtime.native_layer import NativeLayer
 from binarize.runtime.program.graph import ProgramGraph, layer_of, nodes_in, only_user, shape_of
+from binarize.runtime.program.passes.layer_kernels import kernels_of
 from binarize.runtime.spec import PackedSpec
 
 _FIXED = ("sign", "step", "shifted", "shifted_step", "redistributed", "adabin")
@@ -49,7 +50,7 @@ def _plane(program: ProgramGraph, node: fx.Node, front: fx.Node, result: fx.Node
         return "the packed layer in front has a classifier behind it"
     if any(not _is_plain(s) for s in (spec, before)) or spec.quantizer.ranges:
         return "kernels of one of the two layers have no bits of their own"
-    native, behind = _native(program, front), _native(program, node)
+    native, behind = kernels_of(program, front), kernels_of(program, node)
     if not isinstance(native, NativeLayer) or not isinstance(behind, NativeLayer) or not native.whole:
         return "torch computes one of the two layers, or a part of it"
     shape = shape_of(result)
@@ -65,18 +66,6 @@ def _plane(program: ProgramGraph, node: fx.Node, front: fx.Node, result: fx.Node
 def _is_plain(spec: PackedSpec) -> bool:
     """Whether a layer is one convolution of maps (N, C, H, W)."""
     return spec.kind == "conv" and len(spec.kernel) == 2 and not spec.sum_of_binary
-
-
-def _native(program: ProgramGraph, node: fx.Node) -> Any:
-    """The layer on the kernels; None where torch computes it, or its weights are not known."""
-    _, weights, vectors, spec, inner, _ = node.args
-    held = [program.tensor(value) for value in (weights, vectors)]
-    given: Any = inner
-    arrays = [program.tensor(value) for value in given]
-    missing = any(a is None and value is not None for a, value in zip(arrays, given, strict=True))
-    if held[0] is None or held[1] is None or missing:
-        return None
-    return ops.native_of(held[0], held[1], str(spec), arrays, node.kwargs)
 
 
 def _rewrite(program: ProgramGraph, node: fx.Node, front: fx.Node, result: fx.Node, plane: list[int]) -> None:
