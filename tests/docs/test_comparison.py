@@ -73,9 +73,13 @@ def test_camvid_with_two_seeds() -> None:
     assert val[4] == "bisrnet"
     assert set(val[5:]) == {"reactnet", "bnn", HARD}
     assert order(rows, "mIoU %", higher=True)[-1] == HARD
-    found = [closed(rows, "mIoU %", name, HARD) for name in ("bidense", PER_LAYER, "bnn", "reactnet", "bisrnet")]
+    found = [
+        closed(rows, "mIoU %", name, HARD) for name in ("bidense", PER_LAYER, "bnn", "reactnet", "bisrnet")
+    ]
     text = " ".join(chapter("CamVid").split())
-    assert "closes {} of the distance from it to float, {} with one scale per layer".format(*found[:2]) in text
+    assert (
+        "closes {} of the distance from it to float, {} with one scale per layer".format(*found[:2]) in text
+    )
     assert "bnn with {{0, 1}} {}, reactnet {}, bisrnet {}, adabin all of it".format(*found[2:]) in text
     assert float(closed(rows, "mIoU %", "adabin", HARD)) >= 1
 
@@ -96,7 +100,9 @@ def test_nyuv2_order_with_two_seeds(head: str) -> None:
 
 def test_nyuv2_distances_with_two_seeds() -> None:
     rows, text = two_seeds(NYU), " ".join(chapter("NYUv2").split())
-    shares = [closed(rows, "AbsRel", name, start) for name in ("bidense", PER_LAYER) for start in ("bnn", HARD)]
+    shares = [
+        closed(rows, "AbsRel", name, start) for name in ("bidense", PER_LAYER) for start in ("bnn", HARD)
+    ]
     assert "closes {} of the distance between bnn and float in AbsRel ({} from the hard tanh)".format(
         *shares[:2]
     ) in (text)
@@ -108,7 +114,9 @@ def test_nyuv2_distances_with_two_seeds() -> None:
 
 def test_nyuv2_baselines() -> None:
     text = " ".join(chapter("NYUv2").split())
-    found = re.search(r"everywhere gives AbsRel \S+ and delta1 \S+, the mean depth .*? (\S+) and (\S+)\.", text)
+    found = re.search(
+        r"everywhere gives AbsRel \S+ and delta1 \S+, the mean depth .*? (\S+) and (\S+)\.", text
+    )
     assert found is not None
     error, share = map(float, found.groups())
     rows = two_seeds(NYU)
@@ -132,6 +140,8 @@ def test_quoted_figures_of_rows() -> None:
     """`xnor (AbsRel 0.332)`, `reste (0.356)`: figures beside names in the points are those of the table."""
     points = chapter("NYUv2").partition("\n- **Groups")[2]
     points = " ".join(line for line in points.splitlines() if not line.startswith("|"))
-    quoted = re.findall(r"\b(xnor|reste|bireal|rbnn|recu|reactnet|bisrnet|adabin) \((?:AbsRel )?(0\.\d{3})\)", points)
+    quoted = re.findall(
+        r"\b(xnor|reste|bireal|rbnn|recu|reactnet|bisrnet|adabin) \((?:AbsRel )?(0\.\d{3})\)", points
+    )
     assert len(quoted) >= 6
     assert [(name, value) for name, value in quoted if f"{mean(NYU[name]['AbsRel']):.3f}" != value] == []

@@ -138,6 +138,29 @@ def test_a_file_alone_and_its_packed_form(trained: Path, tmp_path: Path) -> None
     assert "give the run in place of its packed file" in text
 
 
+def test_without_a_log_and_with_a_damaged_one(trained: Path, tmp_path: Path) -> None:
+    """Figures that were measured before are used in any case, and what is whole of a log."""
+    place = tmp_path / "run"
+    shutil.copytree(trained, place)
+    _report(tmp_path / "first.html", place, "--images", 0)  # measures, and keeps the figures
+    kept = json.loads((place / "test.json").read_text())
+    kept["figures"]["miou"] = 0.1234
+    (place / "test.json").write_text(json.dumps(kept))
+    with (place / "log.jsonl").open("a") as log:
+        log.write('{"epoch": 3, "lo')
+    text = _report(tmp_path / "second.html", place, "--images", 0)
+    assert "0.1234" in text
+    assert '<section id="curves">' in text
+    assert "line 3, the last one, is not whole" in text
+    (place / "log.jsonl").unlink()
+    text = _report(tmp_path / "third.html", place, "--images", 0)
+    assert "0.1234" in text
+    assert "No curves" in text
+    (place / "test.json").unlink()
+    _report(tmp_path / "fourth.html", place, "--images", 0)
+    assert (place / "test.json").is_file()  # the folder of a run: its state is there
+
+
 def test_speed(trained: Path, tmp_path: Path) -> None:
     text = _report(tmp_path / "report.html", trained, "--images", 0, "--bench")
     assert '<section id="speed">' in text
