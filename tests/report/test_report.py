@@ -216,3 +216,22 @@ def test_the_size_is_limited(trained: Path) -> None:
     assert text.count('class="panel"') == 1
     assert f"pictures were left out: the file would be larger than {limit / 1e6:g} MB" in text
     assert build(subject, extras, limit=1).count("<img") == whole.count("<img") - 4 * 3 - 1
+
+
+def test_pictures_for_both_themes_and_for_phones(trained: Path) -> None:
+    subject = read(trained)
+    made = Insight(title="a", picture=b"1", dark=b"2", narrow=(b"3", b"4"), findings=("call `inspect` here",))
+    text = build(subject, Extras(insights=[made]))
+    shown = re.findall(r'<picture class="sheet ([\w-]+)">(.*?)</picture>', text, re.DOTALL)
+    files = {
+        kind: [base64.b64decode(data) for data in re.findall(r'base64,([^"]+)"', part)]
+        for kind, part in shown
+    }
+    assert files == {"on-light": [b"3", b"1"], "on-dark": [b"4", b"2"]}
+    assert "call <code>inspect</code> here" in text
+    text = build(subject, Extras(insights=[Insight(title="a", picture=b"1")]))
+    assert '<picture class="sheet paper">' in text
+    speed = {"threads": 1, "machine": {"cpu": "c", "kernels": "k", "torch": "t"}, "shape": [1, 3, 8, 8]}
+    speed["variants"] = [{"name": "packed", "median_ms": 1.0, "times_as_long": 1.0}]
+    text = build(subject, Extras(speed={**speed, "advice": ["`binarize doctor` says why."]}))
+    assert "<p><code>binarize doctor</code> says why.</p>" in text
