@@ -54,8 +54,11 @@ def surrogates(method: Method, progress: float, upstream: float = 1.0) -> tuple[
 
 
 def draw(method: Method) -> Figure:
-    """Plots of activations and of weights: three curves where they change during training, two of them
-    where they depend on the sign of the gradient that comes in."""
+    """Plots of activations and of weights.
+
+    Three curves where they change during training, two where they depend on the sign of the gradient that
+    comes in.
+    """
     from matplotlib.figure import Figure  # without pyplot: no screen, no state
 
     curves = {progress: surrogates(method, progress) for progress in (0.0, 0.5, 1.0)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 
 import numpy as np
 from matplotlib.colors import to_rgba
@@ -71,7 +72,7 @@ def test_narrow_figures_have_their_panels_below_each_other() -> None:
     figure.draw_without_rendering()
     boxes = [axes.get_position() for axes in figure.axes]
     assert len({round(box.x0, 3) for box in boxes}) == 1
-    assert all(above.y0 > below.y1 for above, below in zip(boxes, boxes[1:], strict=False))
+    assert all(above.y0 > below.y1 for above, below in itertools.pairwise(boxes))
     assert figure.axes[-1].get_xlabel().count("\n") == 1
     (legend,) = figure.legends
     edge = legend.get_window_extent()
@@ -79,4 +80,4 @@ def test_narrow_figures_have_their_panels_below_each_other() -> None:
     for axes in figure.axes:
         labels = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_visible()]
         assert len(labels) > 1
-        assert all(one.x1 <= other.x0 for one, other in zip(labels, labels[1:], strict=False))
+        assert all(one.x1 <= other.x0 for one, other in itertools.pairwise(labels))
