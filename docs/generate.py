@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 import json
 import re
@@ -133,8 +134,15 @@ def option_row(parameter: click.Parameter, context: click.Context) -> str | None
     record = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
     if record is None or "--help" in parameter.opts:
         return None
-    names, text = (part.replace("|", "\\|").replace("\n", " ") for part in record)
-    return f"| `{names}` | {in_markdown(text)} |"
+    names, text = (part.replace("\n", " ") for part in record)
+    return f"| {code_in_table(names)} | {in_markdown(text).replace('|', '&#124;')} |"
+
+
+def code_in_table(text: str) -> str:
+    """Code in a cell: between backticks GitHub and the site disagree on how a `|` is written."""
+    if "|" not in text:
+        return f"`{text}`"
+    return f"<code>{html.escape(text, quote=False).replace('|', '&#124;')}</code>"
 
 
 def paragraphs(text: str) -> str:

@@ -11,6 +11,7 @@ from binarize.cli.examples import examples
 from binarize.cli.options import DEFAULT_METHOD, exact_scales_option, listed, out_option, size_option
 from binarize.cli.speed import importing
 from binarize.cli.speed import threads as torch_threads
+from binarize.cli.targets import refuse_existing
 from binarize.errors import ConfigError
 
 
@@ -70,6 +71,7 @@ from binarize.errors import ConfigError
 @click.option("--fusions", is_flag=True, help="Print which layers were fused, and why others were not.")
 @click.option("--fresh-memory", is_flag=True, help="Use the C library's memory defaults.")
 @out_option("Also write OUT.json and OUT.png.")
+@click.option("--force", is_flag=True, help="Replace files that exist. A suite continues, or needs --fresh.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def bench(
     model: str | None,
@@ -90,6 +92,7 @@ def bench(
     fusions: bool,
     fresh_memory: bool,
     out: Path | None,
+    force: bool,
     as_json: bool,
 ) -> int:
     """Time a packed network against its float form.
@@ -113,11 +116,11 @@ def bench(
     with importing():
         from binarize.cli.bench_single import run_single
         from binarize.cli.bench_suite import run_suite
-        from binarize.files import check_target
         from binarize.runtime import keep_memory
 
-    for target in output_files(out):
-        check_target(target)
+    targets = output_files(out)
+    if not (suite and targets and targets[0].exists()):  # else it continues, or says why it cannot
+        refuse_existing(targets, force=force or fresh)
     asked = Asked(
         method=method,
         settings=settings,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binarize.cli.options import DEFAULT_METHOD, configure
+from binarize.cli.targets import beside
 from binarize.errors import ConfigError, first_line, unknown_name
 from binarize.model_info import DEFAULT_SIZE, converted_size, plan_of
 
@@ -56,7 +57,7 @@ class Asked:
 
 def output_files(out: Path | None) -> tuple[Path, ...]:
     """The files that --out names: for programs, for people."""
-    return () if out is None else tuple(out.with_name(f"{out.name}.{ending}") for ending in ("json", "png"))
+    return beside(out, "json", "png")
 
 
 def networks(model: str, custom: str | None, asked: Asked) -> tuple[nn.Module, nn.Module, tuple[int, ...]]:

@@ -13,6 +13,7 @@ from binarize.cli.options import device_option, float_model, model_option, out_o
 from binarize.cli.output import console, print_json, progress_bar, say, size, tell
 from binarize.cli.recipe_set import names_of, seeds_of, train_trials, warn_of_seeds
 from binarize.cli.speed import importing
+from binarize.cli.targets import beside, refuse_existing
 from binarize.errors import ConfigError
 from binarize.tables import BINARY, FLOAT
 
@@ -77,6 +78,7 @@ _OTHERS = ("packed", "float MACs", "seeds", "training")
 @click.option("--split", help="Part of the data set.  [default: the recipe's test]")
 @model_option
 @out_option("Also write OUT.md and OUT.json.")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def compare(
@@ -91,6 +93,7 @@ def compare(
     split: str | None,
     custom: str | None,
     out: Path | None,
+    force: bool,
     device: str | None,
     as_json: bool,
 ) -> None:
@@ -111,14 +114,13 @@ def compare(
     with importing():
         from binarize import comparison
         from binarize.comparison import sweep
-        from binarize.files import check_target, write_bytes
+        from binarize.files import write_bytes
         from binarize.runtime import keep_memory
         from binarize.training.environment import on_device
 
     keep_memory()
-    if out is not None:
-        for ending in ("md", "json"):
-            check_target(_beside(out, ending))
+    targets = beside(out, "md", "json")
+    refuse_existing(targets, force=force)
     found = list(dict.fromkeys(run.resolve() for run in runs))
     tried: list[dict[str, Any]] = []
     with on_device(device):
@@ -130,17 +132,17 @@ def compare(
         results = _evaluated(found, root, split, float_model(custom))
     table = comparison.as_dict(results, tried)
     text = comparison.markdown(table)
-    if out is not None:
+    if targets:
         import json
 
-        write_bytes(_beside(out, "md"), text.encode())
-        write_bytes(_beside(out, "json"), (json.dumps(table, indent=2) + "\n").encode())
+        for target, content in zip(targets, (text, json.dumps(table, indent=2) + "\n"), strict=True):
+            write_bytes(target, content.encode())
     if as_json:
         print_json(table)
     else:
         _print(table)
-        if out is not None:
-            say(f"written  {_beside(out, 'md')}, {_beside(out, 'json')}")
+        if targets:
+            say(f"written  {', '.join(map(str, targets))}")
 
 
 def _evaluated(
@@ -243,7 +245,3 @@ def _words(table: dict[str, Any]) -> int:
 def _slack(table: dict[str, Any]) -> int:
     """How much narrower the labels become with one word per line."""
     return max(len(row["label"]) for row in table["rows"] + [{"label": "network"}]) - _words(table)
-
-
-def _beside(out: Path, ending: str) -> Path:
-    return out.with_name(f"{out.name}.{ending}")

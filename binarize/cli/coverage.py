@@ -14,6 +14,7 @@ from binarize.cli.examples import examples
 from binarize.cli.options import DEFAULT_METHOD, listed
 from binarize.cli.output import console, print_json, say, shows_progress
 from binarize.cli.speed import importing
+from binarize.cli.targets import check_output
 from binarize.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ INCOMPLETE = 1
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the report page (docs/coverage.md).",
 )
+@click.option("--force", is_flag=True, help="Replace the page if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def coverage(
     libraries: tuple[str, ...],
@@ -105,6 +107,7 @@ def coverage(
     fresh: bool,
     report_only: bool,
     markdown: Path | None,
+    force: bool,
     as_json: bool,
 ) -> int:
     """Convert and check every model of timm, or those that match.
@@ -124,8 +127,9 @@ def coverage(
 
     for method in methods:
         known.get(method)
-    for target in (records, *([markdown] if markdown is not None else [])):
-        check_target(target)
+    check_target(records)
+    if markdown is not None:
+        check_output(markdown, force=force, option="--markdown")
     if report_only:
         found = latest(pool.read_records(records))
         if not found:

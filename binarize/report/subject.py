@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from binarize import files
-from binarize.comparison.collect import cost_totals, keep, kept, read_history
+from binarize.comparison.collect import TEST, cost_totals, keep, kept
 from binarize.comparison.runs import logged_figures
 from binarize.data.dataset import Truth
 from binarize.data.samples import SampleDataset
@@ -23,7 +23,7 @@ from binarize.training import saved
 from binarize.training.build import dataset
 from binarize.training.environment import device as chosen_device
 from binarize.training.evaluation import evaluate
-from binarize.training.folder import BEST, LOG, MODEL, model_file
+from binarize.training.folder import BEST, LOG, MODEL, STATE, model_file, read_log
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +79,21 @@ def read(path: Path, model: nn.Module | None = None) -> Subject:
     if str(path).startswith(zoo.PREFIX):
         return _of_zoo(subject)
     folder = file.parent
+    if file.name == MODEL and (found := kept(folder, recipe.data.test)) is not None:
+        subject = replace(subject, figures=found, split=f"{recipe.data.name} {recipe.data.test}")
     if file.name in (MODEL, BEST) and (folder / LOG).is_file():
-        subject = replace(subject, history=read_history(folder))
-        if file.name == MODEL and (found := kept(folder, recipe.data.test)) is not None:
-            subject = replace(subject, figures=found, split=f"{recipe.data.name} {recipe.data.test}")
+        subject = _logged(subject, folder)
     else:
         subject = _remarked(subject, "No curves: the file is not in the folder of a run, with its log.")
     return _counted(subject)
+
+
+def _logged(subject: Subject, folder: Path) -> Subject:
+    """With what the log in a folder tells."""
+    log = read_log(folder)
+    if log.fault:
+        subject = _remarked(subject, log.fault if log.lines else f"No curves: {log.fault}")
+    return replace(subject, history=log.lines)
 
 
 def find_data(subject: Subject, root: Path | None, split: str | None) -> tuple[SampleDataset | None, Subject]:
@@ -149,8 +157,10 @@ def measured(
         report=report,
         where=where,
     )
-    if own and split in (None, recipe.data.test) and subject.history and subject.file.name == MODEL:
-        keep(subject.file.parent, recipe.data.test, found)
+    folder = subject.file.parent
+    of_run = subject.file.name == MODEL and any((folder / name).is_file() for name in (LOG, STATE, TEST))
+    if own and split in (None, recipe.data.test) and of_run:
+        keep(folder, recipe.data.test, found)
     return replace(subject, figures=found, split=where)
 
 
@@ -168,7 +178,7 @@ def _of_zoo(subject: Subject) -> Subject:
     )
     log = path.parent / LOG
     if log.is_file():
-        return replace(found, history=read_history(log.parent))
+        return _logged(found, log.parent)
     if name := metrics["recipe_name"]:
         how = f"`binarize train {name}` with the settings of its card trains it again, with a log"
     else:

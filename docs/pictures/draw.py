@@ -1,7 +1,7 @@
 """Draw the pictures of the documentation: `python docs/pictures/draw.py [NAME...]`.
 
 The code of this repository computes what they show. A picture keeps its numbers in its metadata, and
-`tests/docs/test_pictures.py` computes them again: a picture that is out of date fails the tests.
+`tests/docs/test_generated_pages.py` computes them again: a picture that is out of date fails the tests.
 """
 
 from __future__ import annotations
@@ -118,10 +118,12 @@ def dab() -> tuple[Figure, Numbers]:
             round(share, 4) for share in (fixed, adaptive, entropy(fixed), entropy(adaptive))
         ]
         axes.hist(x.numpy(), bins=40, range=(-5, 4), color="#BBBBBB")
-        axes.axvline(0, color=ORANGE, linestyle="--", label=f"fixed 0: {fixed:.0%} are +1")
-        axes.axvline(float(x.mean()), color=BLUE, label=f"k mean + b: {adaptive:.0%}")
-        axes.set(title=f"one channel, image {'AB'[index]}", xlabel="input x", yticks=[], ylim=(0, 900))
-        axes.legend(fontsize=8, loc="upper left")
+        top = 0.76  # of the lines: the legend is above them
+        axes.axvline(0, ymax=top, color=ORANGE, linestyle="--", label=f"fixed 0: {fixed:.0%} are +1")
+        axes.axvline(float(x.mean()), ymax=top, color=BLUE, label=f"k mean + b: {adaptive:.0%}")
+        axes.set(title=f"one channel, image {'AB'[index]}", xlabel="input x", ylim=(0, 900))
+        axes.legend(fontsize=8, loc="upper left", frameon=False)
+    plots[0].set_ylabel("number of pixels")
     deviation = torch.linspace(0, 3, 61)
     for a, colour, dash in ((0.5, BLUE, "-"), (0.0, GREY, "--"), (-0.5, ORANGE, ":")):
         scale = torch.exp(a * (deviation - 1))
@@ -196,6 +198,9 @@ def method(name: str) -> tuple[Figure, Numbers]:
         _, activations, weights = surrogates(chosen, progress)
         numbers[f"activations, {progress}"] = listed(activations)
         numbers[f"weights, {progress}"] = listed(weights)
+    _, _, opposite = surrogates(chosen, 0.0, -1.0)
+    if listed(opposite) != numbers["weights, 0.0"]:
+        numbers["weights, gradient below 0"] = listed(opposite)
     return draw(chosen), numbers
 
 

@@ -20,6 +20,8 @@ import tempfile
 from pathlib import Path
 
 import torch
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 import binarize
@@ -36,10 +38,10 @@ def main(runs: list[str], times: list[str]) -> None:
     recipe, _, truth = networks[0]
     images = create(recipe.data.name, "test", **recipe.data.options)
     columns: list[list[torch.Tensor]] = [[] for _ in range(2 + len(runs))]
-    for index in SHOWN:
-        image, true = images.load(index)
+    shown = [images.load(index) for index in SHOWN]
+    span = pictures.depth_span(*(true for _, true in shown))
+    for image, true in shown:
         found = [pictures.predict_image(net, image, r.data.evaluation, truth) for r, net, _ in networks]
-        span = pictures.depth_span(true)
         for column, picture in zip(
             columns, [image, *(pictures.coloured(m, truth, span) for m in (true, *found))], strict=True
         ):
@@ -50,7 +52,8 @@ def main(runs: list[str], times: list[str]) -> None:
     for name, run, time, error in zip(names, runs, times, errors, strict=True):
         captions.append(f"{name}\n{megabytes(Path(run)):.2f} MB, {time} ms\nAbsRel {error:.3f}")
     figure = Figure(figsize=(6.0, 3.45), dpi=150, layout="constrained")  # legible at 400 pixels too
-    for axes, column, caption in zip(figure.subplots(1, 4), columns, captions, strict=True):
+    panels = figure.subplots(1, 4)
+    for axes, column, caption in zip(panels, columns, captions, strict=True):
         gap = torch.full((3, 2, column[0].shape[2]), 255, dtype=torch.uint8)
         axes.imshow(
             torch.cat([column[0], gap, column[1]], 1).permute(1, 2, 0).numpy(), interpolation="nearest"
@@ -58,6 +61,11 @@ def main(runs: list[str], times: list[str]) -> None:
         axes.set_xlabel(caption, fontsize=11)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
+    colours = ScalarMappable(Normalize(*span), "magma_r")  # near is bright
+    bar = figure.colorbar(colours, ax=panels[-1], location="right", fraction=0.09, pad=0.06, aspect=30)
+    bar.set_label("depth (m)", fontsize=10)
+    bar.ax.tick_params(labelsize=10)
+    bar.ax.invert_yaxis()
     figure.savefig(HERE / "headline.png", metadata={"Software": None})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +91,38 @@ def test_lists_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert "convnext_atto" in json.loads(capsys.readouterr().out)
     assert run(["zoo", "show", "camvid-bnn", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "camvid-bnn"
+
+
+NAMED = [
+    (["compare", "RUN"], ("md", "json")),
+    (["bench", "test_resnet"], ("json", "png")),
+]
+"""Commands whose --out names files without their endings."""
+
+
+@pytest.mark.parametrize(("words", "endings"), NAMED)
+def test_files_named_without_their_endings(
+    words: list[str], endings: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    assert run([*words, "--out", str(tmp_path / "folder")]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"--out '{tmp_path / 'folder'}' is a folder" in error
+    assert f"{tmp_path / 'folder' / 'NAME'}" in error
+    (tmp_path / f"mine.{endings[1]}").write_text("mine")
+    assert run([*words, "--out", str(tmp_path / "mine")]) == 2
+    assert "replace it with --force" in " ".join(capsys.readouterr().err.split())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", f"mine.{endings[1]}"]
+
+
+def test_pages_and_pictures_are_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, name in (
+        (["coverage", "--pattern", "test_resnet", "--markdown"], "page.md"),
+        (["bench", "--suite", "--pattern", "resnet18", "--out"], "suite.png"),
+    ):
+        (tmp_path / name).write_text("mine")
+        given = tmp_path / name
+        given = given.with_suffix("") if name.endswith(".png") else given
+        assert run([*words, str(given)]) == 2
+        assert "replace it with --force" in " ".join(capsys.readouterr().err.split())
+        assert (tmp_path / name).read_text() == "mine"

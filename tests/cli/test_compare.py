@@ -46,6 +46,9 @@ def test_compare(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     text = (tmp_path / "table.md").read_text()
     assert f"{100 * found['mean']:.2f} ± {100 * found['sd']:.2f}" in text
     assert json.loads((tmp_path / "table.json").read_text()) == table
+    assert run(["compare", *runs, "--out", str(tmp_path / "table")]) == 2
+    assert "replace it with --force" in " ".join(capsys.readouterr().err.split())
+    assert run(["compare", *runs, "--out", str(tmp_path / "table"), "--force"]) == 0
 
 
 def test_compare_names_what_is_not_equal(

@@ -155,3 +155,69 @@ def test_sections_for_other_reports(tmp_path: Path) -> None:
 def test_images_are_spread_over_the_split() -> None:
     assert spread(5, 9) == [0, 1, 2, 3, 4]
     assert spread(10, 3) == [0, 3, 6]
+
+
+def test_a_budget_without_sensitivity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = trained(tmp_path)
+    given = ["inspect", place, "--out", str(tmp_path / "out"), "--images", "2", "--what", "parameters"]
+    assert run([*given, "--budget-bytes", "1e4"]) == 0
+    assert "--budget-bytes and --budget-ops are for sensitivity" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("kept", "said", "known"),
+    [
+        (
+            '{"epoch": 1, "flipped": 0.25, "dead": 0}\n{"epoch": 2, "fli',
+            "line 2, the last one, is not whole",
+            1,
+        ),
+        ('{"epoch": 1, "fli\n{"epoch": 2, "flipped": 0.5, "dead": 0}\n', "line 1 of 2 is damaged", 0),
+        (None, "there is no such log", 0),
+    ],
+)
+def test_flips_by_a_damaged_log(
+    kept: str | None, said: str, known: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = trained(tmp_path)
+    log = Path(place) / "log.jsonl"
+    log.unlink() if kept is None else log.write_text(kept)
+    given = ["inspect", place, "--out", str(tmp_path / "out"), "--images", "2", "--what", "weights", "--json"]
+    capsys.readouterr()
+    assert run(given) == 0
+    (section,) = json.loads(capsys.readouterr().out)["sections"]
+    assert section["data"]["bidense"]["flipped_in_epoch"] == [0.25] * known
+    assert any(said in text for text in section["findings"])
+    assert any("flips of each epoch are not known" in text for text in section["findings"]) == (known == 0)
+
+
+def test_the_log_of_an_entry_of_the_zoo_is_not_that_of_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = trained(tmp_path)
+    monkeypatch.setattr("binarize.files.zoo.folder", lambda: tmp_path / "zoo")
+    assert run(["zoo", "add", place, "--name", "mine"]) == 0
+    (tmp_path / "log.jsonl").write_text('{"epoch": 7, "flipped": 0.5}\n')
+    monkeypatch.chdir(tmp_path)
+    paths = [Path("zoo:mine")]
+    (subject,) = load_subjects(paths, ["mine"], load_networks(paths), images=2)
+    assert [line["epoch"] for line in subject.history().lines] in ([], [1])
+
+
+@pytest.mark.parametrize(
+    "command", ["inspect", "report", "compare", "evaluate", "predict", "deploy", "verify"]
+)
+def test_a_training_that_is_not_finished(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "begun"
+    folder.mkdir()
+    for name in ("log.jsonl", "state.safetensors"):
+        (folder / name).write_bytes(b"{}\n")
+    image = tmp_path / "image.png"
+    Image.new("RGB", (8, 8)).save(image)
+    monkeypatch.chdir(tmp_path)
+    assert run([command, str(folder), *([str(image)] if command == "predict" else [])]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "is not finished" in error
+    assert f"--out {folder} --resume" in error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import binarize
 from binarize import inspect
 from binarize.errors import ConfigError
 from binarize.inspect.layer_sensitivity import Sensitivity
+from binarize.inspect.sections.sensitivity import sensitivity_section
 from binarize.layers import BinaryConv2d
 
 
@@ -158,3 +160,33 @@ def test_keep_lists_are_greedy_by_gain_per_cost():
     for budget in ({}, {"bytes": -1.0}):
         with pytest.raises(ConfigError, match="expected a budget of 0 or more"):
             inspect.keep_list(found, **budget)
+
+
+@pytest.mark.parametrize(
+    ("higher", "measured", "helps"),
+    [
+        (True, (0.5, 0.6), True),
+        (True, (0.5, 0.4), False),
+        (True, (0.5, 0.5), False),
+        (False, (0.5, 0.4), True),
+        (False, (0.5, 0.6), False),
+    ],
+)
+def test_a_keep_list_that_makes_the_figure_worse_is_not_suggested(
+    higher: bool, measured: tuple[float, float], helps: bool
+):
+    found = worth([0.3, 0.2, -0.1], [100, 20, 1], [1, 1, 1])
+    keep = inspect.keep_list(found, bytes=200)
+    found = replace(found, higher=higher, changed=0.5 + (1 if higher else -1) * found.gain)
+    section = sensitivity_section("net", found, "miou" if higher else "abs_rel", keep, measured)
+    suggestion = section.findings[1]
+    assert ("--keep b --keep a" in suggestion) == helps
+    assert ("no keep list is suggested" in suggestion) != helps
+    if not helps:
+        assert ("worse" in suggestion) == (measured[0] != measured[1])
+    assert [row["keep"] for row in section.rows] == [helps, helps, False]
+    assert section.data["net"]["keep"]["helps"] is helps
+    assert (
+        "with 2 of 3 groups, if one at a time is made float, most with a (0.3000), b (0.2000)."
+        in (section.findings[0])
+    )

@@ -138,6 +138,29 @@ def test_a_file_alone_and_its_packed_form(trained: Path, tmp_path: Path) -> None
     assert "give the run in place of its packed file" in text
 
 
+def test_without_a_log_and_with_a_damaged_one(trained: Path, tmp_path: Path) -> None:
+    """Figures that were measured before are used in any case, and what is whole of a log."""
+    place = tmp_path / "run"
+    shutil.copytree(trained, place)
+    _report(tmp_path / "first.html", place, "--images", 0)  # measures, and keeps the figures
+    kept = json.loads((place / "test.json").read_text())
+    kept["figures"]["miou"] = 0.1234
+    (place / "test.json").write_text(json.dumps(kept))
+    with (place / "log.jsonl").open("a") as log:
+        log.write('{"epoch": 3, "lo')
+    text = _report(tmp_path / "second.html", place, "--images", 0)
+    assert "0.1234" in text
+    assert '<section id="curves">' in text
+    assert "line 3, the last one, is not whole" in text
+    (place / "log.jsonl").unlink()
+    text = _report(tmp_path / "third.html", place, "--images", 0)
+    assert "0.1234" in text
+    assert "No curves" in text
+    (place / "test.json").unlink()
+    _report(tmp_path / "fourth.html", place, "--images", 0)
+    assert (place / "test.json").is_file()  # the folder of a run: its state is there
+
+
 def test_speed(trained: Path, tmp_path: Path) -> None:
     text = _report(tmp_path / "report.html", trained, "--images", 0, "--bench")
     assert '<section id="speed">' in text
@@ -193,3 +216,22 @@ def test_the_size_is_limited(trained: Path) -> None:
     assert text.count('class="panel"') == 1
     assert f"pictures were left out: the file would be larger than {limit / 1e6:g} MB" in text
     assert build(subject, extras, limit=1).count("<img") == whole.count("<img") - 4 * 3 - 1
+
+
+def test_pictures_for_both_themes_and_for_phones(trained: Path) -> None:
+    subject = read(trained)
+    made = Insight(title="a", picture=b"1", dark=b"2", narrow=(b"3", b"4"), findings=("call `inspect` here",))
+    text = build(subject, Extras(insights=[made]))
+    shown = re.findall(r'<picture class="sheet ([\w-]+)">(.*?)</picture>', text, re.DOTALL)
+    files = {
+        kind: [base64.b64decode(data) for data in re.findall(r'base64,([^"]+)"', part)]
+        for kind, part in shown
+    }
+    assert files == {"on-light": [b"3", b"1"], "on-dark": [b"4", b"2"]}
+    assert "call <code>inspect</code> here" in text
+    text = build(subject, Extras(insights=[Insight(title="a", picture=b"1")]))
+    assert '<picture class="sheet paper">' in text
+    speed = {"threads": 1, "machine": {"cpu": "c", "kernels": "k", "torch": "t"}, "shape": [1, 3, 8, 8]}
+    speed["variants"] = [{"name": "packed", "median_ms": 1.0, "times_as_long": 1.0}]
+    text = build(subject, Extras(speed={**speed, "advice": ["`binarize doctor` says why."]}))
+    assert "<p><code>binarize doctor</code> says why.</p>" in text

@@ -114,8 +114,8 @@ def _dead(found: Mapping[str, Entropy]) -> list[str]:
             worst = sorted(dead, key=lambda name: -dead[name][0])
             texts = [f"{name} ({dead[name][0]} of {dead[name][1]})" for name in worst]
             said.append(
-                f"{label}: {total} dead channel{'s' * (total != 1)}, with one value in all images: "
-                f"{listed(texts, 3)}."
+                f"{label}: {total} dead channel{'s' * (total != 1)}, with one value in all "
+                f"{len(one.per_image)} images: {listed(texts, 3)}. More images can only lower the number."
             )
         if one.skipped:
             said.append(f"{label}: no entropies where images are mixed: {listed(one.skipped, 3)}.")

@@ -30,14 +30,15 @@ def sensitivity_section(
         measured: the figure with every group binary, and with those of `keep` float.
         name: of the section's files.
     """
-    chosen = set(keep.groups) if keep is not None else set()
+    helps = measured is None or (measured[1] > measured[0] if found.higher else measured[1] < measured[0])
+    chosen = set(keep.groups) if keep is not None and helps else set()
     word = next((task.title for task in ALL.values() if task.main == figure), figure)
     return Section(
         name=name,
         analysis="sensitivity",
         title=f"What {word} gains from layers that stay float: {label}",
         figure=_figure(label, found, word, chosen),
-        findings=(*_findings(label, found, word), *_suggestion(label, keep, word, measured)),
+        findings=(*_findings(label, found, word), *_suggestion(label, keep, word, measured, helps)),
         rows=[
             {
                 "network": label,
@@ -61,7 +62,7 @@ def sensitivity_section(
                 "gain": found.gain,
                 "bytes": found.bytes,
                 "ops": found.ops,
-                "keep": None if keep is None else {**vars(keep), "measured": measured},
+                "keep": None if keep is None else {**vars(keep), "measured": measured, "helps": helps},
             }
         },
     )
@@ -103,23 +104,30 @@ def _figure(label: str, found: Sensitivity, figure: str, chosen: set[str]) -> An
 
 
 def _findings(label: str, found: Sensitivity, figure: str) -> list[str]:
-    order = np.argsort(-found.gain)
-    texts = [f"{found.groups[i]} ({found.gain[i]:+.4f})" for i in order[:3]]
-    positive = int((found.gain > 0).sum())
-    way = "made binary, costs" if found.from_float else "kept float, gains"
-    return [
-        f"{label}: {figure} {found.base:.4f}; a group {way} most at {', '.join(texts)}; {positive} of "
-        f"{len(found.groups)} groups are worth something."
-    ]
+    order = [i for i in np.argsort(-found.gain)[:3] if found.gain[i] > 0]
+    texts = [f"{found.groups[i]} ({abs(found.gain[i]):.4f})" for i in order]
+    better = int((found.gain > 0).sum())
+    change = "binary" if found.from_float else "float"
+    effect = "worse" if found.from_float else "better"
+    said = f"{label}: {figure} is {found.base:.4f}. It becomes {effect} with {better} of {len(found.groups)} "
+    said += f"groups, if one at a time is made {change}"
+    return [f"{said}, most with {', '.join(texts)}." if texts else f"{said}."]
 
 
 def _suggestion(
-    label: str, keep: KeepList | None, figure: str, measured: tuple[float, float] | None
+    label: str, keep: KeepList | None, figure: str, measured: tuple[float, float] | None, helps: bool
 ) -> list[str]:
     if keep is None:
         return []
     if not keep.groups:
         return [f"{label}: no group that is worth something fits the budget."]
+    if measured is not None and not helps:
+        effect = "does not change" if measured[0] == measured[1] else "becomes worse"
+        return [
+            f"{label}: no keep list is suggested. With {', '.join(keep.groups)} float, {figure} {effect}: "
+            f"{measured[1]:.4f}, with every group binary {measured[0]:.4f}. The gains of single groups, "
+            f"{keep.gain:+.4f} in all, do not add up."
+        ]
     options = " ".join(f"--keep {pattern}" for pattern in keep.patterns)
     said = [
         f"{label}: keep {', '.join(keep.groups)} for {keep.bytes:,.0f} more bytes and "

@@ -13,7 +13,9 @@ from binarize.inspect.latent import EDGES, LatentWeights
 from binarize.inspect.section import Section
 
 
-def weights_section(label: str, found: LatentWeights, start: str = "", name: str = "weights") -> Section:
+def weights_section(
+    label: str, found: LatentWeights, start: str = "", name: str = "weights", log: str = ""
+) -> Section:
     """The latent weights of one network.
 
     Args:
@@ -21,13 +23,14 @@ def weights_section(label: str, found: LatentWeights, start: str = "", name: str
         found: its weights.
         start: why flips since the start are not known, if so.
         name: of the section's files.
+        log: what is missing of the run's log, if so.
     """
     return Section(
         name=name,
         analysis="weights",
         title=f"Latent weights: {label}",
         figure=_figure(label, found),
-        findings=tuple(_findings(label, found, start)),
+        findings=tuple(_findings(label, found, start, log)),
         warnings=tuple(_warnings(label, found)),
         rows=_rows(label, found),
         data={label: _data(found)},
@@ -96,7 +99,7 @@ def _epochs(axes: Any, found: LatentWeights) -> None:
     axes.legend(fontsize=8)
 
 
-def _findings(label: str, found: LatentWeights, start: str) -> list[str]:
+def _findings(label: str, found: LatentWeights, start: str, log: str) -> list[str]:
     total = found.weights.sum()
     positive = float((found.positive * found.weights).sum() / total)
     said = [f"{label}: {100 * positive:.1f} % of {total:,} binary weights are +1."]
@@ -115,6 +118,10 @@ def _findings(label: str, found: LatentWeights, start: str) -> list[str]:
             f"{label}: {100 * found.flipped_in_epoch[0]:.2g} % flipped in epoch {found.epochs[0]}, "
             f"{100 * found.flipped_in_epoch[-1]:.2g} % in epoch {found.epochs[-1]}."
         )
+        if log:
+            said.append(f"{label}: {log}")
+    else:
+        said.append(f"{label}: flips of each epoch are not known: {log or 'the log does not have them.'}")
     return said
 
 
