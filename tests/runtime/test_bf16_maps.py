@@ -169,7 +169,8 @@ def test_the_operators_have_their_fakes(all_maps: None) -> None:
             if node.target in (ops.layer, ops.stem):
                 given = map_arg((node.args, node.kwargs), value_of)
                 args, kwargs = tree_map_only(Tensor, lambda t: t.detach().clone(), given)
-                torch.library.opcheck(node.target, args, kwargs, test_utils="test_faketensor")
+                operator: Any = node.target
+                torch.library.opcheck(operator, args, kwargs, test_utils="test_faketensor")
                 seen += bool(kwargs.get("as_bf16"))
     assert seen >= 5
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import fx
 
 from binarize.runtime import ops
@@ -36,17 +38,19 @@ def bf16_maps(program: ProgramGraph) -> None:
 def _why_not(program: ProgramGraph, node: fx.Node, result: fx.Node) -> str:
     if 4 * result.meta["val"].numel() < _SMALL:
         return "the map is small: the caches hold it"
-    if node.target is ops.layer and not _on_kernels(program, node, shape_of(node.args[0])):
+    x: Any = node.args[0]
+    if node.target is ops.layer and not _on_kernels(program, node, shape_of(x)):
         return "torch computes the layer that makes it"
     for user in result.users:
         if user.target is not ops.layer:
             return "other operators than packed layers read it"
         if any(value is result for name, value in user.kwargs.items() if name != "residual"):
             return "a layer takes it as something else than its input"
-        shape = shape_of(user.args[0])
+        x = user.args[0]
+        shape = shape_of(x)
         if not _on_kernels(program, user, shape):
             return "torch computes a layer that reads it"
-        if user.args[0] is result and _bypass_is_made(program, user, shape):
+        if x is result and _bypass_is_made(program, user, shape):
             return "the bypass of a layer that reads it is a map of its own"
     return ""
 
