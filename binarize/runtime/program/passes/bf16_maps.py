@@ -22,7 +22,7 @@ def bf16_maps(program: ProgramGraph) -> None:
     for node in program.calls(ops.layer, ops.stem):
         result = first_result(node)
         classifies = node.kwargs.get("tail_weight") is not None
-        if result is None or classifies or not is_float(result):  # nobody reads it, or it is bits
+        if result is None or classifies or not is_float(result):  # it is not used, or it is bits
             continue
         if reason := _why_not(program, node, result):
             program.missed("bf16_maps", node, reason)
