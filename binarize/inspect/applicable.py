@@ -31,7 +31,12 @@ def is_float(model: nn.Module) -> bool:
 
 
 def why_not(model: nn.Module, analysis: str) -> str:
-    """Why an analysis says nothing about a network; empty if it does."""
+    """Why an analysis says nothing about a network; empty if it does.
+
+    Args:
+        model: float, converted or packed.
+        analysis: one of `ANALYSES`.
+    """
     if is_float(model) and analysis != "sensitivity":
         return "a float network has no binary layers"
     if is_packed(model) and analysis in ("gradients", "sensitivity"):

@@ -43,6 +43,11 @@ Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Shows progress: from what is done and how much there is to do, to what takes how much is done."""
 
 
+def _unwatched(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """Progress that is not shown."""
+    return nullcontext(lambda done: None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What the analyses need to know.
@@ -59,7 +64,7 @@ class Settings:
     method: str = "bidense"
     budget_bytes: float | None = None
     budget_ops: float | None = None
-    watch: Watch = lambda what, total: nullcontext(lambda done: None)
+    watch: Watch = _unwatched
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,12 @@ class Part(SampleDataset):
 
 
 def spread(count: int, wanted: int) -> list[int]:
-    """`wanted` of `count` indices at equal distances, or all."""
+    """Indices at equal distances.
+
+    Args:
+        count: of all that there are.
+        wanted: how many; all of them if there are fewer.
+    """
     return list(range(count)) if wanted >= count else [i * count // wanted for i in range(wanted)]
 
 

@@ -62,7 +62,9 @@ def main(runs: list[str], times: list[str]) -> None:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     colours = ScalarMappable(Normalize(*span), "magma_r")  # near is bright
-    bar = figure.colorbar(colours, ax=panels[-1], location="right", fraction=0.09, pad=0.06, aspect=30)
+    bar = figure.colorbar(
+        colours, ax=panels[-1], location="right", fraction=0.09, pad=0.06, aspect=26, shrink=0.86
+    )
     bar.set_label("depth (m)", fontsize=10)
     bar.ax.tick_params(labelsize=10)
     bar.ax.invert_yaxis()
