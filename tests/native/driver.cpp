@@ -156,15 +156,15 @@ static void stem(int isa) {
     std::vector<float> x = normal(size_t(in.images * in.channels * area));
     std::vector<float> weights = normal(size_t(outputs * in.channels * s.kernel_h * s.kernel_w));
     const bool planes = between(0, 1);
-    const bz_map map = planes ? bz_map{x.data(), in.channels * area, in.width, 1, area}
-                              : bz_map{x.data(), in.channels * area, int64_t(in.width) * in.channels, in.channels, 1};
+    const bz_map map = planes ? bz_map{x.data(), in.channels * area, in.width, 1, area, 0}
+                              : bz_map{x.data(), in.channels * area, int64_t(in.width) * in.channels, in.channels, 1, 0};
     std::vector<float> add = normal(size_t(outputs)), sums(size_t(in.images * outputs));
     for (const bz_pool* pool : {static_cast<const bz_pool*>(nullptr), static_cast<const bz_pool*>(&p)}) {
         const int64_t high = pool ? p.out_h : s.out_h, wide = pool ? p.out_w : s.out_w;
         std::vector<float> out(size_t(in.images * high * wide * outputs));
         bz_epilogue e = {};
         e.add = add.data(), e.first.kind = BZ_ACT_PIECEWISE, e.sums = sums.data();
-        e.out = {out.data(), high * wide * outputs, wide * outputs, outputs, 1};
+        e.out = {out.data(), high * wide * outputs, wide * outputs, outputs, 1, 0};
         must(bz_stem(isa, between(1, 3), &s, &map, weights.data(), nullptr, pool, &e), "stem");
         const auto value = [&](int64_t n, int64_t y, int64_t x0, int64_t o) {
             double sum = add[size_t(o)];
@@ -206,7 +206,7 @@ void bits_of_layer(int isa, int threads, bz_layer_step given, const bz_conv_shap
     const std::vector<float> mul = normal(size_t(s.out_channels)), add = normal(size_t(s.out_channels));
     std::vector<uint32_t> wanted(size_t(bz_plane_words(&shape))), words(wanted.size(), 0xffffffffu);
     const bz_map map = {y.data(), int64_t(s.out_h) * s.out_w * s.out_channels, int64_t(s.out_w) * s.out_channels,
-                        s.out_channels, 1};
+                        s.out_channels, 1, 0};
     const float* const add_or_none = between(0, 1) ? add.data() : nullptr;
     must(bz_pack(isa, threads, &shape, &map, nullptr, mul.data(), add_or_none, 0, wanted.data(), nullptr), "pack");
     const bz_bits bits = {words.data(), shape, mul.data(), add_or_none};
@@ -216,6 +216,57 @@ void bits_of_layer(int isa, int threads, bz_layer_step given, const bz_conv_shap
     must(bz_run(isa, threads, 1, &step, nullptr), "layer");
     if (words == wanted) return;
     fprintf(stderr, "layer: its bits are not those of its map\n");
+    exit(1);
+}
+
+uint16_t to_bf16(float value) {
+    uint32_t word;
+    memcpy(&word, &value, sizeof word);
+    return uint16_t(value != value ? word >> 16 | 0x40 : (word + 0x7fff + (word >> 16 & 1)) >> 16);
+}
+
+// A map as floats that bfloat16 holds, and as those.
+struct Bf16 {
+    std::vector<float> floats;
+    std::vector<uint16_t> halves;
+    explicit Bf16(const std::vector<float>& map) : floats(map), halves(map.size()) {
+        for (size_t i = 0; i < map.size(); ++i) {
+            halves[i] = to_bf16(map[i]);
+            const uint32_t word = uint32_t(halves[i]) << 16;
+            memcpy(&floats[i], &word, sizeof word);
+        }
+    }
+    float* as(bool bf16) { return bf16 ? reinterpret_cast<float*>(halves.data()) : floats.data(); }
+};
+
+// A layer on maps of which some hold bfloat16: what it gives of the same numbers as floats, rounded if asked for.
+void layer_of_bf16(int isa, int threads, bz_layer_step given, const std::vector<float>& x,
+                   const std::vector<float>& bypass) {
+    bz_layer l = *given.layer;
+    const bz_conv_shape& s = l.conv;
+    const size_t size = size_t(s.input.images) * s.out_h * s.out_w * s.out_channels;
+    Bf16 in(x), way(bypass), residual(normal(size));
+    std::vector<float> wanted(size), floats(size), wanted_sums(size_t(s.input.images) * s.out_channels);
+    std::vector<float> sums(wanted_sums.size());
+    std::vector<uint16_t> halves(size);
+    const bool added = between(0, 1), to = between(0, 1), from = between(0, 1);
+    given.layer = &l, given.bits = nullptr;
+    given.x = in.floats.data(), given.bypass = given.bypass ? way.floats.data() : nullptr;
+    given.out = wanted.data(), given.sums = wanted_sums.data();
+    given.residual = l.epilogue.out;
+    given.residual.data = added ? residual.floats.data() : nullptr;
+    const bz_step step = {BZ_STEP_LAYER, 0, &given};
+    must(bz_run(isa, threads, 1, &step, nullptr), "layer");
+    l.x.bf16 = from, given.x = in.as(from);
+    l.epilogue.bypass.bf16 = !from, given.bypass = given.bypass ? way.as(!from) : nullptr;
+    given.residual.bf16 = from, given.residual.data = added ? residual.as(from) : nullptr;
+    l.epilogue.out.bf16 = to, given.out = to ? reinterpret_cast<float*>(halves.data()) : floats.data();
+    given.sums = sums.data();
+    must(bz_run(isa, threads, 1, &step, nullptr), "layer of bfloat16");
+    bool same = sums == wanted_sums;
+    for (size_t i = 0; i < size; ++i) same &= to ? halves[i] == to_bf16(wanted[i]) : floats[i] == wanted[i];
+    if (same) return;
+    fprintf(stderr, "layer: maps of bfloat16 give another result\n");
     exit(1);
 }
 
@@ -237,7 +288,7 @@ void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<floa
     s.scale_groups = kind == BZ_LAYER_CONV && !plain ? dab.groups : 0;
     bz_layer l = {};
     l.conv = s, l.kind = kind, l.exact = between(0, 1);
-    l.x = {nullptr, int64_t(in.height) * in.width * in.channels, int64_t(in.width) * in.channels, in.channels, 1};
+    l.x = {nullptr, int64_t(in.height) * in.width * in.channels, int64_t(in.width) * in.channels, in.channels, 1, 0};
     std::vector<uint32_t> words(
         size_t(depthwise ? bz_depthwise_words(&s) : kind == BZ_LAYER_CONV ? bz_weight_words(&s) : 1));
     std::vector<int32_t> counts(
@@ -257,9 +308,9 @@ void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<floa
     const std::vector<float> bypass = normal(positions * 5);
     std::vector<float> out(positions * s.out_channels), wanted(out.size());
     std::vector<float> sums(size_t(in.images) * s.out_channels), wanted_sums(sums.size());
-    e.bypass = {nullptr, int64_t(s.out_h) * s.out_w * 5, int64_t(s.out_w) * 5, 5, 1};
+    e.bypass = {nullptr, int64_t(s.out_h) * s.out_w * 5, int64_t(s.out_w) * 5, 5, 1, 0};
     e.bypass_channels = 5;
-    e.out = {nullptr, int64_t(s.out_h) * s.out_w * s.out_channels, int64_t(s.out_w) * s.out_channels, s.out_channels, 1};
+    e.out = {nullptr, int64_t(s.out_h) * s.out_w * s.out_channels, int64_t(s.out_w) * s.out_channels, s.out_channels, 1, 0};
     const float* const way = between(0, 1) ? bypass.data() : nullptr;
     const bool summed = between(0, 1);
     bz_layer_step given = {};
@@ -302,6 +353,7 @@ void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<floa
     e.sums = nullptr;
     e.mul = mul.data(), e.offset = depthwise ? offset.data() : nullptr, e.sample_scale = nullptr;
     bits_of_layer(isa, threads, given, s, wanted, plain ? plane.data() : nullptr);
+    layer_of_bf16(isa, threads, given, x, bypass);
     if (kind != BZ_LAYER_SCALED) return;
     x[0] = NAN;
     given.sums = nullptr;
@@ -312,7 +364,7 @@ void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<floa
 }
 
 static bz_map map_of(std::vector<float>& x, int64_t height, int64_t width, int64_t pixel) {
-    return {x.data(), height * width * pixel, width * pixel, pixel, 1};
+    return {x.data(), height * width * pixel, width * pixel, pixel, 1, 0};
 }
 
 static void must_run(int isa, int kind, const void* arguments, const char* what) {
@@ -334,7 +386,7 @@ static void pointwise_step(int isa) {
     std::vector<float> x = normal(count), y = normal(size_t(n) * c), v = normal(size_t(c)), u = normal(size_t(c));
     std::vector<float> out(count), sums(size_t(n) * c), before = x;
     const bool in_place = between(0, 1);
-    const bz_map operands[2] = {map_of(x, h, w, c), {y.data(), c, 0, 0, 1}};
+    const bz_map operands[2] = {map_of(x, h, w, c), {y.data(), c, 0, 0, 1, 0}};
     const bz_instruction instructions[3] = {{BZ_OP_MUL, 2, 0, 1, 0, 0, {}},
                                             {BZ_OP_AFFINE, 2, 2, 0, 0, 0, {v.data(), u.data()}},
                                             {BZ_OP_SIGMOID, 3, 2, 0, 0, 0, {}}};
@@ -529,7 +581,7 @@ int main(int argc, char** argv) {
             const bz_plane_shape& in = s.input;
             const int threads = between(1, 2);
             const bz_map x = {l.x.data(), int64_t(in.height) * in.width * in.channels,
-                              int64_t(in.width) * in.channels, in.channels, 1};
+                              int64_t(in.width) * in.channels, in.channels, 1, 0};
             std::vector<uint32_t> plane(size_t(bz_plane_words(&in)));
             std::vector<float> sums(size_t(in.images) * in.channels);
             must(bz_channel_sums(isa, threads, &in, &x, sums.data()), "sums");
@@ -540,11 +592,11 @@ int main(int argc, char** argv) {
             std::vector<int32_t> ints(outputs);
             bz_epilogue e = {};
             e.out = {out.data(), int64_t(s.out_h) * s.out_w * s.out_channels, int64_t(s.out_w) * s.out_channels,
-                     s.out_channels, 1};
+                     s.out_channels, 1, 0};
             e.sums = out_sums.data();
             bz_epilogue full = e;
             full.first.kind = BZ_ACT_PIECEWISE;
-            full.bypass = {bypass.data(), int64_t(s.out_h) * s.out_w * 7, int64_t(s.out_w) * 7, 7, 1};
+            full.bypass = {bypass.data(), int64_t(s.out_h) * s.out_w * 7, int64_t(s.out_w) * 7, 7, 1, 0};
             full.bypass_channels = 7;
             full.residual = e.out;
             bz_epilogue values = e;
@@ -558,7 +610,7 @@ int main(int argc, char** argv) {
             std::vector<float> tail_out(outputs / s.out_channels * tail_channels), tail_add = normal(size_t(padded));
             std::vector<float> tail_weights = normal(size_t(padded) * s.out_channels);
             const bz_map map = {small_x.data(), small * in.channels, int64_t(resize.width) * in.channels, in.channels,
-                                1};
+                                1, 0};
             std::vector<uint32_t> other(plane.size());
             must(bz_pack(isa, threads, &in, &map, &resize, nullptr, nullptr, 0, other.data(), sums.data()), "resized");
             bz_epilogue tailed = full;
