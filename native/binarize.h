@@ -149,7 +149,8 @@ typedef struct bz_epilogue {
     int32_t bypass_channels;
     bz_resize bypass_resize; /* height 0: the bypass has the output's size. Not of a depthwise convolution */
     bz_map residual; /* data null: none */
-    bz_map out; /* not used if there is a tail; data may be null if there are bits */
+    bz_map out; /* not used if there is a tail; data may be null if there are bits. It shares no memory with bypass and
+                   residual: some positions are computed twice */
     float* sums; /* [images][out_channels] of the values y over all positions, or null */
     bz_tail tail; /* not behind a depthwise convolution */
     const bz_bits* bits; /* or null; not with a tail, and not of a stem */

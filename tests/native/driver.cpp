@@ -615,11 +615,11 @@ int main(int argc, char** argv) {
             must(bz_pack(isa, threads, &in, &map, &resize, nullptr, nullptr, 0, other.data(), sums.data()), "resized");
             bz_epilogue tailed = full;
             tailed.residual = {};
-            tailed.bypass = {small_way.data(), small * 7, int64_t(resize.width) * 7, 7, 1};
+            tailed.bypass = {small_way.data(), small * 7, int64_t(resize.width) * 7, 7, 1, 0};
             tailed.bypass_resize = resize;
             tailed.tail = {tail_weights.data(), tail_add.data(), tail_channels,
                            {tail_out.data(), int64_t(s.out_h) * s.out_w * tail_channels,
-                            int64_t(s.out_w) * tail_channels, tail_channels, 1}};
+                            int64_t(s.out_w) * tail_channels, tail_channels, 1, 0}};
             bz_epilogue full_values = full;
             full_values.offset = l.offset.data();
             const double values_slack = 1e-4 * s.kernel_h * s.kernel_w * (depthwise ? 1 : in.channels);
