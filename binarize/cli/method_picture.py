@@ -50,7 +50,8 @@ def surrogates(method: Method, progress: float, upstream: float = 1.0) -> tuple[
     each = upstream * torch.eye(_POINTS)[:, :, None, None]
     (activations,) = torch.autograd.grad(layer.quantizer(x), x, each)
     weights = torch.autograd.grad(quantize(layer.weight_rule, x, *layer.weight_parameters()), x, each)[0]
-    return values, *(found.flatten(1).diagonal() / upstream for found in (activations, weights))
+    of_activations, of_weights = (g.flatten(1).diagonal() / upstream for g in (activations, weights))
+    return values, of_activations, of_weights
 
 
 def draw(method: Method) -> Figure:

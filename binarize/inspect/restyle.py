@@ -112,4 +112,5 @@ def _on_dark(colour: Any) -> tuple[float, float, float, float]:
     if max(red, green, blue) - min(red, green, blue) < 0.05:
         grey = _INK + (_PAPER - _INK) * red
         return grey, grey, grey, alpha
-    return (*(value + _LIGHTER * (1 - value) for value in (red, green, blue)), alpha)
+    red, green, blue = (value + _LIGHTER * (1 - value) for value in (red, green, blue))
+    return red, green, blue, alpha
