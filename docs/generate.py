@@ -242,24 +242,30 @@ def built_in() -> list[str]:
 def measured(name: str) -> Iterator[tuple[str, str]]:
     """Rows of the zoo's networks with this method in its default setting, or what to run for them."""
     rows = [*of_zoo(name)]
-    if not rows and (row := of_comparison(name)):
-        rows.append(("NYUv2 test: AbsRel", f"{row}, one seed ([Measured side by side](comparison.md))"))
+    if not rows:
+        found = of_comparison(name).items()
+        rows = [
+            (label, f"{text}, one seed ([Measured side by side](comparison.md))") for label, text in found
+        ]
     if not rows:
         recipe = f"binarize train nyuv2-397/convnext_atto-{name}"
         rows.append(("measured", f"not yet: accuracy here is unknown. `{recipe}` trains the same network"))
     yield from rows
 
 
-def of_comparison(name: str) -> str:
-    """AbsRel of a method in its default setting, of the tables of docs/comparison.md; empty if it has no row."""
+def of_comparison(name: str) -> dict[str, str]:
+    """Figures of a method in its default setting, of the small networks in docs/comparison.md, by what they are."""
+    columns = {"mIoU %": "CamVid test: mIoU", "AbsRel": "NYUv2 test: AbsRel"}
     header: list[str] = []
+    found: dict[str, str] = {}
     for line in (HERE / "comparison.md").read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         if cells[0] == "network":
             header = cells
-        elif cells[0] == name and "AbsRel" in header:
-            return cells[header.index("AbsRel")]
-    return ""
+        elif cells[0] == name and "seeds" in header:
+            head = next(head for head in columns if head in header)
+            found[columns[head]] = cells[header.index(head)] + (" %" if "%" in head else "")
+    return found
 
 
 def of_zoo(name: str) -> Iterator[tuple[str, str]]:
