@@ -192,8 +192,9 @@ static void finish_some(const Channels& c, const Parameters& p, const bz_conv_sh
     }
 }
 
-// Positions [x0, x1) of a line; of(x) is the source of one, and there are at most kMost of them. The last ones are a group of the same size that begins
-// earlier: some positions are finished once more, which costs less than one by one, but they are not summed again.
+// Positions [x0, x1) of a line, at most kMost of them; of(x) is the source of one. The last ones are a group of the
+// same size that begins earlier: some positions are finished once more, which costs less than one by one, but they are
+// not summed again.
 template <class Sources>
 static void finish(const Channels& c, const Parameters& p, const bz_conv_shape& s, const bz_epilogue& e,
                    const Sources& of, int64_t n, int64_t y, int64_t x0, int64_t x1, float* sums) {
