@@ -82,7 +82,7 @@ static int matrix_block(const MatrixPlan& p, int64_t item, int first, int last, 
     const auto finish_block = [&](const bz_epilogue& e, const Piece& piece, int begin, int end, const int32_t* from) {
         const int g = begin / strips;
         const Channels channels =
-            channels_of(p.parameters, p.s, &e, g, begin % strips * kStrip, (end - begin) * kStrip);
+            channels_of(p.parameters, &e, g, begin % strips * kStrip, (end - begin) * kStrip);
         finish_channels(p, e, channels, g, piece, from + (piece.line - b.y0) * p.sums_pitch * kStrip, item);
     };
     expand_block(p, b.image, b.y0, b.x0, b.y1 - b.y0, b.x1 - b.x0, memory);

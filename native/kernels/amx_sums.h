@@ -51,7 +51,7 @@ static void finish_channels(const MatrixPlan& p, const bz_epilogue& e, const Cha
     float* const partial = p.partial ? p.partial + item * all + channels.at : nullptr;
     const int32_t* const zero = sums - piece.begin * kStrip;
     const auto run = [&](const auto& of_line) {
-        finish(channels, p.parameters, p.s, e, of_line, piece.image, piece.line, piece.begin, piece.end,
+        finish(channels, p.parameters, e, of_line, piece.image, piece.line, piece.begin, piece.end,
                partial);
     };
     if (p.digits == 1)

@@ -129,7 +129,7 @@ BZ_INLINE float attention_scores(float* x, int64_t columns, float factor, const 
     }
     if (i < columns) {
         Floats v = load<Floats>(x + i) * times;
-        BZ_UNROLL for (int b = 0; b < B; ++b) v += load_part(bias[b] + i, columns - i);
+        BZ_UNROLL for (int b = 0; b < B; ++b) v += read_part(bias[b] + i, columns - i);
         v = first_lanes(v, columns - i);
         store(x + i, v);
         most = at_least(v, most);

@@ -6,65 +6,63 @@
 namespace bz {
 namespace BZ_NS {
 
+// How many channels are whole copies of a position's `in`, and how many behind them are means of `size` channels each
+// (of the last one: of all that are left). Divided once, not at each position.
+struct BypassShape {
+    int in, copied, merged, size;
+};
+
+static BypassShape bypass_shape(int in, int out) {
+    const int copied = out / in * in, merged = out - copied;
+    return {in, copied, merged, merged ? in / merged : 0};
+}
+
+// What follows writes whole vectors: up to kLanes - 1 zeros behind the last of `count` floats.
+
+template <class T>
+BZ_INLINE void copy_channels(float* to, const T* from, int count) {
+    int i = 0;
+    for (; i + kLanes <= count; i += kLanes) store(to + i, read(from + i));
+    if (i < count) store(to + i, read_part(from + i, count - i));
+}
+
 // Means over `size` strided groups of channels: to[i] = (x[i] + x[i + step] + ...) / size.
 template <class T>
-static void merge(const T* x, int64_t step, int size, int count, float* to) {
+BZ_INLINE void merge(float* to, const T* x, int64_t step, int size, int count) {
     const bool halves = (size & (size - 1)) == 0;  // a product is as exact, and faster
     const Floats divisor = splat(float(size)), factor = splat(1.0f / float(size));
-    const auto some = [&](int i) {
-        Floats sum = read(x + i);
-        for (int t = 1; t < size; ++t) sum += read(x + i + t * step);
+    const auto put = [&](int i, const auto& get) {
+        Floats sum = get(x + i);
+        for (int t = 1; t < size; ++t) sum += get(x + i + t * step);
         store(to + i, halves ? sum * factor : sum / divisor);
     };
     int i = 0;
-    for (; i + kLanes <= count; i += kLanes) some(i);
-    if (i < count && count >= kLanes) {
-        some(count - kLanes);  // the last ones, some of them once more
-        return;
-    }
-    for (; i < count; ++i) {
-        float sum = read_one(x + i);
-        for (int t = 1; t < size; ++t) sum += read_one(x + i + t * step);
-        to[i] = sum / float(size);
-    }
+    for (; i + kLanes <= count; i += kLanes) put(i, [](const T* p) { return read(p); });
+    if (i < count) put(i, [&](const T* p) { return read_part(p, count - i); });
 }
 
-BZ_INLINE void copy_floats(float* to, const float* from, int count) {
-    memcpy(to, from, sizeof(float) * size_t(count));
-}
-BZ_INLINE void copy_floats(float* to, const uint16_t* from, int count) {
-    int i = 0;
-    for (; i + kLanes <= count; i += kLanes) store(to + i, read(from + i));
-    for (; i < count; ++i) to[i] = read_one(from + i);
-}
-
-// Channels [first, first + count) of the bypass of one position, written to `spare` and followed by zeros.
+// Channels [first, first + count) of the bypass of one position, the first of them a copy of channel `start` if it is
+// one, and zeros up to a multiple of kLanes. `to` has room for kLanes floats more.
 template <class T>
-static void bypass_part(const T* x, int in, int out, int first, int count, int padded, float* spare) {
-    const int copied = out / in * in;
-    const int end = first + count, merged = out - copied;
-    float* to = spare;
+static void bypass_part(const BypassShape& b, const T* x, int first, int start, int count, float* to) {
+    const int end = first + count;
+    store(to + (count - 1) / kLanes * kLanes, Floats{});
     int o = first;
-    for (int run; o < end && o < copied; o += run, to += run) {
-        run = in - o % in;
-        if (run > end - o) run = end - o;
-        copy_floats(to, x + o % in, run);
+    for (int run, from = start; o < end && o < b.copied; o += run, to += run, from = 0) {
+        run = b.in - from < end - o ? b.in - from : end - o;
+        copy_channels(to, x + from, run);
     }
-    if (o < end) {
-        const int size = in / merged, strided = size * (merged - 1);
-        const int j = o - copied;
-        if (j < merged - 1) {
-            const int run = merged - 1 - j < end - o ? merged - 1 - j : end - o;
-            merge(x + j, merged - 1, size, run, to);
-            o += run, to += run;
-        }
-        if (o < end) {
-            float sum = 0;
-            for (int c = strided; c < in; ++c) sum += read_one(x + c);
-            *to = sum / float(in - strided);
-        }
+    if (o >= end) return;
+    const int j = o - b.copied, last = b.merged - 1;
+    if (j < last) {
+        const int run = last - j < end - o ? last - j : end - o;
+        merge(to, x + j, last, b.size, run);
+        o += run, to += run;
     }
-    memset(spare + count, 0, sizeof(float) * size_t(padded - count));
+    if (o >= end) return;
+    float sum = 0;
+    for (int c = b.size * last; c < b.in; ++c) sum += read_one(x + c);
+    *to = sum / float(b.in - b.size * last);
 }
 
 }  // namespace BZ_NS

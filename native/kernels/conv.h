@@ -87,7 +87,7 @@ static void sum_groups(const ConvPlan& p, const Tiles& tiles, int64_t first, int
         const WordList words = words_of_group(p, g);
         const float scale = p.scales[n * p.scale_groups + g];
         const auto add = [&](const auto& of_line) {
-            for (int64_t x = x0; x < x1; ++x) add_scaled(sums[x - x0], of_line(x), scale, channels.padded, g == 0);
+            for (int64_t x = x0; x < x1; ++x) add_scaled(sums[x - x0], of_line(x), scale, channels.count, g == 0);
         };
         const int64_t at = g * padded + channels.at;
 #if BZ_VEC_BYTES == 32
@@ -114,14 +114,14 @@ static void conv_tiles(const ConvPlan& p, const bz_epilogue* e, const Tiles& til
     if (p.scale_groups) {
         alignas(64) float scaled[kTogetherTiles * kTile][kOutputs];
         sum_groups(p, tiles, first, last, b, scaled);
-        finish(channels, p.parameters, s, *e, ScaledSumsOfLine<kOutputs>{scaled, x0}, n, y, x0, x1, sums);
+        finish(channels, p.parameters, *e, ScaledSumsOfLine<kOutputs>{scaled, x0}, n, y, x0, x1, sums);
         return;
     }
 #if BZ_VEC_BYTES == 32
     if (p.length <= kBatch && e && !p.values.used) {
         alignas(64) uint8_t few[kTogetherTiles * kTile][kOutputs];
         count_tiles(p, all_words(p), tiles, first, last, b, few);
-        finish(channels, p.parameters, s, *e,
+        finish(channels, p.parameters, *e,
                SumsOfLine<uint8_t>{p.border, y, channels.at, few[0], x0, kOutputs}, n, y, x0, x1, sums);
         return;
     }
@@ -132,13 +132,13 @@ static void conv_tiles(const ConvPlan& p, const bz_epilogue* e, const Tiles& til
     if (p.values.used) {
         const int64_t group = b / p.blocks, line = (n * p.lines.lines + y) * p.lines.width;
         const WindowSumsOfGroup window_sums = {p.window_sums + line * s.input.groups + group, s.input.groups};
-        finish(channels, p.parameters, s, *e,
+        finish(channels, p.parameters, *e,
                ValueSumsOfLine<int32_t, WindowSumOfGroup, WindowSumsOfGroup>{of_line, p.values, window_sums}, n, y, x0,
                x1, sums);
         return;
     }
     if (e) {
-        finish(channels, p.parameters, s, *e, of_line, n, y, x0, x1, sums);
+        finish(channels, p.parameters, *e, of_line, n, y, x0, x1, sums);
         return;
     }
     int32_t* out = p.out_int + ((n * p.lines.lines + y) * p.lines.width + x0) * s.out_channels + channels.first;
@@ -226,7 +226,7 @@ static int conv(int threads, const bz_conv_shape& s, const uint32_t* plane, cons
             }
         p.offsets = offsets;
         for (int b = 0; b < blocks; ++b)
-            channels[b] = channels_of(p.parameters, s, e, b / p.blocks, b % p.blocks * kOutputs, kOutputs);
+            channels[b] = channels_of(p.parameters, e, b / p.blocks, b % p.blocks * kOutputs, kOutputs);
         p.channels = channels;
         if (e && e->bits) clear_border(*e->bits);
         const bool whole = e && is_staged(*e);  // a position's outputs and bypass are made once

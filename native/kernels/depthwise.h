@@ -167,20 +167,20 @@ static int depthwise_row(const DepthwisePlan& p, int64_t item) {
     for (int64_t x0 = 0; x0 < s.out_w; x0 += run)
         for (int first = 0; first < channels; first += kBlock) {
             const int64_t x1 = x0 + run < s.out_w ? x0 + run : s.out_w;
-            const Channels block = channels_of(p.parameters, s, p.e, 0, first, kBlock);
+            const Channels block = channels_of(p.parameters, p.e, 0, first, kBlock);
             const SumsOfLine<uint8_t> of_line = {p.border, y, first, bytes + x0 * pixel * 32 + first, x0, pixel * 32};
             if (p.e) {
                 float* const sums = p.partial ? p.partial + item * p.parameters.padded + first : nullptr;
                 if (p.values.used) {
                     const WindowSumsOfChannels window_sums = {ones + x0 * pixel * 32 + first, p.border.taps, x0,
                                                               pixel * 32};
-                    finish(block, p.parameters, s, e,
+                    finish(block, p.parameters, e,
                            ValueSumsOfLine<uint8_t, WindowSumOfChannels, WindowSumsOfChannels>{of_line, p.values,
                                                                                                window_sums},
                            n, y, x0, x1, sums);
                     continue;
                 }
-                finish(block, p.parameters, s, e, of_line, n, y, x0, x1, sums);
+                finish(block, p.parameters, e, of_line, n, y, x0, x1, sums);
                 continue;
             }
             int32_t* out = p.out_int + ((n * s.out_h + y) * s.out_w + x0) * channels + first;

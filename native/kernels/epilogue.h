@@ -20,12 +20,15 @@ struct Parameters {
     Activation first, second;
     float* memory;  // to be freed, or null
     bool past;      // the result is written past the caches: it need not be fetched for that
+    BypassShape bypass;
 };
 
-// Channels [first, first + count) of the output, whose parameters start at `at`; count may be read up to `padded`.
+// Channels [first, first + count) of the output, whose parameters start at `at` and are followed by those of others or
+// zeros, up to whole vectors.
 struct Channels {
-    int first, count, padded, at;
-    int bypass;  // where each vector of them lies side by side in the bypass, that of the first; else -1
+    int first, count, at;
+    int start;    // the bypass's channel that is copied to the first, if it is one of the copies
+    bool direct;  // each vector of them lies side by side in the bypass
 };
 
 // Whether a result is large, and all its vectors lie where they can be written past the caches.
@@ -43,6 +46,7 @@ static int take_parameters(Parameters& p, const bz_conv_shape& s, const bz_epilo
     p.memory = nullptr;
     p.past = e && goes_past(s, *e);
     if (!e) return BZ_OK;
+    if (e->bypass.data) p.bypass = bypass_shape(e->bypass_channels, s.out_channels);
     const float* given[kArrays] = {e->mul,           e->add,          e->first.before,   e->first.negative,
                                    e->first.positive, e->first.after,  e->second.before,  e->second.negative,
                                    e->second.positive, e->second.after};
@@ -72,15 +76,14 @@ static int take_parameters(Parameters& p, const bz_conv_shape& s, const bz_epilo
     return BZ_OK;
 }
 
-static Channels channels_of(const Parameters& p, const bz_conv_shape& s, const bz_epilogue* e, int group, int first,
-                            int most) {
+static Channels channels_of(const Parameters& p, const bz_epilogue* e, int group, int first, int most) {
     const int count = p.outputs - first < most ? p.outputs - first : most;
-    Channels c = {group * p.outputs + first, count, (count + kLanes - 1) / kLanes * kLanes,
-                  group * p.padded + first, -1};
+    Channels c = {group * p.outputs + first, count, group * p.padded + first, 0, false};
     if (e && e->bypass.data) {
-        const int in = e->bypass_channels, copied = s.out_channels / in * in;
-        const bool whole = c.first % in + c.padded <= in || (in % kLanes == 0 && c.first % kLanes == 0);
-        if (c.first + count <= copied && whole) c.bypass = c.first % in;
+        const int in = p.bypass.in;
+        c.start = c.first % in;
+        c.direct = c.first + count <= p.bypass.copied &&
+                   (c.start + count <= in || (in % kLanes == 0 && c.first % kLanes == 0));
     }
     return c;
 }
@@ -108,45 +111,32 @@ static Neighbourhood own_channels(const bz_map& m, int64_t n, int64_t y, int64_t
     const bool halves = m.data && m.bf16;
     return {static_cast<char*>(at_typed(m, n, y, x, first)), m.pixel * (halves ? 2 : 4), halves};
 }
-static Neighbourhood copies(float (*spare)[kBlock]) {
-    return {reinterpret_cast<char*>(spare), int64_t(sizeof *spare), false};
-}
 
 // t[i] += vector k of position i.
-template <int N>
-BZ_INLINE void add_vectors(Floats (&t)[N], const Neighbourhood& from, int64_t k) {
+template <int N, class Extent>
+BZ_INLINE void add_vectors(Floats (&t)[N], const Neighbourhood& from, int64_t k, const Extent& extent) {
     if (from.halves)
-        BZ_UNROLL for (int i = 0; i < N; ++i) t[i] += read(from.at<const uint16_t>(i, k));
+        BZ_UNROLL for (int i = 0; i < N; ++i) t[i] += extent.get(from.at<const uint16_t>(i, k));
     else
-        BZ_UNROLL for (int i = 0; i < N; ++i) t[i] += read(from.at<const float>(i, k));
+        BZ_UNROLL for (int i = 0; i < N; ++i) t[i] += extent.get(from.at<const float>(i, k));
 }
 
 // N neighbouring positions of a line times the channels of a block: every question is asked once for all of them.
-// `of` gives the sums of a position; Alike: those of all N lie side by side. `sums` [padded] or null: those of all
-// positions but the first `skipped` are added to them.
+// `of` gives the sums of a position; Alike: those of all N lie side by side. `sums` [whole vectors] or null: those of
+// all positions but the first `skipped` are added to them.
 template <int N, bool Alike, class Sources>
-static void finish_some(const Channels& c, const Parameters& p, const bz_conv_shape& s, const bz_epilogue& e,
-                        const Sources& of, int64_t n, int64_t y, int64_t x, int skipped, float* sums) {
-    alignas(64) float spare_bypass[N][kBlock], spare_residual[N][kBlock], spare_out[N][kBlock];
-    const bool whole = c.count == c.padded;
-    Neighbourhood bypass = own_channels(e.bypass, n, y, x, 0), residual = own_channels(e.residual, n, y, x, c.first);
-    const Neighbourhood to = own_channels(e.out, n, y, x, c.first), out = whole ? to : copies(spare_out);
-    if (e.bypass.data && c.bypass < 0) {
-        const auto part = [&](const auto* from, float* spare) {
-            bypass_part(from, e.bypass_channels, s.out_channels, c.first, c.count, c.padded, spare);
-        };
+static void finish_some(const Channels& c, const Parameters& p, const bz_epilogue& e, const Sources& of, int64_t n,
+                        int64_t y, int64_t x, int skipped, float* sums) {
+    alignas(64) float spare[N][kBlock + kLanes];
+    Neighbourhood bypass = own_channels(e.bypass, n, y, x, 0);
+    const Neighbourhood residual = own_channels(e.residual, n, y, x, c.first), out = own_channels(e.out, n, y, x, c.first);
+    if (e.bypass.data && !c.direct) {
         for (int i = 0; i < N; ++i)
-            bypass.halves ? part(bypass.at<const uint16_t>(i, 0), spare_bypass[i])
-                          : part(bypass.at<const float>(i, 0), spare_bypass[i]);
-        bypass = copies(spare_bypass);
-    }
-    if (e.residual.data && !whole) {
-        for (int i = 0; i < N; ++i) {
-            memset(spare_residual[i], 0, sizeof(float) * size_t(c.padded));
-            residual.halves ? copy_floats(spare_residual[i], residual.at<const uint16_t>(i, 0), c.count)
-                            : copy_floats(spare_residual[i], residual.at<const float>(i, 0), c.count);
-        }
-        residual = copies(spare_residual);
+            if (bypass.halves)
+                bypass_part(p.bypass, bypass.at<const uint16_t>(i, 0), c.first, c.start, c.count, spare[i]);
+            else
+                bypass_part(p.bypass, bypass.at<const float>(i, 0), c.first, c.start, c.count, spare[i]);
+        bypass = {reinterpret_cast<char*>(spare), int64_t(sizeof *spare), false};
     }
     const Floats scale = splat(e.sample_scale ? e.sample_scale[n] : 1.0f);
     const bool bf16 = has_bf16();
@@ -154,8 +144,8 @@ static void finish_some(const Channels& c, const Parameters& p, const bz_conv_sh
     decltype(of(x)) others[N];
     if (!Alike)
         for (int i = 0; i < N; ++i) others[i] = of(x + i);
-    int from = c.bypass >= 0 ? c.bypass : 0;
-    for (int j = 0; j < c.padded; j += kLanes) {
+    int from = c.direct ? c.start : 0;
+    const auto vector = [&](int j, const auto& extent) __attribute__((always_inline)) {
         const Floats mul = load<Floats>(p.mul + c.at + j), add = load<Floats>(p.add + c.at + j);
         Floats t[N];
         BZ_UNROLL for (int i = 0; i < N; ++i) t[i] = (Alike ? of.beside(first, i)(j) : others[i](j)) * mul;
@@ -163,41 +153,38 @@ static void finish_some(const Channels& c, const Parameters& p, const bz_conv_sh
         BZ_UNROLL for (int i = 0; i < N; ++i) t[i] += add;
         activate(p.first, c.at + j, t);
         if (e.bypass.data) {
-            add_vectors(t, bypass, from);
+            add_vectors(t, bypass, from, extent);
             from += kLanes;
-            if (c.bypass >= 0 && from >= e.bypass_channels) from = 0;  // its channels once more
+            if (c.direct && from >= p.bypass.in) from = 0;  // its channels once more
         }
         activate(p.second, c.at + j, t);
-        if (e.residual.data) add_vectors(t, residual, j);
+        if (e.residual.data) add_vectors(t, residual, j, extent);
         if (sums) {
             Floats sum = load<Floats>(sums + j);  // in their order, whatever the groups: the same bits on all processors
             BZ_UNROLL for (int i = 0; i < N; ++i)
                 if (i >= skipped) sum += t[i];
             store(sums + j, sum);
         }
-        if (out.halves && bf16)
+        if (out.halves && bf16 && extent.kWhole)
             BZ_UNROLL for (int i = 0; i < N; ++i) write_by_bf16(out.at<uint16_t>(i, j), t[i]);
         else if (out.halves)
-            BZ_UNROLL for (int i = 0; i < N; ++i) write(out.at<uint16_t>(i, j), t[i]);
-        else if (p.past && whole)
+            BZ_UNROLL for (int i = 0; i < N; ++i) extent.put(out.at<uint16_t>(i, j), t[i]);
+        else if (p.past && extent.kWhole)
             BZ_UNROLL for (int i = 0; i < N; ++i) store_past(out.at<float>(i, j), t[i]);
         else
-            BZ_UNROLL for (int i = 0; i < N; ++i) store(out.at<float>(i, j), t[i]);
-    }
-    for (int i = 0; !whole && i < N; ++i) {
-        if (to.halves)
-            for (int j = 0; j < c.count; ++j) write_one(to.at<uint16_t>(i, j), spare_out[i][j]);
-        else
-            memcpy(to.at<float>(i, 0), spare_out[i], sizeof(float) * size_t(c.count));
-    }
+            BZ_UNROLL for (int i = 0; i < N; ++i) extent.put(out.at<float>(i, j), t[i]);
+    };
+    int j = 0;
+    for (; j + kLanes <= c.count; j += kLanes) vector(j, Whole{});
+    if (j < c.count) vector(j, Part{c.count - j});
 }
 
 // Positions [x0, x1) of a line, at most kMost of them; of(x) is the source of one. The last ones are a group of the
 // same size that begins earlier: some positions are finished once more, which costs less than one by one, but they are
 // not summed again.
 template <class Sources>
-static void finish(const Channels& c, const Parameters& p, const bz_conv_shape& s, const bz_epilogue& e,
-                   const Sources& of, int64_t n, int64_t y, int64_t x0, int64_t x1, float* sums) {
+static void finish(const Channels& c, const Parameters& p, const bz_epilogue& e, const Sources& of, int64_t n,
+                   int64_t y, int64_t x0, int64_t x1, float* sums) {
     constexpr int kSome = 4, kMany = Sources::kMost < 8 ? kSome : 8;
     int64_t x = x0;
     for (int64_t left; (left = x1 - x) > 0;) {
@@ -205,13 +192,13 @@ static void finish(const Channels& c, const Parameters& p, const bz_conv_shape& 
         const int again = left < size ? int(size - left) : 0;
         x -= again;
         if (size == 1)
-            finish_some<1, true>(c, p, s, e, of, n, y, x, 0, sums);
+            finish_some<1, true>(c, p, e, of, n, y, x, 0, sums);
         else if (size == kMany && of.alike(x, kMany))
-            finish_some<kMany, true>(c, p, s, e, of, n, y, x, again, sums);
+            finish_some<kMany, true>(c, p, e, of, n, y, x, again, sums);
         else if (size == kMany)
-            finish_some<kMany, false>(c, p, s, e, of, n, y, x, again, sums);
+            finish_some<kMany, false>(c, p, e, of, n, y, x, again, sums);
         else
-            finish_some<kSome, false>(c, p, s, e, of, n, y, x, again, sums);
+            finish_some<kSome, false>(c, p, e, of, n, y, x, again, sums);
         x += size;
     }
 }

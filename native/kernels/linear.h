@@ -38,7 +38,7 @@ template <int J>
 BZ_INLINE void load_first(Floats (&values)[J], const float* from, int count) {
     BZ_UNROLL for (int j = 0; j < J; ++j) {
         const int some = count - j * kLanes;
-        values[j] = some >= kLanes ? load<Floats>(from + j * kLanes) : some > 0 ? load_part(from + j * kLanes, some)
+        values[j] = some >= kLanes ? load<Floats>(from + j * kLanes) : some > 0 ? read_part(from + j * kLanes, some)
                                                                                 : Floats{};
     }
 }

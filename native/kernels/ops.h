@@ -6,17 +6,6 @@
 namespace bz {
 namespace BZ_NS {
 
-BZ_INLINE Floats load_part(const float* p, int64_t count) {
-    alignas(64) float spare[kLanes] = {};
-    memcpy(spare, p, sizeof(float) * size_t(count));
-    return load<Floats>(spare);
-}
-BZ_INLINE void store_part(float* p, Floats v, int64_t count) {
-    alignas(64) float spare[kLanes];
-    store(spare, v);
-    memcpy(p, spare, sizeof(float) * size_t(count));
-}
-
 // Several vectors at a time, so that loops cost little; long functions overlap without that.
 template <int U, class F>
 BZ_INLINE void map_one(float* to, const float* a, int64_t count, const F& f) {
@@ -27,7 +16,7 @@ BZ_INLINE void map_one(float* to, const float* a, int64_t count, const F& f) {
         BZ_UNROLL for (int k = 0; k < U; ++k) store(to + i + k * kLanes, v[k]);
     }
     for (; i + kLanes <= count; i += kLanes) store(to + i, f(load<Floats>(a + i)));
-    if (i < count) store_part(to + i, f(load_part(a + i, count - i)), count - i);
+    if (i < count) store_part(to + i, f(read_part(a + i, count - i)), count - i);
 }
 
 template <class F>
@@ -40,7 +29,7 @@ BZ_INLINE void map_two(float* to, const float* a, const float* b, int64_t count,
         BZ_UNROLL for (int k = 0; k < 4; ++k) store(to + i + k * kLanes, v[k]);
     }
     for (; i + kLanes <= count; i += kLanes) store(to + i, f(load<Floats>(a + i), load<Floats>(b + i)));
-    if (i < count) store_part(to + i, f(load_part(a + i, count - i), load_part(b + i, count - i)), count - i);
+    if (i < count) store_part(to + i, f(read_part(a + i, count - i), read_part(b + i, count - i)), count - i);
 }
 
 static void affine(float* to, const float* a, const float* mul, const float* add, int64_t count) {
@@ -56,7 +45,7 @@ static void affine(float* to, const float* a, const float* mul, const float* add
 static void piecewise(float* to, const float* a, const float* const* v, int64_t count) {
     const float *const before = v[0], *const negative = v[1], *const positive = v[2], *const after = v[3];
     const auto part = [&](const float* p, int64_t i, int64_t some) {
-        return some == kLanes ? load<Floats>(p + i) : load_part(p + i, some);
+        return some == kLanes ? load<Floats>(p + i) : read_part(p + i, some);
     };
     for (int64_t i = 0; i < count; i += kLanes) {
         const int64_t some = count - i < kLanes ? count - i : kLanes;

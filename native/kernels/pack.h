@@ -25,25 +25,25 @@ template <class T, bool Mul, bool Add, bool Abs>
 static void pack_channels(const T* x, int count, const Packing& p, uint32_t* words) {
     const float *const mul = p.mul, *const add = p.add;
     float* const abs_sums = p.abs_sums;
-    const auto some = [&](int c) __attribute__((always_inline)) {
-        Floats v = read(x + c);
-        if (Mul) v *= load<Floats>(mul + c);
-        if (Add) v += load<Floats>(add + c);
-        if (Abs) store(abs_sums + c, load<Floats>(abs_sums + c) + absolute(v));
+    const auto some = [&](int c, const auto& extent) __attribute__((always_inline)) {
+        Floats v = extent.get(x + c);
+        if (Mul) v *= extent.get(mul + c);
+        if (Add) v += extent.get(add + c);
+        if (Abs) extent.put(abs_sums + c, extent.get(abs_sums + c) + absolute(v));
         return not_negative(v);
     };
     int c0 = 0;
     for (; c0 + 32 <= count; c0 += 32) {
         __builtin_prefetch(x + c0 + kAhead / sizeof(T));
         uint32_t bits = 0;
-        BZ_UNROLL for (int c = 0; c < 32; c += kLanes) bits |= some(c0 + c) << c;
+        BZ_UNROLL for (int c = 0; c < 32; c += kLanes) bits |= some(c0 + c, Whole{}) << c;
         *words++ = bits;
     }
     if (c0 == count) return;
     uint32_t bits = 0;
     int c = c0;
-    for (; c + kLanes <= count; c += kLanes) bits |= some(c) << (c - c0);
-    for (; c < count; ++c) bits |= pack_scalar(read_one(x + c), p, c) << (c - c0);
+    for (; c + kLanes <= count; c += kLanes) bits |= some(c, Whole{}) << (c - c0);
+    if (c < count) bits |= (some(c, Part{count - c}) & ((1u << (count - c)) - 1)) << (c - c0);
     *words = bits;
 }
 
@@ -205,8 +205,13 @@ static void sum_positions(const T* from, int64_t step, int64_t positions, int ch
             BZ_UNROLL for (int q = 0; q < 4; ++q) sum[q] += read(from + i * step + c + q * kLanes);
         BZ_UNROLL for (int q = 0; q < 4; ++q) store(to + c + q * kLanes, sum[q]);
     }
-    for (int64_t i = 0; i < positions; ++i)
-        for (int rest = c; rest < channels; ++rest) to[rest] += read_one(from + i * step + rest);
+    const auto one = [&](const auto& extent) __attribute__((always_inline)) {
+        Floats sum = {};
+        for (int64_t i = 0; i < positions; ++i) sum += extent.get(from + i * step + c);
+        extent.put(to + c, sum);
+    };
+    for (; c + kLanes <= channels; c += kLanes) one(Whole{});
+    if (c < channels) one(Part{channels - c});
 }
 
 [[maybe_unused]] static int channel_sums(int threads, const bz_plane_shape& s, const bz_map& x,

@@ -29,14 +29,11 @@ BZ_INLINE void add_products(Floats (&sum)[P][S * kVectors], const float* x, int6
 template <class T, int J>
 BZ_INLINE void store_first(T* to, const Floats (&values)[J], int count) {
     const int whole = count / kLanes;
-    alignas(64) float spare[kLanes];
     BZ_UNROLL for (int j = 0; j < J; ++j) {
-        if (j < whole) {
+        if (j < whole)
             write(to + j * kLanes, values[j]);
-        } else if (j == whole && count % kLanes) {
-            store(spare, values[j]);
-            for (int lane = 0; lane < count % kLanes; ++lane) write_one(to + j * kLanes + lane, spare[lane]);
-        }
+        else if (j == whole && count % kLanes)
+            write_part(to + j * kLanes, values[j], count % kLanes);
     }
 }
 

@@ -55,11 +55,13 @@ static void resize_run_of(const Resizer& r, const T* data, int64_t n, int64_t y,
         const float wa = (1 - v.weight) * (1 - h.weight), wb = (1 - v.weight) * h.weight;
         const float wc = v.weight * (1 - h.weight), wd = v.weight * h.weight;
         const Floats va = splat(wa), vb = splat(wb), vc = splat(wc), vd = splat(wd);
+        const auto vector = [&](int i, const auto& extent) __attribute__((always_inline)) {
+            extent.put(to + i, extent.get(a + i) * va + extent.get(b + i) * vb + extent.get(c + i) * vc +
+                                   extent.get(d + i) * vd);
+        };
         int i = 0;
-        for (; i + kLanes <= r.channels; i += kLanes)
-            store(to + i, read(a + i) * va + read(b + i) * vb + read(c + i) * vc + read(d + i) * vd);
-        for (; i < r.channels; ++i)
-            to[i] = read_one(a + i) * wa + read_one(b + i) * wb + read_one(c + i) * wc + read_one(d + i) * wd;
+        for (; i + kLanes <= r.channels; i += kLanes) vector(i, Whole{});
+        if (i < r.channels) vector(i, Part{r.channels - i});
     }
 }
 
@@ -90,10 +92,12 @@ static void resize_run(const Resizer& r, int64_t n, int64_t y, int64_t x0, int64
         wide[r.cols[x].high] += double(r.cols[x].weight);
     }
     const auto add = [&](const auto* from, float weight) {
+        const auto vector = [&](int i, const auto& extent) __attribute__((always_inline)) {
+            extent.put(line + i, extent.get(line + i) + extent.get(from + i) * splat(weight));
+        };
         int i = 0;
-        for (; i + kLanes <= r.channels; i += kLanes)
-            store(line + i, load<Floats>(line + i) + read(from + i) * splat(weight));
-        for (; i < r.channels; ++i) line[i] += read_one(from + i) * weight;
+        for (; i + kLanes <= r.channels; i += kLanes) vector(i, Whole{});
+        if (i < r.channels) vector(i, Part{r.channels - i});
     };
     for (int32_t n = 0; n < images; ++n) {
         memset(total, 0, sizeof(double) * size_t(r.channels));

@@ -40,7 +40,7 @@ BZ_INLINE float sum_of(const float* x, int64_t count, const F& f) {
     for (; i + kLanes <= count; i += kLanes) sum[0] += f(load<Floats>(x + i));
     float total = sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
     if (i < count) {
-        const Floats last = f(load_part(x + i, count - i));
+        const Floats last = f(read_part(x + i, count - i));
         for (int64_t k = 0; k < count - i; ++k) total += last[k];
     }
     return total;
@@ -53,6 +53,7 @@ struct NormRows {
     const bz_layer_norm_step& s;
     Activation first, second;
     bool direct;  // the bypass of each vector lies side by side
+    BypassShape bypass;
 };
 
 static Activation activation_of(const bz_activation& a) {
@@ -61,7 +62,8 @@ static Activation activation_of(const bz_activation& a) {
 
 static NormRows norm_rows(const bz_layer_norm_step& s) {
     const bool direct = s.bypass.data && s.bypass_channels % kLanes == 0 && s.channels % s.bypass_channels == 0;
-    return {s, activation_of(s.first), activation_of(s.second), direct};
+    const BypassShape bypass = s.bypass.data ? bypass_shape(s.bypass_channels, s.channels) : BypassShape{};
+    return {s, activation_of(s.first), activation_of(s.second), direct, bypass};
 }
 
 // Some positions, whose channels are one row each.
@@ -114,7 +116,7 @@ static void norm_channels(const NormRows& r, const NormedRows& rows, int64_t beg
     }
     const int64_t rest = end - c;
     if (rest > 0)
-        norm_vector<Has, N>(r, rows, c, from, [&](const float* p) { return load_part(p, rest); },
+        norm_vector<Has, N>(r, rows, c, from, [&](const float* p) { return read_part(p, rest); },
                             [&](float* p, Floats v) { store_part(p, v, rest); });
 }
 
@@ -130,7 +132,7 @@ static const NormChannels kNormChannels[16][2] = {
 static void norm_some(const NormRows& r, int64_t n, int64_t y, int64_t x0, int count) {
     const bz_layer_norm_step& s = r.s;
     const int64_t channels = s.channels;
-    alignas(64) float spare[kRowsTogether][kRowBlock];
+    alignas(64) float spare[kRowsTogether][kRowBlock + kLanes];
     NormedRows rows;
     for (int i = 0; i < count; ++i) {
         rows.x[i] = at(s.x, n, y, x0 + i);
@@ -149,7 +151,7 @@ static void norm_some(const NormRows& r, int64_t n, int64_t y, int64_t x0, int c
     for (int64_t c = 0; c < channels; c += kRowBlock) {
         const int some = int(channels - c < kRowBlock ? channels - c : kRowBlock);
         for (int i = 0; i < count; ++i)
-            bypass_part(at(s.bypass, n, y, x0 + i), s.bypass_channels, s.channels, int(c), some, some, spare[i]);
+            bypass_part(r.bypass, at(s.bypass, n, y, x0 + i), int(c), int(c % r.bypass.in), some, spare[i]);
         run(r, rows, c, c + some);
     }
 }

@@ -19,7 +19,7 @@ namespace BZ_NS {
         }
 }
 
-// sums = or += scale * (base - 2 * mismatches), of `outputs` (a multiple of kLanes) neighbouring outputs.
+// sums = or += scale * (base - 2 * mismatches), of `outputs` neighbouring outputs and those up to a whole vector.
 template <class Count>
 BZ_INLINE void add_scaled(float* sums, const Sums<Count>& of_group, float scale, int outputs, bool first) {
     const Floats factor = splat(scale);

@@ -148,7 +148,7 @@ static void scaled_tiles(const ScaledPlan& p, const bz_epilogue& e, const Piece&
                                 (x0 * s.stride_w - s.pad_left + in.border_w) * p.pixel;
         for (int g = 0; g < in.groups; ++g)
             for (int first = 0; first < outputs; first += kBlock) {
-                const Channels channels = channels_of(p.parameters, s, &e, g, first, kBlock);
+                const Channels channels = channels_of(p.parameters, &e, g, first, kBlock);
                 const uint16_t* words = p.words + (int64_t(g) * words_blocks + first / 32) * p.rows * kRowWords;
                 const int64_t piece = int64_t(g) * p.tap_rows * kPieces;
                 const Index* at = position + piece;
@@ -161,10 +161,10 @@ static void scaled_tiles(const ScaledPlan& p, const bz_epilogue& e, const Piece&
                                tables_of_group(p.tables, piece), out.ints);
                 float* const sums = p.partial ? p.partial + item * all + channels.at : nullptr;
                 if (p.exact)
-                    finish(channels, p.parameters, s, e,
+                    finish(channels, p.parameters, e,
                            ScaledOfLine<ScaledFloats, float>{out.floats, x0, 1.0f}, p.image, y, x0, x1, sums);
                 else
-                    finish(channels, p.parameters, s, e,
+                    finish(channels, p.parameters, e,
                            ScaledOfLine<ScaledInts, int32_t>{out.ints, x0, p.step}, p.image, y, x0, x1, sums);
             }
     }

@@ -85,12 +85,61 @@ BZ_INLINE void write_by_bf16(uint16_t* p, Floats v) {
     write(p, v);
 #endif
 }
-BZ_INLINE void write_one(float* p, float v) { *p = v; }
-BZ_INLINE void write_one(uint16_t* p, float v) {
-    uint32_t word;
-    memcpy(&word, &v, sizeof word);
-    *p = uint16_t(v != v ? word >> 16 | 0x40u : (word + 0x7fffu + (word >> 16 & 1u)) >> 16);
+// The first `count` < kLanes numbers of a vector, and zeros: what lies behind them is neither read nor written.
+#if BZ_VEC_BYTES == 64 && !defined(BZ_EMULATE_AVX512)
+BZ_INLINE Floats read_part(const float* p, int64_t count) {
+    return (Floats)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
 }
+BZ_INLINE Floats read_part(const uint16_t* p, int64_t count) {
+    const __m256i halves = _mm256_maskz_loadu_epi16(__mmask16((1u << count) - 1), p);
+    return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
+}
+BZ_INLINE void store_part(float* p, Floats v, int64_t count) {
+    _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), (__m512)v);
+}
+#else
+template <class T>
+BZ_INLINE Floats read_part(const T* p, int64_t count) {
+    alignas(64) T spare[kLanes] = {};
+    memcpy(spare, p, sizeof(T) * size_t(count));
+    return read(spare);
+}
+BZ_INLINE void store_part(float* p, Floats v, int64_t count) {
+    alignas(64) float spare[kLanes];
+    store(spare, v);
+    memcpy(p, spare, sizeof(float) * size_t(count));
+}
+#endif
+BZ_INLINE void write_part(float* p, Floats v, int64_t count) { store_part(p, v, count); }
+BZ_INLINE void write_part(uint16_t* p, Floats v, int64_t count) {
+    alignas(64) uint16_t spare[kLanes];
+    write(spare, v);
+    memcpy(p, spare, sizeof(uint16_t) * size_t(count));
+}
+// How a vector of channels is read and written: all of it, or the first ones.
+struct Whole {
+    static constexpr bool kWhole = true;
+    template <class T>
+    inline __attribute__((always_inline)) Floats get(const T* p) const {
+        return read(p);
+    }
+    template <class T>
+    inline __attribute__((always_inline)) void put(T* p, Floats v) const {
+        write(p, v);
+    }
+};
+struct Part {
+    static constexpr bool kWhole = false;
+    int count;
+    template <class T>
+    inline __attribute__((always_inline)) Floats get(const T* p) const {
+        return read_part(p, count);
+    }
+    template <class T>
+    inline __attribute__((always_inline)) void put(T* p, Floats v) const {
+        write_part(p, v, count);
+    }
+};
 // Past the caches, to an address that is a multiple of the vector's size.
 BZ_INLINE void store_past(float* p, Floats v) {
 #if BZ_VEC_BYTES == 64

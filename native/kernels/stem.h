@@ -122,14 +122,14 @@ static void stem_line(const StemPlan& p, const float* const* rows, const bz_epil
     alignas(64) float made[kStemTogether * kStemPositions * kStemSixteens * 16];
     for (int b = 0; b < p.blocks; ++b) {
         const int first = p.sixteens * b / p.blocks, count = p.sixteens * (b + 1) / p.blocks - first;
-        const Channels channels = channels_of(p.parameters, s, &e, 0, first * 16, count * 16);
+        const Channels channels = channels_of(p.parameters, &e, 0, first * 16, count * 16);
         const float* const weights = p.weights + first * s.kernel_h * p.run * 16;
         for (int64_t t = 0; t < tiles; t += kStemTogether) {
             const int64_t begin = begin_of(t), end = begin_of(t + kStemTogether);
             for (int64_t i = t, x = begin; x < end; x = begin_of(++i))
                 kStemTiles[begin_of(i + 1) - x - 1][count - 1](rows, skipped + x * step, step, s.kernel_h, p.run,
                                                                weights, made + (x - begin) * count * 16);
-            finish(channels, p.parameters, s, e, FloatSumsOfLine{made, begin, count * 16}, n, y, begin,
+            finish(channels, p.parameters, e, FloatSumsOfLine{made, begin, count * 16}, n, y, begin,
                    end, sums ? sums + channels.at : nullptr);
         }
     }
