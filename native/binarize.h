@@ -38,7 +38,7 @@
 extern "C" {
 #endif
 
-#define BZ_ABI_VERSION 12
+#define BZ_ABI_VERSION 13
 #define BZ_SLACK 16 /* words behind a bit plane that kernels may read */
 
 typedef enum bz_status {
@@ -480,8 +480,9 @@ typedef struct bz_linear_step {
     int32_t op;
     const float* x;
     int64_t x_row; /* floats from one row to the next */
-    const float* weights; /* [outputs][inputs], rows weights_row floats apart */
+    const float* weights; /* [outputs][inputs], rows weights_row floats apart; not read if there are bf16_weights */
     int64_t weights_row;
+    const uint16_t* bf16_weights; /* [ceil(outputs / 16)][inputs][16] in bfloat16, behind the last output 0; or null */
     const float* add; /* [outputs] or null = 0 */
     float p, q;
     float* y;

@@ -89,7 +89,8 @@ bool good_step(const bz_mean_step* s) {
 }
 
 bool good_step(const bz_linear_step* s) {
-    if (!s || !size(s->rows) || !size(s->inputs) || !size(s->outputs) || !s->x || !s->weights || !s->y) return false;
+    if (!s || !size(s->rows) || !size(s->inputs) || !size(s->outputs) || !s->x || !s->y) return false;
+    if (!s->weights && !s->bf16_weights) return false;
     if (s->x_row < 0 || s->weights_row < 0 || (s->rows > 1 && s->y_row < s->outputs)) return false;
     return s->op >= BZ_OP_NEG && s->op <= BZ_OP_COPY && s->op != BZ_OP_PIECEWISE && s->op != BZ_OP_AFFINE;
 }

@@ -14,7 +14,7 @@ STATUS = {
     NOT_FINITE: "scales that are not finite",
 }
 ISAS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3, "amx": 4}
-ABI_VERSION = 12
+ABI_VERSION = 13
 SLACK = 16
 REGISTERS = 16  # of a pointwise step
 COPY_DIMS = 6
@@ -265,6 +265,7 @@ class LinearStep(ctypes.Structure):
         ("x_row", c_int64),
         ("weights", c_void_p),
         ("weights_row", c_int64),
+        ("bf16_weights", c_void_p),
         ("add", c_void_p),
         ("p", c_float),
         ("q", c_float),

@@ -26,6 +26,21 @@ BZ_INLINE void copy_channels(float* to, const T* from, int count) {
     if (i < count) store(to + i, read_part(from + i, count - i));
 }
 
+// The sum of neighbouring channels in 16 chains, however long vectors are: the same bits on all processors.
+template <class T>
+BZ_INLINE float sum_channels(const T* x, int count) {
+    constexpr int kChains = 16 / kLanes;  // vectors
+    Floats sum[kChains] = {};
+    int c = 0;
+    for (; c + 16 <= count; c += 16)
+        BZ_UNROLL for (int v = 0; v < kChains; ++v) sum[v] += read(x + c + v * kLanes);
+    for (int v = 0; c < count; c += kLanes, ++v)
+        sum[v] += count - c < kLanes ? read_part(x + c, count - c) : read(x + c);
+    BZ_UNROLL for (int half = kChains / 2; half > 0; half /= 2)
+        BZ_UNROLL for (int v = 0; v < half; ++v) sum[v] += sum[v + half];
+    return sum_lanes(sum[0]);
+}
+
 // Means over `size` strided groups of channels: to[i] = (x[i] + x[i + step] + ...) / size.
 template <class T>
 BZ_INLINE void merge(float* to, const T* x, int64_t step, int size, int count) {
@@ -60,9 +75,8 @@ static void bypass_part(const BypassShape& b, const T* x, int first, int start, 
         o += run, to += run;
     }
     if (o >= end) return;
-    float sum = 0;
-    for (int c = b.size * last; c < b.in; ++c) sum += read_one(x + c);
-    *to = sum / float(b.in - b.size * last);
+    const int left = b.in - b.size * last;
+    *to = sum_channels(x + b.size * last, left) / float(left);
 }
 
 }  // namespace BZ_NS

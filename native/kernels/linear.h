@@ -1,8 +1,9 @@
 // Float linear layers: tiles of rows times outputs in registers, one chain of multiply-adds per output.
 //
 // Weights are read where their owner keeps them, [outputs][inputs], who may change them between two calls: each piece is
-// transposed into the first cache, which hides behind the reading of memory. Sums wait in the result between two pieces
-// of the inputs, so chains are the same as in one piece.
+// transposed into the first cache, which hides behind the reading of memory. Copies in bfloat16 lie in the order in which
+// they are read, and are widened there. Sums wait in the result between two pieces of the inputs, so chains are the same
+// as in one piece.
 #pragma once
 
 #include "ops.h"
@@ -104,8 +105,22 @@ BZ_INLINE void fetch_weights(const bz_linear_step& s, int64_t block, int64_t fir
 }
 
 // Weights of `count` blocks of 16 outputs from `block` on, zeros behind the last output. Meanwhile the next ones are
-// fetched: of the next inputs, or of the next outputs.
-static void take_weights(const LinearPart& part, int64_t block, int64_t count) {
+// fetched: of the next inputs, or of the next outputs. From copies in bfloat16:
+static void widen_weights(const LinearPart& part, int64_t block, int64_t count) {
+    const int64_t length = part.inputs * 16, row = int64_t(part.s.inputs) * 16;
+    for (int64_t b = 0; b < count; ++b) {
+        const uint16_t* const from = part.s.bf16_weights + (block + b) * row + part.first * 16;
+        const uint16_t* const next = part.ends ? from + count * row - part.first * 16 : from + length;
+        float* const to = part.weights + b * length;
+        for (int64_t i = 0; i < length; i += 16) {
+            if (i % 32 == 0) __builtin_prefetch(next + i, 0, 2);
+            for (int k = 0; k < 16; k += kLanes) store(to + i + k, read(from + i + k));
+        }
+    }
+}
+
+// From the weights themselves:
+static void transpose_weights(const LinearPart& part, int64_t block, int64_t count) {
     const bz_linear_step& s = part.s;
     const int64_t first = part.ends ? 0 : part.first + part.inputs, next = part.ends ? count : 0;
     const int64_t rest = s.inputs - first, inputs = rest < kLinearPiece ? rest : kLinearPiece;
@@ -121,7 +136,7 @@ static void take_weights(const LinearPart& part, int64_t block, int64_t count) {
 // `some` blocks of 16 outputs from `block` on.
 static void linear_part(const LinearPart& part, int64_t block, int64_t some) {
     const int64_t tiles = (part.rows + kLinearRows - 1) / kLinearRows;
-    take_weights(part, block, some);
+    part.s.bf16_weights ? widen_weights(part, block, some) : transpose_weights(part, block, some);
     for (int64_t t = 0; t < tiles; ++t) {
         const int64_t first = part.rows * t / tiles, last = part.rows * (t + 1) / tiles;
         kLinearTiles[last - first - 1][some - 1](part, part.row + first, block);

@@ -187,6 +187,27 @@ BZ_INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
 
 BZ_INLINE Floats absolute(Floats v) { return (Floats)((Words)v & splat_word(0x7fffffffu)); }
 
+BZ_INLINE float sum_lanes(Floats v) {  // halves onto each other
+#if BZ_VEC_BYTES == 64
+    __m256 halves[2];
+    memcpy(halves, &v, sizeof halves);
+    const __m256 half = _mm256_add_ps(halves[0], halves[1]);
+#elif BZ_VEC_BYTES == 32
+    const __m256 half = (__m256)v;
+#endif
+#if BZ_VEC_BYTES >= 32
+    __m128 sum = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+#else
+    alignas(64) float lanes[kLanes];
+    store(lanes, v);
+    BZ_UNROLL for (int half = kLanes / 2; half > 0; half /= 2)
+        BZ_UNROLL for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    return lanes[0];
+#endif
+}
+
 // high, low = carry and sum of three bits in every position
 BZ_INLINE void full_add(Words& high, Words& low, Words a, Words b, Words c) {
 #if BZ_VEC_BYTES == 64

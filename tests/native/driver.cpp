@@ -225,6 +225,13 @@ uint16_t to_bf16(float value) {
     return uint16_t(value != value ? word >> 16 | 0x40 : (word + 0x7fff + (word >> 16 & 1)) >> 16);
 }
 
+float from_bf16(uint16_t half) {
+    const uint32_t word = uint32_t(half) << 16;
+    float value;
+    memcpy(&value, &word, sizeof value);
+    return value;
+}
+
 // A map as floats that bfloat16 holds, and as those.
 struct Bf16 {
     std::vector<float> floats;
@@ -232,8 +239,7 @@ struct Bf16 {
     explicit Bf16(const std::vector<float>& map) : floats(map), halves(map.size()) {
         for (size_t i = 0; i < map.size(); ++i) {
             halves[i] = to_bf16(map[i]);
-            const uint32_t word = uint32_t(halves[i]) << 16;
-            memcpy(&floats[i], &word, sizeof word);
+            floats[i] = from_bf16(halves[i]);
         }
     }
     float* as(bool bf16) { return bf16 ? reinterpret_cast<float*>(halves.data()) : floats.data(); }
@@ -492,8 +498,17 @@ static void linear_step(int isa) {
     const int outputs = between(1, 70);
     std::vector<float> x = normal(size_t(rows) * inputs), y(size_t(rows) * outputs), add = normal(size_t(outputs));
     std::vector<float> weights = normal(size_t(outputs) * inputs);
-    const bz_linear_step s = {rows, inputs, outputs, BZ_OP_RELU, x.data(), inputs, weights.data(), inputs, add.data(),
-                              0, 0, y.data(), outputs};
+    std::vector<uint16_t> halves(size_t((outputs + 15) / 16) * size_t(inputs) * 16);
+    const bool bf16 = between(0, 1);
+    for (int o = 0; o < outputs; ++o)
+        for (int k = 0; k < inputs; ++k) {
+            float& weight = weights[size_t(o) * inputs + k];
+            const uint16_t half = to_bf16(weight);
+            halves[(size_t(o / 16) * inputs + k) * 16 + o % 16] = half;
+            if (bf16) weight = from_bf16(half);
+        }
+    const bz_linear_step s = {rows, inputs, outputs, BZ_OP_RELU, x.data(), inputs, bf16 ? nullptr : weights.data(), inputs,
+                              bf16 ? halves.data() : nullptr, add.data(), 0, 0, y.data(), outputs};
     must_run(isa, BZ_STEP_LINEAR, &s, "linear");
     for (int i = 0; i < rows * outputs; ++i) {
         const int r = i / outputs, o = i % outputs;

@@ -386,6 +386,31 @@ def test_linear(isa: str, shape: tuple[int, int, int]) -> None:
             assert y[:, outputs:].isnan().all()
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("shape", [(1, 7, 3), (1, 512, 1000), (2, 300, 40), (33, 64, 17), (130, 64, 100)])
+def test_linear_reads_bfloat16_weights(isa: str, shape: tuple[int, int, int]) -> None:
+    """Bit for bit: the weights are widened, and multiplied in the same order."""
+    rows, inputs, outputs = shape
+    torch.manual_seed(rows)
+    x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs).bfloat16()
+    blocks = -(-outputs // 16)
+    halves = torch.zeros(blocks, inputs, 16, dtype=torch.bfloat16)
+    for o in range(outputs):
+        halves[o // 16, :, o % 16] = weight[o]
+    wide, bias = weight.float(), torch.randn(outputs)
+    made = []
+    for name, data in (("weights", wide), ("bf16_weights", halves)):
+        y = torch.full((rows, outputs), NAN)
+        step = structs.LinearStep(rows, inputs, outputs, structs.OPS["copy"], x.data_ptr(), inputs)
+        step.weights_row, step.add, step.y, step.y_row = inputs, bias.data_ptr(), y.data_ptr(), outputs
+        setattr(step, name, data.data_ptr())
+        must("linear", step, isa, threads=2)
+        made.append(y)
+    assert torch.equal(*made)
+    expected = F.linear(x.double(), wide.double(), bias.double())
+    torch.testing.assert_close(made[0].double(), expected, rtol=1e-5, atol=2e-6 * inputs**0.5)
+
+
 def copy_step(x: Tensor | None, y: Tensor, value: float = 0.0) -> structs.CopyStep:
     """y = x, of the same shape and any strides."""
     step = structs.CopyStep(dims=y.dim(), value=value, x=None if x is None else x.data_ptr(), y=y.data_ptr())
@@ -505,7 +530,7 @@ def arguments() -> dict[str, ctypes.Structure]:
         "pool": structs.PoolStep(1, 8, 4, 4, structs.Pool(2, 2, 2, 2, 0, 0, 2, 2), 1, 0, 0, 0, m, out),
         "mean": structs.MeanStep(1, 4, 4, 8, m, None, y.data_ptr()),
         "linear": structs.LinearStep(
-            2, 8, 5, 28, x.data_ptr(), 8, x.data_ptr(), 8, None, 0, 0, y.data_ptr(), 5
+            2, 8, 5, 28, x.data_ptr(), 8, x.data_ptr(), 8, None, None, 0, 0, y.data_ptr(), 5
         ),
         "copy": copy_step(x.view(8, 512), y.view(8, 512)),
         "resize": structs.ResizeStep(1, 8, 4, 4, 2, 2, 0, 0, 0, m, out),
@@ -683,7 +708,7 @@ def test_the_number_of_threads_does_not_matter() -> None:
             (
                 "linear",
                 structs.LinearStep(
-                    6000, 48, 100, 28, address(x), 48, address(weight), 48, None, 0, 0, address(y), 100
+                    6000, 48, 100, 28, address(x), 48, address(weight), 48, None, None, 0, 0, address(y), 100
                 ),
             ),
             ("copy", copy_step(x, turned)),

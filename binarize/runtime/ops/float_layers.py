@@ -12,8 +12,18 @@ from binarize.runtime.ops.common import channel_sums, register
 from binarize.runtime.pointwise_code import apply
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, op: str, p: float, q: float) -> Tensor:
+def _linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    op: str,
+    p: float,
+    q: float,
+    *,
+    bf16_weight: bool = False,
+) -> Tensor:
     flat = weight.flatten(1)
+    flat = flat.bfloat16().float() if bf16_weight else flat
     y = F.linear(x, flat, bias) if weight.dim() == 2 else F.conv2d(x, flat[..., None, None], bias)
     return apply(op, y, p, q)
 
@@ -64,7 +74,8 @@ def _attention(
 
 
 linear = register(
-    "linear(Tensor x, Tensor weight, Tensor? bias, str op, float p, float q) -> Tensor",
+    "linear(Tensor x, Tensor weight, Tensor? bias, str op, float p, float q, *, bool bf16_weight=False) "
+    "-> Tensor",
     _linear,
 )
 mean = register(

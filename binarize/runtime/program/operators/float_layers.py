@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, fx
+from torch.nn import functional as F
 
 from binarize.native import structs
 from binarize.native.instruction_set import resolve
@@ -26,6 +27,8 @@ def linear(
     op: str,
     p: float,
     q: float,
+    *,
+    bf16_weight: bool = False,
 ) -> Any:
     """Y = op(x W^T + b), rows being all positions."""
     maps = weight.dim() == 4
@@ -41,15 +44,23 @@ def linear(
     made = as_rows(out.movedim(1, -1) if maps else out, count, outputs)
     if made is None:
         return NotImplemented
-    # read where they lie at each call: changes past torch (NumPy, `.data`) would not reach a copy
     step = structs.LinearStep(rows=count, inputs=inputs, outputs=outputs, op=structs.OPS[op], p=p, q=q)
     step.x_row, step.y_row, step.weights_row = flat.stride(0), made.stride(0), weight.stride(0)
-    lowering.point(step, "weights", weight.detach())
+    if bf16_weight:
+        lowering.point(step, "bf16_weights", bf16_blocks(weight.detach().flatten(1)))
+    else:  # read where they lie at each call: changes past torch (NumPy, `.data`) would not reach a copy
+        lowering.point(step, "weights", weight.detach())
     lowering.point(step, "add", None if bias is None else bias.detach())
     lowering.point(step, "x", flat)
     lowering.point(step, "y", made)
     lowering.native("linear", step)
     return out
+
+
+def bf16_blocks(weight: Tensor) -> Tensor:
+    """(outputs, inputs) to (ceil(outputs / 16), inputs, 16) in bfloat16, with zeros behind the last output."""
+    blocks = F.pad(weight.bfloat16(), (0, 0, 0, -weight.shape[0] % 16)).unflatten(0, (-1, 16))
+    return blocks.movedim(1, 2).contiguous()
 
 
 def as_rows(x: Tensor, count: int, columns: int) -> Tensor | None:

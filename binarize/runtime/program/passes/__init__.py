@@ -13,6 +13,7 @@ from binarize.runtime.program.graph import ProgramGraph
 from binarize.runtime.program.passes.activation import layer_activations, name_activations
 from binarize.runtime.program.passes.attention import attention
 from binarize.runtime.program.passes.bf16_maps import bf16_maps
+from binarize.runtime.program.passes.bf16_weights import bf16_weights
 from binarize.runtime.program.passes.bits import bits
 from binarize.runtime.program.passes.channel_sums import channel_sums
 from binarize.runtime.program.passes.classifier import classifier
@@ -46,7 +47,8 @@ PASSES: tuple[Pass, ...] = (
     pointwise,  # what elementwise operators are left
     channel_sums,  # which step makes a map is known now
     bits,  # whatever else reads a map is known now
-    bf16_maps,  # last: of the maps that are still stored
+    bf16_maps,  # of the maps that are still stored
+    bf16_weights,  # of the linear layers that are still steps
 )
 
 

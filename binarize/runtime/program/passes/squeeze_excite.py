@@ -92,7 +92,7 @@ def _take_activation(program: ProgramGraph, node: fx.Node) -> None:
     bias = node.args[2] if len(node.args) > 2 else None
     with program.graph.inserting_after(last):
         made = program.graph.call_function(ops.linear, (*node.args[:2], bias, op, 0.0, 0.0))
-    made.meta["val"] = last.meta["val"]
+    made.meta = {**node.meta, "val": last.meta["val"]}  # the layer's place, not its activation's
     if last is not node:
         program.taken("squeeze_excite", node)
     elif user is not None and user.target in _OTHERS:
