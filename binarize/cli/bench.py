@@ -66,7 +66,8 @@ from binarize.errors import ConfigError
     default="float32",
     show_default=True,
     type=click.Choice(["float32", "bf16"]),
-    help="Of the maps that the packed network stores between its layers.",
+    help="Of the maps that the packed network stores between its layers, and of the weights of float "
+    "classifiers.",
 )
 @click.option("--fusions", is_flag=True, help="Print which layers were fused, and why others were not.")
 @click.option("--fresh-memory", is_flag=True, help="Use the C library's memory defaults.")

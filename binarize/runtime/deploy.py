@@ -63,8 +63,9 @@ def deploy(
         exact_scales: True keeps native kernels from rounding scales that stand inside a sum (bidense per
             channel). Rounded ones take half the time or less; `docs/kernels.md` states the error.
             `configure` sets it for a network that `load` gave.
-        precision: of the maps that a program stores between packed layers. `float32`, or `bf16`: half the
-            memory to write and to read, each value rounded by at most 2^-8 of itself (`RuntimeOptions`).
+        precision: of the maps that a program stores between packed layers, and of the weights of float
+            classifiers. `float32`, or `bf16`: half the memory to write and to read, each value rounded by at
+            most 2^-8 of itself (`RuntimeOptions`).
 
     Raises:
         ConfigError: a model without binary layers, on another device, or one that cannot be copied; another

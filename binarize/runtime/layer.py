@@ -40,9 +40,10 @@ class RuntimeOptions:
         exact_scales: True keeps native kernels from rounding scales that stand inside a sum (a DAB per
             channel). Rounded ones are up to twice as fast; `kernel_support.rounding_error` bounds the error,
             and where it could be too large, scales are exact anyhow.
-        precision: `bf16` lets a network's program store float maps between packed layers, the stem's too, as
-            bfloat16: half the memory to write and to read. All sums stay float32. A value is rounded by at
-            most 2^-8 of itself (0.4 %). Modules (without a program) and other float layers are not changed.
+        precision: `bf16` lets a network's program store float maps between packed layers, the stem's too, and
+            copies of the weights of float linear layers on few rows as bfloat16: half the memory to write and
+            to read. All sums stay float32. A value is rounded by at most 2^-8 of itself (0.4 %). Modules
+            (without a program) and other float layers are not changed.
     """
 
     threads: int | None = None

@@ -58,7 +58,7 @@ def linear(
 
 
 def bf16_blocks(weight: Tensor) -> Tensor:
-    """(outputs, inputs) to (ceil(outputs / 16), inputs, 16) in bfloat16, with zeros behind the last output."""
+    """(outputs, inputs) to (ceil(outputs / 16), inputs, 16) in bfloat16, zeros behind the last output."""
     blocks = F.pad(weight.bfloat16(), (0, 0, 0, -weight.shape[0] % 16)).unflatten(0, (-1, 16))
     return blocks.movedim(1, 2).contiguous()
 
