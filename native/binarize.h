@@ -147,7 +147,7 @@ typedef struct bz_epilogue {
     bz_activation first, second;
     bz_map bypass;
     int32_t bypass_channels;
-    bz_resize bypass_resize; /* height 0: the bypass has the output's size. Not of a depthwise convolution */
+    bz_resize bypass_resize; /* height 0: the bypass has the output's size */
     bz_map residual; /* data null: none */
     bz_map out; /* not used if there is a tail; data may be null if there are bits. It shares no memory with bypass and
                    residual: some positions are computed twice */

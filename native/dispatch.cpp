@@ -153,7 +153,7 @@ static int run_conv(int isa, int threads, const bz_conv_shape* shape, const uint
     if (threads < 1 || !(depthwise ? good_depthwise(shape) : good_conv(shape)) || !plane) return BZ_BAD_ARGUMENT;
     if (bz_taps(*shape) > 0 && (!words || !counts)) return BZ_BAD_ARGUMENT;
     if (out ? epilogue || bz_scale_groups(*shape) > 1 : !good_epilogue(*shape, epilogue)) return BZ_BAD_ARGUMENT;
-    if (depthwise && epilogue && (epilogue->tail.channels || epilogue->bypass_resize.height)) return BZ_BAD_ARGUMENT;
+    if (depthwise && epilogue && epilogue->tail.channels) return BZ_BAD_ARGUMENT;
     const Kernels* kernels = kernels_of(isa);
     if (!kernels) return BZ_NO_ISA;
     if (depthwise && bz_taps(*shape) > 255) return BZ_UNSUPPORTED;

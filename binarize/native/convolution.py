@@ -145,8 +145,8 @@ def _run(
     size = _checked_size(plane, weights, out_size)
     channels = weights.out_channels
     last = (epilogue or Epilogue()).checked(plane.images, channels, size, scale_groups=weights.scale_groups)
-    if weights.kind == "depthwise" and (last.tail is not None or last.resize is not None):
-        raise NativeError("conv: a depthwise convolution has neither a tail nor a bypass of another size.")
+    if weights.kind == "depthwise" and last.tail is not None:
+        raise NativeError("conv: a depthwise convolution has no tail.")
     shape = (plane.images, last.out_channels(channels), *size)
     if out is None:
         out = torch.empty(shape, memory_format=torch.channels_last, dtype=torch.float32, device="cpu")

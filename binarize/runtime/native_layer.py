@@ -358,7 +358,7 @@ class NativeLayer:
         bypass = self.data.bypass
         halves = tuple(maps[2:]) == (2 * size[0], 2 * size[1])
         halves = halves and bypass is not None and bypass.stride == (2, 2)
-        if not halves or self.depthwise or self.transposed is not None:
+        if not halves or self.transposed is not None:
             return None
         return Resize(size=size, align_corners=False)
 

@@ -17,7 +17,7 @@ static BypassShape bypass_shape(int in, int out) {
     return {in, copied, merged, merged ? in / merged : 0};
 }
 
-// What follows writes whole vectors: up to kLanes - 1 zeros behind the last of `count` floats.
+// `copy_channels`, `merge` and `bypass_part` write whole vectors: up to kLanes - 1 floats behind the last of `count`.
 
 template <class T>
 BZ_INLINE void copy_channels(float* to, const T* from, int count) {
@@ -46,22 +46,21 @@ template <class T>
 BZ_INLINE void merge(float* to, const T* x, int64_t step, int size, int count) {
     const bool halves = (size & (size - 1)) == 0;  // a product is as exact, and faster
     const Floats divisor = splat(float(size)), factor = splat(1.0f / float(size));
-    const auto put = [&](int i, const auto& get) {
-        Floats sum = get(x + i);
-        for (int t = 1; t < size; ++t) sum += get(x + i + t * step);
+    const auto put = [&](int i, const auto& extent) __attribute__((always_inline)) {
+        Floats sum = extent.get(x + i);
+        for (int t = 1; t < size; ++t) sum += extent.get(x + i + t * step);
         store(to + i, halves ? sum * factor : sum / divisor);
     };
     int i = 0;
-    for (; i + kLanes <= count; i += kLanes) put(i, [](const T* p) { return read(p); });
-    if (i < count) put(i, [&](const T* p) { return read_part(p, count - i); });
+    for (; i + kLanes <= count; i += kLanes) put(i, Whole{});
+    if (i < count) put(i, Part{count - i});
 }
 
 // Channels [first, first + count) of the bypass of one position, the first of them a copy of channel `start` if it is
-// one, and zeros up to a multiple of kLanes. `to` has room for kLanes floats more.
+// one.
 template <class T>
 static void bypass_part(const BypassShape& b, const T* x, int first, int start, int count, float* to) {
     const int end = first + count;
-    store(to + (count - 1) / kLanes * kLanes, Floats{});
     int o = first;
     for (int run, from = start; o < end && o < b.copied; o += run, to += run, from = 0) {
         run = b.in - from < end - o ? b.in - from : end - o;

@@ -121,6 +121,7 @@ struct DepthwisePlan {
     Border border;
     Values values;
     const uint32_t* zeros;  // weights that count +1 of the activations, if there are values
+    Resizer resizer;        // of the bypass, if that is of another size
 };
 
 static int depthwise_row(const DepthwisePlan& p, int64_t item) {
@@ -132,11 +133,18 @@ static int depthwise_row(const DepthwisePlan& p, int64_t item) {
     const size_t counts = p.values.used ? 2 : 1;
     // values that only become bits
     const int64_t line = p.e && !p.e->out.data ? s.out_w * int64_t(p.parameters.padded) : 0;
-    uint32_t* memory = static_cast<uint32_t*>(malloc((row * 8 * counts + copies + size_t(line)) * sizeof(uint32_t)));
+    const int64_t way = p.resizer.rows ? s.out_w * int64_t(p.resizer.channels) : 0;  // the bypass of this line
+    const size_t words = row * 8 * counts + copies;
+    uint32_t* memory = static_cast<uint32_t*>(malloc((words + size_t(line + way)) * sizeof(uint32_t)));
     if (!memory) return BZ_NO_MEMORY;
     bz_epilogue e = {};
     if (p.e) e = *p.e;
-    if (line) e.out = {reinterpret_cast<float*>(memory + row * 8 * counts + copies), 0, 0, p.parameters.padded, 1, 0};
+    float* const floats = reinterpret_cast<float*>(memory + words);
+    if (line) e.out = {floats, 0, 0, p.parameters.padded, 1, 0};
+    if (way) {
+        resize_run(p.resizer, n, y, 0, s.out_w, floats + line, p.resizer.channels);
+        e.bypass = {floats + line, 0, 0, p.resizer.channels, 1, 0};
+    }
     uint8_t* const bytes = reinterpret_cast<uint8_t*>(memory);
     uint8_t* const ones = bytes + (counts - 1) * row * 32;
     Taps taps;
@@ -197,7 +205,7 @@ static int depthwise_row(const DepthwisePlan& p, int64_t item) {
 static int depthwise(int threads, const bz_conv_shape& s, const uint32_t* plane, const uint32_t* words,
                      const int32_t* counts, const bz_epilogue* e, int32_t* out_int) {
     if (bz_taps(s) > kMostTaps) return BZ_UNSUPPORTED;
-    DepthwisePlan p = {s, plane, words, e, out_int, {}, nullptr, {}, {}, nullptr};
+    DepthwisePlan p = {s, plane, words, e, out_int, {}, nullptr, {}, {}, nullptr, {}};
     const int padded = bz_pixel_words(s.input) * 32;
     int status = make_border(p.border, s, counts, 1, padded);
     if (status == BZ_OK) status = take_parameters(p.parameters, s, e, padded);
@@ -208,6 +216,7 @@ static int depthwise(int threads, const bz_conv_shape& s, const uint32_t* plane,
         p.zeros = zeros = static_cast<uint32_t*>(calloc(size_t(padded / 32 + BZ_SLACK), sizeof(uint32_t)));
         if (!zeros) status = BZ_NO_MEMORY;
     }
+    if (status == BZ_OK) status = make_bypass_resizer(p.resizer, s, e);
     const int64_t items = int64_t(s.input.images) * s.out_h;
     const bool summed = e && e->sums;
     if (summed) p.partial = static_cast<float*>(calloc(size_t(items) * size_t(padded), sizeof(float)));
@@ -224,6 +233,7 @@ static int depthwise(int threads, const bz_conv_shape& s, const uint32_t* plane,
     } else {
         status = BZ_NO_MEMORY;
     }
+    free(p.resizer.rows);
     free(p.partial);
     free(zeros);
     free(p.values.memory);

@@ -23,8 +23,8 @@ struct Parameters {
     BypassShape bypass;
 };
 
-// Channels [first, first + count) of the output, whose parameters start at `at` and are followed by those of others or
-// zeros, up to whole vectors.
+// Channels [first, first + count) of the output, whose parameters start at `at`; what follows them may be read, up to
+// whole vectors.
 struct Channels {
     int first, count, at;
     int start;    // the bypass's channel that is copied to the first, if it is one of the copies

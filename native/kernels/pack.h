@@ -195,7 +195,7 @@ constexpr int kRun = 64;  // positions summed in float before the sum goes on in
     return status;
 }
 
-// Sums over `positions`, `step` numbers apart, to zeros.
+// Sums over `positions`, `step` numbers apart.
 template <class T>
 static void sum_positions(const T* from, int64_t step, int64_t positions, int channels, float* to) {
     int c = 0;
@@ -225,7 +225,7 @@ static void sum_positions(const T* from, int64_t step, int64_t positions, int ch
     }
     const int64_t runs = (s.width + kRun - 1) / kRun, pieces = s.height * runs;
     float* partial = static_cast<float*>(
-        calloc(size_t(s.images) * size_t(pieces) * size_t(s.channels), sizeof(float)));
+        malloc(size_t(s.images) * size_t(pieces) * size_t(s.channels) * sizeof(float)));
     if (!partial) return BZ_NO_MEMORY;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (int64_t item = 0; item < s.images * pieces; ++item) {

@@ -54,13 +54,6 @@ BZ_INLINE void store(T* p, V v) {
 typedef uint16_t Halves __attribute__((vector_size(BZ_VEC_BYTES / 2)));
 BZ_INLINE Floats read(const float* p) { return load<Floats>(p); }
 BZ_INLINE Floats read(const uint16_t* p) { return (Floats)(__builtin_convertvector(load<Halves>(p), Words) << 16); }
-BZ_INLINE float read_one(const float* p) { return *p; }
-BZ_INLINE float read_one(const uint16_t* p) {
-    const uint32_t word = uint32_t(*p) << 16;
-    float value;
-    memcpy(&value, &word, sizeof value);
-    return value;
-}
 BZ_INLINE void write(float* p, Floats v) { store(p, v); }
 // To the nearest, ties to even, and a NaN to one that stays one.
 BZ_INLINE void write(uint16_t* p, Floats v) {

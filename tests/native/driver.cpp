@@ -311,11 +311,13 @@ void layer(int isa, const bz_conv_shape& shape, int kind, const std::vector<floa
     e.mul = mul.data();
     if (depthwise) e.offset = offset.data();
     const size_t positions = size_t(in.images) * s.out_h * s.out_w;
-    const std::vector<float> bypass = normal(positions * 5);
+    const int way_channels = between(0, 2) ? between(1, 40) : between(41, 150);
+    const std::vector<float> bypass = normal(positions * size_t(way_channels));
     std::vector<float> out(positions * s.out_channels), wanted(out.size());
     std::vector<float> sums(size_t(in.images) * s.out_channels), wanted_sums(sums.size());
-    e.bypass = {nullptr, int64_t(s.out_h) * s.out_w * 5, int64_t(s.out_w) * 5, 5, 1, 0};
-    e.bypass_channels = 5;
+    const int64_t way_row = int64_t(s.out_w) * way_channels;
+    e.bypass = {nullptr, s.out_h * way_row, way_row, way_channels, 1, 0};
+    e.bypass_channels = way_channels;
     e.out = {nullptr, int64_t(s.out_h) * s.out_w * s.out_channels, int64_t(s.out_w) * s.out_channels, s.out_channels, 1, 0};
     const float* const way = between(0, 1) ? bypass.data() : nullptr;
     const bool summed = between(0, 1);
@@ -406,12 +408,36 @@ static void pointwise_step(int isa) {
     }
 }
 
+// Channel o of a bypass of `in` channels for `out`: copies, then means, the last one of all that are left.
+static double bypass_value(const float* x, int in, int out, int o) {
+    const int copied = out / in * in, merged = out - copied;
+    if (o < copied) return x[o % in];
+    const int j = o - copied, size = in / merged, step = merged - 1;
+    const bool last = j == step;
+    const int terms = last ? in - size * step : size;
+    double sum = 0;
+    for (int t = 0; t < terms; ++t) sum += last ? x[size * step + t] : x[j + t * step];
+    return sum / terms;
+}
+
 static void row_steps(int isa) {
-    const int n = between(1, 2), h = between(1, 5), w = between(1, 9), c = between(1, 90);
+    const int n = between(1, 2), h = between(1, 5), w = between(1, 9), c = between(0, 2) ? between(1, 90) : between(91, 300);
     const size_t count = size_t(n) * h * w * c;
     std::vector<float> x = normal(count), out(count), soft(count), v = normal(size_t(c)), sums(size_t(n) * c);
-    const bz_layer_norm_step s = {n, h, w, c, map_of(x, h, w, c), map_of(out, h, w, c), v.data(), nullptr, 1e-5, sums.data()};
+    bz_layer_norm_step s = {};
+    s.images = n, s.height = h, s.width = w, s.channels = c;
+    s.x = map_of(x, h, w, c), s.out = map_of(out, h, w, c), s.weight = v.data(), s.eps = 1e-5, s.sums = sums.data();
+    const int ways = between(1, 300);
+    std::vector<float> way = normal(size_t(n) * h * w * ways), added = normal(count), with(count);
+    bz_layer_norm_step full = s;
+    full.out = map_of(with, h, w, c), full.residual = map_of(added, h, w, c);
+    full.bypass = map_of(way, h, w, ways), full.bypass_channels = ways;
+    must_run(isa, BZ_STEP_LAYER_NORM, &full, "layer norm with a bypass");
     must_run(isa, BZ_STEP_LAYER_NORM, &s, "layer norm");
+    for (size_t i = 0; i < count; ++i) {
+        const double term = bypass_value(&way[i / size_t(c) * size_t(ways)], ways, c, int(i % size_t(c)));
+        must_be(with[i], out[i] + term + added[i], 1e-4, "layer norm with a bypass");
+    }
     const bz_softmax_step t = {int64_t(n) * h * w, c, 0.5f, x.data(), c, soft.data(), c};
     must_run(isa, BZ_STEP_SOFTMAX, &t, "softmax");
     for (size_t i = 0; i < count; i += size_t(c)) {
@@ -603,7 +629,8 @@ int main(int argc, char** argv) {
             must(bz_pack(isa, threads, &in, &x, nullptr, nullptr, nullptr, 0, plane.data(), sums.data()), "pack");
             const size_t outputs = size_t(in.images) * s.out_h * s.out_w * s.out_channels;
             std::vector<float> out(outputs), out_sums(size_t(in.images) * s.out_channels);
-            std::vector<float> bypass = normal(outputs / s.out_channels * 7);
+            const int ways = between(0, 2) ? between(1, 40) : between(41, 150);
+            std::vector<float> bypass = normal(outputs / s.out_channels * size_t(ways));
             std::vector<int32_t> ints(outputs);
             bz_epilogue e = {};
             e.out = {out.data(), int64_t(s.out_h) * s.out_w * s.out_channels, int64_t(s.out_w) * s.out_channels,
@@ -611,8 +638,8 @@ int main(int argc, char** argv) {
             e.sums = out_sums.data();
             bz_epilogue full = e;
             full.first.kind = BZ_ACT_PIECEWISE;
-            full.bypass = {bypass.data(), int64_t(s.out_h) * s.out_w * 7, int64_t(s.out_w) * 7, 7, 1, 0};
-            full.bypass_channels = 7;
+            full.bypass = {bypass.data(), int64_t(s.out_h) * s.out_w * ways, int64_t(s.out_w) * ways, ways, 1, 0};
+            full.bypass_channels = ways;
             full.residual = e.out;
             bz_epilogue values = e;
             values.mul = l.mul.data(), values.offset = l.offset.data(), values.midpoint = l.midpoint;
@@ -621,7 +648,7 @@ int main(int argc, char** argv) {
             const int tail_channels = between(1, 90), padded = (tail_channels + 15) / 16 * 16;
             const int64_t small = int64_t(resize.height) * resize.width;
             std::vector<float> small_x = normal(size_t(small * in.images * in.channels));
-            std::vector<float> small_way = normal(size_t(small * in.images * 7));
+            std::vector<float> small_way = normal(size_t(small * in.images * ways));
             std::vector<float> tail_out(outputs / s.out_channels * tail_channels), tail_add = normal(size_t(padded));
             std::vector<float> tail_weights = normal(size_t(padded) * s.out_channels);
             const bz_map map = {small_x.data(), small * in.channels, int64_t(resize.width) * in.channels, in.channels,
@@ -630,7 +657,7 @@ int main(int argc, char** argv) {
             must(bz_pack(isa, threads, &in, &map, &resize, nullptr, nullptr, 0, other.data(), sums.data()), "resized");
             bz_epilogue tailed = full;
             tailed.residual = {};
-            tailed.bypass = {small_way.data(), small * 7, int64_t(resize.width) * 7, 7, 1, 0};
+            tailed.bypass = {small_way.data(), small * ways, int64_t(resize.width) * ways, ways, 1, 0};
             tailed.bypass_resize = resize;
             tailed.tail = {tail_weights.data(), tail_add.data(), tail_channels,
                            {tail_out.data(), int64_t(s.out_h) * s.out_w * tail_channels,
@@ -645,6 +672,9 @@ int main(int argc, char** argv) {
                 must(bz_depthwise_int(isa, threads, &s, plane.data(), words.data(), counts.data(), ints.data()), "int");
                 must(bz_depthwise(isa, threads, &s, plane.data(), words.data(), counts.data(), &full), "full");
                 must(bz_depthwise(isa, threads, &s, plane.data(), words.data(), counts.data(), &full_values), "full");
+                bz_epilogue resized = tailed;
+                resized.tail = {};
+                must(bz_depthwise(isa, threads, &s, plane.data(), words.data(), counts.data(), &resized), "resized");
                 must(bz_depthwise(isa, threads, &s, plane.data(), words.data(), counts.data(), &values), "values");
                 check(l, depthwise, kValues, out.data(), values_slack, "values");
                 must(bz_depthwise(isa, threads, &s, plane.data(), words.data(), counts.data(), &e), "depthwise");

@@ -456,11 +456,52 @@ def test_interpolated_maps(
     )
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@given(
+    layer=layers(),
+    channels=st.sampled_from([2, 40, 70]),
+    small=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    align=st.booleans(),
+    bypass=st.sampled_from([1, 16, 33]),
+)
+@QUICK
+def test_interpolated_bypass_of_a_depthwise_convolution(
+    isa: Any, layer: dict[str, Any], channels: int, small: Any, align: bool, bypass: int
+):
+    layer = as_depthwise(layer, channels)
+    plane = native.pack(layer["x"], border=layer["geometry"]["padding"], isa=isa)
+    weights = native.pack_depthwise(layer["weight"], isa=isa, **layer["geometry"])
+    shape = sums_of(layer).shape
+    e = full_epilogue(layer, shape, bypass)
+    way = torch.randn(shape[0], bypass, *small, generator=layer["random"])
+    resize = native.Resize(size=tuple(shape[2:]), align_corners=align)
+    wanted = native.conv(plane, weights, dataclasses.replace(e, bypass=resize(way)), threads=layer["threads"])
+    e = dataclasses.replace(e, bypass=way, resize=resize)
+    assert torch.allclose(
+        native.conv(plane, weights, e, threads=layer["threads"]), wanted, rtol=1e-4, atol=1e-3
+    )
+
+
 def test_no_tail_behind_a_depthwise_convolution():
     plane = native.pack(torch.randn(1, 32, 5, 5), border=1)
     weights = native.pack_depthwise(torch.randn(32, 1, 3, 3), padding=1)
     with pytest.raises(NativeError):
         native.conv(plane, weights, native.Epilogue(tail=native.Tail(weight=torch.randn(4, 32))))
+
+
+@pytest.mark.parametrize(("ways", "outputs"), [(100, 33), (300, 7), (17, 1), (33, 64), (96, 160), (31, 31)])
+def test_all_paths_give_the_same_bypass(ways: int, outputs: int) -> None:
+    """Of means, too, whose last one has more terms: its sum has the same chains on all processors."""
+    x, weight = torch.randn(2, 40, 6, 7), torch.randn(outputs, 40, 1, 1)
+    bypass = torch.randn(2, ways, 6, 7)
+    results = []
+    for isa in ISAS:
+        plane, weights = native.pack(x, isa=isa), native.pack_weights(weight, isa=isa)
+        for threads in (1, 2):
+            sums = torch.empty(2, outputs)
+            made = native.conv(plane, weights, native.Epilogue(bypass=bypass, sums=sums), threads=threads)
+            results.append((made, sums))
+    assert all(torch.equal(results[0][0], made) and torch.equal(results[0][1], s) for made, s in results[1:])
 
 
 @given(layer=layers(), channels=st.sampled_from([0, 2, 40]))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import binarize
 from binarize import native, runtime
 from binarize.native.library import available
-from binarize.runtime.program.operators.float_layers import bf16_blocks
+from binarize.runtime.program.passes.bf16_weights import bf16_blocks
 
 pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")
 
@@ -82,6 +82,30 @@ def test_a_change_of_the_weights_is_noticed(all_weights: None) -> None:
         packed.fc.weight.mul_(2)
         packed.fc.bias.mul_(2)
     torch.testing.assert_close(third(packed, x)[0], 2 * before)
+
+
+def test_weights_of_any_strides_are_taken(all_weights: None) -> None:
+    x = torch.rand(1, 3, 16, 12)
+    packed, turned = deployed(precision="bf16"), deployed(precision="bf16")
+    turned.fc.weight = nn.Parameter(turned.fc.weight.detach().t().contiguous().t())
+    assert turned.fc.weight.stride(1) != 1
+    assert torch.equal(third(turned, x)[0], third(packed, x)[0])
+    assert reasons(turned)["fc"] == ""
+    turned.fc.bias = nn.Parameter(torch.stack([turned.fc.bias.detach()] * 2, 1)[:, 0])
+    torch.testing.assert_close(third(turned, x)[0], third(packed, x)[0], rtol=1e-2, atol=1e-3)
+    assert reasons(turned)["fc"] == "the bias is a view with gaps: torch computes the layer"
+
+
+def test_one_copy_serves_all_calls_of_a_program(all_weights: None) -> None:
+    packed = deployed(precision="bf16")
+    third(packed, torch.rand(1, 3, 16, 12))
+    (program,) = programs(packed)
+    nodes = [n for n in program.graph.graph.nodes if "rounded" in n.kwargs]
+    held = [program.graph.tensor(n.kwargs["rounded"]) for n in nodes]
+    assert len(held) == 2
+    for _ in range(2):  # as for calls that run at the same time
+        steps = [s.arguments for s in program._instance().steps if hasattr(s.arguments, "bf16_weights")]
+        assert [s.bf16_weights for s in steps if s.bf16_weights] == [t.data_ptr() for t in held]
 
 
 def test_small_layers_and_float32_are_not_touched() -> None:

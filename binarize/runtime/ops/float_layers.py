@@ -20,10 +20,11 @@ def _linear(
     p: float,
     q: float,
     *,
-    bf16_weight: bool = False,
+    rounded: Tensor | None = None,
 ) -> Tensor:
     flat = weight.flatten(1)
-    flat = flat.bfloat16().float() if bf16_weight else flat
+    if rounded is not None:
+        flat = rounded.movedim(1, 2).flatten(0, 1)[: len(weight)].float()
     y = F.linear(x, flat, bias) if weight.dim() == 2 else F.conv2d(x, flat[..., None, None], bias)
     return apply(op, y, p, q)
 
@@ -74,10 +75,13 @@ def _attention(
 
 
 linear = register(
-    "linear(Tensor x, Tensor weight, Tensor? bias, str op, float p, float q, *, bool bf16_weight=False) "
-    "-> Tensor",
+    "linear(Tensor x, Tensor weight, Tensor? bias, str op, float p, float q, *, Tensor? rounded=None)"
+    " -> Tensor",
     _linear,
 )
+"""op(x weight^T + bias). `rounded`: the weights that are multiplied in place of `weight`, of which only the
+shape is used then, as `bz_linear_step.bf16_weights`: (ceil(outputs / 16), inputs, 16) bfloat16.
+"""
 mean = register(
     "mean(Tensor x, Tensor? sums) -> Tensor",
     _mean,

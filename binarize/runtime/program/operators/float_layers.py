@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, fx
-from torch.nn import functional as F
 
 from binarize.native import structs
 from binarize.native.instruction_set import resolve
@@ -28,7 +27,7 @@ def linear(
     p: float,
     q: float,
     *,
-    bf16_weight: bool = False,
+    rounded: Tensor | None = None,
 ) -> Any:
     """Y = op(x W^T + b), rows being all positions."""
     maps = weight.dim() == 4
@@ -36,7 +35,7 @@ def linear(
     x = x.movedim(1, -1) if maps else x
     count = x.numel() // max(inputs, 1)
     flat = as_rows(x, count, inputs)
-    dense = weight.stride(1) == 1 and (bias is None or bias.stride(0) == 1)
+    dense = (rounded is not None or weight.stride(1) == 1) and (bias is None or bias.stride(0) == 1)
     if flat is None or count > _ROWS.get(resolve(), count) or not count or not dense:
         return NotImplemented
     shape = tuple(node.meta["val"].shape)
@@ -46,21 +45,15 @@ def linear(
         return NotImplemented
     step = structs.LinearStep(rows=count, inputs=inputs, outputs=outputs, op=structs.OPS[op], p=p, q=q)
     step.x_row, step.y_row, step.weights_row = flat.stride(0), made.stride(0), weight.stride(0)
-    if bf16_weight:
-        lowering.point(step, "bf16_weights", bf16_blocks(weight.detach().flatten(1)))
-    else:  # read where they lie at each call: changes past torch (NumPy, `.data`) would not reach a copy
+    if rounded is None:  # read where they lie at each call: changes past torch (NumPy, `.data`) reach no copy
         lowering.point(step, "weights", weight.detach())
+    else:
+        lowering.point(step, "bf16_weights", rounded)
     lowering.point(step, "add", None if bias is None else bias.detach())
     lowering.point(step, "x", flat)
     lowering.point(step, "y", made)
     lowering.native("linear", step)
     return out
-
-
-def bf16_blocks(weight: Tensor) -> Tensor:
-    """(outputs, inputs) to (ceil(outputs / 16), inputs, 16) in bfloat16, zeros behind the last output."""
-    blocks = F.pad(weight.bfloat16(), (0, 0, 0, -weight.shape[0] % 16)).unflatten(0, (-1, 16))
-    return blocks.movedim(1, 2).contiguous()
 
 
 def as_rows(x: Tensor, count: int, columns: int) -> Tensor | None:
