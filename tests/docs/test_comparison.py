@@ -88,6 +88,9 @@ def test_camvid_with_one_seed() -> None:
     for rows, head in ((CAMVID, "mIoU %"), (CAMVID_FITTING, "mIoU %, val")):
         low, high = sorted(mean(rows[name][head]) for name in ("bnn", HARD))
         assert all(low < mean(rows[name][head]) < high for name in ("bireal", "reste")), head
+        assert mean(rows["fda"][head]) > mean(rows["reactnet"][head])
+        assert order(rows, head, higher=True)[-2:] == ["xnor", "irnet"], head
+    assert order(CAMVID_FITTING, "training loss", higher=False)[-2:] == ["xnor", "irnet"]
 
 
 @pytest.mark.parametrize("head", FIGURES)
@@ -123,7 +126,7 @@ def test_nyuv2_baselines() -> None:
     assert {name for name in rows if mean(rows[name]["AbsRel"]) < error} == {"float", "bidense"}
     assert {name for name in rows if mean(rows[name]["delta1"]) <= share} == {"bnn", HARD, "adabin"}
     single = NYU.keys() - rows.keys()
-    assert {name for name in single if mean(NYU[name]["AbsRel"]) < error} == {"bit", "bbcu", FROM_FLOAT}
+    assert {name for name in single if mean(NYU[name]["AbsRel"]) < error} == {"bit", "bbcu", "cbnn", FROM_FLOAT}
 
 
 def test_nyuv2_rows_with_one_seed() -> None:
@@ -143,7 +146,7 @@ def test_quoted_figures_of_rows() -> None:
     """`xnor (AbsRel 0.332)`, `reste (0.356)`: figures beside names in the points are those of the table."""
     points = chapter("NYUv2").partition("\n- **Groups")[2]
     points = " ".join(line for line in points.splitlines() if not line.startswith("|"))
-    names = "xnor|reste|bireal|rbnn|recu|bit|bbcu|mbunet|reactnet|bisrnet|adabin"
+    names = "xnor|reste|bireal|rbnn|recu|bit|bbcu|cbnn|mbunet|reactnet|bisrnet|adabin"
     quoted = re.findall(rf"\b({names}) \((?:AbsRel )?(0\.\d{{3}})[,)]", points)
     assert len(quoted) >= 6
     assert [(name, value) for name, value in quoted if f"{mean(NYU[name]['AbsRel']):.3f}" != value] == []
