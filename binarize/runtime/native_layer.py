@@ -249,7 +249,7 @@ class NativeLayer:
         if self.depthwise and scales is not None and scales_differ(data.spec):
             if data.spec.quantizer.groups:
                 scales = groups_to_channels(scales, maps.shape[1], data.spec.quantizer.groups, 1)
-            given = {name: given[name] for name in ("bypass", "residual", "sums")}
+            given = {name: given[name] for name in ("bypass", "resize", "residual", "sums")}
             offset = data.vector("offset") * scales[0] if data.spec.offset else None
             return conv(words, mul=self.epilogue_mul() * scales[0], offset=offset, **given)
         return conv(words, sample_scale=scales, **given)
