@@ -126,7 +126,13 @@ def test_nyuv2_baselines() -> None:
     assert {name for name in rows if mean(rows[name]["AbsRel"]) < error} == {"float", "bidense"}
     assert {name for name in rows if mean(rows[name]["delta1"]) <= share} == {"bnn", HARD, "adabin"}
     single = NYU.keys() - rows.keys()
-    assert {name for name in single if mean(NYU[name]["AbsRel"]) < error} == {"bit", "bbcu", "cbnn", FROM_FLOAT}
+    assert {name for name in single if mean(NYU[name]["AbsRel"]) < error} == {
+        "bit",
+        "bbcu",
+        "groupnet",
+        "cbnn",
+        FROM_FLOAT,
+    }
 
 
 def test_nyuv2_rows_with_one_seed() -> None:
@@ -138,15 +144,17 @@ def test_nyuv2_rows_with_one_seed() -> None:
         for name, row in NYU.items()
         if row["seeds"] == "1" and not name.startswith("bidense")
     }
-    assert {name for name, better in ahead.items() if any(better)} == {"bit"}
+    assert {name for name, better in ahead.items() if any(better)} == {"bit", "groupnet"}
     assert ahead["bit"] == (True, True)
+    assert ahead["groupnet"] == (False, True)
+    assert mean(NYU["groupnet"]["delta1"]) - best["delta1"] < 0.005
 
 
 def test_quoted_figures_of_rows() -> None:
     """`xnor (AbsRel 0.332)`, `reste (0.356)`: figures beside names in the points are those of the table."""
     points = chapter("NYUv2").partition("\n- **Groups")[2]
     points = " ".join(line for line in points.splitlines() if not line.startswith("|"))
-    names = "xnor|reste|bireal|rbnn|recu|bit|bbcu|cbnn|mbunet|reactnet|bisrnet|adabin"
+    names = "xnor|reste|bireal|rbnn|recu|bit|bbcu|groupnet|cbnn|mbunet|reactnet|bisrnet|adabin"
     quoted = re.findall(rf"\b({names}) \((?:AbsRel )?(0\.\d{{3}})[,)]", points)
     assert len(quoted) >= 6
     assert [(name, value) for name, value in quoted if f"{mean(NYU[name]['AbsRel']):.3f}" != value] == []
