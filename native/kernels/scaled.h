@@ -114,13 +114,14 @@ static void make_tables(ScaledPlan& p, const float* alpha) {
     const float inverse = 1.0f / p.step;
     constexpr int kMatches = 1 << kPiece;
     for (int64_t i = 0; i < p.pixel; ++i) {
-        float by_match[kMatches];  // bit c set: channel c counts +alpha
+        float by_match[kMatches] = {};  // bit c set: channel c counts +alpha
         int16_t rounded[kMatches];
+        for (int c = 0; c < kPiece; ++c) {
+            const float scale = scale_of(i, c);
+            for (int m = 0; m < kMatches; ++m) by_match[m] += float((m >> c & 1) * 2 - 1) * scale;
+        }
         for (int m = 0; m < kMatches; ++m) {
-            float sum = 0;
-            for (int c = 0; c < kPiece; ++c) sum += m >> c & 1 ? scale_of(i, c) : -scale_of(i, c);
-            by_match[m] = sum;
-            const float units = sum * inverse;
+            const float units = by_match[m] * inverse;
             rounded[m] = int16_t(int(units + (units < 0 ? -0.5f : 0.5f)));
         }
         if (p.exact)

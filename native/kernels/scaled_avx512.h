@@ -7,11 +7,73 @@
 namespace bz {
 namespace BZ_NS {
 
+// The indices of a position: eight pieces are five bytes. Bits past a group's channels may be anything: their scales are
+// 0, so that all entries they choose between are the same. The words after a plane may be read.
+BZ_INLINE void put_indices(Index* to, int64_t first, const uint32_t* words, int channels, int64_t all) {
+    const int64_t pieces = bz_ceil_div(channels, kPiece);
+    const __m512i shifts = _mm512_setr_epi64(0, 5, 10, 15, 20, 25, 30, 35), bits = _mm512_set1_epi64(31);
+    const __m512i places = _mm512_setr_epi64(0, 32, 64, 96, 128, 160, 192, 224);
+    const uint8_t* from = reinterpret_cast<const uint8_t*>(words);
+    int64_t number = 1 + first * 32, i = 0;
+    for (; i < pieces; i += 8, from += 5, number += 256) {
+        int64_t eight;
+        memcpy(&eight, from, sizeof eight);
+        const __m512i five = _mm512_and_si512(_mm512_srlv_epi64(_mm512_set1_epi64(eight), shifts), bits);
+        const __m512i index = _mm512_add_epi64(five, _mm512_add_epi64(_mm512_set1_epi64(number), places));
+        if (i + 8 <= pieces)
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm512_cvtepi64_epi16(index));
+        else
+            _mm512_mask_cvtepi64_storeu_epi16(to + i, __mmask8((1 << (pieces - i)) - 1), index);
+    }
+    for (i = pieces; i < all; ++i) to[i] = kOutside;
+}
+
+alignas(64) static const int16_t kMatchesOfNone[32] = {31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16,
+                                                      15, 14, 13, 12, 11, 10, 9,  8,  7,  6,  5,  4,  3,  2,  1,  0};
+
+// Entry w of the table for activations a is that of the channels where a and w match, ~(a ^ w).
+static void put_table(int16_t* tables, int64_t piece, const int16_t* by_match) {
+    const __m512i entries = _mm512_loadu_si512(by_match), matches = _mm512_load_si512(kMatchesOfNone);
+    for (int a = 0; a < 32; ++a)
+        _mm512_store_si512(tables + (1 + piece * 32 + a) * 32,
+                           _mm512_permutexvar_epi16(_mm512_xor_si512(matches, _mm512_set1_epi16(int16_t(a))), entries));
+}
+
+static void put_table(float* tables, int64_t piece, const float* by_match) {
+    const __m512 low = _mm512_loadu_ps(by_match), high = _mm512_loadu_ps(by_match + 16);
+    const __m512i matches = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i*)kMatchesOfNone));
+    for (int a = 0; a < 32; ++a) {
+        const __m512i first = _mm512_xor_si512(matches, _mm512_set1_epi32(a));  // weights 0 to 15
+        const __m512i second = _mm512_xor_si512(first, _mm512_set1_epi32(16));
+        float* const table = tables + (1 + piece * 32 + a) * 32;
+        _mm512_store_ps(table, _mm512_permutex2var_ps(low, first, high));
+        _mm512_store_ps(table + 16, _mm512_permutex2var_ps(low, second, high));
+    }
+}
+
+// GCC moves a tile's sums from register to register, and so runs out of them, unless it is told where they stay.
+BZ_INLINE void add_in_place(__m512i& sum, __m512i words) {
+#if defined(BZ_EMULATE_AVX512)
+    sum = _mm512_add_epi16(sum, words);
+#else
+    asm volatile("vpaddw %1, %0, %0" : "+v"(sum) : "v"(words));
+#endif
+}
+
+BZ_INLINE void add_in_place(__m512& sum, __m512 floats) {
+#if defined(BZ_EMULATE_AVX512)
+    sum = _mm512_add_ps(sum, floats);
+#else
+    asm volatile("vaddps %1, %0, %0" : "+v"(sum) : "v"(floats));
+#endif
+}
+
 template <int P, int J>
 static void scaled_tile(const Index* at, int64_t step, const int64_t* offsets, int64_t entries,
                         const uint16_t* words, const int16_t* tables, int32_t (*sums)[128]) {
-    for (int p = 0; p < P; ++p) memset(sums[p], 0, sizeof(int32_t) * 32 * J);
-    for (int64_t begin = 0; begin < entries; begin += kScaledBatch) {
+    const __m512i eleven_bits = _mm512_set1_epi16(1 << 11);
+    int64_t begin = 0;
+    do {  // once where there are no taps, too
         const int64_t end = begin + kScaledBatch < entries ? begin + kScaledBatch : entries;
         __m512i sum[P][J];
         BZ_UNROLL for (int p = 0; p < P; ++p)
@@ -24,11 +86,11 @@ static void scaled_tile(const Index* at, int64_t step, const int64_t* offsets, i
                 BZ_UNROLL for (int p = 0; p < P; ++p) {
                     const __m512i table = _mm512_load_si512(tables + int64_t(index[p * step + q]) * 32);
                     BZ_UNROLL for (int j = 0; j < J; ++j) {
-                        sum[p][j] = _mm512_add_epi16(sum[p][j], _mm512_permutexvar_epi16(w[j], table));
-                        BZ_KEEP(sum[p][j]);
+                        add_in_place(sum[p][j], _mm512_permutexvar_epi16(w[j], table));
                     }
                 }
-                if (q < 2) BZ_UNROLL for (int j = 0; j < J; ++j) w[j] = _mm512_srli_epi16(w[j], 5);
+                // a shift to the right by five bits, on a port that look-ups leave free
+                if (q < 2) BZ_UNROLL for (int j = 0; j < J; ++j) w[j] = _mm512_mulhi_epu16(w[j], eleven_bits);
             }
         }
         BZ_FENCE;
@@ -37,10 +99,11 @@ static void scaled_tile(const Index* at, int64_t step, const int64_t* offsets, i
                 int32_t* to = sums[p] + 32 * j;
                 const __m512i low = _mm512_cvtepi16_epi32(_mm512_castsi512_si256(sum[p][j]));
                 const __m512i high = _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(sum[p][j], 1));
-                _mm512_storeu_si512(to, _mm512_add_epi32(_mm512_loadu_si512(to), low));
-                _mm512_storeu_si512(to + 16, _mm512_add_epi32(_mm512_loadu_si512(to + 16), high));
+                _mm512_storeu_si512(to, begin ? _mm512_add_epi32(_mm512_loadu_si512(to), low) : low);
+                _mm512_storeu_si512(to + 16, begin ? _mm512_add_epi32(_mm512_loadu_si512(to + 16), high) : high);
             }
-    }
+        begin += kScaledBatch;
+    } while (begin < entries);
 }
 
 typedef void (*ScaledTile)(const Index*, int64_t, const int64_t*, int64_t, const uint16_t*, const int16_t*,
@@ -76,8 +139,7 @@ static void exact_tile(const Index* at, int64_t step, const int64_t* offsets, in
                 const float* table = tables + int64_t(index[p * step + q]) * 32;
                 const __m512 low = _mm512_load_ps(table), high = _mm512_load_ps(table + 16);
                 BZ_UNROLL for (int j = 0; j < J; ++j) {
-                    sum[p][j] = _mm512_add_ps(sum[p][j], _mm512_permutex2var_ps(low, w[j], high));
-                    BZ_KEEP(sum[p][j]);
+                    add_in_place(sum[p][j], _mm512_permutex2var_ps(low, w[j], high));
                 }
             }
             if (q < 2) BZ_UNROLL for (int j = 0; j < J; ++j) w[j] = _mm512_srli_epi32(w[j], 5);
