@@ -76,9 +76,11 @@ class Programs:
         if key is None:
             return self._modules(args, kwargs)
         if (state := self._state) is not None:
-            if state.occupied():
+            if state.hooked():
                 return self._modules(args, kwargs)
             if not state.same():
+                if state.trains():
+                    return self._modules(args, kwargs)
                 self._known.clear()
                 self._state = None
         found = self._known.get(key)
@@ -155,12 +157,13 @@ class Programs:
         try:
             model = self._model
             try:
-                state = self._state = self._state or State(model)
+                state = self._state or State(model)
             except NoProgramError as error:
                 self._known.keep(key, str(error))
                 return self._modules(args, kwargs)
-            if state.occupied() or self._known.get(key) is not None:
+            if state.hooked() or state.trains() or self._known.get(key) is not None:
                 return self._modules(args, kwargs)
+            self._state = state
             snapshot, outside = Snapshot(model), Outside(model.modules())
             with calls_noted(threading.get_ident()) as called:
                 result = self._modules(args, kwargs)
