@@ -87,7 +87,7 @@ def why_not_per_channel(spec: PackedSpec, *, exact_scales: bool = False) -> str 
 def rounding_error(spec: PackedSpec) -> float:
     """The largest error of sums of rounded scales, relative to the sums; root mean squares of both.
 
-    For one group, signs that do not depend on each other, and scales of any sizes. A step is S / 1365, S
+    For signs that do not depend on each other, and scales of any sizes. A step is S / 1365, S
     being the largest sum of the five scales a of a table (AVX2: four), and an entry is off by half a step at
     most. Over the taps and C / 5 tables of a position this is at most S / 2730 sqrt(taps C / 5). The sums
     have sqrt(taps sum a^2), at least S sqrt(taps / 5). Together: sqrt(C) / 2730. Scales of similar sizes give
@@ -103,8 +103,6 @@ def rounding_error(spec: PackedSpec) -> float:
 
 def why_exact(spec: PackedSpec) -> str | None:
     """Why the scales per channel of a layer are not rounded, even if they may be; None if they are."""
-    if spec.groups > 1 and resolve() != "amx":
-        return "the groups of channels share the step of rounding: one of small scales could lose all of them"
     if rounding_error(spec) > LARGEST_ERROR:
         return f"too many channels: rounding could change the sums by more than {LARGEST_ERROR:.1%}"
     return None

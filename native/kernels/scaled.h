@@ -2,7 +2,7 @@
 //
 // A few channels (a piece) at a time are looked up: tables hold, for activation bits a and weight bits w of a piece, the
 // sum of +-alpha, T[a][w] = sum_c alpha_c * (a_c == w_c ? 1 : -1). Tables are made per image, entries rounded to 16-bit
-// integers of a common step such that 24 of them can be summed before they are widened to 32 bits. A position in the
+// integers of a step for each group such that 24 of them can be summed before they are widened to 32 bits. A position in the
 // border looks up zeros: its contribution is exactly 0. How many channels a piece has and how tables and weights lie is
 // up to the instruction set: scaled_avx512.h, scaled_avx2.h, scaled_portable.h.
 #pragma once
@@ -63,7 +63,7 @@ struct ScaledPlan {
     int64_t* offsets;       // [rows]: of a row's first index from that of a position's first tap
     int16_t* tables;        // [pixel]
     float* float_tables;    // the same, exact
-    float step;             // what one unit of the tables is
+    float* steps;           // [groups]: what one unit of a group's tables is
     bool exact;
     int64_t image;
 };
@@ -96,29 +96,35 @@ static void index_row(const ScaledPlan& p, int64_t row) {
     }
 }
 
-static void make_tables(ScaledPlan& p, const float* alpha) {
+// The tables of a group of channels, whose scales share a step.
+static void make_tables(ScaledPlan& p, int g, const float* alpha) {
     const bz_plane_shape& in = p.s.input;
     const int group = in.channels / in.groups;
+    const int64_t first = int64_t(g) * p.tap_rows * kPieces, past = first + p.tap_rows * kPieces;
+    const float* const scales = alpha + p.image * in.channels + int64_t(g) * group;
     const auto scale_of = [&](int64_t piece, int c) {
-        const int64_t g = piece / (p.tap_rows * kPieces), channel = piece % (p.tap_rows * kPieces) * kPiece + c;
-        return channel < group ? alpha[p.image * in.channels + g * group + channel] : 0.0f;
+        const int64_t channel = (piece - first) * kPiece + c;
+        return channel < group ? scales[channel] : 0.0f;
     };
     float largest = 0;
-    for (int64_t i = 0; i < p.pixel; ++i) {
+    for (int64_t i = first; i < past; ++i) {
         float sum = 0;
         for (int c = 0; c < kPiece; ++c) sum += __builtin_fabsf(scale_of(i, c));
         if (sum > largest) largest = sum;
     }
     const float most = 32767 / (kScaledBatch * kPieces);
-    p.step = largest > 0 ? largest / most : 1.0f;
-    const float inverse = 1.0f / p.step;
+    p.steps[g] = largest > 0 ? largest / most : 1.0f;
+    const float inverse = 1.0f / p.steps[g];
     constexpr int kMatches = 1 << kPiece;
-    for (int64_t i = 0; i < p.pixel; ++i) {
+    for (int64_t i = first; i < past; ++i) {
         float by_match[kMatches] = {};  // bit c set: channel c counts +alpha
         int16_t rounded[kMatches];
         for (int c = 0; c < kPiece; ++c) {
             const float scale = scale_of(i, c);
-            for (int m = 0; m < kMatches; ++m) by_match[m] += float((m >> c & 1) * 2 - 1) * scale;
+            for (int m = 0; m < 1 << c; ++m) {
+                by_match[m + (1 << c)] = by_match[m] + scale;
+                by_match[m] -= scale;
+            }
         }
         for (int m = 0; m < kMatches; ++m) {
             const float units = by_match[m] * inverse;
@@ -166,7 +172,7 @@ static void scaled_tiles(const ScaledPlan& p, const bz_epilogue& e, const Piece&
                            ScaledOfLine<ScaledFloats, float>{out.floats, x0, 1.0f}, p.image, y, x0, x1, sums);
                 else
                     finish(channels, p.parameters, e,
-                           ScaledOfLine<ScaledInts, int32_t>{out.ints, x0, p.step}, p.image, y, x0, x1, sums);
+                           ScaledOfLine<ScaledInts, int32_t>{out.ints, x0, p.steps[g]}, p.image, y, x0, x1, sums);
             }
     }
 }
@@ -199,13 +205,14 @@ static int scaled(int threads, const bz_conv_shape& s, const uint32_t* plane, co
     const int64_t band = in_bytes < 1 ? 1 : in_bytes > s.out_h ? s.out_h : in_bytes;  // output lines
     p.indices = static_cast<Index*>(malloc(size_t(((band - 1) * s.stride_h + extent) * of_row)));
     p.offsets = static_cast<int64_t*>(malloc(size_t(p.rows + 1) * sizeof(int64_t)));
+    p.steps = static_cast<float*>(malloc(size_t(in.groups) * sizeof(float)));
     void* tables = aligned_alloc(64, table_bytes);
     const int padded = bz_padded_outputs(s);
     const size_t partial = size_t(lines.items()) * size_t(in.groups) * size_t(padded) * sizeof(float);
     if (e.sums) p.partial = static_cast<float*>(malloc(partial));
     int status = take_parameters(p.parameters, s, &e, padded);
     if (status == BZ_OK) status = make_bypass_resizer(p.resizer, s, &e);
-    if (status == BZ_OK && !(p.indices && p.offsets && tables && (p.partial || !e.sums))) status = BZ_NO_MEMORY;
+    if (status == BZ_OK && !(p.indices && p.offsets && p.steps && tables && (p.partial || !e.sums))) status = BZ_NO_MEMORY;
     if (status == BZ_OK) {
         memset(tables, 0, table_bytes < 32 * entry ? table_bytes : 32 * entry);  // that of zeros, if there is one
         if (e.bits) clear_border(*e.bits);
@@ -217,7 +224,7 @@ static int scaled(int threads, const bz_conv_shape& s, const uint32_t* plane, co
                 for (int64_t t = 0; t < p.tap_rows; ++t)
                     p.offsets[k++] = (ky * s.dilation_h * width + int64_t(kx) * s.dilation_w) * p.pixel + t * kPieces;
         for (p.image = 0; p.image < in.images; ++p.image) {
-            make_tables(p, alpha);
+            for (int g = 0; g < in.groups; ++g) make_tables(p, g, alpha);
             if (p.partial) memset(p.partial, 0, partial);
             for (int64_t begin = 0; begin < s.out_h; begin += band) {
                 const int64_t end = begin + band < s.out_h ? begin + band : s.out_h;
@@ -240,6 +247,7 @@ static int scaled(int threads, const bz_conv_shape& s, const uint32_t* plane, co
     free(p.partial);
     free(p.parameters.memory);
     free(tables);
+    free(p.steps);
     free(p.offsets);
     free(p.indices);
     return status;

@@ -7,25 +7,28 @@
 namespace bz {
 namespace BZ_NS {
 
+BZ_INLINE __mmask8 first_of(int64_t count) { return __mmask8(count < 8 ? (1 << count) - 1 : 255); }
+
 // The indices of a position: eight pieces are five bytes. Bits past a group's channels may be anything: their scales are
 // 0, so that all entries they choose between are the same. The words after a plane may be read.
-BZ_INLINE void put_indices(Index* to, int64_t first, const uint32_t* words, int channels, int64_t all) {
+BZ_INLINE void put_indices(Index* to, int64_t first, const uint32_t* plane, int channels, int64_t all) {
     const int64_t pieces = bz_ceil_div(channels, kPiece);
     const __m512i shifts = _mm512_setr_epi64(0, 5, 10, 15, 20, 25, 30, 35), bits = _mm512_set1_epi64(31);
     const __m512i places = _mm512_setr_epi64(0, 32, 64, 96, 128, 160, 192, 224);
-    const uint8_t* from = reinterpret_cast<const uint8_t*>(words);
+    const uint8_t* from = reinterpret_cast<const uint8_t*>(plane);
     int64_t number = 1 + first * 32, i = 0;
     for (; i < pieces; i += 8, from += 5, number += 256) {
         int64_t eight;
         memcpy(&eight, from, sizeof eight);
         const __m512i five = _mm512_and_si512(_mm512_srlv_epi64(_mm512_set1_epi64(eight), shifts), bits);
         const __m512i index = _mm512_add_epi64(five, _mm512_add_epi64(_mm512_set1_epi64(number), places));
-        if (i + 8 <= pieces)
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm512_cvtepi64_epi16(index));
-        else
-            _mm512_mask_cvtepi64_storeu_epi16(to + i, __mmask8((1 << (pieces - i)) - 1), index);
+        const __m128i words = _mm512_maskz_cvtepi64_epi16(first_of(pieces - i), index);
+        if (i + 8 <= all)
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), words);
+        else  // not by the conversion: its masked store is slow
+            _mm_mask_storeu_epi16(to + i, first_of(all - i), words);
     }
-    for (i = pieces; i < all; ++i) to[i] = kOutside;
+    for (; i < all; ++i) to[i] = kOutside;
 }
 
 alignas(64) static const int16_t kMatchesOfNone[32] = {31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16,
@@ -68,10 +71,22 @@ BZ_INLINE void add_in_place(__m512& sum, __m512 floats) {
 #endif
 }
 
+// Where the indices of a tile's positions begin, in registers of their own: GCC otherwise keeps multiples of the step,
+// more than there are, and moves them from vector registers before each look-up.
+template <int P>
+BZ_INLINE void positions_of(const Index* (&of)[P], const Index* at, int64_t step) {
+    BZ_UNROLL for (int p = 0; p < P; ++p) {
+        of[p] = at + p * step;
+        asm("" : "+r"(of[p]));
+    }
+}
+
 template <int P, int J>
 static void scaled_tile(const Index* at, int64_t step, const int64_t* offsets, int64_t entries,
                         const uint16_t* words, const int16_t* tables, int32_t (*sums)[128]) {
     const __m512i eleven_bits = _mm512_set1_epi16(1 << 11);
+    const Index* of[P];
+    positions_of<P>(of, at, step);
     int64_t begin = 0;
     do {  // once where there are no taps, too
         const int64_t end = begin + kScaledBatch < entries ? begin + kScaledBatch : entries;
@@ -79,12 +94,12 @@ static void scaled_tile(const Index* at, int64_t step, const int64_t* offsets, i
         BZ_UNROLL for (int p = 0; p < P; ++p)
             BZ_UNROLL for (int j = 0; j < J; ++j) sum[p][j] = _mm512_setzero_si512();
         for (int64_t k = begin; k < end; ++k) {
-            const Index* index = at + offsets[k];
+            const int64_t offset = offsets[k];
             __m512i w[J];
             BZ_UNROLL for (int j = 0; j < J; ++j) w[j] = _mm512_loadu_si512(words + (j * entries + k) * 32);
             BZ_UNROLL for (int q = 0; q < 3; ++q) {
                 BZ_UNROLL for (int p = 0; p < P; ++p) {
-                    const __m512i table = _mm512_load_si512(tables + int64_t(index[p * step + q]) * 32);
+                    const __m512i table = _mm512_load_si512(tables + int64_t(of[p][offset + q]) * 32);
                     BZ_UNROLL for (int j = 0; j < J; ++j) {
                         add_in_place(sum[p][j], _mm512_permutexvar_epi16(w[j], table));
                     }
@@ -127,8 +142,10 @@ static void exact_tile(const Index* at, int64_t step, const int64_t* offsets, in
     __m512 sum[P][J];
     BZ_UNROLL for (int p = 0; p < P; ++p)
         BZ_UNROLL for (int j = 0; j < J; ++j) sum[p][j] = _mm512_setzero_ps();
+    const Index* of[P];
+    positions_of<P>(of, at, step);
     for (int64_t k = 0; k < entries; ++k) {
-        const Index* index = at + offsets[k];
+        const int64_t offset = offsets[k];
         __m512i w[J];
         BZ_UNROLL for (int j = 0; j < J; ++j) {
             const uint16_t* of_block = words + (j / 2 * entries + k) * 32 + j % 2 * 16;
@@ -136,7 +153,7 @@ static void exact_tile(const Index* at, int64_t step, const int64_t* offsets, in
         }
         BZ_UNROLL for (int q = 0; q < 3; ++q) {
             BZ_UNROLL for (int p = 0; p < P; ++p) {
-                const float* table = tables + int64_t(index[p * step + q]) * 32;
+                const float* table = tables + int64_t(of[p][offset + q]) * 32;
                 const __m512 low = _mm512_load_ps(table), high = _mm512_load_ps(table + 16);
                 BZ_UNROLL for (int j = 0; j < J; ++j) {
                     add_in_place(sum[p][j], _mm512_permutex2var_ps(low, w[j], high));

@@ -25,7 +25,7 @@ from binarize.runtime import (
     configure,
     deployed_layers,
 )
-from binarize.runtime.kernel_support import LARGEST_ERROR, rounding_error, why_exact
+from binarize.runtime.kernel_support import LARGEST_ERROR, rounding_error
 from binarize.runtime.verify import CLOSE, LayerError, Verification, verify
 
 pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")
@@ -105,16 +105,26 @@ def test_layers_round_by_default_and_not_where_nothing_can_be_stated() -> None:
     assert 0 < (near - wanted).square().mean().sqrt() <= layer.tolerance() * wanted.square().mean().sqrt()
     assert _exact(layer).tolerance() == 0
     torch.testing.assert_close(wanted, layer.reference(x), rtol=1e-4, atol=1e-4)
-    grouped = _layer(64, groups=2)
-    with torch.no_grad():
-        grouped.vector("a")[:32] = 30.0  # scales of the first group are much smaller
-    assert grouped(x).equal(_exact(grouped)(x))
-    assert grouped.tolerance() == 0
-    assert "small scales" in (why_exact(grouped.spec) or "")
     wide = _layer(4700)
     x = torch.randn(1, 4700, 2, 2)
     assert rounding_error(wide.spec) > LARGEST_ERROR
     assert wide(x).equal(_exact(wide)(x))
+
+
+def test_groups_have_steps_of_their_own() -> None:
+    torch.manual_seed(0)
+    scales = torch.cat([1e-4 * _alike(32), 1e3 * _alike(32)])  # with one step the first group's would all be 0
+    plane = native.pack(torch.randn(1, 64, 12, 12), groups=2)
+    weights = native.pack_scaled(torch.randn(64, 32, 1, 1), groups=2)
+    exact = native.conv_scaled(plane, weights, scales[None], exact=True)
+    off = native.conv_scaled(plane, weights, scales[None]) - exact
+    for group in (slice(0, 32), slice(32, 64)):
+        error = off[:, group].square().mean().sqrt() / exact[:, group].square().mean().sqrt()
+        assert 0 < float(error) < rounding_error(_layer(64, groups=2).spec)
+    x, layer = torch.randn(2, 64, 5, 5), _layer(64, groups=2)
+    assert layer.tolerance() == rounding_error(layer.spec)
+    assert not layer(x).equal(_exact(layer)(x))
+    torch.testing.assert_close(_exact(layer)(x), layer.reference(x), rtol=1e-4, atol=1e-4)
 
 
 def test_other_images_of_a_batch_do_not_change_rounding() -> None:
