@@ -38,3 +38,31 @@ static inline simde__m512i emulated_widen(Small x) {
 #define _mm512_cvtepi16_epi32(x) emulated_widen<int16_t>(x)
 #define _mm512_cvtepu16_epi32(x) emulated_widen<uint16_t>(x)
 #define _mm512_cvtepu8_epi32(x) emulated_widen<uint8_t>(x)
+
+static inline simde__m128i emulated_narrow(uint8_t mask, simde__m512i x) {
+    int64_t from[8];
+    int16_t to[8];
+    simde_mm512_storeu_si512(from, x);
+    for (int i = 0; i < 8; ++i) to[i] = mask >> i & 1 ? int16_t(from[i]) : 0;
+    return simde_mm_loadu_si128(to);
+}
+static inline void emulated_store(void* p, uint8_t mask, simde__m128i x) {
+    int16_t from[8];
+    simde_mm_storeu_si128(from, x);
+    for (int i = 0; i < 8; ++i)
+        if (mask >> i & 1) memcpy(static_cast<char*>(p) + 2 * i, from + i, 2);
+}
+#undef _mm512_maskz_cvtepi64_epi16
+#undef _mm_mask_storeu_epi16
+#define _mm512_maskz_cvtepi64_epi16(mask, x) emulated_narrow(mask, x)
+#define _mm_mask_storeu_epi16(p, mask, x) emulated_store(p, mask, x)
+
+static inline simde__m512i emulated_high(simde__m512i a, simde__m512i b) {
+    uint16_t x[32], y[32];
+    simde_mm512_storeu_si512(x, a);
+    simde_mm512_storeu_si512(y, b);
+    for (int i = 0; i < 32; ++i) x[i] = uint16_t(uint32_t(x[i]) * y[i] >> 16);
+    return simde_mm512_loadu_si512(x);
+}
+#undef _mm512_mulhi_epu16
+#define _mm512_mulhi_epu16(a, b) emulated_high(a, b)
