@@ -227,7 +227,7 @@ BZ_API int bz_depthwise_int(int isa, int num_threads, const bz_conv_shape* shape
 
 /* ---- convolution with one activation scale per image and channel ---- */
 /* sum = sum over taps and channels of alpha[n][c] * activation * weight. exact 0: from tables of 16-bit sums of five
- * alphas each (four on AVX2; AMX: alphas of 14 bits), exact 1: of float sums, at half the speed (slow without AVX-512).
+ * alphas each (four on AVX2; AMX: alphas of 14 bits), exact 1: of float sums, at down to half the speed (slow without AVX-512).
  * Words, as uint16_t, for one instruction set: [groups][ceil(out / groups / 32)][taps][ceil(ceil(channels per group / 5)
  * / 3)][32], three 5-bit pieces each; AVX2: [...][taps][ceil(channels per group / 8)][32] bytes, two 4-bit pieces each;
  * AMX: those of bz_pack_weights, and BZ_NOT_FINITE if an alpha is not finite. */

@@ -123,7 +123,7 @@ def exact_scales_option(command: Command) -> Command:
             "--exact",
             "exact",
             is_flag=True,
-            help="Do not round scales per channel. It takes twice as long, without AVX-512 more.",
+            help="Do not round scales per channel. It takes up to twice as long, without AVX-512 more.",
         ),
     ):
         command = option(command)

@@ -21,7 +21,7 @@ _PIECE = 5  # channels of one table of scales per channel (AVX2: 4, with no limi
 _TABLES = 2047  # tables of one position
 _STEPS = 1365  # of rounded tables, in the largest sum of scales of one table
 _DIGITS = 8128  # steps of the largest scale, as AMX rounds it
-_NARROW = 8  # channels of a group with scales, for which AMX expands 64
+_NARROW = 8  # channels of a group with scales: AMX expands 64 for fewer, AVX2 looks up 32 outputs
 _PRODUCTS = 2**31 // _DIGITS  # of one sum with AMX, which has 32 bits
 
 _TRANSPOSED = "a transposed convolution with a scale per channel"
@@ -71,12 +71,12 @@ def why_not_per_channel(spec: PackedSpec, *, exact_scales: bool = False) -> str 
             return "scales per channel on a processor without AVX2"
         if isa == "avx2" and (exact_scales or why_exact(spec)):
             return "exact scales per channel on a processor without AVX-512 VPOPCNTDQ"
+        if isa in ("avx2", "amx") and spec.groups > 1 and spec.in_channels // spec.groups < _NARROW:
+            return f"scales per channel in groups of fewer than {_NARROW} channels: torch is faster"
         if isa == "amx":
             wide = spec.in_channels // spec.groups * math.prod(spec.kernel) >= _PRODUCTS
             if wide:
                 return "more products of scales per channel than a sum of 32 bits can hold"
-            if spec.groups > 1 and spec.in_channels // spec.groups < _NARROW:
-                return f"scales per channel in groups of fewer than {_NARROW} channels: torch is faster"
             return _TRANSPOSED if spec.kind == "transposed" else None
         pieces = math.ceil(spec.in_channels // spec.groups / _PIECE)
         if spec.groups * math.ceil(pieces / 3) * 3 > _TABLES:

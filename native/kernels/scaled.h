@@ -1,10 +1,10 @@
 // Convolution with one activation scale per image and channel: scales do not factor out of a popcount.
 //
-// A few channels (a piece) at a time are looked up: tables hold, for activation bits a and weight bits w of a piece, the
-// sum of +-alpha, T[a][w] = sum_c alpha_c * (a_c == w_c ? 1 : -1). Tables are made per image, entries rounded to 16-bit
-// integers of a step for each group such that 24 of them can be summed before they are widened to 32 bits. A position in the
-// border looks up zeros: its contribution is exactly 0. How many channels a piece has and how tables and weights lie is
-// up to the instruction set: scaled_avx512.h, scaled_avx2.h, scaled_portable.h.
+// A few channels (a piece) at a time are looked up: tables hold, for activation bits a and weight bits w of a piece,
+// the sum of +-alpha, T[a][w] = sum_c alpha_c * (a_c == w_c ? 1 : -1). Tables are made per image, entries rounded to
+// 16-bit integers of a step for each group such that 24 of them can be summed before they are widened to 32 bits. A
+// position in the border looks up zeros: its contribution is exactly 0. How many channels a piece has and how tables
+// and weights lie is up to the instruction set: scaled_avx512.h, scaled_avx2.h, scaled_portable.h.
 #pragma once
 
 #include "conv.h"
@@ -212,7 +212,8 @@ static int scaled(int threads, const bz_conv_shape& s, const uint32_t* plane, co
     if (e.sums) p.partial = static_cast<float*>(malloc(partial));
     int status = take_parameters(p.parameters, s, &e, padded);
     if (status == BZ_OK) status = make_bypass_resizer(p.resizer, s, &e);
-    if (status == BZ_OK && !(p.indices && p.offsets && p.steps && tables && (p.partial || !e.sums))) status = BZ_NO_MEMORY;
+    const bool all = p.indices && p.offsets && p.steps && tables && (p.partial || !e.sums);
+    if (status == BZ_OK && !all) status = BZ_NO_MEMORY;
     if (status == BZ_OK) {
         memset(tables, 0, table_bytes < 32 * entry ? table_bytes : 32 * entry);  // that of zeros, if there is one
         if (e.bits) clear_border(*e.bits);

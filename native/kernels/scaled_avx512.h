@@ -9,8 +9,8 @@ namespace BZ_NS {
 
 BZ_INLINE __mmask8 first_of(int64_t count) { return __mmask8(count < 8 ? (1 << count) - 1 : 255); }
 
-// The indices of a position: eight pieces are five bytes. Bits past a group's channels may be anything: their scales are
-// 0, so that all entries they choose between are the same. The words after a plane may be read.
+// The indices of a position: eight pieces are five bytes. Bits past a group's channels may be anything: their scales
+// are 0, so that all entries they choose between are the same. The words after a plane may be read.
 BZ_INLINE void put_indices(Index* to, int64_t first, const uint32_t* plane, int channels, int64_t all) {
     const int64_t pieces = bz_ceil_div(channels, kPiece);
     const __m512i shifts = _mm512_setr_epi64(0, 5, 10, 15, 20, 25, 30, 35), bits = _mm512_set1_epi64(31);

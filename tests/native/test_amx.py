@@ -242,13 +242,6 @@ def test_scaled_sums_have_the_same_epilogue(layer: dict[str, Any], features: fro
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-3)
 
 
-def test_a_kernel_without_taps_gives_zeros() -> None:
-    plane = native.pack(torch.randn(1, 64, 6, 6), isa="amx")
-    weights = native.pack_scaled(torch.empty(32, 64, 0, 0), isa="amx")
-    found = native.conv_scaled(plane, weights, torch.ones(1, 64), out_size=(6, 6))
-    assert torch.equal(found, torch.zeros(1, 32, 6, 6))
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_scales_that_are_not_finite_are_refused(value: float) -> None:
     plane = native.pack(torch.randn(1, 64, 6, 6), isa="amx")

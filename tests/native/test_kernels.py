@@ -121,6 +121,28 @@ def test_scaled_sums(isa: Any, exact: bool, layer: dict[str, Any]):
     assert (y - wanted).abs().max() <= bound
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_groups_round_scales_by_steps_of_their_own(isa: Any) -> None:
+    alpha = torch.rand(1, 80) + 0.5
+    alpha[:, :40] *= 1e-4  # with one step all of these would be 0
+    plane = native.pack(torch.randn(1, 80, 12, 12), groups=2, isa=isa)
+    weights = native.pack_scaled(torch.randn(64, 40, 1, 1), groups=2, isa=isa)
+    exact = native.conv_scaled(plane, weights, alpha, exact=True)
+    off = native.conv_scaled(plane, weights, alpha) - exact
+    for group in (slice(0, 32), slice(32, 64)):
+        error = off[:, group].square().mean().sqrt() / exact[:, group].square().mean().sqrt()
+        assert 0 < float(error) < 40**0.5 / 2730
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("isa", ISAS)
+def test_scaled_kernels_without_taps_give_zeros(isa: Any, exact: bool) -> None:
+    plane = native.pack(torch.randn(1, 64, 6, 6), isa=isa)
+    weights = native.pack_scaled(torch.empty(32, 64, 0, 0), isa=isa)
+    found = native.conv_scaled(plane, weights, torch.ones(1, 64), exact=exact, out_size=(6, 6))
+    assert torch.equal(found, torch.zeros(1, 32, 6, 6))
+
+
 @pytest.mark.parametrize(
     ("channels", "high", "geometry"),
     [

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 import binarize
 from binarize.layers.normed import put_norm_in_front
 from binarize.native.library import available
+from binarize.runtime.program import dispatch
+from binarize.runtime.program.state import State
 
 pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")
 
@@ -299,6 +301,46 @@ def test_training_mode_and_gradients_get_the_modules() -> None:
     assert packed.head.weight.grad is not None
     with pytest.raises(binarize.errors.TrainingError, match="gives no gradient"):
         packed(x.clone().requires_grad_())
+
+
+def test_a_submodule_in_training_mode_gets_the_modules() -> None:
+    _, packed = pair(Net(lambda net, x: torch.dropout(plain(net, x), 0.5, net.head.training)))
+    x = torch.rand(2, 3, 40, 56)
+    packed.head.train()
+    with torch.no_grad():
+        assert all((packed(x) == 0).any() for _ in range(4))
+    assert not programs(packed)
+    packed.head.eval()
+    wanted = third(packed, x)
+    assert programs(packed)
+    packed.head.train()
+    with torch.no_grad():
+        assert (packed(x) == 0).any()
+    packed.head.eval()
+    with torch.no_grad():
+        assert torch.equal(packed(x), wanted)
+    assert len(programs(packed)) == 1
+
+
+@pytest.mark.parametrize("what", ["hook", "train"])
+def test_hooks_and_training_from_the_start_cost_no_state(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, packed = pair(Net(plain))
+    made = []
+    monkeypatch.setattr(dispatch, "State", lambda model: made.append(model) or State(model))
+    handle = packed.a.register_forward_hook(lambda m, args, y: None)
+    if what == "train":
+        handle.remove()
+        packed.head.train()
+    x = torch.rand(2, 3, 40, 56)
+    with torch.no_grad():
+        for _ in range(5):
+            packed(x)
+    assert len(made) <= 1
+    assert not programs(packed)
+    handle.remove()
+    packed.eval()
+    third(packed, x)
+    assert programs(packed)
 
 
 def test_copies_have_programs_of_their_own() -> None:

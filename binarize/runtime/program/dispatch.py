@@ -156,14 +156,18 @@ class Programs:
             return self._modules(args, kwargs)
         try:
             model = self._model
+            if any(module.training for module in model.modules()):
+                return self._modules(args, kwargs)
             try:
                 state = self._state or State(model)
             except NoProgramError as error:
                 self._known.keep(key, str(error))
                 return self._modules(args, kwargs)
-            if state.hooked() or state.trains() or self._known.get(key) is not None:
+            if state.made_in_training:  # by another thread, meanwhile
                 return self._modules(args, kwargs)
             self._state = state
+            if state.hooked() or self._known.get(key) is not None:
+                return self._modules(args, kwargs)
             snapshot, outside = Snapshot(model), Outside(model.modules())
             with calls_noted(threading.get_ident()) as called:
                 result = self._modules(args, kwargs)

@@ -31,6 +31,9 @@ class State:
     Args:
         model: in evaluation mode.
 
+    Attributes:
+        made_in_training: whether a module was in training mode all the same; such a state is of no use.
+
     Raises:
         NoProgramError: changes of its tensors could not be noticed.
     """
@@ -63,6 +66,8 @@ class State:
         self._dicts += _dicts(model)[1:]
         self._before = [dict(held) for held in self._dicts]
         self._attributes = _attributes(model)
+        modes = [held.get("training") for held in (self._attributes, *self._before)]
+        self.made_in_training = True in modes
         self._contents = [held for m in modules for held in _containers(m)]
         self._contents_before = [held.copy() for held in self._contents]
         self._classes = [(cls, cls.forward) for cls in {type(m) for m in modules}]
@@ -82,7 +87,7 @@ class State:
     def trains(self) -> bool:
         """Whether the modules have to run for now, because some of them are in training mode.
 
-        Not while the network is the same as in evaluation mode: the mode is an attribute.
+        Needs asking only if `same()` is false: a module's mode is one of the attributes that it compares.
         """
         return any(module.training for module in (self._root, *self._parts))
 
