@@ -93,6 +93,17 @@ def test_camvid_with_one_seed() -> None:
     assert order(CAMVID_FITTING, "training loss", higher=False)[-2:] == ["xnor", "irnet"]
 
 
+def test_camvid_from_float() -> None:
+    found, scratch = mean(CAMVID[FROM_FLOAT]["mIoU %"]), mean(CAMVID[PER_LAYER]["mIoU %"])
+    text = " ".join(chapter("CamVid").split())
+    assert f"{found - 34.75:.1f} points more than the same network from scratch with the same seed" in text
+    assert f"and {found - scratch:.1f} more than the mean of its two seeds" in text
+    assert abs(found - mean(CAMVID["bidense"]["mIoU %"])) < 0.5
+    for head in ("training loss", "mIoU %, val"):
+        worse = mean(CAMVID_FITTING[FROM_FLOAT][head]) - mean(CAMVID_FITTING[PER_LAYER][head])
+        assert (worse > 0) == (head == "training loss")
+
+
 @pytest.mark.parametrize("head", FIGURES)
 def test_nyuv2_order_with_two_seeds(head: str) -> None:
     rows = two_seeds(NYU)
