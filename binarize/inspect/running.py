@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from binarize import modes
 from binarize.errors import ConfigError
 
 Batch = Tensor | tuple[Tensor, Tensor]
@@ -27,14 +28,8 @@ def images_of(batch: Any) -> Tensor:
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; each module's own mode is restored."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with modes.evaluating(model), torch.no_grad():
+        yield
 
 
 def run_batches(

@@ -15,6 +15,7 @@ from binarize.data.own_samples import IMAGENET, samples
 from binarize.data.samples import Sample, SampleDataset
 from binarize.errors import ConfigError, warn
 from binarize.model_info import first_nan
+from binarize.modes import evaluating
 from binarize.preprocessing import preprocessing_of
 from binarize.training.outputs import selected
 from binarize.training.sizes import REFUSALS, first_line, working_sizes
@@ -65,20 +66,15 @@ def evaluate(
     data = samples(data, truth, images=preprocessing_of(model) or IMAGENET)
     task = task_of(data.truth)
     metric = task.metric(_outputs(model)).to(device)
-    training = model.training
-    model.eval()
     done = 0
-    try:
-        with torch.no_grad():
-            for images, targets in _batches(data, range(rank, len(data), world), batch):
-                maps = predict(model, images.to(device), output=output, flip=flip, scales=scales)
-                target = targets.to(device)
-                metric.update(resized(maps, target.shape[-2:]), target)
-                done += len(images)
-                if report is not None:
-                    report(done)
-    finally:
-        model.train(training)
+    with evaluating(model), torch.no_grad():
+        for images, targets in _batches(data, range(rank, len(data), world), batch):
+            maps = predict(model, images.to(device), output=output, flip=flip, scales=scales)
+            target = targets.to(device)
+            metric.update(resized(maps, target.shape[-2:]), target)
+            done += len(images)
+            if report is not None:
+                report(done)
     figures = metric.compute()
     if not figures.get("pixels", figures.get("images")):
         raise task.nothing(data, where)

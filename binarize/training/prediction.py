@@ -21,6 +21,7 @@ from binarize.data.own_samples import normalised, pixels
 from binarize.data.reading import read_image
 from binarize.errors import ConfigError
 from binarize.files import container
+from binarize.modes import evaluating
 from binarize.preprocessing import TRUTH_ATTRIBUTE, Preprocessing, preprocessing_of
 from binarize.recipes.schema import Evaluation
 from binarize.training import evaluation, pictures, saved
@@ -122,12 +123,8 @@ def predict(
     else:
         known = _of_file(Path(model), output, network)
     shown, size = _shown(image, known)
-    training = known.network.training
-    known.network.eval()
-    try:
+    with evaluating(known.network):
         made = _output(known, shown, size)
-    finally:
-        known.network.train(training)
     return _prediction(made, known.truth)
 
 

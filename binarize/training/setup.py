@@ -19,6 +19,7 @@ from binarize.data.findings import report
 from binarize.data.samples import SampleDataset
 from binarize.errors import ConfigError, first_line, warn
 from binarize.files import container
+from binarize.modes import evaluating
 from binarize.preprocessing import Preprocessing
 from binarize.recipes import TrainingRecipe
 from binarize.recipes.schema import Training
@@ -298,19 +299,16 @@ def _check_sizes(
 def _check_given(net: nn.Module, recipe: TrainingRecipe, data: SampleDataset, *_: Any) -> None:
     """Find out whether a network of the caller gives what the truth of the data needs."""
     image = data[0].image
-    task, training = task_of(data.truth), net.training
+    task = task_of(data.truth)
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    net.eval()
     try:
-        with torch.no_grad():
+        with evaluating(net), torch.no_grad():
             output = net(image[None].to(device))
     except Exception as error:  # whatever the code of the caller's does
         raise ConfigError(
             f"the network fails on an image {tuple(image.shape)} of the data: {type(error).__name__}: "
             f"{first_line(error)}."
         ) from error
-    finally:
-        net.train(training)
     maps = selected(output, recipe.network.output)
     task.check(maps, (image.shape[-2], image.shape[-1]))
     if spare := task.spare(maps):

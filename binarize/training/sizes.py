@@ -14,6 +14,7 @@ from torch import nn
 from binarize.data.dataset import Truth
 from binarize.errors import BinarizeError, ConfigError, warn
 from binarize.graph.model_copy import copied
+from binarize.modes import evaluating
 from binarize.training.outputs import selected
 from binarize.training.tasks import task_of
 
@@ -144,12 +145,8 @@ def first_line(error: Exception) -> str:
 
 
 def _evaluated(model: nn.Module, size: tuple[int, int]) -> object:
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         return _run(model, size, images=1)
-    finally:
-        model.train(training)
 
 
 def _run(model: nn.Module, size: tuple[int, int], *, images: int) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import itertools
 from pathlib import Path
@@ -22,6 +23,7 @@ from binarize.training.build import dataset, network
 from binarize.training.evaluation import evaluate
 from binarize.training.metadata import file_metadata
 
+measuring = importlib.import_module("binarize.forms.measure")  # the package has a function of this name
 MISSING = rivals.why_not("onnxruntime-int8")
 SETTINGS = ["data.options.size=[32,32]", "data.augmentation.size=[32,32]"]
 
@@ -122,6 +124,23 @@ def test_int8_is_calibrated_on_training_images(tmp_path: Path, monkeypatch: pyte
         assert torch.equal(given.model.model.state_dict()[name], value), name
 
 
+def test_packed_networks_are_timed_as_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _, _ = written(tmp_path, "tiny-bidense")
+    timed: list[Any] = []
+    original = measuring.bench
+
+    def bench(variants: Any, *args: Any, **kwargs: Any) -> Any:
+        timed.append((variants[0].model, original(variants, *args, **kwargs)))
+        return timed[-1][1]
+
+    monkeypatch.setattr(measuring, "bench", bench)
+    forms.measure(forms.find([str(run / "model.safetensors")])[0], forms.Settings(rounds=1))
+    ((model, found),) = timed
+    # the evaluation before leaves no module in training mode, in which there is no program
+    assert not found.no_program
+    assert not any(module.training for module in model.modules())
+
+
 def test_a_packed_file_is_measured_as_it_is(tmp_path: Path) -> None:
     run, _, binary = written(tmp_path, "tiny-bidense")
     entries = files.container.read_metadata(run / "model.safetensors")
@@ -171,7 +190,7 @@ def test_networks_that_do_not_belong_together(tmp_path: Path) -> None:
 
 
 def test_zoo_patterns_and_unfinished_runs(tmp_path: Path) -> None:
-    sources, _ = forms.find(["zoo:camvid-b*"])
+    sources, _ = forms.find(["zoo:camvid-bi*"])
     assert [s.place for s in sources][:2] == ["zoo:camvid-bidense", "zoo:camvid-bidense-layer"]
     run, recipe, _ = written(tmp_path, "tiny-bidense")
     (run / "log.jsonl").write_text("{}\n", encoding="utf-8")

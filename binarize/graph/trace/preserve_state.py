@@ -253,15 +253,3 @@ def quiet(name: str) -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode meanwhile; each module's own flag is restored."""
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag

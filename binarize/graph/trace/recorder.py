@@ -25,12 +25,13 @@ from binarize.graph.trace.function_calls import FunctionCalls, NeedsMemoryError
 from binarize.graph.trace.layer_step import own_forms
 from binarize.graph.trace.module_calls import GraphMismatchError, ModuleCalls
 from binarize.graph.trace.outside_state import outside_kept
-from binarize.graph.trace.preserve_state import Snapshot, evaluating, quiet, untouched
+from binarize.graph.trace.preserve_state import Snapshot, quiet, untouched
 from binarize.graph.trace.recording import Recording
 from binarize.graph.trace.scripted import scripted_calls
 from binarize.graph.trace.writes import watching
 from binarize.graph.wrappers import is_compiled
 from binarize.methods.forms import Form
+from binarize.modes import evaluating
 
 
 class RunError(TraceError):
