@@ -117,6 +117,14 @@ def test_an_evaluation_of_nothing(tmp_path: Path) -> None:
     assert evaluate(net, plain(create("folder", "test", tmp_path, max_depth=10.0)))["images"] == 4
 
 
+@pytest.mark.parametrize("mode", [True, False])
+def test_an_evaluation_leaves_each_module_in_its_own_mode(mode: bool) -> None:
+    net = Small(6, None).train(mode)
+    child = next(net.children()).train(not mode)
+    evaluate(net, plain(create("shapes", "test", length=2)))
+    assert (net.training, child.training) == (mode, not mode)
+
+
 def plain(data: Any) -> Any:
     from binarize.data.transforms import evaluation_transform
 
