@@ -54,7 +54,8 @@ static void put_table(float* tables, int64_t piece, const float* by_match) {
     }
 }
 
-// GCC moves a tile's sums from register to register, and so runs out of them, unless it is told where they stay.
+// An addition whose result stays in the register of its first operand. Without this, GCC gives each partial sum a new
+// register, runs out of registers and stores sums to memory in the inner loop.
 BZ_INLINE void add_in_place(__m512i& sum, __m512i words) {
 #if defined(BZ_EMULATE_AVX512)
     sum = _mm512_add_epi16(sum, words);
