@@ -105,7 +105,7 @@ static void scaled_tile(const Index* at, int64_t step, const int64_t* offsets, i
                         add_in_place(sum[p][j], _mm512_permutexvar_epi16(w[j], table));
                     }
                 }
-                // a shift to the right by five bits, on a port that look-ups leave free
+                // a shift to the right by five bits; shifts would take the port of the look-ups
                 if (q < 2) BZ_UNROLL for (int j = 0; j < J; ++j) w[j] = _mm512_mulhi_epu16(w[j], eleven_bits);
             }
         }
