@@ -15,6 +15,7 @@ from binarize.errors import ConfigError, listed, warn
 from binarize.graph.model_copy import copied
 from binarize.graph.wrappers import unwrapped
 from binarize.layers import BinaryLayer, Quantizer
+from binarize.modes import evaluating
 from binarize.norm_statistics import NormChange, Statistics
 
 Thresholds = Literal["fresh", "keep"]
@@ -116,14 +117,8 @@ def calibrate_in_place(
 @contextmanager
 def _modes(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, and without gradients, for as long as the block runs."""
-    training = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in training:
-            module.training = mode
+    with evaluating(model), torch.no_grad():
+        yield
 
 
 def _measure(
